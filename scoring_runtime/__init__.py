@@ -1,0 +1,49 @@
+"""Host a trained model behind HTTP requests, dropped blobs and queue messages.
+
+For entry scripts: ``rawhttp``, ``AMLRequest``, ``AMLResponse``, ``model_path``, and ``InputError``,
+which ``run()`` raises to refuse an input (the client gets its text with status 400). For programs
+that embed the runtime: ``Settings``, ``build``, ``ScoringRequest``, ``ScoringResponse``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .aml_http import AMLRequest, AMLResponse, rawhttp
+    from .errors import InputError
+    from .messages import ScoringRequest, ScoringResponse
+    from .models import model_path
+    from .runtime import build
+    from .settings import Settings
+
+__all__ = [
+    "AMLRequest",
+    "AMLResponse",
+    "InputError",
+    "ScoringRequest",
+    "ScoringResponse",
+    "Settings",
+    "build",
+    "model_path",
+    "rawhttp",
+]
+
+_HOMES = {
+    "AMLRequest": "aml_http",
+    "AMLResponse": "aml_http",
+    "InputError": "errors",
+    "ScoringRequest": "messages",
+    "ScoringResponse": "messages",
+    "Settings": "settings",
+    "build": "runtime",
+    "model_path": "models",
+    "rawhttp": "aml_http",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,204 @@
+"""``scoring-runtime``: parse, configure logging, call one function."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import settings as settings_module
+from .diagnosis import diagnosis
+from .errors import ConfigurationError, InputError, ScoringRuntimeError, StartError
+from .messages import ScoringRequest, ScoringResponse
+from .runtime import build
+from .settings import Settings
+from .telemetry import configure_logging, log, redirect_print
+
+EXIT_OK, EXIT_USAGE, EXIT_REFUSED, EXIT_CANNOT_START, EXIT_RUN_FAILED = 0, 1, 2, 3, 4
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the result is the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = _settings(options)
+    except ConfigurationError as error:
+        print(diagnosis(error), file=sys.stderr)
+        return EXIT_CANNOT_START
+    _export(settings)
+    command: Callable[[Settings, argparse.Namespace], int] = options.command
+    return command(settings, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="scoring-runtime", description="Host a trained model behind events.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    serve = commands.add_parser("serve", help="score HTTP requests until stopped")
+    _model_options(serve)
+    _option(serve, "--port", "SERVER_PORT", "port to listen on (5001)", int)
+    _option(serve, "--host", "SCORING_HOST", "address to listen on (0.0.0.0)")
+    _option(serve, "--workers", "WORKER_COUNT", "worker processes (1)", int, "--worker_count")
+    _option(serve, "--health-port", "HEALTH_PORT", "second port for health (5000)", int)
+    origins = "origins that may call from a page"
+    _option(serve, "--access-control-allow-origins", "AML_CORS_ORIGINS", origins)
+    key = "accepted as the old server does; nothing is sent yet"
+    _option(serve, "--appinsights-instrumentation-key", "AML_APP_INSIGHTS_KEY", key)
+    serve.set_defaults(command=_serve)
+    score = commands.add_parser("score", help="score one input and print the answer")
+    _model_options(score)
+    score.add_argument("file", nargs="?", default="-", help="the input; - is standard input")
+    score.add_argument("--content-type", default="application/json", help="of the input")
+    score.set_defaults(command=_score)
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    _option(parser, "--entry-script", "AZUREML_ENTRY_SCRIPT", "the script with init() and run()")
+    _option(parser, "--model-dir", "AZUREML_MODEL_DIR", "the folder of the model")
+    _option(parser, "--config-file", "AZUREML_CONFIG_FILE", "settings as a JSON file")
+
+
+def _option(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    variable: str,
+    text: str,
+    kind: Callable[[str], object] = str,
+    *more: str,
+) -> None:
+    old = f"--{flag[2:].replace('-', '_')}"
+    flags = list(dict.fromkeys((flag, old, *more)))
+    metavar = flag[2:].upper().replace("-", "_")
+    help_text = f"{text} [{variable}]"
+    parser.add_argument(*flags, dest=variable, type=kind, metavar=metavar, help=help_text)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    said = {n: str(v) for n, v in vars(options).items() if n.isupper() and v is not None}
+    if "AZUREML_ENTRY_SCRIPT" in said:
+        said["AZUREML_ENTRY_SCRIPT"] = os.path.realpath(said["AZUREML_ENTRY_SCRIPT"])
+    if "AML_APP_INSIGHTS_KEY" in said:
+        said["AML_APP_INSIGHTS_ENABLED"] = "true"
+    _check_command_line(said)
+    return Settings.from_environ(
+        os.environ, command_line=said, defaults={"AML_APP_ROOT": os.getcwd()}
+    )
+
+
+def _check_command_line(said: dict[str, str]) -> None:
+    try:
+        Settings.from_environ({}, command_line=said)
+    except ConfigurationError as error:
+        if "Invalid config file" in str(error):
+            raise
+        print(f"scoring-runtime: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE) from None
+
+
+def _export(settings: Settings) -> None:
+    """What scripts and old tools read from the environment."""
+    exported = {
+        "AML_APP_ROOT": settings.app_root,
+        "AZUREML_ENTRY_SCRIPT": settings.entry_script,
+        "AZUREML_MODEL_DIR": settings.model_dir,
+        "WORKER_COUNT": str(settings.worker_count),
+        "SERVER_PORT": str(settings.port),
+        "HEALTH_PORT": str(
+            settings.health_port if settings.separate_health_endpoint else settings.port
+        ),
+        "AML_APP_INSIGHTS_ENABLED": "true" if settings.app_insights_active else "false",
+    }
+    os.environ.update({name: value for name, value in exported.items() if value})
+
+
+def _configure_logging(settings: Settings, stream: str) -> None:
+    places = [Path(settings.app_root)]
+    if settings.script_path is not None:
+        places.append(settings.script_path.parent)
+    configure_logging(settings.log_level, places if stream == "stdout" else [], stream)
+    redirect_print()
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    try:
+        from .standalone import serve
+    except ModuleNotFoundError as error:
+        print(
+            f"scoring-runtime: serve needs {error.name}: pip install 'scoring-runtime[server]'",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    try:
+        _configure_logging(settings, "stdout")
+        _banner(settings)
+        return serve.run(settings)
+    except serve.PortInUse as error:
+        print(f"scoring-runtime: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except ConfigurationError as error:
+        print(diagnosis(error, settings), file=sys.stderr)
+        return EXIT_CANNOT_START
+
+
+def _score(settings: Settings, options: argparse.Namespace) -> int:
+    try:
+        body = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+    except OSError as error:
+        print(f"scoring-runtime: {options.file}: {error.strerror}", file=sys.stderr)
+        return EXIT_USAGE
+    _configure_logging(settings, "stderr")
+    headers = ((b"content-type", options.content_type.encode("latin-1")),)
+    try:
+        answer, content = asyncio.run(_score_one(settings, ScoringRequest(body, headers)))
+    except StartError as error:
+        print(diagnosis(error, settings), file=sys.stderr)
+        return EXIT_CANNOT_START
+    except ScoringRuntimeError as error:
+        print(error, file=sys.stderr)
+        return EXIT_REFUSED if isinstance(error, InputError) else EXIT_RUN_FAILED
+    (sys.stdout if answer.status < 400 else sys.stderr).buffer.write(content)
+    if answer.status < 400:
+        return EXIT_OK
+    return EXIT_REFUSED if answer.status < 500 else EXIT_RUN_FAILED
+
+
+async def _score_one(settings: Settings, request: ScoringRequest) -> tuple[ScoringResponse, bytes]:
+    runtime = build(settings)
+    runtime.start()
+    await runtime.started()
+    response = await runtime.score(request)
+    content = await runtime.whole(response)
+    await runtime.stop()
+    return response, content
+
+
+def _banner(settings: Settings) -> None:
+    if not settings.model_dir:
+        log.info("The environment variable 'AZUREML_MODEL_DIR' has not been set.")
+        log.info("Use the --model-dir command line argument to set it.")
+    shown = ("entry_script", "model_dir", "config_file", "worker_count", "scoring_timeout_ms")
+    rows = [f"{settings_module.environment_name(n)}: {getattr(settings, n)}" for n in shown]
+    base = f"http://127.0.0.1:{settings.port}"
+    print("\nServer Settings\n---------------\n" + "\n".join(rows), file=sys.stderr)
+    print(
+        f"\nServer Routes\n---------------\n"
+        f"Score:          POST  {base}/score\n"
+        f"Liveness Probe: GET   {base}/\n"
+        f"Readiness:      GET   {base}/health/ready\n"
+        f"Schema:         GET   {base}/swagger.json\n",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,156 @@
+"""Body bytes → the values that become the arguments of ``run()``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import zlib
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+
+from .errors import InputTooLarge, UndecodableInput, UnsupportedContentType
+
+JSON_TYPE = b"application/json"
+_ALL_DIGITS_ZERO = bytes(ord("0") if chr(i).isdecimal() and i < 128 else i for i in range(256))
+_NINETEEN_DIGITS = b"0" * 19
+_BEYOND_64_BITS = re.compile(rb"[\[,:\s]-?[0-9]{19}")
+
+
+def decompressed(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """Undo the Content-Encoding (RFC 9110 §8.4) ``gzip``, ``deflate`` or ``identity``.
+
+    Raises:
+        InputTooLarge: more than ``limit`` bytes come out; it stops there.
+        UndecodableInput: the body is not in that encoding.
+        UnsupportedContentType: another encoding.
+    """
+    for name in reversed([each.strip().lower() for each in encoding.split(b",")]):
+        if name in (b"gzip", b"x-gzip", b"deflate"):
+            body = _inflate(body, name.decode(), limit)
+        elif name not in (b"", b"identity"):
+            raise UnsupportedContentType(
+                f"Content-Encoding {name.decode('latin-1')} cannot be read. "
+                "Allowed: gzip, deflate, identity."
+            )
+    return body
+
+
+def text(body: bytes) -> str:
+    """The body as UTF-8 text, a byte order mark kept.
+
+    Raises:
+        UndecodableInput: it is not UTF-8.
+    """
+    try:
+        return str(body, "utf-8")
+    except UnicodeDecodeError as error:
+        raise UndecodableInput(f"Input cannot be decoded as UTF-8: {error}") from None
+
+
+def query_values(query: bytes) -> dict[str, Any]:
+    """A query string as an object: each value as JSON if it is JSON, else text; repeats a list."""
+    importlib.import_module("werkzeug.urls")  # registers the error handler named below
+    values: dict[str, list[Any]] = {}
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="werkzeug.url_quote")
+    for name, value in pairs:
+        values.setdefault(name, []).append(_json_or_text(value))
+    return {name: many[0] if len(many) == 1 else many for name, many in values.items()}
+
+
+def query_text(query: bytes) -> str:
+    """A query string as the JSON text of :func:`query_values`."""
+    return json.dumps(query_values(query))
+
+
+def is_json_type(content_type: bytes) -> bool:
+    """``application/json`` or ``application/*+json``, parameters aside."""
+    kind = content_type.split(b";", 1)[0].strip().lower()
+    return kind == JSON_TYPE or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The body as a JSON object; UTF-8, -16 or -32, NaN and Infinity accepted.
+
+    Raises:
+        UndecodableInput: empty, not JSON, or another kind of value.
+    """
+    if not body:
+        raise UndecodableInput("POST body is empty. Expecting a JSON dictionary.")
+    try:
+        value = parse_json(body)
+    except RecursionError:
+        raise UndecodableInput(
+            "POST body could not be decoded as JSON: it is nested too deeply."
+        ) from None
+    except ValueError as error:
+        raise UndecodableInput(f"POST body could not be decoded as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UndecodableInput("POST body should be a JSON dictionary.")
+    return value
+
+
+def parse_json(body: bytes) -> Any:
+    """``json.loads``, by orjson where that gives the same.
+
+    orjson refuses NaN and UTF-16, and turns integers beyond 64 bits into floats; those go to the
+    standard library.
+
+    Raises:
+        ValueError: not JSON.
+        RecursionError: nested too deeply.
+    """
+    if not _has_big_integer(body):
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError:
+            pass
+    return json.loads(body)
+
+
+def _has_big_integer(body: bytes) -> bool:
+    # The translation is eight times as fast as the expression, and almost always says no.
+    if _NINETEEN_DIGITS not in body.translate(_ALL_DIGITS_ZERO):
+        return False
+    return _BEYOND_64_BITS.search(body) is not None
+
+
+def _inflate(body: bytes, name: str, limit: int) -> bytes:
+    if not body:
+        return b""
+    # 47: zlib or gzip header found by itself; -15: the bare deflate that some clients send.
+    for window in (47, -15) if name == "deflate" else (31,):
+        try:
+            return _inflate_members(body, window, limit)
+        except (zlib.error, EOFError) as error:
+            problem = error
+    raise UndecodableInput(
+        f"Content-Encoding is {name} but the body is not: {problem or 'it ends too early'}."
+    )
+
+
+def _inflate_members(body: bytes, window: int, limit: int) -> bytes:
+    parts: list[bytes] = []
+    left = limit
+    while body:
+        member = zlib.decompressobj(window)
+        part = member.decompress(body, left + 1)
+        left -= len(part)
+        if left < 0:
+            raise InputTooLarge(
+                f"The body is larger than {limit} bytes once decompressed (SCORING_MAX_BODY_BYTES)."
+            )
+        if not member.eof:
+            raise EOFError("it ends too early")
+        parts.append(part)
+        body = member.unused_data
+    return b"".join(parts)
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value

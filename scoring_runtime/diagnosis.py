@@ -1,0 +1,87 @@
+"""One screen that says why the process cannot start; its last line is the cause."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from .errors import ConfigurationError, EntryScriptFailed, ScoringRuntimeError
+from .models import tree
+from .settings import Settings
+
+_RULE = "=" * 51
+
+
+def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
+    """What failed, where in the user's script, what is in the model folder, what is missing.
+
+    Secrets are not in it: it holds the script's own traceback, paths and the error's text.
+    """
+    parts: list[str | None] = [_RULE, _headline(error)]
+    cause = error.__cause__ if isinstance(error, EntryScriptFailed) else None
+    if cause is not None:
+        parts += ["", *_where(cause, settings), "", _traceback(cause)]
+    if cause is not None and settings is not None:
+        parts += _model_folder(settings)
+    parts += [_RULE, _hint(cause), _last_line(error, cause)]
+    return "\n".join(part for part in parts if part is not None)
+
+
+def _headline(error: BaseException) -> str:
+    if isinstance(error, ConfigurationError):
+        return f"===============Configuration Error=================\n{error}"
+    return str(error) if isinstance(error, ScoringRuntimeError) else repr(error)
+
+
+def _where(cause: BaseException, settings: Settings | None) -> list[str]:
+    if isinstance(cause, SyntaxError) and cause.filename:
+        return [f"Where: {cause.filename}:{cause.lineno}"]
+    frames = traceback.extract_tb(cause.__traceback__)
+    script = settings.script_path if settings else None
+    own = [f for f in frames if script and Path(f.filename).resolve() == script.resolve()]
+    if not own:
+        return []
+    frame = own[-1]
+    return [f"Where: {frame.filename}:{frame.lineno} in {frame.name}", f"    {frame.line}"]
+
+
+def _traceback(cause: BaseException) -> str:
+    package = str(Path(__file__).parent)
+    shown = traceback.TracebackException.from_exception(cause)
+    shown.stack = traceback.StackSummary.from_list(
+        [f for f in shown.stack if package not in f.filename and "importlib" not in f.filename]
+    )
+    return "".join(shown.format()).rstrip()
+
+
+def _model_folder(settings: Settings) -> list[str]:
+    if not settings.model_dir:
+        return ["", "AZUREML_MODEL_DIR is not set (--model-dir)."]
+    folder = Path(settings.model_dir)
+    if not folder.exists():
+        return ["", f"AZUREML_MODEL_DIR is {folder}, which does not exist."]
+    return ["", f"Model Directory Contents: {folder.resolve()}", *tree(folder)]
+
+
+def _hint(cause: BaseException | None) -> str | None:
+    if isinstance(cause, ModuleNotFoundError) and cause.name:
+        return (
+            f"The package that provides {cause.name!r} is not installed here: add it to the "
+            "requirements of the model's environment."
+        )
+    if isinstance(cause, AttributeError) and "__main__" in str(cause):
+        return (
+            "The model was pickled by a script that defined its classes itself. Put them into a "
+            "module next to the entry script and pickle the model again with that module."
+        )
+    if isinstance(cause, SystemExit):
+        return "The script ended the process itself (sys.exit)."
+    return None
+
+
+def _last_line(error: BaseException, cause: BaseException | None) -> str:
+    if cause is None:
+        first = str(error).splitlines()[0] if str(error) else repr(error)
+        return f"Cause: {first}"
+    text = traceback.format_exception_only(cause)[-1].strip()
+    return f"Cause: {text}"

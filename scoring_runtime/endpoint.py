@@ -1,0 +1,346 @@
+"""The whole HTTP surface on plain data: routes, request ids, errors → statuses.
+
+Each host decodes its own request into an :class:`HttpRequest`, awaits the endpoint, and encodes
+the :class:`Reply`. Both therefore answer alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from os import urandom
+from time import perf_counter
+from typing import NamedTuple, TypeAlias
+from urllib.parse import parse_qsl
+
+import orjson
+
+from .errors import (
+    InputError,
+    InputTooLarge,
+    NotServing,
+    RequestIdTooLong,
+    RunError,
+    ScoringRuntimeError,
+    UnsupportedContentType,
+    UnsupportedMethod,
+)
+from .invocation import JSON_HEADERS
+from .messages import Headers, Score, ScoringRequest, ScoringResponse
+from .runtime import Runtime, State
+from .schema import NoSuchDocument
+from .settings import Settings
+from .telemetry import AccessLog, log
+
+MAX_ID = 100
+_STATUS: tuple[tuple[type[ScoringRuntimeError], int], ...] = (
+    (InputTooLarge, 413),
+    (UnsupportedContentType, 415),
+    (UnsupportedMethod, 405),
+    (RequestIdTooLong, 431),
+    (NoSuchDocument, 404),
+    (InputError, 400),
+    (NotServing, 503),
+    (RunError, 500),
+)
+# The texts that clients know: werkzeug's descriptions of 404 and 405.
+_NOT_FOUND = (
+    "The requested URL was not found on the server. If you entered the URL manually please check "
+    "your spelling and try again."
+)
+_NOT_ALLOWED = "The method is not allowed for the requested URL."
+_INTERNAL = "An unexpected internal error occurred. Check the logs for more info."
+_ID_NAMES = (b"x-request-id", b"x-ms-request-id", b"x-ms-client-request-id")
+_RESERVED = frozenset({b"x-request-id", b"x-ms-request-id", b"content-length"})
+_TEXT_HEADERS: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
+_READ = ("GET", "HEAD", "OPTIONS")
+_SCORES = ("GET", "POST", "OPTIONS", "HEAD")
+
+
+class HttpRequest(NamedTuple):
+    """One HTTP request: header names in lower case, the body read whole and still encoded."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Headers
+    body: bytes
+    client: str = ""
+    scheme: str = "http"
+    enter: Callable[[], object] | None = None
+
+
+class Reply(NamedTuple):
+    """One HTTP response, without the headers a host adds itself (length, date)."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes | Iterator[bytes]
+
+
+class Ids(NamedTuple):
+    """The ids of a request, as sent back; an empty one is not."""
+
+    request: bytes
+    ms_request: bytes
+    client: bytes
+
+
+Handle: TypeAlias = Callable[[HttpRequest], Awaitable[Reply]]
+_Route: TypeAlias = Callable[[HttpRequest, Ids], Awaitable[ScoringResponse]]
+
+
+class Endpoint:
+    """Answers every path; calling it never raises."""
+
+    def __init__(self, runtime: Runtime, score: Score | None = None) -> None:
+        self._runtime = runtime
+        self._settings = runtime.settings
+        self._score: Score = score or runtime.score
+        self._access = AccessLog()
+        self._version_header = _version_header(runtime.settings)
+        self._routes: dict[str, tuple[_Route, tuple[str, ...], bool]] = {
+            "/score": (self._scored, _SCORES, True),
+            "/": (self._healthy, _READ, False),
+            "/swagger.json": (self._document, _READ, True),
+            "/health/live": (self._live, _READ, False),
+            "/health/ready": (self._ready, _READ, False),
+        }
+
+    async def __call__(self, request: HttpRequest) -> Reply:
+        started = perf_counter()
+        route, methods, logged = self._routes.get(request.path, _UNKNOWN)
+        headers = dict(request.headers)
+        ids = _NO_IDS
+        try:
+            ids = _ids(headers)
+            if request.method in methods:
+                response = await route(request, ids)
+            else:
+                response = _method_refused(request, known=methods is not _UNKNOWN[1])
+        except ScoringRuntimeError as error:
+            ids = error.ids if isinstance(error, _BadIds) else ids
+            response = _error_response(error)
+        except Exception:
+            log.exception("Encountered Exception while answering %s", request.path)
+            response = _message(500, _INTERNAL)
+        reply = self._reply(response, ids, headers)
+        if logged:
+            self._log(request, reply, started)
+        return reply
+
+    def too_large(self, headers: Headers) -> Reply:
+        """The answer to a body that a host has stopped reading."""
+        try:
+            ids = _ids(dict(headers))
+        except RequestIdTooLong:
+            ids = _NO_IDS
+        limit = self._settings.max_body_bytes
+        error = InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
+        return self._reply(_error_response(error), ids, dict(headers))
+
+    def flush_log(self) -> None:
+        """Write the access lines that wait."""
+        self._access.flush()
+
+    # --- routes -------------------------------------------------------------------------------
+
+    async def _scored(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        if len(request.body) > self._settings.max_body_bytes:
+            return _error_response(
+                InputTooLarge(
+                    f"The body has {len(request.body)} bytes; allowed are "
+                    f"{self._settings.max_body_bytes} (SCORING_MAX_BODY_BYTES)."
+                )
+            )
+        if request.method == "OPTIONS" and not await self._runtime.takes_any_method():
+            return ScoringResponse(200, b"", _OPTIONS_HEADERS, -1)
+        return await self._score(
+            ScoringRequest(
+                request.body,
+                request.headers,
+                request.method,
+                request.path,
+                request.query,
+                request.client,
+                request.scheme,
+                ids.request.decode("latin-1"),
+                request.enter,
+            )
+        )
+
+    async def _healthy(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        if request.method == "OPTIONS":
+            return _allowed()
+        await self._runtime.settled()
+        if self._runtime.state is State.HEALTHY:
+            return ScoringResponse(200, b"Healthy", _TEXT_HEADERS, -1)
+        return _message(503, f"The service is {self._runtime.state.value}.")
+
+    async def _live(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        return self._state(request, State.TRANSITIONING, State.HEALTHY)
+
+    async def _ready(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        return self._state(request, State.HEALTHY)
+
+    def _state(self, request: HttpRequest, *good: State) -> ScoringResponse:
+        if request.method == "OPTIONS":
+            return _allowed()
+        state = self._runtime.state
+        body = orjson.dumps({"state": state.value})
+        return ScoringResponse(200 if state in good else 503, body, JSON_HEADERS[:1], -1)
+
+    async def _document(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        if request.method == "OPTIONS":
+            return _allowed()
+        await self._runtime.started()
+        query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)[::-1])
+        document = self._runtime.documents.get(query.get("version", "2"))
+        return ScoringResponse(200, document, JSON_HEADERS, -1)
+
+    # --- the reply ----------------------------------------------------------------------------
+
+    def _reply(self, response: ScoringResponse, ids: Ids, asked: dict[bytes, bytes]) -> Reply:
+        headers = [*response.headers]
+        if response.headers is not JSON_HEADERS:
+            headers = [line for line in headers if line[0] not in _RESERVED]
+        if response.run_ms >= 0:
+            headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % response.run_ms))
+        if self._version_header is not None:
+            headers.append(self._version_header)
+        headers += [(name, value) for name, value in zip(_ID_NAMES, ids, strict=True) if value]
+        if b"traceid" in asked:
+            headers.append((b"traceid", asked[b"traceid"]))
+        if response.status == 503:
+            headers.append((b"retry-after", b"1"))
+        return Reply(response.status, headers, response.body)
+
+    def _log(self, request: HttpRequest, reply: Reply, started: float) -> None:
+        milliseconds = (perf_counter() - started) * 1000
+        query = f"?{request.query.decode('latin-1')}" if request.query else ""
+        length = len(reply.body) if isinstance(reply.body, bytes) else "N/A"
+        self._access.add(
+            asyncio.get_running_loop(),
+            f"{request.method} {request.path}{query} {reply.status} {milliseconds:.3f}ms {length}",
+        )
+
+
+class _BadIds(RequestIdTooLong):
+    def __init__(self, message: str, ids: Ids) -> None:
+        super().__init__(message)
+        self.ids = ids
+
+
+_NO_IDS = Ids(b"", b"", b"")
+_OPTIONS_HEADERS: Headers = (*_TEXT_HEADERS, (b"x-ms-run-function-failed", b"False"))
+
+
+async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
+    return _message(404, _NOT_FOUND)
+
+
+_EVERY = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
+_UNKNOWN: tuple[_Route, tuple[str, ...], bool] = (_not_found, _EVERY, False)
+
+
+def _ids(headers: dict[bytes, bytes]) -> Ids:
+    """Rows 37 and 38 of the compatibility contract."""
+    request = headers.get(b"x-request-id")
+    if request is None:
+        request = new_id()
+    elif len(request) > MAX_ID:
+        raise _BadIds(f"x-request-id must not exceed {MAX_ID} characters", _NO_IDS)
+    old = headers.get(b"x-ms-request-id", b"")
+    client = headers.get(b"x-ms-client-request-id", b"")
+    if old:
+        log.warning(
+            "x-ms-request-id header has been deprecated and will be removed from future versions "
+            "of the server. Please use x-ms-client-request-id."
+        )
+        client = client or old
+    else:
+        old = client or request
+    if len(old) > MAX_ID or len(client) > MAX_ID:
+        raise _BadIds(
+            f"x-ms-request-id and x-ms-client-request-id must not exceed {MAX_ID} characters",
+            Ids(request, b"", b""),
+        )
+    return Ids(request, old, client)
+
+
+def new_id() -> bytes:
+    """A random UUID of version 4 (RFC 9562 §5.4) as text; uuid.uuid4() takes four times as long."""
+    digits = urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return (
+        f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    ).encode()
+
+
+def _error_response(error: ScoringRuntimeError) -> ScoringResponse:
+    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    return _message(status, str(error), failed=isinstance(error, RunError))
+
+
+def _message(status: int, message: str, *, failed: bool = False) -> ScoringResponse:
+    flag = (b"x-ms-run-function-failed", b"True" if failed else b"False")
+    return ScoringResponse(status, orjson.dumps({"message": message}), (JSON_HEADERS[0], flag), -1)
+
+
+def _method_refused(request: HttpRequest, *, known: bool) -> ScoringResponse:
+    return _message(405, _NOT_ALLOWED) if known else _message(404, _NOT_FOUND)
+
+
+def _allowed() -> ScoringResponse:
+    return ScoringResponse(200, b"", (*_TEXT_HEADERS, (b"allow", b"OPTIONS, HEAD, GET")), -1)
+
+
+def _version_header(settings: Settings) -> tuple[bytes, bytes] | None:
+    if not settings.server_version_header:
+        return None
+    try:
+        number = version("scoring-runtime")
+    except PackageNotFoundError:
+        number = "0"
+    return (b"x-ms-server-version", f"scoring-runtime/{number}".encode())
+
+
+def with_cors(handle: Handle, origins: tuple[str, ...]) -> Handle:
+    """Add the CORS headers (Fetch standard) for these origins; ``*`` is any."""
+    wanted = {origin.lower().encode("latin-1") for origin in origins}
+    wildcard = "*" in origins
+    first = b"*" if wildcard else sorted(origin.encode("latin-1") for origin in origins)[0]
+
+    async def handle_with_cors(request: HttpRequest) -> Reply:
+        reply = await handle(request)
+        asked = dict(request.headers)
+        origin = asked.get(b"origin")
+        if origin is not None and not wildcard and origin.lower() not in wanted:
+            return reply
+        reply.headers.append((b"access-control-allow-origin", origin or first))
+        if request.method == "OPTIONS":
+            reply.headers.extend(_preflight(asked))
+        if len(origins) > 1:
+            reply.headers.append((b"vary", b"Origin"))
+        return reply
+
+    return handle_with_cors
+
+
+def _preflight(asked: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    if asked.get(b"access-control-request-method", b"").upper() not in (b"GET", b"POST"):
+        return []
+    lines = [(b"access-control-allow-methods", b"GET, POST")]
+    names = asked.get(b"access-control-request-headers")
+    if names:
+        listed = b", ".join(sorted(name.strip() for name in names.split(b",")))
+        lines.append((b"access-control-allow-headers", listed))
+    return lines
+
+
+def create(runtime: Runtime) -> tuple[Endpoint, Handle]:
+    """The endpoint of a runtime, and the same with the wrappers its settings ask for."""
+    endpoint = Endpoint(runtime)
+    origins = runtime.settings.cors_origins
+    return endpoint, with_cors(endpoint, origins) if origins else endpoint

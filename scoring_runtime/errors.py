@@ -1,0 +1,124 @@
+"""What can go wrong, as one tree.
+
+::
+
+    ScoringRuntimeError
+    ├── StartError                  the process cannot start
+    │   ├── ConfigurationError      a setting has a wrong value
+    │   └── EntryScriptError        the entry script cannot be used
+    │       ├── EntryScriptNotFound
+    │       ├── EntryScriptFailed   importing it, or its init(), raised
+    │       └── EntryScriptContract init() or run() is missing or cannot be called
+    ├── InputError                  the client's fault: sending it again cannot help
+    │   ├── UndecodableInput        not text, not JSON, not the encoding it says it has
+    │   ├── SchemaMismatch          JSON, but not what the entry script declares
+    │   ├── UnsupportedContentType
+    │   ├── UnsupportedMethod
+    │   ├── InputTooLarge
+    │   └── RequestIdTooLong
+    ├── RunError                    run() was called, or waited for, and gave no result
+    │   ├── RunFailed
+    │   ├── RunTimeout
+    │   └── ResultNotSerializable
+    ├── NotServing                  not now; later, or elsewhere, it can succeed
+    │   ├── QueueFull
+    │   ├── Stopping
+    │   └── NotStarted
+    └── ModelNotFound
+
+No error here knows an HTTP status: each trigger turns them into its own outcome at one edge.
+"""
+
+from __future__ import annotations
+
+
+class ScoringRuntimeError(Exception):
+    """The root. ``str(error)`` is always a sentence for the person who has to act on it."""
+
+
+class StartError(ScoringRuntimeError):
+    """The process cannot start."""
+
+
+class ConfigurationError(StartError):
+    """A setting has a wrong value; the message names it, its value and what is allowed."""
+
+
+class EntryScriptError(StartError):
+    """The entry script cannot be used."""
+
+
+class EntryScriptNotFound(EntryScriptError):
+    """There is no entry script where it is expected."""
+
+
+class EntryScriptFailed(EntryScriptError):
+    """Importing the entry script, or its ``init()``, raised; ``__cause__`` says what."""
+
+
+class EntryScriptContract(EntryScriptError):
+    """``init()`` or ``run()`` is missing, or ``run()`` cannot be called as scripts are called."""
+
+
+class InputError(ScoringRuntimeError):
+    """The client's fault: the same input can never be scored."""
+
+
+class UndecodableInput(InputError):
+    """The body is not text, not JSON, or not in the encoding it claims."""
+
+
+class SchemaMismatch(InputError):
+    """The input is JSON but not what the entry script declares with ``@input_schema``."""
+
+
+class UnsupportedContentType(InputError):
+    """The Content-Type or Content-Encoding is not one that can be read."""
+
+
+class UnsupportedMethod(InputError):
+    """The HTTP method is not one that scores."""
+
+
+class InputTooLarge(InputError):
+    """The body is larger than ``SCORING_MAX_BODY_BYTES``, as sent or after decompression."""
+
+
+class RequestIdTooLong(InputError):
+    """A request id header is longer than 100 characters."""
+
+
+class RunError(ScoringRuntimeError):
+    """``run()`` was called, or waited for, and gave no result."""
+
+
+class RunFailed(RunError):
+    """``run()`` raised; ``__cause__`` is what it raised."""
+
+
+class RunTimeout(RunError):
+    """The deadline passed before ``run()`` answered."""
+
+
+class ResultNotSerializable(RunError):
+    """The result of ``run()`` has no JSON form; the message says which type at which path."""
+
+
+class NotServing(ScoringRuntimeError):
+    """Not now: later, or in another process, the same input can be scored."""
+
+
+class QueueFull(NotServing):
+    """More requests wait than ``SCORING_QUEUE_SIZE``."""
+
+
+class Stopping(NotServing):
+    """The process is shutting down and takes nothing new."""
+
+
+class NotStarted(NotServing):
+    """The entry script's ``init()`` has failed, so nothing can be scored here."""
+
+
+class ModelNotFound(ScoringRuntimeError):
+    """No model of that name, version or file below ``AZUREML_MODEL_DIR``."""

@@ -1,0 +1,1 @@
+"""The Azure Functions host: the only place that imports ``azure.functions``."""

@@ -1,0 +1,183 @@
+"""One call of ``run()``: request → arguments → result → response, in the scoring thread."""
+
+from __future__ import annotations
+
+import reprlib
+import sys
+import traceback
+from collections.abc import Iterator
+from time import perf_counter
+from types import TracebackType
+from typing import Any, TypeGuard
+
+from .entry_script import Arguments, EntryScript
+from .errors import RunFailed, SchemaMismatch, ScoringRuntimeError
+from .messages import Headers, ScoringRequest, ScoringResponse
+from .results import encoder
+from .settings import Settings
+from .telemetry import request_id, script_log
+
+JSON_HEADERS: Headers = (
+    (b"content-type", b"application/json"),
+    (b"x-ms-run-function-failed", b"False"),
+)
+_PLAIN = frozenset({dict, list, str, int, float, bool, tuple, type(None)})
+_FAILED = b"x-ms-run-function-failed"
+
+
+class Invocation:
+    """Calls a loaded entry script as its signature asks.
+
+    Calling it, or awaiting :meth:`awaited` for an ``async def run``, gives the response.
+
+    Raises:
+        InputError: the client's fault (and whatever InputError ``run()`` raises itself).
+        RunFailed: ``run()`` raised; the traceback is in the log.
+        ResultNotSerializable: the result has no JSON form.
+    """
+
+    def __init__(self, script: EntryScript, settings: Settings) -> None:
+        self.script = script
+        self.is_async = script.is_async
+        self._run = script.run
+        self._arguments = script.arguments
+        self._encode = encoder(settings.nan_policy, strict=settings.strict_compat)
+        self._schema_is_clients_fault = script.schema_decorated and not settings.strict_compat
+
+    def __call__(self, request: ScoringRequest) -> ScoringResponse:
+        arguments = self._begin(request)
+        started = perf_counter()
+        try:
+            result = self._run(**arguments)
+        except BaseException as error:
+            return self._raised(error, started)
+        return self._response(result, (perf_counter() - started) * 1000)
+
+    async def awaited(self, request: ScoringRequest) -> ScoringResponse:
+        """The same for an ``async def run``."""
+        arguments = self._begin(request)
+        started = perf_counter()
+        try:
+            result = await self._run(**arguments)
+        except Exception as error:
+            return self._raised(error, started)
+        return self._response(result, (perf_counter() - started) * 1000)
+
+    def _begin(self, request: ScoringRequest) -> Arguments:
+        request_id.set(request.request_id)
+        if request.enter is not None:
+            request.enter()
+        return self._arguments(request)
+
+    def _response(self, result: Any, run_ms: float) -> ScoringResponse:
+        if type(result) not in _PLAIN and _is_response(result):
+            return _as_it_is(result, run_ms)
+        try:
+            body = self._encode(result)
+        except ScoringRuntimeError as error:
+            script_log.error("%s", error)
+            raise
+        return ScoringResponse(200, body, JSON_HEADERS, run_ms)
+
+    def _raised(self, error: BaseException, started: float) -> ScoringResponse:
+        if isinstance(error, ScoringRuntimeError):
+            raise error
+        if _is_http_exception(error):
+            return self._aborted(error, (perf_counter() - started) * 1000)
+        if self._schema_is_clients_fault:
+            mismatch = _schema_mismatch(error)
+            if mismatch is not None:
+                raise mismatch from error
+        _log_users_part(error)
+        raise RunFailed(
+            "An unexpected error occurred in scoring script. Check the logs for more info."
+        ) from error
+
+    def _aborted(self, error: Any, run_ms: float) -> ScoringResponse:
+        """``abort(418)`` in a script is an answer, not a failure, unless it says 5xx."""
+        if error.response is not None:
+            return _as_it_is(error.response, run_ms)
+        failed = b"True" if error.code >= 500 else b"False"
+        headers = ((b"content-type", b"application/json"), (_FAILED, failed))
+        body = self._encode({"message": error.description})
+        return ScoringResponse(error.code, body, headers, run_ms)
+
+
+def _is_response(result: Any) -> bool:
+    wrappers = sys.modules.get("werkzeug.wrappers")
+    return wrappers is not None and isinstance(result, wrappers.Response)
+
+
+def _is_http_exception(error: BaseException) -> TypeGuard[Any]:
+    exceptions = sys.modules.get("werkzeug.exceptions")
+    return (
+        exceptions is not None
+        and isinstance(error, exceptions.HTTPException)
+        and error.code is not None
+    )
+
+
+def _as_it_is(response: Any, run_ms: float) -> ScoringResponse:
+    from .aml_http import response_parts
+
+    if response.status_code >= 500:
+        response.headers["x-ms-run-function-failed"] = "True"
+    body, headers = response_parts(response)
+    return ScoringResponse(response.status_code, body, headers, run_ms)
+
+
+def _log_users_part(error: BaseException) -> None:
+    # The first frame is ours; what the user wants to see begins below it.
+    where = error.__traceback__.tb_next if error.__traceback__ else None
+    lines = traceback.format_exception(type(error), error, where or error.__traceback__)
+    script_log.error("Encountered Exception: %s", "".join(lines))
+
+
+def _schema_mismatch(error: BaseException) -> SchemaMismatch | None:
+    """The client's fault, when it was inference-schema's conversion that raised."""
+    for frame in _frames(error.__traceback__):
+        names = frame.f_locals
+        if (
+            frame.f_code.co_name == "_deserialize_input_argument"
+            and frame.f_globals.get("__name__") == "inference_schema.schema_decorators"
+        ):
+            return SchemaMismatch(
+                f"The value of the {names.get('param_name')!r} parameter does not fit its schema: "
+                f"expected {_expected(names.get('param_type'))}, got "
+                f"{_got(names.get('input_data'))}. ({_first_line(error)})"
+            )
+    return None
+
+
+def _frames(trace: TracebackType | None) -> Iterator[Any]:
+    while trace is not None:
+        yield trace.tb_frame
+        trace = trace.tb_next
+
+
+def _expected(parameter_type: Any) -> str:
+    sample: Any = getattr(parameter_type, "sample_input", None)
+    if hasattr(sample, "columns"):
+        columns = ", ".join(f"{name} ({kind})" for name, kind in sample.dtypes.items())
+        orient = getattr(parameter_type, "orient", "records")
+        return f"a data frame as {orient} with the columns {columns}"
+    if hasattr(sample, "dtype"):
+        shape = ", ".join(["any", *map(str, sample.shape[1:])])
+        return f"an array of {sample.dtype} with the shape ({shape})"
+    return f"a value of type {type(sample).__name__} such as {reprlib.repr(sample)}"
+
+
+def _got(value: Any) -> str:
+    sizes: list[str] = []
+    current = value
+    while isinstance(current, list) and len(sizes) < 8:
+        sizes.append(str(len(current)))
+        current = current[0] if current else None
+    if sizes:
+        return f"a list of {' x '.join(sizes)} ({type(current).__name__} inside)"
+    return f"{type(value).__name__} {reprlib.repr(value)}"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

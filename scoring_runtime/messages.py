@@ -1,0 +1,53 @@
+"""What every trigger sends to the core and gets back, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+"""Header lines in order: lower-case names, latin-1 values, as in ASGI."""
+
+
+class ScoringRequest(NamedTuple):
+    """One input.
+
+    ``body`` holds the bytes exactly as they arrived (still compressed when ``content-encoding``
+    says so). ``enter`` is called in the scoring thread before ``run()``: a host uses it to tie the
+    lines that the script logs to its own invocation.
+    """
+
+    body: bytes
+    headers: Headers = ()
+    method: str = "POST"
+    path: str = "/score"
+    query: bytes = b""
+    client: str = ""
+    scheme: str = "http"
+    request_id: str = ""
+    enter: Callable[[], object] | None = None
+
+    def header(self, name: bytes) -> bytes:
+        """The value of the first header line of this (lower-case) name, or ``b""``."""
+        for each, value in self.headers:
+            if each == name:
+                return value
+        return b""
+
+
+class ScoringResponse(NamedTuple):
+    """One result.
+
+    ``body`` is bytes, or an iterator of bytes when ``run()`` returned a streaming AMLResponse.
+    ``headers`` are those ``run()`` chose, with content type and ``x-ms-run-function-failed``.
+    ``run_ms`` is the time spent in ``run()``, in milliseconds.
+    """
+
+    status: int
+    body: bytes | Iterator[bytes]
+    headers: Headers
+    run_ms: float
+
+
+Score: TypeAlias = Callable[[ScoringRequest], Awaitable[ScoringResponse]]
+"""The one contract: triggers call it, the runtime is it, a cache wraps it."""

@@ -1,0 +1,160 @@
+"""The folder of registered models that images have, and how a script finds a file in it.
+
+``AZUREML_MODEL_DIR`` is ``…/azureml-models/<name>/<version>`` for one model and
+``…/azureml-models`` for several; any other folder is taken as one model without name or version.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from .errors import ModelNotFound
+
+TREE_LINES = 200
+_root: Path | None = None
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """One version of one model; ``version`` counts from 1."""
+
+    name: str
+    version: int
+    path: Path
+
+
+def use_model_dir(folder: str | Path | None) -> None:
+    """Set the folder that :func:`model_path` looks in; the runtime does it before ``init()``."""
+    global _root
+    _root = Path(folder) if folder else None
+
+
+def registered(root: Path) -> list[RegisteredModel]:
+    """The models below ``root`` in either layout, by name and version; empty for a plain folder."""
+    if root.name.isdecimal() and root.parent.name:
+        return [RegisteredModel(root.parent.name, int(root.name), root)]
+    found = [
+        RegisteredModel(path.parent.name, int(path.name), path)
+        for path in root.glob("*/*")
+        if path.name.isdecimal()
+    ]
+    return sorted(found, key=lambda model: (model.name, model.version))
+
+
+def model_path(
+    name: str | None = None,
+    version: int | str | None = None,
+    file: str | None = None,
+    *,
+    root: str | Path | None = None,
+) -> Path:
+    """Where a model is: the highest version of ``name`` unless one is named.
+
+    Without ``name`` the only model is meant. With ``file`` the path of that file in it; without,
+    the model's only file or folder, or its folder when it has several.
+
+    Raises:
+        ModelNotFound: no such model, version or file; the message lists what there is.
+    """
+    folder = Path(root) if root else _root
+    if folder is None:
+        raise ModelNotFound(
+            "The model folder is not known: set AZUREML_MODEL_DIR (--model-dir), or pass root=."
+        )
+    model = _folder_of(folder, name, version)
+    return _entry_of(model, file)
+
+
+class Model:
+    """``azureml.core.model.Model`` as entry scripts use it."""
+
+    @staticmethod
+    def get_model_path(
+        model_name: str, version: int | None = None, _workspace: object = None
+    ) -> str:
+        """The path of a registered model's file or folder, as text; see :func:`model_path`."""
+        return str(model_path(model_name, version))
+
+
+def tree(folder: Path, limit: int = TREE_LINES) -> list[str]:
+    """The folder's content, indented, at most ``limit`` lines and one that says it was cut."""
+    lines = list(islice(_walk(folder, 0), limit + 1))
+    if len(lines) <= limit:
+        return lines
+    return [*lines[:limit], f"Output Truncated. First {limit} lines shown."]
+
+
+def _walk(path: Path, depth: int) -> Iterator[str]:
+    indent = "    " * depth
+    if not path.is_dir():
+        yield f"{indent}{path.name}"
+        return
+    yield f"{indent}{path.name}/"
+    try:
+        children = sorted(path.iterdir())
+    except OSError as error:
+        yield f"{indent}    ({error.strerror})"
+        return
+    for child in children:
+        yield from _walk(child, depth + 1)
+
+
+def _folder_of(root: Path, name: str | None, version: int | str | None) -> Path:
+    models = registered(root)
+    if not models and name in (None, root.name) and version is None:
+        return root
+    if name is None and len({model.name for model in models}) == 1:
+        name = models[0].name
+    fitting = [m for m in models if m.name == name and version in (None, m.version, str(m.version))]
+    if fitting:
+        return fitting[-1].path
+    if name is not None and version is None and (root / name).exists():
+        return root / name
+    raise _no_model(root, models, name, version)
+
+
+def _entry_of(model: Path, file: str | None) -> Path:
+    if file is not None:
+        if (model / file).exists():
+            return model / file
+        raise ModelNotFound(
+            f"There is no {file} in {model}.{_near(file, _files(model))}\n" + _shown(model)
+        )
+    if not model.is_dir():
+        return model
+    children = [child for child in model.iterdir() if not child.name.startswith(".")]
+    return children[0] if len(children) == 1 else model
+
+
+def _files(model: Path) -> list[str]:
+    return [str(path.relative_to(model)) for path in islice(model.rglob("*"), 1000)]
+
+
+def _no_model(
+    root: Path, models: list[RegisteredModel], name: str | None, version: int | str | None
+) -> ModelNotFound:
+    names = sorted({model.name for model in models})
+    if name is None:
+        wanted = f"Several models are registered, name one of: {', '.join(names) or 'none'}."
+    else:
+        wanted = f"There is no model {name}" + (f" version {version}." if version else ".")
+        versions = [str(model.version) for model in models if model.name == name]
+        near = _near(name, names)
+        wanted += f" It has version {', '.join(versions)}." if versions else near
+    return ModelNotFound(f"{wanted} The model folder is {root}:\n{_shown(root)}")
+
+
+def _near(wanted: str, there: list[str]) -> str:
+    by_name = {Path(path).name: path for path in there}
+    close = [path for path in there if Path(path).name == Path(wanted).name]
+    close += [by_name[each] for each in difflib.get_close_matches(Path(wanted).name, by_name)]
+    unique = list(dict.fromkeys(close))
+    return f" Did you mean {' or '.join(unique)}?" if unique else ""
+
+
+def _shown(folder: Path) -> str:
+    return "\n".join(tree(folder)) if folder.exists() else f"{folder} does not exist"

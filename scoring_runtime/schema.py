@@ -1,0 +1,230 @@
+"""Swagger 2.0 and OpenAPI 3.0 / 3.1 documents of the service.
+
+Own files in ``AML_APP_ROOT`` win: ``swagger.json`` or ``swagger2.json``, ``swagger3.json``,
+``swagger3.1.json``. What is generated has the paths, operation ids and definitions that clients
+of azureml-inference-server-http know.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from .errors import ConfigurationError, ScoringRuntimeError
+from .settings import Settings
+from .telemetry import swagger_log
+
+VERSIONS = {"2": "2", "2.0": "2", "3": "3", "3.0": "3", "3.1": "3.1"}
+_OWN_FILES = {
+    "2": ("swagger.json", "swagger2.json"),
+    "3": ("swagger3.json",),
+    "3.1": ("swagger3.1.json",),
+}
+_SPECIFICATION = {"2": {"2", "2.0"}, "3": {"3", "3.0"}, "3.1": {"3.1"}}
+
+Json = dict[str, Any]
+
+
+class NoSuchDocument(ScoringRuntimeError):
+    """The version does not exist, or this script has no document of it."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The documents by version (``2``, ``3``, ``3.1``), as JSON bytes."""
+
+    by_version: dict[str, bytes] = field(default_factory=dict)
+
+    def get(self, version: str = "2") -> bytes:
+        """The document of this version or alias.
+
+        Raises:
+            NoSuchDocument: naming the versions there are.
+        """
+        there = ", ".join(sorted(self.by_version))
+        if version not in VERSIONS:
+            raise NoSuchDocument(
+                f"Swagger version [{version}] is not valid. Supported versions: [{there}]."
+            )
+        document = self.by_version.get(VERSIONS[version])
+        if document is None:
+            raise NoSuchDocument(
+                f"Swagger version [{version}] is not supported for the scoring script. "
+                f"Supported swagger versions: [{there}]."
+            )
+        return document
+
+
+def build(run: Callable[..., Any], settings: Settings) -> Documents:
+    """Read or generate every document that ``run`` allows.
+
+    Raises:
+        ConfigurationError: a swagger file of the user's is not JSON.
+    """
+    found: dict[str, bytes] = {}
+    for version in _OWN_FILES:
+        document = _own(version, settings)
+        if document is None:
+            document = _generated(version, run, settings)
+        if document is not None:
+            found[version] = document
+    swagger_log.info(
+        "Swaggers are prepared for the following versions: [%s].", ", ".join(sorted(found))
+    )
+    return Documents(found)
+
+
+def _own(version: str, settings: Settings) -> bytes | None:
+    for name in _OWN_FILES[version]:
+        path = Path(settings.app_root, name)
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigurationError(f"{path} is not JSON: {error}") from error
+        swagger_log.info("Loaded user's swagger file for version [%s] from %s", version, path)
+        if content:
+            return json.dumps(content).encode()
+    return None
+
+
+def _generated(version: str, run: Callable[..., Any], settings: Settings) -> bytes | None:
+    schemas = _schemas(version, run)
+    if schemas is None:
+        return None
+    document = _swagger2(settings, *schemas) if version == "2" else _openapi(settings, *schemas)
+    if version == "3.1":
+        document["openapi"] = "3.1.0"
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
+def _schemas(version: str, run: Callable[..., Any]) -> tuple[Any, Any] | None:
+    util = sys.modules.get("inference_schema.schema_util")
+    if util is None or not util.is_schema_decorated(run):
+        nothing = {"type": "object", "example": {}}
+        return nothing, nothing
+    if not _SPECIFICATION[version] & set(util.get_supported_versions(run)):
+        return None
+    return util.get_input_schema(run), util.get_output_schema(run)
+
+
+def _info(settings: Settings) -> Json:
+    name = settings.service_name
+    return {
+        "title": name,
+        "description": f"API specification for the Azure Machine Learning service {name}",
+        "version": settings.service_version,
+    }
+
+
+def _paths(settings: Settings, operations: tuple[Json, Json, Json]) -> Json:
+    prefix = settings.service_path_prefix.strip("/")
+    start = f"/{prefix}" if settings.service_path_prefix else ""
+    health, score, swagger = operations
+    return {
+        f"{start}/": {"get": health},
+        f"{start}/score": {"post": score},
+        f"{start}/swagger.json": {"get": swagger},
+    }
+
+
+_HEALTH = {
+    "operationId": "ServiceHealthCheck",
+    "description": "Simple health check endpoint to ensure the service is up at any given point.",
+}
+_HEALTHY = "If service is up and running, this response will be returned with the content 'Healthy'"
+_SCORE = {
+    "operationId": "RunMLService",
+    "description": "Run web service's model and get the prediction output",
+    "security": [{"Bearer": []}],
+}
+_SCORED = (
+    "The service processed the input correctly and provided a result prediction, if applicable."
+)
+_INPUT = "The input payload for executing the real-time machine learning service."
+_SWAGGER = {"operationId": "GetSwaggerSpec", "description": "Get the Swagger specification."}
+_FAILED = "The service failed to execute due to an error."
+_BEARER = {
+    "Bearer": {
+        "type": "apiKey",
+        "name": "Authorization",
+        "in": "header",
+        "description": "For example: Bearer abc123",
+    }
+}
+_ERROR = {"type": "object", "properties": {"message": {"type": "string"}}}
+_TEXT = {"type": "string"}
+_VERSION = {"name": "version", "in": "query", "required": False}
+_VERSION_TYPE = {"type": "integer", "enum": [2, 3]}
+
+
+def _swagger2(settings: Settings, service_input: Any, service_output: Any) -> Json:
+    def ref(name: str) -> Json:
+        return {"$ref": f"#/definitions/{name}"}
+
+    def answers(good: Json) -> Json:
+        failed = {"description": _FAILED, "schema": ref("ErrorResponse")}
+        return {"responses": {"200": good, "default": failed}}
+
+    healthy = {"description": _HEALTHY, "schema": _TEXT}
+    health = _HEALTH | answers({**healthy, "examples": {"application/json": "Healthy"}})
+    payload = {"name": "serviceInputPayload", "in": "body", "description": _INPUT}
+    score = _SCORE | {"parameters": [{**payload, "schema": ref("ServiceInput")}]}
+    score |= answers({"description": _SCORED, "schema": ref("ServiceOutput")})
+    swagger = _SWAGGER | {"parameters": [_VERSION | _VERSION_TYPE]}
+    swagger |= answers({"description": "The Swagger specification.", "schema": _TEXT})
+    return {
+        "swagger": "2.0",
+        "info": _info(settings),
+        "schemes": ["https"],
+        "consumes": ["application/json"],
+        "produces": ["application/json"],
+        "securityDefinitions": _BEARER,
+        "paths": _paths(settings, (health, score, swagger)),
+        "definitions": _definitions(service_input, service_output),
+    }
+
+
+def _openapi(settings: Settings, service_input: Any, service_output: Any) -> Json:
+    def content(kind: str, schema: Json) -> Json:
+        return {"content": {kind: {"schema": schema}}}
+
+    def ref(name: str) -> Json:
+        return content("application/json", {"$ref": f"#/components/schemas/{name}"})
+
+    def answers(good: Json) -> Json:
+        failed = {"description": _FAILED, **ref("ErrorResponse")}
+        return {"responses": {"200": good, "default": failed}}
+
+    healthy = content("text/plain", _TEXT | {"example": "Healthy"})
+    health = _HEALTH | answers({"description": _HEALTHY, **healthy})
+    score = _SCORE | {"requestBody": {"description": _INPUT, **ref("ServiceInput")}}
+    score |= answers({"description": _SCORED, **ref("ServiceOutput")})
+    swagger = _SWAGGER | {"parameters": [_VERSION | {"schema": _VERSION_TYPE}]}
+    specification = content("text/plain", _TEXT)
+    swagger |= answers({"description": "The Swagger specification.", **specification})
+    return {
+        "openapi": "3.0.3",
+        "info": _info(settings),
+        "security": [{"Bearer": []}],
+        "paths": _paths(settings, (health, score, swagger)),
+        "components": {
+            "schemas": _definitions(service_input, service_output),
+            "securitySchemes": _BEARER,
+        },
+    }
+
+
+def _definitions(service_input: Any, service_output: Any) -> Json:
+    return {
+        "ServiceInput": service_input,
+        "ServiceOutput": service_output,
+        "ErrorResponse": _ERROR,
+    }

@@ -1,0 +1,268 @@
+"""Every setting: its name, its default, its check, and where its value came from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from .errors import ConfigurationError
+
+DEFAULT_APP_ROOT = "/var/azureml-app"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value)
+        if number < low or (high is not None and number > high):
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _seconds(value: str) -> float:
+    number = float(value)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    spelled = {choice.lower(): choice for choice in choices}
+
+    def parse(value: str) -> str:
+        if value.lower() not in spelled:
+            raise ValueError
+        return spelled[value.lower()]
+
+    return parse
+
+
+def _boolean(value: str) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+
+
+def _true_in_any_case(value: str) -> bool:
+    return value.lower() == "true"
+
+
+def _exactly_true(value: str) -> bool:
+    return value == "true"
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    return tuple(origin.strip() for origin in value.split(",") if origin.strip())
+
+
+def _setting(
+    name: str,
+    default: object,
+    parse: Callable[[str], object],
+    allowed: str,
+    doc: str,
+    *,
+    also: tuple[str, ...] = (),
+    secret: bool = False,
+) -> Any:
+    about = {"name": name, "parse": parse, "allowed": allowed, "doc": doc}
+    return field(default=default, metadata={**about, "also": also, "secret": secret})
+
+
+_PORT = _integer(1, 65535)
+_PORTS = "1 to 65535"
+_SWITCH = "true or false"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The configuration of one process; made once, by :meth:`from_environ`, and handed down."""
+
+    # fmt: off
+    entry_script: str = _setting("AZUREML_ENTRY_SCRIPT", "", _text, "a path", "The entry script, relative to `AML_APP_ROOT` or absolute. Without it `main.py` is imported.")
+    model_dir: str = _setting("AZUREML_MODEL_DIR", "", _text, "a folder", "The folder of the model; the script reads the same variable.")
+    app_root: str = _setting("AML_APP_ROOT", DEFAULT_APP_ROOT, _text, "a folder", "Where the entry script, `config.json`, `logging.json` and own swagger files are looked for. The command line and the Functions host take their working folder instead of the default.")
+    source_dir: str = _setting("AZUREML_SOURCE_DIRECTORY", "", _text, "a folder", "Put on `sys.path`, relative to `AML_APP_ROOT`.")
+    config_file: str = _setting("AZUREML_CONFIG_FILE", "", _text, "a JSON file", "Settings by these names; the environment wins over it. Default: `config.json` in `AML_APP_ROOT`, else next to the entry script.")
+
+    host: str = _setting("SCORING_HOST", "0.0.0.0", _text, "an address", "Address the standalone host listens on.")
+    port: int = _setting("SERVER_PORT", 5001, _PORT, _PORTS, "Port of the standalone host.")
+    health_port: int = _setting("HEALTH_PORT", 5000, _PORT, _PORTS, "Second port, with the same routes, when `SEPERATE_HEALTH_ENDPOINT` is on.")
+    separate_health_endpoint: bool = _setting("SEPERATE_HEALTH_ENDPOINT", False, _exactly_true, "true (this spelling) or anything else", "Listen on `HEALTH_PORT` too.")
+    worker_count: int = _setting("WORKER_COUNT", 1, _integer(1), "a whole number from 1", "Processes of the standalone host; each loads the model.")
+    worker_timeout: float = _setting("WORKER_TIMEOUT", 300.0, _seconds, "seconds, 0 for none", "Upper bound of one `run()` in the standalone host; `SCORING_TIMEOUT_MS` may be lower.")
+    worker_preload: bool = _setting("WORKER_PRELOAD", False, _true_in_any_case, "true or anything else", "Run `init()` once, before the worker processes are forked.")
+    shutdown_seconds: float = _setting("SCORING_SHUTDOWN_SECONDS", 30.0, _seconds, "seconds", "How long SIGTERM waits for what is in flight.")
+
+    scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, _integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included.")
+    concurrency: int = _setting("SCORING_CONCURRENCY", 1, _integer(1, 512), "1 to 512", "Scoring threads per process. More than one only for a thread-safe `run()`.")
+    queue_size: int = _setting("SCORING_QUEUE_SIZE", 1000, _integer(1), "a whole number from 1", "Requests that may wait; one more is answered 503 with Retry-After.")
+    max_body_bytes: int = _setting("SCORING_MAX_BODY_BYTES", 100 * 1024 * 1024, _integer(1), "a whole number of bytes from 1", "Largest request body, as sent and after decompression; a larger one is answered 413.")
+    nan: str = _setting("SCORING_NAN", "", _one_of("null", "string", "error", "raw", ""), "null, string, error or raw", "What NaN and Infinity in a result become: `null` (default), the strings `NaN`, `Infinity`, `-Infinity`, an error, or the bare words that are not JSON (default with `SCORING_STRICT_COMPAT`).")
+    strict_compat: bool = _setting("SCORING_STRICT_COMPAT", False, _boolean, _SWITCH, "Answer byte for byte as azureml-inference-server-http: spaced ASCII JSON, NaN written raw, 500 for an input that does not fit the schema.")
+    init_grace_seconds: float = _setting("SCORING_INIT_GRACE_SECONDS", 8.0, _seconds, "seconds", "Functions host: how long loading `function_app.py` waits for `init()` before it goes on in the background.")
+    auth_level: str = _setting("SCORING_AUTH_LEVEL", "function", _one_of("anonymous", "function", "admin"), "anonymous, function or admin", "Functions host: the key that /score and /swagger.json ask for. Health is always anonymous.")
+
+    service_name: str = _setting("SERVICE_NAME", "ML service", _text, "text", "Title in the swagger documents.")
+    service_version: str = _setting("SERVICE_VERSION", "1.0", _text, "text", "Version in the swagger documents.")
+    service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", _text, "a path", "Prefix of the paths in the swagger documents; the routes stay.")
+    workspace_name: str = _setting("WORKSPACE_NAME", "", _text, "text", "Name of the workspace; accepted, not used.")
+    hostname: str = _setting("HOSTNAME", "Unknown", _text, "text", "Name of this host; accepted, not used.")
+    cors_origins: tuple[str, ...] = _setting("AML_CORS_ORIGINS", (), _origins, "origins separated by commas, or *", "Origins whose pages may call this service.")
+    server_version_header: bool = _setting("SERVER_VERSION_LOG_RESPONSE_ENABLED", True, _true_in_any_case, "true or anything else", "Send `x-ms-server-version`.")
+
+    log_level: str = _setting("AZUREML_LOG_LEVEL", "INFO", _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "DEBUG, INFO, WARNING, ERROR or CRITICAL", "Least level that is logged.")
+    debug_port: int = _setting("AZUREML_DEBUG_PORT", 0, _integer(0, 65535), _PORTS, "Connect to the debugger that listens there (debugpy) and wait for it.")
+    app_insights_enabled: bool = _setting("AML_APP_INSIGHTS_ENABLED", False, _exactly_true, "true (this spelling) or anything else", "Seen by the script; counts only with a key that is a UUID. Nothing is sent there yet.")
+    app_insights_key: str = _setting("AML_APP_INSIGHTS_KEY", "", _text, "a UUID", "See `AML_APP_INSIGHTS_ENABLED`.", secret=True)
+    app_insights_log_response: bool = _setting("APP_INSIGHTS_LOG_RESPONSE_ENABLED", True, _true_in_any_case, "true or anything else", "Accepted, not used.")
+    model_data_collection: bool = _setting("AML_MODEL_DC_STORAGE_ENABLED", False, _true_in_any_case, "true or anything else", "Accepted, not used.", also=("AML_MDC_STORAGE_ENABLED",))
+    # fmt: on
+
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def from_environ(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        command_line: Mapping[str, str] = _NOTHING,
+        defaults: Mapping[str, str] = _NOTHING,
+    ) -> Settings:
+        """Read the settings from ``environ`` and the JSON file it names.
+
+        Precedence: ``command_line``, ``environ`` (names in any case), config file, ``defaults``
+        of the host, the default. All three mappings go by the variables' names.
+
+        Raises:
+            ConfigurationError: naming variable, value, where it came from and what is allowed.
+        """
+        sources = {"command line": command_line, "environment": _any_case(environ)}
+        path = _config_file(sources, defaults)
+        sources["config file"] = _read_config(path) if path else {}
+        sources["host default"] = defaults
+        values: dict[str, Any] = {}
+        found: dict[str, str] = {}
+        for each in setting_fields():
+            for source, mapping in sources.items():
+                name = _named_in(mapping, each)
+                if name is not None:
+                    values[each.name] = _parsed(each, name, mapping[name], source)
+                    found[each.name] = source
+                    break
+        warnings = _unknown_keys(sources["config file"], path)
+        return cls(**values, sources=MappingProxyType(found), warnings=warnings)
+
+    @property
+    def nan_policy(self) -> str:
+        """``null``, ``string``, ``error`` or ``raw``."""
+        return self.nan or ("raw" if self.strict_compat else "null")
+
+    @property
+    def app_insights_active(self) -> bool:
+        """Enabled, and with a key that has the shape of a UUID."""
+        return self.app_insights_enabled and bool(_UUID.fullmatch(self.app_insights_key))
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Deadline of one request in seconds; 0 is none."""
+        return self.scoring_timeout_ms / 1000
+
+    @property
+    def script_path(self) -> Path | None:
+        """The entry script's file, or None when ``main`` is to be imported."""
+        return Path(self.app_root, self.entry_script) if self.entry_script else None
+
+
+def setting_fields() -> tuple[Field[Any], ...]:
+    """The dataclass fields that are settings, in the order of the README table."""
+    return tuple(each for each in fields(Settings) if "name" in each.metadata)
+
+
+def environment_name(attribute: str) -> str:
+    """The variable behind a Settings attribute: ``port`` → ``SERVER_PORT``."""
+    return next(str(f.metadata["name"]) for f in setting_fields() if f.name == attribute)
+
+
+def _any_case(environ: Mapping[str, str]) -> Mapping[str, str]:
+    return {**{name.upper(): value for name, value in environ.items()}, **environ}
+
+
+def _named_in(mapping: Mapping[str, str], each: Field[Any]) -> str | None:
+    names = (each.metadata["name"], *each.metadata["also"])
+    return next((name for name in names if name in mapping), None)
+
+
+def _parsed(each: Field[Any], name: str, value: str, source: str) -> object:
+    try:
+        return each.metadata["parse"](value)
+    except (ValueError, KeyError, OverflowError):
+        shown = "***" if each.metadata["secret"] else repr(value)
+        raise ConfigurationError(
+            f"{name} has the value {shown} (from the {source}), which is not allowed. "
+            f"Allowed: {each.metadata['allowed']}. (environment variable: {name})"
+        ) from None
+
+
+def _config_file(
+    sources: Mapping[str, Mapping[str, str]], defaults: Mapping[str, str]
+) -> Path | None:
+    said = {**defaults, **sources["environment"], **sources["command line"]}
+    if said.get("AZUREML_CONFIG_FILE"):
+        return _not_empty(Path(said["AZUREML_CONFIG_FILE"]), must_exist=True)
+    root = Path(said.get("AML_APP_ROOT", DEFAULT_APP_ROOT))
+    places = [root]
+    if said.get("AZUREML_ENTRY_SCRIPT"):
+        places.append((root / said["AZUREML_ENTRY_SCRIPT"]).parent)
+    found = (_not_empty(place / "config.json") for place in places)
+    return next((path for path in found if path is not None), None)
+
+
+def _not_empty(path: Path, must_exist: bool = False) -> Path | None:
+    if path.is_file():
+        return path if path.stat().st_size else None
+    if must_exist:
+        raise ConfigurationError(f"Invalid config file! AZUREML_CONFIG_FILE={path}: no such file.")
+    return None
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"Invalid config file! {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"Invalid config file! {path}: expected one JSON object.")
+    return {key: _as_text(path, key, value) for key, value in content.items() if value is not None}
+
+
+def _as_text(path: Path, key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise ConfigurationError(
+        f"Invalid config file! {path}: {key} is a {type(value).__name__}; "
+        "allowed are text, numbers, true and false."
+    )
+
+
+def _unknown_keys(config: Mapping[str, str], path: Path | None) -> tuple[str, ...]:
+    known = {name for each in setting_fields() for name in _names(each)}
+    unknown = sorted(key for key in config if key not in known)
+    return (f"{path} has keys that are not settings: {', '.join(unknown)}.",) if unknown else ()
+
+
+def _names(each: Field[Any]) -> tuple[str, ...]:
+    return (each.metadata["name"], *each.metadata["also"])

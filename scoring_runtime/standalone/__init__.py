@@ -1,0 +1,1 @@
+"""The standalone host: the same triggers without Azure Functions, on a laptop or in a container."""

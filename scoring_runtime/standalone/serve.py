@@ -1,0 +1,254 @@
+"""Listening sockets, worker processes, start and stop of the standalone host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import FrameType
+
+import uvicorn
+
+from ..diagnosis import diagnosis
+from ..endpoint import create
+from ..errors import ConfigurationError, StartError
+from ..invocation import Invocation
+from ..runtime import Runtime, State, build, load
+from ..settings import Settings
+from ..telemetry import log
+from .http import LimitedProtocol, create_app
+
+EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
+_KEEP_ALIVE_SECONDS = 65
+_BACKLOG = 2048
+
+
+class PortInUse(Exception):
+    """Another program listens there, or the address is not one of this machine."""
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the result is the exit code of the process."""
+    settings = _with_shorter_timeout(settings)
+    sockets = _listen(settings)
+    preloaded: Invocation | None = None
+    try:
+        _attach_debugger(settings.debug_port)
+        if settings.worker_preload:
+            with asyncio.Runner() as runner:
+                preloaded = load(settings, runner)
+    except StartError as error:
+        return _say_why(error, settings)
+    if settings.worker_count == 1:
+        return _Worker(settings, sockets, preloaded).run()
+    return _Supervisor(settings, sockets, preloaded).run()
+
+
+def _with_shorter_timeout(settings: Settings) -> Settings:
+    """``WORKER_TIMEOUT`` killed a worker whose run() took longer; here it is a deadline too."""
+    limits = [settings.scoring_timeout_ms, round(settings.worker_timeout * 1000)]
+    return replace(settings, scoring_timeout_ms=min([each for each in limits if each] or [0]))
+
+
+def _listen(settings: Settings) -> list[socket.socket]:
+    ports = [settings.port]
+    if settings.separate_health_endpoint and settings.health_port != settings.port:
+        ports.append(settings.health_port)
+    return [_bind(settings.host, port) for port in ports]
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise PortInUse(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port with --port "
+            "(or HEALTH_PORT), or stop what uses it."
+        ) from error
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _attach_debugger(port: int) -> None:
+    if not port:
+        return
+    try:
+        import debugpy  # type: ignore[import-not-found, unused-ignore]
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            f"AZUREML_DEBUG_PORT is {port} but debugpy is not installed. Install debugpy, or "
+            "unset AZUREML_DEBUG_PORT."
+        ) from None
+    log.warning("Connecting to the debugger at port %s. Not for production.", port)
+    debugpy.connect(port)
+    debugpy.wait_for_client()
+
+
+def _say_why(error: BaseException, settings: Settings) -> int:
+    print(diagnosis(error, settings), file=sys.stderr, flush=True)
+    return EXIT_CANNOT_START
+
+
+class _Worker:
+    """One process that serves: the runtime, the endpoint, uvicorn."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: list[socket.socket],
+        preloaded: Invocation | None,
+        *,
+        replaceable: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._sockets = sockets
+        self._replaceable = replaceable
+        self._runtime = build(settings, preloaded)
+        self._endpoint, handle = create(self._runtime)
+        self._server = _Server(_server_config(self._runtime, self._endpoint, handle))
+        self._exit_code = EXIT_OK
+
+    def run(self) -> int:
+        self._runtime.start()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._serve())
+        return self._exit_code
+
+    async def _serve(self) -> None:
+        watcher = asyncio.create_task(self._watch())
+        await self._server.serve(sockets=self._sockets)
+        watcher.cancel()
+        await self._runtime.stop(0 if self._exit_code else self._settings.shutdown_seconds)
+        self._endpoint.flush_log()
+
+    async def _watch(self) -> None:
+        try:
+            await self._runtime.started()
+        except Exception as error:
+            self._exit_code = _say_why(error, self._settings)
+            self._server.should_exit = True
+            return
+        log.info("Worker with pid %s ready for serving traffic", os.getpid())
+        while self._replaceable:
+            await asyncio.sleep(1)
+            if self._runtime.state is State.UNHEALTHY:
+                log.error("run() has not returned after its deadline; this worker is replaced.")
+                self._exit_code = EXIT_STUCK
+                self._server.should_exit = True
+                return
+
+
+def _server_config(runtime: Runtime, endpoint: object, handle: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(runtime, endpoint, handle),  # type: ignore[arg-type]
+        http=LimitedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(runtime.settings.shutdown_seconds)),
+    )
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, ending normally on SIGTERM: it would raise the signal again."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        handled = (signal.SIGINT, signal.SIGTERM)
+        before = {each: signal.signal(each, self.handle_exit) for each in handled}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+class _Supervisor:
+    """Worker processes on the same sockets; one that dies is replaced, one that cannot start
+    stops them all."""
+
+    def __init__(
+        self, settings: Settings, sockets: list[socket.socket], preloaded: Invocation | None
+    ) -> None:
+        if not hasattr(os, "fork"):
+            raise ConfigurationError(
+                f"WORKER_COUNT is {settings.worker_count}, but several worker processes need "
+                "fork(), which this system does not have. Allowed here: 1."
+            )
+        self._settings = settings
+        self._sockets = sockets
+        self._preloaded = preloaded
+        self._born: dict[int, float] = {}
+        self._stopping = False
+        self._exit_code = EXIT_OK
+
+    def run(self) -> int:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, self._stop)
+        for _ in range(self._settings.worker_count):
+            self._fork()
+        while self._born:
+            pid, status = os.waitpid(-1, 0)
+            self._ended(pid, os.waitstatus_to_exitcode(status))
+        return self._exit_code
+
+    def _fork(self) -> None:
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid:
+            self._born[pid] = time.monotonic()
+            return
+        code = EXIT_USAGE
+        try:
+            code = _Worker(self._settings, self._sockets, self._preloaded, replaceable=True).run()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _ended(self, pid: int, code: int) -> None:
+        age = time.monotonic() - self._born.pop(pid, 0.0)
+        if self._stopping:
+            return
+        if code == EXIT_CANNOT_START:
+            self._exit_code = EXIT_CANNOT_START
+            self._stop()
+            return
+        log.error("Worker %s ended with %s; starting another.", pid, _how(code))
+        time.sleep(max(0.0, 1.0 - age))
+        if not self._stopping:
+            self._fork()
+
+    def _stop(self, number: int = 0, frame: FrameType | None = None) -> None:
+        self._stopping = True
+        for pid in list(self._born):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+
+def _how(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

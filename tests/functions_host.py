@@ -1,0 +1,330 @@
+"""The Functions host for tests: Microsoft's Python worker library behind a small HTTP front.
+
+The library keeps its state in module globals, so `FunctionsHost` starts it in a child process:
+`python -m tests.functions_host APP_DIR`. All that reads and answers RPC messages is Microsoft's.
+Unlike in the real host, front and worker share one event loop, and of the routes that match the
+most specific one is called, not the first by function name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import uvicorn
+from werkzeug.datastructures import MultiDict
+from werkzeug.http import dump_cookie
+
+Strings = Mapping[str, str]
+Scope = Mapping[str, Any]
+Channel = Callable[..., Awaitable[Any]]
+Reply = tuple[int, list[tuple[str, str]], bytes]
+
+
+class Message(SimpleNamespace):
+    """Stands in for every RPC message; the constants are members of their enums."""
+
+    Failure, Success = 0, 1
+    undefined, out, inout = 0, 1, 2
+    SameSite = SimpleNamespace(Lax="Lax", Strict="Strict", ExplicitNone="None")
+    setattr(SameSite, "None", None)
+    return_value: Any = None
+    output_data: Sequence[Message] = ()
+
+    def WhichOneof(self, group: str) -> str | None:
+        return "data" if group == "rpc_data" else next(iter(vars(self)), None)
+
+    def failure(self) -> str | None:
+        if self.result.status == self.Success:
+            return None
+        return f"{self.result.exception.message}\n{self.result.exception.stack_trace}"
+
+
+InvocationResponse = Message
+Values = Mapping[str, Message]
+
+
+class Protos:
+    """The RPC messages; a Nullable is its value, and a timestamp the seconds since 1970."""
+
+    Timestamp = staticmethod(lambda seconds: seconds)
+    NullableBool = NullableString = NullableTimestamp = staticmethod(lambda value: value)
+    NullableDouble = staticmethod(lambda value: int(value))
+
+    def __getattr__(self, name: str) -> type[Message]:
+        return Message
+
+
+class Function:
+    """An indexed function; its route, which may have {name} and {*rest}, matches in any case."""
+
+    def __init__(self, metadata: Message, route_prefix: str) -> None:
+        self.name, self.id = metadata.name, metadata.function_id
+        self.bindings: list[dict[str, Any]] = [json.loads(b) for b in metadata.raw_bindings]
+        self.trigger = next((b for b in self.bindings if b["type"] == "httpTrigger"), {})
+        self.methods = [method.upper() for method in self.trigger.get("methods") or ()]
+        self.route = (self.trigger.get("route") or self.name) if self.trigger else None
+        path = "/".join(filter(None, f"{route_prefix}/{self.route}".split("/")))
+        self.rank = [("{" in part) + ("{*" in part) for part in path.split("/")]
+        pattern = re.sub(r"/\\\{(?:\\\*)+(\w+)\\\}", r"(?:/(?P<\1>.*))?", re.escape(f"/{path}"))
+        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern)
+        self._pattern = re.compile(f"{pattern}/?", re.IGNORECASE | re.DOTALL)
+
+    def match(self, method: str, raw_path: str) -> dict[str, str] | None:
+        """The route parameters that have a value, or None if this is not the function's URL."""
+        path = unquote(re.sub("%(?=2[fF])", "%25", raw_path))
+        found = self._pattern.fullmatch(path) if self.trigger else None
+        if found is None or (self.methods and method not in self.methods):
+            return None
+        return {name: value for name, value in found.groupdict().items() if value}
+
+    def describe(self) -> dict[str, Any]:
+        http = {"route": self.route, "methods": self.methods}
+        level = self.trigger.get("authLevel")
+        return {"name": self.name, **http, "authLevel": level, "bindings": self.bindings}
+
+
+class Worker:
+    """The worker library on the event loop that awaits these methods; one per process."""
+
+    def __init__(self) -> None:
+        self._library: Any = import_module("azure_functions_runtime")
+        self.functions: dict[str, Function] = {}
+
+    async def _call(self, name: str, message: Message) -> Any:
+        properties = {"host": "127.0.0.1", "protos": Protos()}
+        request = Message(request=Message(**{name: message}), properties=properties)
+        return await getattr(self._library, name)(request)
+
+    async def start(self, app_dir: Path) -> None:
+        """Worker init (imports and indexes the app, in its directory), then functions metadata."""
+        directory = str(app_dir.resolve())
+        os.chdir(directory)
+        sys.path.insert(0, directory)
+        self._library.start_threadpool_executor()
+        about = Message(function_app_directory=directory, capabilities={})
+        if failure := (await self._call("worker_init_request", about)).failure():
+            raise RuntimeError(failure)
+        reply = await self._call("functions_metadata_request", about)
+        if not reply.function_metadata_results:
+            raise RuntimeError(f"no functions in {directory}")
+        host = json.loads(Path("host.json").read_text()) if Path("host.json").exists() else {}
+        prefix = host.get("extensions", {}).get("http", {}).get("routePrefix", "api")
+        self.functions = {m.name: Function(m, prefix) for m in reply.function_metadata_results}
+
+    async def invoke(
+        self, function_name: str, inputs: Values, metadata: Values, traceparent: str = ""
+    ) -> InvocationResponse:
+        """One event of any trigger: input values by binding name, and the trigger metadata."""
+        trace_parent = traceparent or f"00-{uuid.uuid4().hex}-{os.urandom(8).hex()}-01"
+        event = Message(
+            invocation_id=str(uuid.uuid4()),
+            function_id=self.functions[function_name].id,
+            input_data=[Message(name=name, data=data) for name, data in inputs.items()],
+            trigger_metadata=metadata,
+            trace_context=Message(trace_parent=trace_parent, trace_state="", attributes={}),
+            retry_context=Message(retry_count=0, max_retry_count=0, exception=None),
+        )
+        response: InvocationResponse = await self._call("invocation_request", event)
+        return response
+
+    async def invoke_http(
+        self, function_name: str, method: str, url: str, headers: Strings, body: bytes
+    ) -> InvocationResponse:
+        """One HTTP event, with the body as bytes, as the worker's RawHttpBodyBytes asks for.
+
+        The host leaves out an empty body, and query and route parameters without a value.
+        """
+        function, parts = self.functions[function_name], urlsplit(url)
+        http = Message(method=method, url=url, headers=headers)
+        http.query = {name: ",".join(values) for name, values in parse_qs(parts.query).items()}
+        http.params = function.match(method, parts.path) or {}
+        http.body = Message(bytes=body) if body else Message()
+        inputs = {function.trigger["name"]: Message(http=http)}
+        return await self.invoke(function_name, inputs, {}, headers.get("traceparent", ""))
+
+
+class Front:
+    """ASGI app: a request becomes an invocation, and its response the reply.
+
+    As in the host, a request body without a content-length is lost, and there is no body after
+    404 (no such route and method), 401 (keys are checked, and it is not `test-key`) and 500.
+    """
+
+    def __init__(self, worker: Worker, check_keys: bool) -> None:
+        self._worker = worker
+        self._check_keys = check_keys
+        self._functions = sorted(worker.functions.values(), key=lambda function: function.rank)
+
+    async def __call__(self, scope: Scope, receive: Channel, send: Channel) -> None:
+        chunks, more = [], True
+        while more:
+            message = await receive()
+            chunks.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        status, headers, content = await self._answer(scope, b"".join(chunks))
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+        await send({"type": "http.response.body", "body": content})
+
+    async def _answer(self, scope: Scope, body: bytes) -> Reply:
+        method, path, query = scope["method"], scope["raw_path"].decode(), scope["query_string"]
+        if method == "POST" and path.startswith("/__invoke__/"):
+            return await self._answer_event(path.removeprefix("/__invoke__/"), json.loads(body))
+        function = next((f for f in self._functions if f.match(method, path) is not None), None)
+        if function is None:
+            return 404, [], b""
+        raw = MultiDict((k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"])
+        headers = {name: ",".join(values) for name, values in raw.lists()}
+        keys = [headers.get("x-functions-key"), *parse_qs(query.decode()).get("code", ())]
+        closed = function.trigger["authLevel"].lower() != "anonymous"
+        if self._check_keys and closed and "test-key" not in keys:
+            return 401, [], b""
+        url = f"http://{headers['host']}{path}" + (f"?{query.decode()}" if query else "")
+        body = body if "content-length" in headers else b""
+        return _reply(await self._worker.invoke_http(function.name, method, url, headers, body))
+
+    async def _answer_event(self, name: str, event: Mapping[str, Mapping[str, Strings]]) -> Reply:
+        if name not in self._worker.functions:
+            return 404, [], b""
+        inputs = {key: _from_json(item) for key, item in event.get("inputs", {}).items()}
+        metadata = {key: _from_json(item) for key, item in event.get("metadata", {}).items()}
+        response = await self._worker.invoke(name, inputs, metadata)
+        failure = response.failure()
+        reply = {
+            "status": "Failure" if failure else "Success",
+            "exception": failure,
+            "return": _to_json(response.return_value),
+            "outputs": {output.name: _to_json(output.data) for output in response.output_data},
+        }
+        return 200, [("content-type", "application/json")], json.dumps(reply).encode()
+
+
+def _reply(response: InvocationResponse) -> Reply:
+    if failure := response.failure():
+        logging.error("invocation failed: %s", failure)
+        return 500, [], b""
+    http = response.return_value.http
+    cookies = [("set-cookie", _set_cookie(cookie)) for cookie in http.cookies or ()]
+    return int(http.status_code), [*http.headers.items(), *cookies], http.body.bytes
+
+
+def _set_cookie(cookie: Message) -> str:
+    value, path = quote(cookie.value, safe=""), cookie.path or "/"
+    flags = {"secure": cookie.secure, "httponly": cookie.http_only, "samesite": cookie.same_site}
+    validity = {"max_age": cookie.max_age, "expires": cookie.expires, "sync_expires": False}
+    return dump_cookie(cookie.name, value, path=path, domain=cookie.domain, **flags, **validity)
+
+
+def _from_json(item: Strings) -> Message:
+    kind, value = item["type"], item["value"]
+    return Message(**{kind: base64.b64decode(value) if kind == "bytes" else value})
+
+
+def _to_json(data: Message | None) -> dict[str, str] | None:
+    if data is None:
+        return None
+    [(kind, value)] = vars(data).items()
+    raw = value if isinstance(value, bytes) else str(value).encode()
+    return {"type": kind, "value": base64.b64encode(raw).decode()}
+
+
+@dataclass
+class FunctionsHost:
+    """A function app in a child process whose environment is exactly `environ`.
+
+    `url` is the root, without the route prefix; `log` can still be read after `stop`.
+    """
+
+    app_dir: Path
+    environ: Strings
+    python: str = sys.executable
+    startup_timeout: float = 60
+
+    def __enter__(self) -> Self:
+        command = [self.python, "-u", "-m", "tests.functions_host", str(self.app_dir.resolve())]
+        root = Path(__file__).resolve().parents[1]
+        self._output = out = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            command, cwd=root, env=self.environ, stdout=out, stderr=subprocess.STDOUT
+        )
+        ready = self._wait_until_ready()
+        self.url = f"http://127.0.0.1:{ready['port']}"
+        self.functions: list[dict[str, Any]] = ready["functions"]
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def log(self) -> str:
+        if self._output.closed:
+            return self._final_log
+        size = os.fstat(self._output.fileno()).st_size
+        return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
+
+    def stop(self) -> None:
+        """Ends the child with SIGTERM, or with SIGKILL if it is still there 10 seconds later."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._final_log: str = self.log
+        self._output.close()
+
+    def _wait_until_ready(self) -> dict[str, Any]:
+        deadline = time.monotonic() + self.startup_timeout
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if ready := re.search(r'^(\{"port": .*)\n', self.log, re.MULTILINE):
+                return dict(json.loads(ready[1]))
+            time.sleep(0.02)
+        self.stop()
+        raise RuntimeError(f"the Functions host did not start:\n{self.log}")
+
+
+async def _serve(app_dir: Path) -> None:
+    worker, begin = Worker(), time.monotonic()
+    try:
+        await worker.start(app_dir)
+    except Exception as exc:
+        print(json.dumps({"error": str(exc)}), flush=True)
+        sys.exit(1)
+    seconds = time.monotonic() - begin
+    front = Front(worker, os.environ.get("FUNCTIONS_HOST_CHECK_KEYS") == "1")
+    config = uvicorn.Config(front, port=0, loop="asyncio", lifespan="off", log_config=None)
+    listener = config.bind_socket()
+    listener.listen()
+    functions = [function.describe() for function in worker.functions.values()]
+    ready = {"port": listener.getsockname()[1], "functions": functions, "seconds_to_index": seconds}
+    print(json.dumps(ready), flush=True)
+    await uvicorn.Server(config).serve([listener])
+
+
+def main() -> None:
+    sys.path.pop(0)
+    logging.basicConfig(level=logging.INFO)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    asyncio.run(_serve(Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
