@@ -1,9 +1,8 @@
 """The Functions host for tests: Microsoft's Python worker library behind a small HTTP front.
 
-The library keeps its state in module globals, so `FunctionsHost` starts it in a child process:
-`python -m tests.functions_host APP_DIR`. All that reads and answers RPC messages is Microsoft's.
-Unlike in the real host, front and worker share one event loop, and of the routes that match the
-most specific one is called, not the first by function name.
+The library keeps its state in module globals, so `FunctionsHost` runs it in a child process (as
+`python -m tests.functions_host APP_DIR`). Unlike in the real host, front and worker share a loop,
+and of the routes that match the most specific one is called, not the first by function name.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.http import dump_cookie
 
 Strings = Mapping[str, str]
-Scope = Mapping[str, Any]
 Channel = Callable[..., Awaitable[Any]]
 Reply = tuple[int, list[tuple[str, str]], bytes]
 
@@ -43,8 +41,7 @@ class Message(SimpleNamespace):
 
     Failure, Success = 0, 1
     undefined, out, inout = 0, 1, 2
-    SameSite = SimpleNamespace(Lax="Lax", Strict="Strict", ExplicitNone="None")
-    setattr(SameSite, "None", None)
+    SameSite = SimpleNamespace(**{"None": None}, Lax="Lax", Strict="Strict", ExplicitNone="None")
     return_value: Any = None
     output_data: Sequence[Message] = ()
 
@@ -52,9 +49,13 @@ class Message(SimpleNamespace):
         return "data" if group == "rpc_data" else next(iter(vars(self)), None)
 
     def failure(self) -> str | None:
-        if self.result.status == self.Success:
-            return None
-        return f"{self.result.exception.message}\n{self.result.exception.stack_trace}"
+        failed = self.result.status != self.Success
+        return "{message}\n{stack_trace}".format(**vars(self.result.exception)) if failed else None
+
+    def to_json(self) -> dict[str, str]:
+        [(kind, value)] = vars(self).items()
+        raw = value if isinstance(value, bytes) else str(value).encode()
+        return {"type": kind, "value": base64.b64encode(raw).decode()}
 
 
 InvocationResponse = Message
@@ -79,6 +80,7 @@ class Function:
         self.name, self.id = metadata.name, metadata.function_id
         self.bindings: list[dict[str, Any]] = [json.loads(b) for b in metadata.raw_bindings]
         self.trigger = next((b for b in self.bindings if b["type"] == "httpTrigger"), {})
+        self.level = str(self.trigger.get("authLevel", "")).lower()
         self.methods = [method.upper() for method in self.trigger.get("methods") or ()]
         self.route = (self.trigger.get("route") or self.name) if self.trigger else None
         path = "/".join(filter(None, f"{route_prefix}/{self.route}".split("/")))
@@ -88,7 +90,6 @@ class Function:
         self._pattern = re.compile(f"{pattern}/?", re.IGNORECASE | re.DOTALL)
 
     def match(self, method: str, raw_path: str) -> dict[str, str] | None:
-        """The route parameters that have a value, or None if this is not the function's URL."""
         path = unquote(re.sub("%(?=2[fF])", "%25", raw_path))
         found = self._pattern.fullmatch(path) if self.trigger else None
         if found is None or (self.methods and method not in self.methods):
@@ -96,28 +97,19 @@ class Function:
         return {name: value for name, value in found.groupdict().items() if value}
 
     def describe(self) -> dict[str, Any]:
-        http = {"route": self.route, "methods": self.methods}
-        level = self.trigger.get("authLevel")
-        return {"name": self.name, **http, "authLevel": level, "bindings": self.bindings}
+        http = {"route": self.route, "methods": self.methods, "authLevel": self.level}
+        return {"name": self.name, **http, "bindings": self.bindings}
 
 
 class Worker:
     """The worker library on the event loop that awaits these methods; one per process."""
-
-    def __init__(self) -> None:
-        self._library: Any = import_module("azure_functions_runtime")
-        self.functions: dict[str, Function] = {}
-
-    async def _call(self, name: str, message: Message) -> Any:
-        properties = {"host": "127.0.0.1", "protos": Protos()}
-        request = Message(request=Message(**{name: message}), properties=properties)
-        return await getattr(self._library, name)(request)
 
     async def start(self, app_dir: Path) -> None:
         """Worker init (imports and indexes the app, in its directory), then functions metadata."""
         directory = str(app_dir.resolve())
         os.chdir(directory)
         sys.path.insert(0, directory)
+        self._library: Any = import_module("azure_functions_runtime")
         self._library.start_threadpool_executor()
         about = Message(function_app_directory=directory, capabilities={})
         if failure := (await self._call("worker_init_request", about)).failure():
@@ -128,6 +120,12 @@ class Worker:
         host = json.loads(Path("host.json").read_text()) if Path("host.json").exists() else {}
         prefix = host.get("extensions", {}).get("http", {}).get("routePrefix", "api")
         self.functions = {m.name: Function(m, prefix) for m in reply.function_metadata_results}
+
+    async def _call(self, name: str, message: Message) -> Message:
+        properties = {"host": "127.0.0.1", "protos": Protos()}
+        request = Message(request=Message(**{name: message}), properties=properties)
+        reply: Message = await getattr(self._library, name)(request)
+        return reply
 
     async def invoke(
         self, function_name: str, inputs: Values, metadata: Values, traceparent: str = ""
@@ -142,16 +140,12 @@ class Worker:
             trace_context=Message(trace_parent=trace_parent, trace_state="", attributes={}),
             retry_context=Message(retry_count=0, max_retry_count=0, exception=None),
         )
-        response: InvocationResponse = await self._call("invocation_request", event)
-        return response
+        return await self._call("invocation_request", event)
 
     async def invoke_http(
         self, function_name: str, method: str, url: str, headers: Strings, body: bytes
     ) -> InvocationResponse:
-        """One HTTP event, with the body as bytes, as the worker's RawHttpBodyBytes asks for.
-
-        The host leaves out an empty body, and query and route parameters without a value.
-        """
+        """One HTTP event: the body goes as bytes, and what has no value is left out."""
         function, parts = self.functions[function_name], urlsplit(url)
         http = Message(method=method, url=url, headers=headers)
         http.query = {name: ",".join(values) for name, values in parse_qs(parts.query).items()}
@@ -164,27 +158,25 @@ class Worker:
 class Front:
     """ASGI app: a request becomes an invocation, and its response the reply.
 
-    As in the host, a request body without a content-length is lost, and there is no body after
-    404 (no such route and method), 401 (keys are checked, and it is not `test-key`) and 500.
+    As in the host, request bodies without a content-length are lost, and 404 (no such route and
+    method), 401 (keys are checked, and this is not `test-key`) and 500 (failed) have no body.
     """
 
     def __init__(self, worker: Worker, check_keys: bool) -> None:
-        self._worker = worker
-        self._check_keys = check_keys
+        self._worker, self._check_keys = worker, check_keys
         self._functions = sorted(worker.functions.values(), key=lambda function: function.rank)
 
-    async def __call__(self, scope: Scope, receive: Channel, send: Channel) -> None:
-        chunks, more = [], True
-        while more:
-            message = await receive()
-            chunks.append(message.get("body", b""))
-            more = message.get("more_body", False)
-        status, headers, content = await self._answer(scope, b"".join(chunks))
+    async def __call__(self, scope: Mapping[str, Any], receive: Channel, send: Channel) -> None:
+        chunks = []
+        while (message := await receive()).get("more_body"):
+            chunks.append(message["body"])
+        body = b"".join([*chunks, message.get("body", b"")])
+        status, headers, content = await self._answer(scope, body)
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": content})
 
-    async def _answer(self, scope: Scope, body: bytes) -> Reply:
+    async def _answer(self, scope: Mapping[str, Any], body: bytes) -> Reply:
         method, path, query = scope["method"], scope["raw_path"].decode(), scope["query_string"]
         if method == "POST" and path.startswith("/__invoke__/"):
             return await self._answer_event(path.removeprefix("/__invoke__/"), json.loads(body))
@@ -194,26 +186,20 @@ class Front:
         raw = MultiDict((k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"])
         headers = {name: ",".join(values) for name, values in raw.lists()}
         keys = [headers.get("x-functions-key"), *parse_qs(query.decode()).get("code", ())]
-        closed = function.trigger["authLevel"].lower() != "anonymous"
-        if self._check_keys and closed and "test-key" not in keys:
+        if self._check_keys and function.level != "anonymous" and "test-key" not in keys:
             return 401, [], b""
         url = f"http://{headers['host']}{path}" + (f"?{query.decode()}" if query else "")
         body = body if "content-length" in headers else b""
         return _reply(await self._worker.invoke_http(function.name, method, url, headers, body))
 
     async def _answer_event(self, name: str, event: Mapping[str, Mapping[str, Strings]]) -> Reply:
-        if name not in self._worker.functions:
-            return 404, [], b""
         inputs = {key: _from_json(item) for key, item in event.get("inputs", {}).items()}
         metadata = {key: _from_json(item) for key, item in event.get("metadata", {}).items()}
         response = await self._worker.invoke(name, inputs, metadata)
-        failure = response.failure()
-        reply = {
-            "status": "Failure" if failure else "Success",
-            "exception": failure,
-            "return": _to_json(response.return_value),
-            "outputs": {output.name: _to_json(output.data) for output in response.output_data},
-        }
+        status = "Failure" if (failure := response.failure()) else "Success"
+        returned = response.return_value and response.return_value.to_json()
+        outputs = {output.name: output.data.to_json() for output in response.output_data}
+        reply = {"status": status, "exception": failure, "return": returned, "outputs": outputs}
         return 200, [("content-type", "application/json")], json.dumps(reply).encode()
 
 
@@ -238,20 +224,9 @@ def _from_json(item: Strings) -> Message:
     return Message(**{kind: base64.b64decode(value) if kind == "bytes" else value})
 
 
-def _to_json(data: Message | None) -> dict[str, str] | None:
-    if data is None:
-        return None
-    [(kind, value)] = vars(data).items()
-    raw = value if isinstance(value, bytes) else str(value).encode()
-    return {"type": kind, "value": base64.b64encode(raw).decode()}
-
-
 @dataclass
 class FunctionsHost:
-    """A function app in a child process whose environment is exactly `environ`.
-
-    `url` is the root, without the route prefix; `log` can still be read after `stop`.
-    """
+    """A function app in a child process that has exactly `environ`; `url` is the host's root."""
 
     app_dir: Path
     environ: Strings
@@ -259,15 +234,22 @@ class FunctionsHost:
     startup_timeout: float = 60
 
     def __enter__(self) -> Self:
-        command = [self.python, "-u", "-m", "tests.functions_host", str(self.app_dir.resolve())]
-        root = Path(__file__).resolve().parents[1]
-        self._output = out = tempfile.TemporaryFile()
+        deadline = time.monotonic() + self.startup_timeout
+        self._output = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            command, cwd=root, env=self.environ, stdout=out, stderr=subprocess.STDOUT
+            [self.python, "-u", __file__, str(self.app_dir)],
+            env=self.environ,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
         )
-        ready = self._wait_until_ready()
-        self.url = f"http://127.0.0.1:{ready['port']}"
-        self.functions: list[dict[str, Any]] = ready["functions"]
+        while not (ready := re.search(r'^(\{"port": .*)\n', self.log, re.MULTILINE)):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"the Functions host did not start:\n{self.log}")
+            time.sleep(0.02)
+        report = json.loads(ready[1])
+        self.url = f"http://127.0.0.1:{report['port']}"
+        self.functions: list[dict[str, Any]] = report["functions"]
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -275,13 +257,14 @@ class FunctionsHost:
 
     @property
     def log(self) -> str:
+        """All that the child has written to stdout and stderr; stays readable after `stop`."""
         if self._output.closed:
             return self._final_log
         size = os.fstat(self._output.fileno()).st_size
         return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
 
     def stop(self) -> None:
-        """Ends the child with SIGTERM, or with SIGKILL if it is still there 10 seconds later."""
+        """SIGTERM, and SIGKILL if the child is still there 10 seconds later."""
         self.process.terminate()
         try:
             self.process.wait(10)
@@ -290,15 +273,6 @@ class FunctionsHost:
             self.process.wait()
         self._final_log: str = self.log
         self._output.close()
-
-    def _wait_until_ready(self) -> dict[str, Any]:
-        deadline = time.monotonic() + self.startup_timeout
-        while self.process.poll() is None and time.monotonic() < deadline:
-            if ready := re.search(r'^(\{"port": .*)\n', self.log, re.MULTILINE):
-                return dict(json.loads(ready[1]))
-            time.sleep(0.02)
-        self.stop()
-        raise RuntimeError(f"the Functions host did not start:\n{self.log}")
 
 
 async def _serve(app_dir: Path) -> None:
@@ -310,7 +284,7 @@ async def _serve(app_dir: Path) -> None:
         sys.exit(1)
     seconds = time.monotonic() - begin
     front = Front(worker, os.environ.get("FUNCTIONS_HOST_CHECK_KEYS") == "1")
-    config = uvicorn.Config(front, port=0, loop="asyncio", lifespan="off", log_config=None)
+    config = uvicorn.Config(front, port=0, lifespan="off", log_config=None, access_log=False)
     listener = config.bind_socket()
     listener.listen()
     functions = [function.describe() for function in worker.functions.values()]

@@ -1,177 +1,328 @@
-"""The HTTP trigger of the standalone host: an ASGI application and its protocol limits."""
+"""The HTTP trigger of the standalone host: HTTP/1.1 on httptools, for uvicorn's server.
+
+uvicorn listens, keeps the Date header and shuts down; this protocol stands in the place of its
+ASGI protocols. A request becomes one :class:`HttpRequest` and a reply one write: the messages,
+events and header checks of ASGI cost more than a fast model's ``run()``.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias
+from collections import deque
+from collections.abc import Iterator
+from http import HTTPStatus
+from time import monotonic
+from typing import Any
+from urllib.parse import unquote
 
+import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..endpoint import Endpoint, Handle, HttpRequest, Reply
 from ..runtime import Runtime
-
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
+from ..telemetry import log
 
 # gunicorn's limits, which clients of the old server have lived with.
 MAX_HEADER_LINE = 8190
 MAX_REQUEST_LINE = 4094
 MAX_HEADERS = 100
-_MAX_HEAD = MAX_HEADER_LINE * MAX_HEADERS
+KEEP_ALIVE_SECONDS = 65.0
+_MAX_HEAD = 256 * 1024
+_MAX_PIPELINED = 32
 _LINGER_SECONDS = 2.0
+_ONE_WRITE = 64 * 1024
+_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+_NO_BODY = (204, 304)
+_PLAIN_TARGETS = {b"/score": "/score", b"/": "/"}
 
 
-class BodyTooLarge(Exception):
-    """More came than ``SCORING_MAX_BODY_BYTES``; the rest is not read."""
+class Shared:
+    """What all connections of one process use."""
+
+    def __init__(self, runtime: Runtime, endpoint: Endpoint, handle: Handle) -> None:
+        self.runtime = runtime
+        self.endpoint = endpoint
+        self.handle = handle
+        self.limit = runtime.settings.max_body_bytes
+        self._defaults: list[tuple[bytes, bytes]] = []
+        self._default_lines = b""
+
+    def default_lines(self, defaults: list[tuple[bytes, bytes]]) -> bytes:
+        """The header lines that every response has; made again when uvicorn renews the date."""
+        if defaults is not self._defaults:
+            self._defaults = defaults
+            self._default_lines = b"".join(b"%b: %b\r\n" % line for line in defaults)
+        return self._default_lines
 
 
-def create_app(runtime: Runtime, endpoint: Endpoint, handle: Handle) -> App:
-    """The ASGI application that answers with ``handle``."""
-    limit = runtime.settings.max_body_bytes
+class _Item:
+    """One request, or one answer that is already known, in its turn on a connection."""
 
-    async def app(scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        headers = scope["headers"]
-        try:
-            body = await _read(headers, receive, limit)
-        except BodyTooLarge:
-            await _refuse(endpoint.too_large(headers), receive, send)
-            return
-        client = scope["client"]
-        reply = await handle(
-            HttpRequest(
-                scope["method"],
-                scope["path"],
-                scope["query_string"],
-                headers,
-                body,
-                client[0] if client else "",
-                scope["scheme"],
-            )
-        )
-        if isinstance(reply.body, bytes):
-            await _send_whole(reply, reply.body, send)
-        else:
-            await send({"type": "http.response.start", **_start(reply)})
-            async for chunk in runtime.chunks(reply.body):
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+    __slots__ = ("keep_alive", "method", "old_http", "reply", "request")
 
-    return app
+    def __init__(
+        self,
+        request: HttpRequest | None,
+        reply: Reply | None,
+        method: str,
+        keep_alive: bool,
+        old_http: bool = False,
+    ) -> None:
+        self.request = request
+        self.reply = reply
+        self.method = method
+        self.keep_alive = keep_alive
+        self.old_http = old_http
 
 
-async def _read(headers: list[tuple[bytes, bytes]], receive: Receive, limit: int) -> bytes:
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise BodyTooLarge
-    message = await receive()
-    if not message.get("more_body"):
-        first: bytes = message.get("body", b"")
-        return first if len(first) <= limit else _too_large()
-    parts = bytearray(message["body"])
-    while message.get("more_body"):
-        message = await receive()
-        parts += message.get("body", b"")
-        if len(parts) > limit:
-            raise BodyTooLarge
-    return bytes(parts)
+class HttpProtocol(asyncio.Protocol):
+    """One connection. Requests that are pipelined are answered one after the other."""
 
+    def __init__(self, shared: Shared, server_state: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._shared = shared
+        self._state = server_state
+        self._loop = loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._turns: deque[_Item] = deque()
+        self._active = False
+        self._receiving = False
+        self._refused = False
+        self._stopping = False
+        self._head_bytes = 0
+        self._since = monotonic()
+        self._writable: asyncio.Event | None = None
+        self._client = ""
+        self._reset()
 
-def _too_large() -> bytes:
-    raise BodyTooLarge
+    def _reset(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._first = b""
+        self._parts: bytearray | None = None
+        self._length = 0
+        self._expects = False
+        self._problem: Reply | None = None
 
+    # --- the connection -----------------------------------------------------------------------
 
-def _start(reply: Reply) -> dict[str, Any]:
-    return {"status": reply.status, "headers": reply.headers}
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._state.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        self._client = peer[0] if peer else ""
 
-
-async def _send_whole(reply: Reply, body: bytes, send: Send) -> None:
-    if reply.status not in (204, 304):
-        reply.headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", **_start(reply)})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _refuse(reply: Reply, receive: Receive, send: Send) -> None:
-    """Answer, then throw away what still arrives for a moment.
-
-    Closing while the client sends would reset the connection, and it would never see the answer.
-    """
-    assert isinstance(reply.body, bytes)
-    reply.headers.append((b"connection", b"close"))
-    reply.headers.append((b"content-length", b"%d" % len(reply.body)))
-    await send({"type": "http.response.start", **_start(reply)})
-    await send({"type": "http.response.body", "body": reply.body, "more_body": True})
-    try:
-        async with asyncio.timeout(_LINGER_SECONDS):
-            while (await receive()).get("more_body"):
-                pass
-    except TimeoutError:
-        pass
-    await send({"type": "http.response.body", "body": b""})
-
-
-class LimitedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with limits on the request line and the headers."""
-
-    _head_bytes = 0
-    _in_head = True
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state.connections.discard(self)
+        self._refused = True
+        self._turns.clear()
+        if self._writable is not None:
+            self._writable.set()
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > _MAX_HEAD and not self._body_began(data):
-                self._refuse(431, "The request's headers are too large.")
-                return
-        super().data_received(data)
+        if self._refused:
+            return
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._stopping = True
+        except httptools.HttpParserError:
+            self._refuse(_plain(400, "This is not an HTTP request."))
+        if self._receiving and self._head_bytes > _MAX_HEAD:
+            self._refuse(_plain(431, "The request's headers are too large."))
+
+    def eof_received(self) -> bool:
+        # A client may close its side and still wait for its answer.
+        return self._active
+
+    def pause_writing(self) -> None:
+        self._writable = asyncio.Event()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None
+
+    def shutdown(self) -> None:
+        """Close at once when idle, else after what is being received and answered."""
+        self._stopping = True
+        if not self._active and not self._receiving:
+            self._transport.close()
+
+    def close_if_idle(self, now: float) -> None:
+        """Close when no request, or no whole head of one, has come for the keep-alive time."""
+        waits = not self._active and (not self._receiving or self._head_bytes > 0)
+        if waits and now - self._since > KEEP_ALIVE_SECONDS:
+            self._transport.close()
+
+    # --- the parser's callbacks ---------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head_bytes, self._in_head = 0, True
+        self._receiving = True
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(value) > MAX_HEADER_LINE or len(self.headers) >= MAX_HEADERS:
-            self._refuse(
+        name = name.lower()
+        self._headers.append((name, value))
+        if len(value) > MAX_HEADER_LINE or len(self._headers) > MAX_HEADERS:
+            self._problem = _plain(
                 431,
                 f"A header line has more than {MAX_HEADER_LINE} bytes, or there are more than "
                 f"{MAX_HEADERS} of them.",
             )
-            return
-        super().on_header(name, value)
+        elif name == b"content-length":
+            if int(value) > self._shared.limit:
+                self._problem = self._shared.endpoint.too_large(self._headers)
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self._expects = True
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        if self.transport.is_closing():
-            return
-        if len(self.url) > MAX_REQUEST_LINE:
-            self._refuse(414, f"The request line is longer than {MAX_REQUEST_LINE} bytes.")
-            return
-        super().on_headers_complete()
+        self._head_bytes = -(2**62)  # the body is limited by its own rule
+        if len(self._url) > MAX_REQUEST_LINE:
+            self._problem = _plain(
+                414, f"The request line is longer than {MAX_REQUEST_LINE} bytes."
+            )
+        if self._problem is not None:
+            self._refuse(self._problem)
+        elif self._expects and not self._active:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        if not self.transport.is_closing():
-            super().on_body(body)
+        if self._refused:
+            return
+        self._length += len(body)
+        if self._length > self._shared.limit:
+            self._refuse(self._shared.endpoint.too_large(self._headers))
+        elif self._parts is not None:
+            self._parts += body
+        elif self._first:
+            self._parts = bytearray(self._first) + body
+        else:
+            self._first = body
 
     def on_message_complete(self) -> None:
-        if not self.transport.is_closing():
-            super().on_message_complete()
-
-    def _body_began(self, data: bytes) -> bool:
-        return b"\r\n\r\n" in data
-
-    def _refuse(self, status: int, message: str) -> None:
-        if self.transport.is_closing():
+        self._receiving = False
+        self._head_bytes = 0
+        if self._refused:
             return
-        body = orjson.dumps({"message": message})
-        reason = {414: "URI Too Long", 431: "Request Header Fields Too Large"}[status]
-        self.transport.write(
-            f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
-            + body
-        )
-        self.transport.close()
+        parser = self._parser
+        method = parser.get_method().decode("ascii")
+        path, query = self._target()
+        body = self._first if self._parts is None else bytes(self._parts)
+        request = HttpRequest(method, path, query, self._headers, body, self._client)
+        old_http = parser.get_http_version() == "1.0"
+        self._take(_Item(request, None, method, parser.should_keep_alive(), old_http))
+        self._reset()
+
+    def _target(self) -> tuple[str, bytes]:
+        plain = _PLAIN_TARGETS.get(self._url)
+        if plain is not None:
+            return plain, b""
+        try:
+            parsed = httptools.parse_url(self._url)
+        except httptools.HttpParserInvalidURLError:
+            return self._url.decode("latin-1"), b""
+        path = (parsed.path or b"/").decode("latin-1")
+        return (unquote(path) if "%" in path else path), parsed.query or b""
+
+    # --- answering ----------------------------------------------------------------------------
+
+    def _take(self, item: _Item) -> None:
+        if self._active:
+            self._turns.append(item)
+            if len(self._turns) == _MAX_PIPELINED:
+                self._transport.pause_reading()
+        else:
+            self._begin(item)
+
+    def _begin(self, item: _Item) -> None:
+        self._active = True
+        task = self._loop.create_task(self._answer(item))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    async def _answer(self, item: _Item) -> None:
+        try:
+            reply = item.reply
+            if reply is None:
+                assert item.request is not None
+                reply = await self._shared.handle(item.request)
+            keep_alive = item.keep_alive and not self._stopping and not self._refused
+            if isinstance(reply.body, bytes):
+                self._write_whole(reply, reply.body, item.method, keep_alive)
+            else:
+                keep_alive = keep_alive and not item.old_http
+                await self._write_stream(reply, reply.body, item, keep_alive)
+        except Exception:
+            log.exception("The answer could not be sent")
+            self._transport.abort()
+            return
+        self._answered(item, keep_alive)
+
+    def _answered(self, item: _Item, keep_alive: bool) -> None:
+        self._state.total_requests += 1
+        self._active = False
+        self._since = monotonic()
+        if self._turns:
+            self._begin(self._turns.popleft())
+            self._transport.resume_reading()
+        elif item.reply is not None:
+            # The client may still send: closing now would reset the connection before it reads.
+            self._loop.call_later(_LINGER_SECONDS, self._transport.close)
+        elif not keep_alive and not self._receiving:
+            self._transport.close()
+
+    def _refuse(self, reply: Reply) -> None:
+        """Answer in turn and read no further request from this connection."""
+        if not self._refused:
+            self._refused = True
+            self._receiving = False
+            self._take(_Item(None, reply, "", keep_alive=False))
+
+    def _head(self, reply: Reply, keep_alive: bool, more: bytes) -> list[bytes]:
+        parts = [
+            _STATUS_LINES.get(reply.status) or b"HTTP/1.1 %d \r\n" % reply.status,
+            self._shared.default_lines(self._state.default_headers),
+        ]
+        for name, value in reply.headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(more)
+        parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+        return parts
+
+    def _write_whole(self, reply: Reply, body: bytes, method: str, keep_alive: bool) -> None:
+        length = b"" if reply.status in _NO_BODY else b"content-length: %d\r\n" % len(body)
+        parts = self._head(reply, keep_alive, length)
+        if method == "HEAD" or reply.status in _NO_BODY:
+            self._transport.write(b"".join(parts))
+        elif len(body) <= _ONE_WRITE:
+            parts.append(body)
+            self._transport.write(b"".join(parts))
+        else:
+            self._transport.write(b"".join(parts))
+            self._transport.write(body)
+
+    async def _write_stream(
+        self, reply: Reply, body: Iterator[bytes], item: _Item, keep_alive: bool
+    ) -> None:
+        more = b"" if item.old_http else b"transfer-encoding: chunked\r\n"
+        self._transport.write(b"".join(self._head(reply, keep_alive, more)))
+        if item.method == "HEAD":
+            return
+        async for chunk in self._shared.runtime.chunks(body):
+            if self._writable is not None:
+                await self._writable.wait()
+            if self._transport.is_closing():
+                return
+            if chunk:
+                framed = chunk if item.old_http else b"%x\r\n%b\r\n" % (len(chunk), chunk)
+                self._transport.write(framed)
+        if not item.old_http:
+            self._transport.write(b"0\r\n\r\n")
+
+
+def _plain(status: int, message: str) -> Reply:
+    headers = [(b"content-type", b"application/json")]
+    return Reply(status, headers, orjson.dumps({"message": message}))

@@ -19,13 +19,12 @@ from ..diagnosis import diagnosis
 from ..endpoint import create
 from ..errors import ConfigurationError, StartError
 from ..invocation import Invocation
-from ..runtime import Runtime, State, build, load
+from ..runtime import State, build, load
 from ..settings import Settings
 from ..telemetry import log
-from .http import LimitedProtocol, create_app
+from .http import HttpProtocol, Shared
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
-_KEEP_ALIVE_SECONDS = 65
 _BACKLOG = 2048
 
 
@@ -116,7 +115,8 @@ class _Worker:
         self._replaceable = replaceable
         self._runtime = build(settings, preloaded)
         self._endpoint, handle = create(self._runtime)
-        self._server = _Server(_server_config(self._runtime, self._endpoint, handle))
+        self._shared = Shared(self._runtime, self._endpoint, handle)
+        self._server = _Server(_server_config(self._shared))
         self._exit_code = EXIT_OK
 
     def run(self) -> int:
@@ -140,28 +140,39 @@ class _Worker:
             self._server.should_exit = True
             return
         log.info("Worker with pid %s ready for serving traffic", os.getpid())
-        while self._replaceable:
+        while True:
             await asyncio.sleep(1)
-            if self._runtime.state is State.UNHEALTHY:
+            for connection in list(self._server.server_state.connections):
+                connection.close_if_idle(time.monotonic())  # type: ignore[union-attr]
+            if self._replaceable and self._runtime.state is State.UNHEALTHY:
                 log.error("run() has not returned after its deadline; this worker is replaced.")
                 self._exit_code = EXIT_STUCK
                 self._server.should_exit = True
                 return
 
 
-def _server_config(runtime: Runtime, endpoint: object, handle: object) -> uvicorn.Config:
+def _server_config(shared: Shared) -> uvicorn.Config:
+    def protocol(
+        config: uvicorn.Config, server_state: object, app_state: object, _loop: object = None
+    ) -> HttpProtocol:
+        return HttpProtocol(shared, server_state, asyncio.get_running_loop())
+
     return uvicorn.Config(
-        create_app(runtime, endpoint, handle),  # type: ignore[arg-type]
-        http=LimitedProtocol,
+        _no_app,
+        interface="asgi3",
+        http=protocol,  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(runtime.settings.shutdown_seconds)),
+        timeout_graceful_shutdown=max(1, round(shared.runtime.settings.shutdown_seconds)),
     )
+
+
+async def _no_app(scope: object, receive: object, send: object) -> None:
+    """uvicorn wants an ASGI application; :class:`HttpProtocol` answers without one."""
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
