@@ -180,7 +180,7 @@ async def _score_one(settings: Settings, request: ScoringRequest) -> tuple[Scori
     runtime.start()
     await runtime.started()
     response = await runtime.score(request)
-    content = await runtime.whole(response)
+    content = await runtime.whole(response.body)
     await runtime.stop()
     return response, content
 

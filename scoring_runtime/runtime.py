@@ -10,7 +10,6 @@ from enum import Enum
 from . import entry_script, models, schema
 from .errors import EntryScriptFailed
 from .invocation import Invocation
-from .messages import ScoringResponse
 from .scorer import Scorer
 from .settings import Settings
 from .telemetry import log, script_log
@@ -113,11 +112,11 @@ class Runtime:
         while (chunk := await self._scorer.call(body, _next_chunk)) is not None:
             yield chunk
 
-    async def whole(self, response: ScoringResponse) -> bytes:
-        """The response's body, a stream joined together."""
-        if isinstance(response.body, bytes):
-            return response.body
-        joined: bytes = await self._scorer.call(response.body, b"".join)
+    async def whole(self, body: bytes | Iterator[bytes]) -> bytes:
+        """A response's body, a stream joined together."""
+        if isinstance(body, bytes):
+            return body
+        joined: bytes = await self._scorer.call(body, b"".join)
         return joined
 
     async def stop(self, seconds: float | None = None) -> None:

@@ -1,0 +1,49 @@
+"""The function app: every trigger that the settings ask for, on one runtime."""
+
+from __future__ import annotations
+
+import os
+from concurrent import futures
+
+import azure.functions as func
+
+from ..diagnosis import diagnosis
+from ..runtime import Runtime
+from ..telemetry import log
+from . import http
+
+EXIT_CANNOT_START = 3
+
+
+def create_app(runtime: Runtime) -> func.FunctionApp:
+    """The function app for a runtime, once its ``init()`` is done or its grace has passed.
+
+    The worker imports ``function_app.py`` inside the host's start-up limit (10 s on Python 3.13),
+    so loading it waits ``SCORING_INIT_GRACE_SECONDS`` at most. An ``init()`` that takes longer
+    goes on in the background and invocations wait for it; if it fails then, the process ends, so
+    that the host starts another and nothing is taken from a queue meanwhile.
+
+    Raises:
+        EntryScriptError, ConfigurationError: within the grace; no function is registered then.
+    """
+    runtime.start()
+    grace = runtime.settings.init_grace_seconds
+    try:
+        started = runtime.wait_started(grace)
+    except Exception as error:
+        log.critical("%s", diagnosis(error, runtime.settings))
+        raise
+    if not started:
+        log.warning("init() takes longer than %s s; it goes on in the background.", grace)
+        runtime.on_started(lambda future: _end_if_failed(future, runtime))
+    app = func.FunctionApp()
+    http.register(app, runtime)
+    return app
+
+
+def _end_if_failed(future: futures.Future[object], runtime: Runtime) -> None:
+    error = future.exception()
+    if error is None:
+        return
+    log.critical("%s", diagnosis(error, runtime.settings))
+    os._exit(EXIT_CANNOT_START)

@@ -1,0 +1,42 @@
+"""Fixtures that several test modules use."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.standalone_host import clean_environ
+
+WriteScript = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No settings from outside, and sys.path and the entry module as they were before."""
+    path, modules = list(sys.path), set(sys.modules)
+    wanted = clean_environ()
+    for name in set(os.environ) - set(wanted):
+        monkeypatch.delenv(name)
+    yield
+    sys.path[:] = path
+    for name in ("entry_module", "main"):
+        if name not in modules:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def write_script(tmp_path: Path) -> WriteScript:
+    """``write_script(source, name="score.py")`` → its path, in a folder of its own."""
+
+    def write(source: str, name: str = "score.py") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(source), encoding="utf-8")
+        return path
+
+    return write

@@ -1,0 +1,111 @@
+"""The standalone host for tests: `scoring-runtime serve` as a process on a free port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def clean_environ(**more: str) -> dict[str, str]:
+    """The environment without settings of the runtime, plus ``more``."""
+    prefixes = ("AZUREML_", "AML_", "SCORING_", "SERVER_", "WORKER_", "SERVICE_", "HEALTH_PORT")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return {**kept, **more}
+
+
+class StandaloneHost:
+    """`with StandaloneHost(script) as host:` serves ``script`` at ``host.url`` until the end."""
+
+    def __init__(
+        self,
+        script: Path,
+        *options: str,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        ready_path: str = "/",
+        startup_timeout: float = 30,
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._command: Sequence[str] = [
+            sys.executable, "-m", "scoring_runtime", "serve", "--entry-script", str(script),
+            "--port", str(self.port), "--host", "127.0.0.1", *options,
+        ]  # fmt: skip
+        self._environ = clean_environ(**(environ or {}))
+        self._cwd = cwd or script.parent
+        self._ready_path = ready_path
+        self._startup_timeout = startup_timeout
+        self._output = tempfile.TemporaryFile()
+
+    def start(self) -> None:
+        """Start the process without waiting for it to be ready."""
+        self.process = subprocess.Popen(
+            self._command,
+            env=self._environ,
+            cwd=self._cwd,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def wait_ready(self) -> None:
+        """Wait for 200 of the ready path; RuntimeError with the output if it ends before."""
+        until = time.monotonic() + self._startup_timeout
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                if httpx.get(self.url + self._ready_path, timeout=30).status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise RuntimeError(f"the standalone host did not start:\n{self.log}")
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def log(self) -> str:
+        """All that the process has written so far."""
+        if self._output.closed:
+            return self._final_log
+        size = os.fstat(self._output.fileno()).st_size
+        return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 15) -> int:
+        """End the process; the result is its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        if not self._output.closed:
+            self._final_log: str = self.log
+            self._output.close()
+        return self.process.returncode
