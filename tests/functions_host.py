@@ -86,8 +86,8 @@ class Function:
         path = "/".join(filter(None, f"{route_prefix}/{self.route}".split("/")))
         self.rank = [("{" in part) + ("{*" in part) for part in path.split("/")]
         pattern = re.sub(r"/\\\{(?:\\\*)+(\w+)\\\}", r"(?:/(?P<\1>.*))?", re.escape(f"/{path}"))
-        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern)
-        self._pattern = re.compile(f"{pattern}/?", re.IGNORECASE | re.DOTALL)
+        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern) + "/?"
+        self._pattern = re.compile(pattern, re.IGNORECASE | re.DOTALL)
 
     def match(self, method: str, raw_path: str) -> dict[str, str] | None:
         path = unquote(re.sub("%(?=2[fF])", "%25", raw_path))
@@ -106,17 +106,16 @@ class Worker:
 
     async def start(self, app_dir: Path) -> None:
         """Worker init (imports and indexes the app, in its directory), then functions metadata."""
-        directory = str(app_dir.resolve())
-        os.chdir(directory)
-        sys.path.insert(0, directory)
+        os.chdir(app_dir)
+        sys.path.insert(0, os.getcwd())
         self._library: Any = import_module("azure_functions_runtime")
         self._library.start_threadpool_executor()
-        about = Message(function_app_directory=directory, capabilities={})
+        about = Message(function_app_directory=os.getcwd(), capabilities={})
         if failure := (await self._call("worker_init_request", about)).failure():
             raise RuntimeError(failure)
         reply = await self._call("functions_metadata_request", about)
         if not reply.function_metadata_results:
-            raise RuntimeError(f"no functions in {directory}")
+            raise RuntimeError(f"no functions in {os.getcwd()}")
         host = json.loads(Path("host.json").read_text()) if Path("host.json").exists() else {}
         prefix = host.get("extensions", {}).get("http", {}).get("routePrefix", "api")
         self.functions = {m.name: Function(m, prefix) for m in reply.function_metadata_results}
@@ -167,19 +166,18 @@ class Front:
         self._functions = sorted(worker.functions.values(), key=lambda function: function.rank)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Channel, send: Channel) -> None:
-        chunks = []
+        body = bytearray()
         while (message := await receive()).get("more_body"):
-            chunks.append(message["body"])
-        body = b"".join([*chunks, message.get("body", b"")])
-        status, headers, content = await self._answer(scope, body)
+            body += message["body"]
+        status, headers, content = await self._answer(scope, bytes(body + message.get("body", b"")))
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": content})
 
     async def _answer(self, scope: Mapping[str, Any], body: bytes) -> Reply:
         method, path, query = scope["method"], scope["raw_path"].decode(), scope["query_string"]
-        if method == "POST" and path.startswith("/__invoke__/"):
-            return await self._answer_event(path.removeprefix("/__invoke__/"), json.loads(body))
+        if (name := path.removeprefix("/__invoke__/")) in self._worker.functions:
+            return await self._answer_event(name, json.loads(body))
         function = next((f for f in self._functions if f.match(method, path) is not None), None)
         if function is None:
             return 404, [], b""
@@ -213,10 +211,10 @@ def _reply(response: InvocationResponse) -> Reply:
 
 
 def _set_cookie(cookie: Message) -> str:
-    value, path = quote(cookie.value, safe=""), cookie.path or "/"
+    value, path, domain = quote(cookie.value, safe=""), cookie.path or "/", cookie.domain or None
     flags = {"secure": cookie.secure, "httponly": cookie.http_only, "samesite": cookie.same_site}
     validity = {"max_age": cookie.max_age, "expires": cookie.expires, "sync_expires": False}
-    return dump_cookie(cookie.name, value, path=path, domain=cookie.domain, **flags, **validity)
+    return dump_cookie(cookie.name, value, path=path, domain=domain, **flags, **validity)
 
 
 def _from_json(item: Strings) -> Message:
@@ -236,16 +234,14 @@ class FunctionsHost:
     def __enter__(self) -> Self:
         deadline = time.monotonic() + self.startup_timeout
         self._output = tempfile.TemporaryFile()
+        command = [self.python, "-u", __file__, str(self.app_dir)]
         self.process = subprocess.Popen(
-            [self.python, "-u", __file__, str(self.app_dir)],
-            env=self.environ,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
+            command, env=self.environ, stdout=self._output, stderr=subprocess.STDOUT
         )
         while not (ready := re.search(r'^(\{"port": .*)\n', self.log, re.MULTILINE)):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise RuntimeError(f"the Functions host did not start:\n{self.log}")
+                raise RuntimeError(f"not ready (exit code {self.process.returncode}):\n{self.log}")
             time.sleep(0.02)
         report = json.loads(ready[1])
         self.url = f"http://127.0.0.1:{report['port']}"

@@ -107,4 +107,5 @@ def _unquoted(path: str) -> str:
 
 def _name_invocation(context: func.Context) -> None:
     # The worker gives a log line to an invocation by this attribute of the thread that logs it.
-    vars(context.thread_local_storage)["invocation_id"] = context.invocation_id
+    local: Any = context.thread_local_storage
+    local.invocation_id = context.invocation_id
