@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import settings as settings_module
+from . import settings_table
 from .diagnosis import diagnosis
 from .errors import ConfigurationError, InputError, ScoringRuntimeError, StartError
 from .messages import ScoringRequest, ScoringResponse
 from .runtime import build
-from .settings import Settings
+from .settings import Settings, environment_name
 from .telemetry import configure_logging, log, redirect_print
 
 EXIT_OK, EXIT_USAGE, EXIT_REFUSED, EXIT_CANNOT_START, EXIT_RUN_FAILED = 0, 1, 2, 3, 4
@@ -60,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("file", nargs="?", default="-", help="the input; - is standard input")
     score.add_argument("--content-type", default="application/json", help="of the input")
     score.set_defaults(command=_score)
+    show = commands.add_parser("settings", help="show every setting, its value and its source")
+    _model_options(show)
+    form = show.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--markdown", action="store_true", help="names and defaults for a README")
+    show.set_defaults(command=_show_settings)
     return parser
 
 
@@ -175,6 +182,19 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
     return EXIT_REFUSED if answer.status < 500 else EXIT_RUN_FAILED
 
 
+def _show_settings(settings: Settings, options: argparse.Namespace) -> int:
+    if options.markdown:
+        print(settings_table.markdown())
+        return EXIT_OK
+    rows = settings_table.rows(settings)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return EXIT_OK
+    for row in rows:
+        print(f"{row['name']}={row['value']}  ({row['source']})")
+    return EXIT_OK
+
+
 async def _score_one(settings: Settings, request: ScoringRequest) -> tuple[ScoringResponse, bytes]:
     runtime = build(settings)
     runtime.start()
@@ -190,7 +210,7 @@ def _banner(settings: Settings) -> None:
         log.info("The environment variable 'AZUREML_MODEL_DIR' has not been set.")
         log.info("Use the --model-dir command line argument to set it.")
     shown = ("entry_script", "model_dir", "config_file", "worker_count", "scoring_timeout_ms")
-    rows = [f"{settings_module.environment_name(n)}: {getattr(settings, n)}" for n in shown]
+    rows = [f"{environment_name(n)}: {getattr(settings, n)}" for n in shown]
     base = f"http://127.0.0.1:{settings.port}"
     print("\nServer Settings\n---------------\n" + "\n".join(rows), file=sys.stderr)
     print(

@@ -22,7 +22,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from .errors import NotServing, NotStarted, QueueFull, RunTimeout, Stopping
 
-_HAND_OVER_SECONDS = 0.0005
+_HAND_OVER_SECONDS = 0.005
 
 
 class Callee(Protocol):
@@ -84,6 +84,7 @@ class Scorer(Generic[_C]):
         self._deadlines: deque[tuple[float, Future[Any]]] = deque()
         self._timer_on: AbstractEventLoop | None = None
         self._in_flight = 0
+        self._waking_on: AbstractEventLoop | None = None
         self._refusal: Callable[[], NotServing] | None = None
 
     def start(self) -> None:
@@ -110,8 +111,10 @@ class Scorer(Generic[_C]):
         self._in_flight += 1
         try:
             self._waiting.append(Job(function, argument, future, loop))
-            if self._sleeping:
-                self._wake_one()
+            if self._sleeping and self._waking_on is not loop:
+                self._waking_on = loop
+                # Not at once: what else this turn of the loop reads joins the same hand-over.
+                loop.call_soon(self._wake_sleeping)
             elif self._async_loop is not None:
                 self._async_loop.call_soon_threadsafe(self._begin_tasks)
             if self._timeout:
@@ -140,6 +143,11 @@ class Scorer(Generic[_C]):
             self._wake_one()
         if self._async_loop is not None:
             self._async_loop.call_soon_threadsafe(self._async_loop.stop)
+
+    def _wake_sleeping(self) -> None:
+        self._waking_on = None
+        for _ in range(min(len(self._waiting), len(self._sleeping))):
+            self._wake_one()
 
     def _wake_one(self) -> None:
         try:

@@ -84,7 +84,6 @@ class Function:
         self.methods = [method.upper() for method in self.trigger.get("methods") or ()]
         self.route = (self.trigger.get("route") or self.name) if self.trigger else None
         path = "/".join(filter(None, f"{route_prefix}/{self.route}".split("/")))
-        self.rank = [("{" in part) + ("{*" in part) for part in path.split("/")]
         pattern = re.sub(r"/\\\{(?:\\\*)+(\w+)\\\}", r"(?:/(?P<\1>.*))?", re.escape(f"/{path}"))
         pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern) + "/?"
         self._pattern = re.compile(pattern, re.IGNORECASE | re.DOTALL)
@@ -155,7 +154,7 @@ class Worker:
 
 
 class Front:
-    """ASGI app: a request becomes an invocation, and its response the reply.
+    """ASGI app: requests become invocations, and so do JSON events sent to `/__invoke__/NAME`.
 
     As in the host, request bodies without a content-length are lost, and 404 (no such route and
     method), 401 (keys are checked, and this is not `test-key`) and 500 (failed) have no body.
@@ -163,7 +162,7 @@ class Front:
 
     def __init__(self, worker: Worker, check_keys: bool) -> None:
         self._worker, self._check_keys = worker, check_keys
-        self._functions = sorted(worker.functions.values(), key=lambda function: function.rank)
+        self._functions = sorted(worker.functions.values(), key=lambda function: function.name)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Channel, send: Channel) -> None:
         body = bytearray()

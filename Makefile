@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXAMPLE ?= diabetes
+PORT ?= 5001
+
+.PHONY: install serve lint type test bench clean
+
+$(VENV)/.serve: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[server,schema,sklearn]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml tests/requirements-worker.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	# The worker library asks for Python 3.13 and for a newer SDK; it runs with what is here.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/requirements-worker.txt
+	touch $@
+
+install: $(VENV)/.dev
+
+serve: $(VENV)/.serve
+	@$(BIN)/python examples/$(EXAMPLE)/train.py
+	@printf '\nTry it, in another terminal:\n\n  curl -H "Content-Type: application/json" -d @examples/$(EXAMPLE)/sample_input.json http://127.0.0.1:$(PORT)/score\n\n'
+	@exec $(BIN)/scoring-runtime serve --entry-script examples/$(EXAMPLE)/score.py --model-dir examples/$(EXAMPLE)/model --port $(PORT)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(VENV)/.dev
+	$(BIN)/python -m tests.peer
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.http
+	$(BIN)/python -m benchmarks.functions
+	$(BIN)/python -m benchmarks.startup
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info
