@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -136,6 +137,8 @@ def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         try:
             request = urllib.request.Request(f"http://127.0.0.1:{port}/", method="GET")
             urllib.request.urlopen(request, timeout=10).read()
+            return
+        except urllib.error.HTTPError:
             return
         except OSError:
             time.sleep(0.05)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent import futures
 from enum import Enum
 
@@ -107,10 +107,13 @@ class Runtime:
         """``callback(future)`` once ``init()`` is done or has failed, in the scoring thread."""
         self._scorer.prepared.add_done_callback(callback)  # type: ignore[arg-type]
 
-    async def chunks(self, body: Iterator[bytes]) -> AsyncIterator[bytes]:
+    async def chunks(self, body: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
         """A streaming response's parts; each is made in the scoring thread, as run() was."""
-        while (chunk := await self._scorer.call(body, _next_chunk)) is not None:
-            yield chunk
+        try:
+            while (chunk := await self._scorer.call(body, _next_chunk)) is not None:
+                yield chunk
+        finally:
+            await self._scorer.call(body, _close)
 
     async def whole(self, body: bytes | Iterator[bytes]) -> bytes:
         """A response's body, a stream joined together."""
@@ -133,6 +136,12 @@ class Runtime:
 def build(settings: Settings, preloaded: Invocation | None = None) -> Runtime:
     """The runtime for these settings, not started yet."""
     return Runtime(settings, preloaded)
+
+
+def _close(body: Iterator[bytes]) -> None:
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
 
 
 def _next_chunk(body: Iterator[bytes]) -> bytes | None:

@@ -76,7 +76,8 @@ def _setting(
     secret: bool = False,
 ) -> Any:
     about = {"name": name, "parse": parse, "allowed": allowed, "doc": doc}
-    return field(default=default, metadata={**about, "also": also, "secret": secret})
+    about |= {"also": also, "secret": secret}
+    return field(default=default, repr=not secret, metadata=about)
 
 
 _PORT = _integer(1, 65535)

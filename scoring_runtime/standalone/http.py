@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator
+from contextlib import aclosing
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
@@ -133,6 +134,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         # A client may close its side and still wait for its answer.
+        self._stopping = True
         return self._active
 
     def pause_writing(self) -> None:
@@ -245,11 +247,15 @@ class HttpProtocol(asyncio.Protocol):
 
     async def _answer(self, item: _Item) -> None:
         try:
+            if self._writable is not None:
+                await self._writable.wait()
             reply = item.reply
             if reply is None:
                 assert item.request is not None
                 reply = await self._shared.handle(item.request)
             keep_alive = item.keep_alive and not self._stopping and not self._refused
+            if self._transport.is_closing():
+                return
             if isinstance(reply.body, bytes):
                 self._write_whole(reply, reply.body, item.method, keep_alive)
             else:
@@ -311,14 +317,15 @@ class HttpProtocol(asyncio.Protocol):
         self._transport.write(b"".join(self._head(reply, keep_alive, more)))
         if item.method == "HEAD":
             return
-        async for chunk in self._shared.runtime.chunks(body):
-            if self._writable is not None:
-                await self._writable.wait()
-            if self._transport.is_closing():
-                return
-            if chunk:
-                framed = chunk if item.old_http else b"%x\r\n%b\r\n" % (len(chunk), chunk)
-                self._transport.write(framed)
+        async with aclosing(self._shared.runtime.chunks(body)) as chunks:
+            async for chunk in chunks:
+                if self._writable is not None:
+                    await self._writable.wait()
+                if self._transport.is_closing():
+                    return
+                if chunk:
+                    framed = chunk if item.old_http else b"%x\r\n%b\r\n" % (len(chunk), chunk)
+                    self._transport.write(framed)
         if not item.old_http:
             self._transport.write(b"0\r\n\r\n")
 

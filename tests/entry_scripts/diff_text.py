@@ -16,7 +16,7 @@ from azureml.contrib.services.aml_response import AMLResponse
 Pair = namedtuple("Pair", "left right")
 
 
-class Colour(str, enum.Enum):
+class Colour(enum.StrEnum):
     RED = "red"
 
 
@@ -43,7 +43,7 @@ RESULTS = {
     "list": lambda: [1, 2.5, "x", None, [], {}],
     "tuple": lambda: (1, (2, 3)),
     "dict": lambda: {"b": {"ü": [True, False, None]}, "a": -0.0},
-    "keys": lambda: {1: "int", 2.5: "float", None: "none", True: "bool"},
+    "keys": lambda: {1: "int", 2.5: "float", None: "none", False: "bool"},
     "floats": lambda: [0.1, 1e16, 1e22, 1.5e300, 5e-324, 1e-7, 123456789012345680.0, 100.0],
     "big-integers": lambda: [2**63, 2**64, -(2**70), 10**40],
     "named-tuple": lambda: Pair(1, "r"),

@@ -1,0 +1,604 @@
+"""Every setting: its default, its check, where its value comes from, and what a wrong one says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from scoring_runtime import settings as module
+from scoring_runtime.errors import ConfigurationError
+from scoring_runtime.settings import Settings, environment_name, setting_fields
+
+KEY = "0a1b2c3d-4e5f-6789-ABCD-ef0123456789"
+SECONDS = "seconds"
+FROM_1 = "a whole number from 1"
+TRUE_OR = "true or anything else"
+EXACTLY_TRUE = "true (this spelling) or anything else"
+LEVELS = "DEBUG, INFO, WARNING, ERROR or CRITICAL"
+
+# attribute, variable, default, {text: value}, what is allowed, texts that are not
+TABLE: list[tuple[str, str, object, dict[str, object], str, list[str]]] = [
+    ("entry_script", "AZUREML_ENTRY_SCRIPT", "", {"a/score.py": "a/score.py"}, "a path", []),
+    ("model_dir", "AZUREML_MODEL_DIR", "", {"models": "models", "": ""}, "a folder", []),
+    ("app_root", "AML_APP_ROOT", "/var/azureml-app", {"app": "app"}, "a folder", []),
+    ("source_dir", "AZUREML_SOURCE_DIRECTORY", "", {"src": "src"}, "a folder", []),
+    ("config_file", "AZUREML_CONFIG_FILE", "", {"": ""}, "a JSON file", []),
+    ("host", "SCORING_HOST", "0.0.0.0", {"::1": "::1"}, "an address", []),
+    (
+        "port",
+        "SERVER_PORT",
+        5001,
+        {"1": 1, "65535": 65535, " 80 ": 80},
+        "1 to 65535",
+        ["0", "65536", "-1", "x", "80.0", ""],
+    ),
+    ("health_port", "HEALTH_PORT", 5000, {"9000": 9000}, "1 to 65535", ["0", "http"]),
+    (
+        "separate_health_endpoint",
+        "SEPERATE_HEALTH_ENDPOINT",
+        False,
+        {"true": True, "True": False, "1": False, "": False},
+        EXACTLY_TRUE,
+        [],
+    ),
+    ("worker_count", "WORKER_COUNT", 1, {"1": 1, "16": 16}, FROM_1, ["0", "-1", "x", "1.5"]),
+    (
+        "worker_timeout",
+        "WORKER_TIMEOUT",
+        300.0,
+        {"0": 0.0, "2.5": 2.5},
+        "seconds, 0 for none",
+        ["-1", "inf", "nan", "5m"],
+    ),
+    (
+        "worker_preload",
+        "WORKER_PRELOAD",
+        False,
+        {"true": True, "TRUE": True, "1": False, "yes": False},
+        TRUE_OR,
+        [],
+    ),
+    (
+        "shutdown_seconds",
+        "SCORING_SHUTDOWN_SECONDS",
+        30.0,
+        {"0": 0.0, "0.5": 0.5},
+        SECONDS,
+        ["-0.1", "soon"],
+    ),
+    (
+        "scoring_timeout_ms",
+        "SCORING_TIMEOUT_MS",
+        3_600_000,
+        {"0": 0, "1500": 1500},
+        "a whole number of milliseconds, 0 for none",
+        ["-1", "abc", "1.5", ""],
+    ),
+    ("concurrency", "SCORING_CONCURRENCY", 1, {"1": 1, "512": 512}, "1 to 512", ["0", "513", "x"]),
+    ("queue_size", "SCORING_QUEUE_SIZE", 1000, {"1": 1}, FROM_1, ["0", "many"]),
+    (
+        "max_body_bytes",
+        "SCORING_MAX_BODY_BYTES",
+        104_857_600,
+        {"1": 1, "2000000000000": 2_000_000_000_000},
+        "a whole number of bytes from 1",
+        ["0", "100MB"],
+    ),
+    (
+        "nan",
+        "SCORING_NAN",
+        "",
+        {"null": "null", "String": "string", "ERROR": "error", "raw": "raw", "": ""},
+        "null, string, error or raw",
+        ["none", "nan"],
+    ),
+    (
+        "strict_compat",
+        "SCORING_STRICT_COMPAT",
+        False,
+        {"true": True, "TRUE": True, "1": True, "false": False, "0": False},
+        "true or false",
+        ["yes", ""],
+    ),
+    ("init_grace_seconds", "SCORING_INIT_GRACE_SECONDS", 8.0, {"20": 20.0}, SECONDS, ["-1", "x"]),
+    (
+        "auth_level",
+        "SCORING_AUTH_LEVEL",
+        "function",
+        {"anonymous": "anonymous", "Function": "function", "ADMIN": "admin"},
+        "anonymous, function or admin",
+        ["none", ""],
+    ),
+    ("service_name", "SERVICE_NAME", "ML service", {"Iris": "Iris"}, "text", []),
+    ("service_version", "SERVICE_VERSION", "1.0", {"2": "2"}, "text", []),
+    ("service_path_prefix", "SERVICE_PATH_PREFIX", "", {"p/q": "p/q"}, "a path", []),
+    ("workspace_name", "WORKSPACE_NAME", "", {"ws": "ws"}, "text", []),
+    ("hostname", "HOSTNAME", "Unknown", {"box": "box"}, "text", []),
+    (
+        "cors_origins",
+        "AML_CORS_ORIGINS",
+        (),
+        {"http://a, http://b ,,": ("http://a", "http://b"), "*": ("*",), "": ()},
+        "origins separated by commas, or *",
+        [],
+    ),
+    (
+        "server_version_header",
+        "SERVER_VERSION_LOG_RESPONSE_ENABLED",
+        True,
+        {"true": True, "True": True, "false": False, "x": False, "": False},
+        TRUE_OR,
+        [],
+    ),
+    (
+        "log_level",
+        "AZUREML_LOG_LEVEL",
+        "INFO",
+        {"debug": "DEBUG", "WARNING": "WARNING", "Critical": "CRITICAL"},
+        LEVELS,
+        ["BANANA", "10", ""],
+    ),
+    ("debug_port", "AZUREML_DEBUG_PORT", 0, {"5678": 5678, "0": 0}, "1 to 65535", ["65536", "x"]),
+    (
+        "app_insights_enabled",
+        "AML_APP_INSIGHTS_ENABLED",
+        False,
+        {"true": True, "True": False, "1": False},
+        EXACTLY_TRUE,
+        [],
+    ),
+    ("app_insights_key", "AML_APP_INSIGHTS_KEY", "", {KEY: KEY, "any": "any"}, "a UUID", []),
+    (
+        "app_insights_log_response",
+        "APP_INSIGHTS_LOG_RESPONSE_ENABLED",
+        True,
+        {"TRUE": True, "no": False},
+        TRUE_OR,
+        [],
+    ),
+    (
+        "model_data_collection",
+        "AML_MODEL_DC_STORAGE_ENABLED",
+        False,
+        {"true": True, "no": False},
+        TRUE_OR,
+        [],
+    ),
+]
+GOOD = [(row[0], row[1], text, value) for row in TABLE for text, value in row[3].items()]
+BAD = [(row[1], text, row[4]) for row in TABLE for text in row[5]]
+
+
+def write_config(folder: Path, content: object, name: str = "config.json") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+# --- every setting --------------------------------------------------------------------------------
+
+
+def test_the_table_holds_every_setting() -> None:
+    """In the order of the fields, so that a new setting cannot go untested."""
+    assert [(row[0], row[1], row[4]) for row in TABLE] == [
+        (each.name, each.metadata["name"], each.metadata["allowed"]) for each in setting_fields()
+    ]
+
+
+@pytest.mark.parametrize(("attribute", "default"), [(row[0], row[2]) for row in TABLE])
+def test_default(attribute: str, default: object) -> None:
+    """Without any variable, from_environ and the bare class agree on the default and its type."""
+    found = getattr(Settings.from_environ({}), attribute)
+    assert (found, type(found)) == (default, type(default))
+    assert getattr(Settings(), attribute) == default
+
+
+@pytest.mark.parametrize(("attribute", "variable", "text", "value"), GOOD)
+def test_good_value(attribute: str, variable: str, text: str, value: object) -> None:
+    """The variable's text becomes this value, of this type, and no other setting moves."""
+    settings = Settings.from_environ({variable: text})
+    found = getattr(settings, attribute)
+    assert (found, type(found)) == (value, type(value))
+    assert settings == dataclasses.replace(Settings(), **{attribute: value})
+
+
+@pytest.mark.parametrize(("variable", "text", "allowed"), BAD)
+def test_bad_value_names_variable_value_source_and_what_is_allowed(
+    variable: str, text: str, allowed: str
+) -> None:
+    """The message is enough to mend it."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_environ({variable: text})
+    assert str(caught.value) == (
+        f"{variable} has the value {text!r} (from the environment), which is not allowed. "
+        f"Allowed: {allowed}. (environment variable: {variable})"
+    )
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("variable", sorted({row[1] for row in TABLE if row[5]}))
+def test_bad_value_says_that_it_came_from_the_config_file(variable: str, tmp_path: Path) -> None:
+    """The same check for values of config.json."""
+    bad = next(row[5][0] for row in TABLE if row[1] == variable)
+    write_config(tmp_path, {variable: bad})
+    with pytest.raises(ConfigurationError, match=rf"^{variable} .* \(from the config file\)"):
+        Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
+
+
+@pytest.mark.parametrize("source", ["command line", "host default"])
+def test_bad_value_says_that_it_came_from_the(source: str) -> None:
+    """The same check for values of the command line and of the host."""
+    argument = {"command line": "command_line", "host default": "defaults"}[source]
+    with pytest.raises(ConfigurationError, match=rf"^WORKER_COUNT .* \(from the {source}\)"):
+        Settings.from_environ({}, **{argument: {"WORKER_COUNT": "none"}})
+
+
+def test_a_number_too_long_to_read_is_a_bad_value() -> None:
+    """Python refuses to read 5,000 digits; that too names the variable."""
+    with pytest.raises(ConfigurationError, match=r"^SCORING_TIMEOUT_MS has the value '9{5000}'"):
+        Settings.from_environ({"SCORING_TIMEOUT_MS": "9" * 5000})
+
+
+@pytest.mark.parametrize("variable", ["AML_MODEL_DC_STORAGE_ENABLED", "AML_MDC_STORAGE_ENABLED"])
+def test_model_data_collection_goes_by_both_names(variable: str) -> None:
+    """The documented name and the one that images read."""
+    assert Settings.from_environ({variable: "true"}).model_data_collection is True
+
+
+def test_the_documented_name_wins_over_the_other() -> None:
+    """Both set: the first name of the table counts."""
+    both = {"AML_MDC_STORAGE_ENABLED": "true", "AML_MODEL_DC_STORAGE_ENABLED": "false"}
+    assert Settings.from_environ(both).model_data_collection is False
+
+
+def test_settings_cannot_be_changed() -> None:
+    """One configuration for the life of the process."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Settings.from_environ({}).sources["port"] = "x"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("attribute", "variable"), [(row[0], row[1]) for row in TABLE])
+def test_environment_name(attribute: str, variable: str) -> None:
+    """The way back from the attribute to the variable."""
+    assert environment_name(attribute) == variable
+
+
+# --- precedence -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("places", "value", "source"),
+    [
+        ("command line, environment, config file, host default", "1", "command line"),
+        ("environment, config file, host default", "2", "environment"),
+        ("config file, host default", "3", "config file"),
+        ("host default", "4", "host default"),
+        ("", "ML service", None),
+    ],
+)
+def test_precedence(places: str, value: str, source: str | None, tmp_path: Path) -> None:
+    """Command line, environment, config file, the host's default, the default."""
+
+    def said(place: str, value: str) -> dict[str, str]:
+        return {"SERVICE_NAME": value} if place in places.split(", ") else {}
+
+    write_config(tmp_path, said("config file", "3"))
+    settings = Settings.from_environ(
+        {"AML_APP_ROOT": str(tmp_path), **said("environment", "2")},
+        command_line=said("command line", "1"),
+        defaults=said("host default", "4"),
+    )
+    assert settings.service_name == value
+    assert settings.sources.get("service_name") == source
+
+
+def test_each_value_remembers_where_it_came_from() -> None:
+    """Settings left at their default have no source."""
+    settings = Settings.from_environ({"SERVER_PORT": "1"}, command_line={"WORKER_COUNT": "2"})
+    assert settings.sources == {"port": "environment", "worker_count": "command line"}
+
+
+def test_where_a_value_came_from_is_no_part_of_it() -> None:
+    """Equal values are equal settings."""
+    assert Settings.from_environ({"SERVER_PORT": "7"}) == Settings.from_environ(
+        {}, command_line={"SERVER_PORT": "7"}
+    )
+
+
+@pytest.mark.parametrize("name", ["SERVER_PORT", "server_port", "Server_Port"])
+def test_environment_names_in_any_case(name: str) -> None:
+    """As the old server reads them."""
+    assert Settings.from_environ({name: "7"}).port == 7
+
+
+@pytest.mark.parametrize("first", ["SERVER_PORT", "server_port"])
+def test_the_exact_name_wins_over_another_case(first: str) -> None:
+    """Whatever the order of the environment."""
+    both = {"SERVER_PORT": "1", "server_port": "2"}
+    ordered = {first: both[first], **both}
+    assert Settings.from_environ(ordered).port == 1
+
+
+def test_unknown_variables_of_the_environment_are_not_looked_at() -> None:
+    """PATH and the like neither warn nor fail."""
+    settings = Settings.from_environ({"PATH": "x", "SCORING_NOPE": "y"})
+    assert settings == Settings()
+    assert settings.warnings == ()
+
+
+# --- the config file ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_by", "source"), [("environ", "environment"), ("command_line", "command line")]
+)
+def test_config_file_by_name(given_by: str, source: str, tmp_path: Path) -> None:
+    """AZUREML_CONFIG_FILE, or --config-file, wins over config.json in the app root."""
+    write_config(tmp_path, {"SERVER_PORT": 1})
+    named = write_config(tmp_path, {"SERVER_PORT": 2}, "other/named.json")
+    said = {"environ": {"AML_APP_ROOT": str(tmp_path)}, "command_line": {}}
+    said[given_by]["AZUREML_CONFIG_FILE"] = str(named)
+    settings = Settings.from_environ(said["environ"], command_line=said["command_line"])
+    assert (settings.port, settings.config_file) == (2, str(named))
+    assert settings.sources["config_file"] == source
+
+
+def test_config_file_of_the_command_line_wins_over_the_environments(tmp_path: Path) -> None:
+    """--config-file before AZUREML_CONFIG_FILE."""
+    one = write_config(tmp_path, {"SERVER_PORT": 1}, "one.json")
+    two = write_config(tmp_path, {"SERVER_PORT": 2}, "two.json")
+    settings = Settings.from_environ(
+        {"AZUREML_CONFIG_FILE": str(one)}, command_line={"AZUREML_CONFIG_FILE": str(two)}
+    )
+    assert settings.port == 2
+
+
+@pytest.mark.parametrize("root_from", ["environ", "defaults"])
+def test_config_json_in_the_app_root(root_from: str, tmp_path: Path) -> None:
+    """The app root is the environment's or the host's."""
+    write_config(tmp_path, {"SERVER_PORT": 3})
+    root = {"AML_APP_ROOT": str(tmp_path)}
+    settings = (
+        Settings.from_environ(root)
+        if root_from == "environ"
+        else Settings.from_environ({}, defaults=root)
+    )
+    assert settings.port == 3
+
+
+def test_config_json_next_to_the_script(tmp_path: Path) -> None:
+    """Looked for after the app root's."""
+    environ = {"AML_APP_ROOT": str(tmp_path), "AZUREML_ENTRY_SCRIPT": "sub/score.py"}
+    write_config(tmp_path / "sub", {"SERVER_PORT": 4})
+    assert Settings.from_environ(environ).port == 4
+    write_config(tmp_path, {"SERVER_PORT": 5})
+    assert Settings.from_environ(environ).port == 5
+
+
+def test_config_json_is_found_by_names_in_any_case(tmp_path: Path) -> None:
+    """aml_app_root leads to it as AML_APP_ROOT does."""
+    write_config(tmp_path, {"SERVER_PORT": 6})
+    assert Settings.from_environ({"aml_app_root": str(tmp_path)}).port == 6
+
+
+def test_an_empty_config_json_is_as_good_as_none(tmp_path: Path) -> None:
+    """In the app root, the one next to the script is taken then; by name, none is."""
+    (tmp_path / "config.json").write_bytes(b"")
+    write_config(tmp_path / "sub", {"SERVER_PORT": 4})
+    root = {"AML_APP_ROOT": str(tmp_path)}
+    assert Settings.from_environ(root).port == 5001
+    assert Settings.from_environ({**root, "AZUREML_ENTRY_SCRIPT": "sub/score.py"}).port == 4
+    named = {**root, "AZUREML_CONFIG_FILE": str(tmp_path / "config.json")}
+    assert Settings.from_environ({**named, "AZUREML_ENTRY_SCRIPT": "sub/score.py"}).port == 5001
+
+
+def test_a_named_config_file_must_be_there(tmp_path: Path) -> None:
+    """Naming a file that is not there is a mistake, not a default."""
+    missing = tmp_path / "nope.json"
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_environ({"AZUREML_CONFIG_FILE": str(missing)})
+    assert str(caught.value) == (
+        f"Invalid config file! AZUREML_CONFIG_FILE={missing}: no such file."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("7", 7), (7, 7), (7.0, ConfigurationError), (True, ConfigurationError), (None, 5001)],
+)
+def test_a_config_value_is_read_as_its_text_would_be(
+    value: object, expected: object, tmp_path: Path
+) -> None:
+    """Text and numbers; null is absent; what does not fit is refused."""
+    write_config(tmp_path, {"SERVER_PORT": value})
+    root = {"AML_APP_ROOT": str(tmp_path)}
+    if expected is ConfigurationError:
+        with pytest.raises(ConfigurationError, match=r"^SERVER_PORT has the value"):
+            Settings.from_environ(root)
+    else:
+        assert Settings.from_environ(root).port == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), ("true", True)])
+def test_json_booleans_switch(value: object, expected: bool, tmp_path: Path) -> None:
+    """true and false of JSON are the texts ``true`` and ``false``."""
+    names = ("SEPERATE_HEALTH_ENDPOINT", "SCORING_STRICT_COMPAT", "WORKER_PRELOAD")
+    write_config(tmp_path, dict.fromkeys(names, value))
+    settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
+    found = (settings.separate_health_endpoint, settings.strict_compat, settings.worker_preload)
+    assert found == (expected, expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"{", "Expecting property name"),
+        (b"nope", "Expecting value"),
+        (b" ", "Expecting value"),
+        (b'{"a": "\xff"}', "'utf-8' codec can't decode byte 0xff"),
+        (b"[1]", "expected one JSON object."),
+        (b'"text"', "expected one JSON object."),
+        (b'{"SERVER_PORT": [1]}', "SERVER_PORT is a list; allowed are text, numbers, true and"),
+        (b'{"NOPE": {}}', "NOPE is a dict; allowed are text, numbers, true and false."),
+    ],
+)
+def test_an_invalid_config_file_stops_the_start(
+    content: bytes, problem: str, tmp_path: Path
+) -> None:
+    """The message begins as the old server's, names the file and says what is wrong."""
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
+    assert str(caught.value).startswith(f"Invalid config file! {path}: {problem}")
+
+
+def test_a_config_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    """A folder of that name is no config file; a name longer than the system allows neither."""
+    (tmp_path / "config.json").mkdir()
+    assert Settings.from_environ({"AML_APP_ROOT": str(tmp_path)}).port == 5001
+    with pytest.raises(ConfigurationError, match=r"^Invalid config file! AZUREML_CONFIG_FILE="):
+        Settings.from_environ({"AZUREML_CONFIG_FILE": str(tmp_path / "config.json")})
+
+
+def test_unknown_keys_only_warn(tmp_path: Path) -> None:
+    """All of them in one sentence; keys of settings, the second names included, are not named."""
+    known = {"SERVER_PORT": 1, "AML_MDC_STORAGE_ENABLED": "true"}
+    path = write_config(tmp_path, {"ZZZ": "1", "AAA": 2, **known})
+    settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path), "OTHER": "x"})
+    assert settings.warnings == (f"{path} has keys that are not settings: AAA, ZZZ.",)
+    assert (settings.port, settings.model_data_collection) == (1, True)
+
+
+def test_known_keys_do_not_warn(tmp_path: Path) -> None:
+    """Every setting may stand in the file."""
+    write_config(tmp_path, {row[1]: next(iter(row[3])) for row in TABLE})
+    settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
+    assert settings.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "variable", ["AML_CORS_ORIGINS", "AML_APP_INSIGHTS_ENABLED", "AML_APP_INSIGHTS_KEY"]
+)
+def test_keys_that_the_old_server_ignored_count(variable: str, tmp_path: Path) -> None:
+    """Documented, but silently ignored there."""
+    attribute = next(row[0] for row in TABLE if row[1] == variable)
+    write_config(tmp_path, {variable: "true"})
+    settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
+    assert settings.sources[attribute] == "config file"
+    assert getattr(settings, attribute) != getattr(Settings(), attribute)
+
+
+def test_the_config_file_can_name_the_app_root(tmp_path: Path) -> None:
+    """A file given by name may say where the app is."""
+    path = write_config(tmp_path, {"AML_APP_ROOT": "elsewhere"}, "named.json")
+    settings = Settings.from_environ(
+        {}, command_line={"AZUREML_CONFIG_FILE": str(path)}, defaults={"AML_APP_ROOT": "cwd"}
+    )
+    assert settings.app_root == "elsewhere"
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+
+def test_secrets_are_those() -> None:
+    """Settings whose values must not be shown."""
+    secret = [each.name for each in setting_fields() if each.metadata["secret"]]
+    assert secret == ["app_insights_key"]
+
+
+def test_repr_does_not_show_secrets() -> None:
+    """Settings end up in logs and tracebacks."""
+    settings = Settings.from_environ({"AML_APP_INSIGHTS_KEY": KEY, "SERVICE_NAME": "shown"})
+    assert KEY not in repr(settings)
+    assert "shown" in repr(settings)
+
+
+def test_a_bad_secret_is_not_shown_in_its_message() -> None:
+    """The variable and what is allowed are named, the value is not."""
+
+    @dataclasses.dataclass
+    class WithSecret:
+        token: int = module._setting("TOKEN", 0, int, "digits", "", secret=True)
+
+    field = dataclasses.fields(WithSecret)[0]
+    with pytest.raises(ConfigurationError) as caught:
+        module._parsed(field, "TOKEN", "hunter2", "environment")
+    assert str(caught.value) == (
+        "TOKEN has the value *** (from the environment), which is not allowed. "
+        "Allowed: digits. (environment variable: TOKEN)"
+    )
+    assert "hunter2" not in repr(caught.value.__cause__)
+    assert WithSecret(5).__repr__().endswith("WithSecret()")
+
+
+# --- what follows from them -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("enabled", "key", "active"),
+    [
+        ("true", KEY, True),
+        ("true", KEY.lower(), True),
+        ("true", "", False),
+        ("true", "not-a-uuid", False),
+        ("true", f"{KEY}0", False),
+        ("true", f" {KEY}", False),
+        ("true", KEY.replace("-", ""), False),
+        ("True", KEY, False),
+        ("false", KEY, False),
+    ],
+)
+def test_app_insights_counts_only_when_true_and_with_a_uuid(
+    enabled: str, key: str, active: bool
+) -> None:
+    """Exactly ``true`` together with a key that has the shape of a UUID."""
+    environ = {"AML_APP_INSIGHTS_ENABLED": enabled, "AML_APP_INSIGHTS_KEY": key}
+    assert Settings.from_environ(environ).app_insights_active is active
+
+
+@pytest.mark.parametrize(
+    ("nan", "strict", "policy"),
+    [
+        (None, "false", "null"),
+        (None, "true", "raw"),
+        ("", "true", "raw"),
+        ("", "false", "null"),
+        ("null", "true", "null"),
+        ("string", "true", "string"),
+        ("error", "false", "error"),
+        ("raw", "false", "raw"),
+    ],
+)
+def test_nan_policy(nan: str | None, strict: str, policy: str) -> None:
+    """SCORING_NAN where it is said; else null, or raw for strict compatibility."""
+    said = {} if nan is None else {"SCORING_NAN": nan}
+    settings = Settings.from_environ({**said, "SCORING_STRICT_COMPAT": strict})
+    assert settings.nan_policy == policy
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("1", 0.001), ("2500", 2.5)])
+def test_timeout_seconds(text: str, seconds: float) -> None:
+    """Milliseconds in the variable, seconds in the program."""
+    assert Settings.from_environ({"SCORING_TIMEOUT_MS": text}).timeout_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("script", "path"),
+    [
+        ("", None),
+        ("score.py", Path("root/score.py")),
+        ("a/b.py", Path("root/a/b.py")),
+        ("/elsewhere/score.py", Path("/elsewhere/score.py")),
+    ],
+)
+def test_script_path(script: str, path: Path | None) -> None:
+    """Below the app root; an absolute path wins; none without an entry script."""
+    environ = {"AML_APP_ROOT": "root", "AZUREML_ENTRY_SCRIPT": script}
+    assert Settings.from_environ(environ).script_path == path
