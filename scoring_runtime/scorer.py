@@ -1,8 +1,9 @@
 """The scoring thread: one thread runs ``init()`` and every ``run()``, the event loop stays free.
 
 The loop appends jobs to a deque and wakes a thread only when one sleeps. The thread does all that
-waits and hands the results back together, so that the cost of the hand-over is shared. A result
-is never held back for longer than ``_HAND_OVER_SECONDS`` by the jobs after it.
+waits and hands the results back together, so that the cost of the hand-over is shared. No result
+is held back by the jobs after it for longer than ``_HAND_OVER_SECONDS``: by then the thread hands
+it over before it begins the next job, or the loop, by a timer, collects it from a busy thread.
 
 An ``async def run`` is awaited on a loop of the scoring thread's own: what it computes cannot
 hold up health probes, and its ``init()`` still runs where ``run()`` does.
@@ -20,7 +21,7 @@ from concurrent import futures
 from time import monotonic, perf_counter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from .errors import NotServing, NotStarted, QueueFull, RunTimeout, Stopping
+from .errors import NotServing, NotStarted, QueueFull, RunFailed, RunTimeout, Stopping
 
 _HAND_OVER_SECONDS = 0.005
 
@@ -47,7 +48,7 @@ class Job(NamedTuple):
     loop: AbstractEventLoop
 
 
-Done = list[tuple[Future[Any], Any, BaseException | None]]
+Done = deque[tuple[Future[Any], Any, BaseException | None]]
 
 
 _C = TypeVar("_C", bound=Callee)
@@ -85,7 +86,9 @@ class Scorer(Generic[_C]):
         self._timer_on: AbstractEventLoop | None = None
         self._in_flight = 0
         self._waking_on: AbstractEventLoop | None = None
+        self._collecting_on: AbstractEventLoop | None = None
         self._refusal: Callable[[], NotServing] | None = None
+        self._ended = False
 
     def start(self) -> None:
         """Start the first thread, which prepares; the others follow it."""
@@ -94,18 +97,17 @@ class Scorer(Generic[_C]):
     async def call(self, argument: Any, function: Callable[[Any], Any] | None = None) -> Any:
         """The callee's answer to ``argument``, or ``function(argument)``, in a scoring thread.
 
-        Before the callee is prepared, calls wait for it.
+        Before the callee is prepared, calls wait for it. A ``function`` goes on with what has
+        begun (the next part of a stream), so it is neither refused nor counted by the queue.
 
         Raises:
             QueueFull, Stopping, NotStarted: at once.
             RunTimeout: the deadline passed; the function may still run, or never begins.
         """
-        if self._refusal is not None:
-            raise self._refusal()
-        if len(self._waiting) >= self._queue_size:
-            raise QueueFull(
-                f"{self._queue_size} requests wait already (SCORING_QUEUE_SIZE). Try again later."
-            )
+        if function is None:
+            self._admit()
+        elif self._ended:
+            raise _stopping()
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._in_flight += 1
@@ -117,17 +119,32 @@ class Scorer(Generic[_C]):
                 loop.call_soon(self._wake_sleeping)
             elif self._async_loop is not None:
                 self._async_loop.call_soon_threadsafe(self._begin_tasks)
+            if self._in_flight > 1 and self._collecting_on is not loop:
+                self._collecting_on = loop
+                loop.call_later(_HAND_OVER_SECONDS, self._collect, loop)
             if self._timeout:
                 self._watch(loop, future)
+            if self._refusal is _not_started:
+                # prepare() failed between the look at the top and the append.
+                self._refuse_waiting()
             return await future
         finally:
             self._in_flight -= 1
 
+    def _admit(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
+        if len(self._waiting) >= self._queue_size:
+            raise QueueFull(
+                f"{self._queue_size} requests wait already (SCORING_QUEUE_SIZE). Try again later."
+            )
+
     @property
     def stuck(self) -> bool:
         """Whether a thread still works on a call whose deadline has passed."""
-        if self._async_loop is not None and self._waiting:
-            oldest = self._waiting[0]
+        if self._async_loop is not None:
+            # A copy: the other thread may take the oldest meanwhile.
+            oldest = next(iter(self._waiting.copy()), None)
             return oldest is not None and _expired(oldest.future)
         return any(worker.overdue for worker in self._workers)
 
@@ -137,17 +154,27 @@ class Scorer(Generic[_C]):
         until = monotonic() + seconds
         while self._in_flight and monotonic() < until:
             await asyncio.sleep(0.01)
+        self._ended = True
         for _ in self._workers:
             self._waiting.append(None)
         while self._sleeping:
             self._wake_one()
         if self._async_loop is not None:
-            self._async_loop.call_soon_threadsafe(self._async_loop.stop)
+            self._async_loop.call_soon_threadsafe(self._begin_tasks)
 
     def _wake_sleeping(self) -> None:
         self._waking_on = None
         for _ in range(min(len(self._waiting), len(self._sleeping))):
             self._wake_one()
+
+    def _collect(self, loop: AbstractEventLoop) -> None:
+        for worker in self._workers:
+            if worker.loop is loop:
+                _settle(worker.done)
+        if self._in_flight:
+            loop.call_later(_HAND_OVER_SECONDS, self._collect, loop)
+        else:
+            self._collecting_on = None
 
     def _wake_one(self) -> None:
         try:
@@ -197,10 +224,14 @@ class Scorer(Generic[_C]):
         worker.work()
 
     def _refuse_waiting(self) -> None:
-        while self._waiting:
-            job = self._waiting.popleft()
+        # Called in the thread that failed and by a caller that came too late for it.
+        while True:
+            try:
+                job = self._waiting.popleft()
+            except IndexError:
+                return
             if job is not None:
-                _hand_over(job.loop, [(job.future, None, _not_started())])
+                _hand_over(job.loop, deque([(job.future, None, _not_started())]))
 
     def _serve_tasks(self, own_loop: AbstractEventLoop) -> None:
         self._async_loop = own_loop
@@ -210,7 +241,9 @@ class Scorer(Generic[_C]):
     def _begin_tasks(self) -> None:
         while self._waiting:
             job = self._waiting.popleft()
-            if job is not None and not job.future.done():
+            if job is None:
+                asyncio.get_running_loop().stop()
+            elif not job.future.done():
                 task = asyncio.ensure_future(_answered(job, self._callee))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -226,6 +259,8 @@ class _Worker(threading.Thread):
         self._scorer = scorer
         self._first = number == 0
         self._current: Future[Any] | None = None
+        self.done: Done = deque()
+        self.loop: AbstractEventLoop | None = None
 
     @property
     def overdue(self) -> bool:
@@ -261,8 +296,6 @@ class _Worker(threading.Thread):
 
     def _drain(self, waiting: deque[Job | None]) -> bool:
         """Do what waits; True when the thread is to end."""
-        done: Done = []
-        loop: AbstractEventLoop | None = None
         handed_over = perf_counter()
         while True:
             try:
@@ -270,23 +303,25 @@ class _Worker(threading.Thread):
             except IndexError:
                 break
             if job is None:
-                _hand_over(loop, done)
+                _hand_over(self.loop, self.done)
                 return True
             if job.future.done():
                 continue
-            if job.loop is not loop or perf_counter() - handed_over > _HAND_OVER_SECONDS:
-                _hand_over(loop, done)
-                done, loop, handed_over = [], job.loop, perf_counter()
-            self._do(job, done)
-        _hand_over(loop, done)
+            if job.loop is not self.loop or perf_counter() - handed_over > _HAND_OVER_SECONDS:
+                _hand_over(self.loop, self.done)
+                handed_over = perf_counter()
+                if job.loop is not self.loop:
+                    self.done, self.loop = deque(), job.loop
+            self._do(job)
+        _hand_over(self.loop, self.done)
         return False
 
-    def _do(self, job: Job, done: Done) -> None:
+    def _do(self, job: Job) -> None:
         self._current = job.future
         try:
-            done.append((job.future, (job.call or self._callee)(job.argument), None))
+            self.done.append((job.future, (job.call or self._callee)(job.argument), None))
         except BaseException as error:
-            done.append((job.future, None, error))
+            self.done.append((job.future, None, _for_future(error)))
         self._current = None
 
 
@@ -296,10 +331,19 @@ async def _answered(job: Job, callee: Callee) -> None:
             value = await callee.awaited(job.argument)
         else:
             value = job.call(job.argument)
-        done: Done = [(job.future, value, None)]
+        done: Done = deque([(job.future, value, None)])
     except BaseException as error:
-        done = [(job.future, None, error)]
+        done = deque([(job.future, None, _for_future(error))])
     _hand_over(job.loop, done)
+
+
+def _for_future(error: BaseException) -> Exception:
+    """The error for the caller alone: these would end the loop that awaits, or its generator."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    failed = RunFailed(f"The call ended with {type(error).__name__}.")
+    failed.__cause__ = error
+    return failed
 
 
 def _hand_over(loop: AbstractEventLoop | None, done: Done) -> None:
@@ -326,7 +370,8 @@ def _not_started() -> NotServing:
 
 
 def _settle(done: Done) -> None:
-    for future, value, error in done:
+    while done:
+        future, value, error = done.popleft()
         if future.done():
             continue
         if error is not None:

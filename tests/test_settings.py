@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,7 +204,8 @@ def test_good_value(attribute: str, variable: str, text: str, value: object) -> 
     settings = Settings.from_environ({variable: text})
     found = getattr(settings, attribute)
     assert (found, type(found)) == (value, type(value))
-    assert settings == dataclasses.replace(Settings(), **{attribute: value})
+    one: dict[str, Any] = {attribute: value}
+    assert settings == dataclasses.replace(Settings(), **one)
 
 
 @pytest.mark.parametrize(("variable", "text", "allowed"), BAD)
@@ -535,7 +537,7 @@ def test_a_bad_secret_is_not_shown_in_its_message() -> None:
         "Allowed: digits. (environment variable: TOKEN)"
     )
     assert "hunter2" not in repr(caught.value.__cause__)
-    assert WithSecret(5).__repr__().endswith("WithSecret()")
+    assert repr(WithSecret(5)).endswith("WithSecret()")
 
 
 # --- what follows from them -----------------------------------------------------------------------
