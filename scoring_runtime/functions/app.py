@@ -26,6 +26,9 @@ def create_app(runtime: Runtime) -> func.FunctionApp:
     Raises:
         EntryScriptError, ConfigurationError: within the grace; no function is registered then.
     """
+    log.setLevel(runtime.settings.log_level)
+    for warning in runtime.settings.warnings:
+        log.warning("%s", warning)
     runtime.start()
     grace = runtime.settings.init_grace_seconds
     try:
