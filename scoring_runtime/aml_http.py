@@ -104,7 +104,8 @@ def to_aml_request(request: ScoringRequest, body: bytes) -> AMLRequest:
         key = name.upper().replace("-", "_")
         prefix = "" if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_"
         environ[prefix + key] = value
-    environ["CONTENT_LENGTH"] = str(len(body))
+    if body or "CONTENT_LENGTH" in environ:
+        environ["CONTENT_LENGTH"] = str(len(body))
     _name_server(environ)
     return AMLRequest(environ)
 
@@ -118,7 +119,7 @@ def response_parts(response: Response) -> tuple[bytes | Iterator[bytes], Headers
     """Body (bytes, or an iterator for a stream) and header lines of a werkzeug response."""
     lines = tuple(
         (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
-        for name, value in response.headers.items()
+        for name, value in response.get_wsgi_headers({}).items()
         if name.lower() != "content-length"
     )
     if response.is_streamed or response.direct_passthrough:
@@ -129,6 +130,8 @@ def response_parts(response: Response) -> tuple[bytes | Iterator[bytes], Headers
 def _merged(headers: Headers) -> Iterable[tuple[str, str]]:
     merged: dict[str, str] = {}
     for name, value in headers:
+        if b"_" in name:  # X_User would pass for X-User, which a proxy may have checked
+            continue
         key, text = name.decode("latin-1"), value.decode("latin-1")
         merged[key] = f"{merged[key]},{text}" if key in merged else text
     return merged.items()

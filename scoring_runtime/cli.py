@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     _option(serve, "--access-control-allow-origins", "AML_CORS_ORIGINS", origins)
     key = "accepted as the old server does; nothing is sent yet"
     _option(serve, "--appinsights-instrumentation-key", "AML_APP_INSIGHTS_KEY", key)
+    # The old server's hidden option; start scripts of images still pass it.
+    serve.add_argument("--rest", action="store_true", help=argparse.SUPPRESS)
     serve.set_defaults(command=_serve)
     score = commands.add_parser("score", help="score one input and print the answer")
     _model_options(score)
@@ -107,7 +109,7 @@ def _check_command_line(said: dict[str, str]) -> None:
     try:
         Settings.from_environ({}, command_line=said)
     except ConfigurationError as error:
-        if "Invalid config file" in str(error):
+        if "(from the command line)" not in str(error):
             raise
         print(f"scoring-runtime: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None
@@ -209,6 +211,10 @@ def _banner(settings: Settings) -> None:
     if not settings.model_dir:
         log.info("The environment variable 'AZUREML_MODEL_DIR' has not been set.")
         log.info("Use the --model-dir command line argument to set it.")
+    wanted = settings.app_insights_enabled and settings.app_insights_key
+    if wanted and not settings.app_insights_active:
+        log.info("Invalid Application Insights instrumentation key provided.")
+        log.info("Application Insights has been disabled.")
     shown = ("entry_script", "model_dir", "config_file", "worker_count", "scoring_timeout_ms")
     rows = [f"{environment_name(n)}: {getattr(settings, n)}" for n in shown]
     base = f"http://127.0.0.1:{settings.port}"

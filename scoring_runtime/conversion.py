@@ -50,12 +50,17 @@ def text(body: bytes) -> str:
         raise UndecodableInput(f"Input cannot be decoded as UTF-8: {error}") from None
 
 
+def query_pairs(query: bytes) -> list[tuple[str, str]]:
+    """The names and values of a query string in order; what is not UTF-8 stays percent-encoded."""
+    importlib.import_module("werkzeug.urls")  # registers the error handler named below
+    text = query.decode("latin-1")
+    return parse_qsl(text, keep_blank_values=True, errors="werkzeug.url_quote")
+
+
 def query_values(query: bytes) -> dict[str, Any]:
     """A query string as an object: each value as JSON if it is JSON, else text; repeats a list."""
-    importlib.import_module("werkzeug.urls")  # registers the error handler named below
     values: dict[str, list[Any]] = {}
-    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, errors="werkzeug.url_quote")
-    for name, value in pairs:
+    for name, value in query_pairs(query):
         values.setdefault(name, []).append(_json_or_text(value))
     return {name: many[0] if len(many) == 1 else many for name, many in values.items()}
 

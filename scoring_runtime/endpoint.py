@@ -7,19 +7,21 @@ the :class:`Reply`. Both therefore answer alike.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from os import urandom
 from time import perf_counter
 from typing import NamedTuple, TypeAlias
-from urllib.parse import parse_qsl
 
 import orjson
 
+from .conversion import query_pairs
 from .errors import (
     InputError,
     InputTooLarge,
     NotServing,
+    NotStarted,
     RequestIdTooLong,
     RunError,
     ScoringRuntimeError,
@@ -52,7 +54,10 @@ _NOT_FOUND = (
 _NOT_ALLOWED = "The method is not allowed for the requested URL."
 _INTERNAL = "An unexpected internal error occurred. Check the logs for more info."
 _ID_NAMES = (b"x-request-id", b"x-ms-request-id", b"x-ms-client-request-id")
-_RESERVED = frozenset({b"x-request-id", b"x-ms-request-id", b"content-length"})
+# The ids are ours; framing and connection belong to the host.
+_RESERVED = frozenset(
+    {b"x-request-id", b"x-ms-request-id", b"content-length", b"transfer-encoding", b"connection"}
+)
 _TEXT_HEADERS: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
 _READ = ("GET", "HEAD", "OPTIONS")
 _SCORES = ("GET", "POST", "OPTIONS", "HEAD")
@@ -113,6 +118,8 @@ class Endpoint:
         started = perf_counter()
         route, methods, logged = self._routes.get(request.path, _UNKNOWN)
         headers = dict(request.headers)
+        if len(headers) != len(request.headers):
+            headers = _joined(request.headers)
         ids = _NO_IDS
         try:
             ids = self._ids(headers)
@@ -195,8 +202,10 @@ class Endpoint:
     async def _document(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
         if request.method == "OPTIONS":
             return _allowed()
-        await self._runtime.started()
-        query = dict(parse_qsl(request.query.decode("latin-1"), keep_blank_values=True)[::-1])
+        await self._runtime.settled()
+        if self._runtime.state is State.FAILED:
+            raise NotStarted("The entry script could not be started; its log says why.")
+        query = dict(query_pairs(request.query)[::-1])
         document = self._runtime.documents.get(query.get("version", "2"))
         return ScoringResponse(200, document, JSON_HEADERS, -1)
 
@@ -216,7 +225,7 @@ class Endpoint:
         headers += [(name, value) for name, value in zip(_ID_NAMES, ids, strict=True) if value]
         if b"traceid" in asked:
             headers.append((b"traceid", asked[b"traceid"]))
-        if response.status == 503:
+        if response.status == 503 and response.run_ms < 0:  # not one that run() chose
             headers.append((b"retry-after", b"1"))
         return Reply(response.status, headers, response.body)
 
@@ -246,6 +255,14 @@ async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
 
 _EVERY = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 _UNKNOWN: tuple[_Route, tuple[str, ...], bool] = (_not_found, _EVERY, False)
+
+
+def _joined(lines: Headers) -> dict[bytes, bytes]:
+    """Repeated lines as one, joined by commas (RFC 9110 §5.3)."""
+    joined: dict[bytes, bytes] = {}
+    for name, value in lines:
+        joined[name] = joined[name] + b"," + value if name in joined else value
+    return joined
 
 
 def _ids_of(headers: dict[bytes, bytes], new_id: Callable[[], bytes]) -> Ids:
@@ -297,13 +314,19 @@ class RandomIds:
 
 
 def _error_response(error: ScoringRuntimeError) -> ScoringResponse:
-    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
-    return _message(status, str(error), failed=isinstance(error, RunError))
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return _message(status, str(error), failed=kind is RunError)
+    # The others are for operators: their texts name folders of this machine.
+    log.error("%s", error)
+    return _message(500, _INTERNAL)
 
 
 def _message(status: int, message: str, *, failed: bool = False) -> ScoringResponse:
     flag = (b"x-ms-run-function-failed", b"True" if failed else b"False")
-    return ScoringResponse(status, orjson.dumps({"message": message}), (JSON_HEADERS[0], flag), -1)
+    # Not orjson: clients that compare the text know it with the standard library's spacing.
+    body = json.dumps({"message": message}).encode()
+    return ScoringResponse(status, body, (JSON_HEADERS[0], flag), -1)
 
 
 def _method_refused(request: HttpRequest, *, known: bool) -> ScoringResponse:
@@ -334,12 +357,14 @@ def with_cors(handle: Handle, origins: tuple[str, ...]) -> Handle:
         reply = await handle(request)
         asked = dict(request.headers)
         origin = asked.get(b"origin")
+        if any(name == b"access-control-allow-origin" for name, _ in reply.headers):
+            return reply  # the script has answered for itself
         if origin is not None and not wildcard and origin.lower() not in wanted:
             return reply
         reply.headers.append((b"access-control-allow-origin", origin or first))
         if request.method == "OPTIONS":
             reply.headers.extend(_preflight(asked))
-        if len(origins) > 1:
+        if len(origins) > 1 or (wildcard and origin):
             reply.headers.append((b"vary", b"Origin"))
         return reply
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, TypeGuard
 
 from .entry_script import Arguments, EntryScript
-from .errors import RunFailed, SchemaMismatch, ScoringRuntimeError
+from .errors import InputError, RunFailed, SchemaMismatch, ScoringRuntimeError
 from .messages import Headers, ScoringRequest, ScoringResponse
 from .results import encoder
 from .settings import Settings
@@ -59,7 +59,7 @@ class Invocation:
         started = perf_counter()
         try:
             result = await self._run(**arguments)
-        except Exception as error:
+        except BaseException as error:
             return self._raised(error, started)
         return self._response(result, (perf_counter() - started) * 1000)
 
@@ -80,7 +80,7 @@ class Invocation:
         return ScoringResponse(200, body, JSON_HEADERS, run_ms)
 
     def _raised(self, error: BaseException, started: float) -> ScoringResponse:
-        if isinstance(error, ScoringRuntimeError):
+        if isinstance(error, InputError):
             raise error
         if _is_http_exception(error):
             return self._aborted(error, (perf_counter() - started) * 1000)
@@ -88,10 +88,7 @@ class Invocation:
             mismatch = _schema_mismatch(error)
             if mismatch is not None:
                 raise mismatch from error
-        _log_users_part(error)
-        raise RunFailed(
-            "An unexpected error occurred in scoring script. Check the logs for more info."
-        ) from error
+        raise run_failed(error) from error
 
     def _aborted(self, error: Any, run_ms: float) -> ScoringResponse:
         """``abort(418)`` in a script is an answer, not a failure, unless it says 5xx."""
@@ -113,7 +110,7 @@ def _is_http_exception(error: BaseException) -> TypeGuard[Any]:
     return (
         exceptions is not None
         and isinstance(error, exceptions.HTTPException)
-        and error.code is not None
+        and (error.code is not None or error.response is not None)
     )
 
 
@@ -126,11 +123,15 @@ def _as_it_is(response: Any, run_ms: float) -> ScoringResponse:
     return ScoringResponse(response.status_code, body, headers, run_ms)
 
 
-def _log_users_part(error: BaseException) -> None:
+def run_failed(error: BaseException) -> RunFailed:
+    """Log what the script raised; the result is what its caller is told."""
     # The first frame is ours; what the user wants to see begins below it.
     where = error.__traceback__.tb_next if error.__traceback__ else None
     lines = traceback.format_exception(type(error), error, where or error.__traceback__)
     script_log.error("Encountered Exception: %s", "".join(lines))
+    return RunFailed(
+        "An unexpected error occurred in scoring script. Check the logs for more info."
+    )
 
 
 def _schema_mismatch(error: BaseException) -> SchemaMismatch | None:
@@ -164,7 +165,15 @@ def _expected(parameter_type: Any) -> str:
     if hasattr(sample, "dtype"):
         shape = ", ".join(["any", *map(str, sample.shape[1:])])
         return f"an array of {sample.dtype} with the shape ({shape})"
-    return f"a value of type {type(sample).__name__} such as {reprlib.repr(sample)}"
+    return f"a value of type {type(sample).__name__} such as {reprlib.repr(_example(sample))}"
+
+
+def _example(sample: Any) -> Any:
+    """A sample whose parts are parameter types themselves, as the values it stands for."""
+    sample = getattr(sample, "sample_input", sample)
+    if isinstance(sample, dict):
+        return {name: _example(each) for name, each in sample.items()}
+    return [_example(each) for each in sample] if isinstance(sample, list) else sample
 
 
 def _got(value: Any) -> str:

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from concurrent import futures
 from enum import Enum
+from functools import partial
 
 from . import entry_script, models, schema
-from .errors import EntryScriptFailed
-from .invocation import Invocation
+from .errors import EntryScriptFailed, InputError
+from .invocation import Invocation, run_failed
 from .scorer import Scorer
 from .settings import Settings
 from .telemetry import log, script_log
@@ -85,7 +86,10 @@ class Runtime:
     async def settled(self) -> None:
         """Wait until ``init()`` is done or has failed; the state says which."""
         if not self._scorer.prepared.done():
-            await asyncio.wait([asyncio.wrap_future(self._scorer.prepared)])
+            waiting = asyncio.wrap_future(self._scorer.prepared)
+            # asyncio reports an error that nobody has looked at.
+            waiting.add_done_callback(lambda future: future.exception())
+            await asyncio.wait([waiting])
 
     async def takes_any_method(self) -> bool:
         """Whether run() wants the request itself (``@rawhttp``), OPTIONS and HEAD included."""
@@ -119,7 +123,7 @@ class Runtime:
         """A response's body, a stream joined together."""
         if isinstance(body, bytes):
             return body
-        joined: bytes = await self._scorer.call(body, b"".join)
+        joined: bytes = await self._scorer.call(body, _joined)
         return joined
 
     async def stop(self, seconds: float | None = None) -> None:
@@ -145,4 +149,16 @@ def _close(body: Iterator[bytes]) -> None:
 
 
 def _next_chunk(body: Iterator[bytes]) -> bytes | None:
-    return next(body, None)
+    try:
+        return next(body, None)
+    except InputError:
+        raise
+    except BaseException as error:
+        raise run_failed(error) from error
+
+
+def _joined(body: Iterator[bytes]) -> bytes:
+    try:
+        return b"".join(iter(partial(_next_chunk, body), None))
+    finally:
+        _close(body)

@@ -102,7 +102,8 @@ def _generated(version: str, run: Callable[..., Any], settings: Settings) -> byt
     document = _swagger2(settings, *schemas) if version == "2" else _openapi(settings, *schemas)
     if version == "3.1":
         document["openapi"] = "3.1.0"
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    plain = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    return json.dumps(orjson.loads(plain)).encode()
 
 
 def _schemas(version: str, run: Callable[..., Any]) -> tuple[Any, Any] | None:

@@ -169,7 +169,7 @@ class Scorer(Generic[_C]):
 
     def _collect(self, loop: AbstractEventLoop) -> None:
         for worker in self._workers:
-            if worker.loop is loop:
+            if worker.loop is loop and worker.holds_back:
                 _settle(worker.done)
         if self._in_flight:
             loop.call_later(_HAND_OVER_SECONDS, self._collect, loop)
@@ -261,11 +261,17 @@ class _Worker(threading.Thread):
         self._current: Future[Any] | None = None
         self.done: Done = deque()
         self.loop: AbstractEventLoop | None = None
+        self._oldest = 0.0
 
     @property
     def overdue(self) -> bool:
         current = self._current
         return current is not None and _expired(current)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether a result has been done for longer than it may wait for those after it."""
+        return bool(self.done) and perf_counter() - self._oldest > _HAND_OVER_SECONDS
 
     def run(self) -> None:
         if self._first:
@@ -296,7 +302,6 @@ class _Worker(threading.Thread):
 
     def _drain(self, waiting: deque[Job | None]) -> bool:
         """Do what waits; True when the thread is to end."""
-        handed_over = perf_counter()
         while True:
             try:
                 job = waiting.popleft()
@@ -307,11 +312,11 @@ class _Worker(threading.Thread):
                 return True
             if job.future.done():
                 continue
-            if job.loop is not self.loop or perf_counter() - handed_over > _HAND_OVER_SECONDS:
+            if job.loop is not self.loop:
                 _hand_over(self.loop, self.done)
-                handed_over = perf_counter()
-                if job.loop is not self.loop:
-                    self.done, self.loop = deque(), job.loop
+                self.done, self.loop = deque(), job.loop
+            elif self.holds_back:
+                _hand_over(self.loop, self.done)
             self._do(job)
         _hand_over(self.loop, self.done)
         return False
@@ -322,6 +327,8 @@ class _Worker(threading.Thread):
             self.done.append((job.future, (job.call or self._callee)(job.argument), None))
         except BaseException as error:
             self.done.append((job.future, None, _for_future(error)))
+        if len(self.done) == 1:
+            self._oldest = perf_counter()
         self._current = None
 
 

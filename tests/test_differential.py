@@ -12,6 +12,7 @@ import gzip
 import http.client
 import itertools
 import json
+import math
 import re
 import sys
 import uuid
@@ -92,11 +93,13 @@ def _normalised(case: Case, response: http.client.HTTPResponse, body: bytes) -> 
     for name, value in response.getheaders():
         headers.setdefault(name.lower(), []).append(value)
     if "date" in headers:
-        headers["date"] = [re.sub(r"^\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT$", "now", *headers["date"])]
+        date = r"^\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT$"
+        headers["date"] = [re.sub(date, "now", each) for each in headers["date"]]
     if headers.get("content-length") == [str(len(body))]:
         headers["content-length"] = ["that of the body"]
-    for name, pattern in (("x-ms-run-fn-exec-ms", r"^\d+\.\d{3}$"),):
-        headers.update({name: [re.sub(pattern, "ms", v) for v in headers[name]]} if name in headers else {})
+    if "x-ms-run-fn-exec-ms" in headers:
+        times = headers["x-ms-run-fn-exec-ms"]
+        headers["x-ms-run-fn-exec-ms"] = [re.sub(r"^\d+\.\d{3}$", "ms", each) for each in times]
     if "allow" in headers:
         headers["allow"] = sorted(", ".join(headers["allow"]).split(", "))
     _name_new_ids({value for _, value in case.headers}, headers)
@@ -128,8 +131,8 @@ CONTENT_TYPES = (
     "", "application/json", "application/json; charset=utf-8", "application/json; charset=utf-16",
     "application/vnd.api+json", "APPLICATION/JSON", "text/json", "text/plain", "image/svg+json",
     "text/csv; charset=latin-1", "image/png", "application/octet-stream", "nonsense", ";;", "a/b/c",
-    "application/x-www-form-urlencoded", "multipart/form-data; boundary=cut",
-    "multipart/form-data", "application/json, text/plain",
+    "application/x-www-form-urlencoded", "multipart/form-data; boundary=cut", "multipart/form-data",
+    "application/json, text/plain",
 )  # fmt: skip
 
 
@@ -173,10 +176,16 @@ def bodies(good: bytes) -> dict[str, bytes]:
 
 def surface() -> Iterator[Case]:
     """Every method on every path, swagger versions, ids on every route: the same for any script."""
-    paths = ("/", "/score", "/score/", "/swagger.json", "/nope", "/SCORE", "/score%20", "/sc%6fre")
+    paths = ("/", "/score", "/score/", "/swagger.json", "/nope", "/SCORE", "//score")
     for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"):
         for path in (*paths, "/?a=1", "/health/live", "/health/ready"):
             yield Case(f"{method} {path}", method, path, (JSON,), None if method == "GET" else b"")
+    odd = ("/score%20", "/sc%6fre", "///score", "/score//", "/./score", "/score;a", "/score?")
+    for target in odd:
+        yield Case(f"target {target}", target=target, headers=(JSON,))
+    for target in ("http://scoring.example/score?a=1", "/score#a", "//", "//?a=1", "/score?#"):
+        yield Case(f"target {target}", "GET", target, (), None)
+    yield Case("target *", "OPTIONS", "*", (), None)
     for query in (
         "version=2", "version=2.0", "version=3", "version=3.0", "version=3.1", "version=3.1.0",
         "version=4", "version=", "version", "version=3&version=2", "version=2&version=9",
@@ -235,11 +244,12 @@ def _compressed(good: bytes) -> Iterator[Case]:
 
 
 QUERIES = (
-    "", "a=1", "a=01", "a=1.50", "a=1e3", "a=", "a", "=1", "a=null", "a=true", "a=[1,2]", "a=%22x%22",
-    'a={"b":%20[1]}', "a=x&a=1", "a=1&b=2&a=3", "a=%C3%BC", "a=%FF", "a=%", "a=%zz", "a=+x+", "a=1;b=2",
-    "a=NaN", "a=Infinity", "a=1&&b=2", "a%5B%5D=1", "A=1&a=2", "a=%00", "a=12345678901234567890", "a==",
-    "data=[[1,2,3]]", "first=1", "first=1&second=x", "first=[1]&first=2", "other=1", "&", "a=%F0%9F%98%80",
-    "count=2&ratio=1.5&many=[1]", 'data=[{"size":1.5,"petals":3,"name":"x"}]',
+    "", "a=1", "a=01", "a=1.50", "a=1e3", "a=", "a", "=1", "a=null", "a=true", "a=[1,2]",
+    "a=%22x%22", 'a={"b":%20[1]}', "a=x&a=1", "a=1&b=2&a=3", "a=%C3%BC", "a=%FF", "a=%", "a=%zz",
+    "a=+x+", "a=1;b=2", "a=NaN", "a=Infinity", "a=1&&b=2", "a%5B%5D=1", "A=1&a=2", "a=%00",
+    "a=12345678901234567890", "a==", "data=[[1,2,3]]", "first=1", "first=1&second=x",
+    "first=[1]&first=2", "other=1", "&", "a=%F0%9F%98%80", "count=2&ratio=1.5&many=[1]",
+    'data=[{"size":1.5,"petals":3,"name":"x"}]',
 )  # fmt: skip
 
 
@@ -248,8 +258,6 @@ def queries(path: str = "/score") -> Iterator[Case]:
         yield Case(f"query {query}", "GET", f"{path}?{query}", (), None)
     yield Case("query and body", "POST", f"{path}?a=1", (JSON,), b'{"data": [[1, 2, 3]]}')
     yield Case("body of GET", "GET", path, (JSON,), b'{"data": [[1, 2, 3]]}')
-
-
 
 
 def requests_for_headers() -> Iterator[Case]:
@@ -277,32 +285,36 @@ def requests_for_headers() -> Iterator[Case]:
 
 
 STANDARD = {
-    "count": 1, "ratio": 2.5, "flower": {"name": "x", "petals": [1, 2], "day": "2026-03-04"},
+    "count": 1,
+    "ratio": 2.5,
+    "flower": {"name": "x", "petals": [1, 2], "day": "2026-03-04 05:06:07"},
     "many": [1],
-}  # fmt: skip
+}
 STANDARD_CHANGES: tuple[dict[str, object], ...] = (
     {"count": "1"}, {"count": 1.5}, {"count": None}, {"count": True}, {"ratio": 1}, {"ratio": "x"},
     {"flower": None}, {"flower": {}}, {"flower": {"name": "x"}}, {"flower": [1]}, {"many": "x"},
-    {"flower": {"name": 1, "petals": [1], "day": "2026-03-04"}},
-    {"flower": {"name": "x", "petals": "no", "day": "2026-03-04"}},
-    {"flower": {"name": "x", "petals": [[1, 2], [3]], "day": "2026-03-04"}},
+    {"flower": {"name": 1, "petals": [1], "day": "2026-03-04 05:06:07"}},
+    {"flower": {"name": "x", "petals": "no", "day": "2026-03-04 05:06:07"}},
+    {"flower": {"name": "x", "petals": [[1, 2], [3]], "day": "2026-03-04 05:06:07"}},
     {"flower": {"name": "x", "petals": [1, 2, 3], "day": "soon"}},
-    {"flower": {"name": "x", "petals": [1], "day": "2026-03-04", "more": 1}},
+    {"flower": {"name": "x", "petals": [1], "day": "2026-03-04 05:06:07", "more": 1}},
     {"many": [1, "x", 2.5, None]}, {"many": {}}, {"unknown": 1}, {"request_headers": {}},
 )  # fmt: skip
 ARRAYS = (
-    "[[1, 2, 3]]", "[[1, 2, 3], [4, 5, 6]]", "[]", "[[]]", "[1, 2, 3]", "[[1, 2]]", "[[1, 2, 3], [4]]",
-    '[["1", "2", "3"]]', '[["a", "b", "c"]]', "[[1, 2, null]]", "[[NaN, 1, 2]]", "1", "null", '"x"',
-    "{}", '{"a": 1}', "[[[1, 2, 3]]]", "[[1e400, 1, 2]]", "[[true, false, 1]]",
+    "[[1, 2, 3]]", "[[1, 2, 3], [4, 5, 6]]", "[]", "[[]]", "[1, 2, 3]", "[[1, 2]]",
+    "[[1, 2, 3], [4]]", '[["1", "2", "3"]]', '[["a", "b", "c"]]', "[[1, 2, null]]", "[[NaN, 1, 2]]",
+    "1", "null", '"x"', "{}", '{"a": 1}', "[[[1, 2, 3]]]", "[[1e400, 1, 2]]", "[[true, false, 1]]",
     "[[123456789012345678901234567890, 1, 2]]", "[[1.25, 1e-9, 2]]",
 )  # fmt: skip
 FRAMES = (
-    '[{"size": 1.5, "petals": 3, "name": "x"}]', "[]", "{}", "null", "1", '"x"', "[[1.5, 3, \"x\"]]",
+    '[{"size": 1.5, "petals": 3, "name": "x"}]', "[]", "{}", "null", "1", '"x"',
+    "[[1.5, 3, \"x\"]]",
     '[{"size": 1.5, "petals": 3, "name": "x"}, {"size": 2, "petals": 4, "name": "y"}]',
     '[{"petals": 3, "name": "x", "size": 1.5}]', '[{"size": 1.5}]', '[{"size": 1.5, "petals": 3}]',
-    '[{"size": 1.5, "petals": 3, "name": "x", "more": 1}]', '[{"size": "a", "petals": 3, "name": "x"}]',
-    '[{"size": "1.5", "petals": "3", "name": 7}]', '[{"size": null, "petals": 3, "name": null}]',
-    '[{"size": NaN, "petals": 3, "name": "x"}]', '[{"size": 1.5, "petals": 3.5, "name": "x"}]',
+    '[{"size": 1.5, "petals": 3, "name": "x", "more": 1}]',
+    '[{"size": "a", "petals": 3, "name": "x"}]', '[{"size": "1.5", "petals": "3", "name": 7}]',
+    '[{"size": null, "petals": 3, "name": null}]', '[{"size": NaN, "petals": 3, "name": "x"}]',
+    '[{"size": 1.5, "petals": 3.5, "name": "x"}]',
     '{"size": {"0": 1.5}, "petals": {"0": 3}, "name": {"0": "x"}}', "[1, 2]",
 )  # fmt: skip
 
@@ -355,21 +367,22 @@ def raw() -> Iterator[Case]:
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 ORIGINS = (
     "", "https://a.example", "https://b.example", "HTTPS://A.EXAMPLE", "https://c.example", "null",
-    "https://a.example/", "http://a.example", "https://a.example.evil", "*",
+    "https://a.example/", "http://a.example", "https://a.example.evil",
 )  # fmt: skip
 
 
 def cors() -> Iterator[Case]:
     """Plain and preflight requests from own and foreign origins, on every route."""
-    targets = ("/score", "/", "/swagger.json", "/nope", "/score/")
-    for origin, target in itertools.product(ORIGINS, targets):
-        asks: tuple[tuple[str, str], ...] = (("Origin", origin),) if origin else ()
-        for method in ("GET", "POST", "OPTIONS", "PUT", "HEAD"):
+    for origin, method in itertools.product(ORIGINS, ("GET", "POST", "OPTIONS", "PUT", "HEAD")):
+        asks = (("Origin", origin),) if origin else ()
+        yield Case(f"cors {method} {origin}", method, "/score", asks, b"")
+    for target, origin in itertools.product(("/", "/swagger.json", "/nope"), ORIGINS[:3]):
+        asks = (("Origin", origin),) if origin else ()
+        for method in ("GET", "POST", "OPTIONS"):
             yield Case(f"cors {method} {target} {origin}", method, target, asks, b"")
-    for origin in ORIGINS[:6]:
-        for method, names in itertools.product(
-            ("GET", "POST", "post", "PUT", "", "*"), (None, "x-b, content-type,X-A", "")
-        ):
+    for origin in ORIGINS[:5]:
+        methods = ("GET", "POST", "post", "PUT", "")
+        for method, names in itertools.product(methods, (None, "x-b, content-type,X-A", "")):
             yield _preflight(origin, method, names)
     yield Case("cors error", headers=(("Origin", ORIGINS[1]), JSON), body=b"case:failure-error")
     yield Case("cors private", "OPTIONS", headers=(
@@ -402,11 +415,13 @@ class Comparison:
     script: str
     cases: tuple[Case, ...]
     environ: dict[str, str] = field(default_factory=dict)
+    named: bool = False
+    """Whether the script tells the names of more cases of its own."""
 
 
 def _everything(script: str, good: bytes, *more: Iterator[Case], **environ: str) -> Comparison:
     cases = [*surface(), *inputs(good), *queries(), *itertools.chain(*more)]
-    return Comparison(f"{script}.py", tuple(cases), environ)
+    return Comparison(f"{script}.py", tuple(cases), environ, named=script == "diff_text")
 
 
 NUMBERS = b'{"data": [[1, 2, 3]]}'
@@ -433,6 +448,275 @@ COMPARISONS = {
     ),
 }
 
+# --- the differences -------------------------------------------------------------------------
+
+
+class Exchange(NamedTuple):
+    """One request and both its answers."""
+
+    case: Case
+    peer: Answer
+    ours: Answer
+
+    @property
+    def statuses(self) -> tuple[int, int]:
+        return self.peer.status, self.ours.status
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Why these parts of an answer (status, reason, body, spelling, header names) differ where."""
+
+    reason: str
+    parts: tuple[str, ...]
+    where: Callable[[Exchange], bool]
+    strict: bool = True
+    """Whether it is there with SCORING_STRICT_COMPAT too."""
+
+
+IDS = (*ID_HEADERS, "traceid", "x-ms-server-version")
+OUTCOME = ("status", "body", "x-ms-run-function-failed", "x-ms-run-fn-exec-ms")
+RUN_RAISED = b'{"message": "An unexpected error occurred in scoring script.'
+INTERNAL = b'{"message": "An unexpected internal error occurred.'
+# A status without a phrase, and phrases that http.HTTPStatus has since, or had before, Python 3.13.
+PHRASES = (
+    ("UNKNOWN", ""),
+    ("URI Too Long", "Request-URI Too Long"),
+    ("REQUEST ENTITY TOO LARGE", "Content Too Large"),
+    ("UNPROCESSABLE ENTITY", "Unprocessable Content"),
+)
+FORMS = ("application/x-www-form-urlencoded", "multipart/form-data;")
+HEALTH = ("/health/live", "/health/ready")
+
+
+def _outside(exchange: Exchange) -> bool:
+    """The old server answered without its own headers: no such route, or not with this method."""
+    return exchange.peer.status in (404, 405) and "x-request-id" not in exchange.peer.headers
+
+
+def _is_null_for_nan(exchange: Exchange) -> bool:
+    try:
+        before, now = json.loads(exchange.peer.body), json.loads(exchange.ours.body)
+    except ValueError:
+        return False
+    return bool(before != now and _without_nan(before) == now)
+
+
+def _without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+DIFFERENCES = {
+    "Server header": Difference(
+        "Which software answers is nobody's business; `x-ms-server-version` says it where wanted.",
+        ("server",),
+        lambda e: e.peer.headers.get("server") == ["gunicorn"] and "server" not in e.ours.headers,
+    ),
+    "Version header": Difference(
+        "`x-ms-server-version` names this runtime and its version.",
+        ("x-ms-server-version",),
+        lambda e: (
+            e.peer.headers.get("x-ms-server-version", [""])[-1] == "azmlinfsrv/1.5.1"
+            and e.ours.headers["x-ms-server-version"][-1].startswith("scoring-runtime/")
+        ),
+    ),
+    "Keep-alive": Difference(
+        "Connections stay open for the next request; the old server closed each after one answer.",
+        ("connection",),
+        lambda e: e.peer.headers["connection"] == ["close"] and "connection" not in e.ours.headers,
+    ),
+    "Reason phrases": Difference(
+        "After the status stands the phrase of the standard (`200 OK`, `404 Not Found`), not in "
+        "capitals; clients go by the number.",
+        ("reason",),
+        lambda e: (
+            e.peer.reason.lower() == e.ours.reason.lower()
+            or (e.peer.reason, e.ours.reason) in PHRASES
+        ),
+    ),
+    "Compact JSON": Difference(
+        "Results are written by orjson: UTF-8, no spaces; the values are the same.",
+        ("spelling", "content-length"),
+        lambda e: (
+            e.statuses == (200, 200) and e.peer.headers["content-type"] == ["application/json"]
+        ),
+        strict=False,
+    ),
+    "Ids everywhere": Difference(
+        "404 and 405 have the request ids and the version too, so that they can be found in logs.",
+        IDS,
+        _outside,
+    ),
+    "Health routes": Difference(
+        "`/health/live` and `/health/ready` are new: alive, and ready to score.",
+        (*OUTCOME, "allow", "content-type", "content-length", "spelling"),
+        lambda e: e.case.path in HEALTH and e.peer.status == 404,
+    ),
+    "HEAD is refused": Difference(
+        "The text of the 405, which HEAD does not show, says what is allowed; only Content-Length "
+        "tells.",
+        ("content-length",),
+        lambda e: e.case.method == "HEAD" and e.statuses == (405, 405),
+    ),
+    "Form bodies": Difference(
+        'A script that gets text gets the body of a form too; the old server gave it `""`.',
+        OUTCOME,
+        lambda e: (
+            e.case.header("Content-Type").startswith(FORMS) and not e.case.name.startswith("raw")
+        ),
+    ),
+    "gzip": Difference(
+        "`Content-Encoding: gzip` and `deflate` are decoded, and a body that is not what it says "
+        "is refused with 400.",
+        OUTCOME,
+        lambda e: e.case.header("Content-Encoding") == "gzip" and e.ours.status in (200, 400),
+    ),
+    "Unknown encodings": Difference(
+        "A `Content-Encoding` that cannot be decoded is refused with 415; the old server handed "
+        "the encoded bytes to the script as if they were text.",
+        OUTCOME,
+        lambda e: e.case.header("Content-Encoding") == "br" and e.ours.status == 415,
+    ),
+    "Schema mismatch": Difference(
+        "An input that does not fit `@input_schema` is the client's fault: 400, naming parameter, "
+        "expected and got, instead of 500.",
+        OUTCOME,
+        lambda e: e.statuses == (500, 400) and b"does not fit its schema: expected" in e.ours.body,
+        strict=False,
+    ),
+    "Unreadable JSON": Difference(
+        "JSON that is not UTF-8, or nested too deeply, is the client's fault: 400 instead of 500.",
+        OUTCOME,
+        lambda e: (
+            e.statuses == (500, 400)
+            and e.peer.body.startswith(INTERNAL)
+            and e.ours.body.startswith(b'{"message": "POST body could not be decoded as JSON: ')
+        ),
+    ),
+    "NaN": Difference(
+        "NaN and Infinity, which JSON does not have, become `null`; `SCORING_NAN` chooses.",
+        ("body",),
+        _is_null_for_nan,
+        strict=False,
+    ),
+    "More results have JSON": Difference(
+        "numpy, pandas, dates, Decimal, bytes, sets and generators are serialised instead of "
+        "answered with 500.",
+        OUTCOME,
+        lambda e: (
+            e.statuses == (500, 200)
+            and e.peer.body.startswith(INTERNAL)
+            and e.case.name.startswith("result-")
+        ),
+    ),
+    "Results without JSON": Difference(
+        "The 500 says which type at which path cannot be sent, and that run() is at fault.",
+        OUTCOME,
+        lambda e: (
+            e.statuses == (500, 500)
+            and e.ours.body.startswith(b'{"message": "The result of run() cannot be sent as JSON: ')
+        ),
+    ),
+    "One Content-Type": Difference(
+        "A content type among AMLResponse's headers replaces the default one however it is "
+        "spelled; the old server sent both.",
+        ("content-type",),
+        lambda e: (
+            len(e.peer.headers["content-type"]) == 2
+            and e.peer.headers["content-type"][1:] == e.ours.headers["content-type"]
+        ),
+    ),
+    "One Content-Length": Difference(
+        "A length among AMLResponse's headers is left out for the real one; the old server sent "
+        "both.",
+        ("content-length",),
+        lambda e: (
+            e.case.name == "response-own-length" and len(e.peer.headers["content-length"]) == 2
+        ),
+    ),
+    "Commas in dates and cookies": Difference(
+        "Dates and cookies among AMLResponse's headers are not split at their commas.",
+        ("expires", "set-cookie"),
+        lambda e: e.case.name in ("response-date", "response-cookie"),
+    ),
+    "werkzeug responses": Difference(
+        "A werkzeug Response is passed through as one of Flask, which need not be installed.",
+        (*OUTCOME, "content-type"),
+        lambda e: e.case.name == "response-werkzeug" and e.statuses == (500, 202),
+    ),
+    "abort()": Difference(
+        "An HTTP error that run() raises (`flask.abort(418)`, `request.json` of what is not JSON) "
+        "keeps its status and text.",
+        (*OUTCOME, "content-type"),
+        lambda e: (
+            e.peer.body.startswith(RUN_RAISED)
+            and e.peer.status == 500
+            and e.ours.status in (400, 409, 415, 418, 503)
+            and (e.case.name.startswith("failure-abort") or "read=json" in e.case.target)
+        ),
+    ),
+    "TimeoutError": Difference(
+        "A TimeoutError of the script's own is an error of the script, not a scoring timeout.",
+        ("body",),
+        lambda e: (
+            e.peer.body == b'{"message": "Scoring timeout after 3600000 ms"}'
+            and e.ours.body.startswith(RUN_RAISED)
+        ),
+    ),
+    "sys.exit()": Difference(
+        "A script that exits in run() fails that request alone, with the usual 500 in JSON; the "
+        "old server's worker died and an HTML page was sent.",
+        (*OUTCOME, *IDS, "content-type", "date"),
+        lambda e: (
+            e.case.name == "failure-exit"
+            and e.peer.body.startswith(b"<html>")
+            and e.ours.body.startswith(RUN_RAISED)
+        ),
+    ),
+    "414 and 431 in JSON": Difference(
+        "A head that is too long is refused in JSON too, at the same lengths.",
+        (*OUTCOME, "content-type", "date"),
+        lambda e: (
+            e.statuses in ((414, 414), (431, 431))
+            and e.peer.headers["content-type"] == ["text/html"]
+        ),
+    ),
+    "CORS on 404 and 405": Difference(
+        "Pages of allowed origins can read these errors as well.",
+        ("access-control-allow-origin", "vary"),
+        _outside,
+    ),
+    "Private networks": Difference(
+        "A preflight for private networks is refused by saying nothing, as the standard has it, "
+        "instead of with `false`.",
+        ("access-control-allow-private-network",),
+        lambda e: e.peer.headers["access-control-allow-private-network"] == ["false"],
+    ),
+    "Length of chunked bodies": Difference(
+        "A `@rawhttp` script sees a Content-Length for a chunked body, which has been read whole.",
+        ("body",),
+        lambda e: (
+            e.case.chunked
+            and b'"Content-Length"' in e.ours.body
+            and b'"Content-Length"' not in e.peer.body
+        ),
+    ),
+}
+
+
+def table() -> str:
+    """DIFFERENCES in Markdown."""
+    rows = [
+        f"| {name} | {each.reason}{'' if each.strict else ' Not with `SCORING_STRICT_COMPAT`.'} |"
+        for name, each in DIFFERENCES.items()
+    ]
+    return "\n".join(["| What | How it differs, and why |", "| --- | --- |", *rows])
+
+
 # --- the comparison --------------------------------------------------------------------------
 
 
@@ -443,14 +727,6 @@ class Found(NamedTuple):
     what: str
     peer: object
     ours: object
-
-
-class Exchange(NamedTuple):
-    """One request and both its answers."""
-
-    case: Case
-    peer: Answer
-    ours: Answer
 
 
 def differences(exchange: Exchange) -> Iterator[Found]:
@@ -489,14 +765,87 @@ def exchanges(name: str) -> dict[bool, list[Exchange]]:
         StandaloneHost(script, environ=environ),
         StandaloneHost(script, environ={**environ, "SCORING_STRICT_COMPAT": "true"}),
     ]
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(len(hosts)) as pool:
         peer, ours, strict = pool.map(lambda host: _answers(host, comparison), hosts)
+    assert list(peer) == list(ours) == list(strict)
     return {
-        False: [Exchange(*each) for each in zip(comparison.cases, peer, ours, strict=True)],
-        True: [Exchange(*each) for each in zip(comparison.cases, peer, strict, strict=True)],
+        False: [Exchange(case, peer[case], ours[case]) for case in peer],
+        True: [Exchange(case, peer[case], strict[case]) for case in peer],
     }
 
 
-def _answers(host: StandaloneHost, comparison: Comparison) -> list[Answer]:
+def _answers(host: StandaloneHost, comparison: Comparison) -> dict[Case, Answer]:
     with host:
-        return [send(host.port, case) for case in comparison.cases]
+        cases = [*comparison.cases, *(_named_by(host) if comparison.named else ())]
+        return {case: send(host.port, case) for case in cases}
+
+
+def _named_by(host: StandaloneHost) -> Iterator[Case]:
+    for name in json.loads(send(host.port, Case("names", body=b"cases")).body):
+        yield Case(name, body=f"case:{name}".encode())
+
+
+# --- the tests -------------------------------------------------------------------------------
+
+MODES = pytest.mark.parametrize("strict", [False, True], ids=["default", "strict-compat"])
+
+
+def explanations(found: Found, exchange: Exchange) -> list[str]:
+    return [
+        name
+        for name, each in DIFFERENCES.items()
+        if found.what in each.parts and each.where(exchange)
+    ]
+
+
+@MODES
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_difference_is_explained_by_exactly_one_entry(name: str, strict: bool) -> None:
+    unexplained = [
+        (found.case.name, *found[1:], names)
+        for exchange in exchanges(name)[strict]
+        for found in differences(exchange)
+        if len(names := explanations(found, exchange)) != 1
+    ]
+    assert unexplained == []
+
+
+@MODES
+def test_every_entry_explains_something_and_strict_compat_removes_what_it_says(
+    strict: bool,
+) -> None:
+    used = {
+        name
+        for comparison in COMPARISONS
+        for exchange in exchanges(comparison)[strict]
+        for found in differences(exchange)
+        for name in explanations(found, exchange)
+    }
+    assert used == {name for name, each in DIFFERENCES.items() if each.strict or not strict}
+
+
+def test_no_difference_goes_unseen() -> None:
+    """The comparison itself reports a status, a phrase, a body, a spelling, and a header line."""
+    case = Case("x")
+    json_type = {"content-type": ["application/json"]}
+    before = Answer(200, "OK", {**json_type, "vary": ["a", "b"]}, b'{"a": 1}')
+    for after, expected in (
+        (before._replace(status=201), ["status"]),
+        (before._replace(reason="ok"), ["reason"]),
+        (before._replace(body=b'{"a":1}'), ["spelling"]),
+        (before._replace(body=b'{"a": 1.0}'), ["body"]),
+        (before._replace(body=b""), ["body"]),
+        (before._replace(headers={**json_type, "vary": ["b", "a"]}), ["vary"]),
+        (before._replace(headers={"vary": ["a", "b"]}), ["content-type"]),
+        (before, []),
+    ):
+        assert [found.what for found in differences(Exchange(case, before, after))] == expected
+
+
+def test_the_table_of_differences_has_one_row_each() -> None:
+    assert len(table().splitlines()) == 2 + len(DIFFERENCES)
+
+
+if __name__ == "__main__":
+    assert sys.argv[1:] == ["--table"], "usage: python -m tests.test_differential --table"
+    print(table())

@@ -29,6 +29,7 @@ MAX_REQUEST_LINE = 4094
 MAX_HEADERS = 100
 KEEP_ALIVE_SECONDS = 65.0
 _MAX_HEAD = 256 * 1024
+_IN_BODY = -(2**62)
 _MAX_PIPELINED = 32
 _LINGER_SECONDS = 2.0
 _ONE_WRITE = 64 * 1024
@@ -98,6 +99,8 @@ class HttpProtocol(asyncio.Protocol):
     def _reset(self) -> None:
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
+        self._head_is_complete = False
+        self._upgrades = False
         self._first = b""
         self._parts: bytearray | None = None
         self._length = 0
@@ -124,17 +127,35 @@ class HttpProtocol(asyncio.Protocol):
             return
         self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._stopping = True
+            self._feed(data)
         except httptools.HttpParserError:
             self._refuse(_plain(400, "This is not an HTTP request."))
         if self._receiving and self._head_bytes > _MAX_HEAD:
             self._refuse(_plain(431, "The request's headers are too large."))
 
+    def _feed(self, data: bytes | memoryview) -> None:
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
+                if self._upgrades:
+                    self._begin_again_without_upgrade()
+
+    def _begin_again_without_upgrade(self) -> None:
+        # No other protocol is spoken here, so the offer is ignored (RFC 9110 §7.8); but the
+        # parser has taken the request to end with its head, and would lose the body.
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        lines = [b"%b: %b" % line for line in self._headers if line[0] != b"upgrade"]
+        head = [b"%b %b HTTP/%b" % (method, self._url, version), *lines, b"", b""]
+        self._reset()
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(b"\r\n".join(head))
+
     def eof_received(self) -> bool:
         # A client may close its side and still wait for its answer.
-        self._stopping = True
+        self._stopping, self._receiving = True, False
         return self._active
 
     def pause_writing(self) -> None:
@@ -166,9 +187,11 @@ class HttpProtocol(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
+        if self._head_is_complete:
+            return  # a trailer, which must not pass for a header (RFC 9110 §6.5.1)
+        name, value = name.lower(), value.rstrip(b" \t")
         self._headers.append((name, value))
-        if len(value) > MAX_HEADER_LINE or len(self._headers) > MAX_HEADERS:
+        if len(name) + len(value) > MAX_HEADER_LINE or len(self._headers) > MAX_HEADERS:
             self._problem = _plain(
                 431,
                 f"A header line has more than {MAX_HEADER_LINE} bytes, or there are more than "
@@ -179,9 +202,15 @@ class HttpProtocol(asyncio.Protocol):
                 self._problem = self._shared.endpoint.too_large(self._headers)
         elif name == b"expect" and value.lower() == b"100-continue":
             self._expects = True
+        elif name == b"upgrade":
+            self._upgrades = True
 
     def on_headers_complete(self) -> None:
-        self._head_bytes = -(2**62)  # the body is limited by its own rule
+        self._upgrades = self._upgrades and self._parser.should_upgrade()
+        if self._upgrades:
+            return
+        self._head_is_complete = True
+        self._head_bytes = _IN_BODY  # which is limited by its own rule
         if len(self._url) > MAX_REQUEST_LINE:
             self._problem = _plain(
                 414, f"The request line is longer than {MAX_REQUEST_LINE} bytes."
@@ -191,9 +220,13 @@ class HttpProtocol(asyncio.Protocol):
         elif self._expects and not self._active:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def on_chunk_header(self) -> None:
+        self._head_bytes = 0  # data follows, or trailers, and those are limited as headers are
+
     def on_body(self, body: bytes) -> None:
         if self._refused:
             return
+        self._head_bytes = _IN_BODY
         self._length += len(body)
         if self._length > self._shared.limit:
             self._refuse(self._shared.endpoint.too_large(self._headers))
@@ -207,7 +240,7 @@ class HttpProtocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._receiving = False
         self._head_bytes = 0
-        if self._refused:
+        if self._refused or self._upgrades:
             return
         parser = self._parser
         method = parser.get_method().decode("ascii")
@@ -215,7 +248,9 @@ class HttpProtocol(asyncio.Protocol):
         body = self._first if self._parts is None else bytes(self._parts)
         request = HttpRequest(method, path, query, self._headers, body, self._client)
         old_http = parser.get_http_version() == "1.0"
-        self._take(_Item(request, None, method, parser.should_keep_alive(), old_http))
+        keep_alive = parser.should_keep_alive()
+        self._refused = not keep_alive  # what the client sends after its last request is not one
+        self._take(_Item(request, None, method, keep_alive, old_http))
         self._reset()
 
     def _target(self) -> tuple[str, bytes]:
@@ -227,6 +262,8 @@ class HttpProtocol(asyncio.Protocol):
         except httptools.HttpParserInvalidURLError:
             return self._url.decode("latin-1"), b""
         path = (parsed.path or b"/").decode("latin-1")
+        if path.startswith("//"):  # a base URL that ends in a slash, put before a path
+            path = "/" + path.lstrip("/")
         return (unquote(path) if "%" in path else path), parsed.query or b""
 
     # --- answering ----------------------------------------------------------------------------
@@ -234,7 +271,7 @@ class HttpProtocol(asyncio.Protocol):
     def _take(self, item: _Item) -> None:
         if self._active:
             self._turns.append(item)
-            if len(self._turns) == _MAX_PIPELINED:
+            if len(self._turns) >= _MAX_PIPELINED:
                 self._transport.pause_reading()
         else:
             self._begin(item)
@@ -253,11 +290,11 @@ class HttpProtocol(asyncio.Protocol):
             if reply is None:
                 assert item.request is not None
                 reply = await self._shared.handle(item.request)
-            keep_alive = item.keep_alive and not self._stopping and not self._refused
             if self._transport.is_closing():
                 return
+            keep_alive = self._goes_on_after(item)
             if isinstance(reply.body, bytes):
-                self._write_whole(reply, reply.body, item.method, keep_alive)
+                self._write_whole(reply, reply.body, item, keep_alive)
             else:
                 keep_alive = keep_alive and not item.old_http
                 await self._write_stream(reply, reply.body, item, keep_alive)
@@ -267,17 +304,22 @@ class HttpProtocol(asyncio.Protocol):
             return
         self._answered(item, keep_alive)
 
+    def _goes_on_after(self, item: _Item) -> bool:
+        last = not item.keep_alive or (self._stopping and not self._receiving)
+        return bool(self._turns) or not last
+
     def _answered(self, item: _Item, keep_alive: bool) -> None:
         self._state.total_requests += 1
         self._active = False
         self._since = monotonic()
-        if self._turns:
-            self._begin(self._turns.popleft())
-            self._transport.resume_reading()
-        elif item.reply is not None:
+        if item.reply is not None:
             # The client may still send: closing now would reset the connection before it reads.
             self._loop.call_later(_LINGER_SECONDS, self._transport.close)
-        elif not keep_alive and not self._receiving:
+        elif keep_alive and self._turns:
+            self._begin(self._turns.popleft())
+            if len(self._turns) < _MAX_PIPELINED and not self._transport.is_closing():
+                self._transport.resume_reading()
+        elif not keep_alive or (self._stopping and not self._receiving):
             self._transport.close()
 
     def _refuse(self, reply: Reply) -> None:
@@ -287,7 +329,7 @@ class HttpProtocol(asyncio.Protocol):
             self._receiving = False
             self._take(_Item(None, reply, "", keep_alive=False))
 
-    def _head(self, reply: Reply, keep_alive: bool, more: bytes) -> list[bytes]:
+    def _head(self, reply: Reply, item: _Item, keep_alive: bool, more: bytes) -> list[bytes]:
         parts = [
             _STATUS_LINES.get(reply.status) or b"HTTP/1.1 %d \r\n" % reply.status,
             self._shared.default_lines(self._state.default_headers),
@@ -295,13 +337,16 @@ class HttpProtocol(asyncio.Protocol):
         for name, value in reply.headers:
             parts += (name, b": ", value, b"\r\n")
         parts.append(more)
-        parts.append(b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
+        if not keep_alive:
+            parts.append(b"connection: close\r\n\r\n")
+        else:
+            parts.append(b"connection: keep-alive\r\n\r\n" if item.old_http else b"\r\n")
         return parts
 
-    def _write_whole(self, reply: Reply, body: bytes, method: str, keep_alive: bool) -> None:
+    def _write_whole(self, reply: Reply, body: bytes, item: _Item, keep_alive: bool) -> None:
         length = b"" if reply.status in _NO_BODY else b"content-length: %d\r\n" % len(body)
-        parts = self._head(reply, keep_alive, length)
-        if method == "HEAD" or reply.status in _NO_BODY:
+        parts = self._head(reply, item, keep_alive, length)
+        if item.method == "HEAD" or reply.status in _NO_BODY:
             self._transport.write(b"".join(parts))
         elif len(body) <= _ONE_WRITE:
             parts.append(body)
@@ -313,9 +358,10 @@ class HttpProtocol(asyncio.Protocol):
     async def _write_stream(
         self, reply: Reply, body: Iterator[bytes], item: _Item, keep_alive: bool
     ) -> None:
-        more = b"" if item.old_http else b"transfer-encoding: chunked\r\n"
-        self._transport.write(b"".join(self._head(reply, keep_alive, more)))
-        if item.method == "HEAD":
+        empty = reply.status in _NO_BODY
+        more = b"" if item.old_http or empty else b"transfer-encoding: chunked\r\n"
+        self._transport.write(b"".join(self._head(reply, item, keep_alive, more)))
+        if item.method == "HEAD" or empty:
             return
         async with aclosing(self._shared.runtime.chunks(body)) as chunks:
             async for chunk in chunks:

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Undecorated, as most scripts are: parses its text and raises for what it does not expect."""
 
 import json

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """A typed data frame in; columns of several kinds."""
 
 import pandas as pd

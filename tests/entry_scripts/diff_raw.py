@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """`@rawhttp`: tells what it sees of the request, read in the way that `?read=` names."""
 
 import base64

@@ -1,4 +1,8 @@
-"""Undecorated. Gives its input back; the input `case:NAME` gives the result of that case."""
+# mypy: ignore-errors
+"""Undecorated. Gives its input back; the input `case:NAME` gives the result of that case.
+
+`cases` gives their names; those that end the old server's worker come last.
+"""
 
 import datetime
 import decimal
@@ -88,6 +92,8 @@ RESPONSES = {
     "headers": lambda: AMLResponse("x", 200, {"X-One": "1", "x-two": "a, b,c", "X-One-2": ""}),
     "type-in-lower-case": lambda: AMLResponse("<a/>", 200, {"content-type": "text/xml"}),
     "json-with-type": lambda: AMLResponse({}, 200, {"Content-Type": "text/x"}, json_str=True),
+    "location": lambda: AMLResponse("x", 303, {"Location": "/wo/\xfc?a=\xdf"}),
+    "unavailable": lambda: AMLResponse("x", 503, {"Retry-After": "7"}),
     "date": lambda: AMLResponse("x", 200, {"Expires": "Thu, 01 Dec 1994 16:00:00 GMT"}),
     "cookie": lambda: AMLResponse("x", 200, {"Set-Cookie": "a=1; Expires=Thu, 01 Dec 1994"}),
     "own-ids": lambda: AMLResponse("x", 200, {"x-request-id": "u", "x-ms-request-id": "v"}),
@@ -125,4 +131,6 @@ def init():
 
 
 def run(data):
+    if data == "cases":
+        return list(CASES)
     return CASES[data[5:]]() if data.startswith("case:") else data

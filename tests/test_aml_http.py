@@ -1,0 +1,516 @@
+"""rawhttp, AMLRequest and AMLResponse: what entry scripts use (contract rows 30, 34, 35)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import pytest
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.wrappers import Request, Response
+
+from scoring_runtime.aml_http import (
+    RAW_MARK,
+    AMLRequest,
+    AMLResponse,
+    header_mapping,
+    rawhttp,
+    response_parts,
+    to_aml_request,
+)
+from scoring_runtime.messages import ScoringRequest
+
+ALL_BYTES = bytes(range(256))
+MULTIPART = (
+    b"--B\r\n"
+    b'Content-Disposition: form-data; name="note"\r\n\r\ngr\xc3\xbc\xc3\x9fe\r\n'
+    b"--B\r\n"
+    b'Content-Disposition: form-data; name="image"; filename="a.bin"\r\n'
+    b"Content-Type: image/png\r\n\r\n" + ALL_BYTES + b"\r\n--B--\r\n"
+)
+FAILED_FALSE = (b"x-ms-run-function-failed", b"False")
+HTML = (b"content-type", b"text/html; charset=utf-8")
+JSON = (b"content-type", b"application/json")
+
+
+def asked(
+    body: bytes = b"",
+    *headers: tuple[bytes, bytes],
+    method: str = "POST",
+    path: str = "/score",
+    query: bytes = b"",
+    **more: Any,
+) -> AMLRequest:
+    """The request object a raw script is given."""
+    request = ScoringRequest(body, headers, method, path, query, **more)
+    return to_aml_request(request, body)
+
+
+def lines(response: Response) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple(response_parts(response)[1])
+
+
+# --- rawhttp --------------------------------------------------------------------------------------
+
+
+def test_rawhttp_marks_the_function_and_gives_it_back() -> None:
+    """A mark on the function, not a flag of the process: another function is not raw."""
+
+    def run(request: object) -> object:
+        return request
+
+    def other(request: object) -> object:
+        return request
+
+    assert rawhttp(run) is run
+    assert run.__dict__ == {RAW_MARK: True}
+    assert other.__dict__ == {}
+
+
+# --- AMLRequest -----------------------------------------------------------------------------------
+
+
+def test_the_request_is_werkzeugs() -> None:
+    """What is documented for Flask's request holds for it."""
+    request = asked()
+    assert isinstance(request, Request)
+    assert type(request) is AMLRequest
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "HEAD", "PUT"])
+def test_method(method: str) -> None:
+    """Row 30."""
+    assert asked(method=method).method == method
+
+
+@pytest.mark.keep
+def test_headers() -> None:
+    """Row 30: names in any case, latin-1 values, repeated lines joined."""
+    request = asked(
+        b"",
+        (b"x-id", b"7"),
+        (b"accept", b"a/b"),
+        (b"accept", b"c/d"),
+        (b"x-latin", b"\xe9"),
+    )
+    assert request.headers["X-Id"] == request.headers["x-id"] == "7"
+    assert request.headers.get("Accept") == "a/b,c/d"
+    assert request.headers["x-latin"] == "é"
+    assert "X-Missing" not in request.headers
+    assert dict(request.headers)["X-Id"] == "7"
+
+
+@pytest.mark.keep
+def test_args_and_query_string() -> None:
+    """Row 30: text by name, lists of repeats, the bytes as sent."""
+    request = asked(method="GET", query=b"a=1&b=x%20y&a=2&c=%C3%BC")
+    assert request.args["a"] == "1"
+    assert request.args.getlist("a") == ["1", "2"]
+    assert request.args.to_dict() == {"a": "1", "b": "x y", "c": "ü"}
+    assert request.args.get("n", 5, type=int) == 5
+    assert request.query_string == b"a=1&b=x%20y&a=2&c=%C3%BC"
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize("data", [b"", ALL_BYTES, bytes(1_000_000)], ids=["empty", "all", "large"])
+def test_get_data_gives_the_bytes_again_and_again(data: bytes) -> None:
+    """Row 30: get_data() keeps what it read; ``data`` is the same; as text when asked."""
+    request = asked(data, (b"content-type", b"application/octet-stream"))
+    assert request.get_data() == data
+    assert request.data == data
+    assert request.get_data(False) == data
+    assert asked("ü".encode()).get_data(as_text=True) == "ü"
+
+
+@pytest.mark.keep
+def test_get_data_without_a_content_type() -> None:
+    """Row 30: the body does not need one."""
+    request = asked(b"raw")
+    assert request.get_data() == b"raw"
+    assert request.content_type is None
+
+
+@pytest.mark.keep
+def test_stream() -> None:
+    """Row 30: read in pieces; it ends where the body ends."""
+    stream = asked(b"abcdef").stream
+    assert (stream.read(2), stream.read(), stream.read()) == (b"ab", b"cdef", b"")
+
+
+@pytest.mark.keep
+def test_json() -> None:
+    """Row 30: ``json`` and get_json() parse it once."""
+    request = asked(b'{"data": [1, "\xc3\xbc"]}', (b"content-type", b"application/json"))
+    assert request.is_json
+    assert request.json == {"data": [1, "ü"]}
+    assert request.get_json() is request.json
+    assert request.get_data() == b'{"data": [1, "\xc3\xbc"]}'
+
+
+@pytest.mark.keep
+def test_json_with_another_content_type_raises() -> None:
+    """Row 30: as Flask ≥ 2.1; force and silent say otherwise."""
+    request = asked(b"[1]", (b"content-type", b"text/plain"))
+    with pytest.raises(UnsupportedMediaType):
+        _ = request.json
+    assert request.get_json(silent=True) is None
+    assert request.get_json(force=True) == [1]
+
+
+@pytest.mark.keep
+def test_json_that_is_none_raises() -> None:
+    """Row 30: BadRequest, which a script may catch."""
+    request = asked(b"{", (b"content-type", b"application/json"))
+    with pytest.raises(BadRequest):
+        request.get_json()
+    assert request.get_json(silent=True) is None
+
+
+@pytest.mark.keep
+def test_a_form() -> None:
+    """Row 30: application/x-www-form-urlencoded."""
+    kind = (b"content-type", b"application/x-www-form-urlencoded")
+    request = asked(b"a=1&b=x+y&a=2&c=%C3%BC", kind)
+    assert request.form.to_dict(flat=False) == {"a": ["1", "2"], "b": ["x y"], "c": ["ü"]}
+    assert request.values["b"] == "x y"
+    assert request.mimetype == "application/x-www-form-urlencoded"
+
+
+@pytest.mark.keep
+def test_a_form_with_files() -> None:
+    """Row 30: multipart/form-data; the file's bytes, name and type survive."""
+    request = asked(MULTIPART, (b"content-type", b"multipart/form-data; boundary=B"))
+    assert request.form["note"] == "grüße"
+    image = request.files["image"]
+    assert (image.filename, image.mimetype) == ("a.bin", "image/png")
+    assert image.read() == ALL_BYTES
+    request.close()
+
+
+@pytest.mark.keep
+def test_the_bytes_of_a_form_when_they_are_asked_for_first() -> None:
+    """Row 30: get_data() before form sees the body, and the form is still there."""
+    request = asked(MULTIPART, (b"content-type", b"multipart/form-data; boundary=B"))
+    assert request.get_data() == MULTIPART
+    assert request.form["note"] == "grüße"
+    request.close()
+
+
+@pytest.mark.keep
+def test_cookies() -> None:
+    """Row 30."""
+    request = asked(b"", (b"cookie", b'a=1; b="x y"; a=2'))
+    assert request.cookies.get("b") == "x y"
+    assert request.cookies.getlist("a") == ["1", "2"]
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize(
+    ("headers", "more", "url"),
+    [
+        ([(b"host", b"example.org")], {}, "http://example.org/score?a=1"),
+        ([(b"host", b"example.org:8080")], {}, "http://example.org:8080/score?a=1"),
+        ([(b"host", b"example.org")], {"scheme": "https"}, "https://example.org/score?a=1"),
+        ([(b"host", b"[::1]:5001")], {}, "http://[::1]:5001/score?a=1"),
+        ([(b"host", b"[::1]")], {}, "http://[::1]/score?a=1"),
+        ([], {}, "http://localhost/score?a=1"),
+    ],
+)
+def test_url(headers: list[tuple[bytes, bytes]], more: dict[str, Any], url: str) -> None:
+    """Row 30: with the host, port and scheme that the client used."""
+    request = asked(b"", *headers, query=b"a=1", **more)
+    assert request.url == url
+    assert request.path == "/score"
+    assert request.full_path == "/score?a=1"
+    assert request.base_url == url.partition("?")[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "port"),
+    [
+        (b"example.org:8080", "example.org", "8080"),
+        (b"example.org", "example.org", "80"),
+        (b"[::1]:5001", "[::1]", "5001"),
+        (b"[::1]", "[::1]", "80"),
+    ],
+)
+def test_server_name_and_port(host: bytes, name: str, port: str) -> None:
+    """PEP 3333 asks for both."""
+    environ = asked(b"", (b"host", host)).environ
+    assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == (name, port)
+
+
+@pytest.mark.parametrize(
+    ("sent", "path"), [("/a%20b", "/a b"), ("/%C3%BC", "/ü"), ("/a%2Fb", "/a/b"), ("/%zz", "/%zz")]
+)
+def test_the_path_is_unquoted(sent: str, path: str) -> None:
+    """As any WSGI server does."""
+    assert asked(path=sent).path == path
+
+
+def test_a_request_without_a_body_has_no_length() -> None:
+    """As it was sent."""
+    assert asked(b"").content_length is None
+    assert asked(b"", (b"content-length", b"0")).content_length == 0
+
+
+@pytest.mark.parametrize("said", [None, b"3", b"0", b"99999"])
+def test_the_length_is_that_of_the_body(said: bytes | None) -> None:
+    """Whatever the header said, of a compressed body for instance."""
+    headers = [(b"content-length", said)] if said else []
+    request = asked(b"12345", *headers)
+    assert request.content_length == 5
+    assert request.get_data() == b"12345"
+
+
+def test_the_client() -> None:
+    """For scripts that log it."""
+    assert asked(client="10.0.0.1").remote_addr == "10.0.0.1"
+
+
+def test_the_environment_is_that_of_pep_3333() -> None:
+    """Content-Type and Content-Length have no HTTP_ in front, everything else has."""
+    environ = asked(b"x", (b"content-type", b"a/b"), (b"x-a-b", b"1")).environ
+    assert environ["CONTENT_TYPE"] == "a/b"
+    assert environ["HTTP_X_A_B"] == "1"
+    assert not {"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"} & set(environ)
+    assert environ["wsgi.version"] == (1, 0)
+
+
+# --- request_headers ------------------------------------------------------------------------------
+
+
+@pytest.mark.keep
+def test_header_mapping() -> None:
+    """Row 18: names in title case, repeated lines joined, latin-1 values."""
+    headers = [(b"x-request-id", b"7"), (b"accept", b"a"), (b"accept", b"b"), (b"x-l", b"\xe9")]
+    assert header_mapping(headers) == {"X-Request-Id": "7", "Accept": "a,b", "X-L": "é"}
+    assert header_mapping(()) == {}
+
+
+@pytest.mark.parametrize("name", [b"x-5abc", b"dnt", b"te", b"x-ms-client-request-id", b"www-a1b2"])
+def test_header_mapping_names_them_as_werkzeug_does(name: bytes) -> None:
+    """request_headers of a text script and request.headers of a raw one agree."""
+    assert header_mapping([(name, b"v")]) == dict(asked(b"", (name, b"v")).headers)
+
+
+def test_a_name_with_an_underscore_is_left_out() -> None:
+    """X_User would pass for X-User, which a proxy may have checked."""
+    headers = ((b"x_user", b"root"), (b"x-user", b"me"))
+    assert header_mapping(headers) == {"X-User": "me"}
+    assert asked(b"", *headers).headers["x-user"] == "me"
+
+
+# --- AMLResponse ----------------------------------------------------------------------------------
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize(
+    ("message", "options", "body", "kind"),
+    [
+        ("text", {}, b"text", HTML),
+        ("grüße", {}, "grüße".encode(), HTML),
+        (ALL_BYTES, {}, ALL_BYTES, HTML),
+        ("", {}, b"", HTML),
+        ('{"a": 1}', {}, b'{"a": 1}', HTML),
+        (None, {}, b"{}", JSON),
+        (None, {"json_str": True}, b"{}", JSON),
+        ({"a": [1, "ü"]}, {"json_str": True}, b'{"a": [1, "\\u00fc"]}', JSON),
+        ("text", {"json_str": True}, b'"text"', JSON),
+        ([], {"json_str": True}, b"[]", JSON),
+    ],
+)
+def test_the_message_is_the_body(
+    message: Any, options: dict[str, Any], body: bytes, kind: tuple[bytes, bytes]
+) -> None:
+    """Row 34: as it is; None and json_str give JSON."""
+    response = AMLResponse(message, 200, **options)
+    assert response_parts(response) == (body, (kind, FAILED_FALSE))
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize("status", [200, 201, 204, 400, 404, 418, 503])
+def test_status_code(status: int) -> None:
+    """Row 34."""
+    assert AMLResponse("", status).status_code == status
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize("failed", [True, False])
+def test_run_function_failed(failed: bool) -> None:
+    """Row 34: text, as HTTP has it."""
+    response = AMLResponse("", 200, run_function_failed=failed)
+    assert response.headers["x-ms-run-function-failed"] == str(failed)
+
+
+@pytest.mark.keep
+def test_the_parameters_by_position() -> None:
+    """Row 34: message, status_code, response_headers, json_str, run_function_failed."""
+    response = AMLResponse([1], 202, {"x-a": "1"}, True, True)
+    assert response.status_code == 202
+    assert response_parts(response) == (
+        b"[1]",
+        (JSON, (b"x-ms-run-function-failed", b"True"), (b"x-a", b"1")),
+    )
+
+
+@pytest.mark.fix
+@pytest.mark.parametrize("name", ["Content-Type", "content-type", "CONTENT-TYPE", "Content-type"])
+@pytest.mark.parametrize("message", ["text", None])
+def test_a_content_type_in_any_case_replaces_the_default(name: str, message: str | None) -> None:
+    """Row 34: other spellings were added as a second line."""
+    response = AMLResponse(message, 200, {name: "text/csv; header=present, charset=x"})
+    assert response.headers.getlist("Content-Type") == ["text/csv; header=present, charset=x"]
+    assert response.mimetype == "text/csv"
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize(
+    ("value", "parts"),
+    [("a", ["a"]), ("a, b,c", ["a", "b", "c"]), (" a ", ["a"]), ("a,,b", ["a", "", "b"])],
+)
+def test_header_values_are_split_at_commas(value: str, parts: list[str]) -> None:
+    """Row 34: one line for each part, with the spaces around it gone."""
+    assert AMLResponse("", 200, {"X-List": value}).headers.getlist("x-list") == parts
+
+
+@pytest.mark.fix
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Set-Cookie", "a=1; Expires=Wed, 21 Oct 2015 07:28:00 GMT; Path=/"),
+        ("set-cookie", "a=1,2"),
+        ("Date", "Wed, 21 Oct 2015 07:28:00 GMT"),
+        ("Expires", "Wed, 21 Oct 2015 07:28:00 GMT"),
+        ("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT"),
+        ("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"),
+    ],
+)
+def test_a_comma_that_belongs_to_the_value_does_not_split_it(name: str, value: str) -> None:
+    """Row 34: dates and cookies broke."""
+    assert AMLResponse("", 200, {name: value}).headers.getlist(name) == [value]
+
+
+def test_header_values_need_not_be_text() -> None:
+    """A number is the text of it."""
+    assert AMLResponse("", 200, {"X-Count": 5}).headers["x-count"] == "5"
+
+
+def test_without_headers_nothing_is_shared() -> None:
+    """A header added to one response is not in the next."""
+    AMLResponse("", 200).headers["x-a"] = "1"
+    assert "x-a" not in AMLResponse("", 200).headers
+
+
+def test_a_line_break_cannot_get_into_a_header() -> None:
+    """Nobody can split the response."""
+    with pytest.raises(ValueError, match="newline"):
+        AMLResponse("", 200, {"x-a": "1\r\nset-cookie: b=2"})
+
+
+def test_what_json_does_not_have_raises_in_the_script() -> None:
+    """json_str is json.dumps, as in the old class."""
+    with pytest.raises(TypeError, match="set is not JSON serializable"):
+        AMLResponse({1}, 200, json_str=True)
+
+
+@pytest.mark.keep
+def test_what_scripts_use_of_a_response() -> None:
+    """Row 34: status_code, headers, data, set_data, get_data, mimetype; cookies."""
+    response = AMLResponse("a", 200)
+    response.status_code = 202
+    response.headers["X-A"] = "1"
+    response.set_data(b"\x00b")
+    response.mimetype = "application/octet-stream"
+    response.set_cookie("k", "v, w")
+    assert (response.data, response.get_data(), response.status) == (b"\x00b",) * 2 + (
+        "202 ACCEPTED",
+    )
+    body, headers = response_parts(response)
+    assert body == b"\x00b"
+    assert headers[0] == (b"content-type", b"application/octet-stream")
+    assert (b"x-a", b"1") in headers
+    assert headers[-1] == (b"set-cookie", b'k="v\\054 w"; Path=/')
+
+
+def test_two_cookies_are_two_lines() -> None:
+    """Repeated lines stay apart."""
+    response = AMLResponse("", 200)
+    response.set_cookie("a", "1")
+    response.set_cookie("b", "2")
+    assert lines(response)[2:] == ((b"set-cookie", b"a=1; Path=/"), (b"set-cookie", b"b=2; Path=/"))
+
+
+# --- any response → plain data --------------------------------------------------------------------
+
+
+@pytest.mark.keep
+def test_any_werkzeug_response_goes_out() -> None:
+    """Row 35: Flask's are of this class too; the host sets the length itself."""
+    response = Response(b"x", 201, {"X-A": "é"}, mimetype="text/csv", content_type=None)
+    assert response_parts(response) == (
+        b"x",
+        ((b"x-a", "é".encode("latin-1")), (b"content-type", b"text/csv; charset=utf-8")),
+    )
+
+
+def test_a_length_that_a_script_sets_is_left_out() -> None:
+    """It may be wrong; the host knows the right one."""
+    assert lines(AMLResponse("abc", 200, {"Content-Length": "99"})) == (HTML, FAILED_FALSE)
+
+
+def test_a_header_value_outside_latin_1_does_not_break_the_response() -> None:
+    """HTTP has no other characters in headers."""
+    assert lines(AMLResponse("", 200, {"x-a": "世"}))[-1] == (b"x-a", b"?")
+
+
+def parts() -> Iterator[bytes | str]:
+    yield b"\x00one"
+    yield "zwö"
+    yield b""
+
+
+@pytest.mark.keep
+def test_a_generator_streams() -> None:
+    """Row 35: an iterator of bytes, read when the host reads it."""
+    body, headers = response_parts(AMLResponse(parts(), 200))
+    assert isinstance(body, Iterator)
+    assert list(body) == [b"\x00one", "zwö".encode(), b""]
+    assert headers == (HTML, FAILED_FALSE)
+
+
+def test_a_generator_is_not_started_before_it_is_read() -> None:
+    """The host decides when."""
+    started = []
+
+    def watched() -> Iterator[bytes]:
+        started.append(True)
+        yield b"x"
+
+    body, _ = response_parts(AMLResponse(watched(), 200))
+    assert not isinstance(body, bytes)
+    assert started == []
+    assert b"".join(body) == b"x"
+    assert started == [True]
+
+
+def test_a_list_of_parts_is_one_body() -> None:
+    """It is there already: no stream."""
+    assert response_parts(AMLResponse([b"a", b"b"], 200))[0] == b"ab"
+
+
+def test_a_file_streams() -> None:
+    """send_file() of werkzeug gives such a response."""
+    response = Response(BytesIO(ALL_BYTES), direct_passthrough=True)
+    body, _ = response_parts(response)
+    assert not isinstance(body, bytes)
+    assert b"".join(body) == ALL_BYTES
+
+
+def test_a_response_is_json_to_those_who_read_it_as_such() -> None:
+    """get_json() of the response works in tests of scripts."""
+    response = AMLResponse({"a": 1}, 200, json_str=True)
+    assert response.get_json() == json.loads(response.get_data()) == {"a": 1}

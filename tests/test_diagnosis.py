@@ -1,0 +1,337 @@
+"""The one screen that says why the process cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scoring_runtime.diagnosis import diagnosis
+from scoring_runtime.errors import (
+    ConfigurationError,
+    EntryScriptContract,
+    EntryScriptFailed,
+    EntryScriptNotFound,
+    StartError,
+)
+from scoring_runtime.runtime import load
+from scoring_runtime.settings import Settings
+
+WriteScript = Callable[..., Path]
+RULE = "=" * 51
+
+
+def settings_for(script: Path | None, **environ: str) -> Settings:
+    said = (
+        {"AML_APP_ROOT": str(script.parent), "AZUREML_ENTRY_SCRIPT": script.name} if script else {}
+    )
+    return Settings.from_environ({**said, **environ})
+
+
+def shown(settings: Settings) -> tuple[str, StartError]:
+    """The diagnosis of a start that fails, and its error."""
+    with asyncio.Runner() as runner, pytest.raises(StartError) as caught:
+        load(settings, runner)
+    return diagnosis(caught.value, settings), caught.value
+
+
+def screen(*parts: str) -> str:
+    return "\n".join(parts)
+
+
+# --- whole screens --------------------------------------------------------------------------------
+
+
+def test_init_raised(write_script: WriteScript, tmp_path: Path) -> None:
+    """What failed, where in the script, the traceback of the user's part, the folder, the cause."""
+    models = tmp_path / "models" / "iris" / "1"
+    models.mkdir(parents=True)
+    (models / "iris.pkl").touch()
+    script = write_script(
+        """
+        def read(name):
+            return {"there": 1}[name]
+
+        def init():
+            read("missing")
+
+        def run(data): ...
+        """
+    )
+    text, error = shown(settings_for(script, AZUREML_MODEL_DIR=str(models)))
+    assert isinstance(error, EntryScriptFailed)
+    assert text == screen(
+        RULE,
+        "User's init function failed",
+        "",
+        f"Where: {script}:3 in read",
+        '    return {"there": 1}[name]',
+        "",
+        "Traceback (most recent call last):",
+        f'  File "{script}", line 6, in init',
+        '    read("missing")',
+        f'  File "{script}", line 3, in read',
+        '    return {"there": 1}[name]',
+        "           ~~~~~~~~~~~~^^^^^^",
+        "KeyError: 'missing'",
+        "",
+        f"Model Directory Contents: {models}",
+        "1/",
+        "    iris.pkl",
+        RULE,
+        "Cause: KeyError: 'missing'",
+    )
+
+
+def test_a_package_is_missing(write_script: WriteScript) -> None:
+    """The hint names the package; without a model folder, that is said."""
+    script = write_script("import lightgbm_of_the_user.sub\ndef init(): ...\ndef run(data): ...\n")
+    text, _ = shown(settings_for(script))
+    lines = text.splitlines()
+    assert lines[1] == f"Importing the entry script {script} failed"
+    assert lines[3] == f"Where: {script}:1 in <module>"
+    assert "AZUREML_MODEL_DIR is not set (--model-dir)." in lines
+    assert lines[-2:] == [
+        "The package that provides 'lightgbm_of_the_user' is not installed here: add it to the "
+        "requirements of the model's environment.",
+        "Cause: ModuleNotFoundError: No module named 'lightgbm_of_the_user'",
+    ]
+
+
+def test_a_syntax_error(write_script: WriteScript) -> None:
+    """It has no frame of its own: file and line come from the error."""
+    script = write_script("def init(): ...\n\ndef run(data)\n    return data\n")
+    lines = shown(settings_for(script))[0].splitlines()
+    assert lines[3] == f"Where: {script}:3"
+    assert lines[-1] == "Cause: SyntaxError: expected ':'"
+
+
+def test_a_syntax_error_in_a_module_beside_the_script(write_script: WriteScript) -> None:
+    """The file that has to be mended is named, not the one that imports it."""
+    beside = write_script("x = (\n", "broken_beside.py")
+    script = write_script("import broken_beside\ndef init(): ...\ndef run(data): ...\n")
+    text, _ = shown(settings_for(script))
+    assert f"Where: {beside}:1" in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "message"),
+    [
+        (
+            "def run(data): ...",
+            EntryScriptContract,
+            "User script at {script} does not have a init() function defined.",
+        ),
+        (
+            "def init(): ...\ndef run(*data): ...",
+            EntryScriptContract,
+            "run() cannot accept positional-only arguments, *args, or **kwargs.",
+        ),
+    ],
+)
+def test_a_script_without_what_it_needs(
+    source: str, kind: type[StartError], message: str, write_script: WriteScript
+) -> None:
+    """Nothing was raised in the script: no traceback and no model folder."""
+    script = write_script(source)
+    text, error = shown(settings_for(script))
+    said = message.format(script=script)
+    assert type(error) is kind
+    assert text == screen(RULE, said, RULE, f"Cause: {said}")
+
+
+def test_no_script(tmp_path: Path) -> None:
+    """What is in the folder instead."""
+    (tmp_path / "scorer.py").touch()
+    text, error = shown(settings_for(tmp_path / "score.py"))
+    assert isinstance(error, EntryScriptNotFound)
+    assert text == screen(RULE, str(error), RULE, f"Cause: {error}")
+    assert str(error) == (
+        f"No such file or directory: the entry script {tmp_path / 'score.py'} "
+        f"(AZUREML_ENTRY_SCRIPT or --entry-script). {tmp_path} contains: scorer.py."
+    )
+
+
+def test_a_wrong_setting() -> None:
+    """The old server's banner; no settings are known yet."""
+    error = ConfigurationError("SERVER_PORT has the value 'x'")
+    assert diagnosis(error) == screen(
+        RULE,
+        "===============Configuration Error=================",
+        "SERVER_PORT has the value 'x'",
+        RULE,
+        "Cause: SERVER_PORT has the value 'x'",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "headline"), [(ValueError("odd"), "ValueError('odd')"), (OSError(), "OSError()")]
+)
+def test_an_error_of_another_kind(error: Exception, headline: str) -> None:
+    """Shown as it is."""
+    last = str(error) or repr(error)
+    assert diagnosis(error, Settings()) == screen(RULE, headline, RULE, f"Cause: {last}")
+
+
+# --- the parts ------------------------------------------------------------------------------------
+
+
+def failing(source: str, write_script: WriteScript, **environ: str) -> list[str]:
+    """The lines for an init() with this body."""
+    script = write_script(f"def init():\n    {source}\ndef run(data): ...\n")
+    return shown(settings_for(script, **environ))[0].splitlines()
+
+
+@pytest.mark.parametrize(
+    ("source", "last"),
+    [
+        ("raise ValueError('one\\ntwo\\nthree')", "Cause: ValueError: one"),
+        ("raise ValueError()", "Cause: ValueError"),
+        ("raise ValueError('')", "Cause: ValueError"),
+        ("e = ValueError('x'); e.add_note('a note'); raise e", "Cause: ValueError: x"),
+        ("raise OSError(2, 'No such file', 'm.pkl')", None),
+        ("import sys; sys.exit(0)", "Cause: SystemExit: 0"),
+        ("raise KeyboardInterrupt", "Cause: KeyboardInterrupt"),
+        ("raise KeyError('k')", "Cause: KeyError: 'k'"),
+        (
+            "raise ExceptionGroup('g', [ValueError('x')])",
+            "Cause: ExceptionGroup: g (1 sub-exception)",
+        ),
+    ],
+)
+def test_the_last_line_is_the_cause(
+    source: str, last: str | None, write_script: WriteScript
+) -> None:
+    """One line, of the exception itself: not its further lines, not its notes."""
+    expected = last or "Cause: FileNotFoundError: [Errno 2] No such file: 'm.pkl'"
+    assert failing(source, write_script)[-1] == expected
+
+
+def test_notes_and_further_lines_are_in_the_traceback(write_script: WriteScript) -> None:
+    """Nothing of what the exception says is lost."""
+    lines = failing("e = ValueError('one\\ntwo'); e.add_note('a note'); raise e", write_script)
+    at = lines.index("ValueError: one")
+    assert lines[at : at + 3] == ["ValueError: one", "two", "a note"]
+
+
+def test_a_chain_of_exceptions_is_shown(write_script: WriteScript) -> None:
+    """Both of them."""
+    source = "\n    try: 1 / 0\n    except ZeroDivisionError as e: raise ValueError('x') from e"
+    lines = failing(source, write_script)
+    assert "ZeroDivisionError: division by zero" in lines
+    assert "The above exception was the direct cause of the following exception:" in lines
+    assert lines[-1] == "Cause: ValueError: x"
+
+
+def test_the_runtimes_own_frames_are_not_shown(write_script: WriteScript) -> None:
+    """Neither this package nor the import system."""
+    text = "\n".join(failing("import no_such_package_here", write_script))
+    assert "runtime.py" not in text
+    assert "importlib" not in text
+    text = shown(settings_for(write_script("import no_such_package_here\n")))[0]
+    assert "entry_script.py" not in text
+    assert "importlib" not in text
+
+
+def test_frames_below_the_script_are_shown_and_the_script_is_where(
+    write_script: WriteScript,
+) -> None:
+    """The error rises in a library: the line of the script that called it is named."""
+    lines = failing("import json; json.loads('nope')", write_script)
+    where = next(line for line in lines if line.startswith("Where: "))
+    assert where.endswith("score.py:2 in init")
+    assert any("json" in line and "decoder.py" in line for line in lines)
+
+
+def test_an_error_outside_the_script_has_no_where(tmp_path: Path) -> None:
+    """Nothing is guessed."""
+    error = EntryScriptFailed("User's init function failed")
+    error.__cause__ = ValueError("x")
+    text = diagnosis(error, settings_for(tmp_path / "score.py"))
+    assert "Where:" not in text
+    assert diagnosis(error).splitlines() == [
+        RULE,
+        "User's init function failed",
+        "",
+        "",
+        "ValueError: x",
+        RULE,
+        "Cause: ValueError: x",
+    ]
+
+
+def test_main_py_is_named_too(write_script: WriteScript, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an entry script, main.py is the script: its line is in the traceback."""
+    script = write_script("def init(): raise ValueError('x')\ndef run(data): ...\n", "main.py")
+    monkeypatch.syspath_prepend(str(script.parent))
+    settings = Settings.from_environ({"AML_APP_ROOT": str(script.parent)})
+    text, _ = shown(settings)
+    assert f'  File "{script}", line 1, in init' in text.splitlines()
+
+
+def test_a_model_folder_that_does_not_exist(write_script: WriteScript, tmp_path: Path) -> None:
+    """Said, instead of a tree."""
+    folder = tmp_path / "nope"
+    lines = failing("raise ValueError('x')", write_script, AZUREML_MODEL_DIR=str(folder))
+    assert f"AZUREML_MODEL_DIR is {folder}, which does not exist." in lines
+
+
+@pytest.mark.keep
+def test_a_large_model_folder_is_cut(write_script: WriteScript, tmp_path: Path) -> None:
+    """Row 63: 200 lines of it."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"{number:03d}").touch()
+    lines = failing("raise ValueError('x')", write_script, AZUREML_MODEL_DIR=str(folder))
+    begin = lines.index(f"Model Directory Contents: {folder}")
+    assert lines[begin + 200 : begin + 203] == [
+        "    198",
+        "Output Truncated. First 200 lines shown.",
+        RULE,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("import sys; sys.exit(4)", "The script ended the process itself (sys.exit)."),
+        (
+            "raise AttributeError(\"Can't get attribute 'Net' on <module '__main__'>\")",
+            "The model was pickled by a script that defined its classes itself. Put them into a "
+            "module next to the entry script and pickle the model again with that module.",
+        ),
+        ("raise AttributeError('x')", RULE),
+        ("raise ModuleNotFoundError('no name')", RULE),
+        ("raise ValueError('x')", RULE),
+    ],
+)
+def test_hints(source: str, hint: str, write_script: WriteScript) -> None:
+    """What helps stands before the cause; where nothing is known, nothing does."""
+    assert failing(source, write_script)[-2] == hint
+
+
+def test_a_model_pickled_in_a_notebook(write_script: WriteScript) -> None:
+    """The real error of pickle gets that hint."""
+    source = "import pickle; pickle.loads(b'c__main__\\nNetOfTheUser\\n.')"
+    lines = failing(source, write_script)
+    assert lines[-2].startswith("The model was pickled by a script that defined its classes")
+    assert "NetOfTheUser" in lines[-1]
+
+
+def test_no_secret_is_shown(write_script: WriteScript) -> None:
+    """Neither the settings nor the variables of the frames are in it."""
+    secret = "hunter2-secret"
+    script = write_script(
+        "def init():\n    import os\n    key = os.environ['MY_KEY']\n    raise ValueError('x')\n"
+        "def run(data): ...\n"
+    )
+    settings: Any = settings_for(script, AML_APP_INSIGHTS_KEY=secret)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MY_KEY", secret)
+        text, _ = shown(settings)
+    assert text.endswith("Cause: ValueError: x")
+    assert secret not in text

@@ -1,0 +1,356 @@
+"""Import names of packages that are not installed, each in an interpreter of its own (row 15)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+
+from scoring_runtime import import_aliases
+
+REPOSITORY = Path(__file__).parent.parent
+INSTALL = "from scoring_runtime import import_aliases; import_aliases.install()\n"
+
+
+def run_python(code: str, *folders: Path, site: bool = True) -> str:
+    """What ``code`` prints, with the aliases installed and ``folders`` on sys.path.
+
+    Without ``site``, nothing that is installed can be imported.
+    """
+    done = subprocess.run(
+        [sys.executable, *([] if site else ["-S"]), "-W", "error", "-c", _program(code)],
+        env={"PYTHONPATH": ":".join(map(str, [*folders, REPOSITORY]))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def _program(code: str) -> str:
+    return INSTALL + textwrap.dedent(code)
+
+
+def installed(folder: Path, files: dict[str, str]) -> Path:
+    """A folder of installed packages: file → source; packages without ``__init__`` as well."""
+    for name, source in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(source), encoding="utf-8")
+    return folder
+
+
+# --- without the packages -------------------------------------------------------------------------
+
+PAIRS = [
+    ("azureml.contrib.services.aml_request", "AMLRequest, rawhttp"),
+    ("azureml.contrib.services.aml_response", "AMLResponse"),
+    ("azureml_inference_server_http.api.aml_request", "AMLRequest, rawhttp"),
+    ("azureml_inference_server_http.api.aml_response", "AMLResponse"),
+    ("azureml.core.model", "Model"),
+]
+FORMS = {
+    "from module import names": "from {module} import {names}; found = {first}",
+    "import module as": "import {module} as m; found = m.{first}",
+    "import module": "import {module}; found = {module}.{first}",
+    "from package import module": "from {package} import {leaf}; found = {leaf}.{first}",
+    "importlib": "import importlib; found = importlib.import_module('{module}').{first}",
+}
+
+
+@pytest.mark.fix
+@pytest.mark.parametrize("module", [module for module, _ in PAIRS])
+def test_every_form_of_import_works_without_the_package(module: str) -> None:
+    """Row 15: the plain ``import`` forms failed; all give the runtime's own classes.
+
+    The forms are tried one after the other in one interpreter, each with the old names forgotten.
+    """
+    names = dict(PAIRS)[module]
+    package, _, leaf = module.rpartition(".")
+    first = names.partition(",")[0]
+    lines = [
+        form.format(module=module, names=names, package=package, leaf=leaf, first=first)
+        for form in FORMS.values()
+    ]
+    code = f"""
+        import sys
+        for line in {lines!r}:
+            for name in [each for each in sys.modules if each.startswith('azureml')]:
+                del sys.modules[name]
+            space = {{}}
+            exec(line, space)
+            print(space['found'].__module__, space['found'].__name__)
+    """
+    home = "scoring_runtime.models" if first == "Model" else "scoring_runtime.aml_http"
+    assert run_python(code).splitlines() == [f"{home} {first}"] * len(lines)
+
+
+def test_the_alias_is_the_module_itself() -> None:
+    """isinstance() and the rawhttp mark work whichever name a script uses."""
+    code = """
+        import azureml.contrib.services.aml_request as one
+        import azureml_inference_server_http.api.aml_response as other
+        import scoring_runtime.aml_http as real
+        print(one is other is real, real.__name__, real.__spec__.name)
+    """
+    assert run_python(code) == "True scoring_runtime.aml_http scoring_runtime.aml_http"
+
+
+def test_model_get_model_path(tmp_path: Path) -> None:
+    """``azureml.core.model.Model.get_model_path`` finds a registered model's file."""
+    for version in ("1", "2", "10"):
+        (tmp_path / "azureml-models" / "iris" / version).mkdir(parents=True)
+        (tmp_path / "azureml-models" / "iris" / version / "m.pkl").touch()
+    code = f"""
+        from scoring_runtime.models import use_model_dir
+        use_model_dir({str(tmp_path / "azureml-models")!r})
+        from azureml.core.model import Model
+        print(Model.get_model_path("iris"))
+        print(Model.get_model_path(model_name="iris", version=2, _workspace=None))
+        print(type(Model.get_model_path("iris")).__name__)
+    """
+    iris = tmp_path / "azureml-models" / "iris"
+    assert run_python(code).splitlines() == [str(iris / "10/m.pkl"), str(iris / "2/m.pkl"), "str"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "azureml.train",
+        "azureml.core.workspace",
+        "azureml.contrib.services.other",
+        "azureml_inference_server_http.server",
+        "azureml_other",
+        "scoring_runtime.nope",
+    ],
+)
+def test_other_names_still_do_not_exist(name: str) -> None:
+    """Only the names that scripts need are made up; the error names what is missing."""
+    code = f"""
+        try:
+            import {name}
+        except ModuleNotFoundError as error:
+            print(error.name)
+    """
+    assert run_python(code) == name
+
+
+def test_installing_twice_changes_nothing() -> None:
+    """One finder, last on sys.meta_path."""
+    code = """
+        import sys
+        before = list(sys.meta_path)
+        import_aliases.install()
+        print(sys.meta_path == before, type(sys.meta_path[-1]).__name__)
+        print(sum(type(each).__module__ == 'scoring_runtime.import_aliases' for each in before))
+    """
+    assert run_python(code).splitlines() == ["True _AliasFinder", "1"]
+
+
+def test_nothing_is_imported_before_a_script_asks() -> None:
+    """Installing the aliases brings neither werkzeug nor joblib in."""
+    code = "import sys; print({'werkzeug', 'joblib', 'sklearn', 'azureml'} & set(sys.modules))"
+    assert run_python(code) == "set()"
+
+
+# --- a really installed package is never shadowed -------------------------------------------------
+
+REAL_REQUEST = """
+    _rawHttpRequested = False
+
+    def rawhttp(func):
+        global _rawHttpRequested
+        _rawHttpRequested = True
+        return func
+
+    class AMLRequest:
+        origin = "installed"
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["azureml.contrib.services.aml_request", "azureml_inference_server_http.api.aml_request"],
+)
+@pytest.mark.parametrize("regular", [True, False], ids=["with __init__", "namespace"])
+def test_an_installed_package_wins_and_its_flag_switches_raw_mode(
+    module: str, regular: bool, tmp_path: Path
+) -> None:
+    """Its own class is used; @rawhttp of it sets a flag of its module, which counts."""
+    path = Path(*module.split(".")).with_suffix(".py")
+    files = {str(path): REAL_REQUEST}
+    if regular:
+        files |= {str(each / "__init__.py"): "" for each in path.parents if each.name}
+    folder = installed(tmp_path, files)
+    code = f"""
+        from {module} import AMLRequest, rawhttp
+        print(AMLRequest.origin, import_aliases.raw_flag_of_installed_packages())
+        rawhttp(print)
+        print(import_aliases.raw_flag_of_installed_packages())
+    """
+    assert run_python(code, folder).splitlines() == ["installed False", "True"]
+
+
+def test_an_installed_namespace_keeps_its_other_parts(tmp_path: Path) -> None:
+    """``azureml`` with other packages in it: they are found, and the missing ones are made up."""
+    folder = installed(
+        tmp_path,
+        {
+            "azureml/train/estimator.py": "origin = 'installed'",
+            "azureml/core/workspace.py": "origin = 'installed'",
+            "azureml/core/__init__.py": "origin = 'installed core'",
+            "azureml/contrib/other.py": "origin = 'installed contrib'",
+        },
+    )
+    code = """
+        from azureml.contrib.services.aml_request import AMLRequest
+        import azureml.train.estimator, azureml.core.workspace, azureml.contrib.other
+        from azureml.core.model import Model
+        print(azureml.train.estimator.origin, azureml.core.workspace.origin)
+        print(azureml.core.origin, azureml.contrib.other.origin)
+        print(AMLRequest.__module__, Model.__module__)
+    """
+    assert run_python(code, folder).splitlines() == [
+        "installed installed",
+        "installed core installed contrib",
+        "scoring_runtime.aml_http scoring_runtime.models",
+    ]
+
+
+def test_an_installed_model_class_wins(tmp_path: Path) -> None:
+    """azureml-core's own Model is not replaced."""
+    folder = installed(tmp_path, {"azureml/core/model.py": "class Model: origin = 'installed'"})
+    code = "from azureml.core.model import Model; print(Model.origin)"
+    assert run_python(code, folder) == "installed"
+
+
+def test_an_installed_package_that_fails_to_import_says_so(tmp_path: Path) -> None:
+    """A broken installation is not papered over."""
+    folder = installed(tmp_path, {"azureml/core/model.py": "raise RuntimeError('broken')"})
+    code = """
+        try:
+            import azureml.core.model
+        except RuntimeError as error:
+            print(error)
+    """
+    assert run_python(code, folder) == "broken"
+
+
+def test_the_runtimes_own_mark_is_no_flag() -> None:
+    """rawhttp by any old name marks the function alone."""
+    code = """
+        from azureml.contrib.services.aml_request import rawhttp
+        @rawhttp
+        def run(request): ...
+        print(import_aliases.raw_flag_of_installed_packages(), sorted(run.__dict__))
+    """
+    assert run_python(code) == "False ['__scoring_raw_http__']"
+
+
+def test_without_any_import_no_flag_is_up() -> None:
+    """In this process no installed package of that kind is loaded."""
+    assert import_aliases.raw_flag_of_installed_packages() is False
+
+
+# --- sklearn.externals.joblib ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def old_pickle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as joblib inside scikit-learn < 0.23 wrote it: it names sklearn.externals.joblib."""
+    path = tmp_path_factory.mktemp("pickle") / "model.pkl"
+    joblib.dump({"weights": np.arange(3.0), "more": [np.eye(2)]}, path, protocol=2)
+    new = path.read_bytes()
+    old = new.replace(b"cjoblib.numpy_pickle\n", b"csklearn.externals.joblib.numpy_pickle\n")
+    assert old != new
+    path.write_bytes(old)
+    return path
+
+
+def test_joblib_by_its_old_name(old_pickle: Path) -> None:
+    """Both import forms give joblib itself, and it loads a model that was pickled by that name."""
+    code = f"""
+        from sklearn.externals import joblib
+        import sklearn.externals.joblib as again
+        import joblib as real
+        print(joblib is again is real)
+        model = joblib.load({str(old_pickle)!r})
+        print(model["weights"].tolist(), model["more"][0].tolist())
+        import sklearn.externals.joblib.numpy_pickle as pickles, joblib.numpy_pickle
+        print(pickles is joblib.numpy_pickle, pickles.__name__)
+    """
+    assert run_python(code).splitlines() == [
+        "True",
+        "[0.0, 1.0, 2.0] [[1.0, 0.0], [0.0, 1.0]]",
+        "True joblib.numpy_pickle",
+    ]
+
+
+def test_an_old_pickle_loads_when_the_script_knows_only_the_new_name(old_pickle: Path) -> None:
+    """The pickle itself imports the old name; what joblib dumps afterwards is as before."""
+    code = f"""
+        import io, joblib
+        print(joblib.load({str(old_pickle)!r})["weights"].tolist())
+        again = io.BytesIO()
+        joblib.dump(joblib.load({str(old_pickle)!r}), again)
+        print(b"sklearn" in again.getvalue())
+    """
+    assert run_python(code).splitlines() == ["[0.0, 1.0, 2.0]", "False"]
+
+
+def test_an_installed_joblib_inside_scikit_learn_wins(tmp_path: Path) -> None:
+    """scikit-learn < 0.23 brings it."""
+    folder = installed(
+        tmp_path,
+        {
+            "sklearn/__init__.py": "",
+            "sklearn/externals/__init__.py": "",
+            "sklearn/externals/joblib/__init__.py": "origin = 'installed'",
+            "sklearn/externals/joblib/numpy_pickle.py": "origin = 'installed too'",
+        },
+    )
+    code = """
+        from sklearn.externals import joblib
+        import sklearn.externals.joblib.numpy_pickle as pickles
+        print(joblib.origin, pickles.origin)
+    """
+    assert run_python(code, folder) == "installed installed too"
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("sklearn", "sklearn"),
+        ("sklearn.externals", "sklearn"),
+        ("sklearn.externals.joblib", "sklearn"),
+        ("sklearn.externals.joblib.numpy_pickle", "sklearn"),
+        ("joblib", "joblib"),
+    ],
+)
+def test_scikit_learn_is_not_made_up(name: str, missing: str) -> None:
+    """Without scikit-learn, importing it fails as it should."""
+    code = f"""
+        try:
+            import {name}
+        except ModuleNotFoundError as error:
+            print(error)
+    """
+    assert run_python(code, site=False) == f"No module named {missing!r}"
+
+
+def test_without_werkzeug_the_error_names_it() -> None:
+    """What is missing is what has to be installed."""
+    code = """
+        try:
+            import azureml.contrib.services.aml_request
+        except ModuleNotFoundError as error:
+            print(error.name)
+    """
+    assert run_python(code, site=False) == "werkzeug"

@@ -1,0 +1,393 @@
+"""The folder of registered models: its layouts, model_path, and the tree that errors show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scoring_runtime import models
+from scoring_runtime.errors import ModelNotFound
+from scoring_runtime.models import Model, RegisteredModel, model_path, registered, tree
+
+
+@pytest.fixture(autouse=True)
+def no_model_dir() -> Iterator[None]:
+    """model_path knows no folder unless a test sets one."""
+    models.use_model_dir(None)
+    yield
+    models.use_model_dir(None)
+
+
+def touch(root: Path, *files: str) -> Path:
+    """``root`` with these empty files; a name that ends in / is a folder."""
+    for name in files:
+        path = root / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.touch()
+    return root
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """…/azureml-models with several models, as images have it."""
+    return touch(
+        tmp_path / "azureml-models",
+        "iris/1/iris.pkl",
+        "iris/2/iris.pkl",
+        "iris/10/iris.pkl",
+        "digits/3/saved/weights.bin",
+        "digits/3/saved/labels.txt",
+        "pair/1/a.onnx",
+        "pair/1/b.onnx",
+        "pair/1/.hidden",
+        "pair/notes/readme.txt",
+        "loose.txt",
+    )
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Path:
+    """…/azureml-models/<name>/<version>, one model."""
+    return touch(tmp_path / "azureml-models", "iris/7/iris.pkl") / "iris" / "7"
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A folder without names and versions."""
+    return touch(tmp_path / "export", "model.pkl", "data/labels.txt")
+
+
+# --- layouts --------------------------------------------------------------------------------------
+
+
+def test_several_models(several: Path) -> None:
+    """By name, then by version as a number; what is no version is none."""
+    assert registered(several) == [
+        RegisteredModel("digits", 3, several / "digits/3"),
+        RegisteredModel("iris", 1, several / "iris/1"),
+        RegisteredModel("iris", 2, several / "iris/2"),
+        RegisteredModel("iris", 10, several / "iris/10"),
+        RegisteredModel("pair", 1, several / "pair/1"),
+    ]
+
+
+def test_one_model(one: Path) -> None:
+    """A last component that is a number is the version, the one before it the name."""
+    assert registered(one) == [RegisteredModel("iris", 7, one)]
+
+
+def test_a_plain_folder(plain: Path, tmp_path: Path) -> None:
+    """No models with name and version; a folder that is not there has none either."""
+    assert registered(plain) == []
+    assert registered(tmp_path / "missing") == []
+
+
+def test_a_number_without_a_name_before_it_is_a_plain_folder() -> None:
+    """A relative ``7`` has no name."""
+    assert registered(Path("7")) == []
+
+
+# --- model_path: which model ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "path"),
+    [
+        ("iris", None, "iris/10/iris.pkl"),
+        ("iris", 1, "iris/1/iris.pkl"),
+        ("iris", "2", "iris/2/iris.pkl"),
+        ("digits", None, "digits/3/saved"),
+        ("digits", 3, "digits/3/saved"),
+        ("pair", None, "pair/1"),
+        ("loose.txt", None, "loose.txt"),
+    ],
+)
+def test_a_model_of_several(name: str, version: int | str | None, path: str, several: Path) -> None:
+    """The highest version unless one is named; its only file or folder, else its folder."""
+    assert model_path(name, version, root=several) == several / path
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [(None, None), ("iris", None), ("iris", 7), (None, 7), (None, "7")]
+)
+def test_the_only_model(name: str | None, version: int | str | None, one: Path) -> None:
+    """It need not be named."""
+    assert model_path(name, version, root=one) == one / "iris.pkl"
+
+
+def test_the_only_name_of_several_versions(tmp_path: Path) -> None:
+    """One name with two versions: the higher one is meant."""
+    root = touch(tmp_path, "iris/9/m", "iris/10/m")
+    assert model_path(root=root) == root / "iris/10/m"
+    assert model_path(version=9, root=root) == root / "iris/9/m"
+
+
+@pytest.mark.parametrize("name", [None, "export"])
+def test_a_plain_folder_is_one_model(name: str | None, plain: Path) -> None:
+    """Without a name, or by the folder's own."""
+    assert model_path(name, root=plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("model.pkl", "model.pkl"), ("data", "data/labels.txt")]
+)
+def test_a_name_in_a_plain_folder_is_a_file_or_folder(name: str, path: str, plain: Path) -> None:
+    """As scripts that were written for one layout name it in another."""
+    assert model_path(name, root=plain) == plain / path
+
+
+def test_a_model_that_is_a_file(tmp_path: Path) -> None:
+    """AZUREML_MODEL_DIR may name the file itself."""
+    root = touch(tmp_path, "model.onnx") / "model.onnx"
+    assert model_path(root=root) == root
+
+
+@pytest.mark.parametrize(
+    ("files", "path"),
+    [
+        (["m/1/only.pkl"], "m/1/only.pkl"),
+        (["m/1/folder/a", "m/1/folder/b"], "m/1/folder"),
+        (["m/1/a", "m/1/b"], "m/1"),
+        (["m/1/a", "m/1/.cache/x"], "m/1/a"),
+        (["m/1/"], "m/1"),
+    ],
+)
+def test_the_only_entry_or_the_folder(files: list[str], path: str, tmp_path: Path) -> None:
+    """What starts with a dot is not an entry; an empty folder is itself."""
+    root = touch(tmp_path, *files)
+    assert model_path("m", root=root) == root / path
+
+
+# --- model_path: which file -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "path"),
+    [
+        ("pair", "b.onnx", "pair/1/b.onnx"),
+        ("digits", "saved/labels.txt", "digits/3/saved/labels.txt"),
+        ("digits", "saved", "digits/3/saved"),
+        ("iris", "iris.pkl", "iris/10/iris.pkl"),
+    ],
+)
+def test_a_file_in_a_model(name: str, file: str, path: str, several: Path) -> None:
+    """Relative to the model's folder."""
+    assert model_path(name, file=file, root=several) == several / path
+
+
+def test_a_file_in_the_only_model(one: Path, plain: Path) -> None:
+    """Neither name nor version is needed."""
+    assert model_path(file="iris.pkl", root=one) == one / "iris.pkl"
+    assert model_path(file="data/labels.txt", root=plain) == plain / "data/labels.txt"
+
+
+# --- model_path: which root -----------------------------------------------------------------------
+
+
+def test_the_folder_of_the_runtime(one: Path, plain: Path) -> None:
+    """use_model_dir() sets it, as text or path; root= wins over it."""
+    models.use_model_dir(str(one))
+    assert model_path() == one / "iris.pkl"
+    models.use_model_dir(plain)
+    assert model_path(root=str(one)) == one / "iris.pkl"
+    assert model_path() == plain
+
+
+@pytest.mark.parametrize("folder", ["", None])
+def test_without_a_folder(folder: str | None) -> None:
+    """The message says how to set it."""
+    models.use_model_dir(folder)
+    with pytest.raises(ModelNotFound) as caught:
+        model_path("iris")
+    assert str(caught.value) == (
+        "The model folder is not known: set AZUREML_MODEL_DIR (--model-dir), or pass root=."
+    )
+
+
+def test_a_relative_folder_stays_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 44: passed through untouched."""
+    touch(tmp_path, "models/iris/1/m.pkl")
+    monkeypatch.chdir(tmp_path)
+    assert model_path("iris", root="models") == Path("models/iris/1/m.pkl")
+
+
+# --- model_path: what is not there ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "message"),
+    [
+        (None, None, "Several models are registered, name one of: digits, iris, pair."),
+        ("iris", 3, "There is no model iris version 3. It has version 1, 2, 10."),
+        ("iris", "x", "There is no model iris version x. It has version 1, 2, 10."),
+        ("irs", None, "There is no model irs. Did you mean iris?"),
+        ("digits2", None, "There is no model digits2. Did you mean digits?"),
+        ("xyz", None, "There is no model xyz."),
+        ("xyz", 2, "There is no model xyz version 2."),
+    ],
+)
+def test_no_such_model(
+    name: str | None, version: int | str | None, message: str, several: Path
+) -> None:
+    """What there is instead: near names, the versions, and the folder's content."""
+    with pytest.raises(ModelNotFound) as caught:
+        model_path(name, version, root=several)
+    first, *rest = str(caught.value).splitlines()
+    assert first == f"{message} The model folder is {several}:"
+    assert rest == tree(several)
+    assert "        10/" in rest
+
+
+def test_no_such_version_of_the_only_model(one: Path) -> None:
+    """It says which version there is."""
+    with pytest.raises(
+        ModelNotFound, match=r"^There is no model iris version 8\. It has version 7"
+    ):
+        model_path(version=8, root=one)
+
+
+def test_a_version_of_a_plain_folder(plain: Path) -> None:
+    """It has none: the message does not speak of several models."""
+    with pytest.raises(ModelNotFound) as caught:
+        model_path(version=1, root=plain)
+    first = str(caught.value).splitlines()[0]
+    assert first == (
+        "There is no version 1: this folder holds no registered models. "
+        f"The model folder is {plain}:"
+    )
+
+
+def test_a_name_in_a_plain_folder_that_is_not_there(plain: Path) -> None:
+    """The folder's content is shown."""
+    with pytest.raises(ModelNotFound) as caught:
+        model_path("nope", root=plain)
+    assert str(caught.value).splitlines() == [
+        f"There is no model nope. The model folder is {plain}:",
+        "export/",
+        "    data/",
+        "        labels.txt",
+        "    model.pkl",
+    ]
+
+
+def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    """The message says so instead of a tree."""
+    root = tmp_path / "missing"
+    with pytest.raises(ModelNotFound) as caught:
+        model_path("iris", root=root)
+    assert str(caught.value).splitlines() == [
+        f"There is no model iris. The model folder is {root}:",
+        f"{root} does not exist",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [
+        ("label.txt", " Did you mean saved/labels.txt?"),
+        ("labels.txt", " Did you mean saved/labels.txt?"),
+        ("other/weights.bin", " Did you mean saved/weights.bin?"),
+        ("xyz", ""),
+    ],
+)
+def test_no_such_file(file: str, hint: str, several: Path) -> None:
+    """Files of that name elsewhere, files of nearly that name, and the model's content."""
+    with pytest.raises(ModelNotFound) as caught:
+        model_path("digits", file=file, root=several)
+    assert str(caught.value).splitlines() == [
+        f"There is no {file} in {several / 'digits/3'}.{hint}",
+        "3/",
+        "    saved/",
+        "        labels.txt",
+        "        weights.bin",
+    ]
+
+
+def test_all_files_of_that_name_are_named(tmp_path: Path) -> None:
+    """When it is in several folders."""
+    root = touch(tmp_path / "m", "a/w.bin", "b/w.bin")
+    with pytest.raises(ModelNotFound) as caught:
+        model_path(file="w.bin", root=root)
+    hint = str(caught.value).splitlines()[0].partition(" Did you mean ")[2]
+    assert sorted(hint.rstrip("?").split(" or ")) == ["a/w.bin", "b/w.bin"]
+
+
+# --- Model ----------------------------------------------------------------------------------------
+
+
+def test_get_model_path(several: Path) -> None:
+    """azureml.core's call: a text, the newest version, or the one named."""
+    models.use_model_dir(several)
+    assert Model.get_model_path("iris") == str(several / "iris/10/iris.pkl")
+    assert Model.get_model_path("iris", 1) == str(several / "iris/1/iris.pkl")
+    assert Model.get_model_path(model_name="iris", version=2, _workspace=object()) == str(
+        several / "iris/2/iris.pkl"
+    )
+    with pytest.raises(ModelNotFound, match=r"^There is no model nope\."):
+        Model.get_model_path("nope")
+
+
+# --- the tree -------------------------------------------------------------------------------------
+
+
+def test_the_tree_is_indented_and_sorted(tmp_path: Path) -> None:
+    """Folders end in a slash."""
+    root = touch(tmp_path / "m", "b.txt", "a/z", "a/y/x", "empty/")
+    assert tree(root) == [
+        "m/",
+        "    a/",
+        "        y/",
+        "            x",
+        "        z",
+        "    b.txt",
+        "    empty/",
+    ]
+
+
+def test_the_tree_of_a_file(tmp_path: Path) -> None:
+    """Its name."""
+    assert tree(touch(tmp_path, "m.pkl") / "m.pkl") == ["m.pkl"]
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize(("files", "lines"), [(198, 199), (199, 200), (200, 201), (5000, 201)])
+def test_the_tree_is_cut_at_200_lines(files: int, lines: int, tmp_path: Path) -> None:
+    """Row 63: 200 lines at most, and one that says that it was cut."""
+    root = touch(tmp_path / "m", *(f"{number:04d}" for number in range(files)))
+    found = tree(root)
+    assert len(found) == lines
+    assert found[:2] == ["m/", "    0000"]
+    cut = files > 199
+    last = "Output Truncated. First 200 lines shown." if cut else f"    {files - 1:04d}"
+    assert found[-1] == last
+
+
+def test_the_limit_of_the_tree(tmp_path: Path) -> None:
+    """Another limit says its own number."""
+    root = touch(tmp_path / "m", "a", "b", "c")
+    assert tree(root, 2) == ["m/", "    a", "Output Truncated. First 2 lines shown."]
+
+
+def test_a_tree_that_leads_into_itself_ends(tmp_path: Path) -> None:
+    """A link to a folder above it."""
+    root = touch(tmp_path / "m", "a/file")
+    (root / "a" / "again").symlink_to(root)
+    assert len(tree(root)) <= 201
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason stands where its content would."""
+    root = touch(tmp_path / "m", "a/file", "b")
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path.name == "a":
+            raise PermissionError(13, "Permission denied")
+        return iter([root / "b", root / "a"])
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert tree(root) == ["m/", "    a/", "        (Permission denied)", "    b"]

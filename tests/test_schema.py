@@ -1,0 +1,521 @@
+"""Swagger 2.0 and OpenAPI 3.0 / 3.1 documents: generated ones and the user's own (rows 59-61)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scoring_runtime import entry_script, schema
+from scoring_runtime.errors import ConfigurationError
+from scoring_runtime.schema import Documents, NoSuchDocument
+from scoring_runtime.settings import Settings
+
+WriteScript = Callable[..., Path]
+
+# --- the documents of an undecorated script -------------------------------------------------------
+
+HEALTH = "Simple health check endpoint to ensure the service is up at any given point."
+HEALTHY = "If service is up and running, this response will be returned with the content 'Healthy'"
+SCORE = "Run web service's model and get the prediction output"
+SCORED = (
+    "The service processed the input correctly and provided a result prediction, if applicable."
+)
+PAYLOAD = "The input payload for executing the real-time machine learning service."
+FAILED = "The service failed to execute due to an error."
+INFO = {
+    "title": "Iris",
+    "description": "API specification for the Azure Machine Learning service Iris",
+    "version": "7.1",
+}
+BEARER = {
+    "type": "apiKey",
+    "name": "Authorization",
+    "in": "header",
+    "description": "For example: Bearer abc123",
+}
+ANYTHING = {"type": "object", "example": {}}
+ERROR = {"type": "object", "properties": {"message": {"type": "string"}}}
+DEFINITIONS = {"ServiceInput": ANYTHING, "ServiceOutput": ANYTHING, "ErrorResponse": ERROR}
+FAILED_2 = {"description": FAILED, "schema": {"$ref": "#/definitions/ErrorResponse"}}
+FAILED_3 = {
+    "description": FAILED,
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
+}
+SWAGGER_2 = {
+    "swagger": "2.0",
+    "info": INFO,
+    "schemes": ["https"],
+    "consumes": ["application/json"],
+    "produces": ["application/json"],
+    "securityDefinitions": {"Bearer": BEARER},
+    "paths": {
+        "/": {
+            "get": {
+                "operationId": "ServiceHealthCheck",
+                "description": HEALTH,
+                "responses": {
+                    "200": {
+                        "description": HEALTHY,
+                        "schema": {"type": "string"},
+                        "examples": {"application/json": "Healthy"},
+                    },
+                    "default": FAILED_2,
+                },
+            }
+        },
+        "/score": {
+            "post": {
+                "operationId": "RunMLService",
+                "description": SCORE,
+                "security": [{"Bearer": []}],
+                "parameters": [
+                    {
+                        "name": "serviceInputPayload",
+                        "in": "body",
+                        "description": PAYLOAD,
+                        "schema": {"$ref": "#/definitions/ServiceInput"},
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": SCORED,
+                        "schema": {"$ref": "#/definitions/ServiceOutput"},
+                    },
+                    "default": FAILED_2,
+                },
+            }
+        },
+        "/swagger.json": {
+            "get": {
+                "operationId": "GetSwaggerSpec",
+                "description": "Get the Swagger specification.",
+                "parameters": [
+                    {
+                        "name": "version",
+                        "in": "query",
+                        "required": False,
+                        "type": "integer",
+                        "enum": [2, 3],
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "The Swagger specification.",
+                        "schema": {"type": "string"},
+                    },
+                    "default": FAILED_2,
+                },
+            }
+        },
+    },
+    "definitions": DEFINITIONS,
+}
+OPENAPI_3 = {
+    "openapi": "3.0.3",
+    "info": INFO,
+    "security": [{"Bearer": []}],
+    "paths": {
+        "/": {
+            "get": {
+                "operationId": "ServiceHealthCheck",
+                "description": HEALTH,
+                "responses": {
+                    "200": {
+                        "description": HEALTHY,
+                        "content": {
+                            "text/plain": {"schema": {"type": "string", "example": "Healthy"}}
+                        },
+                    },
+                    "default": FAILED_3,
+                },
+            }
+        },
+        "/score": {
+            "post": {
+                "operationId": "RunMLService",
+                "description": SCORE,
+                "security": [{"Bearer": []}],
+                "requestBody": {
+                    "description": PAYLOAD,
+                    "content": {
+                        "application/json": {
+                            "schema": {"$ref": "#/components/schemas/ServiceInput"}
+                        }
+                    },
+                },
+                "responses": {
+                    "200": {
+                        "description": SCORED,
+                        "content": {
+                            "application/json": {
+                                "schema": {"$ref": "#/components/schemas/ServiceOutput"}
+                            }
+                        },
+                    },
+                    "default": FAILED_3,
+                },
+            }
+        },
+        "/swagger.json": {
+            "get": {
+                "operationId": "GetSwaggerSpec",
+                "description": "Get the Swagger specification.",
+                "parameters": [
+                    {
+                        "name": "version",
+                        "in": "query",
+                        "required": False,
+                        "schema": {"type": "integer", "enum": [2, 3]},
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "The Swagger specification.",
+                        "content": {"text/plain": {"schema": {"type": "string"}}},
+                    },
+                    "default": FAILED_3,
+                },
+            }
+        },
+    },
+    "components": {"schemas": DEFINITIONS, "securitySchemes": {"Bearer": BEARER}},
+}
+EXPECTED: dict[str, Any] = {
+    "2": SWAGGER_2,
+    "3": OPENAPI_3,
+    "3.1": OPENAPI_3 | {"openapi": "3.1.0"},
+}
+ALIASES = {"2": "2", "2.0": "2", "3": "3", "3.0": "3", "3.1": "3.1"}
+PLAIN = "def init(): ...\ndef run(data): ...\n"
+TYPES = """
+import numpy as np
+import pandas as pd
+from inference_schema.schema_decorators import input_schema, output_schema
+from inference_schema.parameter_types.numpy_parameter_type import NumpyParameterType
+from inference_schema.parameter_types.pandas_parameter_type import PandasParameterType
+from inference_schema.parameter_types.standard_py_parameter_type import StandardPythonParameterType
+def init(): ...
+"""
+
+
+def documents(path: Path, **environ: str) -> Documents:
+    """The documents of a script whose folder is the app root."""
+    said = {"AML_APP_ROOT": str(path.parent), "AZUREML_ENTRY_SCRIPT": path.name}
+    settings = Settings.from_environ({**said, **environ})
+    return schema.build(entry_script.load(settings).run, settings)
+
+
+def operation_ids(document: Any) -> list[str]:
+    paths = document["paths"].values()
+    return [operation["operationId"] for path in paths for operation in path.values()]
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize("version", ["2", "3", "3.1"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        PLAIN,
+        "from scoring_runtime import rawhttp\n" + PLAIN.replace("def run", "@rawhttp\ndef run"),
+    ],
+    ids=["text", "raw"],
+)
+def test_the_document_of_an_undecorated_script(
+    source: str, version: str, write_script: WriteScript
+) -> None:
+    """Row 60: every key and text as the old server's clients know them."""
+    found = documents(write_script(source), SERVICE_NAME="Iris", SERVICE_VERSION="7.1")
+    assert json.loads(found.get(version)) == EXPECTED[version]
+    assert list(json.loads(found.get(version))) == list(EXPECTED[version])
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize(("alias", "version"), ALIASES.items())
+def test_versions_have_aliases(alias: str, version: str, write_script: WriteScript) -> None:
+    """Row 3: 2 is 2.0, 3 is 3.0; without a version it is 2."""
+    found = documents(write_script(PLAIN))
+    assert found.get(alias) == found.by_version[version]
+    assert found.get() == found.by_version["2"]
+
+
+@pytest.mark.keep
+def test_every_script_has_the_three_operations(write_script: WriteScript) -> None:
+    """Row 60: their ids are the method names of generated clients."""
+    found = documents(write_script(PLAIN))
+    for version in ("2", "3", "3.1"):
+        assert operation_ids(json.loads(found.get(version))) == [
+            "ServiceHealthCheck",
+            "RunMLService",
+            "GetSwaggerSpec",
+        ]
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize("version", ["2", "3", "3.1"])
+@pytest.mark.parametrize(
+    ("prefix", "start"),
+    [("", ""), ("p", "/p"), ("/p/q/", "/p/q"), ("p/q", "/p/q")],
+)
+def test_the_prefix_is_in_the_paths(
+    prefix: str, start: str, version: str, write_script: WriteScript
+) -> None:
+    """Row 5: SERVICE_PATH_PREFIX, slashes at its ends aside."""
+    found = documents(write_script(PLAIN), SERVICE_PATH_PREFIX=prefix)
+    paths = list(json.loads(found.get(version))["paths"])
+    assert paths == [f"{start}/", f"{start}/score", f"{start}/swagger.json"]
+
+
+@pytest.mark.keep
+def test_the_default_title_and_version(write_script: WriteScript) -> None:
+    """Row 48; a name may hold what JSON has to escape."""
+    found = documents(write_script(PLAIN))
+    assert json.loads(found.get())["info"]["title"] == "ML service"
+    assert json.loads(found.get())["info"]["version"] == "1.0"
+    named = documents(write_script(PLAIN, "other.py"), SERVICE_NAME='a "b" ü')
+    assert json.loads(named.get())["info"]["title"] == 'a "b" ü'
+
+
+# --- decorated scripts ----------------------------------------------------------------------------
+
+
+def definitions(found: Documents, version: str) -> Any:
+    document = json.loads(found.get(version))
+    return document["definitions"] if version == "2" else document["components"]["schemas"]
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize("version", ["2", "3", "3.1"])
+def test_a_numpy_script(version: str, write_script: WriteScript) -> None:
+    """Row 60: input and output as inference-schema describes them; all else as before."""
+    path = write_script(
+        TYPES + "@input_schema('data', NumpyParameterType(np.array([[1.5, 2.0]])))\n"
+        "@output_schema(StandardPythonParameterType({'label': 'a', 'score': 0.5}))\n"
+        "def run(data, scale=1): ...\n"
+    )
+    found = documents(path, SERVICE_NAME="Iris", SERVICE_VERSION="7.1")
+    row = {"type": "array", "items": {"type": "number", "format": "double"}}
+    expected = {
+        "ServiceInput": {
+            "type": "object",
+            "properties": {
+                "data": {"type": "array", "items": row, "format": "numpy.ndarray"},
+                "scale": {},
+            },
+            "example": {"data": [[1.5, 2.0]], "scale": ""},
+        },
+        "ServiceOutput": {
+            "type": "object",
+            "required": ["label", "score"],
+            "properties": {
+                "label": {"type": "string"},
+                "score": {"type": "number", "format": "double"},
+            },
+            "example": {"label": "a", "score": 0.5},
+        },
+        "ErrorResponse": ERROR,
+    }
+    assert definitions(found, version) == expected
+    document = json.loads(found.get(version))
+    if version == "2":
+        document["definitions"] = DEFINITIONS
+    else:
+        document["components"]["schemas"] = DEFINITIONS
+    assert document == EXPECTED[version]
+
+
+@pytest.mark.keep
+def test_a_pandas_script(write_script: WriteScript) -> None:
+    """Row 60: a data frame is an array of records."""
+    path = write_script(
+        TYPES + "moments = pd.to_datetime(['2024-01-02'])\n"
+        "sample = pd.DataFrame({'a': [1], 'b': ['x'], 't': moments})\n"
+        "@input_schema('data', PandasParameterType(sample))\n"
+        "def run(data): ...\n"
+    )  # fmt: skip
+    service_input = definitions(documents(path), "2")["ServiceInput"]
+    data = service_input["properties"]["data"]
+    assert (data["type"], data["format"]) == ("array", "pandas.DataFrame:records")
+    properties = data["items"]["properties"]
+    assert {name: each["type"] for name, each in properties.items()} == {
+        "a": "integer",
+        "b": "string",
+        "t": "string",
+    }
+    assert properties["t"]["format"] == "date-time"
+    assert [set(row) for row in service_input["example"]["data"]] == [{"a", "b", "t"}]
+
+
+@pytest.mark.keep
+def test_output_schema_alone(write_script: WriteScript) -> None:
+    """Row 21: the input is any object."""
+    path = write_script(
+        TYPES + "@output_schema(StandardPythonParameterType([1]))\ndef run(data): ...\n"
+    )
+    found = definitions(documents(path), "2")
+    assert found["ServiceInput"] == {"type": "object"}
+    assert found["ServiceOutput"] == {
+        "type": "array",
+        "items": {"type": "integer", "format": "int64"},
+        "example": [1],
+    }
+
+
+def test_a_schema_below_another_decorator(write_script: WriteScript) -> None:
+    """It is found however many variables the decorator has."""
+    path = write_script(
+        TYPES + "import functools\n"
+        "def logged(f, logger=print, zone=None):\n    @functools.wraps(f)\n"
+        "    def call(*a, **k): return logger and zone or f(*a, **k)\n    return call\n"
+        "@logged\n@input_schema('data', StandardPythonParameterType(1))\ndef run(data): ...\n"
+    )
+    service_input = definitions(documents(path), "3")["ServiceInput"]
+    assert service_input["properties"] == {"data": {"type": "integer", "format": "int64"}}
+
+
+@pytest.mark.parametrize("sample", ["2 ** 70", "'\\ud800'", "{'a': [2 ** 70]}"])
+def test_a_sample_that_only_the_standard_library_writes(
+    sample: str, write_script: WriteScript
+) -> None:
+    """Integers of any length and half a surrogate pair: no reason not to start."""
+    path = write_script(
+        TYPES + f"@input_schema('data', StandardPythonParameterType({sample}))\n"
+        "def run(data): ...\n"
+    )
+    service_input = definitions(documents(path), "3")["ServiceInput"]
+    assert service_input["example"]["data"] == eval(sample)
+
+
+@pytest.mark.keep
+def test_a_script_that_swagger_2_cannot_describe(write_script: WriteScript) -> None:
+    """Row 61: a list of several types exists in OpenAPI 3 only; the message says what there is."""
+    path = write_script(
+        TYPES + "@input_schema('data', StandardPythonParameterType([1, 'a']))\ndef run(data): ...\n"
+    )
+    found = documents(path)
+    assert sorted(found.by_version) == ["3", "3.1"]
+    for version in ("2", "2.0"):
+        with pytest.raises(NoSuchDocument) as caught:
+            found.get(version)
+        assert str(caught.value) == (
+            f"Swagger version [{version}] is not supported for the scoring script. "
+            "Supported swagger versions: [3, 3.1]."
+        )
+    assert json.loads(found.get("3"))["openapi"] == "3.0.3"
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize("version", ["4", "", "2.1", "v2", "3.1.0", "\uff12"])
+def test_an_unknown_version(version: str, write_script: WriteScript) -> None:
+    """Row 61."""
+    with pytest.raises(NoSuchDocument) as caught:
+        documents(write_script(PLAIN)).get(version)
+    assert str(caught.value) == (
+        f"Swagger version [{version}] is not valid. Supported versions: [2, 3, 3.1]."
+    )
+
+
+def test_before_the_script_is_loaded_there_is_none() -> None:
+    """No version is named that cannot be had."""
+    with pytest.raises(NoSuchDocument, match=r"Supported swagger versions: \[\]\.$"):
+        Documents().get()
+
+
+def test_the_log_names_the_versions(
+    write_script: WriteScript, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At start."""
+    caplog.set_level("INFO", "azmlinfsrv.swagger")
+    documents(write_script(PLAIN))
+    assert [record.getMessage() for record in caplog.records] == [
+        "Swaggers are prepared for the following versions: [2, 3, 3.1]."
+    ]
+
+
+# --- the user's own files -------------------------------------------------------------------------
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize(
+    ("files", "version", "expected"),
+    [
+        ({"swagger.json": {"own": 2}}, "2", {"own": 2}),
+        ({"swagger2.json": {"own": 2}}, "2.0", {"own": 2}),
+        ({"swagger.json": {"first": 1}, "swagger2.json": {"second": 2}}, "2", {"first": 1}),
+        ({"swagger3.json": {"own": 3}}, "3", {"own": 3}),
+        ({"swagger3.json": {"own": 3}}, "3.0", {"own": 3}),
+        ({"swagger3.1.json": {"own": 3.1}}, "3.1", {"own": 3.1}),
+        ({"swagger.json": [1, "ü"]}, "2", [1, "ü"]),
+        ({"swagger.json": "text"}, "2", "text"),
+        ({"swagger.json": {}, "swagger2.json": {"second": 2}}, "2", {"second": 2}),
+    ],
+)
+def test_own_files_win(
+    files: dict[str, Any], version: str, expected: Any, write_script: WriteScript, tmp_path: Path
+) -> None:
+    """Row 59: in the app root, any JSON value; an empty one is as good as none."""
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    found = documents(write_script(PLAIN))
+    assert json.loads(found.get(version)) == expected
+
+
+@pytest.mark.keep
+def test_an_own_file_replaces_its_version_only(write_script: WriteScript, tmp_path: Path) -> None:
+    """Row 59: the others are generated."""
+    (tmp_path / "swagger3.json").write_text('{"own": 3}')
+    found = documents(write_script(PLAIN), SERVICE_NAME="Iris", SERVICE_VERSION="7.1")
+    assert json.loads(found.get("3")) == {"own": 3}
+    assert json.loads(found.get("2")) == EXPECTED["2"]
+    assert json.loads(found.get("3.1")) == EXPECTED["3.1"]
+
+
+@pytest.mark.keep
+def test_an_empty_own_document_is_none(write_script: WriteScript, tmp_path: Path) -> None:
+    """Row 59: as the old server; the generated one takes its place."""
+    (tmp_path / "swagger.json").write_text("{}")
+    found = documents(write_script(PLAIN), SERVICE_NAME="Iris", SERVICE_VERSION="7.1")
+    assert json.loads(found.get("2")) == EXPECTED["2"]
+
+
+@pytest.mark.keep
+def test_own_files_are_looked_for_in_the_app_root(
+    write_script: WriteScript, tmp_path: Path
+) -> None:
+    """Row 59: not next to the script."""
+    script = write_script(PLAIN, "sub/score.py")
+    (tmp_path / "sub" / "swagger.json").write_text('{"own": 2}')
+    settings = Settings.from_environ(
+        {"AML_APP_ROOT": str(tmp_path), "AZUREML_ENTRY_SCRIPT": str(script)}
+    )
+    run = entry_script.load(settings).run
+    assert json.loads(schema.build(run, settings).get())["swagger"] == "2.0"
+
+
+def test_an_own_file_can_describe_what_cannot_be_generated(
+    write_script: WriteScript, tmp_path: Path
+) -> None:
+    """swagger.json of a script that Swagger 2 cannot describe."""
+    (tmp_path / "swagger.json").write_text('{"own": 2}')
+    path = write_script(
+        TYPES + "@input_schema('data', StandardPythonParameterType([1, 'a']))\ndef run(data): ...\n"
+    )
+    assert json.loads(documents(path).get("2")) == {"own": 2}
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize(
+    "name", ["swagger.json", "swagger2.json", "swagger3.json", "swagger3.1.json"]
+)
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\xff"])
+def test_an_own_file_that_is_not_json_stops_the_start(
+    name: str, content: bytes, write_script: WriteScript, tmp_path: Path
+) -> None:
+    """Row 59: the message names the file."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        documents(write_script(PLAIN))
+    assert str(caught.value).startswith(f"{tmp_path / name} is not JSON: ")

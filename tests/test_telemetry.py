@@ -1,0 +1,583 @@
+"""Logging: format, level, logging.json, print(), and the access log."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import io
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scoring_runtime import telemetry
+from scoring_runtime.errors import ConfigurationError
+from scoring_runtime.telemetry import (
+    AccessLog,
+    LineFormatter,
+    RootAccessFilter,
+    configure_logging,
+    log,
+    redirect_print,
+    request_id,
+    script_log,
+    swagger_log,
+)
+
+LINE = re.compile(
+    r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]) \[(\d+)\] ([\w.]+) - (.*)", re.DOTALL
+)
+MOMENT = 1704164645.678  # 2024-01-02 03:04:05.678 UTC
+OWN = ("azmlinfsrv", "azmlinfsrv.user_script", "azmlinfsrv.swagger", "azmlinfsrv.print")
+TOUCHED = (*OWN, "uvicorn.error", "of.the.user", "")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Loggers, print and the request id are put back."""
+    loggers = [logging.getLogger(name) for name in TOUCHED]
+    before = [
+        (each, each.level, each.handlers[:], each.filters[:], each.propagate, each.disabled)
+        for each in loggers
+    ]
+    real_print, token = builtins.print, request_id.set("")
+    yield
+    for each, level, handlers, filters, propagate, disabled in before:
+        each.setLevel(level)
+        each.handlers[:], each.filters[:] = handlers, filters
+        each.propagate, each.disabled = propagate, disabled
+    builtins.print = real_print
+    request_id.reset(token)
+
+
+def parsed(text: str) -> list[tuple[str, str, str]]:
+    """(level, logger, message) of each line, all of which must have the format."""
+    found = []
+    for line in text.splitlines():
+        match = LINE.fullmatch(line)
+        assert match is not None, line
+        assert int(match[3]) == os.getpid()
+        found.append((match[2], match[4], match[5]))
+    return found
+
+
+# --- the format -----------------------------------------------------------------------------------
+
+
+def record(name: str = "azmlinfsrv.user_script", message: str = "hello") -> logging.LogRecord:
+    made = logging.LogRecord(name, logging.WARNING, "x.py", 1, message, (), None)
+    made.created, made.msecs, made.process = MOMENT, 678.0, 42
+    return made
+
+
+@pytest.mark.keep
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+def test_the_format_is_in_utc(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 56: whatever the zone of the machine."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        line = LineFormatter().format(record())
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+    assert line == "2024-01-02 03:04:05,678 W [42] azmlinfsrv.user_script - hello"
+
+
+def test_lines_of_a_request_end_with_its_id() -> None:
+    """What the script logs can be found by the id; the access line has none."""
+    request_id.set("abc-1")
+    assert LineFormatter().format(record()).endswith(" - hello [abc-1]")
+    assert LineFormatter().format(record("of.the.user")).endswith(" - hello [abc-1]")
+    assert LineFormatter().format(record("azmlinfsrv")).endswith(" - hello")
+
+
+def test_the_format_can_be_another() -> None:
+    """As logging.json may say it, dates and style included."""
+    formatter = LineFormatter("{asctime}|{message}", "%H:%M", style="{")
+    assert formatter.format(record()) == "03:04|hello"
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ('10.0.0.1 "GET / HTTP/1.1" 200', False),
+        ('"GET /score HTTP/1.1" 200', True),
+        ("POST /score", True),
+    ],
+)
+def test_root_access_filter(message: str, kept: bool) -> None:
+    """Row 1: the health probe's own lines are left out."""
+    assert RootAccessFilter().filter(record(message=message)) is kept
+
+
+# --- the default configuration --------------------------------------------------------------------
+
+
+@pytest.mark.fix
+def test_every_logger_writes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows 56, 57: the server's loggers, and the root, which the old server left alone."""
+    configure_logging("INFO", [])
+    log.info("one")
+    script_log.warning("two %s", 2)
+    swagger_log.error("three")
+    logging.info("four")
+    logging.getLogger("of.the.user").info("five")
+    log.debug("not this")
+    out, err = capsys.readouterr()
+    assert parsed(out) == [
+        ("I", "azmlinfsrv", "one"),
+        ("W", "azmlinfsrv.user_script", "two 2"),
+        ("E", "azmlinfsrv.swagger", "three"),
+        ("I", "root", "four"),
+        ("I", "of.the.user", "five"),
+    ]
+    assert err == ""
+
+
+@pytest.mark.fix
+@pytest.mark.parametrize(
+    ("level", "seen"),
+    [
+        ("DEBUG", "DIWEC"),
+        ("INFO", "IWEC"),
+        ("WARNING", "WEC"),
+        ("ERROR", "EC"),
+        ("CRITICAL", "C"),
+    ],
+)
+def test_the_level_is_honoured(level: str, seen: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Row 52: it changed nothing; of the server's loggers and of the script's alike."""
+    configure_logging(level, [])
+    for each in (script_log, logging.getLogger("of.the.user")):
+        for name in ("debug", "info", "warning", "error", "critical"):
+            getattr(each, name)("x")
+    assert "".join(found[0] for found in parsed(capsys.readouterr().out)) == seen * 2
+
+
+def test_the_stream_can_be_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """`scoring-runtime score` keeps stdout for the answer."""
+    configure_logging("INFO", [], "stderr")
+    log.info("one")
+    logging.warning("two")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [message for *_, message in parsed(err)] == ["one", "two"]
+
+
+def test_the_stream_is_the_one_of_the_moment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script, or a test, may put another stream in the place of sys.stdout."""
+    configure_logging("INFO", [])
+    other = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", other)
+        log.info("there")
+    log.info("here")
+    assert [message for *_, message in parsed(other.getvalue())] == ["there"]
+    assert [message for *_, message in parsed(capsys.readouterr().out)] == ["here"]
+
+
+def test_the_servers_warnings_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    """uvicorn's, once, and nothing below a warning."""
+    configure_logging("DEBUG", [])
+    logging.getLogger("uvicorn.error").info("not this")
+    logging.getLogger("uvicorn.error").warning("this")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert parsed(err) == [("W", "uvicorn.error", "this")]
+
+
+def test_configuring_twice_writes_each_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The second configuration replaces the first."""
+    configure_logging("INFO", [])
+    configure_logging("INFO", [])
+    log.info("one")
+    logging.warning("two")
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+# --- logging.json ---------------------------------------------------------------------------------
+
+
+def own_config(level: str = "INFO", **more: Any) -> dict[str, Any]:
+    """A configuration as users wrote it for the old server."""
+    old = "azureml_inference_server_http.log_config"
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "lines": {"class": f"{old}.AMLLogFormatter", "format": "OWN %(levelname)s %(message)s"}
+        },
+        "filters": {"probe": {"()": f"{old}.RootAccessFilter"}},
+        "handlers": {
+            "out": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stdout",
+                "formatter": "lines",
+                "filters": ["probe"],
+            }
+        },
+        "loggers": {"azmlinfsrv": {"level": level, "handlers": ["out"], "propagate": False}},
+        **more,
+    }
+
+
+def write(folder: Path, config: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "logging.json"
+    path.write_text(config if isinstance(config, str) else json.dumps(config), encoding="utf-8")
+    return path
+
+
+@pytest.mark.keep
+def test_own_configuration_with_the_old_class_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Row 56: the old formatter and filter are ours now; the package need not be there."""
+    path = write(tmp_path, own_config())
+    configure_logging("ERROR", [tmp_path])
+    log.info("one")
+    log.info('"GET / HTTP/1.1" 200')
+    log.debug("not this")
+    formatter = log.handlers[0].formatter
+    assert type(formatter) is LineFormatter
+    assert type(log.handlers[0].filters[0]) is RootAccessFilter
+    assert capsys.readouterr().out.splitlines() == [
+        f"OWN INFO Loaded logging config from {path}",
+        "OWN INFO one",
+    ]
+
+
+@pytest.mark.keep
+def test_the_first_place_with_a_file_wins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Row 56: the app root, then next to the script, then the default."""
+    none, first, second = tmp_path / "none", tmp_path / "first", tmp_path / "second"
+    none.mkdir()
+    write(second, own_config("ERROR"))
+    configure_logging("INFO", [none, tmp_path / "missing", second])
+    assert log.level == logging.ERROR
+    write(first, own_config("WARNING"))
+    configure_logging("INFO", [none, first, second])
+    assert log.level == logging.WARNING
+    configure_logging("DEBUG", [none])
+    assert log.level == logging.DEBUG
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_named_logging_json_is_no_file(tmp_path: Path) -> None:
+    """The default is used."""
+    (tmp_path / "logging.json").mkdir()
+    configure_logging("ERROR", [tmp_path])
+    assert log.level == logging.ERROR
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ("{", "Expecting property name"),
+        ("", "Expecting value"),
+        ("[]", ""),
+        ("1", ""),
+        ("null", ""),
+        ('"text"', ""),
+        ("{}", "dictionary doesn't specify a version"),
+        ('{"version": 2}', "Unsupported version: 2"),
+        ('{"version": 1, "loggers": {"a": {"handlers": ["nope"]}}}', "Unable to configure logger"),
+        ('{"version": 1, "handlers": {"a": {"class": "no.such"}}}', "Unable to configure handler"),
+        ('{"version": 1, "handlers": {"a": {"()": "no.such"}}}', "Unable to configure handler"),
+        ('{"version": 1, "loggers": {"a": {"level": "BANANA"}}}', "Unable to configure logger"),
+        ('{"version": 1, "loggers": 5}', ""),
+        ('{"version": 1, "root": 5}', ""),
+    ],
+)
+def test_a_file_that_is_no_configuration_stops_the_start(
+    config: str, problem: str, tmp_path: Path
+) -> None:
+    """The message names the file and what is wrong."""
+    path = write(tmp_path, config)
+    with pytest.raises(ConfigurationError) as caught:
+        configure_logging("INFO", [tmp_path])
+    message = str(caught.value)
+    assert message.startswith(f"{path} is not a logging configuration: {problem}")
+    assert caught.value.__cause__ is not None
+
+
+def test_a_file_that_is_not_utf8_stops_the_start(tmp_path: Path) -> None:
+    """As any other that cannot be read."""
+    (tmp_path / "logging.json").write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(ConfigurationError, match=r"is not a logging configuration: 'utf-8' codec"):
+        configure_logging("INFO", [tmp_path])
+
+
+def test_other_class_names_stay(tmp_path: Path) -> None:
+    """Only the two old names are replaced, wherever they stand; other texts and numbers stay."""
+    config = own_config()
+    config["handlers"]["out"] |= {"class": "logging.NullHandler", "level": 10}
+    del config["handlers"]["out"]["stream"]
+    write(tmp_path, config)
+    configure_logging("INFO", [tmp_path])
+    assert type(log.handlers[0]) is logging.NullHandler
+    assert log.handlers[0].level == 10
+
+
+# --- print ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.keep
+def test_print_goes_to_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """Row 57: one record for each call, at INFO, by the logger azmlinfsrv.print."""
+    configure_logging("INFO", [])
+    redirect_print()
+    print("one", 2, None)
+    print("a", "b", sep="-", end="!")
+    print("c", "d", sep=None, flush=True)
+    print()
+    print("to stdout", file=sys.stdout)
+    print("to none", file=None)
+    out, err = capsys.readouterr()
+    assert parsed(out) == [
+        ("I", "azmlinfsrv.print", "one 2 None"),
+        ("I", "azmlinfsrv.print", "a-b"),
+        ("I", "azmlinfsrv.print", "c d"),
+        ("I", "azmlinfsrv.print", ""),
+        ("I", "azmlinfsrv.print", "to stdout"),
+        ("I", "azmlinfsrv.print", "to none"),
+    ]
+    assert err == ""
+
+
+@pytest.mark.keep
+def test_print_to_another_file_stays_print(capsys: pytest.CaptureFixture[str]) -> None:
+    """Row 57: only what goes to stdout is redirected."""
+    configure_logging("INFO", [])
+    redirect_print()
+    file = io.StringIO()
+    print("a", 1, sep="-", end="!", file=file)
+    print("error", file=sys.stderr, flush=True)
+    out, err = capsys.readouterr()
+    assert (file.getvalue(), out, err) == ("a-1!", "", "error\n")
+
+
+def test_a_percent_sign_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """The text is not a format."""
+    configure_logging("INFO", [])
+    redirect_print()
+    print("100 %s %d")
+    assert parsed(capsys.readouterr().out) == [("I", "azmlinfsrv.print", "100 %s %d")]
+
+
+def test_redirecting_twice_redirects_once() -> None:
+    """The real print stays reachable and is wrapped one time."""
+    real = builtins.print
+    redirect_print()
+    once = builtins.print
+    redirect_print()
+    assert builtins.print is once is not real
+    assert once.__wrapped__ is real  # type: ignore[attr-defined]
+    assert once.__name__ == "print"
+
+
+def test_below_the_level_print_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is INFO, like any line of that level."""
+    configure_logging("WARNING", [])
+    redirect_print()
+    print("quiet")
+    assert capsys.readouterr().out == ""
+
+
+# --- the access log -------------------------------------------------------------------------------
+
+
+def stamp(moment: float) -> str:
+    """How the format writes a moment."""
+    whole = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(moment))
+    return f"{whole},{int(moment % 1 * 1000):03d}"
+
+
+def logged(moments: list[float], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Add a line at each of these moments, then flush; the lines as they were added."""
+    lines = [f"POST /score 200 0.508ms {number}" for number in range(len(moments))]
+
+    async def add() -> None:
+        access = AccessLog()
+        loop = asyncio.get_running_loop()
+        clock = iter(moments)
+        with monkeypatch.context() as patch:
+            patch.setattr(telemetry, "time", _Clock(clock))
+            for line in lines:
+                access.add(loop, line)
+        access.flush()
+
+    asyncio.run(add())
+    return lines
+
+
+class _Clock:
+    """The time module with a clock of its own."""
+
+    def __init__(self, moments: Iterator[float]) -> None:
+        self.moments = moments
+
+    def time(self) -> float:
+        return next(self.moments)
+
+
+MOMENTS = [MOMENT, MOMENT + 0.001, MOMENT + 0.3219, MOMENT + 0.322, MOMENT + 61.5, MOMENT + 61.5]
+
+
+def test_each_line_is_written_once_with_its_own_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written together, yet each with the time it was noted at, across a change of second."""
+    configure_logging("INFO", [])
+    lines = logged(MOMENTS, monkeypatch)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{stamp(moment)} I [{os.getpid()}] azmlinfsrv - {line}"
+        for moment, line in zip(MOMENTS, lines, strict=True)
+    ]
+
+
+def test_the_fast_lines_are_what_logging_would_write(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prefix that is made once a second equals the formatter's own work."""
+    configure_logging("INFO", [])
+    logged(MOMENTS, monkeypatch)
+    fast = capsys.readouterr().out
+    log.addFilter(lambda _: True)  # a filter: the lines go through logging one by one
+    logged(MOMENTS, monkeypatch)
+    assert capsys.readouterr().out == fast != ""
+
+
+@pytest.mark.parametrize("moment", [1704164645.0, 1704164645.0004, 1704164645.9999, 1e9])
+def test_milliseconds_at_the_edges_of_a_second(
+    moment: float, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off, not rounded up."""
+    configure_logging("INFO", [])
+    logged([moment], monkeypatch)
+    assert capsys.readouterr().out.startswith(f"{stamp(moment)} I [")
+
+
+def test_own_configuration_gets_every_line_with_its_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's handler, format and filter see each line as a record of its own."""
+    config = own_config()
+    config["formatters"]["lines"]["format"] = "%(asctime)s OWN %(message)s"
+    write(tmp_path, config)
+    configure_logging("INFO", [tmp_path])
+    capsys.readouterr()
+    lines = logged(MOMENTS, monkeypatch)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{stamp(moment)} OWN {line}" for moment, line in zip(MOMENTS, lines, strict=True)
+    ]
+
+
+def test_own_handlers_besides_the_default_ones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that adds a handler gets the lines too, and nothing is written twice."""
+    configure_logging("INFO", [])
+    seen: list[logging.LogRecord] = []
+
+    class Collecting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    log.addHandler(Collecting())
+    lines = logged([MOMENT, MOMENT + 1.25], monkeypatch)
+    assert [each.getMessage() for each in seen] == lines
+    assert [each.created for each in seen] == [MOMENT, MOMENT + 1.25]
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_lines_go_up_to_the_root_when_the_logger_propagates(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As any record: once for each handler on the way."""
+    configure_logging("INFO", [])
+    log.propagate = True
+    logged([MOMENT], monkeypatch)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    log.handlers.clear()
+    logged([MOMENT], monkeypatch)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_handler_above_the_level_gets_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own level counts."""
+    configure_logging("INFO", [])
+    log.handlers[0].setLevel("WARNING")
+    logged([MOMENT], monkeypatch)
+    assert capsys.readouterr().out == ""
+
+
+def test_below_the_level_nothing_is_noted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AZUREML_LOG_LEVEL=WARNING there is no access log."""
+    configure_logging("WARNING", [])
+    logged([MOMENT], monkeypatch)
+    assert capsys.readouterr().out == ""
+
+
+def test_lines_are_written_by_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    """Within 50 ms, without a flush; and again for the next ones."""
+    configure_logging("INFO", [])
+
+    async def two_rounds() -> list[int]:
+        access = AccessLog()
+        loop = asyncio.get_running_loop()
+        counts = []
+        for _ in range(2):
+            access.add(loop, "one")
+            access.add(loop, "two")
+            counts.append(len(capsys.readouterr().out.splitlines()))
+            await asyncio.sleep(0.2)
+            counts.append(len(capsys.readouterr().out.splitlines()))
+        return counts
+
+    assert asyncio.run(two_rounds()) == [0, 2, 0, 2]
+
+
+def test_many_lines_do_not_pile_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """512 of them are written at once; the rest with the flush; none is lost or repeated."""
+    configure_logging("INFO", [])
+
+    async def add() -> int:
+        access = AccessLog()
+        loop = asyncio.get_running_loop()
+        for number in range(1300):
+            access.add(loop, f"line {number}")
+        before = len(capsys.readouterr().out.splitlines())
+        access.flush()
+        access.flush()
+        return before
+
+    assert asyncio.run(add()) == 1024
+    rest = [message for *_, message in parsed(capsys.readouterr().out)]
+    assert rest == [f"line {number}" for number in range(1024, 1300)]
+
+
+def test_an_access_line_has_no_request_id(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of many requests are written together."""
+    configure_logging("INFO", [])
+    request_id.set("abc")
+    lines = logged([MOMENT], monkeypatch)
+    assert capsys.readouterr().out.endswith(f" - {lines[0]}\n")
