@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
-from os import urandom
 from time import perf_counter
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import orjson
 
 from .conversion import query_pairs
+from .cors import with_cors
 from .errors import (
     InputError,
     InputTooLarge,
@@ -28,14 +28,15 @@ from .errors import (
     UnsupportedContentType,
     UnsupportedMethod,
 )
+from .http_messages import Handle, HttpRequest, Reply
 from .invocation import JSON_HEADERS
 from .messages import Headers, Score, ScoringRequest, ScoringResponse
+from .request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from .runtime import Runtime, State
 from .schema import NoSuchDocument
 from .settings import Settings
 from .telemetry import AccessLog, log
 
-MAX_ID = 100
 _STATUS: tuple[tuple[type[ScoringRuntimeError], int], ...] = (
     (InputTooLarge, 413),
     (UnsupportedContentType, 415),
@@ -63,36 +64,6 @@ _READ = ("GET", "HEAD", "OPTIONS")
 _SCORES = ("GET", "POST", "OPTIONS", "HEAD")
 
 
-class HttpRequest(NamedTuple):
-    """One HTTP request: header names in lower case, the body read whole and still encoded."""
-
-    method: str
-    path: str
-    query: bytes
-    headers: Headers
-    body: bytes
-    client: str = ""
-    scheme: str = "http"
-    enter: Callable[[], object] | None = None
-
-
-class Reply(NamedTuple):
-    """One HTTP response, without the headers a host adds itself (length, date)."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes | Iterator[bytes]
-
-
-class Ids(NamedTuple):
-    """The ids of a request, as sent back; an empty one is not."""
-
-    request: bytes
-    ms_request: bytes
-    client: bytes
-
-
-Handle: TypeAlias = Callable[[HttpRequest], Awaitable[Reply]]
 _Route: TypeAlias = Callable[[HttpRequest, Ids], Awaitable[ScoringResponse]]
 
 
@@ -120,7 +91,7 @@ class Endpoint:
         headers = dict(request.headers)
         if len(headers) != len(request.headers):
             headers = _joined(request.headers)
-        ids = _NO_IDS
+        ids = NO_IDS
         try:
             ids = self._ids(headers)
             if request.method in methods:
@@ -128,7 +99,7 @@ class Endpoint:
             else:
                 response = _method_refused(request, known=methods is not _UNKNOWN[1])
         except ScoringRuntimeError as error:
-            ids = error.ids if isinstance(error, _BadIds) else ids
+            ids = error.ids if isinstance(error, BadIds) else ids
             response = _error_response(error)
         except Exception:
             log.exception("Encountered Exception while answering %s", request.path)
@@ -143,7 +114,7 @@ class Endpoint:
         try:
             ids = self._ids(dict(headers))
         except RequestIdTooLong:
-            ids = _NO_IDS
+            ids = NO_IDS
         limit = self._settings.max_body_bytes
         error = InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
         return self._reply(_error_response(error), ids, dict(headers))
@@ -210,7 +181,7 @@ class Endpoint:
         return ScoringResponse(200, document, JSON_HEADERS, -1)
 
     def _ids(self, headers: dict[bytes, bytes]) -> Ids:
-        return _ids_of(headers, self._new_id)
+        return ids_of(headers, self._new_id)
 
     # --- the reply ----------------------------------------------------------------------------
 
@@ -239,13 +210,6 @@ class Endpoint:
         )
 
 
-class _BadIds(RequestIdTooLong):
-    def __init__(self, message: str, ids: Ids) -> None:
-        super().__init__(message)
-        self.ids = ids
-
-
-_NO_IDS = Ids(b"", b"", b"")
 _OPTIONS_HEADERS: Headers = (*_TEXT_HEADERS, (b"x-ms-run-function-failed", b"False"))
 
 
@@ -263,54 +227,6 @@ def _joined(lines: Headers) -> dict[bytes, bytes]:
     for name, value in lines:
         joined[name] = joined[name] + b"," + value if name in joined else value
     return joined
-
-
-def _ids_of(headers: dict[bytes, bytes], new_id: Callable[[], bytes]) -> Ids:
-    """Rows 37 and 38 of the compatibility contract."""
-    request = headers.get(b"x-request-id")
-    if request is None:
-        request = new_id()
-    elif len(request) > MAX_ID:
-        raise _BadIds(f"x-request-id must not exceed {MAX_ID} characters", _NO_IDS)
-    old = headers.get(b"x-ms-request-id", b"")
-    client = headers.get(b"x-ms-client-request-id", b"")
-    if old:
-        log.warning(
-            "x-ms-request-id header has been deprecated and will be removed from future versions "
-            "of the server. Please use x-ms-client-request-id."
-        )
-        client = client or old
-    else:
-        old = client or request
-    if len(old) > MAX_ID or len(client) > MAX_ID:
-        raise _BadIds(
-            f"x-ms-request-id and x-ms-client-request-id must not exceed {MAX_ID} characters",
-            Ids(request, b"", b""),
-        )
-    return Ids(request, old, client)
-
-
-class RandomIds:
-    """Makes random UUIDs of version 4 (RFC 9562 §5.4) as text.
-
-    The system is asked for random bytes once for 256 ids: uuid.uuid4() takes six times as long.
-    """
-
-    def __init__(self) -> None:
-        self._digits = ""
-        self._at = 0
-
-    def __call__(self) -> bytes:
-        if self._at >= len(self._digits):
-            self._digits, self._at = urandom(16 * 256).hex(), 0
-        at = self._at
-        self._at = at + 32
-        d = self._digits
-        variant = "89ab"[int(d[at + 16], 16) & 3]
-        return (
-            f"{d[at : at + 8]}-{d[at + 8 : at + 12]}-4{d[at + 13 : at + 16]}-"
-            f"{variant}{d[at + 17 : at + 20]}-{d[at + 20 : at + 32]}"
-        ).encode()
 
 
 def _error_response(error: ScoringRuntimeError) -> ScoringResponse:
@@ -345,41 +261,6 @@ def _version_header(settings: Settings) -> tuple[bytes, bytes] | None:
     except PackageNotFoundError:
         number = "0"
     return (b"x-ms-server-version", f"scoring-runtime/{number}".encode())
-
-
-def with_cors(handle: Handle, origins: tuple[str, ...]) -> Handle:
-    """Add the CORS headers (Fetch standard) for these origins; ``*`` is any."""
-    wanted = {origin.lower().encode("latin-1") for origin in origins}
-    wildcard = "*" in origins
-    first = b"*" if wildcard else sorted(origin.encode("latin-1") for origin in origins)[0]
-
-    async def handle_with_cors(request: HttpRequest) -> Reply:
-        reply = await handle(request)
-        asked = dict(request.headers)
-        origin = asked.get(b"origin")
-        if any(name == b"access-control-allow-origin" for name, _ in reply.headers):
-            return reply  # the script has answered for itself
-        if origin is not None and not wildcard and origin.lower() not in wanted:
-            return reply
-        reply.headers.append((b"access-control-allow-origin", origin or first))
-        if request.method == "OPTIONS":
-            reply.headers.extend(_preflight(asked))
-        if len(origins) > 1 or (wildcard and origin):
-            reply.headers.append((b"vary", b"Origin"))
-        return reply
-
-    return handle_with_cors
-
-
-def _preflight(asked: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    if asked.get(b"access-control-request-method", b"").upper() not in (b"GET", b"POST"):
-        return []
-    lines = [(b"access-control-allow-methods", b"GET, POST")]
-    names = asked.get(b"access-control-request-headers")
-    if names:
-        listed = b", ".join(sorted(name.strip() for name in names.split(b",")))
-        lines.append((b"access-control-allow-headers", listed))
-    return lines
 
 
 def create(runtime: Runtime) -> tuple[Endpoint, Handle]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import reprlib
 import sys
 import traceback
@@ -10,7 +11,8 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, TypeGuard
 
-from .entry_script import Arguments, EntryScript
+from .arguments import Arguments
+from .entry_script import EntryScript
 from .errors import InputError, RunFailed, SchemaMismatch, ScoringRuntimeError
 from .messages import Headers, ScoringRequest, ScoringResponse
 from .results import encoder
@@ -58,7 +60,9 @@ class Invocation:
         arguments = self._begin(request)
         started = perf_counter()
         try:
-            result = await self._run(**arguments)
+            result = self._run(**arguments)
+            if inspect.isawaitable(result):
+                result = await result
         except BaseException as error:
             return self._raised(error, started)
         return self._response(result, (perf_counter() - started) * 1000)

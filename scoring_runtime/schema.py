@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from .arguments import schema_carrier
 from .errors import ConfigurationError, ScoringRuntimeError
+from .results import encoder
 from .settings import Settings
 from .telemetry import swagger_log
 
@@ -27,6 +27,8 @@ _OWN_FILES = {
     "3.1": ("swagger3.1.json",),
 }
 _SPECIFICATION = {"2": {"2", "2.0"}, "3": {"3", "3.0"}, "3.1": {"3.1"}}
+
+_as_json = encoder("null", strict=True)
 
 Json = dict[str, Any]
 
@@ -102,18 +104,18 @@ def _generated(version: str, run: Callable[..., Any], settings: Settings) -> byt
     document = _swagger2(settings, *schemas) if version == "2" else _openapi(settings, *schemas)
     if version == "3.1":
         document["openapi"] = "3.1.0"
-    plain = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    return json.dumps(orjson.loads(plain)).encode()
+    return _as_json(document)
 
 
 def _schemas(version: str, run: Callable[..., Any]) -> tuple[Any, Any] | None:
-    util = sys.modules.get("inference_schema.schema_util")
-    if util is None or not util.is_schema_decorated(run):
+    carrier = schema_carrier(run)
+    if carrier is None:
         nothing = {"type": "object", "example": {}}
         return nothing, nothing
-    if not _SPECIFICATION[version] & set(util.get_supported_versions(run)):
+    util = sys.modules["inference_schema.schema_util"]
+    if not _SPECIFICATION[version] & set(util.get_supported_versions(carrier)):
         return None
-    return util.get_input_schema(run), util.get_output_schema(run)
+    return util.get_input_schema(carrier), util.get_output_schema(carrier)
 
 
 def _info(settings: Settings) -> Json:

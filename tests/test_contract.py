@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import httpx
 import pytest
@@ -48,6 +48,26 @@ Hosts = Callable[..., StandaloneHost]
 Ask = Callable[..., httpx.Response]
 
 
+class Host(StandaloneHost):
+    """A host whose end the next test does not wait for; its log can still be read."""
+
+    ending: ClassVar[list[StandaloneHost]] = []
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.process.terminate()
+        self.ending.append(self)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_host_ends_with_0() -> Iterator[None]:
+    yield
+    try:
+        assert {host.process.wait(15) for host in Host.ending} <= {0}
+    finally:
+        for host in Host.ending:
+            host.stop()
+
+
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
     """``hosts(script, *options, **environ)``: one host for each of these, kept for the module."""
@@ -57,13 +77,11 @@ def hosts() -> Iterator[Hosts]:
         def host(script: str | Path, *options: str, **environ: str) -> StandaloneHost:
             key = (script, options, tuple(environ.items()))
             if key not in started:
-                new = StandaloneHost(SCRIPTS / script, *options, environ=environ)
+                new = Host(SCRIPTS / script, *options, environ=environ)
                 started[key] = stack.enter_context(new)
             return started[key]
 
         yield host
-        for each in started.values():
-            each.process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +271,7 @@ def test_row_07_all_options_by_their_old_spellings(tmp_path: Path, ask: Ask) -> 
         "--appinsights_instrumentation_key", str(uuid.uuid4()), "--rest",
         "--access_control_allow_origins", "https://a.example", "--config_file", str(config),
     )  # fmt: skip
-    with StandaloneHost(SCRIPTS / "contract_report.py", *options, cwd=tmp_path) as host:
+    with Host(SCRIPTS / "contract_report.py", *options, cwd=tmp_path) as host:
         response = ask(host)
         assert response.headers["access-control-allow-origin"] == "https://a.example"
         environ = response.json()["environ"]
@@ -281,7 +299,7 @@ def test_row_08_the_entry_script_may_come_from_the_environment_alone(
     write_script: WriteScript, ask: Ask
 ) -> None:
     script = write_script(ECHO, "app/score.py")
-    host = StandaloneHost(script, environ={"AZUREML_ENTRY_SCRIPT": "score.py"})
+    host = Host(script, environ={"AZUREML_ENTRY_SCRIPT": "score.py"})
     with without(host, "--entry-script"):
         assert ask(host, b"x").json() == "x"
 
@@ -298,7 +316,7 @@ def test_row_09_app_root_is_the_working_folder_and_the_script_a_real_path(
     tmp_path: Path, ask: Ask
 ) -> None:
     (tmp_path / "link.py").symlink_to(SCRIPTS / "contract_report.py")
-    with StandaloneHost(Path("link.py"), cwd=tmp_path) as host:
+    with Host(Path("link.py"), cwd=tmp_path) as host:
         report = ask(host).json()
     assert report["environ"]["AZUREML_ENTRY_SCRIPT"] == str(SCRIPTS / "contract_report.py")
     assert report["environ"]["AML_APP_ROOT"] == str(tmp_path)
@@ -321,7 +339,7 @@ def test_row_10_the_script_is_relative_to_app_root_unless_absolute(
     named = "code/score.py" if where == "relative" else str(script)
     root = script.parent.parent if where == "relative" else other.parent.parent
     environ = {"AZUREML_ENTRY_SCRIPT": named, "AML_APP_ROOT": str(root)}
-    host = StandaloneHost(script, environ=environ, cwd=other.parent.parent)
+    host = Host(script, environ=environ, cwd=other.parent.parent)
     with without(host, "--entry-script"):
         assert ask(host, b"x").json() == "x"
 
@@ -329,7 +347,7 @@ def test_row_10_the_script_is_relative_to_app_root_unless_absolute(
 @keep
 def test_row_10_without_a_name_main_is_imported(write_script: WriteScript, ask: Ask) -> None:
     script = write_script(ECHO, "main.py")
-    with without(StandaloneHost(script), "--entry-script") as host:
+    with without(Host(script), "--entry-script") as host:
         assert ask(host, b"x").json() == "x"
 
 
@@ -351,7 +369,7 @@ def test_row_11_source_directory_and_the_scripts_own_folder_can_be_imported_from
         "elsewhere/score.py",
     )
     environ = {"AZUREML_SOURCE_DIRECTORY": "source"}
-    with StandaloneHost(script, environ=environ, cwd=tmp_path / "root") as host:
+    with Host(script, environ=environ, cwd=tmp_path / "root") as host:
         assert ask(host).json() == ["root", "source", "sibling"]
 
 
@@ -394,7 +412,7 @@ def test_row_13_any_callable_will_do(write_script: WriteScript, ask: Ask) -> Non
         init = lambda: setattr(run, "name", "m")
         """
     )
-    with StandaloneHost(script) as host:
+    with Host(script) as host:
         assert ask(host, b"x").json() == "mx"
 
 
@@ -411,7 +429,7 @@ def test_row_14_of_a_driver_script_the_outer_init_and_the_inner_run_are_used(
         def run(data): 1/0
         """
     )
-    with StandaloneHost(script) as host:
+    with Host(script) as host:
         assert ask(host, b"x").json() == ["outer init", "x"]
 
 
@@ -431,7 +449,7 @@ def test_row_15_old_import_names_work_without_their_packages(
         f"{lines[form]}\ndef init(): pass\n@rawhttp\ndef run(request):\n"
         "    return AMLResponse(request.method, 201) if isinstance(request, AMLRequest) else None\n"
     )
-    with StandaloneHost(script) as host:
+    with Host(script) as host:
         response = ask(host)
     assert (response.status_code, response.text) == (201, "POST")
 
@@ -446,7 +464,7 @@ def test_row_16_init_runs_once_in_each_worker_or_once_before_the_fork(
 ) -> None:
     count = tmp_path / "count"
     environ = {**environ, "COUNT_FILE": str(count), "WORKER_COUNT": str(workers)}
-    with StandaloneHost(SCRIPTS / "contract_counter.py", environ=environ) as host:
+    with Host(SCRIPTS / "contract_counter.py", environ=environ) as host:
         assert ask(host).json()[0] is True
         eventually(lambda: host.log.count("ready for serving traffic") == workers)
     pids = count.read_text().split()
@@ -456,7 +474,7 @@ def test_row_16_init_runs_once_in_each_worker_or_once_before_the_fork(
 @fix
 def test_row_16_an_async_init_is_awaited(tmp_path: Path, ask: Ask) -> None:
     environ = {"COUNT_FILE": str(tmp_path / "count"), "ASYNC_INIT": "1"}
-    with StandaloneHost(SCRIPTS / "contract_counter.py", environ=environ) as host:
+    with Host(SCRIPTS / "contract_counter.py", environ=environ) as host:
         assert ask(host).json()[0] is True
 
 
@@ -483,7 +501,7 @@ def test_row_17_signatures_that_cannot_be_called_are_refused(
 
 @keep
 def test_row_17_run_is_called_by_keyword(write_script: WriteScript, ask: Ask) -> None:
-    with StandaloneHost(write_script("def init(): pass\ndef run(*, x): return x\n")) as host:
+    with Host(write_script("def init(): pass\ndef run(*, x): return x\n")) as host:
         assert ask(host, b"y").json() == "y"
 
 
@@ -502,7 +520,7 @@ def test_row_18_request_headers_are_a_dict_in_title_case(hosts: Hosts, ask: Ask)
 @keep
 def test_row_18_request_headers_are_never_the_input(write_script: WriteScript, ask: Ask) -> None:
     script = write_script("def init(): pass\ndef run(request_headers, body): return body\n")
-    with StandaloneHost(script) as host:
+    with Host(script) as host:
         assert ask(host, b"in").json() == "in"
 
 
@@ -519,7 +537,7 @@ def test_row_19_further_parameters_with_defaults_keep_them(
     write_script: WriteScript, ask: Ask
 ) -> None:
     script = write_script("def init(): pass\ndef run(data, k=7): return [data, k]\n")
-    with StandaloneHost(script) as host:
+    with Host(script) as host:
         assert ask(host, b'{"data": 1, "k": 2}').json() == ['{"data": 1, "k": 2}', 7]
 
 
@@ -558,7 +576,7 @@ def test_row_20_rawhttp_on_another_function_leaves_run_alone(
         {ECHO.splitlines()[1]}
         """
     )
-    with StandaloneHost(script) as host:
+    with Host(script) as host:
         assert ask(host, b"text").json() == "text"
 
 
@@ -949,7 +967,7 @@ def test_row_34_the_attributes_that_scripts_use(write_script: WriteScript, ask: 
             return response
         """
     )
-    with StandaloneHost(script) as host:
+    with Host(script) as host:
         response = ask(host)
     assert (response.status_code, response.text, response.headers["x-a"]) == (203, "new", "b")
     assert response.headers["content-type"] == "text/csv; charset=utf-8"
@@ -1171,7 +1189,7 @@ def test_row_44_the_model_folder_is_passed_on_untouched(tmp_path: Path, ask: Ask
         (("--model_dir", "wins"), {"AZUREML_MODEL_DIR": "loses"}, "wins"),
     ):
         script = SCRIPTS / "contract_report.py"
-        with StandaloneHost(script, *options, environ=environ, cwd=tmp_path) as host:
+        with Host(script, *options, environ=environ, cwd=tmp_path) as host:
             report = ask(host).json()
         assert report["environ"].get("AZUREML_MODEL_DIR") == expected
         assert report["cwd"] == str(tmp_path)
@@ -1197,7 +1215,7 @@ def test_row_44_the_two_layouts_of_registered_models(tmp_path: Path) -> None:
 def test_row_45_the_port_and_the_health_port(ask: Ask) -> None:
     second = free_port()
     environ = {"SEPERATE_HEALTH_ENDPOINT": "true", "HEALTH_PORT": str(second)}
-    with StandaloneHost(SCRIPTS / "contract_report.py", environ=environ) as host:
+    with Host(SCRIPTS / "contract_report.py", environ=environ) as host:
         report = ask(host).json()["environ"]
         assert (report["SERVER_PORT"], report["HEALTH_PORT"]) == (str(host.port), str(second))
         first, host.url = host.url, f"http://127.0.0.1:{second}"
@@ -1222,7 +1240,7 @@ def test_row_45_defaults() -> None:
 
 @fix
 def test_row_45_the_port_of_the_environment_counts(write_script: WriteScript, ask: Ask) -> None:
-    host = StandaloneHost(write_script(ECHO))
+    host = Host(write_script(ECHO))
     host._environ["SERVER_PORT"] = str(host.port)
     with without(host, "--port"):
         assert ask(host, b"x").json() == "x"
@@ -1439,7 +1457,7 @@ def test_row_54_a_debug_port_connects_to_the_debugger_and_waits(write_script: Wr
     )
     script = write_script(ECHO)
     environ = {"AZUREML_DEBUG_PORT": "5678", "PYTHONPATH": str(script.parent)}
-    with StandaloneHost(script, environ=environ) as host:
+    with Host(script, environ=environ) as host:
         assert "connecting to 5678" in host.log
         assert host.log.index("waiting") < host.log.index("ready for serving traffic")
 
@@ -1481,7 +1499,7 @@ def test_row_55_which_config_file_counts(
         content = json.dumps({"SERVICE_NAME": value}) if value else ""
         (tmp_path / name).write_text(content)
     options = ("--config_file", option) if option else ()
-    with StandaloneHost(script, *options, environ=environ, cwd=tmp_path / "root") as host:
+    with Host(script, *options, environ=environ, cwd=tmp_path / "root") as host:
         document = ask(host, path="/swagger.json", method="GET").json()
     assert document["info"]["title"] == title
 
@@ -1519,7 +1537,7 @@ def test_row_55_every_documented_key_counts_and_unknown_ones_are_warned_of(
         "UNKNOWN_KEY": 1,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    host = StandaloneHost(tmp_path / "x", "--config_file", "config.json", cwd=tmp_path)
+    host = Host(tmp_path / "x", "--config_file", "config.json", cwd=tmp_path)
     with without(host, "--entry-script"):
         response = ask(host)
         environ = response.json()
@@ -1576,7 +1594,7 @@ def test_row_56_an_own_logging_configuration(
         "loggers": {"azmlinfsrv": {"level": "INFO", "handlers": ["own"], "propagate": False}},
     }
     (tmp_path / place / "logging.json").write_text(json.dumps(config))
-    with StandaloneHost(script, cwd=tmp_path / "root") as host:
+    with Host(script, cwd=tmp_path / "root") as host:
         ask(host)
         eventually(lambda: "OWN azmlinfsrv: POST /score 200" in host.log)
     assert "OWN azmlinfsrv.print: hello" in host.log
@@ -1617,7 +1635,7 @@ def test_row_59_own_swagger_files_win(write_script: WriteScript, tmp_path: Path,
     for name, value in own.items():
         (tmp_path / "root" / name).write_text(json.dumps(value))
         (tmp_path / "code" / name).write_text('"not here"')
-    with StandaloneHost(script, cwd=tmp_path / "root") as host:
+    with Host(script, cwd=tmp_path / "root") as host:
         (tmp_path / "root" / "swagger3.json").write_text('"changed since"')
         answers = [
             ask(host, path=f"/swagger.json?version={version}", method="GET").json()
@@ -1633,7 +1651,7 @@ def test_row_59_swagger_json_comes_before_swagger2_json(
     script = write_script(ECHO)
     (script.parent / "swagger.json").write_text('{"first": true}')
     (script.parent / "swagger2.json").write_text('{"first": false}')
-    with StandaloneHost(script) as host:
+    with Host(script) as host:
         assert ask(host, path="/swagger.json", method="GET").json() == {"first": True}
 
 
@@ -1796,7 +1814,7 @@ def test_row_65_health_is_answered_once_init_is_done(
 
         def run(data): return data
         """
-    host = StandaloneHost(write_script(source), cwd=tmp_path)
+    host = Host(write_script(source), cwd=tmp_path)
     host.start()
     with ThreadPoolExecutor(1) as pool:
         try:

@@ -384,13 +384,12 @@ def cors() -> Iterator[Case]:
         methods = ("GET", "POST", "post", "PUT", "")
         for method, names in itertools.product(methods, (None, "x-b, content-type,X-A", "")):
             yield _preflight(origin, method, names)
-    yield Case("cors error", headers=(("Origin", ORIGINS[1]), JSON), body=b"case:failure-error")
+    yield Case("cors error", headers=(("Origin", ORIGINS[1]), JSON), body=b"fail")
     yield Case("cors private", "OPTIONS", headers=(
         ("Origin", ORIGINS[1]), ("Access-Control-Request-Method", "POST"),
         ("Access-Control-Request-Private-Network", "true"),
     ))  # fmt: skip
-    own = b"case:response-allow-origin"
-    yield Case("cors own header", headers=(("Origin", ORIGINS[1]),), body=own)
+    yield Case("cors own header", headers=(("Origin", ORIGINS[1]),), body=b"own")
 
 
 def _preflight(origin: str, method: str, names: str | None) -> Case:
@@ -437,14 +436,14 @@ COMPARISONS = {
     "output": _everything("diff_output", b'{"first": [1], "second": 2, "data": 3}'),
     "raw": Comparison("diff_raw.py", (*surface(), *raw(), *queries())),
     "cors-one": Comparison(
-        "diff_text.py", tuple(cors()), {"AML_CORS_ORIGINS": "https://a.example"}
+        "diff_cors.py", tuple(cors()), {"AML_CORS_ORIGINS": "https://a.example"}
     ),
     "cors-two": Comparison(
-        "diff_text.py", tuple(cors()), {"AML_CORS_ORIGINS": "https://b.example, https://a.example"}
+        "diff_cors.py", tuple(cors()), {"AML_CORS_ORIGINS": "https://b.example, https://a.example"}
     ),
-    "cors-any": Comparison("diff_text.py", tuple(cors()), {"AML_CORS_ORIGINS": "*"}),
+    "cors-any": Comparison("diff_cors.py", tuple(cors()), {"AML_CORS_ORIGINS": "*"}),
     "no-version": Comparison(
-        "diff_text.py", (Case("plain", body=b"x"),), {"SERVER_VERSION_LOG_RESPONSE_ENABLED": "no"}
+        "diff_cors.py", (Case("plain", body=b"x"),), {"SERVER_VERSION_LOG_RESPONSE_ENABLED": "no"}
     ),
 }
 

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from scoring_runtime import ScoringRequest, ScoringResponse, Settings, build, errors
-from scoring_runtime.endpoint import Endpoint, HttpRequest, RandomIds, Reply, create
+from scoring_runtime.endpoint import Endpoint, create
 from scoring_runtime.errors import ScoringRuntimeError
+from scoring_runtime.http_messages import HttpRequest, Reply
 from scoring_runtime.messages import Score
+from scoring_runtime.request_ids import RandomIds
 from scoring_runtime.runtime import Runtime, State
 from scoring_runtime.schema import NoSuchDocument
 

@@ -25,6 +25,8 @@ PACKAGE = REPOSITORY / "scoring_runtime"
 LAYERS = {
     "errors": 0,
     "messages": 0,
+    "http_messages": 1,
+    "cors": 2,
     "settings": 1,
     "aml_http": 1,
     "models": 1,
@@ -33,19 +35,23 @@ LAYERS = {
     "results": 2,
     "import_aliases": 2,
     "settings_table": 2,
-    "entry_script": 3,
+    "request_ids": 2,
+    "arguments": 3,
+    "scoring_thread": 3,
+    "entry_script": 4,
     "schema": 4,
-    "invocation": 4,
-    "scorer": 4,
     "diagnosis": 4,
-    "runtime": 5,
-    "endpoint": 6,
-    "functions.http": 7,
-    "standalone.http": 7,
-    "functions.app": 8,
-    "standalone.serve": 8,
-    "cli": 9,
-    "__main__": 10,
+    "invocation": 5,
+    "scorer": 5,
+    "runtime": 6,
+    "endpoint": 7,
+    "functions.http": 8,
+    "standalone.framing": 8,
+    "functions.app": 9,
+    "standalone.http": 9,
+    "standalone.serve": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 READS_THE_ENVIRONMENT = {"function_app.py", "scoring_runtime/cli.py"}
 FRAMEWORKS = {
@@ -119,7 +125,7 @@ def test_the_layer_test_sees_the_imports_it_judges() -> None:
         "telemetry",
         "functions.http",
     }
-    assert "aml_http" in own_imports(MODULES["entry_script"])  # inside a function
+    assert "aml_http" in own_imports(MODULES["arguments"])  # inside a function
     assert "standalone.serve" in own_imports(MODULES["cli"])
 
 

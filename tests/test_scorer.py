@@ -585,7 +585,7 @@ def test_a_call_that_joins_the_queue_just_after_prepare_has_failed_is_told():
 
     others = scoring_threads()
     scorer: Scorer[Sync] = Scorer(prepare)
-    scorer._waiting = LateQueue()
+    scorer._queue.waiting = LateQueue()
     scorer.start()
     threads = list(scoring_threads() - others)
     asyncio.run(main())

@@ -8,7 +8,8 @@ from typing import Any
 
 import azure.functions as func
 
-from ..endpoint import Handle, HttpRequest, Reply, create
+from ..endpoint import create
+from ..http_messages import Handle, HttpRequest, Reply
 from ..runtime import Runtime
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")

@@ -19,7 +19,8 @@ from urllib.parse import unquote
 import httptools
 import orjson
 
-from ..endpoint import Endpoint, Handle, HttpRequest, Reply
+from ..endpoint import Endpoint
+from ..http_messages import Handle, HttpRequest, Reply
 from ..runtime import Runtime
 from ..telemetry import log
 

@@ -26,6 +26,7 @@ from .http import HttpProtocol, Shared
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
 _BACKLOG = 2048
+_END = (signal.SIGINT, signal.SIGTERM)
 
 
 class PortInUse(Exception):
@@ -107,12 +108,11 @@ class _Worker:
         settings: Settings,
         sockets: list[socket.socket],
         preloaded: Invocation | None,
-        *,
-        replaceable: bool = False,
+        supervised: _Supervision | None = None,
     ) -> None:
         self._settings = settings
         self._sockets = sockets
-        self._replaceable = replaceable
+        self._supervised = supervised
         self._runtime = build(settings, preloaded)
         self._endpoint, handle = create(self._runtime)
         self._shared = Shared(self._runtime, self._endpoint, handle)
@@ -136,7 +136,9 @@ class _Worker:
         try:
             await self._runtime.started()
         except Exception as error:
-            self._exit_code = _say_why(error, self._settings)
+            self._exit_code = EXIT_CANNOT_START
+            if self._supervised is None or self._supervised.may_say_why():
+                _say_why(error, self._settings)
             self._server.should_exit = True
             return
         log.info("Worker with pid %s ready for serving traffic", os.getpid())
@@ -144,11 +146,19 @@ class _Worker:
             await asyncio.sleep(1)
             for connection in list(self._server.server_state.connections):
                 connection.close_if_idle(time.monotonic())  # type: ignore[union-attr]
-            if self._replaceable and self._runtime.state is State.UNHEALTHY:
-                log.error("run() has not returned after its deadline; this worker is replaced.")
-                self._exit_code = EXIT_STUCK
+            if self._supervised is not None and self._is_to_end(self._supervised):
                 self._server.should_exit = True
                 return
+
+    def _is_to_end(self, supervised: _Supervision) -> bool:
+        if supervised.has_ended:
+            log.error("The process that supervises the workers is gone; this worker ends.")
+            return True
+        if self._runtime.state is State.UNHEALTHY:
+            log.error("run() has not returned after its deadline; this worker is replaced.")
+            self._exit_code = EXIT_STUCK
+            return True
+        return False
 
 
 def _server_config(shared: Shared) -> uvicorn.Config:
@@ -189,13 +199,31 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        handled = (signal.SIGINT, signal.SIGTERM)
-        before = {each: signal.signal(each, self.handle_exit) for each in handled}
+        before = {each: signal.signal(each, self.handle_exit) for each in _END}
         try:
             yield
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
+
+
+class _Supervision:
+    """What a worker knows of the process that supervises it."""
+
+    def __init__(self) -> None:
+        self._supervisor = os.getpid()
+        self._turn, writing = os.pipe()
+        os.write(writing, b"1")
+        os.close(writing)
+
+    def may_say_why(self) -> bool:
+        """Whether this worker, the first that cannot start, is the one that says why."""
+        return os.read(self._turn, 1) == b"1"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the workers are alone: it was killed."""
+        return os.getppid() != self._supervisor
 
 
 class _Supervisor:
@@ -213,36 +241,44 @@ class _Supervisor:
         self._settings = settings
         self._sockets = sockets
         self._preloaded = preloaded
+        self._supervision = _Supervision()
         self._born: dict[int, float] = {}
         self._stopping = False
         self._exit_code = EXIT_OK
 
     def run(self) -> int:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in _END:
             signal.signal(each, self._stop)
         for _ in range(self._settings.worker_count):
             self._fork()
         while self._born:
             pid, status = os.waitpid(-1, 0)
-            self._ended(pid, os.waitstatus_to_exitcode(status))
+            if pid in self._born:  # and not a child of the script, which init() may have begun
+                self._ended(pid, os.waitstatus_to_exitcode(status))
         return self._exit_code
 
     def _fork(self) -> None:
         sys.stdout.flush()
+        # A signal that came in between would miss the new worker, or stop its siblings from it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _END)
         pid = os.fork()
         if pid:
             self._born[pid] = time.monotonic()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _END)
             return
         code = EXIT_USAGE
         try:
-            code = _Worker(self._settings, self._sockets, self._preloaded, replaceable=True).run()
+            for each in _END:
+                signal.signal(each, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _END)
+            code = _Worker(self._settings, self._sockets, self._preloaded, self._supervision).run()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
 
     def _ended(self, pid: int, code: int) -> None:
-        age = time.monotonic() - self._born.pop(pid, 0.0)
+        age = time.monotonic() - self._born.pop(pid)
         if self._stopping:
             return
         if code == EXIT_CANNOT_START:
@@ -256,6 +292,8 @@ class _Supervisor:
 
     def _stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         self._stopping = True
+        for listener in self._sockets:
+            listener.close()
         for pid in list(self._born):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)

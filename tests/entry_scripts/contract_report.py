@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Tells what a script sees of its process: modules, paths, environment, threads."""
 
 import logging

@@ -102,7 +102,6 @@ RESPONSES = {
     "own-version": lambda: AMLResponse("x", 200, {"x-ms-server-version": "mine"}),
     "own-failed": lambda: AMLResponse("x", 200, {"x-ms-run-function-failed": "True"}),
     "own-length": lambda: AMLResponse("x", 200, {"Content-Length": "1"}),
-    "allow-origin": lambda: AMLResponse("x", 200, {"Access-Control-Allow-Origin": "*"}),
     "flask": lambda: flask.Response("hello", 202, {"X-A": "1"}, "text/plain"),
     "flask-503": lambda: flask.Response("later", 503),
     "werkzeug": lambda: werkzeug.Response("hello", 202),

@@ -1,0 +1,198 @@
+"""The thread that makes the calls: takes jobs from a queue, hands results back to the loop."""
+
+from __future__ import annotations
+
+import threading
+from _thread import allocate_lock
+from asyncio import AbstractEventLoop, Future
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
+
+from .errors import RunFailed
+
+HAND_OVER_SECONDS = 0.005
+
+
+class Callee(Protocol):
+    """What the scoring threads call: sync, or with ``is_async`` by ``awaited``."""
+
+    is_async: bool
+
+    def __call__(self, request: Any) -> Any: ...
+
+    async def awaited(self, request: Any) -> Any: ...
+
+
+class Job(NamedTuple):
+    """One call; ``future`` belongs to ``loop``. A call whose future is done is not made.
+
+    ``call`` is None for the callee itself, which may not be prepared yet.
+    """
+
+    call: Callable[[Any], Any] | None
+    argument: Any
+    future: Future[Any]
+    loop: AbstractEventLoop
+
+
+Done = deque[tuple[Future[Any], Any, BaseException | None]]
+
+
+class JobQueue:
+    """Jobs that wait, the threads that sleep, and what the jobs call.
+
+    ``None`` among the jobs ends the thread that takes it.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[Job | None] = deque()
+        self.sleeping: list[ScoringThread] = []
+        self.callee: Callee | None = None
+
+    def wake_one(self) -> None:
+        """Wake a thread that sleeps, if there is one."""
+        try:
+            self.sleeping.pop().awake.release()
+        except IndexError:
+            pass
+
+
+class ScoringThread(threading.Thread):
+    """One scoring thread. ``awake`` is released to wake it; it holds it while it sleeps."""
+
+    def __init__(
+        self, queue: JobQueue, number: int, first: Callable[[ScoringThread], None] | None = None
+    ) -> None:
+        super().__init__(name=f"scoring-{number}", daemon=True)
+        self.awake = allocate_lock()
+        self.awake.acquire()
+        self._queue = queue
+        self._first = first
+        self._current: Future[Any] | None = None
+        self.done: Done = deque()
+        self.loop: AbstractEventLoop | None = None
+        self._oldest = 0.0
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it still works on a call whose deadline has passed."""
+        current = self._current
+        return current is not None and expired(current)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether a result has been done for longer than it may wait for those after it."""
+        return bool(self.done) and perf_counter() - self._oldest > HAND_OVER_SECONDS
+
+    def run(self) -> None:
+        if self._first is not None:
+            self._first(self)
+        else:
+            self.work()
+
+    def work(self) -> None:
+        """Do jobs until one is None."""
+        assert self._queue.callee is not None
+        self._callee = self._queue.callee
+        waiting = self._queue.waiting
+        while True:
+            if not waiting:
+                self._sleep()
+            elif self._drain(waiting):
+                return
+
+    def _sleep(self) -> None:
+        sleeping, waiting = self._queue.sleeping, self._queue.waiting
+        sleeping.append(self)
+        # A job that came between the look and the line above found nobody to wake.
+        if waiting:
+            try:
+                sleeping.remove(self)
+                return
+            except ValueError:
+                pass
+        self.awake.acquire()
+
+    def _drain(self, waiting: deque[Job | None]) -> bool:
+        """Do what waits; True when the thread is to end."""
+        while True:
+            try:
+                job = waiting.popleft()
+            except IndexError:
+                break
+            if job is None:
+                hand_over(self.loop, self.done)
+                return True
+            if job.future.done():
+                continue
+            if job.loop is not self.loop:
+                hand_over(self.loop, self.done)
+                self.done, self.loop = deque(), job.loop
+            elif self.holds_back:
+                hand_over(self.loop, self.done)
+            self._do(job)
+        hand_over(self.loop, self.done)
+        return False
+
+    def _do(self, job: Job) -> None:
+        self._current = job.future
+        try:
+            self.done.append((job.future, (job.call or self._callee)(job.argument), None))
+        except BaseException as error:
+            self.done.append((job.future, None, _for_future(error)))
+        if len(self.done) == 1:
+            self._oldest = perf_counter()
+        self._current = None
+
+
+async def answered(job: Job, callee: Callee) -> None:
+    """Await a job on the loop of the scoring thread, and hand its result back."""
+    try:
+        if job.call is None:
+            value = await callee.awaited(job.argument)
+        else:
+            value = job.call(job.argument)
+        done: Done = deque([(job.future, value, None)])
+    except BaseException as error:
+        done = deque([(job.future, None, _for_future(error))])
+    hand_over(job.loop, done)
+
+
+def _for_future(error: BaseException) -> Exception:
+    """The error for the caller alone: these would end the loop that awaits, or its generator."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    failed = RunFailed(f"The call ended with {type(error).__name__}.")
+    failed.__cause__ = error
+    return failed
+
+
+def hand_over(loop: AbstractEventLoop | None, done: Done) -> None:
+    """Have ``loop`` settle these results; from any thread."""
+    if not done or loop is None:
+        return
+    try:
+        loop.call_soon_threadsafe(settle, done)
+    except RuntimeError:
+        # The loop that asked is closed: nobody is left to be told.
+        pass
+
+
+def expired(future: Future[Any]) -> bool:
+    """Whether the deadline of a call has passed that has not been answered."""
+    # Only the deadline, or an answer, ends a future; a thread gives its answer after its call.
+    return future.done() and not future.cancelled()
+
+
+def settle(done: Done) -> None:
+    """Give each caller its result; in the loop that the futures belong to."""
+    while done:
+        future, value, error = done.popleft()
+        if future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
