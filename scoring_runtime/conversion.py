@@ -14,9 +14,10 @@ import orjson
 from .errors import InputTooLarge, UndecodableInput, UnsupportedContentType
 
 JSON_TYPE = b"application/json"
+_PIECE = 8 * 1024
 _ALL_DIGITS_ZERO = bytes(ord("0") if chr(i).isdecimal() and i < 128 else i for i in range(256))
 _NINETEEN_DIGITS = b"0" * 19
-_BEYOND_64_BITS = re.compile(rb"[\[,:\s]-?[0-9]{19}")
+_BEYOND_64_BITS = re.compile(rb"(?:^|[\[,:\s])-?[0-9]{19}")
 
 
 def decompressed(body: bytes, encoding: bytes, limit: int) -> bytes:
@@ -138,19 +139,23 @@ def _inflate(body: bytes, name: str, limit: int) -> bytes:
 
 def _inflate_members(body: bytes, window: int, limit: int) -> bytes:
     parts: list[bytes] = []
-    left = limit
-    while body:
+    left, at, view = limit, 0, memoryview(body)
+    while at < len(view):
         member = zlib.decompressobj(window)
-        part = member.decompress(body, left + 1)
-        left -= len(part)
-        if left < 0:
-            raise InputTooLarge(
-                f"The body is larger than {limit} bytes once decompressed (SCORING_MAX_BODY_BYTES)."
-            )
-        if not member.eof:
-            raise EOFError("it ends too early")
-        parts.append(part)
-        body = member.unused_data
+        while not member.eof:
+            # In pieces: what follows a member is copied out of the piece, not out of the body.
+            piece = view[at : at + _PIECE]
+            if not piece:
+                raise EOFError("it ends too early")
+            part = member.decompress(piece, left + 1)
+            at += len(piece) - len(member.unused_data) - len(member.unconsumed_tail)
+            left -= len(part)
+            if left < 0:
+                raise InputTooLarge(
+                    f"The body is larger than {limit} bytes once decompressed "
+                    "(SCORING_MAX_BODY_BYTES)."
+                )
+            parts.append(part)
     return b"".join(parts)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 
 import joblib
 import numpy as np
@@ -291,6 +293,26 @@ def test_joblib_by_its_old_name(old_pickle: Path) -> None:
         "[0.0, 1.0, 2.0] [[1.0, 0.0], [0.0, 1.0]]",
         "True joblib.numpy_pickle",
     ]
+
+
+def test_joblibs_modules_are_not_loaded_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process too: a copy would make classes that joblib does not know as its own."""
+    for name in [each for each in sys.modules if each.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("sklearn", "sklearn.externals"):
+        package = ModuleType(name)
+        package.__path__ = []
+        monkeypatch.setitem(sys.modules, name, package)
+    import_aliases.install()
+    before = joblib.numpy_pickle
+    monkeypatch.setattr(joblib, "numpy_pickle", before)  # put back, whatever happens to it
+    found = importlib.import_module("sklearn.externals.joblib.numpy_pickle")
+    try:
+        assert found is joblib.numpy_pickle is before
+        assert sys.modules["sklearn.externals.joblib"] is joblib
+    finally:
+        for name in [each for each in sys.modules if each.startswith("sklearn.externals.joblib")]:
+            del sys.modules[name]
 
 
 def test_an_old_pickle_loads_when_the_script_knows_only_the_new_name(old_pickle: Path) -> None:

@@ -259,19 +259,20 @@ class _Supervisor:
 
     def _fork(self) -> None:
         sys.stdout.flush()
-        # A signal that came in between would miss the new worker, or stop its siblings from it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _END)
-        pid = os.fork()
-        if pid:
-            self._born[pid] = time.monotonic()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _END)
-            return
-        code = EXIT_USAGE
-        try:
+        with _no_end_meanwhile():
+            if self._stopping:
+                return
+            pid = os.fork()
+            if pid:
+                self._born[pid] = time.monotonic()
+                return
             for each in _END:
                 signal.signal(each, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _END)
+        code = EXIT_USAGE
+        try:
             code = _Worker(self._settings, self._sockets, self._preloaded, self._supervision).run()
+        except BaseException:
+            log.exception("The worker failed")
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -287,8 +288,7 @@ class _Supervisor:
             return
         log.error("Worker %s ended with %s; starting another.", pid, _how(code))
         time.sleep(max(0.0, 1.0 - age))
-        if not self._stopping:
-            self._fork()
+        self._fork()
 
     def _stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         self._stopping = True
@@ -297,6 +297,16 @@ class _Supervisor:
         for pid in list(self._born):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _no_end_meanwhile() -> Iterator[None]:
+    """A signal between fork and its record would miss the worker, or be passed on by it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _END)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _END)
 
 
 def _how(code: int) -> str:
