@@ -146,7 +146,7 @@ def _body(request: ScoringRequest, limit: int) -> bytes:
 
 
 def _no_such_method(request: ScoringRequest) -> UnsupportedMethod:
-    return UnsupportedMethod(f"Method {request.method} does not score. Allowed: GET, POST.")
+    return UnsupportedMethod("Method not allowed")
 
 
 def _is_raw(run: Callable[..., Any]) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -171,7 +172,8 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
     _configure_logging(settings, "stderr")
     headers = ((b"content-type", options.content_type.encode("latin-1")),)
     try:
-        answer, content = asyncio.run(_score_one(settings, ScoringRequest(body, headers)))
+        with _stdout_is_stderr():
+            answer, content = asyncio.run(_score_one(settings, ScoringRequest(body, headers)))
     except StartError as error:
         print(diagnosis(error, settings), file=sys.stderr)
         return EXIT_CANNOT_START
@@ -182,6 +184,20 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
     if answer.status < 400:
         return EXIT_OK
     return EXIT_REFUSED if answer.status < 500 else EXIT_RUN_FAILED
+
+
+@contextlib.contextmanager
+def _stdout_is_stderr() -> Iterator[None]:
+    """Standard output is for the answer: what libraries write there goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _show_settings(settings: Settings, options: argparse.Namespace) -> int:

@@ -83,5 +83,6 @@ def _last_line(error: BaseException, cause: BaseException | None) -> str:
     if cause is None:
         first = str(error).splitlines()[0] if str(error) else repr(error)
         return f"Cause: {first}"
-    text = traceback.format_exception_only(cause)[-1].strip()
-    return f"Cause: {text}"
+    shown = traceback.TracebackException.from_exception(cause)
+    text = next(line for line in shown.format_exception_only() if not line.startswith("  "))
+    return f"Cause: {text.splitlines()[0]}"

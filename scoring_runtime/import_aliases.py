@@ -21,7 +21,6 @@ _ALIASES = {
     "azureml.core.model": "scoring_runtime.models",
     "sklearn.externals.joblib": "joblib",
 }
-_OPEN_TREES = ("sklearn.externals.joblib.",)
 _PACKAGES = frozenset(
     name.rsplit(".", depth)[0]
     for name in _ALIASES
@@ -50,7 +49,7 @@ class _AliasFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        real = _real_name(fullname)
+        real = _ALIASES.get(fullname)
         if real is not None:
             return ModuleSpec(fullname, _AliasLoader(real))
         if fullname in _PACKAGES:
@@ -66,15 +65,14 @@ class _AliasLoader(Loader):
         # The import system takes what stands in sys.modules afterwards, so the alias is the
         # real module itself and its own __spec__ stays as it is.
         sys.modules[module.__name__] = importlib.import_module(self.real)
+        # Its submodules too: they would be found below its __path__ and loaded a second time.
+        for name, each in list(sys.modules.items()):
+            if name.startswith(f"{self.real}."):
+                sys.modules[module.__name__ + name[len(self.real) :]] = each
 
 
 class _EmptyPackageLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run: the package only holds the names below it."""
-
-
-def _real_name(name: str) -> str | None:
-    for tree in _OPEN_TREES:
-        if name.startswith(tree):
-            return _ALIASES[tree[:-1]] + "." + name[len(tree) :]
-    return _ALIASES.get(name)
+        """Nothing to run: the package only holds the names below it, and one class of them."""
+        if module.__name__ == "azureml.core":
+            module.Model = importlib.import_module("scoring_runtime.models").Model  # type: ignore[attr-defined]

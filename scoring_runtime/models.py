@@ -138,7 +138,9 @@ def _no_model(
     root: Path, models: list[RegisteredModel], name: str | None, version: int | str | None
 ) -> ModelNotFound:
     names = sorted({model.name for model in models})
-    if name is None:
+    if name is None and not models:
+        wanted = f"There is no version {version}: this folder holds no registered models."
+    elif name is None:
         wanted = f"Several models are registered, name one of: {', '.join(names) or 'none'}."
     else:
         wanted = f"There is no model {name}" + (f" version {version}." if version else ".")

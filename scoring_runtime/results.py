@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 from uuid import UUID
@@ -19,10 +20,20 @@ import orjson
 
 from .errors import ResultNotSerializable
 
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
+_NUMBERS = "biuf"
 _DEEPEST = 254
 
 Encode = Callable[[Any], bytes]
+
+
+class _Raw:
+    """JSON text that goes out as it is."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 def encoder(nan: str = "null", *, strict: bool = False) -> Encode:
@@ -38,51 +49,86 @@ def encoder(nan: str = "null", *, strict: bool = False) -> Encode:
     The function raises ResultNotSerializable, naming the type and its path.
     """
 
-    def fast(result: Any) -> bytes:
-        if result is None:
-            return b"{}"
-        try:
-            return orjson.dumps(result, _fast_step, _OPTIONS)
-        except (TypeError, RecursionError):
-            return slow(result)
-
-    def slow(result: Any) -> bytes:
-        return orjson.dumps(_plain(result, "result", nan), option=_OPTIONS)
-
-    def spaced(result: Any) -> bytes:
-        plain = _plain({} if result is None else result, "result", nan, fragments=False)
-        return json.dumps(plain).encode()
-
-    def careful(result: Any) -> bytes:
-        return b"{}" if result is None else slow(result)
-
     if strict:
-        return spaced
-    return fast if nan == "null" else careful
+        return partial(_spaced, nan=nan)
+    return _fast if nan == "null" else partial(_careful, nan=nan)
+
+
+def _fast(result: Any) -> bytes:
+    if result is None:
+        return b"{}"
+    try:
+        return orjson.dumps(result, _fast_step, _OPTIONS)
+    except (TypeError, RecursionError):
+        return _careful(result, nan="null")
+
+
+def _careful(result: Any, *, nan: str) -> bytes:
+    plain = _plain({} if result is None else result, "result", nan)
+    try:
+        return orjson.dumps(plain, _fast_step, _OPTIONS)
+    except TypeError:  # a key that is not UTF-8
+        return _written(plain).encode()
+
+
+def _spaced(result: Any, *, nan: str) -> bytes:
+    plain = _plain({} if result is None else result, "result", nan, fragments=False)
+    return json.dumps(plain).encode()
 
 
 def _fast_step(value: Any) -> Any:
+    if isinstance(value, _Raw):
+        return orjson.Fragment(value.text)
     if isinstance(value, Iterator):
         raise TypeError("read once only: left to the slow path, which cannot fail half-way")
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray) and value.dtype.kind in _NUMBERS:
+        # Only numbers: orjson would write NaT as a date.
+        return orjson.Fragment(_numbers(value))
     return _one_step(value)
+
+
+def _numbers(array: Any) -> bytes:
+    def listed(value: Any) -> Any:
+        return value.astype(float).tolist() if value.dtype.itemsize > 8 else value.tolist()
+
+    return orjson.dumps(array, listed, orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _one_step(value: Any) -> Any:
     """One level nearer to JSON; TypeError when there is no way."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic | numpy.ndarray):
+        return _from_numpy(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _dataclass_fields(value)
     for kind, convert in _CONVERSIONS:
         if isinstance(value, kind):
             return convert(value)
-    if _is_missing(value):
-        return None
+    return None if _is_missing(value) else _by_its_own_method(value)
+
+
+def _by_its_own_method(value: Any) -> Any:
     for method in ("model_dump", "tolist", "to_pylist", "to_list"):
-        convert_by = getattr(value, method, None)
-        if callable(convert_by) and not isinstance(value, type):
-            return convert_by()
+        convert = getattr(value, method, None)
+        if callable(convert) and not isinstance(value, type):
+            return convert()
     if hasattr(value, "to_dict") and hasattr(value, "columns"):
         return value.to_dict("records")
     if isinstance(value, Collection | Iterator):
         return list(value)
     raise TypeError(f"no JSON form for {_type_name(value)}")
+
+
+def _from_numpy(value: Any) -> Any:
+    """Scalars and arrays as Python's own types; dates and durations to the microsecond."""
+    if value.dtype.kind in "mM":
+        value = value.astype(f"{value.dtype.kind}8[us]")
+    elif value.dtype.kind == "f" and value.dtype.itemsize > 8:
+        value = value.astype(float)
+    elif value.dtype.kind == "c" and value.dtype.itemsize > 16:
+        return list(value)  # a scalar of them raises here: tolist() would give it back
+    return value.tolist()
 
 
 def _dataclass_fields(value: Any) -> dict[str, Any]:
@@ -106,7 +152,7 @@ def _moment(value: datetime.datetime) -> str | None:
 
 
 def _decimal(value: Decimal) -> Any:
-    return orjson.Fragment(str(value)) if value.is_finite() else float(value)
+    return _Raw(str(value)) if value.is_finite() else float(value)
 
 
 def _encoded(value: bytes | bytearray | memoryview) -> str:
@@ -146,7 +192,7 @@ def _plain(value: Any, path: str, nan: str, depth: int = 0, *, fragments: bool =
     if isinstance(value, list):
         return [inside(child, str(index)) for index, child in enumerate(value)]
     nearer = _step_or_refuse(value, path)
-    if isinstance(nearer, orjson.Fragment):
+    if isinstance(nearer, _Raw):
         return nearer if fragments else float(value)
     return _plain(nearer, path, nan, depth + 1, fragments=fragments)
 
@@ -156,8 +202,8 @@ def _scalar(value: str | int | float, path: str, nan: str, fragments: bool) -> A
         return float(value) if math.isfinite(value) else _not_finite(value, path, nan, fragments)
     if isinstance(value, int):
         within = -(2**63) <= value < 2**64
-        return int(value) if within or not fragments else orjson.Fragment(str(int(value)))
-    return str(value) if not fragments or _is_utf8(value) else orjson.Fragment(json.dumps(value))
+        return int(value) if within or not fragments else _Raw(str(int(value)))
+    return str(value) if not fragments or _is_utf8(value) else _Raw(json.dumps(value))
 
 
 def _not_finite(value: float, path: str, nan: str, fragments: bool) -> Any:
@@ -168,7 +214,7 @@ def _not_finite(value: float, path: str, nan: str, fragments: bool) -> Any:
             "Return a finite number or None, or set SCORING_NAN to null, string or raw."
         )
     if nan == "raw":
-        return orjson.Fragment(name) if fragments else float(value)
+        return _Raw(name) if fragments else float(value)
     return name if nan == "string" else None
 
 
@@ -180,12 +226,10 @@ def _key(key: Any, path: str) -> str:
     nearer = _step_or_refuse(key, f"{path} (a key)")
     if isinstance(nearer, list | dict):
         raise _no_form(key, f"{path} (a key)")
-    return str(key) if isinstance(nearer, orjson.Fragment) else _key(nearer, path)
+    return nearer.text if isinstance(nearer, _Raw) else _key(nearer, path)
 
 
 def _step_or_refuse(value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _dataclass_fields(value)
     try:
         nearer = _one_step(value)
     except Exception as error:
@@ -193,6 +237,18 @@ def _step_or_refuse(value: Any, path: str) -> Any:
     if nearer is value or (isinstance(nearer, complex) and not isinstance(nearer, float)):
         raise _no_form(value, path)
     return nearer
+
+
+def _written(plain: Any) -> str:
+    """What orjson cannot write: keys with half a surrogate pair, escaped as json.dumps does."""
+    if isinstance(plain, _Raw):
+        return plain.text
+    if isinstance(plain, dict):
+        members = (f"{json.dumps(key)}:{_written(value)}" for key, value in plain.items())
+        return "{" + ",".join(members) + "}"
+    if isinstance(plain, list):
+        return "[" + ",".join(map(_written, plain)) + "]"
+    return orjson.dumps(plain).decode()
 
 
 def _no_form(value: Any, path: str) -> ResultNotSerializable:

@@ -110,7 +110,7 @@ def test_the_host_s_hook_runs_before_run_in_its_thread(script):
     ("request_", "error", "text"),
     [
         ({"body": b"\xff"}, UndecodableInput, "Input cannot be decoded as UTF-8: 'utf-8' codec"),
-        ({"method": "HEAD"}, UnsupportedMethod, "Method HEAD does not score"),
+        ({"method": "HEAD"}, UnsupportedMethod, "Method not allowed"),
         (
             {"body": b"x", "headers": [(b"content-encoding", b"gzip")]},
             UndecodableInput,

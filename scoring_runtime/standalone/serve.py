@@ -26,6 +26,7 @@ from .http import HttpProtocol, Shared
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
 _BACKLOG = 2048
+_LONGEST_TOLD = 60_000  # a pipe holds 65,536 bytes
 _END = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -137,8 +138,10 @@ class _Worker:
             await self._runtime.started()
         except Exception as error:
             self._exit_code = EXIT_CANNOT_START
-            if self._supervised is None or self._supervised.may_say_why():
+            if self._supervised is None:
                 _say_why(error, self._settings)
+            else:
+                self._supervised.tell(diagnosis(error, self._settings))
             self._server.should_exit = True
             return
         log.info("Worker with pid %s ready for serving traffic", os.getpid())
@@ -212,13 +215,21 @@ class _Supervision:
 
     def __init__(self) -> None:
         self._supervisor = os.getpid()
-        self._turn, writing = os.pipe()
-        os.write(writing, b"1")
-        os.close(writing)
+        self._told, self._telling = os.pipe()
+        os.set_blocking(self._told, False)
+        os.set_blocking(self._telling, False)
 
-    def may_say_why(self) -> bool:
-        """Whether this worker, the first that cannot start, is the one that says why."""
-        return os.read(self._turn, 1) == b"1"
+    def tell(self, why: str) -> None:
+        """In a worker: why it cannot start."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._telling, why.encode(errors="replace")[:_LONGEST_TOLD] + b"\0")
+
+    def told(self) -> str:
+        """In the supervisor: what the first worker has told, or nothing."""
+        try:
+            return os.read(self._told, 2 * _LONGEST_TOLD).split(b"\0")[0].decode(errors="replace")
+        except BlockingIOError:
+            return ""
 
     @property
     def has_ended(self) -> bool:
@@ -255,6 +266,9 @@ class _Supervisor:
             pid, status = os.waitpid(-1, 0)
             if pid in self._born:  # and not a child of the script, which init() may have begun
                 self._ended(pid, os.waitstatus_to_exitcode(status))
+        if self._exit_code == EXIT_CANNOT_START:
+            # Now that all have ended: it is said once, and nothing is logged after it.
+            print(self._supervision.told(), file=sys.stderr, flush=True)
         return self._exit_code
 
     def _fork(self) -> None:
