@@ -555,12 +555,6 @@ DIFFERENCES = {
         (*OUTCOME, "allow", "content-type", "content-length", "spelling"),
         lambda e: e.case.path in HEALTH and e.peer.status == 404,
     ),
-    "HEAD is refused": Difference(
-        "The text of the 405, which HEAD does not show, says what is allowed; only Content-Length "
-        "tells.",
-        ("content-length",),
-        lambda e: e.case.method == "HEAD" and e.statuses == (405, 405),
-    ),
     "Form bodies": Difference(
         'A script that gets text gets the body of a form too; the old server gave it `""`.',
         OUTCOME,

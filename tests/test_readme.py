@@ -10,6 +10,7 @@ import pytest
 
 from scoring_runtime import settings_table
 from scoring_runtime.settings import Settings
+from tests import test_differential
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,3 +56,9 @@ def test_requirements_are_in_the_ranges_of_the_package():
     wanted = [line for line in lines if line and not line.startswith("#")]
     later = {"redis>=5"}  # the cache's, which is not part of the package yet
     assert [line for line in wanted if f'"{line}"' not in pyproject and line not in later] == []
+
+
+def test_the_differences_are_the_tested_ones():
+    """`python -m tests.test_differential --table` made the table."""
+    begin = "<!-- differences: made by `python -m tests.test_differential --table` -->"
+    assert _between(begin, "<!-- /differences -->") == test_differential.table().strip()
