@@ -53,7 +53,7 @@ class StandaloneHost:
         self._cwd = cwd or script.parent
         self._ready_path = ready_path
         self._startup_timeout = startup_timeout
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  (stop() closes it)
 
     def start(self) -> None:
         """Start the process without waiting for it to be ready."""
