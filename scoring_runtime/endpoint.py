@@ -115,24 +115,21 @@ class Endpoint:
             ids = self._ids(dict(headers))
         except RequestIdTooLong:
             ids = NO_IDS
-        limit = self._settings.max_body_bytes
-        error = InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
-        return self._reply(_error_response(error), ids, dict(headers))
+        return self._reply(_error_response(self._too_large()), ids, dict(headers))
 
     def flush_log(self) -> None:
         """Write the access lines that wait."""
         self._access.flush()
 
+    def _too_large(self) -> InputTooLarge:
+        limit = self._settings.max_body_bytes
+        return InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
+
     # --- routes -------------------------------------------------------------------------------
 
     async def _scored(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
         if len(request.body) > self._settings.max_body_bytes:
-            return _error_response(
-                InputTooLarge(
-                    f"The body has {len(request.body)} bytes; allowed are "
-                    f"{self._settings.max_body_bytes} (SCORING_MAX_BODY_BYTES)."
-                )
-            )
+            raise self._too_large()
         if request.method == "OPTIONS" and not await self._runtime.takes_any_method():
             return ScoringResponse(200, b"", _OPTIONS_HEADERS, -1)
         return await self._score(

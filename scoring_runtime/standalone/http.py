@@ -11,18 +11,17 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import aclosing
-from http import HTTPStatus
 from time import monotonic
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
-import orjson
 
 from ..endpoint import Endpoint
 from ..http_messages import Handle, HttpRequest, Reply
 from ..runtime import Runtime
 from ..telemetry import log
+from .framing import NO_BODY, Turn, chunk, head, plain
 
 # gunicorn's limits, which clients of the old server have lived with.
 MAX_HEADER_LINE = 8190
@@ -34,8 +33,6 @@ _IN_BODY = -(2**62)
 _MAX_PIPELINED = 32
 _LINGER_SECONDS = 2.0
 _ONE_WRITE = 64 * 1024
-_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
-_NO_BODY = (204, 304)
 _PLAIN_TARGETS = {b"/score": "/score", b"/": "/"}
 
 
@@ -58,26 +55,6 @@ class Shared:
         return self._default_lines
 
 
-class _Item:
-    """One request, or one answer that is already known, in its turn on a connection."""
-
-    __slots__ = ("keep_alive", "method", "old_http", "reply", "request")
-
-    def __init__(
-        self,
-        request: HttpRequest | None,
-        reply: Reply | None,
-        method: str,
-        keep_alive: bool,
-        old_http: bool = False,
-    ) -> None:
-        self.request = request
-        self.reply = reply
-        self.method = method
-        self.keep_alive = keep_alive
-        self.old_http = old_http
-
-
 class HttpProtocol(asyncio.Protocol):
     """One connection. Requests that are pipelined are answered one after the other."""
 
@@ -86,7 +63,7 @@ class HttpProtocol(asyncio.Protocol):
         self._state = server_state
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
-        self._turns: deque[_Item] = deque()
+        self._turns: deque[Turn] = deque()
         self._active = False
         self._receiving = False
         self._refused = False
@@ -130,9 +107,9 @@ class HttpProtocol(asyncio.Protocol):
         try:
             self._feed(data)
         except httptools.HttpParserError:
-            self._refuse(_plain(400, "This is not an HTTP request."))
+            self._refuse(plain(400, "This is not an HTTP request."))
         if self._receiving and self._head_bytes > _MAX_HEAD:
-            self._refuse(_plain(431, "The request's headers are too large."))
+            self._refuse(plain(431, "The request's headers are too large."))
 
     def _feed(self, data: bytes | memoryview) -> None:
         while data:
@@ -193,7 +170,7 @@ class HttpProtocol(asyncio.Protocol):
         name, value = name.lower(), value.rstrip(b" \t")
         self._headers.append((name, value))
         if len(name) + len(value) > MAX_HEADER_LINE or len(self._headers) > MAX_HEADERS:
-            self._problem = _plain(
+            self._problem = plain(
                 431,
                 f"A header line has more than {MAX_HEADER_LINE} bytes, or there are more than "
                 f"{MAX_HEADERS} of them.",
@@ -213,9 +190,7 @@ class HttpProtocol(asyncio.Protocol):
         self._head_is_complete = True
         self._head_bytes = _IN_BODY  # which is limited by its own rule
         if len(self._url) > MAX_REQUEST_LINE:
-            self._problem = _plain(
-                414, f"The request line is longer than {MAX_REQUEST_LINE} bytes."
-            )
+            self._problem = plain(414, f"The request line is longer than {MAX_REQUEST_LINE} bytes.")
         if self._problem is not None:
             self._refuse(self._problem)
         elif self._expects and not self._active:
@@ -251,7 +226,7 @@ class HttpProtocol(asyncio.Protocol):
         old_http = parser.get_http_version() == "1.0"
         keep_alive = parser.should_keep_alive()
         self._refused = not keep_alive  # what the client sends after its last request is not one
-        self._take(_Item(request, None, method, keep_alive, old_http))
+        self._take(Turn(request, None, method, keep_alive, old_http))
         self._reset()
 
     def _target(self) -> tuple[str, bytes]:
@@ -269,7 +244,7 @@ class HttpProtocol(asyncio.Protocol):
 
     # --- answering ----------------------------------------------------------------------------
 
-    def _take(self, item: _Item) -> None:
+    def _take(self, item: Turn) -> None:
         if self._active:
             self._turns.append(item)
             if len(self._turns) >= _MAX_PIPELINED:
@@ -277,13 +252,13 @@ class HttpProtocol(asyncio.Protocol):
         else:
             self._begin(item)
 
-    def _begin(self, item: _Item) -> None:
+    def _begin(self, item: Turn) -> None:
         self._active = True
         task = self._loop.create_task(self._answer(item))
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 
-    async def _answer(self, item: _Item) -> None:
+    async def _answer(self, item: Turn) -> None:
         try:
             if self._writable is not None:
                 await self._writable.wait()
@@ -305,11 +280,11 @@ class HttpProtocol(asyncio.Protocol):
             return
         self._answered(item, keep_alive)
 
-    def _goes_on_after(self, item: _Item) -> bool:
+    def _goes_on_after(self, item: Turn) -> bool:
         last = not item.keep_alive or (self._stopping and not self._receiving)
         return bool(self._turns) or not last
 
-    def _answered(self, item: _Item, keep_alive: bool) -> None:
+    def _answered(self, item: Turn, keep_alive: bool) -> None:
         self._state.total_requests += 1
         self._active = False
         self._since = monotonic()
@@ -328,26 +303,16 @@ class HttpProtocol(asyncio.Protocol):
         if not self._refused:
             self._refused = True
             self._receiving = False
-            self._take(_Item(None, reply, "", keep_alive=False))
+            self._take(Turn(None, reply, "", keep_alive=False))
 
-    def _head(self, reply: Reply, item: _Item, keep_alive: bool, more: bytes) -> list[bytes]:
-        parts = [
-            _STATUS_LINES.get(reply.status) or b"HTTP/1.1 %d \r\n" % reply.status,
-            self._shared.default_lines(self._state.default_headers),
-        ]
-        for name, value in reply.headers:
-            parts += (name, b": ", value, b"\r\n")
-        parts.append(more)
-        if not keep_alive:
-            parts.append(b"connection: close\r\n\r\n")
-        else:
-            parts.append(b"connection: keep-alive\r\n\r\n" if item.old_http else b"\r\n")
-        return parts
+    def _head(self, reply: Reply, item: Turn, more: bytes, keep_alive: bool) -> list[bytes]:
+        defaults = self._shared.default_lines(self._state.default_headers)
+        return head(reply, item, defaults, more, keep_alive=keep_alive)
 
-    def _write_whole(self, reply: Reply, body: bytes, item: _Item, keep_alive: bool) -> None:
-        length = b"" if reply.status in _NO_BODY else b"content-length: %d\r\n" % len(body)
-        parts = self._head(reply, item, keep_alive, length)
-        if item.method == "HEAD" or reply.status in _NO_BODY:
+    def _write_whole(self, reply: Reply, body: bytes, item: Turn, keep_alive: bool) -> None:
+        length = b"" if reply.status in NO_BODY else b"content-length: %d\r\n" % len(body)
+        parts = self._head(reply, item, length, keep_alive)
+        if item.method == "HEAD" or reply.status in NO_BODY:
             self._transport.write(b"".join(parts))
         elif len(body) <= _ONE_WRITE:
             parts.append(body)
@@ -357,26 +322,20 @@ class HttpProtocol(asyncio.Protocol):
             self._transport.write(body)
 
     async def _write_stream(
-        self, reply: Reply, body: Iterator[bytes], item: _Item, keep_alive: bool
+        self, reply: Reply, body: Iterator[bytes], item: Turn, keep_alive: bool
     ) -> None:
-        empty = reply.status in _NO_BODY
+        empty = reply.status in NO_BODY
         more = b"" if item.old_http or empty else b"transfer-encoding: chunked\r\n"
-        self._transport.write(b"".join(self._head(reply, item, keep_alive, more)))
+        self._transport.write(b"".join(self._head(reply, item, more, keep_alive)))
         if item.method == "HEAD" or empty:
             return
         async with aclosing(self._shared.runtime.chunks(body)) as chunks:
-            async for chunk in chunks:
+            async for part in chunks:
                 if self._writable is not None:
                     await self._writable.wait()
                 if self._transport.is_closing():
                     return
-                if chunk:
-                    framed = chunk if item.old_http else b"%x\r\n%b\r\n" % (len(chunk), chunk)
-                    self._transport.write(framed)
+                if part:
+                    self._transport.write(chunk(part, item))
         if not item.old_http:
             self._transport.write(b"0\r\n\r\n")
-
-
-def _plain(status: int, message: str) -> Reply:
-    headers = [(b"content-type", b"application/json")]
-    return Reply(status, headers, orjson.dumps({"message": message}))
