@@ -109,27 +109,16 @@ class Endpoint:
             self._log(request, reply, started)
         return reply
 
-    def too_large(self, headers: Headers) -> Reply:
-        """The answer to a body that a host has stopped reading."""
-        try:
-            ids = self._ids(dict(headers))
-        except RequestIdTooLong:
-            ids = NO_IDS
-        return self._reply(_error_response(self._too_large()), ids, dict(headers))
-
     def flush_log(self) -> None:
         """Write the access lines that wait."""
         self._access.flush()
 
-    def _too_large(self) -> InputTooLarge:
-        limit = self._settings.max_body_bytes
-        return InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
-
     # --- routes -------------------------------------------------------------------------------
 
     async def _scored(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        if len(request.body) > self._settings.max_body_bytes:
-            raise self._too_large()
+        limit = self._settings.max_body_bytes
+        if request.body is None or len(request.body) > limit:
+            raise InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
         if request.method == "OPTIONS" and not await self._runtime.takes_any_method():
             return ScoringResponse(200, b"", _OPTIONS_HEADERS, -1)
         return await self._score(

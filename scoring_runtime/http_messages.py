@@ -9,13 +9,16 @@ from .messages import Headers
 
 
 class HttpRequest(NamedTuple):
-    """One HTTP request: header names in lower case, the body read whole and still encoded."""
+    """One HTTP request: header names in lower case, the body read whole and still encoded.
+
+    ``body`` is None when it is larger than allowed and its host has not read it.
+    """
 
     method: str
     path: str
     query: bytes
     headers: Headers
-    body: bytes
+    body: bytes | None
     client: str = ""
     scheme: str = "http"
     enter: Callable[[], object] | None = None

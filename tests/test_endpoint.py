@@ -82,7 +82,7 @@ class Sender:
         self.handle, self.runtime, self.endpoint = handle, runtime, endpoint
 
     async def __call__(
-        self, method: str, path: str, body: bytes = b"", query: bytes = b"", **headers: str
+        self, method: str, path: str, body: bytes | None = b"", query: bytes = b"", **headers: str
     ) -> Answer:
         lines = [
             (name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()
@@ -432,9 +432,7 @@ def test_the_largest_body_is_scored_and_one_byte_more_refused(serving, size, sta
         answer = await send("POST", "/score", b"x" * size)
         assert answer.status == status
         if status == 413:
-            assert answer.message == (
-                "The body has 101 bytes; allowed are 100 (SCORING_MAX_BODY_BYTES)."
-            )
+            assert answer.message == ("The body is larger than 100 bytes (SCORING_MAX_BODY_BYTES).")
 
     serving(ECHO, main, SCORING_MAX_BODY_BYTES="100")
 
@@ -449,17 +447,18 @@ def test_a_bomb_is_413(serving):
     serving(ECHO, main, SCORING_MAX_BODY_BYTES="10000")
 
 
-def test_too_large_is_the_reply_to_a_body_that_was_not_read(serving):
+def test_a_body_that_its_host_has_not_read_is_too_large(serving):
     async def main(send: Sender, runtime: Runtime) -> None:
-        answer = Answer(send.endpoint.too_large([(b"x-request-id", b"big")]))
+        answer = await send("POST", "/score", None, x_request_id="big", origin="https://here")
         assert answer.status == 413
         assert answer.message == "The body is larger than 100 bytes (SCORING_MAX_BODY_BYTES)."
         assert answer.headers[b"x-request-id"] == b"big"
-        long = Answer(send.endpoint.too_large([(b"x-request-id", b"x" * 101)]))
-        assert long.status == 413
+        assert answer.headers[b"access-control-allow-origin"] == b"https://here"
+        long = await send("POST", "/score", None, x_request_id="x" * 101)
+        assert long.status == 431
         assert b"x-request-id" not in long.headers
 
-    serving(ECHO, main, SCORING_MAX_BODY_BYTES="100")
+    serving(ECHO, main, SCORING_MAX_BODY_BYTES="100", AML_CORS_ORIGINS="https://here")
 
 
 # --- headers --------------------------------------------------------------------------------------

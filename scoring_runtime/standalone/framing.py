@@ -31,6 +31,11 @@ class Turn:
         self.keep_alive = keep_alive
         self.old_http = old_http
 
+    @property
+    def lingers(self) -> bool:
+        """Whether it refuses what the client may still be sending."""
+        return self.request is None or self.request.body is None
+
 
 def head(
     reply: Reply, turn: Turn, defaults: bytes, more: bytes, *, keep_alive: bool

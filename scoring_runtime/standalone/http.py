@@ -84,6 +84,7 @@ class HttpProtocol(asyncio.Protocol):
         self._length = 0
         self._expects = False
         self._problem: Reply | None = None
+        self._too_large = False
 
     # --- the connection -----------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class HttpProtocol(asyncio.Protocol):
             )
         elif name == b"content-length":
             if int(value) > self._shared.limit:
-                self._problem = self._shared.endpoint.too_large(self._headers)
+                self._too_large = True
         elif name == b"expect" and value.lower() == b"100-continue":
             self._expects = True
         elif name == b"upgrade":
@@ -193,6 +194,8 @@ class HttpProtocol(asyncio.Protocol):
             self._problem = plain(414, f"The request line is longer than {MAX_REQUEST_LINE} bytes.")
         if self._problem is not None:
             self._refuse(self._problem)
+        elif self._too_large:
+            self._refuse_body()
         elif self._expects and not self._active:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -205,7 +208,7 @@ class HttpProtocol(asyncio.Protocol):
         self._head_bytes = _IN_BODY
         self._length += len(body)
         if self._length > self._shared.limit:
-            self._refuse(self._shared.endpoint.too_large(self._headers))
+            self._refuse_body()
         elif self._parts is not None:
             self._parts += body
         elif self._first:
@@ -219,15 +222,17 @@ class HttpProtocol(asyncio.Protocol):
         if self._refused or self._upgrades:
             return
         parser = self._parser
-        method = parser.get_method().decode("ascii")
-        path, query = self._target()
-        body = self._first if self._parts is None else bytes(self._parts)
-        request = HttpRequest(method, path, query, self._headers, body, self._client)
+        request = self._request(self._first if self._parts is None else bytes(self._parts))
         old_http = parser.get_http_version() == "1.0"
         keep_alive = parser.should_keep_alive()
         self._refused = not keep_alive  # what the client sends after its last request is not one
-        self._take(Turn(request, None, method, keep_alive, old_http))
+        self._take(Turn(request, None, request.method, keep_alive, old_http))
         self._reset()
+
+    def _request(self, body: bytes | None) -> HttpRequest:
+        method = self._parser.get_method().decode("ascii")
+        path, query = self._target()
+        return HttpRequest(method, path, query, self._headers, body, self._client)
 
     def _target(self) -> tuple[str, bytes]:
         plain = _PLAIN_TARGETS.get(self._url)
@@ -288,7 +293,7 @@ class HttpProtocol(asyncio.Protocol):
         self._state.total_requests += 1
         self._active = False
         self._since = monotonic()
-        if item.reply is not None:
+        if item.lingers:
             # The client may still send: closing now would reset the connection before it reads.
             self._loop.call_later(_LINGER_SECONDS, self._transport.close)
         elif keep_alive and self._turns:
@@ -304,6 +309,12 @@ class HttpProtocol(asyncio.Protocol):
             self._refused = True
             self._receiving = False
             self._take(Turn(None, reply, "", keep_alive=False))
+
+    def _refuse_body(self) -> None:
+        request = self._request(None)
+        self._refused = True
+        self._receiving = False
+        self._take(Turn(request, None, request.method, keep_alive=False))
 
     def _head(self, reply: Reply, item: Turn, more: bytes, keep_alive: bool) -> list[bytes]:
         defaults = self._shared.default_lines(self._state.default_headers)
