@@ -349,8 +349,8 @@ class Local:
         self._runtime = build(Settings(entry_script=script, app_root=str(SCRIPTS)))
         self._runtime.start()
         await self._runtime.started()
-        endpoint, handle = create(self._runtime)
-        shared, state = Shared(self._runtime, endpoint, handle), ServerState()
+        handle = create(self._runtime)[1]
+        shared, state = Shared(self._runtime, handle), ServerState()
         loop = asyncio.get_running_loop()
         self.protocols: list[HttpProtocol] = []
 

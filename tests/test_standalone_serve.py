@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -269,7 +270,7 @@ BROKEN = {
         f"import json\ndef init():\n    json.loads('{{')\n{GOOD_RUN}",
         "User's init function failed",
         "score.py:3 in init",
-        "Cause: json.decoder.JSONDecodeError: Expecting property name",
+        "Cause: json.decoder.JSONDecodeError: Expecting property name.*",
     ),
     "model file is missing": (
         "import os\ndef init():\n"
@@ -340,7 +341,7 @@ def test_a_script_that_cannot_start_ends_the_host_with_a_diagnosis(
     lines = text.rstrip().splitlines()
     assert len(lines) <= 45
     assert re.search(headline, text)
-    assert re.fullmatch(cause + (".*" if "JSON" in cause else ""), lines[-1])
+    assert re.fullmatch(cause, lines[-1])
     if place is not None:
         assert re.search(rf"^Where: \S+{re.escape(place)}$", text, re.MULTILINE)
         assert f"Model Directory Contents: {model.resolve()}\n" in text
@@ -472,7 +473,8 @@ def test_a_debug_port_without_debugpy_is_exit_3(write_script, tmp_path):
     """The old server started its worker again and again instead."""
     missing = "raise ModuleNotFoundError(\"No module named 'debugpy'\", name='debugpy')"
     write_script(missing, "without/debugpy.py")
-    environ = {"AZUREML_DEBUG_PORT": "5678", "PYTHONPATH": str(tmp_path / "without")}
+    path = os.pathsep.join([str(tmp_path / "without"), *sys.path])
+    environ = {"AZUREML_DEBUG_PORT": "5678", "PYTHONPATH": path}
     host = StandaloneHost(write_script(ECHO), environ=environ)
     host.start()
     code, log = ended(host)

@@ -17,7 +17,6 @@ from urllib.parse import unquote
 
 import httptools
 
-from ..endpoint import Endpoint
 from ..http_messages import Handle, HttpRequest, Reply
 from ..runtime import Runtime
 from ..telemetry import log
@@ -39,9 +38,8 @@ _PLAIN_TARGETS = {b"/score": "/score", b"/": "/"}
 class Shared:
     """What all connections of one process use."""
 
-    def __init__(self, runtime: Runtime, endpoint: Endpoint, handle: Handle) -> None:
+    def __init__(self, runtime: Runtime, handle: Handle) -> None:
         self.runtime = runtime
-        self.endpoint = endpoint
         self.handle = handle
         self.limit = runtime.settings.max_body_bytes
         self._defaults: list[tuple[bytes, bytes]] = []

@@ -116,7 +116,7 @@ class _Worker:
         self._supervised = supervised
         self._runtime = build(settings, preloaded)
         self._endpoint, handle = create(self._runtime)
-        self._shared = Shared(self._runtime, self._endpoint, handle)
+        self._shared = Shared(self._runtime, handle)
         self._server = _Server(_server_config(self._shared))
         self._exit_code = EXIT_OK
 
