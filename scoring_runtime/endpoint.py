@@ -70,11 +70,13 @@ _Route: TypeAlias = Callable[[HttpRequest, Ids], Awaitable[ScoringResponse]]
 class Endpoint:
     """Answers every path; calling it never raises."""
 
-    def __init__(self, runtime: Runtime, score: Score | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, score: Score | None = None, *, access_log: bool = True
+    ) -> None:
         self._runtime = runtime
         self._settings = runtime.settings
         self._score: Score = score or runtime.score
-        self._access = AccessLog()
+        self._access = AccessLog(enabled=access_log)
         self._new_id = RandomIds()
         self._version_header = _version_header(runtime.settings)
         self._routes: dict[str, tuple[_Route, tuple[str, ...], bool]] = {
@@ -108,6 +110,11 @@ class Endpoint:
         if logged:
             self._log(request, reply, started)
         return reply
+
+    def failed(self, error: ScoringRuntimeError, request: HttpRequest) -> Reply:
+        """The answer when a reply's stream has ended in an error before anything was sent."""
+        headers = dict(request.headers)
+        return self._reply(_error_response(error), self._ids(headers), headers)
 
     def flush_log(self) -> None:
         """Write the access lines that wait."""
@@ -249,8 +256,8 @@ def _version_header(settings: Settings) -> tuple[bytes, bytes] | None:
     return (b"x-ms-server-version", f"scoring-runtime/{number}".encode())
 
 
-def create(runtime: Runtime) -> tuple[Endpoint, Handle]:
+def create(runtime: Runtime, *, access_log: bool = True) -> tuple[Endpoint, Handle]:
     """The endpoint of a runtime, and the same with the wrappers its settings ask for."""
-    endpoint = Endpoint(runtime)
+    endpoint = Endpoint(runtime, access_log=access_log)
     origins = runtime.settings.cors_origins
     return endpoint, with_cors(endpoint, origins) if origins else endpoint

@@ -95,9 +95,9 @@ class AccessLog:
     cost a third of the throughput of a fast model. :meth:`flush` writes what waits.
     """
 
-    def __init__(self, level: int = logging.INFO) -> None:
+    def __init__(self, level: int = logging.INFO, *, enabled: bool = True) -> None:
         self._level = level
-        self._enabled = log.isEnabledFor(level)
+        self._enabled = enabled and log.isEnabledFor(level)
         self._waiting: list[tuple[float, str]] = []
         self._loop: AbstractEventLoop | None = None
 

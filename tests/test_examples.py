@@ -13,13 +13,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 import joblib
 import numpy as np
-import onnxruntime
+import onnxruntime  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from PIL import Image
 
@@ -68,7 +69,7 @@ def calls_of(example: str) -> list[Call]:
 
 def _call(script: str, words: list[str], shown: str) -> Call:
     assert words[-1] == "http://localhost:5001/score"
-    options = dict(zip(words, words[1:], strict=False))
+    options = dict(pairwise(words))
     header, file = options.get("-H", ""), options.get("-d", options.get("--data-binary", ""))
     name, _, value = header.partition(": ")
     headers = ((name, value),) if name else ()
@@ -162,8 +163,10 @@ def test_the_answer_is_what_the_readme_shows(call: Call, hosts: Callable[[str], 
         return
     assert answer.status_code == 200
     if kind == "application/json":
-        shape, numbers = shape_and_numbers(call.shown)
-        assert shape_and_numbers(answer.text) == (shape, pytest.approx(numbers, rel=1e-3))
+        shape, numbers = shape_and_numbers(answer.text)
+        expected_shape, expected = shape_and_numbers(call.shown)
+        assert shape == expected_shape
+        assert numbers == pytest.approx(expected, rel=1e-3)
     else:
         assert answer.text.strip() == call.shown
 

@@ -60,6 +60,17 @@ def test_a_stream_becomes_one_body(host: FunctionsHost):
     assert ask(host, "stream").content == b"".join(bytes([n]) * 1000 for n in range(100))
 
 
+def test_a_stream_that_fails_is_a_500_of_ours(host: FunctionsHost):
+    """Nothing has been sent yet, so the client is told, and without the details."""
+    answer = ask(host, "broken", x_request_id="mine")
+    assert answer.status_code == 500
+    assert answer.headers["x-request-id"] == "mine"
+    assert answer.headers["x-ms-run-function-failed"] == "True"
+    assert list(answer.json()) == ["message"]
+    assert "details" not in answer.text
+    assert "the details are for the log" in host.log
+
+
 def test_several_cookies_are_several_headers(host: FunctionsHost):
     cookies = ask(host, "cookies").headers.get_list("set-cookie")
     assert sorted(cookie.split(";")[0] for cookie in cookies) == ["a=1", "b=2"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import azure.functions as func
 
-from ..endpoint import create
+from ..endpoint import Endpoint, create
+from ..errors import ScoringRuntimeError
 from ..http_messages import Handle, HttpRequest, Reply
 from ..runtime import Runtime
 
@@ -17,7 +18,8 @@ _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 
 def register(app: func.FunctionApp, runtime: Runtime) -> None:
     """Add the routes: /score and /swagger.json with a key, health and the rest without."""
-    handle = create(runtime)[1]
+    # The Functions host writes a line for each invocation itself.
+    endpoint, handle = create(runtime, access_log=False)
     level = runtime.settings.auth_level.upper()
     for name, route, auth in (
         ("score", "score", level),
@@ -25,14 +27,21 @@ def register(app: func.FunctionApp, runtime: Runtime) -> None:
         ("health", "health/{probe}", "ANONYMOUS"),
         ("web", "{*path}", "ANONYMOUS"),
     ):
-        handler = _handler(handle, runtime)
+        handler = _handler(endpoint, handle, runtime)
         app.function_name(name)(app.route(route=route, methods=_METHODS, auth_level=auth)(handler))
 
 
-def _handler(handle: Handle, runtime: Runtime) -> Callable[..., Any]:
+def _handler(endpoint: Endpoint, handle: Handle, runtime: Runtime) -> Callable[..., Any]:
     async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
-        reply = await handle(decoded(req, context))
-        return encoded(reply, await runtime.whole(reply.body))
+        request = decoded(req, context)
+        reply = await handle(request)
+        if isinstance(reply.body, bytes):
+            return encoded(reply, reply.body)
+        try:
+            return encoded(reply, await runtime.whole(reply.body))
+        except ScoringRuntimeError as error:
+            failed = endpoint.failed(error, request)
+            return encoded(failed, await runtime.whole(failed.body))
 
     return invoke
 
@@ -58,7 +67,12 @@ def encoded(reply: Reply, body: bytes) -> func.HttpResponse:
     The worker keeps one value a header name, Set-Cookie apart: repeated lines are joined, which
     means the same (RFC 9110 §5.3).
     """
-    return func.HttpResponse(body, status_code=reply.status, headers=_Lines(reply.headers))
+    headers: Mapping[str, str] = {
+        name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers
+    }
+    if len(headers) < len(reply.headers):
+        headers = _Lines(reply.headers)
+    return func.HttpResponse(body, status_code=reply.status, headers=headers)
 
 
 class _Lines(Mapping[str, str]):

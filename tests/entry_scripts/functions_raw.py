@@ -43,6 +43,14 @@ def stream(request):
     return AMLResponse((bytes([n]) * 1000 for n in range(100)), 200)
 
 
+def broken(request):
+    def parts():
+        yield b"the beginning"
+        raise ValueError("the details are for the log")
+
+    return AMLResponse(parts(), 200)
+
+
 def cookies(request):
     response = AMLResponse("", 200)
     response.set_cookie("a", "1")
@@ -60,6 +68,7 @@ DO = {
     "busy": busy,
     "echo": echo,
     "stream": stream,
+    "broken": broken,
     "cookies": cookies,
     "exit": leave,
 }
