@@ -48,10 +48,13 @@ LAYERS = {
     "functions.http": 8,
     "standalone.framing": 8,
     "functions.app": 9,
-    "standalone.http": 9,
-    "standalone.serve": 10,
-    "cli": 11,
-    "__main__": 12,
+    "standalone.connection": 9,
+    "standalone.http": 10,
+    "standalone.supervisor": 9,
+    "standalone.worker": 11,
+    "standalone.serve": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 READS_THE_ENVIRONMENT = {"function_app.py", "scoring_runtime/cli.py"}
 FRAMEWORKS = {

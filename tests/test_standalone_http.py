@@ -20,8 +20,8 @@ from uvicorn.server import ServerState
 
 from scoring_runtime import Settings, build
 from scoring_runtime.endpoint import create
-from scoring_runtime.standalone import http as standalone_http
-from scoring_runtime.standalone.http import HttpProtocol, Shared
+from scoring_runtime.standalone.connection import KEEP_ALIVE_SECONDS, Shared
+from scoring_runtime.standalone.http import HttpProtocol
 from tests.standalone_host import StandaloneHost
 
 SCRIPTS = Path(__file__).parent / "entry_scripts"
@@ -409,11 +409,11 @@ def test_connections_without_a_whole_head_are_closed_after_the_keep_alive_time()
             idle, head = await local.connect(b""), await local.connect(HALF[:10])
             busy, body = await local.connect(BUSY), await local.connect(HALF)
             for protocol in local.protocols:
-                protocol.close_if_idle(time.monotonic() + standalone_http.KEEP_ALIVE_SECONDS - 5)
+                protocol.close_if_idle(time.monotonic() + KEEP_ALIVE_SECONDS - 5)
             await asyncio.sleep(0.05)
             assert not idle[0].at_eof()
             for protocol in local.protocols:
-                protocol.close_if_idle(time.monotonic() + standalone_http.KEEP_ALIVE_SECONDS + 5)
+                protocol.close_if_idle(time.monotonic() + KEEP_ALIVE_SECONDS + 5)
             assert await idle[0].read() == b""
             assert await head[0].read() == b""
             body[1].write(b"lf")

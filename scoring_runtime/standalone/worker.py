@@ -1,0 +1,134 @@
+"""One process that serves: the runtime, the endpoint, uvicorn's server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from ..diagnosis import diagnosis
+from ..endpoint import create
+from ..invocation import Invocation
+from ..runtime import State, build
+from ..settings import Settings
+from ..telemetry import log
+from .connection import Shared
+from .http import HttpProtocol
+from .supervisor import END_SIGNALS, EXIT_CANNOT_START, EXIT_OK, EXIT_STUCK, Supervision
+
+
+class Worker:
+    """One process that serves: the runtime, the endpoint, uvicorn."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: list[socket.socket],
+        preloaded: Invocation | None,
+        supervised: Supervision | None = None,
+    ) -> None:
+        self._settings = settings
+        self._sockets = sockets
+        self._supervised = supervised
+        self._runtime = build(settings, preloaded)
+        self._endpoint, handle = create(self._runtime)
+        self._shared = Shared(self._runtime, handle)
+        self._server = _Server(_server_config(self._shared))
+        self._exit_code = EXIT_OK
+
+    def run(self) -> int:
+        """Serve until a signal ends it; the exit code of the process."""
+        self._runtime.start()
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._serve())
+        return self._exit_code
+
+    async def _serve(self) -> None:
+        watcher = asyncio.create_task(self._watch())
+        await self._server.serve(sockets=self._sockets)
+        watcher.cancel()
+        await self._runtime.stop(0 if self._exit_code else self._settings.shutdown_seconds)
+        self._endpoint.flush_log()
+
+    async def _watch(self) -> None:
+        try:
+            await self._runtime.started()
+        except Exception as error:
+            self._exit_code = EXIT_CANNOT_START
+            if self._supervised is None:
+                print(diagnosis(error, self._settings), file=sys.stderr, flush=True)
+            else:
+                self._supervised.tell(diagnosis(error, self._settings))
+            self._server.should_exit = True
+            return
+        log.info("Worker with pid %s ready for serving traffic", os.getpid())
+        while True:
+            await asyncio.sleep(1)
+            for connection in list(self._server.server_state.connections):
+                connection.close_if_idle(time.monotonic())  # type: ignore[union-attr]
+            if self._supervised is not None and self._is_to_end(self._supervised):
+                self._server.should_exit = True
+                return
+
+    def _is_to_end(self, supervised: Supervision) -> bool:
+        if supervised.has_ended:
+            log.error("The process that supervises the workers is gone; this worker ends.")
+            return True
+        if self._runtime.state is State.UNHEALTHY:
+            log.error("run() has not returned after its deadline; this worker is replaced.")
+            self._exit_code = EXIT_STUCK
+            return True
+        return False
+
+
+def _server_config(shared: Shared) -> uvicorn.Config:
+    def protocol(
+        config: uvicorn.Config, server_state: object, app_state: object, _loop: object = None
+    ) -> HttpProtocol:
+        return HttpProtocol(shared, server_state, asyncio.get_running_loop())
+
+    return uvicorn.Config(
+        _no_app,
+        interface="asgi3",
+        http=protocol,  # type: ignore[arg-type]
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(shared.runtime.settings.shutdown_seconds)),
+    )
+
+
+async def _no_app(scope: object, receive: object, send: object) -> None:
+    """uvicorn wants an ASGI application; :class:`HttpProtocol` answers without one."""
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, ending normally on SIGTERM: it would raise the signal again."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {each: signal.signal(each, self.handle_exit) for each in END_SIGNALS}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
