@@ -32,6 +32,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.http import dump_cookie
 
 Strings = Mapping[str, str]
+Values = Mapping[str, "Message"]
 Channel = Callable[..., Awaitable[Any]]
 Reply = tuple[int, list[tuple[str, str]], bytes]
 
@@ -56,10 +57,6 @@ class Message(SimpleNamespace):
         [(kind, value)] = vars(self).items()
         raw = value if isinstance(value, bytes) else str(value).encode()
         return {"type": kind, "value": base64.b64encode(raw).decode()}
-
-
-InvocationResponse = Message
-Values = Mapping[str, Message]
 
 
 class Protos:
@@ -125,12 +122,15 @@ class Worker:
         reply: Message = await getattr(self._library, name)(request)
         return reply
 
-    async def invoke(
+    async def invoke(self, event: Message) -> Message:
+        return await self._call("invocation_request", event)
+
+    def event(
         self, function_name: str, inputs: Values, metadata: Values, traceparent: str = ""
-    ) -> InvocationResponse:
+    ) -> Message:
         """One event of any trigger: input values by binding name, and the trigger metadata."""
         trace_parent = traceparent or f"00-{uuid.uuid4().hex}-{os.urandom(8).hex()}-01"
-        event = Message(
+        return Message(
             invocation_id=str(uuid.uuid4()),
             function_id=self.functions[function_name].id,
             input_data=[Message(name=name, data=data) for name, data in inputs.items()],
@@ -138,11 +138,10 @@ class Worker:
             trace_context=Message(trace_parent=trace_parent, trace_state="", attributes={}),
             retry_context=Message(retry_count=0, max_retry_count=0, exception=None),
         )
-        return await self._call("invocation_request", event)
 
-    async def invoke_http(
+    def http_event(
         self, function_name: str, method: str, url: str, headers: Strings, body: bytes
-    ) -> InvocationResponse:
+    ) -> Message:
         """One HTTP event: the body goes as bytes, and what has no value is left out."""
         function, parts = self.functions[function_name], urlsplit(url)
         http = Message(method=method, url=url, headers=headers)
@@ -150,7 +149,7 @@ class Worker:
         http.params = function.match(method, parts.path) or {}
         http.body = Message(bytes=body) if body else Message()
         inputs = {function.trigger["name"]: Message(http=http)}
-        return await self.invoke(function_name, inputs, {}, headers.get("traceparent", ""))
+        return self.event(function_name, inputs, {}, headers.get("traceparent", ""))
 
 
 class Front:
@@ -187,12 +186,13 @@ class Front:
             return 401, [], b""
         url = f"http://{headers['host']}{path}" + (f"?{query.decode()}" if query else "")
         body = body if "content-length" in headers else b""
-        return _reply(await self._worker.invoke_http(function.name, method, url, headers, body))
+        event = self._worker.http_event(function.name, method, url, headers, body)
+        return _reply(await self._worker.invoke(event))
 
     async def _answer_event(self, name: str, event: Mapping[str, Mapping[str, Strings]]) -> Reply:
         inputs = {key: _from_json(item) for key, item in event.get("inputs", {}).items()}
         metadata = {key: _from_json(item) for key, item in event.get("metadata", {}).items()}
-        response = await self._worker.invoke(name, inputs, metadata)
+        response = await self._worker.invoke(self._worker.event(name, inputs, metadata))
         status = "Failure" if (failure := response.failure()) else "Success"
         returned = response.return_value and response.return_value.to_json()
         outputs = {output.name: output.data.to_json() for output in response.output_data}
@@ -200,7 +200,7 @@ class Front:
         return 200, [("content-type", "application/json")], json.dumps(reply).encode()
 
 
-def _reply(response: InvocationResponse) -> Reply:
+def _reply(response: Message) -> Reply:
     if failure := response.failure():
         logging.error("invocation failed: %s", failure)
         return 500, [], b""
