@@ -179,7 +179,7 @@ class Front:
         function = next((f for f in self._functions if f.match(method, path) is not None), None)
         if function is None:
             return 404, [], b""
-        raw = MultiDict((k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"])
+        raw = MultiDict((k.decode(), v.decode(errors="replace")) for k, v in scope["headers"])
         headers = {name: ",".join(values) for name, values in raw.lists()}
         keys = [headers.get("x-functions-key"), *parse_qs(query.decode()).get("code", ())]
         if self._check_keys and function.level != "anonymous" and "test-key" not in keys:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,22 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
+# verify=False: without it httpx loads the certificates for each of these plain requests (20 ms).
 def post(host: StandaloneHost, content: bytes = b"", path: str = "/score") -> httpx.Response:
-    return httpx.post(host.url + path, content=content, timeout=PATIENCE)
+    return httpx.post(host.url + path, content=content, timeout=PATIENCE, verify=False)
 
 
 def get(host: StandaloneHost, path: str) -> httpx.Response:
-    return httpx.get(host.url + path, timeout=PATIENCE)
+    return httpx.get(host.url + path, timeout=PATIENCE, verify=False)
+
+
+def at_once(check: Callable[[Any], None], cases: Iterable[Any]) -> None:
+    """``check(case)`` for each, all at the same time: they wait more than they work."""
+    cases = list(cases)
+    with ThreadPoolExecutor(len(cases)) as executor:
+        futures = [executor.submit(check, case) for case in cases]
+    failed = [(c, f.exception()) for c, f in zip(cases, futures, strict=True) if f.exception()]
+    assert not failed, "\n".join(f"{case}: {error!r}" for case, error in failed)
 
 
 def soon(condition: Callable[[], object], patience: float = PATIENCE) -> None:
@@ -85,8 +95,7 @@ def test_health_answers_while_run_is_busy(write_script, pool):
                 took.append(time.perf_counter() - started)
         assert busy.result().status_code == 200
     assert len(took) >= 9
-    assert sorted(took)[len(took) // 2] < 0.5
-    assert max(took) < 2
+    assert max(took) < 0.5
 
 
 @WORKERS

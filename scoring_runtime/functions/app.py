@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent import futures
 
 import azure.functions as func
@@ -48,5 +49,6 @@ def _end_if_failed(future: futures.Future[object], runtime: Runtime) -> None:
     error = future.exception()
     if error is None:
         return
-    log.critical("%s", diagnosis(error, runtime.settings))
+    # The worker's log handler puts lines into a queue, which would end with the process.
+    print(diagnosis(error, runtime.settings), file=sys.stderr, flush=True)
     os._exit(EXIT_CANNOT_START)

@@ -9,11 +9,18 @@ from typing import Any
 import azure.functions as func
 
 from ..endpoint import Endpoint, create
-from ..errors import ScoringRuntimeError
+from ..errors import ScoringRuntimeError, UndecodableInput
 from ..http_messages import Handle, HttpRequest, Reply
 from ..runtime import Runtime
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+# The host fails an answer of these that has a body.
+_NO_BODY = (204, 304)
+_OF_CORS = (b"access-control-allow-origin", b"vary")
+_BODY_IS_LOST = (
+    "The Functions host does not pass on a body that is sent in chunks (Transfer-Encoding). "
+    "Send it with a Content-Length."
+)
 
 
 def register(app: func.FunctionApp, runtime: Runtime) -> None:
@@ -34,28 +41,51 @@ def register(app: func.FunctionApp, runtime: Runtime) -> None:
 def _handler(endpoint: Endpoint, handle: Handle, runtime: Runtime) -> Callable[..., Any]:
     async def invoke(req: func.HttpRequest, context: func.Context) -> func.HttpResponse:
         request = decoded(req, context)
-        reply = await handle(request)
+        if not request.body and _was_sent_in_chunks(request):
+            reply = endpoint.failed(UndecodableInput(_BODY_IS_LOST), request)
+        else:
+            reply = await handle(request)
         if isinstance(reply.body, bytes):
             return encoded(reply, reply.body)
         try:
-            return encoded(reply, await runtime.whole(reply.body))
+            return encoded(reply, await runtime.whole(_named(reply.body, context)))
         except ScoringRuntimeError as error:
-            failed = endpoint.failed(error, request)
+            failed = endpoint.failed(error, _with_id_of(reply, request))
+            failed.headers.extend(line for line in reply.headers if line[0] in _OF_CORS)
             return encoded(failed, await runtime.whole(failed.body))
 
     return invoke
 
 
+def _was_sent_in_chunks(request: HttpRequest) -> bool:
+    return any(name == b"transfer-encoding" for name, _ in request.headers)
+
+
+def _named(body: Iterator[bytes], context: func.Context) -> Iterator[bytes]:
+    # Other requests may have been scored between run() and its stream.
+    _name_invocation(context)
+    yield from body
+
+
+def _with_id_of(reply: Reply, request: HttpRequest) -> HttpRequest:
+    """The request as if it had come with the id that has been made for it."""
+    made = [line for line in reply.headers if line[0] == b"x-request-id"]
+    return request._replace(headers=[*request.headers, *made])
+
+
 def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
-    """The host's request as plain data; its header names are in lower case already."""
+    """The host's request as plain data; its header names are in lower case already.
+
+    The host has decoded the values as UTF-8.
+    """
     path, query = _target(req.url)
     return HttpRequest(
         req.method,
         path,
         query,
-        [(n.encode("latin-1"), v.encode("latin-1", "replace")) for n, v in req.headers.items()],
+        [(name.encode(), value.encode()) for name, value in req.headers.items()],
         req.get_body(),
-        req.headers.get("x-forwarded-for", "").partition(",")[0],
+        _client(req.headers.get("x-forwarded-for", "")),
         req.url.partition(":")[0],
         partial(_name_invocation, context),
     )
@@ -72,7 +102,8 @@ def encoded(reply: Reply, body: bytes) -> func.HttpResponse:
     }
     if len(headers) < len(reply.headers):
         headers = _Lines(reply.headers)
-    return func.HttpResponse(body, status_code=reply.status, headers=headers)
+    sent = b"" if reply.status in _NO_BODY else body
+    return func.HttpResponse(sent, status_code=reply.status, headers=headers)
 
 
 class _Lines(Mapping[str, str]):
@@ -107,9 +138,7 @@ def _target(url: str) -> tuple[str, bytes]:
     """Path and query of the full URL that the host gives."""
     rest, _, query = url.partition("?")
     path = rest.split("/", 3)[3:] if "://" in rest else [rest.lstrip("/")]
-    return "/" + _unquoted(path[0] if path else ""), query.partition("#")[0].encode(
-        "latin-1", "replace"
-    )
+    return "/" + _unquoted(path[0] if path else ""), query.partition("#")[0].encode()
 
 
 def _unquoted(path: str) -> str:
@@ -118,6 +147,14 @@ def _unquoted(path: str) -> str:
     from urllib.parse import unquote
 
     return unquote(path)
+
+
+def _client(forwarded_for: str) -> str:
+    """The first address of X-Forwarded-For, to which Azure's front ends add a port."""
+    first = forwarded_for.partition(",")[0].strip()
+    if first.startswith("["):
+        return first[1:].partition("]")[0]
+    return first.partition(":")[0] if first.count(":") == 1 else first
 
 
 def _name_invocation(context: func.Context) -> None:
