@@ -1,8 +1,7 @@
 """The Functions host for tests: Microsoft's Python worker library behind a small HTTP front.
 
-The library keeps its state in module globals, so `FunctionsHost` runs it in a child process (as
-`python -m tests.functions_host APP_DIR`). Unlike in the real host, front and worker share a loop,
-and of the routes that match the most specific one is called, not the first by function name.
+The library keeps its state in module globals, so `FunctionsHost` runs it in a child process. Unlike
+in the real host, front and worker share a loop; as there, the first route by function name wins.
 """
 
 from __future__ import annotations
@@ -86,8 +85,7 @@ class Function:
         self._pattern = re.compile(pattern, re.IGNORECASE | re.DOTALL)
 
     def match(self, method: str, raw_path: str) -> dict[str, str] | None:
-        path = unquote(re.sub("%(?=2[fF])", "%25", raw_path))
-        found = self._pattern.fullmatch(path) if self.trigger else None
+        found = self._pattern.fullmatch(_decoded(raw_path)) if self.trigger else None
         if found is None or (self.methods and method not in self.methods):
             return None
         return {name: value for name, value in found.groupdict().items() if value}
@@ -184,6 +182,7 @@ class Front:
         keys = [headers.get("x-functions-key"), *parse_qs(query.decode()).get("code", ())]
         if self._check_keys and function.level != "anonymous" and "test-key" not in keys:
             return 401, [], b""
+        path = quote(_decoded(path), safe="/%!$&'()*+,:;=@~")
         url = f"http://{headers['host']}{path}" + (f"?{query.decode()}" if query else "")
         body = body if "content-length" in headers else b""
         event = self._worker.http_event(function.name, method, url, headers, body)
@@ -198,6 +197,10 @@ class Front:
         outputs = {output.name: output.data.to_json() for output in response.output_data}
         reply = {"status": status, "exception": failure, "return": returned, "outputs": outputs}
         return 200, [("content-type", "application/json")], json.dumps(reply).encode()
+
+
+def _decoded(raw_path: str) -> str:
+    return unquote(re.sub("%(?=2[fF])", "%25", raw_path))
 
 
 def _reply(response: Message) -> Reply:
@@ -227,16 +230,13 @@ class FunctionsHost:
 
     app_dir: Path
     environ: Strings
-    python: str = sys.executable
-    startup_timeout: float = 60
 
     def __enter__(self) -> Self:
-        deadline = time.monotonic() + self.startup_timeout
+        deadline = time.monotonic() + 60
         self._output = tempfile.TemporaryFile()
-        command = [self.python, "-u", __file__, str(self.app_dir)]
-        self.process = subprocess.Popen(
-            command, env=self.environ, stdout=self._output, stderr=subprocess.STDOUT
-        )
+        command = [sys.executable, "-u", __file__, str(self.app_dir)]
+        out, err = self._output, subprocess.STDOUT
+        self.process = subprocess.Popen(command, env=self.environ, stdout=out, stderr=err)
         while not (ready := re.search(r'^(\{"port": .*)\n', self.log, re.MULTILINE)):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
@@ -245,6 +245,7 @@ class FunctionsHost:
         report = json.loads(ready[1])
         self.url = f"http://127.0.0.1:{report['port']}"
         self.functions: list[dict[str, Any]] = report["functions"]
+        self.seconds_to_index: float = report["seconds_to_index"]
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +24,28 @@ ECHO = "def init(): pass\ndef run(data): return data"
 Done = subprocess.CompletedProcess[bytes]
 
 
+def run_in(
+    folder: Path,
+    *arguments: str | Path,
+    stdin: bytes = b"",
+    environ: dict[str, str] | None = None,
+    command: tuple[str, ...] = MODULE,
+) -> Done:
+    """The finished process; ``folder`` is where it ran."""
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        env=clean_environ(**(environ or {})),
+        cwd=folder,
+        timeout=60,
+    )
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Callable[..., Done]:
     """``cli("score", "--entry-script", …, stdin=b"…", environ={…})`` → the finished process."""
-
-    def run(
-        *arguments: str | Path,
-        stdin: bytes = b"",
-        environ: dict[str, str] | None = None,
-        command: tuple[str, ...] = MODULE,
-    ) -> Done:
-        return subprocess.run(
-            [*command, *map(str, arguments)],
-            input=stdin,
-            capture_output=True,
-            env=clean_environ(**(environ or {})),
-            cwd=tmp_path,
-            timeout=60,
-        )
-
-    return run
+    return partial(run_in, tmp_path)
 
 
 @pytest.fixture
@@ -188,11 +192,24 @@ EXITS = {
 }
 
 
+@pytest.fixture(scope="module")
+def exits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Done]]]:
+    """How `score` ends, a few processes at a time."""
+
+    def end(source: str, stdin: bytes) -> Done:
+        folder = tmp_path_factory.mktemp("exits")
+        (folder / "score.py").write_text(source)
+        return run_in(folder, "score", "--entry-script", "score.py", stdin=stdin)
+
+    with ThreadPoolExecutor(3) as executor:
+        yield {name: executor.submit(end, *EXITS[name][:2]) for name in EXITS}
+
+
 @pytest.mark.parametrize("name", EXITS)
-def test_exit_codes_of_score(score, name):
+def test_exit_codes_of_score(exits, name):
     """0 scored, 1 usage, 2 the input was refused, 3 cannot start, 4 run() failed."""
-    source, stdin, code, text = EXITS[name]
-    done = score(source, stdin=stdin)
+    _, _, code, text = EXITS[name]
+    done = exits[name].result()
     assert done.returncode == code
     assert done.stdout == b""
     assert text in done.stderr
@@ -235,33 +252,59 @@ def test_a_file_may_be_larger_than_the_body_of_a_request(score):
 # --- usage ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ([], "the following arguments are required: COMMAND"),
-        (["brew"], "invalid choice: 'brew'"),
-        (["serve", "--no-such-option"], "unrecognized arguments: --no-such-option"),
-        (["score", "one", "two"], "unrecognized arguments: two"),
-        (["serve", "--port"], "expected one argument"),
-        (["serve", "--port", "many"], "invalid int value: 'many'"),
-        (["serve", "--port", "0"], "SERVER_PORT has the value '0' (from the command line)"),
-        (["serve", "--port", "65536"], "Allowed: 1 to 65535"),
-        (["serve", "--workers", "0"], "WORKER_COUNT has the value '0' (from the command line)"),
-        (["serve", "--health_port", "-1"], "HEALTH_PORT has the value '-1'"),
-        (["score", "no such file"], "no such file: No such file or directory"),
-        (["score", "."], "Is a directory"),
-        (["settings", "--json", "--markdown"], "not allowed with argument"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_usage_errors_are_exit_1_on_standard_error(cli, arguments, text):
+USAGE = [
+    ((), "the following arguments are required: COMMAND"),
+    (("brew",), "invalid choice: 'brew'"),
+    (("serve", "--no-such-option"), "unrecognized arguments: --no-such-option"),
+    (("score", "one", "two"), "unrecognized arguments: two"),
+    (("serve", "--port"), "expected one argument"),
+    (("serve", "--port", "many"), "invalid int value: 'many'"),
+    (("serve", "--port", "0"), "SERVER_PORT has the value '0' (from the command line)"),
+    (("serve", "--port", "65536"), "Allowed: 1 to 65535"),
+    (("serve", "--workers", "0"), "WORKER_COUNT has the value '0' (from the command line)"),
+    (("serve", "--health_port", "-1"), "HEALTH_PORT has the value '-1'"),
+    (("score", "no such file"), "no such file: No such file or directory"),
+    (("score", "."), "Is a directory"),
+    (("settings", "--json", "--markdown"), "not allowed with argument"),
+]
+
+
+@pytest.fixture(scope="module")
+def usage_errors(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[tuple[str, ...], Future[Done]]]:
+    """How each wrong command line ends, a few processes at a time."""
+    folder = tmp_path_factory.mktemp("usage")
+    with ThreadPoolExecutor(3) as executor:
+        yield {words: executor.submit(run_in, folder, *words) for words, _ in USAGE}
+
+
+@pytest.mark.parametrize(("arguments", "text"), USAGE, ids=[" ".join(words) for words, _ in USAGE])
+def test_usage_errors_are_exit_1_on_standard_error(usage_errors, arguments, text):
     """As with the old server, and unlike argparse's own 2."""
-    done = cli(*arguments)
+    done = usage_errors[arguments].result()
     assert (done.returncode, done.stdout) == (1, b"")
     last = done.stderr.decode().rstrip().splitlines()[-1]
     assert last.startswith("scoring-runtime")
     assert text in last
     assert "Traceback" not in done.stderr.decode()
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "httptools"])
+def test_serve_without_its_packages_says_what_to_install_and_score_needs_none(
+    score, cli, write_script, tmp_path, package
+):
+    """The core is installed without [server] where Azure Functions is the host."""
+    missing = f'raise ModuleNotFoundError("No module named {package!r}", name={package!r})'
+    write_script(missing, f"without/{package}.py")
+    environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "without"), *sys.path])}
+    done = cli("serve", "--entry-script", write_script(ECHO), environ=environ)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == (
+        f"scoring-runtime: serve needs {package}: pip install 'scoring-runtime[server]'\n"
+    )
+    done = score(ECHO, stdin=b"x", environ=environ)
+    assert (done.returncode, done.stdout) == (0, b'"x"')
 
 
 @pytest.mark.parametrize(

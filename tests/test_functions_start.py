@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,10 +24,10 @@ SLOW = """
 import time
 def init():
     global model
-    time.sleep({seconds})
+    time.sleep(20)
     model = "loaded"
 def run(data):
-    return model
+    return [model, data]
 """
 LATE_FAILURE = """
 import time
@@ -35,9 +37,11 @@ def init():
 def run(data):
     return data
 """
+PLAIN = "def init(): ...\ndef run(data): return data"
+METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
 
-def host(script: Path, **settings: str) -> FunctionsHost:
+def host(script: Path | str, **settings: str) -> FunctionsHost:
     environ = clean_environ(AZUREML_ENTRY_SCRIPT=str(script), **settings)
     return FunctionsHost(ROOT, environ)
 
@@ -45,94 +49,188 @@ def host(script: Path, **settings: str) -> FunctionsHost:
 def test_an_init_of_20_seconds_goes_on_behind_the_start_and_requests_wait_for_it(
     write_script: WriteScript,
 ):
-    """Indexed within the host's limit at the default grace and at a shorter one; then answered."""
-    script = write_script(SLOW.format(seconds=20))
+    """The app is indexed when the grace is over, within the host's limit also at the default."""
+    script = write_script(SLOW)
     began = time.monotonic()
-    with ExitStack() as stack:
-        short = stack.enter_context(host(script, SCORING_INIT_GRACE_SECONDS="2"))
-        assert time.monotonic() - began < HOST_LIMIT_SECONDS
-        second = time.monotonic()
-        default = stack.enter_context(host(script))
-        assert time.monotonic() - second < HOST_LIMIT_SECONDS
+    hosts = [host(script, SCORING_INIT_GRACE_SECONDS="2"), host(script)]
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        short, default = pool.map(stack.enter_context, hosts)
+        assert 2 <= short.seconds_to_index < 8
+        assert 8 <= default.seconds_to_index < HOST_LIMIT_SECONDS
+        waiting = []
         for each in (short, default):
+            assert [f["name"] for f in each.functions] == ["score", "swagger", "health", "web"]
             assert httpx.get(f"{each.url}/health/live").json() == {"state": "Transitioning"}
             assert httpx.get(f"{each.url}/health/ready").status_code == 503
             assert "it goes on in the background" in each.log
-        for each in (short, default):
-            answer = httpx.post(f"{each.url}/score", content=b"x", timeout=60)
-            assert (answer.status_code, answer.json()) == (200, "loaded")
-            assert httpx.get(f"{each.url}/health/ready").json() == {"state": "Healthy"}
+            for body in (b"a", b"b"):
+                url = f"{each.url}/score"
+                waiting.append(pool.submit(httpx.post, url, content=body, timeout=60))
+            waiting.append(pool.submit(httpx.get, each.url, timeout=60))
+        time.sleep(1)
+        assert not any(each.done() for each in waiting)
+        answers = [each.result() for each in waiting]
         assert time.monotonic() - began >= 20
+        assert [each.status_code for each in answers] == [200] * 6
+        scored = [b'["loaded","a"]', b'["loaded","b"]', b"Healthy"]
+        assert [each.content for each in answers] == scored * 2
+        for each in (short, default):
+            assert httpx.get(f"{each.url}/health/ready").json() == {"state": "Healthy"}
+
+
+def test_an_init_within_the_grace_is_waited_for(write_script: WriteScript):
+    script = write_script("import time\ndef init(): time.sleep(1)\ndef run(data): return data")
+    with host(script) as started:
+        assert httpx.get(f"{started.url}/health/ready").json() == {"state": "Healthy"}
+        assert 1 <= started.seconds_to_index < 8
+        assert "in the background" not in started.log
 
 
 def test_an_init_that_fails_late_ends_the_process(write_script: WriteScript):
-    """So that the host starts another; a request that waits is not scored, the diagnosis says."""
+    """So that the host starts another; a request that waits is not scored, the diagnosis says.
+
+    The diagnosis goes to standard error itself: log lines wait in a queue of the worker's, and
+    would end with the process.
+    """
     script = write_script(LATE_FAILURE)
     with host(script, SCORING_INIT_GRACE_SECONDS="0.5") as late:
         with pytest.raises(httpx.TransportError):
             httpx.post(f"{late.url}/score", content=b"x", timeout=30)
         assert late.process.wait(20) == 3
         log = late.log
-    assert "User's init function failed" in log
-    assert f"{script}:5 in init" in log
-    assert "Cause: FileNotFoundError: model.pkl is not there" in log
+    assert re.search("^={51}\nUser's init function failed$", log, re.MULTILINE)
+    assert f"Where: {script}:5 in init" in log
+    assert log.endswith("\nCause: FileNotFoundError: model.pkl is not there\n")
 
 
 @pytest.mark.parametrize(
-    ("source", "settings", "message"),
+    ("source", "message"),
     [
-        ("def init(): raise ValueError('no model')\ndef run(data): return data", {}, "no model"),
-        ("import not_installed\ndef init(): ...\ndef run(d): ...", {}, "not_installed"),
-        ("def init(): ...", {}, "does not have a run() function defined"),
-        ("def init(): ...\ndef run(*data): ...", {}, "run() cannot accept positional-only"),
-        ("def init(): ...\ndef run(d): ...", {"SCORING_NAN": "no"}, "SCORING_NAN"),
-        ("def init(): ...\ndef run(d): ...", {"SCORING_AUTH_LEVEL": "key"}, "SCORING_AUTH_LEVEL"),
+        ("def init(): raise ValueError('no model')\ndef run(data): ...", "ValueError: no model"),
+        ("import sys\ndef init(): sys.exit(0)\ndef run(data): ...", "The script ended the process"),
+        ("import not_installed\ndef init(): ...\ndef run(d): ...", "'not_installed' is not inst"),
+        ("def init(:", "SyntaxError"),
+        ("def init(): ...", "does not have a run() function defined"),
+        ("def init(): ...\ndef run(*data): ...", "run() cannot accept positional-only"),
     ],
-    ids=["init", "import", "no run", "signature", "setting", "auth level"],
+    ids=["init", "exit", "import", "syntax", "no run", "signature"],
 )
 def test_what_fails_at_once_registers_no_function_and_says_why(
-    source: str, settings: dict[str, str], message: str, write_script: WriteScript
+    source: str, message: str, write_script: WriteScript
 ):
-    with (
-        pytest.raises(RuntimeError, match="exit code 1") as failed,
-        host(write_script(source), **settings),
-    ):
+    """The worker's own error names it too; the diagnosis with file and line is in the log."""
+    script = write_script(source)
+    with pytest.raises(RuntimeError, match="exit code 1") as failed, host(script):
         pass
+    log = str(failed.value)
+    assert message in log
+    assert "CRITICAL:azmlinfsrv:" + "=" * 51 in log
+    assert re.search(r'^\{"error": ".*Traceback', log, re.MULTILINE)
+    assert '"functions":' not in log
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("SCORING_NAN", "no", "null, string, error or raw"),
+        ("SCORING_AUTH_LEVEL", "key", "anonymous, function or admin"),
+        ("SCORING_INIT_GRACE_SECONDS", "-1", "seconds"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(
+    name: str, value: str, allowed: str, write_script: WriteScript
+):
+    with pytest.raises(RuntimeError) as failed, host(write_script(PLAIN), **{name: value}):
+        pass
+    message = (
+        f"{name} has the value '{value}' (from the environment), which is not allowed. "
+        f"Allowed: {allowed}."
+    )
     assert message in str(failed.value)
+    assert '"functions":' not in str(failed.value)
 
 
 def test_a_missing_script_is_named(tmp_path: Path):
-    with pytest.raises(RuntimeError) as failed, host(tmp_path / "nowhere.py"):
+    script = tmp_path / "nowhere.py"
+    with pytest.raises(RuntimeError) as failed, host(script):
         pass
-    assert "No such file or directory: the entry script" in str(failed.value)
+    assert f"No such file or directory: the entry script {script}" in str(failed.value)
 
 
-def test_names_routes_and_keys(write_script: WriteScript):
-    """The catch-all sorts last: the host tries routes in the order of the functions' names."""
-    script = write_script("def init(): ...\ndef run(data): return data")
-    with host(script, SCORING_AUTH_LEVEL="admin", FUNCTIONS_HOST_CHECK_KEYS="1") as guarded:
-        found = {f["name"]: (f["route"], f["authLevel"]) for f in guarded.functions}
+def test_a_relative_script_is_found_next_to_function_app_py():
+    """As local.settings.example.json has them."""
+    with host("examples/raw-image/score.py", SCORING_AUTH_LEVEL="anonymous") as started:
+        answer = httpx.get(f"{started.url}/score")
+    assert answer.text == "POST the bytes of a PNG and I will describe it.\n"
+
+
+def test_names_routes_methods_and_keys(write_script: WriteScript):
+    """Health and the rest ask for no key: probes have none."""
+    settings = {"SCORING_AUTH_LEVEL": "admin", "FUNCTIONS_HOST_CHECK_KEYS": "1"}
+    with host(write_script(PLAIN), **settings) as guarded:
+        functions = guarded.functions
         key = {"x-functions-key": "test-key"}
         assert httpx.post(f"{guarded.url}/score", content=b"x").status_code == 401
         assert httpx.get(f"{guarded.url}/swagger.json").status_code == 401
         assert httpx.post(f"{guarded.url}/score", content=b"x", headers=key).json() == "x"
+        assert httpx.get(f"{guarded.url}/swagger.json?code=test-key").status_code == 200
         for path in ("/", "/health/live", "/health/ready"):
             assert httpx.get(guarded.url + path).status_code == 200
+        assert httpx.get(f"{guarded.url}/elsewhere").status_code == 404
+    found = {f["name"]: (f["route"], f["authLevel"]) for f in functions}
     assert found == {
         "score": ("score", "admin"),
         "swagger": ("swagger.json", "admin"),
         "health": ("health/{probe}", "anonymous"),
         "web": ("{*path}", "anonymous"),
     }
+    assert all(sorted(f["methods"]) == METHODS for f in functions)
+    for function in functions:
+        kinds = [(each["type"], each["direction"].lower()) for each in function["bindings"]]
+        assert sorted(kinds) == [("http", "out"), ("httpTrigger", "in")]
+    # The host tries routes in the order of the functions' names: the catch-all is the last.
     assert sorted(found)[-1] == "web"
 
 
-@pytest.mark.parametrize("level", ["anonymous", "function"])
-def test_the_auth_level_is_that_of_the_setting(level: str, write_script: WriteScript):
-    script = write_script("def init(): ...\ndef run(data): return data")
-    with host(script, SCORING_AUTH_LEVEL=level) as started:
+def test_no_other_spelling_of_a_path_goes_round_its_key(write_script: WriteScript):
+    """Escaped twice, a path matches the catch-all, which asks for no key, and comes unescaped."""
+    paths = ("/%2573core", "/score%253Fa", "/%2Fscore", "//score", "/score/", "/SCORE")
+    with host(write_script(PLAIN), FUNCTIONS_HOST_CHECK_KEYS="1") as guarded:
+        found = {
+            (method, path): httpx.request(method, guarded.url + path).status_code
+            for path in (*paths, "/swagger%252Ejson", "/%2573wagger.json", "/health%252F../score")
+            for method in ("GET", "POST", "OPTIONS")
+        }
+    assert {each: status for each, status in found.items() if status not in (401, 404)} == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "level"),
+    [({}, "function"), ({"SCORING_AUTH_LEVEL": "Anonymous"}, "anonymous")],
+    ids=["default", "anonymous"],
+)
+def test_the_auth_level_is_that_of_the_setting(
+    settings: dict[str, str], level: str, write_script: WriteScript
+):
+    with host(write_script(PLAIN), FUNCTIONS_HOST_CHECK_KEYS="1", **settings) as started:
         levels = {f["name"]: f["authLevel"] for f in started.functions}
-    assert (levels["score"], levels["swagger"]) == (level, level)
+        status = httpx.post(f"{started.url}/score", content=b"x").status_code
+    assert levels == {"score": level, "swagger": level, "health": "anonymous", "web": "anonymous"}
+    assert status == (200 if level == "anonymous" else 401)
+
+
+def test_a_raw_script_is_found_and_its_mark_counts(write_script: WriteScript):
+    script = write_script(
+        """
+        from azureml.contrib.services.aml_request import rawhttp
+        def init(): ...
+        @rawhttp
+        def run(request): return request.method
+        """
+    )
+    with host(script) as started:
+        assert httpx.options(f"{started.url}/score").json() == "OPTIONS"
+        assert httpx.post(f"{started.url}/score", content=b"\xff").json() == "POST"
 
 
 def test_host_json_keeps_the_urls():

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
-
-import pytest
 
 from tests.standalone_host import StandaloneHost
 
@@ -132,20 +131,30 @@ def test_200_clients_for_30_seconds_get_every_answer_and_each_its_own(write_scri
         assert "Traceback" not in host.log
 
 
-@pytest.mark.parametrize(
-    ("source", "options", "environ"),
-    [
-        (SYNC, ("--workers", "2"), {}),
-        (SYNC, (), {"SCORING_CONCURRENCY": "4"}),
-        (SYNC, (), {"SCORING_TIMEOUT_MS": "0", "WORKER_TIMEOUT": "0"}),
-        (ASYNC, (), {}),
-    ],
-    ids=["two workers", "four threads", "no deadline", "async run"],
-)
-def test_the_same_for_a_moment_in_every_way_to_run(write_script, source, options, environ):
-    with StandaloneHost(write_script(source), *options, environ=environ) as host:
-        had = load(host, min(SECONDS, 2))
-        assert min(had.answers) > 0
-        assert host.stop() == 0
-        assert host.log.count("POST /score 200 ") == sum(had.answers)
-        assert "Traceback" not in host.log
+WAYS = [
+    ("two workers", SYNC, ("--workers", "2"), {}),
+    ("four threads", SYNC, (), {"SCORING_CONCURRENCY": "4"}),
+    ("no deadline", SYNC, (), {"SCORING_TIMEOUT_MS": "0", "WORKER_TIMEOUT": "0"}),
+    ("async run", ASYNC, (), {}),
+]
+
+
+def test_the_same_for_a_moment_in_every_way_to_run(write_script):
+    """All four hosts at the same time, each with 200 clients."""
+    ways = {name: (write_script(source, f"{name}/score.py"), options, environ)
+            for name, source, options, environ in WAYS}  # fmt: skip
+
+    def loaded(name: str) -> tuple[list[int], int, str]:
+        script, options, environ = ways[name]
+        with StandaloneHost(script, *options, environ=environ) as host:
+            had = load(host, min(SECONDS, 1.5))
+            return had.answers, host.stop(), host.log
+
+    with ThreadPoolExecutor(len(ways)) as executor:
+        results = dict(zip(ways, executor.map(loaded, ways), strict=True))
+    for name, (answers, code, log) in results.items():
+        assert len(answers) == CLIENTS, name
+        assert min(answers) > 0, name
+        assert code == 0, name
+        assert log.count("POST /score 200 ") == sum(answers), name
+        assert "Traceback" not in log, name

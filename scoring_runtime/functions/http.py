@@ -14,6 +14,7 @@ from ..http_messages import Handle, HttpRequest, Reply
 from ..runtime import Runtime
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
+_KEYED = ("/score", "/swagger.json")
 # The host fails an answer of these that has a body.
 _NO_BODY = (204, 304)
 _OF_CORS = (b"access-control-allow-origin", b"vary")
@@ -34,7 +35,7 @@ def register(app: func.FunctionApp, runtime: Runtime) -> None:
         ("health", "health/{probe}", "ANONYMOUS"),
         ("web", "{*path}", "ANONYMOUS"),
     ):
-        handler = _handler(endpoint, handle, runtime)
+        handler = _handler(endpoint, handle if auth == level else _without_key(handle), runtime)
         app.function_name(name)(app.route(route=route, methods=_METHODS, auth_level=auth)(handler))
 
 
@@ -55,6 +56,16 @@ def _handler(endpoint: Endpoint, handle: Handle, runtime: Runtime) -> Callable[.
             return encoded(failed, await runtime.whole(failed.body))
 
     return invoke
+
+
+def _without_key(handle: Handle) -> Handle:
+    """Answers all but what asks for a key: the catch-all is given /%2573core as /%73core."""
+
+    async def refuse_or_handle(request: HttpRequest) -> Reply:
+        known = request.path not in _KEYED
+        return await handle(request if known else request._replace(path=""))
+
+    return refuse_or_handle
 
 
 def _was_sent_in_chunks(request: HttpRequest) -> bool:
