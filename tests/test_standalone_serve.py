@@ -471,6 +471,34 @@ def test_a_port_in_use_is_exit_1_with_a_clear_message(write_script, workers, hea
     assert "Traceback" not in log
 
 
+def test_of_hosts_that_start_together_on_one_port_one_serves(write_script):
+    """The others end with the same message, whether bind() or listen() refuses them."""
+    script, port = write_script(ECHO), str(free_port())
+    hosts = [StandaloneHost(script, "--port", port) for _ in range(4)]
+    for host in hosts:
+        host.start()
+    try:
+        soon(lambda: sum(host.process.poll() is None for host in hosts) == 1)
+        (winner,) = (host for host in hosts if host.process.poll() is None)
+        soon(lambda: "ready for serving traffic" in winner.log)
+        reply = httpx.post(f"http://127.0.0.1:{port}/score", content=b"x", verify=False)
+        assert reply.json() == "x"
+        for host in hosts:
+            code = host.stop()
+            if host is winner:
+                assert code == 0
+            else:
+                assert code == 1
+                message = (
+                    f"scoring-runtime: Cannot listen on 127.0.0.1:{port}: Address already in use."
+                )
+                assert host.log.rstrip().splitlines()[-1].startswith(message)
+                assert "Traceback" not in host.log
+    finally:
+        for host in hosts:
+            host.stop(signal.SIGKILL)
+
+
 def test_an_address_of_another_machine_is_exit_1(write_script):
     host = StandaloneHost(write_script(ECHO), "--host", "192.0.2.1")
     host.start()

@@ -69,13 +69,13 @@ def _bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(_BACKLOG)  # here the later one fails, of two that start together
     except OSError as error:
         listener.close()
         raise PortInUse(
             f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port with --port "
             "(or HEALTH_PORT), or stop what uses it."
         ) from error
-    listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
 
