@@ -32,6 +32,7 @@ lint: $(VENV)/.dev
 
 test: $(VENV)/.dev
 	$(BIN)/python -m tests.peer
+	$(BIN)/python -m tests.azurite
 	$(BIN)/python -m pytest
 
 bench: $(VENV)/.dev

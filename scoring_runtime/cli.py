@@ -46,12 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="scoring-runtime", description="Host a trained model behind events.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    serve = commands.add_parser("serve", help="score HTTP requests until stopped")
+    serve = commands.add_parser("serve", help="score requests, files and messages until stopped")
     _model_options(serve)
     _option(serve, "--port", "SERVER_PORT", "port to listen on (5001)", int)
     _option(serve, "--host", "SCORING_HOST", "address to listen on (0.0.0.0)")
     _option(serve, "--workers", "WORKER_COUNT", "worker processes (1)", int, "--worker_count")
     _option(serve, "--health-port", "HEALTH_PORT", "second port for health (5000)", int)
+    watch = "score the files dropped into this folder"
+    _option(serve, "--watch", "BLOB_INPUT_FOLDER", watch)
+    _option(serve, "--output", "BLOB_OUTPUT_FOLDER", "folder for their results (output beside it)")
     origins = "origins that may call from a page"
     _option(serve, "--access-control-allow-origins", "AML_CORS_ORIGINS", origins)
     key = "accepted as the old server does; nothing is sent yet"

@@ -7,59 +7,39 @@ the :class:`Reply`. Both therefore answer alike.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import orjson
 
+from .connections import triggers
 from .conversion import query_pairs
 from .cors import with_cors
-from .errors import (
-    InputError,
-    InputTooLarge,
-    NotServing,
-    NotStarted,
-    RequestIdTooLong,
-    RunError,
-    ScoringRuntimeError,
-    UnsupportedContentType,
-    UnsupportedMethod,
-)
+from .error_responses import INTERNAL, error_response, message_response
+from .errors import InputTooLarge, NotStarted, ScoringRuntimeError
 from .http_messages import Handle, HttpRequest, Reply
 from .invocation import JSON_HEADERS
 from .messages import Headers, Score, ScoringRequest, ScoringResponse
 from .request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from .runtime import Runtime, State
-from .schema import NoSuchDocument
 from .settings import Settings
 from .telemetry import AccessLog, log
 
-_STATUS: tuple[tuple[type[ScoringRuntimeError], int], ...] = (
-    (InputTooLarge, 413),
-    (UnsupportedContentType, 415),
-    (UnsupportedMethod, 405),
-    (RequestIdTooLong, 431),
-    (NoSuchDocument, 404),
-    (InputError, 400),
-    (NotServing, 503),
-    (RunError, 500),
-)
 # The texts that clients know: werkzeug's descriptions of 404 and 405.
 _NOT_FOUND = (
     "The requested URL was not found on the server. If you entered the URL manually please check "
     "your spelling and try again."
 )
 _NOT_ALLOWED = "The method is not allowed for the requested URL."
-_INTERNAL = "An unexpected internal error occurred. Check the logs for more info."
 _ID_NAMES = (b"x-request-id", b"x-ms-request-id", b"x-ms-client-request-id")
 # The ids are ours; framing and connection belong to the host.
 _RESERVED = frozenset(
     {b"x-request-id", b"x-ms-request-id", b"content-length", b"transfer-encoding", b"connection"}
 )
 _TEXT_HEADERS: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
+_ALIVE = (State.TRANSITIONING, State.HEALTHY)
 _READ = ("GET", "HEAD", "OPTIONS")
 _SCORES = ("GET", "POST", "OPTIONS", "HEAD")
 
@@ -86,6 +66,8 @@ class Endpoint:
             "/health/live": (self._live, _READ, False),
             "/health/ready": (self._ready, _READ, False),
         }
+        if "http" not in triggers(runtime.settings):
+            del self._routes["/score"]
 
     async def __call__(self, request: HttpRequest) -> Reply:
         started = perf_counter()
@@ -102,10 +84,10 @@ class Endpoint:
                 response = _method_refused(request, known=methods is not _UNKNOWN[1])
         except ScoringRuntimeError as error:
             ids = error.ids if isinstance(error, BadIds) else ids
-            response = _error_response(error)
+            response = error_response(error)
         except Exception:
             log.exception("Encountered Exception while answering %s", request.path)
-            response = _message(500, _INTERNAL)
+            response = message_response(500, INTERNAL)
         reply = self._reply(response, ids, headers)
         if logged:
             self._log(request, reply, started)
@@ -114,7 +96,7 @@ class Endpoint:
     def failed(self, error: ScoringRuntimeError, request: HttpRequest) -> Reply:
         """The answer when a reply's stream has ended in an error before anything was sent."""
         headers = dict(request.headers)
-        return self._reply(_error_response(error), self._ids(headers), headers)
+        return self._reply(error_response(error), self._ids(headers), headers)
 
     def flush_log(self) -> None:
         """Write the access lines that wait."""
@@ -148,20 +130,18 @@ class Endpoint:
         await self._runtime.settled()
         if self._runtime.state is State.HEALTHY:
             return ScoringResponse(200, b"Healthy", _TEXT_HEADERS, -1)
-        return _message(503, f"The service is {self._runtime.state.value}.")
+        return message_response(503, f"The service is {self._runtime.state.value}.")
 
     async def _live(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        return self._state(request, State.TRANSITIONING, State.HEALTHY)
+        state = self._runtime.state
+        return _probed(request, {"state": state.value}, state in _ALIVE)
 
     async def _ready(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        return self._state(request, State.HEALTHY)
-
-    def _state(self, request: HttpRequest, *good: State) -> ScoringResponse:
-        if request.method == "OPTIONS":
-            return _allowed()
-        state = self._runtime.state
-        body = orjson.dumps({"state": state.value})
-        return ScoringResponse(200 if state in good else 503, body, JSON_HEADERS[:1], -1)
+        state = self._runtime.readiness
+        shown: dict[str, Any] = {"state": state.value}
+        if self._runtime.troubles:
+            shown["troubles"] = self._runtime.troubles
+        return _probed(request, shown, state is State.HEALTHY)
 
     async def _document(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
         if request.method == "OPTIONS":
@@ -207,7 +187,7 @@ _OPTIONS_HEADERS: Headers = (*_TEXT_HEADERS, (b"x-ms-run-function-failed", b"Fal
 
 
 async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
-    return _message(404, _NOT_FOUND)
+    return message_response(404, _NOT_FOUND)
 
 
 _EVERY = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
@@ -222,24 +202,14 @@ def _joined(lines: Headers) -> dict[bytes, bytes]:
     return joined
 
 
-def _error_response(error: ScoringRuntimeError) -> ScoringResponse:
-    for kind, status in _STATUS:
-        if isinstance(error, kind):
-            return _message(status, str(error), failed=kind is RunError)
-    # The others are for operators: their texts name folders of this machine.
-    log.error("%s", error)
-    return _message(500, _INTERNAL)
-
-
-def _message(status: int, message: str, *, failed: bool = False) -> ScoringResponse:
-    flag = (b"x-ms-run-function-failed", b"True" if failed else b"False")
-    # Not orjson: clients that compare the text know it with the standard library's spacing.
-    body = json.dumps({"message": message}).encode()
-    return ScoringResponse(status, body, (JSON_HEADERS[0], flag), -1)
-
-
 def _method_refused(request: HttpRequest, *, known: bool) -> ScoringResponse:
-    return _message(405, _NOT_ALLOWED) if known else _message(404, _NOT_FOUND)
+    return message_response(405, _NOT_ALLOWED) if known else message_response(404, _NOT_FOUND)
+
+
+def _probed(request: HttpRequest, shown: dict[str, Any], good: bool) -> ScoringResponse:
+    if request.method == "OPTIONS":
+        return _allowed()
+    return ScoringResponse(200 if good else 503, orjson.dumps(shown), JSON_HEADERS[:1], -1)
 
 
 def _allowed() -> ScoringResponse:

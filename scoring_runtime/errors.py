@@ -24,6 +24,7 @@
     │   ├── QueueFull
     │   ├── Stopping
     │   └── NotStarted
+    ├── TriggerTrouble              what a trigger depends on is away, or refuses
     └── ModelNotFound
 
 No error here knows an HTTP status: each trigger turns them into its own outcome at one edge.
@@ -118,6 +119,10 @@ class Stopping(NotServing):
 
 class NotStarted(NotServing):
     """The entry script's ``init()`` has failed, so nothing can be scored here."""
+
+
+class TriggerTrouble(ScoringRuntimeError):
+    """What a trigger depends on is away, or refuses; the message names the setting to look at."""
 
 
 class ModelNotFound(ScoringRuntimeError):

@@ -53,6 +53,8 @@ class Runtime:
     def __init__(self, settings: Settings, preloaded: Invocation | None = None) -> None:
         self.settings = settings
         self.documents = schema.Documents()
+        self.troubles: dict[str, str] = {}
+        """What keeps a trigger from working, by its name: it is not ready, but alive."""
         self._preloaded = preloaded
         self._scorer: Scorer[Invocation] = Scorer(
             self._prepare,
@@ -74,6 +76,11 @@ class Runtime:
         if self._scorer.prepared.exception() is not None:
             return State.FAILED
         return State.UNHEALTHY if self._scorer.stuck else State.HEALTHY
+
+    @property
+    def readiness(self) -> State:
+        """The state, or Unhealthy while a trigger has trouble."""
+        return State.UNHEALTHY if self.troubles and self.state is State.HEALTHY else self.state
 
     def start(self) -> None:
         """Begin loading the script, in the scoring thread."""

@@ -5,64 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from . import setting_kinds as kinds
 from .errors import ConfigurationError
 
 DEFAULT_APP_ROOT = "/var/azureml-app"
+DEFAULT_CONNECTIONS = ("TriggerConnectionString", "ServiceBusConnectionString")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _NOTHING: Mapping[str, str] = MappingProxyType({})
-
-
-def _text(value: str) -> str:
-    return value
-
-
-def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        number = int(value)
-        if number < low or (high is not None and number > high):
-            raise ValueError
-        return number
-
-    return parse
-
-
-def _seconds(value: str) -> float:
-    number = float(value)
-    if not 0 <= number < float("inf"):
-        raise ValueError
-    return number
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    spelled = {choice.lower(): choice for choice in choices}
-
-    def parse(value: str) -> str:
-        if value.lower() not in spelled:
-            raise ValueError
-        return spelled[value.lower()]
-
-    return parse
-
-
-def _boolean(value: str) -> bool:
-    return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
-
-
-def _true_in_any_case(value: str) -> bool:
-    return value.lower() == "true"
-
-
-def _exactly_true(value: str) -> bool:
-    return value == "true"
-
-
-def _origins(value: str) -> tuple[str, ...]:
-    return tuple(origin.strip() for origin in value.split(",") if origin.strip())
 
 
 def _setting(
@@ -80,7 +34,7 @@ def _setting(
     return field(default=default, repr=not secret, metadata=about)
 
 
-_PORT = _integer(1, 65535)
+_PORT = kinds.integer(1, 65535)
 _PORTS = "1 to 65535"
 _SWITCH = "true or false"
 
@@ -90,46 +44,70 @@ class Settings:
     """The configuration of one process; made once, by :meth:`from_environ`, and handed down."""
 
     # fmt: off
-    entry_script: str = _setting("AZUREML_ENTRY_SCRIPT", "", _text, "a path", "The entry script, relative to `AML_APP_ROOT` or absolute. Without it `main.py` is imported.")
-    model_dir: str = _setting("AZUREML_MODEL_DIR", "", _text, "a folder", "The folder of the model; the script reads the same variable.")
-    app_root: str = _setting("AML_APP_ROOT", DEFAULT_APP_ROOT, _text, "a folder", "Where the entry script, `config.json`, `logging.json` and own swagger files are looked for. The command line and the Functions host take their working folder instead of the default.")
-    source_dir: str = _setting("AZUREML_SOURCE_DIRECTORY", "", _text, "a folder", "Put on `sys.path`, relative to `AML_APP_ROOT`.")
-    config_file: str = _setting("AZUREML_CONFIG_FILE", "", _text, "a JSON file", "Settings by these names; the environment wins over it. Default: `config.json` in `AML_APP_ROOT`, else next to the entry script.")
+    entry_script: str = _setting("AZUREML_ENTRY_SCRIPT", "", kinds.text, "a path", "The entry script, relative to `AML_APP_ROOT` or absolute. Without it `main.py` is imported.")
+    model_dir: str = _setting("AZUREML_MODEL_DIR", "", kinds.text, "a folder", "The folder of the model; the script reads the same variable.")
+    app_root: str = _setting("AML_APP_ROOT", DEFAULT_APP_ROOT, kinds.text, "a folder", "Where the entry script, `config.json`, `logging.json` and own swagger files are looked for. The command line and the Functions host take their working folder instead of the default.")
+    source_dir: str = _setting("AZUREML_SOURCE_DIRECTORY", "", kinds.text, "a folder", "Put on `sys.path`, relative to `AML_APP_ROOT`.")
+    config_file: str = _setting("AZUREML_CONFIG_FILE", "", kinds.text, "a JSON file", "Settings by these names; the environment wins over it. Default: `config.json` in `AML_APP_ROOT`, else next to the entry script.")
 
-    host: str = _setting("SCORING_HOST", "0.0.0.0", _text, "an address", "Address the standalone host listens on.")
+    host: str = _setting("SCORING_HOST", "0.0.0.0", kinds.text, "an address", "Address the standalone host listens on.")
     port: int = _setting("SERVER_PORT", 5001, _PORT, _PORTS, "Port of the standalone host.")
     health_port: int = _setting("HEALTH_PORT", 5000, _PORT, _PORTS, "Second port, with the same routes, when `SEPERATE_HEALTH_ENDPOINT` is on.")
-    separate_health_endpoint: bool = _setting("SEPERATE_HEALTH_ENDPOINT", False, _exactly_true, "true (this spelling) or anything else", "Listen on `HEALTH_PORT` too.")
-    worker_count: int = _setting("WORKER_COUNT", 1, _integer(1), "a whole number from 1", "Processes of the standalone host; each loads the model.")
-    worker_timeout: float = _setting("WORKER_TIMEOUT", 300.0, _seconds, "seconds, 0 for none", "Upper bound of one `run()` in the standalone host; `SCORING_TIMEOUT_MS` may be lower.")
-    worker_preload: bool = _setting("WORKER_PRELOAD", False, _true_in_any_case, "true or anything else", "Run `init()` once, before the worker processes are forked.")
-    shutdown_seconds: float = _setting("SCORING_SHUTDOWN_SECONDS", 30.0, _seconds, "seconds", "How long SIGTERM waits for what is in flight.")
+    separate_health_endpoint: bool = _setting("SEPERATE_HEALTH_ENDPOINT", False, kinds.exactly_true, "true (this spelling) or anything else", "Listen on `HEALTH_PORT` too.")
+    worker_count: int = _setting("WORKER_COUNT", 1, kinds.integer(1), "a whole number from 1", "Processes of the standalone host; each loads the model.")
+    worker_timeout: float = _setting("WORKER_TIMEOUT", 300.0, kinds.seconds, "seconds, 0 for none", "Upper bound of one `run()` in the standalone host; `SCORING_TIMEOUT_MS` may be lower.")
+    worker_preload: bool = _setting("WORKER_PRELOAD", False, kinds.true_in_any_case, "true or anything else", "Run `init()` once, before the worker processes are forked.")
+    shutdown_seconds: float = _setting("SCORING_SHUTDOWN_SECONDS", 30.0, kinds.seconds, "seconds", "How long SIGTERM waits for what is in flight.")
 
-    scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, _integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included.")
-    concurrency: int = _setting("SCORING_CONCURRENCY", 1, _integer(1, 512), "1 to 512", "Scoring threads per process. More than one only for a thread-safe `run()`.")
-    queue_size: int = _setting("SCORING_QUEUE_SIZE", 1000, _integer(1), "a whole number from 1", "Requests that may wait; one more is answered 503 with Retry-After.")
-    max_body_bytes: int = _setting("SCORING_MAX_BODY_BYTES", 100 * 1024 * 1024, _integer(1), "a whole number of bytes from 1", "Largest request body, as sent and after decompression; a larger one is answered 413.")
-    nan: str = _setting("SCORING_NAN", "", _one_of("null", "string", "error", "raw", ""), "null, string, error or raw", "What NaN and Infinity in a result become: `null` (default), the strings `NaN`, `Infinity`, `-Infinity`, an error, or the bare words that are not JSON (default with `SCORING_STRICT_COMPAT`).")
-    strict_compat: bool = _setting("SCORING_STRICT_COMPAT", False, _boolean, _SWITCH, "Answer byte for byte as azureml-inference-server-http: spaced ASCII JSON, NaN written raw, 500 for an input that does not fit the schema.")
-    init_grace_seconds: float = _setting("SCORING_INIT_GRACE_SECONDS", 8.0, _seconds, "seconds", "Functions host: how long loading `function_app.py` waits for `init()` before it goes on in the background.")
-    auth_level: str = _setting("SCORING_AUTH_LEVEL", "function", _one_of("anonymous", "function", "admin"), "anonymous, function or admin", "Functions host: the key that /score and /swagger.json ask for. Health is always anonymous.")
+    scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, kinds.integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included.")
+    concurrency: int = _setting("SCORING_CONCURRENCY", 1, kinds.integer(1, 512), "1 to 512", "Scoring threads per process. More than one only for a thread-safe `run()`.")
+    queue_size: int = _setting("SCORING_QUEUE_SIZE", 1000, kinds.integer(1), "a whole number from 1", "Requests that may wait; one more is answered 503 with Retry-After.")
+    max_body_bytes: int = _setting("SCORING_MAX_BODY_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Largest request body, as sent and after decompression; a larger one is answered 413.")
+    nan: str = _setting("SCORING_NAN", "", kinds.one_of("null", "string", "error", "raw", ""), "null, string, error or raw", "What NaN and Infinity in a result become: `null` (default), the strings `NaN`, `Infinity`, `-Infinity`, an error, or the bare words that are not JSON (default with `SCORING_STRICT_COMPAT`).")
+    strict_compat: bool = _setting("SCORING_STRICT_COMPAT", False, kinds.boolean, _SWITCH, "Answer byte for byte as azureml-inference-server-http: spaced ASCII JSON, NaN written raw, 500 for an input that does not fit the schema.")
+    init_grace_seconds: float = _setting("SCORING_INIT_GRACE_SECONDS", 8.0, kinds.seconds, "seconds", "Functions host: how long loading `function_app.py` waits for `init()` before it goes on in the background.")
+    auth_level: str = _setting("SCORING_AUTH_LEVEL", "function", kinds.one_of("anonymous", "function", "admin"), "anonymous, function or admin", "Functions host: the key that /score and /swagger.json ask for. Health is always anonymous.")
 
-    service_name: str = _setting("SERVICE_NAME", "ML service", _text, "text", "Title in the swagger documents.")
-    service_version: str = _setting("SERVICE_VERSION", "1.0", _text, "text", "Version in the swagger documents.")
-    service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", _text, "a path", "Prefix of the paths in the swagger documents; the routes stay.")
-    workspace_name: str = _setting("WORKSPACE_NAME", "", _text, "text", "Name of the workspace; accepted, not used.")
-    hostname: str = _setting("HOSTNAME", "Unknown", _text, "text", "Name of this host; accepted, not used.")
-    cors_origins: tuple[str, ...] = _setting("AML_CORS_ORIGINS", (), _origins, "origins separated by commas, or *", "Origins whose pages may call this service.")
-    server_version_header: bool = _setting("SERVER_VERSION_LOG_RESPONSE_ENABLED", True, _true_in_any_case, "true or anything else", "Send `x-ms-server-version`.")
+    triggers: tuple[str, ...] = _setting("SCORING_TRIGGERS", (), kinds.triggers, "http, blob and service_bus, separated by commas", "The triggers to serve. Default: `http`, and each of `blob` and `service_bus` whose connection is set.")
+    blob_connection: str = _setting("BLOB_CONNECTION", "", kinds.text, "the name of a setting", "Name of the setting that holds the storage account's connection string; or, with a managed identity, set `<name>__blobServiceUri`. Default: `TriggerConnectionString`.")
+    blob_input_path: str = _setting("BLOB_INPUT_PATH", "input/{blobname}.json", kinds.text, "container/name with placeholders", "Which blobs are scored.")
+    blob_output_path: str = _setting("BLOB_OUTPUT_PATH", "output/{blobname}_out.json", kinds.text, "container/name with the same placeholders", "Where the result goes.")
+    blob_error_path: str = _setting("BLOB_ERROR_PATH", "", kinds.text, "container/name with the same placeholders", "Where the error document of an input that cannot be scored goes. Default: the output path with `_error` for `_out`, `output/{blobname}_error.json`.")
+    blob_source: str = _setting("BLOB_SOURCE", "LogsAndContainerScan", kinds.one_of("LogsAndContainerScan", "EventGrid"), "LogsAndContainerScan or EventGrid", "Functions host: how it learns of new blobs. Event Grid is quicker and needs a subscription.")
+    blob_input_folder: str = _setting("BLOB_INPUT_FOLDER", "", kinds.text, "a folder", "Standalone host: watch this local folder in place of a container (`--watch`).")
+    blob_output_folder: str = _setting("BLOB_OUTPUT_FOLDER", "", kinds.text, "a folder", "Standalone host: local folder for output and error documents (`--output`). Default: `output` next to the watched folder.")
+    blob_poll_seconds: tuple[float, float] = _setting("BLOB_POLL_SECONDS", (1.0, 10.0), kinds.interval, "seconds, or shortest-longest as in 1-10", "Standalone host: how often it looks for new blobs; the interval grows while there are none.")
+    blob_max_concurrent: int = _setting("BLOB_MAX_CONCURRENT", 16, kinds.integer(1, 1000), "1 to 1000", "Standalone host: blobs in flight; each is held in memory.")
+    blob_max_attempts: int = _setting("BLOB_MAX_ATTEMPTS", 5, kinds.integer(1), "a whole number from 1", "Standalone host: how often a blob is tried before it gets an error document. In Functions: `poisonBlobThreshold` in host.json.")
+    blob_max_bytes: int = _setting("BLOB_MAX_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "A larger blob gets an error document without being downloaded.")
+    blob_lease_seconds: int = _setting("BLOB_LEASE_SECONDS", 30, kinds.integer(15, 60), "15 to 60", "Standalone host: lease on a blob while it is scored, renewed as long as that takes. A blob of a killed process is taken up again after it.")
+    servicebus_connection: str = _setting("SERVICEBUS_CONNECTION", "", kinds.text, "the name of a setting", "Name of the setting that holds the Service Bus connection string; or, with a managed identity, set `<name>__fullyQualifiedNamespace`. Default: `ServiceBusConnectionString`; when blob is off, `TriggerConnectionString`.")
+    servicebus_input_queue: str = _setting("SERVICEBUS_INPUT_QUEUE", "input", kinds.text, "a queue", "The queue whose messages are scored; with `SERVICEBUS_INPUT_SUBSCRIPTION` the topic.")
+    servicebus_input_subscription: str = _setting("SERVICEBUS_INPUT_SUBSCRIPTION", "", kinds.text, "a subscription", "Score the messages of this subscription; `SERVICEBUS_INPUT_QUEUE` names its topic.")
+    servicebus_output_queue: str = _setting("SERVICEBUS_OUTPUT_QUEUE", "output", kinds.text, "a queue or topic, or nothing", "Where replies go to messages without `reply_to`. Empty: those get none.")
+    servicebus_max_concurrent: int = _setting("SERVICEBUS_MAX_CONCURRENT", 32, kinds.integer(1, 1000), "1 to 1000", "Standalone host: messages in flight. In Functions: `maxConcurrentCalls` in host.json.")
+    servicebus_prefetch: int = _setting("SERVICEBUS_PREFETCH", 100, kinds.integer(0, 5000), "0 to 5000", "Standalone host: messages held ready beside those in flight; their locks are renewed too.")
+    servicebus_max_attempts: int = _setting("SERVICEBUS_MAX_ATTEMPTS", 5, kinds.integer(1), "a whole number from 1", "After so many deliveries on which `run()` failed, a message gets an error reply and goes to the dead-letter queue. Keep it below the queue's own maximum (10).")
+    servicebus_transport: str = _setting("SERVICEBUS_TRANSPORT", "amqp", kinds.one_of("amqp", "websockets"), "amqp or websockets", "websockets goes over port 443 where 5671 is closed.")
 
-    log_level: str = _setting("AZUREML_LOG_LEVEL", "INFO", _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "DEBUG, INFO, WARNING, ERROR or CRITICAL", "Least level that is logged.")
-    debug_port: int = _setting("AZUREML_DEBUG_PORT", 0, _integer(0, 65535), _PORTS, "Connect to the debugger that listens there (debugpy) and wait for it.")
-    app_insights_enabled: bool = _setting("AML_APP_INSIGHTS_ENABLED", False, _exactly_true, "true (this spelling) or anything else", "Seen by the script; counts only with a key that is a UUID. Nothing is sent there yet.")
-    app_insights_key: str = _setting("AML_APP_INSIGHTS_KEY", "", _text, "a UUID", "See `AML_APP_INSIGHTS_ENABLED`.", secret=True)
-    app_insights_log_response: bool = _setting("APP_INSIGHTS_LOG_RESPONSE_ENABLED", True, _true_in_any_case, "true or anything else", "Accepted, not used.")
-    model_data_collection: bool = _setting("AML_MODEL_DC_STORAGE_ENABLED", False, _true_in_any_case, "true or anything else", "Accepted, not used.", also=("AML_MDC_STORAGE_ENABLED",))
+    service_name: str = _setting("SERVICE_NAME", "ML service", kinds.text, "text", "Title in the swagger documents.")
+    service_version: str = _setting("SERVICE_VERSION", "1.0", kinds.text, "text", "Version in the swagger documents.")
+    service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", kinds.text, "a path", "Prefix of the paths in the swagger documents; the routes stay.")
+    workspace_name: str = _setting("WORKSPACE_NAME", "", kinds.text, "text", "Name of the workspace; accepted, not used.")
+    hostname: str = _setting("HOSTNAME", "Unknown", kinds.text, "text", "Name of this host; accepted, not used.")
+    cors_origins: tuple[str, ...] = _setting("AML_CORS_ORIGINS", (), kinds.list_of, "origins separated by commas, or *", "Origins whose pages may call this service.")
+    server_version_header: bool = _setting("SERVER_VERSION_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Send `x-ms-server-version`.")
+
+    log_level: str = _setting("AZUREML_LOG_LEVEL", "INFO", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "DEBUG, INFO, WARNING, ERROR or CRITICAL", "Least level that is logged.")
+    debug_port: int = _setting("AZUREML_DEBUG_PORT", 0, kinds.integer(0, 65535), _PORTS, "Connect to the debugger that listens there (debugpy) and wait for it.")
+    app_insights_enabled: bool = _setting("AML_APP_INSIGHTS_ENABLED", False, kinds.exactly_true, "true (this spelling) or anything else", "Seen by the script; counts only with a key that is a UUID. Nothing is sent there yet.")
+    app_insights_key: str = _setting("AML_APP_INSIGHTS_KEY", "", kinds.text, "a UUID", "See `AML_APP_INSIGHTS_ENABLED`.", secret=True)
+    app_insights_log_response: bool = _setting("APP_INSIGHTS_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Accepted, not used.")
+    model_data_collection: bool = _setting("AML_MODEL_DC_STORAGE_ENABLED", False, kinds.true_in_any_case, "true or anything else", "Accepted, not used.", also=("AML_MDC_STORAGE_ENABLED",))
     # fmt: on
 
+    environ: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """What was set, by names in upper case: connections are named by setting."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
@@ -162,8 +140,13 @@ class Settings:
                     values[each.name] = _parsed(each, name, mapping[name], source)
                     found[each.name] = source
                     break
-        warnings = _unknown_keys(sources["config file"], path)
-        return cls(**values, sources=MappingProxyType(found), warnings=warnings)
+        said = {**sources["config file"], **environ, **command_line}
+        settings = cls(
+            **values,
+            environ=MappingProxyType({name.upper(): value for name, value in said.items()}),
+            sources=MappingProxyType(found),
+        )
+        return replace(settings, warnings=_unknown_keys(sources["config file"], path, settings))
 
     @property
     def nan_policy(self) -> str:
@@ -174,6 +157,12 @@ class Settings:
     def app_insights_active(self) -> bool:
         """Enabled, and with a key that has the shape of a UUID."""
         return self.app_insights_enabled and bool(_UUID.fullmatch(self.app_insights_key))
+
+    @property
+    def connection_names(self) -> tuple[str, ...]:
+        """The names that settings with connections may have."""
+        named = (self.blob_connection, self.servicebus_connection)
+        return (*filter(None, named), *DEFAULT_CONNECTIONS)
 
     @property
     def timeout_seconds(self) -> float:
@@ -259,9 +248,16 @@ def _as_text(path: Path, key: str, value: object) -> str:
     )
 
 
-def _unknown_keys(config: Mapping[str, str], path: Path | None) -> tuple[str, ...]:
+def _unknown_keys(
+    config: Mapping[str, str], path: Path | None, settings: Settings
+) -> tuple[str, ...]:
     known = {name for each in setting_fields() for name in _names(each)}
-    unknown = sorted(key for key in config if key not in known)
+    connections = [each.upper() for each in settings.connection_names]
+    unknown = sorted(
+        key
+        for key in config
+        if key not in known and key.upper().partition("__")[0] not in connections
+    )
     return (f"{path} has keys that are not settings: {', '.join(unknown)}.",) if unknown else ()
 
 

@@ -34,7 +34,10 @@ def rows(settings: Settings) -> list[dict[str, str]]:
 def _shown(value: object, secret: bool) -> str:
     if secret:
         return "***" if value else ""
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        numbers = [each for each in value if isinstance(each, float)]
+        return "-".join(f"{each:g}" for each in numbers) if numbers else ",".join(value)
+    return str(value)
 
 
 def _shown_default(value: object) -> str:

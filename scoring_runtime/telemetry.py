@@ -65,6 +65,12 @@ def configure_logging(level: str, places: list[Path], stream: str = "stdout") ->
     logging.config.dictConfig(_default_config(level, stream))
 
 
+def quiet_sdks() -> None:
+    """Keep the lines that Azure's SDKs write for each request out of the log."""
+    for name in ("azure.core", "azure.identity", "azure.servicebus", "azure.storage", "msal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def redirect_print() -> None:
     """Send ``print()`` to standard output through the logger ``azmlinfsrv.print``."""
     real_print = builtins.print

@@ -16,6 +16,12 @@ from typing import Self
 import httpx
 
 
+_SETTINGS = (
+    "AZUREML_", "AML_", "SCORING_", "SERVER_", "WORKER_", "SERVICE_", "HEALTH_PORT", "BLOB_",
+    "SERVICEBUS_", "TriggerConnectionString", "ServiceBusConnectionString", "AzureWebJobs",
+)  # fmt: skip
+
+
 def free_port() -> int:
     """A TCP port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:
@@ -24,10 +30,20 @@ def free_port() -> int:
         return port
 
 
+def reserved_port() -> socket.socket:
+    """A socket that keeps a free TCP port of the loopback interface from being given to others.
+
+    It does not listen, so that a server that sets SO_REUSEADDR can listen there meanwhile.
+    """
+    keeper = socket.socket()
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(("127.0.0.1", 0))
+    return keeper
+
+
 def clean_environ(**more: str) -> dict[str, str]:
     """The environment without settings of the runtime, plus ``more``."""
-    prefixes = ("AZUREML_", "AML_", "SCORING_", "SERVER_", "WORKER_", "SERVICE_", "HEALTH_PORT")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
     return {**kept, **more}
 
 
@@ -43,7 +59,8 @@ class StandaloneHost:
         ready_path: str = "/",
         startup_timeout: float = 30,
     ) -> None:
-        self.port = free_port()
+        self._reserved = reserved_port()
+        self.port = int(self._reserved.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self._command: Sequence[str] = [
             sys.executable, "-m", "scoring_runtime", "serve", "--entry-script", str(script),
@@ -108,4 +125,5 @@ class StandaloneHost:
         if not self._output.closed:
             self._final_log: str = self.log
             self._output.close()
+            self._reserved.close()
         return self.process.returncode

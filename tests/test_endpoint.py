@@ -311,6 +311,7 @@ OUTCOMES: dict[type[Exception], tuple[int, bool, bytes]] = {
     errors.Stopping: (503, True, b"False"),
     errors.NotStarted: (503, True, b"False"),
     errors.ModelNotFound: (500, False, b"False"),
+    errors.TriggerTrouble: (500, False, b"False"),
     NoSuchDocument: (404, True, b"False"),
     ValueError: (500, False, b"False"),
     TimeoutError: (500, False, b"False"),

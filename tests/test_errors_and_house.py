@@ -27,7 +27,11 @@ LAYERS = {
     "messages": 0,
     "http_messages": 1,
     "cors": 2,
+    "setting_kinds": 0,
     "settings": 1,
+    "blob_paths": 2,
+    "connections": 2,
+    "service_bus_client": 3,
     "aml_http": 1,
     "models": 1,
     "telemetry": 1,
@@ -43,22 +47,39 @@ LAYERS = {
     "diagnosis": 4,
     "invocation": 5,
     "scorer": 5,
+    "error_responses": 6,
     "runtime": 6,
     "endpoint": 7,
+    "outcomes": 7,
+    "queue_messages": 8,
+    "replies": 9,
+    "queue_scoring": 10,
+    "functions.invocations": 7,
     "functions.http": 8,
+    "functions.blob": 8,
+    "functions.links": 10,
+    "functions.service_bus": 11,
     "standalone.framing": 8,
-    "functions.app": 9,
+    "functions.app": 12,
     "standalone.connection": 9,
     "standalone.http": 10,
     "standalone.supervisor": 9,
-    "standalone.worker": 11,
-    "standalone.serve": 12,
-    "cli": 13,
-    "__main__": 14,
+    "standalone.place": 3,
+    "standalone.storage_errors": 3,
+    "standalone.folder": 4,
+    "standalone.container": 4,
+    "standalone.blob": 8,
+    "standalone.service_bus": 11,
+    "standalone.triggers": 12,
+    "standalone.worker": 13,
+    "standalone.serve": 14,
+    "cli": 15,
+    "__main__": 16,
 }
 READS_THE_ENVIRONMENT = {"function_app.py", "scoring_runtime/cli.py"}
 FRAMEWORKS = {
-    "azure": "functions",
+    "azure.functions": "functions",
+    "azure.storage": "standalone",
     "uvicorn": "standalone",
     "httptools": "standalone",
     "uvloop": "standalone",
@@ -123,10 +144,15 @@ def test_a_module_imports_from_lower_layers_only(name: str) -> None:
 def test_the_layer_test_sees_the_imports_it_judges() -> None:
     """Relative, nested and module imports are all found: without that the rule is empty."""
     assert own_imports(MODULES["functions.app"]) == {
+        "connections",
         "diagnosis",
+        "errors",
+        "outcomes",
         "runtime",
         "telemetry",
+        "functions.blob",
         "functions.http",
+        "functions.service_bus",
     }
     assert "aml_http" in own_imports(MODULES["arguments"])  # inside a function
     assert "standalone.serve" in own_imports(MODULES["cli"])
@@ -145,13 +171,19 @@ def test_the_two_hosts_never_import_each_other(one: str, other: str) -> None:
 @pytest.mark.parametrize(("framework", "home"), sorted(FRAMEWORKS.items()))
 def test_a_hosts_framework_is_imported_in_its_folder_only(framework: str, home: str) -> None:
     """The core imports no host framework."""
-    users = {name for name, path in MODULES.items() if framework in _roots(path)}
+    users = {name for name, path in MODULES.items() if _uses(path, framework)}
     assert users
     assert {name for name in users if not name.startswith(f"{home}.")} == set()
 
 
-def _roots(path: Path) -> set[str]:
-    return {name.partition(".")[0] for name in imported(path)}
+def _uses(path: Path, framework: str) -> bool:
+    return any(f"{name}.".startswith(f"{framework}.") for name in imported(path))
+
+
+def test_the_service_bus_sdk_is_imported_by_the_senders_and_receivers_only() -> None:
+    """A process without that trigger does not load it."""
+    users = {name for name, path in MODULES.items() if _uses(path, "azure.servicebus")}
+    assert users == {"replies", "service_bus_client", "standalone.service_bus"}
 
 
 def test_the_packages_of_the_hosts_import_nothing() -> None:
@@ -296,7 +328,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
         if isinstance(each, type) and issubclass(each, Exception)
     }
     assert _drawn_tree() == classes
-    assert len(classes) == 23
+    assert len(classes) == 24
 
 
 def test_no_error_knows_an_http_status() -> None:

@@ -8,10 +8,13 @@ from concurrent import futures
 
 import azure.functions as func
 
+from ..connections import triggers
 from ..diagnosis import diagnosis
+from ..errors import ConfigurationError
+from ..outcomes import Scoring
 from ..runtime import Runtime
-from ..telemetry import log
-from . import http
+from ..telemetry import log, quiet_sdks
+from . import blob, http
 
 EXIT_CANNOT_START = 3
 
@@ -27,6 +30,7 @@ def create_app(runtime: Runtime) -> func.FunctionApp:
     Raises:
         EntryScriptError, ConfigurationError: within the grace; no function is registered then.
     """
+    quiet_sdks()
     log.setLevel(runtime.settings.log_level)
     for warning in runtime.settings.warnings:
         log.warning("%s", warning)
@@ -41,8 +45,30 @@ def create_app(runtime: Runtime) -> func.FunctionApp:
         log.warning("init() takes longer than %s s; it goes on in the background.", grace)
         runtime.on_started(lambda future: _end_if_failed(future, runtime))
     app = func.FunctionApp()
-    http.register(app, runtime)
+    _register(app, runtime)
     return app
+
+
+def _register(app: func.FunctionApp, runtime: Runtime) -> None:
+    wanted = triggers(runtime.settings)
+    if "http" in wanted:
+        http.register(app, runtime)
+    scoring = Scoring(runtime, access_log=False)  # the host logs each invocation
+    if "blob" in wanted:
+        blob.register(app, runtime, scoring)
+    if "service_bus" in wanted:
+        _register_service_bus(app, runtime, scoring)
+
+
+def _register_service_bus(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
+    try:
+        from . import service_bus
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"The service_bus trigger (SCORING_TRIGGERS) needs {error.name}: add azure-servicebus "
+            "to requirements.txt."
+        ) from None
+    service_bus.register(app, runtime, scoring)
 
 
 def _end_if_failed(future: futures.Future[object], runtime: Runtime) -> None:

@@ -12,6 +12,7 @@ from ..endpoint import Endpoint, create
 from ..errors import ScoringRuntimeError, UndecodableInput
 from ..http_messages import Handle, HttpRequest, Reply
 from ..runtime import Runtime
+from .invocations import name_invocation
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 _KEYED = ("/score", "/swagger.json")
@@ -74,7 +75,7 @@ def _was_sent_in_chunks(request: HttpRequest) -> bool:
 
 def _named(body: Iterator[bytes], context: func.Context) -> Iterator[bytes]:
     # Other requests may have been scored between run() and its stream.
-    _name_invocation(context)
+    name_invocation(context)
     yield from body
 
 
@@ -98,7 +99,7 @@ def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
         req.get_body(),
         _client(req.headers.get("x-forwarded-for", "")),
         req.url.partition(":")[0],
-        partial(_name_invocation, context),
+        partial(name_invocation, context),
     )
 
 
@@ -166,9 +167,3 @@ def _client(forwarded_for: str) -> str:
     if first.startswith("["):
         return first[1:].partition("]")[0]
     return first.partition(":")[0] if first.count(":") == 1 else first
-
-
-def _name_invocation(context: func.Context) -> None:
-    # The worker gives a log line to an invocation by this attribute of the thread that logs it.
-    local: Any = context.thread_local_storage
-    local.invocation_id = context.invocation_id

@@ -14,6 +14,7 @@ from ..invocation import Invocation
 from ..runtime import load
 from ..settings import Settings
 from ..telemetry import log
+from . import triggers
 from .supervisor import EXIT_CANNOT_START, Supervision, Supervisor
 from .worker import Worker
 
@@ -32,6 +33,7 @@ def run(settings: Settings) -> int:
             f"WORKER_COUNT is {settings.worker_count}, but several worker processes need fork(), "
             "which this system does not have. Allowed here: 1."
         )
+    triggers.check(settings)
     sockets = _listen(settings)
     preloaded: Invocation | None = None
     try:

@@ -10,6 +10,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from types import FrameType
 
 import uvicorn
 
@@ -19,6 +21,7 @@ from ..invocation import Invocation
 from ..runtime import State, build
 from ..settings import Settings
 from ..telemetry import log
+from . import triggers
 from .connection import Shared
 from .http import HttpProtocol
 from .supervisor import END_SIGNALS, EXIT_CANNOT_START, EXIT_OK, EXIT_STUCK, Supervision
@@ -41,6 +44,7 @@ class Worker:
         self._endpoint, handle = create(self._runtime)
         self._shared = Shared(self._runtime, handle)
         self._server = _Server(_server_config(self._shared))
+        self._triggers = triggers.build(self._runtime)
         self._exit_code = EXIT_OK
 
     def run(self) -> int:
@@ -51,11 +55,25 @@ class Worker:
         return self._exit_code
 
     async def _serve(self) -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._server.when_told_to_stop = partial(loop.call_soon_threadsafe, stopping.set)
         watcher = asyncio.create_task(self._watch())
+        triggered = asyncio.create_task(self._run_triggers(stopping))
         await self._server.serve(sockets=self._sockets)
         watcher.cancel()
+        stopping.set()
+        await triggered
         await self._runtime.stop(0 if self._exit_code else self._settings.shutdown_seconds)
         self._endpoint.flush_log()
+
+    async def _run_triggers(self, stopping: asyncio.Event) -> None:
+        stopped = asyncio.create_task(stopping.wait())
+        started = asyncio.create_task(self._runtime.settled())
+        await asyncio.wait([stopped, started], return_when=asyncio.FIRST_COMPLETED)
+        if self._runtime.state is State.HEALTHY:
+            await asyncio.gather(*(each.run(stopping) for each in self._triggers))
+        stopped.cancel()
 
     async def _watch(self) -> None:
         try:
@@ -123,6 +141,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 class _Server(uvicorn.Server):
     """uvicorn's server, ending normally on SIGTERM: it would raise the signal again."""
+
+    when_told_to_stop: Callable[[], object] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Let the triggers stop now, not after the connections."""
+        super().handle_exit(sig, frame)
+        if self.when_told_to_stop is not None:
+            self.when_told_to_stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

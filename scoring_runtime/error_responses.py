@@ -1,0 +1,50 @@
+"""Errors as responses: one table from the error tree to statuses, one JSON form."""
+
+from __future__ import annotations
+
+import json
+
+from .errors import (
+    InputError,
+    InputTooLarge,
+    NotServing,
+    RequestIdTooLong,
+    RunError,
+    ScoringRuntimeError,
+    UnsupportedContentType,
+    UnsupportedMethod,
+)
+from .invocation import JSON_HEADERS
+from .messages import ScoringResponse
+from .schema import NoSuchDocument
+from .telemetry import log
+
+_STATUS: tuple[tuple[type[ScoringRuntimeError], int], ...] = (
+    (InputTooLarge, 413),
+    (UnsupportedContentType, 415),
+    (UnsupportedMethod, 405),
+    (RequestIdTooLong, 431),
+    (NoSuchDocument, 404),
+    (InputError, 400),
+    (NotServing, 503),
+    (RunError, 500),
+)
+INTERNAL = "An unexpected internal error occurred. Check the logs for more info."
+
+
+def error_response(error: ScoringRuntimeError) -> ScoringResponse:
+    """The response that a client gets for an error; ``run_ms`` is -1, as run() gave no answer."""
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return message_response(status, str(error), failed=kind is RunError)
+    # The others are for operators: their texts name folders of this machine.
+    log.error("%s", error)
+    return message_response(500, INTERNAL)
+
+
+def message_response(status: int, message: str, *, failed: bool = False) -> ScoringResponse:
+    """``{"message": …}`` with this status."""
+    flag = (b"x-ms-run-function-failed", b"True" if failed else b"False")
+    # Not orjson: clients that compare the text know it with the standard library's spacing.
+    body = json.dumps({"message": message}).encode()
+    return ScoringResponse(status, body, (JSON_HEADERS[0], flag), -1)

@@ -1,0 +1,78 @@
+"""The blob trigger on Azure Functions: one function, with an output and an error document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import azure.functions as func
+
+from ..blob_paths import blob_paths
+from ..connections import blob, blob_name
+from ..errors import InputTooLarge
+from ..outcomes import Outcome, Scoring, Verdict, blob_request, failed
+from ..request_ids import RandomIds
+from ..runtime import Runtime
+from .invocations import TryAgain, name_invocation
+
+
+def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
+    """Add the function ``score_blob``.
+
+    Raises:
+        ConfigurationError: a path is wrong, or the connection is not set.
+    """
+    settings = runtime.settings
+    paths, connection = blob_paths(settings), blob_name(settings)
+    blob(settings)
+    handler = _handler(runtime, scoring)
+    for name, path in (("error", paths.error), ("output", paths.output)):
+        handler = app.blob_output(
+            arg_name=name, path=path.text, connection=connection, data_type=func.DataType.BINARY
+        )(handler)
+    source = {"source": func.BlobSource.EVENT_GRID} if settings.blob_source == "EventGrid" else {}
+    handler = app.blob_trigger(
+        arg_name="blob",
+        path=paths.input.text,
+        connection=connection,
+        data_type=func.DataType.BINARY,  # without it the host sends text, and bytes that are none are lost
+        **source,
+    )(handler)
+    app.function_name("score_blob")(handler)
+
+
+def _handler(runtime: Runtime, scoring: Scoring) -> Callable[..., Any]:
+    limit, new_id = runtime.settings.blob_max_bytes, RandomIds()
+
+    async def invoke(
+        blob: func.InputStream,
+        output: func.Out[bytes],
+        error: func.Out[bytes],
+        context: func.Context,
+    ) -> None:
+        name, body = blob.name or "", blob.read()
+        if len(body) > limit:
+            outcome = failed(
+                InputTooLarge(f"The blob is larger than {limit} bytes (BLOB_MAX_BYTES).")
+            )
+        else:
+            request = blob_request(name, body, *_content(blob), new_id().decode())
+            request = request._replace(enter=partial(name_invocation, context))
+            outcome = await scoring(request, f"blob {name}")
+        _write(outcome, output, error)
+
+    return invoke
+
+
+def _write(outcome: Outcome, output: func.Out[bytes], error: func.Out[bytes]) -> None:
+    if outcome.verdict is Verdict.FAILED:
+        # The host tries five times (poisonBlobThreshold), then puts it on the poison queue.
+        raise TryAgain(f"{outcome.reason}: {outcome.description}")
+    (output if outcome.verdict is Verdict.SCORED else error).set(outcome.body)
+
+
+def _content(blob: func.InputStream) -> tuple[str, str]:
+    """Content type and encoding, where the host says them."""
+    said = getattr(blob, "blob_properties", None) or {}
+    return str(said.get("ContentType") or ""), str(said.get("ContentEncoding") or "")

@@ -1,0 +1,85 @@
+"""Links to Service Bus beside the Functions host's own: for replies and for dead letters.
+
+The host's Python binding can only complete or abandon a message. The broker settles by lock token
+whoever asks for it on the entity's management node, so a message that can never be scored is
+dead-lettered there, with its reason; the host's own completion finds it gone and only logs that.
+Source: https://learn.microsoft.com/azure/service-bus-messaging/service-bus-amqp-request-response#message-update-disposition
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from typing import Any
+
+from azure.core.exceptions import AzureError
+
+from ..connections import Connection
+from ..replies import Replies
+from ..service_bus_client import client_of
+from ..settings import Settings
+
+_DEAD_LETTER = "suspended"
+
+
+class NotMoved(Exception):
+    """The message could not be dead-lettered here; the text says why."""
+
+
+class Links:
+    """Made once, connected at first use on the worker's event loop."""
+
+    def __init__(self, settings: Settings, connection: Connection) -> None:
+        self._settings = settings
+        self._client, _ = client_of(settings, connection)
+        self._receiver: Any = None
+        self._opening = asyncio.Lock()
+        self.replies = Replies(self._client, connection.name)
+
+    async def dead_letter(self, lock_token: str, reason: str, description: str) -> None:
+        """Move a message that this function holds to the dead-letter queue.
+
+        Raises:
+            NotMoved: the broker is away, the lock is lost, or the SDK does not offer it.
+        """
+        try:
+            receiver = await self._opened()
+            # azure-servicebus settles by lock token only for messages that it received itself.
+            await receiver._settle_message_via_mgmt_link(
+                _DEAD_LETTER,
+                [uuid.UUID(lock_token)],
+                dead_letter_details={
+                    b"deadletter-reason": reason,
+                    b"deadletter-description": description,
+                },
+            )
+        except (AzureError, OSError, ValueError, AttributeError, TypeError) as error:
+            await self._close()
+            raise NotMoved(
+                f"The message could not be dead-lettered with its reason ({type(error).__name__}); "
+                "it is delivered again until the queue's maximum of deliveries."
+            ) from error
+
+    async def _opened(self) -> Any:
+        async with self._opening:
+            if self._receiver is None:
+                receiver = self._made_receiver()
+                await receiver.__aenter__()
+                self._receiver = receiver
+            return self._receiver
+
+    def _made_receiver(self) -> Any:
+        name, subscription = (
+            self._settings.servicebus_input_queue,
+            self._settings.servicebus_input_subscription,
+        )
+        if subscription:
+            return self._client.get_subscription_receiver(name, subscription)
+        return self._client.get_queue_receiver(name)
+
+    async def _close(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            with contextlib.suppress(AzureError, OSError, ValueError):
+                await receiver.close()

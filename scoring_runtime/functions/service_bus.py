@@ -1,0 +1,80 @@
+"""The Service Bus trigger on Azure Functions; replies and dead letters go through the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import azure.functions as func
+
+from ..connections import service_bus, service_bus_name
+from ..outcomes import Scoring
+from ..queue_messages import Answer, QueueMessage, Settlement
+from ..queue_scoring import QueueScoring
+from ..runtime import Runtime
+from ..telemetry import log
+from .invocations import TryAgain, name_invocation
+from .links import Links, NotMoved
+
+
+def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
+    """Add the function ``score_message``.
+
+    Raises:
+        ConfigurationError: the connection is not set, or is not one.
+    """
+    settings = runtime.settings
+    links = Links(settings, service_bus(settings))
+    handler = _handler(QueueScoring(scoring, links.replies, settings), links)
+    common: dict[str, Any] = {
+        "arg_name": "message",
+        "connection": service_bus_name(settings),
+        "data_type": func.DataType.BINARY,  # without it the host sends text, and bytes that are none are lost
+    }
+    if settings.servicebus_input_subscription:
+        decorated = app.service_bus_topic_trigger(
+            topic_name=settings.servicebus_input_queue,
+            subscription_name=settings.servicebus_input_subscription,
+            **common,
+        )(handler)
+    else:
+        decorated = app.service_bus_queue_trigger(
+            queue_name=settings.servicebus_input_queue, **common
+        )(handler)
+    app.function_name("score_message")(decorated)
+
+
+def _handler(score: QueueScoring, links: Links) -> Callable[..., Any]:
+    async def invoke(message: func.ServiceBusMessage, context: func.Context) -> None:
+        answer = await score(decoded(message), enter=partial(name_invocation, context))
+        if answer.settlement is Settlement.ABANDON:
+            raise TryAgain(f"{answer.reason}: {answer.description}")
+        if answer.settlement is Settlement.DEAD_LETTER:
+            await _dead_letter(links, message, answer)
+
+    return invoke
+
+
+async def _dead_letter(links: Links, message: func.ServiceBusMessage, answer: Answer) -> None:
+    """Move the message with its reason; the host's own completion then finds it gone."""
+    said = f"{answer.reason}: {answer.description}"
+    try:
+        await links.dead_letter(message.lock_token or "", answer.reason, answer.description)
+    except NotMoved as error:
+        log.warning("%s", error)
+        raise TryAgain(said) from error
+
+
+def decoded(message: func.ServiceBusMessage) -> QueueMessage:
+    """The host's message as plain data; its delivery count begins at 1."""
+    return QueueMessage(
+        message.get_body(),
+        message.message_id or "",
+        message.correlation_id or "",
+        message.content_type or "",
+        message.reply_to or "",
+        message.reply_to_session_id or "",
+        dict(message.application_properties or {}),
+        max((message.delivery_count or 1) - 1, 0),
+    )

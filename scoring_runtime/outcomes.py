@@ -1,0 +1,144 @@
+"""What becomes of an input for which no client waits: a blob or a message."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+from enum import Enum
+from time import perf_counter
+from typing import NamedTuple
+from urllib.parse import quote
+
+from .error_responses import INTERNAL, error_response, message_response
+from .errors import InputError, NotServing, ScoringRuntimeError
+from .messages import Score, ScoringRequest, ScoringResponse
+from .runtime import Runtime
+from .telemetry import AccessLog, log
+
+_JSON = "application/json"
+# What tools write when they do not know: then the name of the blob says more.
+_SAYS_NOTHING = frozenset({"", "application/octet-stream", "text/plain"})
+_LONGEST_DESCRIPTION = 1000
+
+
+class Verdict(Enum):
+    """Which of the three ways an input goes."""
+
+    SCORED = "scored"
+    """It has a result."""
+    REFUSED = "refused"
+    """The client's fault: trying again cannot help."""
+    FAILED = "failed"
+    """``run()`` gave no result; another try may."""
+
+
+class Outcome(NamedTuple):
+    """The result of one try, or what went wrong.
+
+    ``body`` holds the same bytes that an HTTP client would get. ``reason`` is the name of the
+    error (or ``Status422``), ``description`` its text, for dead letters and logs.
+    """
+
+    verdict: Verdict
+    status: int
+    body: bytes
+    content_type: str
+    reason: str = ""
+    description: str = ""
+
+
+class Scoring:
+    """Scores inputs for which no client waits, each with a line in the access log."""
+
+    def __init__(
+        self, runtime: Runtime, score: Score | None = None, *, access_log: bool = True
+    ) -> None:
+        self._runtime = runtime
+        self._score: Score = score or runtime.score
+        self._access = AccessLog(enabled=access_log)
+
+    async def __call__(self, request: ScoringRequest, what: str) -> Outcome:
+        """One try.
+
+        Args:
+            request: the input.
+            what: the input's kind and name, for the log.
+
+        Raises:
+            NotServing: not now; the input is to be left where it is.
+        """
+        started = perf_counter()
+        outcome = await self._outcome(request)
+        milliseconds = (perf_counter() - started) * 1000
+        self._access.add(
+            asyncio.get_running_loop(),
+            f"{what} {outcome.status} {milliseconds:.3f}ms {len(outcome.body)}",
+        )
+        return outcome
+
+    def flush_log(self) -> None:
+        """Write the access lines that wait."""
+        self._access.flush()
+
+    async def _outcome(self, request: ScoringRequest) -> Outcome:
+        try:
+            response = await self._score(request)
+            body = await self._runtime.whole(response.body)
+        except NotServing:
+            raise
+        except ScoringRuntimeError as error:
+            return failed(error)
+        except Exception:
+            log.exception("Encountered Exception while scoring %s", request.request_id)
+            return _of(Verdict.FAILED, message_response(500, INTERNAL), "InternalError", INTERNAL)
+        if response.status < 400:
+            return _of(Verdict.SCORED, response._replace(body=body))
+        verdict = Verdict.REFUSED if response.status < 500 else Verdict.FAILED
+        text = body.decode("utf-8", "replace")
+        return _of(verdict, response._replace(body=body), f"Status{response.status}", text)
+
+
+def failed(error: ScoringRuntimeError) -> Outcome:
+    """The outcome of an error: refused when it is the client's fault."""
+    verdict = Verdict.REFUSED if isinstance(error, InputError) else Verdict.FAILED
+    return _of(verdict, error_response(error), type(error).__name__, str(error))
+
+
+def content_type_of(said: str, name: str = "") -> str:
+    """The content type to score with: what was said, or what the name's extension says, or JSON.
+
+    Tools store blobs as ``application/octet-stream`` unless told otherwise.
+    """
+    if said.partition(";")[0].strip().lower() not in _SAYS_NOTHING:
+        return said
+    guessed = mimetypes.guess_type(name)[0] if name else _JSON
+    return guessed or said or _JSON
+
+
+def blob_request(
+    name: str, body: bytes, content_type: str, content_encoding: str, request_id: str
+) -> ScoringRequest:
+    """A blob as a request: its name, ``container/name``, is the header ``x-blob-name``."""
+    lines = {
+        b"content-type": content_type_of(content_type, name),
+        b"content-encoding": content_encoding,
+        b"x-blob-name": quote(name, errors="replace"),
+        b"x-request-id": request_id,
+    }
+    headers = [(key, value.encode("latin-1", "replace")) for key, value in lines.items() if value]
+    return ScoringRequest(body, headers, request_id=request_id)
+
+
+def _of(
+    verdict: Verdict, response: ScoringResponse, reason: str = "", description: str = ""
+) -> Outcome:
+    assert isinstance(response.body, bytes)
+    kind = next((value for name, value in response.headers if name == b"content-type"), b"")
+    return Outcome(
+        verdict,
+        response.status,
+        response.body,
+        kind.decode("latin-1") or _JSON,
+        reason,
+        description[:_LONGEST_DESCRIPTION],
+    )

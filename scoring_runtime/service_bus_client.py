@@ -1,0 +1,61 @@
+"""The Service Bus client that both hosts make, and what its errors mean to an operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from azure.servicebus import TransportType
+from azure.servicebus.aio import ServiceBusClient
+from azure.servicebus.exceptions import (
+    MessagingEntityDisabledError,
+    ServiceBusAuthenticationError,
+    ServiceBusAuthorizationError,
+)
+
+from .connections import Connection
+from .errors import ConfigurationError, TriggerTrouble
+from .settings import Settings
+
+
+def client_of(settings: Settings, connection: Connection) -> tuple[ServiceBusClient, Any]:
+    """A Service Bus client, and the credential to close after it (None with a key).
+
+    Raises:
+        ConfigurationError: the connection string cannot be read.
+    """
+    over = TransportType.AmqpOverWebsocket
+    options: dict[str, Any] = {
+        "transport_type": over if settings.servicebus_transport == "websockets" else None,
+        "retry_total": 2,
+        "retry_backoff_factor": 0.5,
+        "retry_backoff_max": 5,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    if not connection.text:
+        credential = connection.credential()
+        return ServiceBusClient(connection.address, credential, **options), credential
+    try:
+        return ServiceBusClient.from_connection_string(connection.text, **options), None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # What it says may hold the key.
+        raise ConfigurationError(
+            f"{connection.name} (the connection that SERVICEBUS_CONNECTION names) is not a Service "
+            "Bus connection string. Allowed: Endpoint=sb://…;SharedAccessKeyName=…;"
+            "SharedAccessKey=…"
+        ) from None
+
+
+def trouble(error: BaseException, connection_name: str, entity: str) -> TriggerTrouble:
+    """What an operator can do about an error of the SDK; never its own text."""
+    named = f"{connection_name} (SERVICEBUS_CONNECTION)"
+    if isinstance(error, ServiceBusAuthenticationError | ServiceBusAuthorizationError):
+        return TriggerTrouble(
+            f"Service Bus refuses {named} for {entity!r}: it needs to listen to the input and send "
+            "to the output (roles Azure Service Bus Data Receiver and Sender). Trying again."
+        )
+    if isinstance(error, MessagingEntityDisabledError):
+        return TriggerTrouble(f"The queue {entity!r} is disabled. Trying again.")
+    return TriggerTrouble(
+        f"Service Bus cannot be reached or does not answer: {named}, {entity!r}, "
+        f"{type(error).__name__}. Trying again."
+    )

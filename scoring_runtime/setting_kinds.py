@@ -1,0 +1,71 @@
+"""What the values of settings may be: text → value, or ValueError or KeyError."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def text(value: str) -> str:
+    return value
+
+
+def integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value)
+        if number < low or (high is not None and number > high):
+            raise ValueError
+        return number
+
+    return parse
+
+
+def seconds(value: str) -> float:
+    number = float(value)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    spelled = {choice.lower(): choice for choice in choices}
+
+    def parse(value: str) -> str:
+        if value.lower() not in spelled:
+            raise ValueError
+        return spelled[value.lower()]
+
+    return parse
+
+
+def boolean(value: str) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+
+
+def true_in_any_case(value: str) -> bool:
+    return value.lower() == "true"
+
+
+def exactly_true(value: str) -> bool:
+    return value == "true"
+
+
+def list_of(value: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in value.split(",") if each.strip())
+
+
+TRIGGERS = ("http", "blob", "service_bus")
+
+
+def triggers(value: str) -> tuple[str, ...]:
+    named = {each.lower().replace("-", "_") for each in list_of(value)}
+    if named - set(TRIGGERS):
+        raise ValueError
+    return tuple(each for each in TRIGGERS if each in named)
+
+
+def interval(value: str) -> tuple[float, float]:
+    first, _, last = value.partition("-")
+    low, high = float(first), float(last or first)
+    if not 0 < low <= high < float("inf"):
+        raise ValueError
+    return low, high

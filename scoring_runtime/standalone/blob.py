@@ -1,0 +1,193 @@
+"""The blob trigger of the standalone host: look, claim, score, write the document.
+
+It keeps no state of its own. The output or error document is the receipt: it says which version
+(etag) of the input it was made from, so an input that is overwritten is scored again, and one whose
+scoring was cut off at any point has no receipt and is found again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+from ..blob_paths import BlobPaths, Documents
+from ..errors import InputTooLarge, NotServing, RunFailed, Stopping, TriggerTrouble
+from ..outcomes import Outcome, Scoring, Verdict, blob_request, failed
+from ..request_ids import RandomIds
+from ..runtime import Runtime
+from ..telemetry import log
+from .place import Claim, Document, Found, Place
+
+_LONGEST_PAUSE = 30.0
+
+
+class BlobTrigger:
+    """Scores every input that has no receipt.
+
+    Args:
+        runtime: started.
+        scoring: scores one input.
+        paths: which blobs are inputs, and the names of their documents.
+        place: where they are.
+    """
+
+    def __init__(self, runtime: Runtime, scoring: Scoring, paths: BlobPaths, place: Place) -> None:
+        settings = runtime.settings
+        self._settings = settings
+        self._troubles = runtime.troubles
+        self._scoring = scoring
+        self._paths = paths
+        self._place = place
+        self._new_id = RandomIds()
+        self._slots = asyncio.Semaphore(settings.blob_max_concurrent)
+        self._in_flight: dict[str, asyncio.Task[None]] = {}
+        self._not_before: dict[str, float] = {}
+        self._receipts: dict[str, str] = {}
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Watch until ``stopping``, then finish what is in flight."""
+        shortest, longest = self._settings.blob_poll_seconds
+        pause, opened = shortest, False
+        while not stopping.is_set():
+            began = monotonic()
+            try:
+                if not opened:
+                    await self._place.open()
+                    opened = True
+                    log.info("Watching %s", self._place.where)
+                busy = await self._pass(stopping)
+                self._is_well()
+                pause = shortest if busy else min(pause * 1.5, longest)
+                # A listing that takes long is not repeated without a rest.
+                pause = max(pause, min(monotonic() - began, longest))
+            except TriggerTrouble as error:
+                self._has_trouble(error)
+                pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
+            await _wait(stopping, pause)
+        await self._drain()
+        await self._place.close()
+
+    async def _pass(self, stopping: asyncio.Event) -> bool:
+        """Start what is new; whether there was, or still is, anything to do."""
+        busy = bool(self._in_flight)
+        self._receipts = await self._place.receipts()
+        async for found in self._place.inputs():
+            documents = self._paths.documents(found.name)
+            if documents is None or self._is_done(found, documents):
+                continue
+            busy = True
+            if found.held or not self._is_due(found.name):
+                continue
+            await self._slots.acquire()
+            if stopping.is_set():
+                self._slots.release()
+                break
+            task = asyncio.create_task(self._handled(found, self._with_containers(documents)))
+            self._in_flight[found.name] = task
+        return busy
+
+    def _with_containers(self, documents: Documents) -> Documents:
+        return Documents(
+            f"{self._paths.output.container}/{documents.output}",
+            f"{self._paths.error.container}/{documents.error}",
+        )
+
+    def _is_done(self, found: Found, documents: Documents) -> bool:
+        each = self._with_containers(documents)
+        return found.etag in (self._receipts.get(each.output), self._receipts.get(each.error))
+
+    def _is_due(self, name: str) -> bool:
+        return name not in self._in_flight and monotonic() >= self._not_before.get(name, 0)
+
+    async def _handled(self, found: Found, documents: Documents) -> None:
+        try:
+            claim = await self._place.claim(found, documents)
+            if claim is not None:
+                await self._claimed(found, documents, claim)
+        except TriggerTrouble as error:
+            self._has_trouble(error)
+            self._not_before[found.name] = monotonic() + 1
+        except Exception:
+            log.exception("Encountered Exception while scoring %s", found.name)
+            self._not_before[found.name] = monotonic() + _LONGEST_PAUSE
+        finally:
+            del self._in_flight[found.name]
+            self._slots.release()
+
+    async def _claimed(self, found: Found, documents: Documents, claim: Claim) -> None:
+        done = False
+        request_id = self._new_id().decode()
+        try:
+            outcome = await self._outcome(found, claim, request_id)
+            if outcome is not None:
+                await self._end(found, documents, claim, outcome, request_id)
+                done = True
+        except NotServing as error:
+            pause = 0 if isinstance(error, Stopping) else 1
+            self._not_before[found.name] = monotonic() + pause
+        finally:
+            await claim.release(done=done)
+
+    async def _outcome(self, found: Found, claim: Claim, request_id: str) -> Outcome | None:
+        """What to write; None when the input is to be tried again."""
+        limit, most = self._settings.blob_max_bytes, self._settings.blob_max_attempts
+        if found.size > limit:
+            return failed(InputTooLarge(f"The blob is larger than {limit} bytes (BLOB_MAX_BYTES)."))
+        if claim.attempts >= most:
+            return failed(
+                RunFailed(f"The process ended while it scored this input, at {most} tries.")
+            )
+        body = await claim.read()
+        if body is None:
+            return None
+        path = f"{self._paths.input.container}/{found.name}"
+        said = (found.content_type, found.content_encoding)
+        outcome = await self._scoring(blob_request(path, body, *said, request_id), f"blob {path}")
+        attempts = claim.attempts + 1
+        if outcome.verdict is Verdict.FAILED and attempts < most:
+            await claim.count(attempts)
+            self._not_before[found.name] = monotonic() + min(2.0**attempts / 2, _LONGEST_PAUSE)
+            log.warning("%s failed at try %s of %s; it is tried again.", path, attempts, most)
+            return None
+        return outcome
+
+    async def _end(
+        self, found: Found, names: Documents, claim: Claim, outcome: Outcome, request_id: str
+    ) -> None:
+        scored = outcome.verdict is Verdict.SCORED
+        name, other = (names.output, names.error) if scored else (names.error, names.output)
+        receipt = {"sourceetag": claim.etag, "status": str(outcome.status), "requestid": request_id}
+        known = name in self._receipts
+        await claim.write(Document(name, outcome.body, outcome.content_type, receipt, known))
+        self._receipts[name] = claim.etag
+        self._not_before.pop(found.name, None)
+        if other in self._receipts:  # of an earlier version of the input
+            await self._place.remove(other)
+            self._receipts.pop(other, None)
+        if not scored:
+            log.error("%s cannot be scored: %s. See %s", found.name, outcome.description, name)
+
+    async def _drain(self) -> None:
+        tasks = list(self._in_flight.values())
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._settings.shutdown_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self._scoring.flush_log()
+
+    def _is_well(self) -> None:
+        if self._troubles.pop("blob", None):
+            log.info("The blob trigger works again.")
+
+    def _has_trouble(self, error: TriggerTrouble) -> None:
+        if self._troubles.get("blob") != str(error):
+            log.error("%s", error)
+        self._troubles["blob"] = str(error)
+
+
+async def _wait(stopping: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stopping.wait(), seconds)
+    except TimeoutError:
+        pass

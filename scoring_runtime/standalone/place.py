@@ -1,0 +1,90 @@
+"""What the blob trigger needs of the place it watches: a container, or a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple, Protocol
+
+
+class Found(NamedTuple):
+    """An input as a listing shows it; its name without the container.
+
+    ``held`` means that a watcher scores it just now, ``dropped`` that one did and never let go: its
+    process was killed.
+    """
+
+    name: str
+    etag: str
+    size: int
+    attempts: int = 0
+    content_type: str = ""
+    content_encoding: str = ""
+    held: bool = False
+    dropped: bool = False
+
+
+class Document(NamedTuple):
+    """What is written for an input: its result or its error, with the receipt in ``metadata``.
+
+    ``replaces`` says that a document of this name was there when the pass began.
+    """
+
+    name: str
+    body: bytes
+    content_type: str
+    metadata: Mapping[str, str]
+    replaces: bool
+
+
+class Claim(Protocol):
+    """An input that nobody else scores until it is released.
+
+    Every method may raise TriggerTrouble.
+    """
+
+    @property
+    def etag(self) -> str:
+        """What the receipt has to say."""
+
+    @property
+    def attempts(self) -> int:
+        """Tries that have failed before."""
+
+    async def read(self) -> bytes | None:
+        """The whole input; None when it has changed or is gone since it was claimed."""
+
+    async def count(self, attempts: int) -> None:
+        """Keep the number of tries that have failed."""
+
+    async def write(self, document: Document) -> None:
+        """Write a document at once, wholly or not at all."""
+
+    async def release(self, *, done: bool) -> None:
+        """Let go; ``done`` when a document has been written. Never raises."""
+
+
+class Place(Protocol):
+    """Where inputs are found and documents are written; names of documents are paths.
+
+    Methods may raise TriggerTrouble, which says which setting to look at.
+    """
+
+    where: str
+
+    async def open(self) -> None:
+        """Connect, and make what is missing and may be made."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
+
+    async def receipts(self) -> dict[str, str]:
+        """The etag of the input that each document was made from, by the document's path."""
+
+    def inputs(self) -> AsyncIterator[Found]:
+        """Every blob that may be an input."""
+
+    async def claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
+        """Take an input; None when it has changed, is gone, held, or has one of these receipts."""
+
+    async def remove(self, document: str) -> None:
+        """Remove a document that is no longer true."""

@@ -1,0 +1,82 @@
+"""The triggers beside HTTP that the settings ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from .. import connections
+from ..blob_paths import BlobPaths, blob_paths, refuse_shared_documents
+from ..errors import ConfigurationError
+from ..outcomes import Scoring
+from ..runtime import Runtime
+from ..settings import Settings
+from ..telemetry import quiet_sdks
+from .blob import BlobTrigger
+from .folder import Folder
+from .place import Place
+
+
+class Trigger(Protocol):
+    """Works until it is told to stop, whatever happens to what it depends on."""
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Take inputs until ``stopping``, then finish those in flight."""
+
+
+def build(runtime: Runtime) -> list[Trigger]:
+    """The triggers of a runtime, not started.
+
+    Raises:
+        ConfigurationError: a setting of a trigger is wrong, or its package is not installed.
+    """
+    settings = runtime.settings
+    wanted = connections.triggers(settings)
+    found: list[Trigger] = []
+    scoring = Scoring(runtime)
+    if "blob" in wanted:
+        paths = _paths(settings)
+        found.append(BlobTrigger(runtime, scoring, paths, _place(settings, paths)))
+    if "service_bus" in wanted:
+        found.append(_service_bus(runtime, scoring))
+    if wanted != ("http",):
+        quiet_sdks()
+    return found
+
+
+def check(settings: Settings) -> None:
+    """Refuse what :func:`build` would refuse, before anything is started."""
+    build(Runtime(settings))
+
+
+def _paths(settings: Settings) -> BlobPaths:
+    paths = blob_paths(settings)
+    refuse_shared_documents(paths)
+    return paths
+
+
+def _place(settings: Settings, paths: BlobPaths) -> Place:
+    if settings.blob_input_folder:
+        return Folder(settings, paths)
+    connection = connections.blob(settings)
+    try:
+        from .container import Container
+    except ModuleNotFoundError as error:
+        raise _not_installed(error, "blob") from None
+    return Container(settings, paths, connection)
+
+
+def _service_bus(runtime: Runtime, scoring: Scoring) -> Trigger:
+    connections.service_bus(runtime.settings)
+    try:
+        from .service_bus import ServiceBusTrigger
+    except ModuleNotFoundError as error:
+        raise _not_installed(error, "servicebus") from None
+    return ServiceBusTrigger(runtime, scoring)
+
+
+def _not_installed(error: ModuleNotFoundError, extra: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"This trigger (SCORING_TRIGGERS) needs {error.name}: pip install "
+        f"'scoring-runtime[{extra}]'"
+    )
