@@ -85,8 +85,8 @@ class Settings:
     servicebus_input_queue: str = _setting("SERVICEBUS_INPUT_QUEUE", "input", kinds.text, "a queue", "The queue whose messages are scored; with `SERVICEBUS_INPUT_SUBSCRIPTION` the topic.")
     servicebus_input_subscription: str = _setting("SERVICEBUS_INPUT_SUBSCRIPTION", "", kinds.text, "a subscription", "Score the messages of this subscription; `SERVICEBUS_INPUT_QUEUE` names its topic.")
     servicebus_output_queue: str = _setting("SERVICEBUS_OUTPUT_QUEUE", "output", kinds.text, "a queue or topic, or nothing", "Where replies go to messages without `reply_to`. Empty: those get none.")
-    servicebus_max_concurrent: int = _setting("SERVICEBUS_MAX_CONCURRENT", 32, kinds.integer(1, 1000), "1 to 1000", "Standalone host: messages in flight. In Functions: `maxConcurrentCalls` in host.json.")
-    servicebus_prefetch: int = _setting("SERVICEBUS_PREFETCH", 100, kinds.integer(0, 5000), "0 to 5000", "Standalone host: messages held ready beside those in flight; their locks are renewed too.")
+    servicebus_max_concurrent: int = _setting("SERVICEBUS_MAX_CONCURRENT", 32, kinds.integer(1, 1000), "1 to 1000", "Standalone host: messages in flight. Fewer leave more to other hosts when `run()` is slow. In Functions: `maxConcurrentCalls` in host.json.")
+    servicebus_prefetch: int = _setting("SERVICEBUS_PREFETCH", 0, kinds.integer(0, 5000), "0 to 5000", "Standalone host: messages held ready beside those in flight; their locks are renewed too.")
     servicebus_max_attempts: int = _setting("SERVICEBUS_MAX_ATTEMPTS", 5, kinds.integer(1), "a whole number from 1", "After so many deliveries on which `run()` failed, a message gets an error reply and goes to the dead-letter queue. Keep it below the queue's own maximum (10).")
     servicebus_transport: str = _setting("SERVICEBUS_TRANSPORT", "amqp", kinds.one_of("amqp", "websockets"), "amqp or websockets", "websockets goes over port 443 where 5671 is closed.")
 

@@ -10,7 +10,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -106,7 +105,7 @@ class Azurite:
             except urllib.error.HTTPError as error:
                 error.close()
                 return
-            except (urllib.error.URLError, socket.timeout, ConnectionError):
+            except (TimeoutError, urllib.error.URLError, ConnectionError):
                 time.sleep(0.02)
         self._output.seek(0)
         raise RuntimeError(f"Azurite did not start: {self._output.read().decode()}")

@@ -15,7 +15,6 @@ from typing import Self
 
 import httpx
 
-
 _SETTINGS = (
     "AZUREML_", "AML_", "SCORING_", "SERVER_", "WORKER_", "SERVICE_", "HEALTH_PORT", "BLOB_",
     "SERVICEBUS_", "TriggerConnectionString", "ServiceBusConnectionString", "AzureWebJobs",

@@ -69,12 +69,13 @@ LAYERS = {
     "standalone.folder": 4,
     "standalone.container": 4,
     "standalone.blob": 8,
-    "standalone.service_bus": 11,
-    "standalone.triggers": 12,
-    "standalone.worker": 13,
-    "standalone.serve": 14,
-    "cli": 15,
-    "__main__": 16,
+    "standalone.reception": 11,
+    "standalone.service_bus": 12,
+    "standalone.triggers": 13,
+    "standalone.worker": 14,
+    "standalone.serve": 15,
+    "cli": 16,
+    "__main__": 17,
 }
 READS_THE_ENVIRONMENT = {"function_app.py", "scoring_runtime/cli.py"}
 FRAMEWORKS = {
@@ -183,7 +184,12 @@ def _uses(path: Path, framework: str) -> bool:
 def test_the_service_bus_sdk_is_imported_by_the_senders_and_receivers_only() -> None:
     """A process without that trigger does not load it."""
     users = {name for name, path in MODULES.items() if _uses(path, "azure.servicebus")}
-    assert users == {"replies", "service_bus_client", "standalone.service_bus"}
+    assert users == {
+        "replies",
+        "service_bus_client",
+        "standalone.reception",
+        "standalone.service_bus",
+    }
 
 
 def test_the_packages_of_the_hosts_import_nothing() -> None:

@@ -211,7 +211,7 @@ TABLE: list[tuple[str, str, object, dict[str, object], str, list[str]]] = [
         "1 to 1000",
         ["0", "1001"],
     ),
-    ("servicebus_prefetch", "SERVICEBUS_PREFETCH", 100, {"0": 0}, "0 to 5000", ["-1", "5001"]),
+    ("servicebus_prefetch", "SERVICEBUS_PREFETCH", 0, {"9": 9}, "0 to 5000", ["-1", "5001"]),
     ("servicebus_max_attempts", "SERVICEBUS_MAX_ATTEMPTS", 5, {"1": 1}, FROM_1, ["0", "x"]),
     (
         "servicebus_transport",

@@ -36,7 +36,7 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
         arg_name="blob",
         path=paths.input.text,
         connection=connection,
-        data_type=func.DataType.BINARY,  # without it the host sends text, and bytes that are none are lost
+        data_type=func.DataType.BINARY,  # else the host sends text
         **source,
     )(handler)
     app.function_name("score_blob")(handler)

@@ -30,7 +30,7 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
     common: dict[str, Any] = {
         "arg_name": "message",
         "connection": service_bus_name(settings),
-        "data_type": func.DataType.BINARY,  # without it the host sends text, and bytes that are none are lost
+        "data_type": func.DataType.BINARY,  # else the host sends text
     }
     if settings.servicebus_input_subscription:
         decorated = app.service_bus_topic_trigger(
