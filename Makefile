@@ -3,6 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXAMPLE ?= diabetes
 PORT ?= 5001
+WATCH ?=
 
 .PHONY: install serve lint type test bench clean
 
@@ -23,7 +24,7 @@ install: $(VENV)/.dev
 serve: $(VENV)/.serve
 	@$(BIN)/python examples/$(EXAMPLE)/train.py
 	@printf '\nTry it, in another terminal:\n\n  curl -H "Content-Type: application/json" -d @examples/$(EXAMPLE)/sample_input.json http://127.0.0.1:$(PORT)/score\n\n'
-	@exec $(BIN)/scoring-runtime serve --entry-script examples/$(EXAMPLE)/score.py --model-dir examples/$(EXAMPLE)/model --port $(PORT)
+	@exec $(BIN)/scoring-runtime serve --entry-script examples/$(EXAMPLE)/score.py --model-dir examples/$(EXAMPLE)/model --port $(PORT) $(if $(WATCH),--watch $(WATCH))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -38,6 +39,8 @@ test: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.http
 	$(BIN)/python -m benchmarks.functions
+	$(BIN)/python -m benchmarks.blobs
+	$(BIN)/python -m benchmarks.messages
 	$(BIN)/python -m benchmarks.startup
 
 clean:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import settings_table
+from .connections import triggers
 from .diagnosis import diagnosis
 from .errors import ConfigurationError, InputError, ScoringRuntimeError, StartError
 from .messages import ScoringRequest, ScoringResponse
@@ -237,10 +238,11 @@ def _banner(settings: Settings) -> None:
     shown = ("entry_script", "model_dir", "config_file", "worker_count", "scoring_timeout_ms")
     rows = [f"{environment_name(n)}: {getattr(settings, n)}" for n in shown]
     base = f"http://127.0.0.1:{settings.port}"
+    score = f"Score:          POST  {base}/score\n" if "http" in triggers(settings) else ""
     print("\nServer Settings\n---------------\n" + "\n".join(rows), file=sys.stderr)
     print(
         f"\nServer Routes\n---------------\n"
-        f"Score:          POST  {base}/score\n"
+        f"{score}"
         f"Liveness Probe: GET   {base}/\n"
         f"Readiness:      GET   {base}/health/ready\n"
         f"Schema:         GET   {base}/swagger.json\n",

@@ -19,11 +19,12 @@ _SERVICE_BUS = "Endpoint=sb://<namespace>.servicebus.windows.net/;SharedAccessKe
 _STORAGE = "DefaultEndpointsProtocol=https;AccountName=…;AccountKey=…;…"
 # Azurite's account and key are the same everywhere, and public.
 # https://learn.microsoft.com/azure/storage/common/storage-use-azurite#well-known-storage-account-and-key
-_AZURITE = (
+AZURITE = (
     "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlm"
     "EtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
     "BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1;"
 )
+"""What ``UseDevelopmentStorage=true`` stands for."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def blob(settings: Settings) -> Connection:
     """
     found = _found(settings, blob_name(settings), ("blobServiceUri", "serviceUri"))
     if found.text.replace(" ", "").rstrip(";").lower() == "usedevelopmentstorage=true":
-        return Connection(found.name, _AZURITE)
+        return Connection(found.name, AZURITE)
     account = _value(settings, f"{found.name}__accountName")
     if not found.text and not found.address and account:
         return Connection(
