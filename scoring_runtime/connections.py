@@ -112,6 +112,7 @@ def service_bus(settings: Settings) -> Connection:
     Raises:
         ConfigurationError: it is not set, or is not one; the message names the setting.
     """
+    _check_queues(settings)
     found = _found(settings, service_bus_name(settings), ("fullyQualifiedNamespace",))
     _check(found, "SERVICEBUS_CONNECTION", "fullyQualifiedNamespace", _SERVICE_BUS)
     if found.text and "endpoint=sb://" not in found.text.lower().replace(" ", ""):
@@ -163,6 +164,20 @@ def _check(found: Connection, setting: str, address: str, example: str) -> None:
             f"{found.name} is not set, which {setting} names as the connection. Set {found.name} "
             f"to a connection string ({example}), or {found.name}__{address} to sign in with an "
             "identity, or take the trigger out of SCORING_TRIGGERS."
+        )
+
+
+def _check_queues(settings: Settings) -> None:
+    source, target = settings.servicebus_input_queue, settings.servicebus_output_queue
+    if not source:
+        raise ConfigurationError(
+            "SERVICEBUS_INPUT_QUEUE is empty, which is not allowed. Allowed: the name of a queue, "
+            "or of a topic with SERVICEBUS_INPUT_SUBSCRIPTION."
+        )
+    if source.lower() == target.lower():
+        raise ConfigurationError(
+            f"SERVICEBUS_OUTPUT_QUEUE has the value {target!r}, which is SERVICEBUS_INPUT_QUEUE "
+            "too: each reply would be an input again. Allowed: another queue, or nothing."
         )
 
 

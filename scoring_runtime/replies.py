@@ -21,11 +21,11 @@ from .service_bus_client import trouble
 
 _MOST_SENDERS = 50
 _MOST_AT_ONCE = 100
-_Batch: TypeAlias = list[tuple[QueueReply, asyncio.Future[None]]]
+_Batch: TypeAlias = list[tuple[ServiceBusMessage, asyncio.Future[None]]]
 
 
 class ReplyRefused(ScoringRuntimeError):
-    """This reply can never be sent: too large, or its queue does not exist."""
+    """This reply can never be sent: too large, a property too long, or no such queue."""
 
 
 class Replies:
@@ -62,8 +62,7 @@ class Replies:
     async def close(self) -> None:
         """Close the senders."""
         senders, self._senders = list(self._senders.values()), {}
-        for each in senders:
-            await each.close()
+        await asyncio.gather(*(each.close() for each in senders))
 
     def _sender(self, target: str) -> _Sender:
         sender = self._senders.pop(target, None)
@@ -97,7 +96,7 @@ class _Sender:
     async def send(self, reply: QueueReply) -> None:
         """Send one reply, together with others that wait."""
         sent = asyncio.get_running_loop().create_future()
-        self._waiting.append((reply, sent))
+        self._waiting.append((_message(reply), sent))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send_waiting())
         await sent
@@ -141,7 +140,7 @@ class _Sender:
         return taken
 
     async def _send_batch(self, batch: _Batch) -> None:
-        messages = [_message(reply) for reply, _ in batch]
+        messages = [message for message, _ in batch]
         try:
             with self._translated():
                 sender = await self._opened()
@@ -181,14 +180,25 @@ class _Sender:
 
 
 def _message(reply: QueueReply) -> ServiceBusMessage:
-    return ServiceBusMessage(
-        reply.body,
-        content_type=reply.content_type,
-        message_id=reply.message_id or None,
-        correlation_id=reply.correlation_id or None,
-        session_id=reply.session_id or None,
-        application_properties=dict(reply.properties),  # type: ignore[arg-type]
-    )
+    properties: Any = {name: _typed(value) for name, value in reply.properties.items()}
+    try:
+        return ServiceBusMessage(
+            reply.body,
+            content_type=reply.content_type,
+            message_id=reply.message_id or None,
+            correlation_id=reply.correlation_id or None,
+            session_id=reply.session_id or None,
+            application_properties=properties,
+        )
+    except ValueError as error:
+        raise ReplyRefused(f"There can be no such reply: {error}") from error
+
+
+def _typed(value: Any) -> Any:
+    # The SDK writes a whole number with 32 bits unless it is told otherwise, or fails.
+    if isinstance(value, int) and not -(2**31) <= value < 2**31:
+        return {"TYPE": "LONG" if value < 2**63 else "ULONG", "VALUE": value}
+    return value
 
 
 def _settle(batch: _Batch, error: BaseException | None) -> None:

@@ -50,11 +50,11 @@ class Links:
                 _DEAD_LETTER,
                 [uuid.UUID(lock_token)],
                 dead_letter_details={
-                    b"deadletter-reason": reason,
-                    b"deadletter-description": description,
+                    "deadletter-reason": reason,
+                    "deadletter-description": description,
                 },
             )
-        except (AzureError, OSError, ValueError, AttributeError, TypeError) as error:
+        except Exception as error:  # the SDK lets errors of its AMQP layer through here
             await self._close()
             raise NotMoved(
                 f"The message could not be dead-lettered with its reason ({type(error).__name__}); "

@@ -43,6 +43,7 @@ class BlobTrigger:
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
         self._receipts: dict[str, str] = {}
+        self._task_has_trouble = False
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Watch until ``stopping``, then finish what is in flight."""
@@ -55,8 +56,9 @@ class BlobTrigger:
                     await self._place.open()
                     opened = True
                     log.info("Watching %s", self._place.where)
-                busy = await self._pass(stopping)
-                self._is_well()
+                busy = await self._pass_or_stop(stopping)
+                if not self._task_has_trouble:
+                    self._is_well()
                 pause = shortest if busy else min(pause * 1.5, longest)
                 # A listing that takes long is not repeated without a rest.
                 pause = max(pause, min(monotonic() - began, longest))
@@ -67,10 +69,23 @@ class BlobTrigger:
         await self._drain()
         await self._place.close()
 
-    async def _pass(self, stopping: asyncio.Event) -> bool:
+    async def _pass_or_stop(self, stopping: asyncio.Event) -> bool:
+        """A pass, which may wait long for a free slot, cut off when the host stops."""
+        looking = asyncio.create_task(self._pass())
+        told = asyncio.create_task(stopping.wait())
+        await asyncio.wait([looking, told], return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        if looking.done():
+            return looking.result()
+        looking.cancel()
+        await asyncio.wait([looking])
+        return False
+
+    async def _pass(self) -> bool:
         """Start what is new; whether there was, or still is, anything to do."""
         busy = bool(self._in_flight)
         self._receipts = await self._place.receipts()
+        suspects: list[tuple[Found, Documents]] = []
         async for found in self._place.inputs():
             documents = self._paths.documents(found.name)
             if documents is None or self._is_done(found, documents):
@@ -78,13 +93,25 @@ class BlobTrigger:
             busy = True
             if found.held or not self._is_due(found.name):
                 continue
-            await self._slots.acquire()
-            if stopping.is_set():
-                self._slots.release()
-                break
-            task = asyncio.create_task(self._handled(found, self._with_containers(documents)))
-            self._in_flight[found.name] = task
+            if found.dropped:
+                suspects.append((found, documents))
+            else:
+                await self._begin(found, documents)
+        await self._try_alone(suspects)
         return busy
+
+    async def _begin(self, found: Found, documents: Documents) -> asyncio.Task[None]:
+        await self._slots.acquire()
+        task = asyncio.create_task(self._handled(found, self._with_containers(documents)))
+        self._in_flight[found.name] = task
+        return task
+
+    async def _try_alone(self, suspects: list[tuple[Found, Documents]]) -> None:
+        """One of these may have killed its process: alone, it takes no others with it."""
+        if suspects and self._in_flight:
+            await asyncio.wait(list(self._in_flight.values()))
+        for found, documents in suspects:
+            await asyncio.wait([await self._begin(found, documents)])
 
     def _with_containers(self, documents: Documents) -> Documents:
         return Documents(
@@ -104,7 +131,9 @@ class BlobTrigger:
             claim = await self._place.claim(found, documents)
             if claim is not None:
                 await self._claimed(found, documents, claim)
+            self._task_has_trouble = False
         except TriggerTrouble as error:
+            self._task_has_trouble = True
             self._has_trouble(error)
             self._not_before[found.name] = monotonic() + 1
         except Exception:

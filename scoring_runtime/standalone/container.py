@@ -70,7 +70,8 @@ class Container:
             # Whoever may write need not be allowed to make containers.
             with self.translated(), contextlib.suppress(HttpResponseError):
                 await self._made_container(name)
-        self._renewing = asyncio.create_task(self._renew())
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._renew())
 
     async def close(self) -> None:
         """Close the connections."""

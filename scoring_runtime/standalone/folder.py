@@ -137,18 +137,22 @@ class Folder:
 
     def _listed_inputs(self) -> list[Found]:
         files = sorted(_files(self._input), key=lambda each: each[1].st_mtime_ns)
-        return [
-            Found(path.relative_to(self._input).as_posix(), self._etag(status), status.st_size)
-            for path, status in files
-            if not 0 <= _age(status) < _QUIET_SECONDS
-        ]
+        claims = {each.name for each in os.scandir(self._output / _CLAIMS)}
+        found = []
+        for path, status in files:
+            if not 0 <= _age(status) < _QUIET_SECONDS:
+                name = path.relative_to(self._input).as_posix()
+                # Dropped, or held: then claiming it will tell.
+                dropped = bool(claims) and _claim_name(name) in claims
+                found.append(Found(name, self._etag(status), status.st_size, dropped=dropped))
+        return found
 
     def _claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
         path = self._input / found.name
         if self.etag(path) != found.etag:
             return None
-        digest = hashlib.sha256(found.name.encode("utf-8", "surrogateescape")).hexdigest()[:40]
-        claim = FolderClaim(self, path, found.etag, self._output / _CLAIMS / digest)
+        claim_file = self._output / _CLAIMS / _claim_name(found.name)
+        claim = FolderClaim(self, path, found.etag, claim_file)
         if not claim.lock():
             return None
         if any(self.etag(self.path_of(each)) == found.etag for each in receipts):
@@ -258,6 +262,10 @@ class FolderClaim:
         moment = self._folder.moment(self.etag)
         os.utime(beside, ns=(moment, moment))
         os.replace(beside, path)
+
+
+def _claim_name(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:40]
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:

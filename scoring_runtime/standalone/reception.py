@@ -13,7 +13,7 @@ from azure.servicebus.aio import AutoLockRenewer, ServiceBusReceiver
 from azure.servicebus.amqp import AmqpMessageBodyType
 from azure.servicebus.exceptions import MessageLockLostError
 
-from ..errors import NotServing, TriggerTrouble
+from ..errors import NotServing, QueueFull, TriggerTrouble
 from ..queue_messages import Answer, QueueMessage, Settlement
 from ..queue_scoring import QueueScoring
 from ..settings import Settings
@@ -24,6 +24,7 @@ _AT_ONCE_SECONDS = 0.02
 # Most messages are settled long before; the others get their lock renewed.
 _RENEW_AFTER_SECONDS = 1.0
 _SETTLE_SECONDS = 5.0
+_FULL_SECONDS = 0.05
 _AGAIN = Answer(None, Settlement.ABANDON)
 
 
@@ -117,10 +118,13 @@ class Reception:
         self._some_answered.set()
 
     async def _answer(self, held: _Held) -> Answer:
-        if self._stopping.is_set() or self._broken is not None:
-            return _AGAIN
         try:
-            return await self._score(decoded(held.message), is_ours=lambda: not held.lost)
+            while not (self._stopping.is_set() or self._broken is not None or held.lost):
+                try:
+                    return await self._score(decoded(held.message), is_ours=lambda: not held.lost)
+                except QueueFull:  # given back it would be here again at once, one delivery older
+                    await asyncio.sleep(_FULL_SECONDS)
+            return _AGAIN
         except NotServing:
             return _AGAIN
         except TriggerTrouble as error:

@@ -38,7 +38,8 @@ class ServiceBusTrigger:
         self._scoring = scoring
         self._connection = service_bus(self._settings)
         self.where = _where(self._settings)
-        client_of(self._settings, self._connection)  # to refuse a bad connection string now
+        if self._connection.text:
+            client_of(self._settings, self._connection)  # to refuse a bad connection string now
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Receive until ``stopping``, then finish what is in flight; reconnects for ever."""

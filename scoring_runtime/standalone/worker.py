@@ -26,6 +26,8 @@ from .connection import Shared
 from .http import HttpProtocol
 from .supervisor import END_SIGNALS, EXIT_CANNOT_START, EXIT_OK, EXIT_STUCK, Supervision
 
+_RESTART_SECONDS = 5.0
+
 
 class Worker:
     """One process that serves: the runtime, the endpoint, uvicorn."""
@@ -72,7 +74,7 @@ class Worker:
         started = asyncio.create_task(self._runtime.settled())
         await asyncio.wait([stopped, started], return_when=asyncio.FIRST_COMPLETED)
         if self._runtime.state is State.HEALTHY:
-            await asyncio.gather(*(each.run(stopping) for each in self._triggers))
+            await asyncio.gather(*(_kept_running(each, stopping) for each in self._triggers))
         stopped.cancel()
 
     async def _watch(self) -> None:
@@ -104,6 +106,17 @@ class Worker:
             self._exit_code = EXIT_STUCK
             return True
         return False
+
+
+async def _kept_running(trigger: triggers.Trigger, stopping: asyncio.Event) -> None:
+    """A trigger never ends before the host, not even by a mistake of its own."""
+    while not stopping.is_set():
+        try:
+            await trigger.run(stopping)
+        except Exception:
+            log.exception("A trigger failed; it is started again")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), _RESTART_SECONDS)
 
 
 def _server_config(shared: Shared) -> uvicorn.Config:
