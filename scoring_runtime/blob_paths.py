@@ -18,6 +18,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
 _CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]|\$root|\$web")
 
+# Trigger metadata of the Functions host, which a placeholder of that name would replace.
+_TAKEN = frozenset({"properties", "uri", "metadata", "blobtrigger"})
+
 
 class Template:
     """One path with placeholders.
@@ -44,6 +47,9 @@ class Template:
         self.names = [part for part, is_name in self._parts if is_name]
         if len(set(self.names)) != len(self.names) and setting == "BLOB_INPUT_PATH":
             raise self.refused("a placeholder stands in it twice")
+        taken = [each for each in self.names if each.lower() in _TAKEN]
+        if taken:
+            raise self.refused(f"{{{taken[0]}}} is the host's own, name the placeholder otherwise")
         self.prefix = self._parts[0][0] if not self._parts[0][1] else ""
         """What every name begins with."""
 

@@ -17,9 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ Strings = Mapping[str, str]
 Values = Mapping[str, "Message"]
 Channel = Callable[..., Awaitable[Any]]
 Reply = tuple[int, list[tuple[str, str]], bytes]
+Event = dict[str, dict[str, dict[str, str]]]
 
 
 class Message(SimpleNamespace):
@@ -191,11 +193,13 @@ class Front:
     async def _answer_event(self, name: str, event: Mapping[str, Mapping[str, Strings]]) -> Reply:
         inputs = {key: _from_json(item) for key, item in event.get("inputs", {}).items()}
         metadata = {key: _from_json(item) for key, item in event.get("metadata", {}).items()}
-        response = await self._worker.invoke(self._worker.event(name, inputs, metadata))
+        request = self._worker.event(name, inputs, metadata)
+        response = await self._worker.invoke(request)
         status = "Failure" if (failure := response.failure()) else "Success"
         returned = response.return_value and response.return_value.to_json()
         outputs = {output.name: output.data.to_json() for output in response.output_data}
         reply = {"status": status, "exception": failure, "return": returned, "outputs": outputs}
+        reply["invocation_id"] = request.invocation_id
         return 200, [("content-type", "application/json")], json.dumps(reply).encode()
 
 
@@ -222,6 +226,90 @@ def _set_cookie(cookie: Message) -> str:
 def _from_json(item: Strings) -> Message:
     kind, value = item["type"], item["value"]
     return Message(**{kind: base64.b64decode(value) if kind == "bytes" else value})
+
+
+def _typed(value: Any) -> dict[str, str]:
+    """Bytes and text as they are, and everything else as JSON."""
+    if isinstance(value, bytes):
+        return {"type": "bytes", "value": base64.b64encode(value).decode()}
+    kind, text = ("string", value) if isinstance(value, str) else ("json", json.dumps(value))
+    return {"type": kind, "value": text}
+
+
+def blob_event(path: str, body: bytes, **properties: str) -> Event:
+    """A blob as the host's storage extension gives it, e.g. with `ContentType="text/csv"`.
+
+    The binding expressions come beside the metadata; a name stands here for all of them.
+    """
+    name = path.partition("/")[2].rpartition(".")[0]
+    metadata = {
+        "BlobTrigger": _typed(path),
+        # A System.Uri goes as JSON: a string in quotation marks.
+        "Uri": {"type": "json", "value": json.dumps(f"http://127.0.0.1:10000/account/{path}")},
+        "Properties": _typed(
+            {
+                "LastModified": "2024-05-01T10:00:00+00:00",
+                "CreatedOn": "2024-05-01T10:00:00+00:00",
+                "Metadata": {},
+                "BlobType": 0,
+                "LeaseState": 0,
+                "ContentLength": len(body),
+                "ContentType": "application/octet-stream",
+                "ContentEncoding": None,
+                "ETag": {},
+                **properties,
+            }
+        ),
+        "Metadata": _typed({}),
+        "blobname": _typed(name),
+        "sys": _typed({"MethodName": "score_blob", "UtcNow": "2024-05-01T10:00:00Z"}),
+    }
+    return {"inputs": {"blob": _typed(body)}, "metadata": metadata}
+
+
+def message_event(message: Any) -> Event:
+    """A message that azure-servicebus has received as the host's extension gives it.
+
+    .NET counts deliveries from 1, and what is null is left out.
+    """
+    properties = {
+        _text(name): _text(value) for name, value in (message.application_properties or {}).items()
+    }
+    found = {
+        "MessageId": message.message_id,
+        "CorrelationId": message.correlation_id,
+        "ContentType": message.content_type,
+        "ReplyTo": message.reply_to,
+        "ReplyToSessionId": message.reply_to_session_id,
+        "SessionId": message.session_id,
+        "Subject": message.subject,
+        "Label": message.subject,
+        "LockToken": str(message.lock_token),
+        "DeliveryCount": (message.delivery_count or 0) + 1,
+        "SequenceNumber": message.sequence_number,
+        "EnqueuedTimeUtc": message.enqueued_time_utc.isoformat(),
+        "ExpiresAtUtc": "9999-12-31T23:59:59.9999999Z",
+        "ApplicationProperties": properties,
+        "UserProperties": properties,
+        "MessageActions": {},
+        "Client": {"FullyQualifiedNamespace": "127.0.0.1", "IsClosed": False},
+        "sys": {"MethodName": "score_message", "UtcNow": "2024-05-01T10:00:00Z"},
+    }
+    metadata = {name: _typed(value) for name, value in found.items() if value is not None}
+    return {"inputs": {"message": _typed(b"".join(message.body))}, "metadata": metadata}
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How a function ended: its failure, or "", and what it gives to its output bindings."""
+
+    failure: str = ""
+    outputs: Mapping[str, bytes] = field(default_factory=dict)
+    invocation_id: str = ""
 
 
 @dataclass
@@ -258,6 +346,14 @@ class FunctionsHost:
             return self._final_log
         size = os.fstat(self._output.fileno()).st_size
         return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
+
+    def deliver(self, function: str, event: Event) -> Delivery:
+        """Call a function with an event, as a listener of the host does."""
+        url = f"{self.url}/__invoke__/{function}"
+        with urllib.request.urlopen(url, json.dumps(event).encode(), timeout=60) as answer:
+            said = json.load(answer)
+        outputs = {name: base64.b64decode(data["value"]) for name, data in said["outputs"].items()}
+        return Delivery(said["exception"] or "", outputs, said["invocation_id"])
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL if the child is still there 10 seconds later."""

@@ -13,7 +13,7 @@ import contextlib
 import uuid
 from typing import Any
 
-from azure.core.exceptions import AzureError
+from azure.servicebus.exceptions import MessageLockLostError
 
 from ..connections import Connection
 from ..replies import Replies
@@ -43,23 +43,32 @@ class Links:
         Raises:
             NotMoved: the broker is away, the lock is lost, or the SDK does not offer it.
         """
+        details = {"deadletter-reason": reason, "deadletter-description": description}
         try:
-            receiver = await self._opened()
-            # azure-servicebus settles by lock token only for messages that it received itself.
-            await receiver._settle_message_via_mgmt_link(
-                _DEAD_LETTER,
-                [uuid.UUID(lock_token)],
-                dead_letter_details={
-                    "deadletter-reason": reason,
-                    "deadletter-description": description,
-                },
-            )
+            await self._settle(uuid.UUID(lock_token), details)
         except Exception as error:  # the SDK lets errors of its AMQP layer through here
-            await self._close()
             raise NotMoved(
                 f"The message could not be dead-lettered with its reason ({type(error).__name__}); "
                 "it is delivered again until the queue's maximum of deliveries."
             ) from error
+
+    async def _settle(
+        self, token: uuid.UUID, details: dict[str, str], *, again: bool = True
+    ) -> None:
+        again = again and self._receiver is not None
+        receiver = await self._opened()
+        try:
+            # azure-servicebus settles by lock token only for messages that it received itself.
+            await receiver._settle_message_via_mgmt_link(
+                _DEAD_LETTER, [token], dead_letter_details=details
+            )
+        except MessageLockLostError:
+            raise
+        except Exception:
+            await self._close(receiver)
+            if not again:
+                raise
+            await self._settle(token, details, again=False)  # Azure closes links that are idle
 
     async def _opened(self) -> Any:
         async with self._opening:
@@ -78,8 +87,8 @@ class Links:
             return self._client.get_subscription_receiver(name, subscription)
         return self._client.get_queue_receiver(name)
 
-    async def _close(self) -> None:
-        receiver, self._receiver = self._receiver, None
-        if receiver is not None:
-            with contextlib.suppress(AzureError, OSError, ValueError):
-                await receiver.close()
+    async def _close(self, receiver: Any) -> None:
+        if self._receiver is receiver:
+            self._receiver = None
+        with contextlib.suppress(Exception):
+            await receiver.close()
