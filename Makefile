@@ -34,7 +34,7 @@ lint: $(VENV)/.dev
 test: $(VENV)/.dev
 	$(BIN)/python -m tests.peer
 	$(BIN)/python -m tests.azurite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.http

@@ -185,6 +185,7 @@ def test_the_service_bus_sdk_is_imported_by_the_senders_and_receivers_only() -> 
     """A process without that trigger does not load it."""
     users = {name for name, path in MODULES.items() if _uses(path, "azure.servicebus")}
     assert users == {
+        "functions.links",
         "replies",
         "service_bus_client",
         "standalone.reception",

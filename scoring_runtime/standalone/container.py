@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator
 from functools import partial
 from time import monotonic
@@ -101,12 +102,17 @@ class Container:
     async def inputs(self) -> AsyncIterator[Found]:
         """The blobs of the input container."""
         with self.translated():
-            async for blob in self._input.list_blobs(
+            pages = self._input.list_blobs(
                 name_starts_with=self._paths.input.prefix or None,
                 include=["metadata"],
                 results_per_page=_PAGE,
-            ):
-                yield _found(blob)
+            ).by_page()
+            async for page in pages:
+                found = [_found(blob) async for blob in page]
+                if monotonic() < self._shared_until:
+                    random.shuffle(found)  # two watchers in one order get in each other's way
+                for each in found:
+                    yield each
 
     async def claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
         """Lease the input."""
@@ -200,6 +206,7 @@ class Container:
     def _made_service(self) -> BlobServiceClient:
         # Without its logging of each request: credentials would be a setting away from the log.
         options: dict[str, Any] = {"retry_total": 3, "connection_timeout": 10, "read_timeout": 60}
+        options |= {"initial_backoff": 1, "increment_base": 2}  # else it begins with 15 s
         if not self._connection.text:
             self._credential = self._connection.credential()
             return BlobServiceClient(self._connection.address, self._credential, **options)

@@ -161,13 +161,12 @@ class _Server(uvicorn.Server):
         """Let the triggers stop now, not after the connections."""
         super().handle_exit(sig, frame)
         if self.when_told_to_stop is not None:
-            self.when_told_to_stop()
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                self.when_told_to_stop()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        before = {each: signal.signal(each, self.handle_exit) for each in END_SIGNALS}
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+        # They stay: a second signal must not cut off the triggers, which end after the server.
+        for each in END_SIGNALS:
+            signal.signal(each, self.handle_exit)
+        yield

@@ -1,0 +1,322 @@
+"""The blob trigger of the standalone host: throughput, latency, memory, requests.
+
+``python -m benchmarks.blobs`` prints three tables: inputs per second for growing numbers of waiting
+inputs, the time from upload to output, and what a poll with nothing new costs. run() is empty; the
+container is one of Azurite in memory on the same machine, or a local folder.
+
+Azurite is one thread, and each of its look-ups goes through all blobs of the account: its CPU time
+for each input says what the most is that can be reached (with 18 ms, 55 a second).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.blob.aio import BlobServiceClient, ContainerClient
+
+from tests.azurite import Azurite
+from tests.standalone_host import StandaloneHost
+
+SCRIPT = Path(__file__).parent / "scripts" / "one.py"
+SIZES = (100, 1_000, 10_000)
+LEAST_PER_SECOND = 150
+POLLS = {"1 to 10 s (default)": "1-10", "0.2 s": "0.2"}
+BODY = b'{"data": [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]]}'
+PATIENCE = 600.0
+# What has been scored last may still be on its way.
+_LAST = 64
+_REQUEST = re.compile(rb"^[A-Z]{3,7} [^\r\n]+ HTTP/1\.1\r", re.MULTILINE)
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="waiting inputs")
+    parser.add_argument("--rounds", type=int, default=3, help="the median of so many (below 5,000)")
+    parser.add_argument("--samples", type=int, default=50, help="of each latency; 0 for none")
+    options = parser.parse_args()
+    with _folder() as folder:
+        shutil.copy(SCRIPT, folder)
+        figures = asyncio.run(_measure(folder, options))
+    _progress("")
+    print(json.dumps(figures) if options.json else _tables(figures))
+
+
+async def _measure(folder: Path, options: argparse.Namespace) -> Figures:
+    figures: Figures = {"throughput": [], "latency": [], "idle": {}}
+    for place in ("Azurite", "folder"):
+        for size in options.sizes:
+            rounds = []
+            for number in range(options.rounds if size < 5_000 else 1):
+                _progress(f"{size:,} waiting, {place}, round {number + 1}")
+                measured = _container if place == "Azurite" else _local
+                rounds.append(await measured(folder, size))
+            each = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
+            figures["throughput"].append({"place": place, "size": size, **each})
+    if options.samples:
+        for name, poll in POLLS.items():
+            _progress(f"latency, poll {name}")
+            figures["latency"].append({"poll": name, **await _latency(poll, options.samples)})
+    _progress("idle polls")
+    figures["idle"] = await _idle()
+    return figures
+
+
+# --- throughput -----------------------------------------------------------------------------------
+
+
+async def _container(folder: Path, size: int) -> Figures:
+    with Azurite() as azurite:
+        names = [f"{number:06}" for number in range(size)]
+        async with _containers(azurite) as (source, output):
+            await _upload(source, names)
+            before = _cpu_seconds(azurite.process.pid)
+            environ = {"TriggerConnectionString": azurite.connection_string}
+            with StandaloneHost(folder / SCRIPT.name, environ=environ) as host:
+                begin = time.perf_counter()
+                await _until_logged(host, size)
+                await asyncio.gather(*(_exists(output, f"{n}_out.json") for n in names[-_LAST:]))
+                seconds = time.perf_counter() - begin
+                figures = _figures(host, size, seconds)
+                storage = _cpu_seconds(azurite.process.pid) - before
+                figures["storage_cpu_ms"] = storage / size * 1000
+            assert await _count(output) == size
+    return figures
+
+
+async def _local(folder: Path, size: int) -> Figures:
+    with _folder() as place:
+        (place / "input").mkdir()
+        for number in range(size):
+            (place / "input" / f"{number:06}.json").write_bytes(BODY)
+        environ = {"BLOB_INPUT_FOLDER": str(place / "input")}
+        with StandaloneHost(folder / SCRIPT.name, environ=environ) as host:
+            begin = time.perf_counter()
+            await _until_logged(host, size)
+            while sum(each.is_file() for each in os.scandir(place / "output")) < size:
+                await asyncio.sleep(0.005)
+            return _figures(host, size, time.perf_counter() - begin)
+
+
+async def _until_logged(host: StandaloneHost, size: int) -> None:
+    """Wait until so many inputs have been scored: looking at the storage would slow it down."""
+    seen, offset = 0, 0
+    until = time.monotonic() + PATIENCE
+    while seen < size:
+        text = os.pread(host._output.fileno(), 1 << 24, offset)
+        whole = text[: text.rfind(b"\n") + 1]
+        offset += len(whole)
+        seen += len(re.findall(rb"blob \S+ 200 ", whole))
+        if time.monotonic() > until or host.process.poll() is not None:
+            raise SystemExit(f"{seen} of {size} scored:\n{host.log[-5000:]}")
+        await asyncio.sleep(0.01)
+
+
+def _figures(host: StandaloneHost, size: int, seconds: float) -> Figures:
+    status = Path(f"/proc/{host.process.pid}/status").read_text()
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return {
+        "per_second": size / seconds,
+        "host_cpu_ms": _cpu_seconds(host.process.pid) / size * 1000,
+        "peak_mb": int(peak.split()[1]) / 1024,
+    }
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# --- latency and idle polls -----------------------------------------------------------------------
+
+
+async def _latency(poll: str, samples: int) -> Figures:
+    """From the upload's answer to the first moment the output can be read."""
+    took = []
+    environ = {"BLOB_POLL_SECONDS": poll}
+    at_random = random.Random(1)
+    with Azurite() as azurite:
+        environ["TriggerConnectionString"] = azurite.connection_string
+        async with _containers(azurite) as (source, output):
+            with StandaloneHost(SCRIPT, environ=environ):
+                for number in range(-2, samples):  # the first two open connections
+                    await asyncio.sleep(at_random.uniform(0.2, 2))
+                    await source.upload_blob(f"{number}.json", BODY)
+                    begin = time.perf_counter()
+                    await _exists(output, f"{number}_out.json")
+                    if number >= 0:
+                        took.append(time.perf_counter() - begin)
+    percentiles = statistics.quantiles(took, n=100, method="inclusive")
+    return {"p50_ms": percentiles[49] * 1000, "p99_ms": percentiles[98] * 1000}
+
+
+async def _idle() -> Figures:
+    """Requests of 1,000 inputs, and those of one poll with nothing new when they are done."""
+    size, polls = 1_000, 10
+    with Azurite() as azurite:
+        async with _containers(azurite) as (source, _), _Relay(azurite) as relay:
+            await _upload(source, [str(number) for number in range(size)])
+            environ = {"TriggerConnectionString": relay.connection_string}
+            environ["BLOB_POLL_SECONDS"] = "1"
+            with StandaloneHost(SCRIPT, environ=environ) as host:
+                await _until_logged(host, size)
+                await asyncio.sleep(3)
+                before = relay.lines[:]
+                each = (
+                    sum(b"?comp=list" not in line and b"&comp=list" not in line for line in before)
+                    / size
+                )
+                cpu = _cpu_seconds(host.process.pid)
+                begin = time.perf_counter()
+                starts = _first_pages(before)
+                while _first_pages(relay.lines) < starts + polls:
+                    await asyncio.sleep(0.05)
+                seconds = time.perf_counter() - begin
+                return {
+                    "size": size,
+                    "requests_each": each,
+                    "requests": (len(relay.lines) - len(before)) / polls,
+                    "cpu_percent": (_cpu_seconds(host.process.pid) - cpu) / seconds * 100,
+                }
+
+
+def _first_pages(lines: list[bytes]) -> int:
+    return sum(b"/input?" in line and b"marker=" not in line for line in lines)
+
+
+# --- storage --------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def _containers(
+    azurite: Azurite,
+) -> AsyncIterator[tuple[ContainerClient, ContainerClient]]:
+    async with BlobServiceClient.from_connection_string(azurite.connection_string) as service:
+        yield await service.create_container("input"), await service.create_container("output")
+
+
+async def _upload(source: ContainerClient, names: list[str]) -> None:
+    waiting = iter(names)
+
+    async def some() -> None:
+        for name in waiting:
+            await source.upload_blob(f"{name}.json", BODY)
+
+    await asyncio.gather(*(some() for _ in range(16)))
+
+
+async def _exists(output: ContainerClient, name: str) -> None:
+    blob = output.get_blob_client(name)
+    while True:
+        try:
+            await blob.get_blob_properties()
+            return
+        except ResourceNotFoundError:
+            await asyncio.sleep(0.005)
+
+
+async def _count(container: ContainerClient) -> int:
+    return len([name async for name in container.list_blob_names()])
+
+
+class _Relay:
+    """A TCP relay to Azurite that notes the request lines of the host."""
+
+    def __init__(self, azurite: Azurite) -> None:
+        self._azurite = azurite
+        self._port = int(azurite.blob_url.rpartition(":")[2].partition("/")[0])
+        self.lines: list[bytes] = []
+        self._open: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> _Relay:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.connection_string = self._azurite.connection_string.replace(
+            f":{self._port}/", f":{port}/"
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._server.close()
+        await asyncio.gather(*self._open)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        answers, requests = await asyncio.open_connection("127.0.0.1", self._port)
+
+        async def forth() -> None:
+            while chunk := await reader.read(65536):
+                self.lines += _REQUEST.findall(chunk)
+                requests.write(chunk)
+            requests.close()
+
+        async def back() -> None:
+            while chunk := await answers.read(65536):
+                writer.write(chunk)
+            writer.close()
+
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(forth(), back())
+
+
+# --- output ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _tables(figures: Figures) -> str:
+    lines = [
+        f"| place | waiting inputs | inputs per second (at least {LEAST_PER_SECOND}) "
+        "| CPU of the host each | CPU of Azurite each | peak memory of the host |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for each in figures["throughput"]:
+        storage = f"{each['storage_cpu_ms']:.1f} ms" if "storage_cpu_ms" in each else ""
+        lines.append(
+            f"| {each['place']} | {each['size']:,} | {each['per_second']:,.0f} "
+            f"| {each['host_cpu_ms']:.1f} ms | {storage} | {each['peak_mb']:.0f} MB |"
+        )
+    if figures["latency"]:
+        lines += ["", "| BLOB_POLL_SECONDS | upload to output, p50 | p99 |", "| --- | --- | --- |"]
+    for each in figures["latency"]:
+        lines.append(f"| {each['poll']} | {each['p50_ms']:.0f} ms | {each['p99_ms']:.0f} ms |")
+    idle = figures["idle"]
+    lines += [
+        "",
+        f"Requests for each input, listings left out: {idle['requests_each']:.2f}. A poll with "
+        f"nothing new among {idle['size']:,} inputs: {idle['requests']:.1f} requests; "
+        f"polling once a second takes {idle['cpu_percent']:.1f} % of a core.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Messages as plain data: what a message asks for, and how each outcome answers it."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from typing import Any
+
+import pytest
+
+from scoring_runtime.errors import UndecodableInput
+from scoring_runtime.outcomes import Outcome, Verdict
+from scoring_runtime.queue_messages import (
+    Answer,
+    QueueMessage,
+    QueueReply,
+    Settlement,
+    answer,
+    reply_id,
+    reply_of,
+    request_of,
+)
+from scoring_runtime.settings import Settings
+
+SCORED = Outcome(Verdict.SCORED, 200, b"result", "application/x-own")
+REFUSED = Outcome(Verdict.REFUSED, 422, b"why", "text/plain", "Status422", "why not")
+FAILED = Outcome(Verdict.FAILED, 500, b"error", "application/json", "RunFailed", "it raised")
+
+
+def settings(**environ: str) -> Settings:
+    return Settings.from_environ(environ)
+
+
+def headers_of(message: QueueMessage) -> dict[bytes, bytes]:
+    request = request_of(message, lambda: b"a-new-id")
+    assert len(dict(request.headers)) == len(request.headers)
+    return dict(request.headers)
+
+
+# --- requests -------------------------------------------------------------------------------------
+
+
+def test_a_message_is_a_request_with_its_body_and_its_id():
+    request = request_of(QueueMessage(b"\x00\xff", "an-id"), lambda: b"a-new-id")
+    assert (request.body, request.request_id) == (b"\x00\xff", "an-id")
+    assert dict(request.headers) == {
+        b"content-type": b"application/json",
+        b"x-request-id": b"an-id",
+    }
+
+
+def test_enter_goes_to_the_scoring_thread_with_the_request():
+    entered: list[int] = []
+    message = QueueMessage(b"", "i")
+    request = request_of(message, lambda: b"", enter=lambda: entered.append(1))
+    assert request.enter is not None
+    request.enter()
+    assert entered == [1]
+
+
+@pytest.mark.parametrize(
+    ("message_id", "request_id"),
+    [
+        ("", b"a-new-id"),
+        ("x" * 100, b"x" * 100),
+        ("x" * 101, b"a-new-id"),
+        ("with space", b"a-new-id"),
+        ("grüße", b"a-new-id"),
+        ("line\nbreak", b"a-new-id"),
+        ("~!{}", b"~!{}"),
+    ],
+)
+def test_a_message_id_that_cannot_be_a_request_id_gets_a_new_one(
+    message_id: str, request_id: bytes
+):
+    message = QueueMessage(b"", message_id)
+    assert headers_of(message)[b"x-request-id"] == request_id
+    assert request_of(message, lambda: b"a-new-id").request_id == request_id.decode()
+
+
+@pytest.mark.parametrize(
+    ("said", "content_type"),
+    [
+        ("", b"application/json"),
+        ("application/octet-stream", b"application/json"),
+        ("text/plain", b"application/json"),
+        ("TEXT/PLAIN; charset=utf-8", b"application/json"),
+        ("text/csv", b"text/csv"),
+        ("application/x-own; a=b", b"application/x-own; a=b"),
+    ],
+)
+def test_a_content_type_that_says_nothing_is_json(said: str, content_type: bytes):
+    assert headers_of(QueueMessage(b"", "i", content_type=said))[b"content-type"] == content_type
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "header"),
+    [
+        ("x-tenant", "t", (b"x-tenant", b"t")),
+        ("X-Tenant", "t", (b"x-tenant", b"t")),
+        ("x-number", 7, (b"x-number", b"7")),
+        ("x-flag", True, (b"x-flag", b"True")),
+        ("x-lines", "a\r\nb: c", (b"x-lines", b"a b: c")),
+        ("x-latin", "grüße", (b"x-latin", "grüße".encode("latin-1"))),
+        ("x-other", "日本", (b"x-other", b"??")),
+        ("x-a.b_c-d", "v", (b"x-a.b_c-d", b"v")),
+        ("x-" + "n" * 100, "v", (b"x-" + b"n" * 100, b"v")),
+    ],
+)
+def test_properties_that_start_with_x_are_headers(name: str, value: object, header: Any):
+    assert headers_of(QueueMessage(b"", "i", properties={name: value})).items() >= {header}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tenant", "content-type", "x", "x-", "x-a b", "x-a:b", "x-grüße", "x-a\n", "x-" + "n" * 101],
+)
+def test_other_properties_are_no_headers(name: str):
+    assert len(headers_of(QueueMessage(b"", "i", properties={name: "v"}))) == 2
+
+
+def test_a_property_cannot_take_the_place_of_the_request_id_or_of_another():
+    given = {"x-request-id": "forged", "X-A": "first", "x-a": "second"}
+    headers = headers_of(QueueMessage(b"", "own", properties=given))
+    assert (headers[b"x-request-id"], headers[b"x-a"]) == (b"own", b"first")
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def test_a_result_is_replied_and_completes():
+    reply = QueueReply(
+        "output", b"result", "application/x-own", "m:reply", "m", "", {"status": 200}
+    )
+    given = answer(QueueMessage(b"", "m"), SCORED, settings())
+    assert given == Answer(reply, Settlement.COMPLETE)
+
+
+def test_the_clients_fault_is_replied_and_dead_lettered_at_once():
+    reply = QueueReply("output", b"why", "text/plain", "m:reply", "m", "", {"status": 422})
+    given = answer(QueueMessage(b"", "m"), REFUSED, settings())
+    assert given == Answer(reply, Settlement.DEAD_LETTER, "Status422", "why not")
+
+
+@pytest.mark.parametrize(
+    ("attempts", "deliveries", "is_last"),
+    [("5", 0, False), ("5", 3, False), ("5", 4, True), ("5", 9, True), ("1", 0, True)],
+)
+def test_a_failed_run_is_abandoned_until_the_last_attempt(
+    attempts: str, deliveries: int, is_last: bool
+):
+    message = QueueMessage(b"", "m", deliveries=deliveries)
+    given = answer(message, FAILED, settings(SERVICEBUS_MAX_ATTEMPTS=attempts))
+    if is_last:
+        reply = QueueReply(
+            "output", b"error", FAILED.content_type, "m:reply", "m", "", {"status": 500}
+        )
+        assert given == Answer(reply, Settlement.DEAD_LETTER, "RunFailed", "it raised")
+    else:
+        assert given == Answer(None, Settlement.ABANDON, "RunFailed", "it raised")
+
+
+def test_a_reason_is_cut_to_what_a_dead_letter_can_hold():
+    long = REFUSED._replace(reason="r" * 5000)
+    assert answer(QueueMessage(b""), long, settings()).reason == "r" * 4096
+
+
+# --- replies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("message_id", "expected"),
+    [
+        ("", ""),
+        ("a", "a:reply"),
+        ("x" * 122, "x" * 122 + ":reply"),
+        ("x" * 123, hashlib.sha256(b"x" * 123).hexdigest() + ":reply"),
+        ("x" * 128, hashlib.sha256(b"x" * 128).hexdigest() + ":reply"),
+        ("\ud800" * 123, hashlib.sha256(b"?" * 123).hexdigest() + ":reply"),
+    ],
+    ids=["none", "short", "122", "123", "128", "surrogates"],
+)
+def test_a_reply_id_is_made_of_the_message_id_and_fits(message_id: str, expected: str):
+    assert reply_id(message_id) == expected
+    assert len(expected) <= 128
+
+
+@pytest.mark.parametrize(
+    ("reply_to", "output", "target"),
+    [
+        ("", "output", "output"),
+        ("answers", "output", "answers"),
+        ("answers", "", "answers"),
+        (" answers ", "output", "answers"),
+        ("sb://bus.servicebus.windows.net/answers", "output", "answers"),
+        ("sb://bus.servicebus.windows.net/folder/answers/", "output", "folder/answers"),
+        ("amqps://bus.servicebus.windows.net:5671/answers", "output", "answers"),
+        ("sb://bus.servicebus.windows.net", "output", "output"),
+        ("sb://bus.servicebus.windows.net/", "output", "output"),
+        ("  ", "output", "output"),
+    ],
+)
+def test_reply_to_goes_before_the_output_queue(reply_to: str, output: str, target: str):
+    message = QueueMessage(b"", "m", reply_to=reply_to)
+    reply = reply_of(message, SCORED, settings(SERVICEBUS_OUTPUT_QUEUE=output))
+    assert reply is not None
+    assert reply.target == target
+
+
+def test_with_neither_there_is_no_reply():
+    without = settings(SERVICEBUS_OUTPUT_QUEUE="")
+    message = QueueMessage(b"", "m")
+    assert reply_of(message, SCORED, without) is None
+    assert answer(message, SCORED, without) == Answer(None, Settlement.COMPLETE)
+    assert answer(message, REFUSED, without).settlement is Settlement.DEAD_LETTER
+
+
+@pytest.mark.parametrize("reply_to", ["input", "INPUT", "sb://bus/Input", "/input/"])
+def test_a_reply_to_the_queue_that_is_scored_is_refused(reply_to: str):
+    """It would be an input again, for ever."""
+    with pytest.raises(UndecodableInput, match="the queue that is scored") as refused:
+        reply_of(QueueMessage(b"", "m", reply_to=reply_to), SCORED, settings())
+    assert repr(reply_to) in str(refused.value)
+
+
+def test_a_reply_keeps_what_belongs_to_the_request():
+    """Its properties that start with x-, with their types; the others stay behind."""
+    identity = uuid.uuid4()
+    own = {"x-i": 2**40, "X-F": 1.5, "x-b": True, "x-u": identity, "x-s": "7"}
+    message = QueueMessage(
+        b"",
+        "m",
+        correlation_id="talk",
+        reply_to_session_id="session",
+        properties={**own, "other": 1, "status": 999},
+    )
+    reply = reply_of(message, SCORED, settings())
+    assert reply is not None
+    assert reply.properties == {**own, "status": 200}
+    assert type(reply.properties["x-b"]) is bool
+    assert (reply.correlation_id, reply.session_id) == ("talk", "session")
+
+
+@pytest.mark.parametrize(
+    ("correlation_id", "message_id", "expected"),
+    [("c", "m", "c"), ("", "m", "m"), ("c", "", "c"), ("", "", "")],
+)
+def test_the_correlation_id_is_the_requests_own_else_its_message_id(
+    correlation_id: str, message_id: str, expected: str
+):
+    reply = reply_of(QueueMessage(b"", message_id, correlation_id), SCORED, settings())
+    assert reply is not None
+    assert reply.correlation_id == expected
