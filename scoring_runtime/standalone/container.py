@@ -244,7 +244,9 @@ class BlobClaim:
         with self._container.translated():
             try:
                 stream = await self._blob.download_blob(
-                    etag=f'"{self.etag}"', match_condition=MatchConditions.IfNotModified
+                    etag=f'"{self.etag}"',
+                    match_condition=MatchConditions.IfNotModified,
+                    decompress=False,  # the runtime does it, and knows a limit
                 )
                 content: bytes = await stream.readall()
             except (ResourceModifiedError, ResourceNotFoundError):
