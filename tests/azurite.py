@@ -76,7 +76,7 @@ class Azurite:
     Its data are in memory, or in `location` when it is to be stopped and started with them.
     """
 
-    def __init__(self, location: Path | None = None) -> None:
+    def __init__(self, location: Path | None = None, debug_log: Path | None = None) -> None:
         self._reserved = [reserved_port() for _ in range(3)]
         blob, queue, table = (int(each.getsockname()[1]) for each in self._reserved)
         self.blob_url = f"http://127.0.0.1:{blob}/{ACCOUNT}"
@@ -85,9 +85,11 @@ class Azurite:
             f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
             f"BlobEndpoint={self.blob_url};QueueEndpoint={self.queue_url};"
         )
+        debug = ["--debug", str(debug_log)] if debug_log else []
         kept = ["--location", str(location)] if location else ["--inMemoryPersistence"]
         self._command = [
-            *ensure_azurite(), "--silent", "--skipApiVersionCheck", "--disableTelemetry", *kept,
+            *ensure_azurite(), "--silent", "--skipApiVersionCheck", "--disableTelemetry",
+            *kept, *debug,
             "--blobHost", "127.0.0.1", "--blobPort", str(blob),
             "--queueHost", "127.0.0.1", "--queuePort", str(queue),
             "--tableHost", "127.0.0.1", "--tablePort", str(table),

@@ -512,3 +512,29 @@ def test_two_inputs_may_share_no_document_where_it_is_the_receipt() -> None:
     )
     with pytest.raises(ConfigurationError, match=r"\{ext\} of BLOB_INPUT_PATH is left out"):
         refuse_shared_documents(paths)
+
+
+def test_a_poll_with_nothing_new_is_two_listings(tmp_path: Path, write_script: WriteScript) -> None:
+    """No request for each blob finds out what is new, however many are done."""
+    log = tmp_path / "azurite.log"
+    with Azurite(debug_log=log) as azurite:
+        place = Blobs(azurite, 0)
+        with place.service, StandaloneHost(write_script(COUNTING), environ=place.environ):
+            for number in range(20):
+                place.drop(f"{number}.json", b"1")
+            until(lambda: place.document("19_out.json") and place.document("9_out.json"))
+            time.sleep(1)
+            before = len(requests_in(log))
+            time.sleep(2)
+            seen = requests_in(log)[before:]
+    kinds = {place.input: 0, place.output: 0}
+    for method, url in seen:
+        container = next(name for name in kinds if f"/{name}" in url)
+        assert (method, "comp=list" in url) == ("GET", True)
+        kinds[container] += 1
+    assert kinds[place.input] >= 5
+    assert abs(kinds[place.input] - kinds[place.output]) <= 1
+
+
+def requests_in(log: Path) -> list[tuple[str, str]]:
+    return re.findall(r"RequestMethod=(\w+) RequestURL=(\S+)", log.read_text())
