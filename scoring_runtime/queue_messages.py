@@ -100,11 +100,13 @@ def reply_of(message: QueueMessage, outcome: Outcome, settings: Settings) -> Que
     redelivery makes.
 
     Raises:
-        UndecodableInput: ``reply_to`` is the queue that the messages come from.
+        UndecodableInput: ``reply_to`` is the queue that the messages come from, or none at all.
     """
     target = _entity(message.reply_to) or settings.servicebus_output_queue
     if not target:
         return None
+    if "$" in target:
+        raise UndecodableInput(f"reply_to is {message.reply_to!r}, which is no queue or topic.")
     if target.lower() == settings.servicebus_input_queue.lower():
         raise UndecodableInput(
             f"reply_to is {message.reply_to!r}, the queue that is scored: the reply would be an "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .errors import UndecodableInput
+from .errors import TriggerTrouble, UndecodableInput
 from .messages import ScoringRequest
 from .outcomes import Outcome, Scoring, Verdict, failed
 from .queue_messages import Answer, QueueMessage, QueueReply, Settlement, answer, request_of
@@ -72,6 +72,12 @@ class QueueScoring:
             refused = failed(error)
             await self._say_so(reply, refused)
             return Answer(None, Settlement.DEAD_LETTER, "ReplyRefused", str(error))
+        except TriggerTrouble as error:
+            if reply.target == self._settings.servicebus_output_queue:
+                raise
+            # The message chose that queue: its trouble is not that of all.
+            log.error("%s", error)
+            return Answer(None, Settlement.ABANDON, type(error).__name__, str(error))
         return decided
 
     async def _say_so(self, reply: QueueReply, refused: Outcome) -> None:

@@ -215,7 +215,7 @@ def test_with_neither_there_is_no_reply():
     assert answer(message, REFUSED, without).settlement is Settlement.DEAD_LETTER
 
 
-@pytest.mark.parametrize("reply_to", ["input", "INPUT", "sb://bus/Input", "/input/"])
+@pytest.mark.parametrize("reply_to", ["input", "INPUT", "sb://bus/Input", "/input/", "$cbs", "q/$management"])
 def test_a_reply_to_the_queue_that_is_scored_is_refused(reply_to: str):
     """It would be an input again, for ever."""
     with pytest.raises(UndecodableInput, match="the queue that is scored") as refused:

@@ -147,6 +147,12 @@ def is_not_ready(host: StandaloneHost) -> bool:
     return httpx.get(f"{host.url}/health/ready").status_code == 503
 
 
+def is_not_ready_because(host: StandaloneHost, trouble: str) -> bool:
+    answer = httpx.get(f"{host.url}/health/ready")
+    assert answer.status_code == 503
+    return trouble in answer.json()["troubles"]["service_bus"]
+
+
 def until(broker: ServiceBusBroker, predicate: Callable[[], object], timeout: float = PATIENCE):
     broker.wait_for(predicate, timeout)
 
@@ -371,6 +377,7 @@ def trouble_at_the_start(own: Own) -> None:
             "away": own.host(name="a", TriggerConnectionString=away.connection_string),
             "refused": own.host(name="r", TriggerConnectionString=refusing.connection_string),
         }
+        assert is_not_ready(hosts["refused"])  # from its first moment
         expected = {
             "queue": "queue 'missing' does not exist (SERVICEBUS_INPUT_QUEUE",
             "output": "queue 'later' for replies (reply_to, or SERVICEBUS_OUTPUT_QUEUE) does not",
@@ -378,9 +385,7 @@ def trouble_at_the_start(own: Own) -> None:
             "refused": "Service Bus refuses TriggerConnectionString (SERVICEBUS_CONNECTION)",
         }
         for name, host in hosts.items():
-            until(own.broker, partial(is_not_ready, host))
-            said = httpx.get(f"{host.url}/health/ready").json()
-            assert expected[name] in said["troubles"]["service_bus"]
+            until(own.broker, partial(is_not_ready_because, host, expected[name]))
             assert httpx.get(f"{host.url}/health/live").status_code == 200
             assert httpx.post(f"{host.url}/score", content=b"a").json() == {"got": "a"}
         own.broker.add_queue("missing")

@@ -279,7 +279,7 @@ class BlobClaim:
 def _found(blob: Any) -> Found:
     said = blob.content_settings
     state = (blob.lease.state or "") if blob.lease else ""
-    count = (blob.metadata or {}).get(_ATTEMPTS, "")
+    count = (blob.metadata or {}).get(_ATTEMPTS) or ""
     return Found(
         blob.name,
         blob.etag.strip('"'),

@@ -21,6 +21,7 @@ from ..telemetry import log
 
 _RECEIVE_SECONDS = 0.2
 _AT_ONCE_SECONDS = 0.02
+_QUICK = 3
 # Most messages are settled long before; the others get their lock renewed.
 _RENEW_AFTER_SECONDS = 1.0
 _SETTLE_SECONDS = 5.0
@@ -53,7 +54,7 @@ class Reception:
         self._in_flight: dict[asyncio.Task[None], _Held] = {}
         self._answered: list[_Held] = []
         self._some_answered = asyncio.Event()
-        self._ask, self._got_all = 1, False
+        self._ask, self._quick, self._got_all = 1, 0, False
         self._broken: BaseException | None = None
 
     async def open(self) -> None:
@@ -87,7 +88,8 @@ class Reception:
         # To ask for more than there is delays what there is by 0.2 s: one at a time, unless they
         # come at once.
         more = self._got_all and monotonic() - began < _AT_ONCE_SECONDS
-        self._ask = min(self._ask * 4, self._most) if more else 1
+        self._quick = self._quick + 1 if more else 0
+        self._ask = min(self._ask * 4, self._most) if self._quick >= _QUICK else 1
         for message in received:
             held = _Held(message, monotonic())
             task = asyncio.create_task(self._handled(held))

@@ -23,6 +23,7 @@ from ..telemetry import log
 from .reception import Reception, wait_for
 
 _LONGEST_PAUSE = 30.0
+_CONNECTING = "The Service Bus trigger is connecting."
 
 
 class ServiceBusTrigger:
@@ -35,6 +36,7 @@ class ServiceBusTrigger:
     def __init__(self, runtime: Runtime, scoring: Scoring) -> None:
         self._settings = runtime.settings
         self._troubles = runtime.troubles
+        self._troubles["service_bus"] = _CONNECTING
         self._scoring = scoring
         self._connection = service_bus(self._settings)
         self.where = _where(self._settings)
@@ -105,7 +107,7 @@ class ServiceBusTrigger:
             raise trouble(error, self._connection.name, name) from error
 
     def _is_well(self) -> None:
-        if self._troubles.pop("service_bus", None):
+        if self._troubles.pop("service_bus", _CONNECTING) != _CONNECTING:
             log.info("The Service Bus trigger works again.")
 
     def _has_trouble(self, error: TriggerTrouble) -> None:
