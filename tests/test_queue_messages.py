@@ -215,7 +215,14 @@ def test_with_neither_there_is_no_reply():
     assert answer(message, REFUSED, without).settlement is Settlement.DEAD_LETTER
 
 
-@pytest.mark.parametrize("reply_to", ["input", "INPUT", "sb://bus/Input", "/input/", "$cbs", "q/$management"])
+@pytest.mark.parametrize("reply_to", ["$cbs", "q/$management", "q/$deadletterqueue"])
+def test_a_reply_to_a_node_of_the_broker_is_refused(reply_to: str):
+    """Whoever sends messages could otherwise speak to those with our rights."""
+    with pytest.raises(UndecodableInput, match="no queue or topic"):
+        reply_of(QueueMessage(b"", "m", reply_to=reply_to), SCORED, settings())
+
+
+@pytest.mark.parametrize("reply_to", ["input", "INPUT", "sb://bus/Input", "/input/"])
 def test_a_reply_to_the_queue_that_is_scored_is_refused(reply_to: str):
     """It would be an input again, for ever."""
     with pytest.raises(UndecodableInput, match="the queue that is scored") as refused:
