@@ -83,7 +83,7 @@ class Template:
     def _tokens(self, name: str) -> list[tuple[str, bool]]:
         parts: list[tuple[str, bool]] = []
         for token in filter(None, _TOKEN.split(name)):
-            if token in "{}":
+            if token in ("{", "}"):
                 raise self.refused("a brace is not closed or not opened")
             if token.startswith("{") and token != "{{":
                 if not _NAME.fullmatch(token[1:-1]):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.azurite import Azurite
 from tests.standalone_host import clean_environ
 
 WriteScript = Callable[..., Path]
@@ -40,3 +41,10 @@ def write_script(tmp_path: Path) -> WriteScript:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[Azurite]:
+    """One for all: take containers of your own."""
+    with Azurite() as started:
+        yield started

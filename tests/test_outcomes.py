@@ -1,0 +1,288 @@
+"""What becomes of an input for which no client waits, and how a blob becomes a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import unquote
+
+import pytest
+
+from scoring_runtime import errors
+from scoring_runtime.messages import ScoringRequest
+from scoring_runtime.outcomes import (
+    Outcome,
+    Scoring,
+    Verdict,
+    blob_request,
+    content_type_of,
+    failed,
+)
+from scoring_runtime.runtime import Runtime, build
+from scoring_runtime.settings import Settings
+from tests.conftest import WriteScript
+
+JSON = "application/json"
+INTERNAL = b'{"message": "An unexpected internal error occurred. Check the logs for more info."}'
+
+SCRIPT = """
+import sys, time
+from scoring_runtime import AMLResponse, InputError, rawhttp
+
+def init():
+    pass
+
+def parts(last):
+    yield b"a "
+    yield b"b "
+    yield last()
+
+def fail():
+    raise ValueError("details")
+
+def refuse():
+    raise InputError("not this one")
+
+ANSWERS = {
+    b"value": lambda: {"a": 1},
+    b"nothing": lambda: None,
+    b"empty": lambda: AMLResponse(b"", 200),
+    b"stream": lambda: AMLResponse(parts(lambda: b"c"), 200),
+    b"stream fails": lambda: AMLResponse(parts(fail), 200),
+    b"stream refuses": lambda: AMLResponse(parts(refuse), 200),
+    b"fail": fail,
+    b"exit": lambda: sys.exit(0),
+    b"object": object,
+    b"refuse": refuse,
+    b"slow": lambda: time.sleep(0.6),
+    b"long": lambda: AMLResponse("x" * 5000, 422),
+    b"moved": lambda: AMLResponse("there", 302),
+    b"typed": lambda: AMLResponse("a,b", 201, {"Content-Type": "text/csv"}),
+}
+
+@rawhttp
+def run(request):
+    body = request.get_data()
+    if body.startswith(b"status "):
+        return AMLResponse("chosen: \\u00fc", int(body[7:]))
+    return ANSWERS[body]()
+"""
+
+
+@asynccontextmanager
+async def started(write_script: WriteScript, **environ: str) -> AsyncIterator[Runtime]:
+    script = write_script(SCRIPT)
+    runtime = build(Settings.from_environ({"AZUREML_ENTRY_SCRIPT": str(script), **environ}))
+    runtime.start()
+    await runtime.started()
+    try:
+        yield runtime
+    finally:
+        await runtime.stop(5)
+
+
+def scored(write_script: WriteScript, *bodies: bytes, **environ: str) -> list[Outcome]:
+    async def scenario() -> list[Outcome]:
+        async with started(write_script, **environ) as runtime:
+            score = Scoring(runtime)
+            return [await score(ScoringRequest(each), "blob input/a.json") for each in bodies]
+
+    return asyncio.run(scenario())
+
+
+def message(text: str) -> bytes:
+    return b'{"message": "%s"}' % text.encode()
+
+
+SCORED, REFUSED, FAILED = Verdict
+TEXT = "text/html; charset=utf-8"
+CHOSEN = "chosen: ü".encode()
+
+OUTCOMES = {
+    b"value": Outcome(SCORED, 200, b'{"a":1}', JSON),
+    b"nothing": Outcome(SCORED, 200, b"{}", JSON),
+    b"empty": Outcome(SCORED, 200, b"", TEXT),
+    b"stream": Outcome(SCORED, 200, b"a b c", TEXT),
+    b"moved": Outcome(SCORED, 302, b"there", TEXT),
+    b"typed": Outcome(SCORED, 201, b"a,b", "text/csv"),
+    b"status 204": Outcome(SCORED, 204, CHOSEN, TEXT),
+    b"status 399": Outcome(SCORED, 399, CHOSEN, TEXT),
+    b"status 400": Outcome(REFUSED, 400, CHOSEN, TEXT, "Status400", "chosen: ü"),
+    b"status 499": Outcome(REFUSED, 499, CHOSEN, TEXT, "Status499", "chosen: ü"),
+    b"status 500": Outcome(FAILED, 500, CHOSEN, TEXT, "Status500", "chosen: ü"),
+    b"status 503": Outcome(FAILED, 503, CHOSEN, TEXT, "Status503", "chosen: ü"),
+    b"long": Outcome(REFUSED, 422, b"x" * 5000, TEXT, "Status422", "x" * 1000),
+    b"refuse": Outcome(REFUSED, 400, message("not this one"), JSON, "InputError", "not this one"),
+    b"stream refuses": Outcome(
+        REFUSED, 400, message("not this one"), JSON, "InputError", "not this one"
+    ),
+}
+
+
+def test_the_outcome_of_each_answer_of_the_script(write_script):
+    """Up to 399 it is a result, up to 499 the client's fault, from 500 on another try may help."""
+    assert dict(zip(OUTCOMES, scored(write_script, *OUTCOMES), strict=True)) == OUTCOMES
+
+
+def test_a_run_that_gives_no_result_has_failed_and_its_details_are_not_told(write_script):
+    bodies = [b"fail", b"exit", b"stream fails", b"object", b"unknown"]
+    found = scored(write_script, *bodies)
+    assert [(each.verdict, each.status, each.content_type) for each in found] == [
+        (FAILED, 500, JSON)
+    ] * len(bodies)
+    assert [each.reason for each in found] == [
+        "RunFailed",
+        "RunFailed",
+        "RunFailed",
+        "ResultNotSerializable",
+        "RunFailed",
+    ]
+    assert [each.body for each in found] == [message(each.description) for each in found]
+    assert b"details" not in b"".join(each.body for each in found)
+
+
+def test_a_run_past_its_deadline_has_failed(write_script):
+    [found] = scored(write_script, b"slow", SCORING_TIMEOUT_MS="200")
+    assert (found.verdict, found.status, found.reason) == (FAILED, 500, "RunTimeout")
+
+
+def test_an_input_that_cannot_be_taken_now_raises_and_has_no_outcome(write_script):
+    async def scenario() -> None:
+        async with started(write_script) as runtime:
+            await runtime.stop(5)
+            with pytest.raises(errors.Stopping):
+                await Scoring(runtime)(ScoringRequest(b"value"), "blob input/a.json")
+
+    asyncio.run(scenario())
+
+
+def test_an_unexpected_error_has_failed_and_is_logged(write_script, caplog):
+    async def broken(request: ScoringRequest) -> None:
+        raise ZeroDivisionError("for the log")
+
+    async def scenario() -> Outcome:
+        async with started(write_script) as runtime:
+            score = Scoring(runtime, broken)  # type: ignore[arg-type]
+            return await score(ScoringRequest(b"value", request_id="id-1"), "blob input/a.json")
+
+    found = asyncio.run(scenario())
+    assert (found.verdict, found.status, found.body) == (FAILED, 500, INTERNAL)
+    assert found.reason == "InternalError"
+    [record] = [each for each in caplog.records if each.exc_info]
+    assert "while scoring id-1" in record.getMessage()
+
+
+@pytest.mark.parametrize(("enabled", "lines"), [(True, 2), (False, 0)])
+def test_each_try_is_a_line_in_the_access_log(write_script, caplog, enabled, lines):
+    async def scenario() -> None:
+        async with started(write_script) as runtime:
+            score = Scoring(runtime, access_log=enabled)
+            await score(ScoringRequest(b"value"), "blob input/a.json")
+            await score(ScoringRequest(b"fail"), "blob input/b.json")
+            score.flush_log()
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(scenario())
+    found = [
+        line
+        for each in caplog.records
+        for line in each.getMessage().splitlines()
+        if "blob input/" in line
+    ]
+    assert len(found) == lines
+    if enabled:
+        assert found[0].partition("blob ")[2].startswith("input/a.json 200 ")
+        assert found[0].endswith("ms 7")
+        assert found[1].partition("blob ")[2].startswith("input/b.json 500 ")
+
+
+def _leaves(kind: type[errors.ScoringRuntimeError]) -> list[type[errors.ScoringRuntimeError]]:
+    below = [each for direct in kind.__subclasses__() for each in _leaves(direct)]
+    return [kind, *below]
+
+
+@pytest.mark.parametrize("kind", _leaves(errors.InputError))
+def test_every_input_error_is_refused_with_a_client_status(kind):
+    found = failed(kind("the sentence"))
+    assert found.verdict is Verdict.REFUSED
+    assert 400 <= found.status < 500
+    assert found[2:] == (message("the sentence"), JSON, kind.__name__, "the sentence")
+
+
+@pytest.mark.parametrize("kind", _leaves(errors.RunError))
+def test_every_run_error_has_failed_with_500(kind):
+    found = failed(kind("the sentence"))
+    assert (found.verdict, found.status) == (Verdict.FAILED, 500)
+    assert found[2:] == (message("the sentence"), JSON, kind.__name__, "the sentence")
+
+
+# --- blobs as requests ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "content_type"),
+    [
+        ("application/json", "a.csv", "application/json"),
+        ("application/json; charset=latin-1", "a.csv", "application/json; charset=latin-1"),
+        ("text/csv", "a.json", "text/csv"),
+        ("image/png", "", "image/png"),
+        ("", "a.json", "application/json"),
+        ("", "a.CSV", "text/csv"),
+        ("", "a.png", "image/png"),
+        ("", "no-extension", "application/json"),
+        ("", "", "application/json"),
+        ("application/octet-stream", "a.json", "application/json"),
+        ("Application/Octet-Stream ; x=y", "a.json", "application/json"),
+        ("application/octet-stream", "a.unknown", "application/octet-stream"),
+        ("application/octet-stream", "", "application/json"),
+        ("text/plain", "a/b.json", "application/json"),
+        ("text/plain; charset=utf-8", "a.txt", "text/plain"),
+    ],
+)
+def test_the_content_type_is_what_was_said_unless_that_says_nothing(said, name, content_type):
+    assert content_type_of(said, name) == content_type
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "input/sample_input.json",
+        "input/grüße €/漢字 😀.json",
+        "input/a b%20#?&+;=\"'.json",
+        "input/line\r\nend: x.json",
+        "input/" + "x" * 1000 + ".json",
+    ],
+)
+def test_the_blob_name_header_is_ascii_and_can_be_read_back(name):
+    request = blob_request(name, b"body", "", "", "id")
+    value = request.header(b"x-blob-name").decode("ascii")
+    assert unquote(value) == name
+    assert not set(value) & set(" \r\n\"'#?")
+
+
+def test_a_blob_name_that_is_not_unicode_has_a_header_too():
+    """As file names on Linux can be."""
+    request = blob_request("input/\udcff.json", b"", "", "", "id")
+    assert request.header(b"x-blob-name") == b"input/%3F.json"
+
+
+def test_a_blob_is_posted_with_what_its_storage_says_of_it():
+    body = bytes(range(256))
+    found = blob_request("input/a.json", body, "", "gzip", "id-1")
+    assert found == ScoringRequest(
+        body,
+        [
+            (b"content-type", b"application/json"),
+            (b"content-encoding", b"gzip"),
+            (b"x-blob-name", b"input/a.json"),
+            (b"x-request-id", b"id-1"),
+        ],
+        request_id="id-1",
+    )
+
+
+def test_a_blob_without_encoding_has_no_header_of_it():
+    found = blob_request("input/a.json", b"", "text/csv", "", "id-1")
+    assert [name for name, _ in found.headers] == [b"content-type", b"x-blob-name", b"x-request-id"]
