@@ -1,8 +1,9 @@
 """Host a trained model behind HTTP requests, dropped blobs and queue messages.
 
-For entry scripts: ``rawhttp``, ``AMLRequest``, ``AMLResponse``, ``model_path``, and ``InputError``,
-which ``run()`` raises to refuse an input (the client gets its text with status 400). For programs
-that embed the runtime: ``Settings``, ``build``, ``ScoringRequest``, ``ScoringResponse``.
+For entry scripts: ``rawhttp``, ``AMLRequest``, ``AMLResponse``, ``model_path``, ``InputError``,
+which ``run()`` raises to refuse an input (the client gets its text with status 400), and
+``redis_client``, the ``redis.Redis`` of the settings (None without one). For programs that embed
+the runtime: ``Settings``, ``build``, ``ScoringRequest``, ``ScoringResponse``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from .runtime import build
     from .settings import Settings
 
+    redis_client: Any
+
 __all__ = [
     "AMLRequest",
     "AMLResponse",
@@ -28,6 +31,7 @@ __all__ = [
     "build",
     "model_path",
     "rawhttp",
+    "redis_client",
 ]
 
 _HOMES = {
@@ -44,6 +48,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "redis_client":
+        return import_module(".redis_clients", __name__).client_for_scripts()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

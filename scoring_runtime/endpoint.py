@@ -18,14 +18,15 @@ from .connections import triggers
 from .conversion import query_pairs
 from .cors import with_cors
 from .error_responses import INTERNAL, error_response, message_response
-from .errors import InputTooLarge, NotStarted, ScoringRuntimeError
+from .errors import InputNotFound, InputTooLarge, NotStarted, ScoringRuntimeError
 from .http_messages import Handle, HttpRequest, Reply
 from .invocation import JSON_HEADERS
 from .messages import Headers, Score, ScoringRequest, ScoringResponse
 from .request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from .runtime import Runtime, State
 from .settings import Settings
-from .telemetry import AccessLog, log
+from .stored_inputs import StoredInputs
+from .telemetry import AccessLog, log, metrics_text
 
 # The texts that clients know: werkzeug's descriptions of 404 and 405.
 _NOT_FOUND = (
@@ -39,6 +40,9 @@ _RESERVED = frozenset(
     {b"x-request-id", b"x-ms-request-id", b"content-length", b"transfer-encoding", b"connection"}
 )
 _TEXT_HEADERS: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
+# https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
+_METRICS_HEADERS: Headers = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
+INPUTS = "/inputs/"
 _ALIVE = (State.TRANSITIONING, State.HEALTHY)
 _READ = ("GET", "HEAD", "OPTIONS")
 _SCORES = ("GET", "POST", "OPTIONS", "HEAD")
@@ -51,9 +55,15 @@ class Endpoint:
     """Answers every path; calling it never raises."""
 
     def __init__(
-        self, runtime: Runtime, score: Score | None = None, *, access_log: bool = True
+        self,
+        runtime: Runtime,
+        score: Score | None = None,
+        inputs: StoredInputs | None = None,
+        *,
+        access_log: bool = True,
     ) -> None:
         self._runtime = runtime
+        self._inputs = inputs
         self._settings = runtime.settings
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
@@ -68,10 +78,12 @@ class Endpoint:
         }
         if "http" not in triggers(runtime.settings):
             del self._routes["/score"]
+        if runtime.metrics:
+            self._routes["/metrics"] = (self._measured, _READ, False)
 
     async def __call__(self, request: HttpRequest) -> Reply:
         started = perf_counter()
-        route, methods, logged = self._routes.get(request.path, _UNKNOWN)
+        route, methods, logged = self._routes.get(request.path) or self._route_of(request.path)
         headers = dict(request.headers)
         if len(headers) != len(request.headers):
             headers = _joined(request.headers)
@@ -123,6 +135,31 @@ class Endpoint:
                 request.enter,
             )
         )
+
+    def _route_of(self, path: str) -> tuple[_Route, tuple[str, ...], bool]:
+        if self._inputs is not None and path.startswith(INPUTS) and len(path) > len(INPUTS):
+            return self._kept_input, ("PUT", "DELETE"), True
+        return _UNKNOWN
+
+    async def _kept_input(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        assert self._inputs is not None
+        key = request.path[len(INPUTS) :]
+        if request.method == "DELETE":
+            if not await self._inputs.delete(key):
+                raise InputNotFound(f"No input is kept under the key {key!r}.")
+            return ScoringResponse(204, b"", (), -1)
+        if request.body is None:
+            limit = self._settings.max_body_bytes
+            raise InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
+        seconds = await self._inputs.put(key, ScoringRequest(request.body, request.headers))
+        body = orjson.dumps({"key": key, "seconds": seconds})
+        return ScoringResponse(201, body, JSON_HEADERS[:1], -1)
+
+    async def _measured(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        if request.method == "OPTIONS":
+            return _allowed()
+        text = metrics_text(self._runtime.metrics)
+        return ScoringResponse(200, text.encode(), _METRICS_HEADERS, -1)
 
     async def _healthy(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
         if request.method == "OPTIONS":
@@ -226,8 +263,14 @@ def _version_header(settings: Settings) -> tuple[bytes, bytes] | None:
     return (b"x-ms-server-version", f"scoring-runtime/{number}".encode())
 
 
-def create(runtime: Runtime, *, access_log: bool = True) -> tuple[Endpoint, Handle]:
+def create(
+    runtime: Runtime,
+    score: Score | None = None,
+    inputs: StoredInputs | None = None,
+    *,
+    access_log: bool = True,
+) -> tuple[Endpoint, Handle]:
     """The endpoint of a runtime, and the same with the wrappers its settings ask for."""
-    endpoint = Endpoint(runtime, access_log=access_log)
+    endpoint = Endpoint(runtime, score, inputs, access_log=access_log)
     origins = runtime.settings.cors_origins
     return endpoint, with_cors(endpoint, origins) if origins else endpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -40,6 +41,11 @@ class EntryScript:
     def is_async(self) -> bool:
         """Whether calling ``run`` gives a coroutine."""
         return is_async(self.run)
+
+    @property
+    def sees_headers(self) -> bool:
+        """Whether ``run`` is given the request's headers."""
+        return self.kind == "raw" or "request_headers" in inspect.signature(self.run).parameters
 
     @property
     def schema_decorated(self) -> bool:

@@ -6,6 +6,7 @@ import json
 
 from .errors import (
     InputError,
+    InputNotFound,
     InputTooLarge,
     NotServing,
     RequestIdTooLong,
@@ -25,6 +26,7 @@ _STATUS: tuple[tuple[type[ScoringRuntimeError], int], ...] = (
     (UnsupportedMethod, 405),
     (RequestIdTooLong, 431),
     (NoSuchDocument, 404),
+    (InputNotFound, 404),
     (InputError, 400),
     (NotServing, 503),
     (RunError, 500),

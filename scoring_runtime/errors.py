@@ -15,7 +15,8 @@
     │   ├── UnsupportedContentType
     │   ├── UnsupportedMethod
     │   ├── InputTooLarge
-    │   └── RequestIdTooLong
+    │   ├── RequestIdTooLong
+    │   └── InputNotFound           no input is kept under the key that was named
     ├── RunError                    run() was called, or waited for, and gave no result
     │   ├── RunFailed
     │   ├── RunTimeout
@@ -23,7 +24,8 @@
     ├── NotServing                  not now; later, or elsewhere, it can succeed
     │   ├── QueueFull
     │   ├── Stopping
-    │   └── NotStarted
+    │   ├── NotStarted
+    │   └── StoreAway               the store of results and inputs does not answer
     ├── TriggerTrouble              what a trigger depends on is away, or refuses
     └── ModelNotFound
 
@@ -89,6 +91,10 @@ class RequestIdTooLong(InputError):
     """A request id header is longer than 100 characters."""
 
 
+class InputNotFound(InputError):
+    """No input is kept under the key that was named; the message says which."""
+
+
 class RunError(ScoringRuntimeError):
     """``run()`` was called, or waited for, and gave no result."""
 
@@ -119,6 +125,10 @@ class Stopping(NotServing):
 
 class NotStarted(NotServing):
     """The entry script's ``init()`` has failed, so nothing can be scored here."""
+
+
+class StoreAway(NotServing):
+    """The store of results and inputs does not answer."""
 
 
 class TriggerTrouble(ScoringRuntimeError):

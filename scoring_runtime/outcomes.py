@@ -19,6 +19,8 @@ _JSON = "application/json"
 # What tools write when they do not know: then the name of the blob says more.
 _SAYS_NOTHING = frozenset({"", "application/octet-stream", "text/plain"})
 _LONGEST_DESCRIPTION = 1000
+INPUT_KEY = "x_input_key"
+"""The metadata of a blob that names the key of the input to score in its place."""
 
 
 class Verdict(Enum):
@@ -116,13 +118,20 @@ def content_type_of(said: str, name: str = "") -> str:
 
 
 def blob_request(
-    name: str, body: bytes, content_type: str, content_encoding: str, request_id: str
+    name: str,
+    body: bytes,
+    content_type: str,
+    content_encoding: str,
+    input_key: str = "",
+    *,
+    request_id: str,
 ) -> ScoringRequest:
     """A blob as a request: its name, ``container/name``, is the header ``x-blob-name``."""
     lines = {
         b"content-type": content_type_of(content_type, name),
         b"content-encoding": content_encoding,
         b"x-blob-name": quote(name, errors="replace"),
+        b"x-input-key": input_key,
         b"x-request-id": request_id,
     }
     headers = [(key, value.encode("latin-1", "replace")) for key, value in lines.items() if value]

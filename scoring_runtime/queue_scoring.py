@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from time import monotonic
 
-from .errors import TriggerTrouble, UndecodableInput
+from .errors import NotServing, NotStarted, Stopping, TriggerTrouble, UndecodableInput
 from .messages import ScoringRequest
 from .outcomes import Outcome, Scoring, Verdict, failed
 from .queue_messages import Answer, QueueMessage, QueueReply, Settlement, answer, request_of
@@ -13,11 +15,27 @@ from .request_ids import RandomIds
 from .settings import Settings
 from .telemetry import log
 
+_AGAIN_SECONDS = 0.5
+
 
 class QueueScoring:
-    """Scores messages and sends the replies; the settlement is the host's to make."""
+    """Scores messages and sends the replies; the settlement is the host's to make.
 
-    def __init__(self, scoring: Scoring, replies: Replies, settings: Settings) -> None:
+    Args:
+        scoring: scores one input.
+        replies: sends.
+        settings: names of queues, and how often to try.
+        patience: seconds to wait while a message cannot be scored just now.
+    """
+
+    def __init__(
+        self,
+        scoring: Scoring,
+        replies: Replies,
+        settings: Settings,
+        patience: float = float("inf"),
+    ) -> None:
+        self._patience = patience
         self._scoring = scoring
         self._replies = replies
         self._settings = settings
@@ -28,6 +46,7 @@ class QueueScoring:
         message: QueueMessage,
         *,
         is_ours: Callable[[], bool] = lambda: True,
+        goes_on: Callable[[], bool] = lambda: True,
         enter: Callable[[], object] | None = None,
     ) -> Answer:
         """How to settle a message, once its reply has been sent.
@@ -35,6 +54,8 @@ class QueueScoring:
         Args:
             message: as received.
             is_ours: whether its lock still holds; without it somebody else answers.
+            goes_on: whether to wait when it cannot be scored just now. To abandon it at once
+                would use its deliveries up.
             enter: called in the scoring thread before run().
 
         Raises:
@@ -42,7 +63,7 @@ class QueueScoring:
             TriggerTrouble: the reply could not be sent; abandon the message.
         """
         request = request_of(message, self._new_id, enter)
-        decided = await self._decided(message, request)
+        decided = await self._decided_at_last(message, request, goes_on)
         if not is_ours():
             return Answer(None, Settlement.ABANDON, "LockLost", "its lock was lost")
         if decided.settlement is Settlement.DEAD_LETTER:
@@ -55,6 +76,20 @@ class QueueScoring:
         if decided.reply is None:
             return decided
         return await self._replied(decided, decided.reply)
+
+    async def _decided_at_last(
+        self, message: QueueMessage, request: ScoringRequest, goes_on: Callable[[], bool]
+    ) -> Answer:
+        until = monotonic() + self._patience
+        while True:
+            try:
+                return await self._decided(message, request)
+            except (Stopping, NotStarted):
+                raise
+            except NotServing:
+                if monotonic() > until or not goes_on():
+                    raise
+                await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _decided(self, message: QueueMessage, request: ScoringRequest) -> Answer:
         what = f"queue {self._settings.servicebus_input_queue}/{request.request_id}"

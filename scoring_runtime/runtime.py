@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent import futures
 from enum import Enum
 from functools import partial
 
-from . import entry_script, models, schema
+from . import entry_script, models, redis_clients, schema
 from .errors import EntryScriptFailed, InputError
 from .invocation import Invocation, run_failed
 from .scorer import Scorer
@@ -32,6 +32,7 @@ def load(settings: Settings, runner: asyncio.Runner) -> Invocation:
         EntryScriptError: as :func:`entry_script.load`; or ``init()`` raised.
     """
     models.use_model_dir(settings.model_dir)
+    redis_clients.use(settings)
     script = entry_script.load(settings)
     script_log.info("Invoking user's init function")
     try:
@@ -55,6 +56,8 @@ class Runtime:
         self.documents = schema.Documents()
         self.troubles: dict[str, str] = {}
         """What keeps a trigger from working, by its name: it is not ready, but alive."""
+        self.metrics: dict[str, Callable[[], float]] = {}
+        """Numbers that ``/metrics`` shows: name → what to call for the value."""
         self._preloaded = preloaded
         self._scorer: Scorer[Invocation] = Scorer(
             self._prepare,
@@ -76,6 +79,11 @@ class Runtime:
         if self._scorer.prepared.exception() is not None:
             return State.FAILED
         return State.UNHEALTHY if self._scorer.stuck else State.HEALTHY
+
+    @property
+    def script(self) -> entry_script.EntryScript:
+        """The loaded entry script; only once started."""
+        return self._scorer.prepared.result(0).script
 
     @property
     def readiness(self) -> State:

@@ -90,6 +90,20 @@ class Settings:
     servicebus_max_attempts: int = _setting("SERVICEBUS_MAX_ATTEMPTS", 5, kinds.integer(1), "a whole number from 1", "After so many deliveries on which `run()` failed, a message gets an error reply and goes to the dead-letter queue. Keep it below the queue's own maximum (10).")
     servicebus_transport: str = _setting("SERVICEBUS_TRANSPORT", "amqp", kinds.one_of("amqp", "websockets"), "amqp or websockets", "websockets goes over port 443 where 5671 is closed.")
 
+    cache_url: str = _setting("CACHE_URL", "", kinds.text, "memory://, redis://…, rediss://…, redis+cluster://… or rediss+cluster://…", "Turns the cache on: `memory://` in this process, else a Redis server.", also=("REDIS_URL",), secret=True)
+    redis_host: str = _setting("REDIS_HOST", "", kinds.text, "a host name", "The same with a host name, TLS unless `REDIS_SSL` is off.")
+    redis_port: int = _setting("REDIS_PORT", 0, kinds.integer(0, 65535), "1 to 65535", "Default: 6380 with TLS (as Azure has it), 6379 without.")
+    redis_username: str = _setting("REDIS_USERNAME", "", kinds.text, "a user", "ACL user; with Entra ID the object id of the identity.")
+    redis_password: str = _setting("REDIS_PASSWORD", "", kinds.text, "a password or access key", "Without one, an Azure host is given an Entra ID token (azure-identity).", also=("REDIS_KEY",), secret=True)
+    redis_ssl: bool = _setting("REDIS_SSL", True, kinds.boolean, _SWITCH, "TLS to `REDIS_HOST`.")
+    cache_ttl_seconds: int = _setting("CACHE_TTL_SECONDS", 3600, kinds.integer(0), "a whole number of seconds", "How long results and inputs are kept; 0 keeps no results.")
+    cache_max_value_bytes: int = _setting("CACHE_MAX_VALUE_BYTES", 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Larger results are not kept.")
+    cache_max_input_bytes: int = _setting("CACHE_MAX_INPUT_BYTES", 16 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Largest input that `PUT /inputs/{key}` keeps.")
+    cache_memory_bytes: int = _setting("CACHE_MEMORY_BYTES", 64 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Size of `memory://`; what was used least recently goes first.")
+    cache_prefix: str = _setting("CACHE_PREFIX", "scoring:", kinds.text, "text", "What every key in Redis begins with; another one is an empty cache.")
+    cache_raw: bool = _setting("CACHE_RAW", False, kinds.boolean, _SWITCH, "Keep results of scripts that see headers too (`@rawhttp`, `request_headers`): only if they do not depend on them.")
+    cache_timeout_ms: int = _setting("CACHE_TIMEOUT_MS", 50, kinds.integer(1), "a whole number of milliseconds from 1", "How long a request waits for Redis, connecting included, before it is scored without.")
+
     service_name: str = _setting("SERVICE_NAME", "ML service", kinds.text, "text", "Title in the swagger documents.")
     service_version: str = _setting("SERVICE_VERSION", "1.0", kinds.text, "text", "Version in the swagger documents.")
     service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", kinds.text, "a path", "Prefix of the paths in the swagger documents; the routes stay.")
@@ -157,6 +171,11 @@ class Settings:
     def app_insights_active(self) -> bool:
         """Enabled, and with a key that has the shape of a UUID."""
         return self.app_insights_enabled and bool(_UUID.fullmatch(self.app_insights_key))
+
+    @property
+    def cached(self) -> bool:
+        """Whether there is a cache."""
+        return bool(self.cache_url or self.redis_host)
 
     @property
     def connection_names(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import logging.config
 import sys
 import time
 from asyncio import AbstractEventLoop
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,15 @@ def redirect_print() -> None:
 
     print_to_logger.to_logger = True  # type: ignore[attr-defined]
     builtins.print = print_to_logger
+
+
+def metrics_text(metrics: Mapping[str, Callable[[], float]]) -> str:
+    """Metrics in Prometheus' text format; names that end with ``_total`` are counters."""
+    lines = []
+    for name, value in metrics.items():
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines += [f"# TYPE {name} {kind}", f"{name} {value():g}"]
+    return "\n".join(lines) + "\n"
 
 
 class AccessLog:

@@ -15,12 +15,12 @@ from scoring_runtime.settings import Settings, environment_name, setting_fields
 
 KEY = "0a1b2c3d-4e5f-6789-ABCD-ef0123456789"
 SECONDS = "seconds"
+SWITCH = "true or false"
 FROM_1 = "a whole number from 1"
 TRUE_OR = "true or anything else"
 EXACTLY_TRUE = "true (this spelling) or anything else"
 A_SETTING = "the name of a setting"
 SAME_PLACEHOLDERS = "container/name with the same placeholders"
-FROM_1 = "a whole number from 1"
 LEVELS = "DEBUG, INFO, WARNING, ERROR or CRITICAL"
 
 # attribute, variable, default, {text: value}, what is allowed, texts that are not
@@ -220,6 +220,61 @@ TABLE: list[tuple[str, str, object, dict[str, object], str, list[str]]] = [
         {"WebSockets": "websockets"},
         "amqp or websockets",
         ["tcp", ""],
+    ),
+    (
+        "cache_url",
+        "CACHE_URL",
+        "",
+        {"memory://": "memory://"},
+        "memory://, redis://…, rediss://…, redis+cluster://… or rediss+cluster://…",
+        [],
+    ),
+    ("redis_host", "REDIS_HOST", "", {"cache": "cache"}, "a host name", []),
+    ("redis_port", "REDIS_PORT", 0, {"6380": 6380}, "1 to 65535", ["-1", "65536", "x"]),
+    ("redis_username", "REDIS_USERNAME", "", {"me": "me"}, "a user", []),
+    ("redis_password", "REDIS_PASSWORD", "", {"p": "p"}, "a password or access key", []),
+    ("redis_ssl", "REDIS_SSL", True, {"false": False, "1": True}, SWITCH, ["yes", ""]),
+    (
+        "cache_ttl_seconds",
+        "CACHE_TTL_SECONDS",
+        3600,
+        {"0": 0},
+        "a whole number of seconds",
+        ["-1", "1.5"],
+    ),
+    (
+        "cache_max_value_bytes",
+        "CACHE_MAX_VALUE_BYTES",
+        1048576,
+        {"1": 1},
+        "a whole number of bytes from 1",
+        ["0"],
+    ),
+    (
+        "cache_max_input_bytes",
+        "CACHE_MAX_INPUT_BYTES",
+        16777216,
+        {"1": 1},
+        "a whole number of bytes from 1",
+        ["0"],
+    ),
+    (
+        "cache_memory_bytes",
+        "CACHE_MEMORY_BYTES",
+        67108864,
+        {"1": 1},
+        "a whole number of bytes from 1",
+        ["0"],
+    ),
+    ("cache_prefix", "CACHE_PREFIX", "scoring:", {"": "", "x:": "x:"}, "text", []),
+    ("cache_raw", "CACHE_RAW", False, {"true": True, "0": False}, SWITCH, ["on"]),
+    (
+        "cache_timeout_ms",
+        "CACHE_TIMEOUT_MS",
+        50,
+        {"1": 1},
+        "a whole number of milliseconds from 1",
+        ["0", "x"],
     ),
     ("service_name", "SERVICE_NAME", "ML service", {"Iris": "Iris"}, "text", []),
     ("service_version", "SERVICE_VERSION", "1.0", {"2": "2"}, "text", []),
@@ -620,7 +675,7 @@ def test_the_config_file_can_name_the_app_root(tmp_path: Path) -> None:
 def test_secrets_are_those() -> None:
     """Settings whose values must not be shown."""
     secret = [each.name for each in setting_fields() if each.metadata["secret"]]
-    assert secret == ["app_insights_key"]
+    assert secret == ["cache_url", "redis_password", "app_insights_key"]
 
 
 def test_repr_does_not_show_secrets() -> None:

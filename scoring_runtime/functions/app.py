@@ -8,6 +8,7 @@ from concurrent import futures
 
 import azure.functions as func
 
+from ..caching import caching
 from ..connections import triggers
 from ..diagnosis import diagnosis
 from ..errors import ConfigurationError
@@ -51,9 +52,10 @@ def create_app(runtime: Runtime) -> func.FunctionApp:
 
 def _register(app: func.FunctionApp, runtime: Runtime) -> None:
     wanted = triggers(runtime.settings)
+    cached = caching(runtime)
     if "http" in wanted:
-        http.register(app, runtime)
-    scoring = Scoring(runtime, access_log=False)  # the host logs each invocation
+        http.register(app, runtime, cached)
+    scoring = Scoring(runtime, cached.score, access_log=False)  # the host logs each invocation
     if "blob" in wanted:
         blob.register(app, runtime, scoring)
     if "service_bus" in wanted:

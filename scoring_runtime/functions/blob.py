@@ -11,7 +11,7 @@ import azure.functions as func
 from ..blob_paths import blob_paths
 from ..connections import blob, blob_name
 from ..errors import InputTooLarge
-from ..outcomes import Outcome, Scoring, Verdict, blob_request, failed
+from ..outcomes import INPUT_KEY, Outcome, Scoring, Verdict, blob_request, failed
 from ..request_ids import RandomIds
 from ..runtime import Runtime
 from .invocations import TryAgain, name_invocation
@@ -57,7 +57,7 @@ def _handler(runtime: Runtime, scoring: Scoring) -> Callable[..., Any]:
                 InputTooLarge(f"The blob is larger than {limit} bytes (BLOB_MAX_BYTES).")
             )
         else:
-            request = blob_request(name, body, *_content(blob), new_id().decode())
+            request = blob_request(name, body, *_content(blob), request_id=new_id().decode())
             request = request._replace(enter=partial(name_invocation, context))
             outcome = await scoring(request, f"blob {name}")
         _write(outcome, output, error)
@@ -72,7 +72,9 @@ def _write(outcome: Outcome, output: func.Out[bytes], error: func.Out[bytes]) ->
     (output if outcome.verdict is Verdict.SCORED else error).set(outcome.body)
 
 
-def _content(blob: func.InputStream) -> tuple[str, str]:
-    """Content type and encoding, where the host says them."""
+def _content(blob: func.InputStream) -> tuple[str, str, str]:
+    """Content type, encoding and input key, where the host says them."""
     said = getattr(blob, "blob_properties", None) or {}
-    return str(said.get("ContentType") or ""), str(said.get("ContentEncoding") or "")
+    metadata = getattr(blob, "metadata", None) or {}
+    key = next((value for name, value in metadata.items() if name.lower() == INPUT_KEY), "")
+    return str(said.get("ContentType") or ""), str(said.get("ContentEncoding") or ""), str(key)

@@ -8,14 +8,15 @@ from typing import Any
 
 import azure.functions as func
 
-from ..endpoint import Endpoint, create
+from ..caching import Caching
+from ..endpoint import INPUTS, Endpoint, create
 from ..errors import ScoringRuntimeError, UndecodableInput
 from ..http_messages import Handle, HttpRequest, Reply
 from ..runtime import Runtime
 from .invocations import name_invocation
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
-_KEYED = ("/score", "/swagger.json")
+_KEYED = ("/score", "/swagger.json", "/metrics")
 # The host fails an answer of these that has a body.
 _NO_BODY = (204, 304)
 _OF_CORS = (b"access-control-allow-origin", b"vary")
@@ -25,17 +26,20 @@ _BODY_IS_LOST = (
 )
 
 
-def register(app: func.FunctionApp, runtime: Runtime) -> None:
-    """Add the routes: /score and /swagger.json with a key, health and the rest without."""
+def register(app: func.FunctionApp, runtime: Runtime, cached: Caching) -> None:
+    """Add the routes: those that score or tell with a key, health and the rest without."""
     # The Functions host writes a line for each invocation itself.
-    endpoint, handle = create(runtime, access_log=False)
+    endpoint, handle = create(runtime, cached.score, cached.inputs, access_log=False)
     level = runtime.settings.auth_level.upper()
-    for name, route, auth in (
+    routes = [
         ("score", "score", level),
         ("swagger", "swagger.json", level),
         ("health", "health/{probe}", "ANONYMOUS"),
         ("web", "{*path}", "ANONYMOUS"),
-    ):
+    ]
+    if cached.inputs is not None:
+        routes += [("inputs", "inputs/{key}", level), ("metrics", "metrics", level)]
+    for name, route, auth in routes:
         handler = _handler(endpoint, handle if auth == level else _without_key(handle), runtime)
         app.function_name(name)(app.route(route=route, methods=_METHODS, auth_level=auth)(handler))
 
@@ -63,7 +67,7 @@ def _without_key(handle: Handle) -> Handle:
     """Answers all but what asks for a key: the catch-all is given /%2573core as /%73core."""
 
     async def refuse_or_handle(request: HttpRequest) -> Reply:
-        known = request.path not in _KEYED
+        known = request.path not in _KEYED and not request.path.startswith(INPUTS)
         return await handle(request if known else request._replace(path=""))
 
     return refuse_or_handle

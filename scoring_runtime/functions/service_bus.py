@@ -17,6 +17,9 @@ from ..telemetry import log
 from .invocations import TryAgain, name_invocation
 from .links import Links, NotMoved
 
+# The host renews the lock meanwhile.
+_PATIENCE = 60.0
+
 
 def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
     """Add the function ``score_message``.
@@ -26,7 +29,7 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
     """
     settings = runtime.settings
     links = Links(settings, service_bus(settings))
-    handler = _handler(QueueScoring(scoring, links.replies, settings), links)
+    handler = _handler(QueueScoring(scoring, links.replies, settings, _PATIENCE), links)
     common: dict[str, Any] = {
         "arg_name": "message",
         "connection": service_bus_name(settings),

@@ -170,8 +170,9 @@ class BlobTrigger:
         if body is None:
             return None
         path = f"{self._paths.input.container}/{found.name}"
-        said = (found.content_type, found.content_encoding)
-        outcome = await self._scoring(blob_request(path, body, *said, request_id), f"blob {path}")
+        said = (found.content_type, found.content_encoding, found.input_key)
+        request = blob_request(path, body, *said, request_id=request_id)
+        outcome = await self._scoring(request, f"blob {path}")
         attempts = claim.attempts + 1
         if outcome.verdict is Verdict.FAILED and attempts < most:
             await claim.count(attempts)

@@ -30,6 +30,7 @@ from azure.storage.blob.aio import BlobServiceClient
 from ..blob_paths import BlobPaths
 from ..connections import Connection
 from ..errors import ConfigurationError
+from ..outcomes import INPUT_KEY
 from ..settings import Settings
 from .place import Claim, Document, Found
 from .storage_errors import translated
@@ -287,6 +288,7 @@ def _found(blob: Any) -> Found:
         int(count) if count.isdecimal() else 0,
         said.content_type or "",
         said.content_encoding or "",
+        (blob.metadata or {}).get(INPUT_KEY, ""),
         held=state in ("leased", "breaking"),
         dropped=state == "expired",
     )

@@ -19,6 +19,7 @@ class Found(NamedTuple):
     attempts: int = 0
     content_type: str = ""
     content_encoding: str = ""
+    input_key: str = ""
     held: bool = False
     dropped: bool = False
 

@@ -13,7 +13,7 @@ from azure.servicebus.aio import AutoLockRenewer, ServiceBusReceiver
 from azure.servicebus.amqp import AmqpMessageBodyType
 from azure.servicebus.exceptions import MessageLockLostError
 
-from ..errors import NotServing, QueueFull, TriggerTrouble
+from ..errors import NotServing, TriggerTrouble
 from ..queue_messages import Answer, QueueMessage, Settlement
 from ..queue_scoring import QueueScoring
 from ..settings import Settings
@@ -25,7 +25,6 @@ _QUICK = 3
 # Most messages are settled long before; the others get their lock renewed.
 _RENEW_AFTER_SECONDS = 1.0
 _SETTLE_SECONDS = 5.0
-_FULL_SECONDS = 0.05
 _AGAIN = Answer(None, Settlement.ABANDON)
 
 
@@ -120,13 +119,14 @@ class Reception:
         self._some_answered.set()
 
     async def _answer(self, held: _Held) -> Answer:
-        try:
-            while not (self._stopping.is_set() or self._broken is not None or held.lost):
-                try:
-                    return await self._score(decoded(held.message), is_ours=lambda: not held.lost)
-                except QueueFull:  # given back it would be here again at once, one delivery older
-                    await asyncio.sleep(_FULL_SECONDS)
+        if self._stopping.is_set() or self._broken is not None:
             return _AGAIN
+        try:
+            return await self._score(
+                decoded(held.message),
+                is_ours=lambda: not held.lost,
+                goes_on=lambda: not (held.lost or self._stopping.is_set() or self._broken),
+            )
         except NotServing:
             return _AGAIN
         except TriggerTrouble as error:

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from .. import connections
 from ..blob_paths import BlobPaths, blob_paths, refuse_shared_documents
+from ..caching import store_of
 from ..errors import ConfigurationError
+from ..messages import Score
 from ..outcomes import Scoring
 from ..runtime import Runtime
 from ..settings import Settings
@@ -24,7 +26,7 @@ class Trigger(Protocol):
         """Take inputs until ``stopping``, then finish those in flight."""
 
 
-def build(runtime: Runtime) -> list[Trigger]:
+def build(runtime: Runtime, score: Score) -> list[Trigger]:
     """The triggers of a runtime, not started.
 
     Raises:
@@ -33,7 +35,7 @@ def build(runtime: Runtime) -> list[Trigger]:
     settings = runtime.settings
     wanted = connections.triggers(settings)
     found: list[Trigger] = []
-    scoring = Scoring(runtime)
+    scoring = Scoring(runtime, score)
     if "blob" in wanted:
         paths = _paths(settings)
         found.append(BlobTrigger(runtime, scoring, paths, _place(settings, paths)))
@@ -46,7 +48,10 @@ def build(runtime: Runtime) -> list[Trigger]:
 
 def check(settings: Settings) -> None:
     """Refuse what :func:`build` would refuse, before anything is started."""
-    build(Runtime(settings))
+    runtime = Runtime(settings)
+    build(runtime, runtime.score)
+    if settings.cached:
+        store_of(settings)
 
 
 def _paths(settings: Settings) -> BlobPaths:

@@ -15,6 +15,7 @@ from types import FrameType
 
 import uvicorn
 
+from ..caching import caching
 from ..diagnosis import diagnosis
 from ..endpoint import create
 from ..invocation import Invocation
@@ -43,10 +44,11 @@ class Worker:
         self._sockets = sockets
         self._supervised = supervised
         self._runtime = build(settings, preloaded)
-        self._endpoint, handle = create(self._runtime)
+        self._caching = caching(self._runtime)
+        self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
         self._shared = Shared(self._runtime, handle)
         self._server = _Server(_server_config(self._shared))
-        self._triggers = triggers.build(self._runtime)
+        self._triggers = triggers.build(self._runtime, self._caching.score)
         self._exit_code = EXIT_OK
 
     def run(self) -> int:
@@ -67,6 +69,7 @@ class Worker:
         stopping.set()
         await triggered
         await self._runtime.stop(0 if self._exit_code else self._settings.shutdown_seconds)
+        await self._caching.close()
         self._endpoint.flush_log()
 
     async def _run_triggers(self, stopping: asyncio.Event) -> None:

