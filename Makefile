@@ -34,6 +34,7 @@ lint: $(VENV)/.dev
 test: $(VENV)/.dev
 	$(BIN)/python -m tests.peer
 	$(BIN)/python -m tests.azurite
+	$(BIN)/python -m tests.redis_server
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 bench: $(VENV)/.dev
@@ -41,6 +42,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.functions
 	$(BIN)/python -m benchmarks.blobs
 	$(BIN)/python -m benchmarks.messages
+	$(BIN)/python -m benchmarks.cache
 	$(BIN)/python -m benchmarks.startup
 
 clean:

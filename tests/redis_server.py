@@ -7,12 +7,14 @@ in a proxy of a few lines before Valkey: the client's side, which is what is tes
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
+import ssl
 import subprocess
-import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Self
@@ -114,5 +116,71 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return key, cert
 
 
+class RedisServerWithTls(RedisServer):
+    """The same with TLS: `rediss://` at `url`, which trusts `ca`; the plain port is nobody's."""
+
+    def __init__(self, folder: Path, *options: str, password: str = "") -> None:
+        key, self.ca = certificate(folder)
+        self._proxy: _TlsProxy | None = None
+        binary = redis_server_with_tls()
+        if binary:
+            files = ["--tls-cert-file", str(self.ca), "--tls-key-file", str(key)]
+            files += ["--tls-ca-cert-file", str(self.ca), "--tls-auth-clients", "no"]
+            super().__init__(*options, *files, binary=binary, password=password)
+            at = self._command.index("--port")
+            self._command[at : at + 2] = ["--port", "0", "--tls-port", str(self.port)]
+        else:
+            super().__init__(*options, password=password)
+            self._proxy = _TlsProxy(self.port, self.ca, key)
+            self.port = self._proxy.port
+        credentials = f":{password}@" if password else ""
+        self.url = f"rediss://{credentials}127.0.0.1:{self.port}/0?ssl_ca_certs={self.ca}"
+
+    def __exit__(self, *exc_info: object) -> None:
+        super().__exit__(*exc_info)
+        if self._proxy is not None:
+            self._proxy.close()
+
+
+class _TlsProxy:
+    """Ends TLS before a plain server; one thread with a loop of its own."""
+
+    def __init__(self, target: int, cert: Path, key: Path) -> None:
+        self._target = target
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(cert, key)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        started = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        self._server = asyncio.run_coroutine_threadsafe(started, self._loop).result(10)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._loop.call_soon_threadsafe(self._server.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            inner = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(_copy(reader, inner[1]), _copy(inner[0], writer))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
 if __name__ == "__main__":
-    sys.exit(0 if redis_server_with_tls() else "no redis-server with TLS: a proxy takes its place")
+    redis_server_with_tls()

@@ -17,7 +17,8 @@ import httpx
 
 _SETTINGS = (
     "AZUREML_", "AML_", "SCORING_", "SERVER_", "WORKER_", "SERVICE_", "HEALTH_PORT", "BLOB_",
-    "SERVICEBUS_", "REDIS_", "CACHE_", "TriggerConnectionString", "ServiceBusConnectionString", "AzureWebJobs",
+    "SERVICEBUS_", "REDIS_", "CACHE_", "TriggerConnectionString",
+    "ServiceBusConnectionString", "AzureWebJobs",
 )  # fmt: skip
 
 
