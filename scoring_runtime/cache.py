@@ -47,7 +47,8 @@ class Cache:
         self._score: Score = score or runtime.score
         self._flights: dict[str, asyncio.Future[ScoringResponse]] = {}
         self._version = _version_of(runtime.settings)
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._keeping: dict[str, asyncio.Task[None]] = {}
+        self._unmarking: set[asyncio.Task[None]] = set()
         self._applies: bool | None = None
         self.hits = self.misses = self.bypasses = self.errors = 0
         self.saved_ms = 0.0
@@ -87,8 +88,9 @@ class Cache:
 
     async def close(self) -> None:
         """Keep what is about to be kept, then close the store."""
-        if self._keeping:
-            await asyncio.wait(self._keeping, timeout=1)
+        under_way = [*self._keeping.values(), *self._unmarking]
+        if under_way:
+            await asyncio.wait(under_way, timeout=1)
         await self._store.close()
 
     async def _led(self, key: str, request: ScoringRequest, keep: bool) -> ScoringResponse:
@@ -104,15 +106,18 @@ class Cache:
             flight.set_exception(error)
             raise
         else:
-            if isinstance(response.body, bytes):
+            if isinstance(response.body, bytes) and not _is_for_one(response):
                 flight.set_result(response)
             else:
                 flight.set_exception(_NotShared())
             return response
         finally:
-            del self._flights[key]
-            if flight.done() and not flight.cancelled():
-                flight.exception()  # looked at, also when nobody waits for it
+            flight.exception()  # looked at, also when nobody waits for it
+            keeping = self._keeping.get(key)
+            if keeping is None:
+                del self._flights[key]
+            else:  # until then the flight is where the result is found
+                keeping.add_done_callback(lambda _: self._flights.pop(key, None))
 
     async def _kept_or_scored(
         self, key: str, request: ScoringRequest, keep: bool
@@ -163,15 +168,20 @@ class Cache:
 
     def _keep_soon(self, key: str, response: ScoringResponse | None, marked: bool) -> None:
         value = self._value(key, response)
-        if value is not None or marked:
-            task = asyncio.get_running_loop().create_task(self._keep(key, value))
-            self._keeping.add(task)
-            task.add_done_callback(self._keeping.discard)
+        if value is None and not marked:
+            return
+        task = asyncio.get_running_loop().create_task(self._keep(key, value))
+        if value is None:
+            self._unmarking.add(task)
+            task.add_done_callback(self._unmarking.discard)
+        else:
+            self._keeping[key] = task
+            task.add_done_callback(lambda _: self._keeping.pop(key, None))
 
     def _value(self, key: str, response: ScoringResponse | None) -> bytes | None:
-        if response is None or not 200 <= response.status < 300:
+        if response is None or not isinstance(response.body, bytes):
             return None
-        if not isinstance(response.body, bytes):
+        if not 200 <= response.status < 300 or _is_for_one(response):
             return None
         if len(response.body) > self._settings.cache_max_value_bytes:
             return None
@@ -211,6 +221,15 @@ class Cache:
         if not self._version.done():
             await asyncio.wrap_future(self._version)
         return self._version.result()
+
+
+def _is_for_one(response: ScoringResponse) -> bool:
+    """Whether run() sets a cookie, or says that others must not have it (RFC 9111 §5.2.2)."""
+    return any(
+        name == b"set-cookie"
+        or (name == b"cache-control" and any(word in value for word in (b"no-store", b"private")))
+        for name, value in response.headers
+    )
 
 
 def _with_cache_header(

@@ -256,7 +256,7 @@ def test_the_content_type_is_what_was_said_unless_that_says_nothing(said, name, 
     ],
 )
 def test_the_blob_name_header_is_ascii_and_can_be_read_back(name):
-    request = blob_request(name, b"body", "", "", "id")
+    request = blob_request(name, b"body", "", "", request_id="id")
     value = request.header(b"x-blob-name").decode("ascii")
     assert unquote(value) == name
     assert not set(value) & set(" \r\n\"'#?")
@@ -264,13 +264,13 @@ def test_the_blob_name_header_is_ascii_and_can_be_read_back(name):
 
 def test_a_blob_name_that_is_not_unicode_has_a_header_too():
     """As file names on Linux can be."""
-    request = blob_request("input/\udcff.json", b"", "", "", "id")
+    request = blob_request("input/\udcff.json", b"", "", "", request_id="id")
     assert request.header(b"x-blob-name") == b"input/%3F.json"
 
 
 def test_a_blob_is_posted_with_what_its_storage_says_of_it():
     body = bytes(range(256))
-    found = blob_request("input/a.json", body, "", "gzip", "id-1")
+    found = blob_request("input/a.json", body, "", "gzip", request_id="id-1")
     assert found == ScoringRequest(
         body,
         [
@@ -284,5 +284,5 @@ def test_a_blob_is_posted_with_what_its_storage_says_of_it():
 
 
 def test_a_blob_without_encoding_has_no_header_of_it():
-    found = blob_request("input/a.json", b"", "text/csv", "", "id-1")
+    found = blob_request("input/a.json", b"", "text/csv", "", request_id="id-1")
     assert [name for name, _ in found.headers] == [b"content-type", b"x-blob-name", b"x-request-id"]
