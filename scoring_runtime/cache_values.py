@@ -40,7 +40,10 @@ def key_of(request: ScoringRequest, version: bytes) -> str:
     digest = hashlib.blake2b(version, digest_size=20)
     kind, encoding = request.header(b"content-type"), request.header(b"content-encoding")
     body = request.body if encoding else _canonical(request.body, kind)
-    head = (request.method.encode(), request.query, kind, encoding, request.header(b"accept"))
+    accept = request.header(b"accept")
+    if accept == b"*/*":  # which is what none means (RFC 9110 §12.5.1)
+        accept = b""
+    head = (request.method.encode(), request.query, kind, encoding, accept)
     for part in head:
         digest.update(len(part).to_bytes(8, "big") + part)
     digest.update(body)

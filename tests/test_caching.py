@@ -200,6 +200,7 @@ def test_what_else_changes_a_result_changes_the_key_and_ids_do_not() -> None:
     assert len(keys) == 8
     same = [base._replace(request_id="2", client="1.2.3.4", path="/x")]
     same.append(request_of(b"{}", headers=(JSON, (b"x-request-id", b"7"), (b"traceid", b"t"))))
+    same.append(request_of(b"{}", headers=(JSON, (b"accept", b"*/*"))))
     assert {key_of(each, b"v") for each in same} == {key_of(base, b"v")}
 
 
