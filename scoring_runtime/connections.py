@@ -94,9 +94,7 @@ def blob(settings: Settings) -> Connection:
             found.name, "", f"https://{account}.blob.core.windows.net", found.client_id
         )
     _check(found, "BLOB_CONNECTION", "blobServiceUri", _STORAGE)
-    if found.text and not any(
-        f"{each}=" in found.text.lower() for each in ("accountname", "blobendpoint")
-    ):
+    if found.text and not _names_account_and_secret(found.text.lower()):
         raise _malformed(found.name, "BLOB_CONNECTION", _STORAGE)
     if found.address and not found.address.startswith(("https://", "http://")):
         raise ConfigurationError(
@@ -123,6 +121,12 @@ def service_bus(settings: Settings) -> Connection:
             "allowed. Allowed: a host name such as <namespace>.servicebus.windows.net."
         )
     return found
+
+
+def _names_account_and_secret(text: str) -> bool:
+    return any(f"{each}=" in text for each in ("accountname", "blobendpoint")) and any(
+        f"{each}=" in text for each in ("accountkey", "sharedaccesssignature")
+    )
 
 
 def _found(settings: Settings, name: str, addresses: tuple[str, ...]) -> Connection:

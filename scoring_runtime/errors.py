@@ -20,6 +20,7 @@
     ├── RunError                    run() was called, or waited for, and gave no result
     │   ├── RunFailed
     │   ├── RunTimeout
+    │   │   └── NotBegun            it passed while the request still waited
     │   └── ResultNotSerializable
     ├── NotServing                  not now; later, or elsewhere, it can succeed
     │   ├── QueueFull
@@ -105,6 +106,10 @@ class RunFailed(RunError):
 
 class RunTimeout(RunError):
     """The deadline passed before ``run()`` answered."""
+
+
+class NotBegun(RunTimeout):
+    """The deadline passed while the request waited: ``run()`` has not seen it."""
 
 
 class ResultNotSerializable(RunError):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from .error_responses import INTERNAL, error_response, message_response
-from .errors import InputError, NotServing, ScoringRuntimeError
+from .errors import InputError, NotBegun, NotServing, QueueFull, ScoringRuntimeError
 from .messages import Score, ScoringRequest, ScoringResponse
 from .runtime import Runtime
 from .telemetry import AccessLog, log
@@ -74,7 +74,7 @@ class Scoring:
         milliseconds = (perf_counter() - started) * 1000
         self._access.add(
             asyncio.get_running_loop(),
-            f"{what} {outcome.status} {milliseconds:.3f}ms {len(outcome.body)}",
+            f"{printable(what)} {outcome.status} {milliseconds:.3f}ms {len(outcome.body)}",
         )
         return outcome
 
@@ -88,6 +88,8 @@ class Scoring:
             body = await self._runtime.whole(response.body)
         except NotServing:
             raise
+        except NotBegun as error:
+            raise QueueFull("Others took all the time; it has not been tried.") from error
         except ScoringRuntimeError as error:
             return failed(error)
         except Exception:
@@ -104,6 +106,11 @@ def failed(error: ScoringRuntimeError) -> Outcome:
     """The outcome of an error: refused when it is the client's fault."""
     verdict = Verdict.REFUSED if isinstance(error, InputError) else Verdict.FAILED
     return _of(verdict, error_response(error), type(error).__name__, str(error))
+
+
+def printable(name: str) -> str:
+    """A name for a line of the log, which may hold no line ends."""
+    return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
 def content_type_of(said: str, name: str = "") -> str:

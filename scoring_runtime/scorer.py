@@ -19,7 +19,7 @@ from concurrent import futures
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from .errors import NotServing, NotStarted, QueueFull, RunTimeout, Stopping
+from .errors import NotBegun, NotServing, NotStarted, QueueFull, RunTimeout, Stopping
 from .scoring_thread import (
     HAND_OVER_SECONDS,
     Callee,
@@ -170,11 +170,14 @@ class Scorer(Generic[_C]):
 
     def _expire(self, loop: AbstractEventLoop) -> None:
         deadlines, now = self._deadlines, monotonic()
+        # A copy: the other thread may take the oldest meanwhile.
+        waiting = {id(job.future) for job in self._queue.waiting.copy() if job is not None}
         while deadlines and (deadlines[0][0] <= now or deadlines[0][1].done()):
             future = deadlines.popleft()[1]
             if not future.done() and future.get_loop() is loop:
                 milliseconds = round(self._timeout * 1000)
-                future.set_exception(RunTimeout(f"Scoring timeout after {milliseconds} ms"))
+                kind = NotBegun if id(future) in waiting else RunTimeout
+                future.set_exception(kind(f"Scoring timeout after {milliseconds} ms"))
         if deadlines:
             loop.call_later(deadlines[0][0] - now, self._expire, loop)
         else:

@@ -305,6 +305,7 @@ OUTCOMES: dict[type[Exception], tuple[int, bool, bytes]] = {
     errors.RunError: (500, True, b"True"),
     errors.RunFailed: (500, True, b"True"),
     errors.RunTimeout: (500, True, b"True"),
+    errors.NotBegun: (500, True, b"True"),
     errors.ResultNotSerializable: (500, True, b"True"),
     errors.NotServing: (503, True, b"False"),
     errors.QueueFull: (503, True, b"False"),

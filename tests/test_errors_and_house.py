@@ -72,6 +72,7 @@ LAYERS = {
     "standalone.http": 10,
     "standalone.supervisor": 9,
     "standalone.place": 3,
+    "standalone.files": 3,
     "standalone.storage_errors": 3,
     "standalone.folder": 4,
     "standalone.container": 8,
@@ -344,7 +345,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
         if isinstance(each, type) and issubclass(each, Exception)
     }
     assert _drawn_tree() == classes
-    assert len(classes) == 26
+    assert len(classes) == 27
 
 
 def test_no_error_knows_an_http_status() -> None:

@@ -12,13 +12,14 @@ from time import monotonic
 
 from ..blob_paths import BlobPaths, Documents
 from ..errors import InputTooLarge, NotServing, RunFailed, Stopping, TriggerTrouble
-from ..outcomes import Outcome, Scoring, Verdict, blob_request, failed
+from ..outcomes import Outcome, Scoring, Verdict, blob_request, failed, printable
 from ..request_ids import RandomIds
 from ..runtime import Runtime
 from ..telemetry import log
 from .place import Claim, Document, Found, Place
 
 _LONGEST_PAUSE = 30.0
+_CONNECTING = "The blob trigger is connecting."
 
 
 class BlobTrigger:
@@ -44,25 +45,24 @@ class BlobTrigger:
         self._not_before: dict[str, float] = {}
         self._receipts: dict[str, str] = {}
         self._task_has_trouble = False
+        self._is_open = False
+        self._said_where = False
+        self._troubles["blob"] = _CONNECTING
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Watch until ``stopping``, then finish what is in flight."""
         shortest, longest = self._settings.blob_poll_seconds
-        pause, opened = shortest, False
+        pause = shortest
         while not stopping.is_set():
             began = monotonic()
             try:
-                if not opened:
-                    await self._place.open()
-                    opened = True
-                    log.info("Watching %s", self._place.where)
                 busy = await self._pass_or_stop(stopping)
-                if not self._task_has_trouble:
-                    self._is_well()
+                self._is_well()
                 pause = shortest if busy else min(pause * 1.5, longest)
                 # A listing that takes long is not repeated without a rest.
                 pause = max(pause, min(monotonic() - began, longest))
             except TriggerTrouble as error:
+                self._is_open = False
                 self._has_trouble(error)
                 pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
             await _wait(stopping, pause)
@@ -84,11 +84,20 @@ class BlobTrigger:
     async def _pass(self) -> bool:
         """Start what is new; whether there was, or still is, anything to do."""
         busy = bool(self._in_flight)
+        if not self._is_open:
+            await self._place.open()
+            self._is_open = True
+            self._say_where()
         self._receipts = await self._place.receipts()
         suspects: list[tuple[Found, Documents]] = []
         async for found in self._place.inputs():
+            self._is_well()  # both listings answer; a pass may take long
             documents = self._paths.documents(found.name)
-            if documents is None or self._is_done(found, documents):
+            if documents is None:
+                continue
+            documents = self._with_containers(documents)
+            if self._is_done(found, documents):
+                await self._tidy(found, documents)
                 continue
             busy = True
             if found.held or not self._is_due(found.name):
@@ -100,9 +109,14 @@ class BlobTrigger:
         await self._try_alone(suspects)
         return busy
 
+    def _say_where(self) -> None:
+        if not self._said_where:
+            log.info("Watching %s", self._place.where)
+        self._said_where = True
+
     async def _begin(self, found: Found, documents: Documents) -> asyncio.Task[None]:
         await self._slots.acquire()
-        task = asyncio.create_task(self._handled(found, self._with_containers(documents)))
+        task = asyncio.create_task(self._handled(found, documents))
         self._in_flight[found.name] = task
         return task
 
@@ -120,8 +134,14 @@ class BlobTrigger:
         )
 
     def _is_done(self, found: Found, documents: Documents) -> bool:
-        each = self._with_containers(documents)
-        return found.etag in (self._receipts.get(each.output), self._receipts.get(each.error))
+        return found.etag in map(self._receipts.get, documents)
+
+    async def _tidy(self, found: Found, documents: Documents) -> None:
+        """Remove the document of an earlier version that a killed process left."""
+        for each in documents:
+            if each in self._receipts and self._receipts[each] != found.etag:
+                await self._place.remove(each)
+                del self._receipts[each]
 
     def _is_due(self, name: str) -> bool:
         return name not in self._in_flight and monotonic() >= self._not_before.get(name, 0)
@@ -137,7 +157,7 @@ class BlobTrigger:
             self._has_trouble(error)
             self._not_before[found.name] = monotonic() + 1
         except Exception:
-            log.exception("Encountered Exception while scoring %s", found.name)
+            log.exception("Encountered Exception while scoring %s", printable(found.name))
             self._not_before[found.name] = monotonic() + _LONGEST_PAUSE
         finally:
             del self._in_flight[found.name]
@@ -177,7 +197,9 @@ class BlobTrigger:
         if outcome.verdict is Verdict.FAILED and attempts < most:
             await claim.count(attempts)
             self._not_before[found.name] = monotonic() + min(2.0**attempts / 2, _LONGEST_PAUSE)
-            log.warning("%s failed at try %s of %s; it is tried again.", path, attempts, most)
+            log.warning(
+                "%s failed at try %s of %s; it is tried again.", printable(path), attempts, most
+            )
             return None
         return outcome
 
@@ -195,7 +217,10 @@ class BlobTrigger:
             await self._place.remove(other)
             self._receipts.pop(other, None)
         if not scored:
-            log.error("%s cannot be scored: %s. See %s", found.name, outcome.description, name)
+            shown = printable(found.name)
+            log.error(
+                "%s cannot be scored: %s. See %s", shown, outcome.description, printable(name)
+            )
 
     async def _drain(self) -> None:
         tasks = list(self._in_flight.values())
@@ -207,7 +232,7 @@ class BlobTrigger:
         self._scoring.flush_log()
 
     def _is_well(self) -> None:
-        if self._troubles.pop("blob", None):
+        if not self._task_has_trouble and self._troubles.pop("blob", _CONNECTING) != _CONNECTING:
             log.info("The blob trigger works again.")
 
     def _has_trouble(self, error: TriggerTrouble) -> None:

@@ -57,7 +57,7 @@ class Container:
         self._credential: Any = None
         self._service = self._made_service()
         self._input = self._service.get_container_client(paths.input.container)
-        self._held: set[BlobClaim] = set()
+        self.held: set[BlobClaim] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._shared_until = 0.0
         self.translated = partial(translated, connection.name, paths)
@@ -77,7 +77,7 @@ class Container:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._renewing is not None:
+        if self._renewing:
             self._renewing.cancel()
         await self._service.close()
         if self._credential is not None:
@@ -129,7 +129,7 @@ class Container:
                 self.is_shared()
                 return None
             claim = BlobClaim(self, blob, lease, found)
-            self._held.add(claim)
+            self.held.add(claim)
             try:
                 if monotonic() < self._shared_until and await self._has_receipt(found, receipts):
                     await claim.release(done=True)
@@ -150,10 +150,6 @@ class Container:
     def is_shared(self) -> None:
         """Another watcher is at work: for a while, receipts are looked at before each input."""
         self._shared_until = monotonic() + _SHARED_SECONDS
-
-    def let_go(self, claim: BlobClaim) -> None:
-        """No longer renew its lease."""
-        self._held.discard(claim)
 
     async def write(self, document: Document, etag: str) -> None:
         """Write a document with its receipt."""
@@ -200,7 +196,7 @@ class Container:
         while True:
             await asyncio.sleep(pause / 4)
             due = monotonic() - pause
-            late = [claim for claim in self._held if claim.renewed < due]
+            late = [claim for claim in self.held if claim.renewed < due]
             if late:
                 await asyncio.gather(*(claim.renew() for claim in late))
 
@@ -272,7 +268,7 @@ class BlobClaim:
 
     async def release(self, *, done: bool) -> None:
         """Let go of the lease; if that fails it ends by itself."""
-        self._container.let_go(self)
+        self._container.held.discard(self)
         with contextlib.suppress(AzureError):
             await self._lease.release()
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
+import errno
 import json
 import os
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from ..blob_paths import BlobPaths
 from ..errors import ConfigurationError, TriggerTrouble
 from ..settings import Settings
+from ..telemetry import log
+from .files import age, claim_name, files
 from .place import Claim, Document, Found
 
 try:
@@ -46,10 +47,11 @@ class Folder:
     """
 
     def __init__(self, settings: Settings, paths: BlobPaths) -> None:
-        self._input = Path(settings.blob_input_folder).absolute()
-        self._output = Path(settings.blob_output_folder or self._input.parent / "output").absolute()
+        self._input = Path(settings.blob_input_folder).resolve()
+        self._output = Path(settings.blob_output_folder or self._input.parent / "output").resolve()
         self._paths = paths
         self._granularity = 1
+        self._unnameable: set[str] = set()
         self.where = f"{self._input} for {paths.input.text}; documents go to {self._output}"
         self._folders = {
             paths.output.container: self._output,
@@ -130,20 +132,20 @@ class Folder:
         found: dict[str, str] = {}
         for container in {self._paths.output.container, self._paths.error.container}:
             folder = self._folders[container]
-            for path, status in _files(folder):
+            for path, status in files(folder):
                 name = path.relative_to(folder).as_posix()
                 found[f"{container}/{name}"] = self._etag(status)
         return found
 
     def _listed_inputs(self) -> list[Found]:
-        files = sorted(_files(self._input), key=lambda each: each[1].st_mtime_ns)
+        listed = sorted(files(self._input), key=lambda each: each[1].st_mtime_ns)
         claims = {each.name for each in os.scandir(self._output / _CLAIMS)}
         found = []
-        for path, status in files:
-            if not 0 <= _age(status) < _QUIET_SECONDS:
+        for path, status in listed:
+            if not 0 <= age(status) < _QUIET_SECONDS:
                 name = path.relative_to(self._input).as_posix()
                 # Dropped, or held: then claiming it will tell.
-                dropped = bool(claims) and _claim_name(name) in claims
+                dropped = bool(claims) and claim_name(name) in claims
                 found.append(Found(name, self._etag(status), status.st_size, dropped=dropped))
         return found
 
@@ -151,11 +153,21 @@ class Folder:
         path = self._input / found.name
         if self.etag(path) != found.etag:
             return None
-        claim_file = self._output / _CLAIMS / _claim_name(found.name)
+        claim_file = self._output / _CLAIMS / claim_name(found.name)
         claim = FolderClaim(self, path, found.etag, claim_file)
         if not claim.lock():
             return None
-        if any(self.etag(self.path_of(each)) == found.etag for each in receipts):
+        try:
+            scored = any(self.etag(self.path_of(each)) == found.etag for each in receipts)
+        except OSError as error:
+            claim.unlock(done=not claim.attempts)
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            if found.name not in self._unnameable:
+                self._unnameable.add(found.name)
+                log.error("%s is not scored: its document's name would be too long.", path)
+            return None
+        if scored:
             claim.unlock(done=True)
             return None
         return claim
@@ -262,24 +274,6 @@ class FolderClaim:
         moment = self._folder.moment(self.etag)
         os.utime(beside, ns=(moment, moment))
         os.replace(beside, path)
-
-
-def _claim_name(name: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:40]
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [each for each in folders if not each.startswith(".")]
-        for name in names:
-            path = Path(parent, name)
-            if not name.startswith(".") and path.is_file():
-                with contextlib.suppress(FileNotFoundError):
-                    yield path, path.stat()
-
-
-def _age(status: os.stat_result) -> float:
-    return time.time() - status.st_mtime
 
 
 def _same_file(descriptor: int, path: Path) -> bool:
