@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 import textwrap
@@ -18,13 +19,14 @@ WriteScript = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No settings from outside, and sys.path and the entry module as they were before."""
-    path, modules = list(sys.path), set(sys.modules)
+    """No settings from outside, and sys.path, print() and the entry module as before."""
+    path, modules, real_print = list(sys.path), set(sys.modules), builtins.print
     wanted = clean_environ()
     for name in set(os.environ) - set(wanted):
         monkeypatch.delenv(name)
     yield
     sys.path[:] = path
+    builtins.print = real_print
     for name in ("entry_module", "main"):
         if name not in modules:
             sys.modules.pop(name, None)

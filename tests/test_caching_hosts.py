@@ -85,6 +85,7 @@ class Ways:
         self.storage.create_container(self.input)
         self.environ = {
             "CACHE_URL": redis.url,
+            "CACHE_TIMEOUT_MS": "5000",
             "TriggerConnectionString": azurite.connection_string,
             "BLOB_INPUT_PATH": f"{self.input}/{{blobname}}.json",
             "BLOB_OUTPUT_PATH": f"{self.output}/{{blobname}}_out.json",
@@ -99,6 +100,7 @@ class Ways:
         self.host = StandaloneHost(self.script, environ=self.environ)
         self.host.__enter__()
         http = {"CACHE_URL": self.environ["CACHE_URL"], "SCORING_TRIGGERS": "http"}
+        http["CACHE_TIMEOUT_MS"] = "5000"
         environ = clean_environ(AZUREML_ENTRY_SCRIPT=str(self.script), **http)
         self.functions = FunctionsHost(ROOT, {**environ, "FUNCTIONS_HOST_CHECK_KEYS": "1"})
         self.functions.__enter__()
@@ -317,14 +319,14 @@ def test_whatever_happens_to_redis_no_request_fails(
 ) -> None:
     """Every answer is a 200 with a result; hits resume; one line for each change of state."""
     with RedisServer(password="hunter2") as server:
-        environ = {"CACHE_URL": server.url}
+        environ = {"CACHE_URL": server.url, "CACHE_TIMEOUT_MS": "500"}
         with StandaloneHost(write_script(COUNTING), environ=environ) as host:
             answers = load(host.url, 6, lambda: act(server))
             log = host.log
             metrics = httpx.get(f"{host.url}/metrics").text
     assert {each.status for each in answers} == {200}
     assert {each.state for each in answers} <= {"hit", "miss"}
-    assert [each.state for each in answers if each.at < 0.9].count("hit") > 100
+    assert [each.state for each in answers if each.at < 0.9].count("hit") > 50
     last = [each.state for each in answers if each.at > 5.5]
     assert last.count("hit") > len(last) / 2
     assert log.count("does not answer (") == log.count("answers again") <= 2
@@ -374,7 +376,7 @@ def test_a_hundred_equal_requests_over_two_processes_call_run_twice_at_most(
     server: RedisServer, write_script: WriteScript
 ) -> None:
     script = write_script(COUNTING.replace("0.003", "0.5"))
-    environ = {"CACHE_URL": server.url}
+    environ = {"CACHE_URL": server.url, "CACHE_TIMEOUT_MS": "5000"}
     with (
         StandaloneHost(script, environ=environ) as one,
         StandaloneHost(script, environ=environ) as other,

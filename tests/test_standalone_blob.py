@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -540,7 +541,7 @@ def diabetes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if (folder / "sklearn_regression_model.pkl").exists():
         return folder
     folder = tmp_path_factory.mktemp("diabetes")
-    command = ["python", str(DIABETES / "train.py"), "--output", str(folder)]
+    command = [sys.executable, str(DIABETES / "train.py"), "--output", str(folder)]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 
