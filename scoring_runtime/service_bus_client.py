@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from azure.servicebus import TransportType
-from azure.servicebus.aio import ServiceBusClient
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from azure.servicebus.exceptions import (
     MessagingEntityDisabledError,
     ServiceBusAuthenticationError,
@@ -43,6 +43,14 @@ def client_of(settings: Settings, connection: Connection) -> tuple[ServiceBusCli
             "Bus connection string. Allowed: Endpoint=sb://…;SharedAccessKeyName=…;"
             "SharedAccessKey=…"
         ) from None
+
+
+def receiver_of(settings: Settings, client: ServiceBusClient) -> ServiceBusReceiver:
+    """A receiver, not connected yet, of the queue or subscription that is scored."""
+    name, subscription = settings.servicebus_input_queue, settings.servicebus_input_subscription
+    if subscription:
+        return client.get_subscription_receiver(name, subscription)
+    return client.get_queue_receiver(name)
 
 
 def trouble(error: BaseException, connection_name: str, entity: str) -> TriggerTrouble:

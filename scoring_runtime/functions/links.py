@@ -17,7 +17,7 @@ from azure.servicebus.exceptions import MessageLockLostError
 
 from ..connections import Connection
 from ..replies import Replies
-from ..service_bus_client import client_of
+from ..service_bus_client import client_of, receiver_of
 from ..settings import Settings
 
 _DEAD_LETTER = "suspended"
@@ -73,19 +73,10 @@ class Links:
     async def _opened(self) -> Any:
         async with self._opening:
             if self._receiver is None:
-                receiver = self._made_receiver()
+                receiver: Any = receiver_of(self._settings, self._client)
                 await receiver.__aenter__()
                 self._receiver = receiver
             return self._receiver
-
-    def _made_receiver(self) -> Any:
-        name, subscription = (
-            self._settings.servicebus_input_queue,
-            self._settings.servicebus_input_subscription,
-        )
-        if subscription:
-            return self._client.get_subscription_receiver(name, subscription)
-        return self._client.get_queue_receiver(name)
 
     async def _close(self, receiver: Any) -> None:
         if self._receiver is receiver:

@@ -8,7 +8,6 @@ from time import monotonic
 from typing import Any
 
 from azure.core.exceptions import AzureError
-from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from azure.servicebus.exceptions import MessagingEntityNotFoundError
 
 from ..connections import service_bus
@@ -17,7 +16,7 @@ from ..outcomes import Scoring
 from ..queue_scoring import QueueScoring
 from ..replies import Replies, ReplyRefused
 from ..runtime import Runtime
-from ..service_bus_client import client_of, trouble
+from ..service_bus_client import client_of, receiver_of, trouble
 from ..settings import Settings
 from ..telemetry import log
 from .reception import Reception, wait_for
@@ -65,7 +64,7 @@ class ServiceBusTrigger:
                 await self._open_output(replies)
             reception = Reception(
                 self._settings,
-                self._receiver(client),
+                receiver_of(self._settings, client),
                 QueueScoring(self._scoring, replies, self._settings),
                 stopping,
             )
@@ -77,15 +76,6 @@ class ServiceBusTrigger:
                 await reception.run()
         finally:
             await _closed(replies, client, credential)
-
-    def _receiver(self, client: ServiceBusClient) -> ServiceBusReceiver:
-        name, subscription = (
-            self._settings.servicebus_input_queue,
-            self._settings.servicebus_input_subscription,
-        )
-        if subscription:
-            return client.get_subscription_receiver(name, subscription)
-        return client.get_queue_receiver(name)
 
     async def _open_output(self, replies: Replies) -> None:
         try:
