@@ -1,0 +1,108 @@
+"""What a body holds once it is read, and what a model declares: plain data, the same for each
+format.
+
+A format reads a body into :class:`Rows`, :class:`Columns` or :class:`Tensors`; a model takes any of
+them, as far as they fit its inputs. The datatypes are those of the Open Inference Protocol, V2
+(https://github.com/kserve/open-inference-protocol, "Tensor Data Types").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+NUMPY_TYPES: Mapping[str, str] = {
+    "BOOL": "bool",
+    "UINT8": "uint8",
+    "UINT16": "uint16",
+    "UINT32": "uint32",
+    "UINT64": "uint64",
+    "INT8": "int8",
+    "INT16": "int16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "FP16": "float16",
+    "FP32": "float32",
+    "FP64": "float64",
+    "BYTES": "object",
+}
+"""Datatype → name of the numpy dtype. BYTES is text (or bytes), an array of ``str`` objects."""
+
+DATATYPES: Mapping[str, str] = {numpy: name for name, numpy in NUMPY_TYPES.items()}
+"""The other way round."""
+
+
+class Rows(NamedTuple):
+    """Values without names, the batch first: an array, or (nested) lists as JSON has them."""
+
+    values: Any
+
+
+class Columns(NamedTuple):
+    """A table: name → values (a one-dimensional array or a list), in order, all equally long.
+
+    ``typed`` is False when every value is text whose type only the model knows, as in CSV; an
+    empty text is then a missing value.
+    """
+
+    columns: dict[str, Any]
+    typed: bool = True
+
+
+class Tensors(NamedTuple):
+    """Arrays by name."""
+
+    tensors: dict[str, Any]
+
+
+Content: TypeAlias = Rows | Columns | Tensors
+
+
+class Spec(NamedTuple):
+    """One input or output of a model: a tensor, or a column (then the shape is ``(-1,)``).
+
+    ``shape`` has -1 where any length goes. An ``optional`` input may be left out.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    optional: bool = False
+
+
+class Limits(NamedTuple):
+    """How much a body may hold: rows, values (rows × columns), bytes of memory once read."""
+
+    rows: int
+    values: int
+    bytes: int
+
+
+class NoCodeModel(Protocol):
+    """A model that scores without a script. Made in the scoring thread, and used there."""
+
+    platform: str
+    """Framework and kind as in V2 metadata, such as ``onnxruntime_onnx``."""
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    tabular: bool
+    """Whether ``inputs`` are the columns of one table."""
+    methods: tuple[str, ...]
+    """What ``?method=`` may name; the first is the default. Empty: there is nothing to choose."""
+    example: Mapping[str, Any]
+    """A JSON body that scores."""
+
+    def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
+        """The model's own result: an array, a table, arrays by name, or lists.
+
+        Args:
+            content: what the body holds.
+            params: what the body gives next to its data, by name.
+            method: one of ``methods``, or empty.
+
+        Raises:
+            SchemaMismatch: the content does not fit; the message names the cause and what is
+                expected.
+            InputTooLarge: more of it than the limits allow.
+        """
+        ...
