@@ -151,11 +151,11 @@ def _no_such_method(request: ScoringRequest) -> UnsupportedMethod:
 
 def _is_raw(run: Callable[..., Any]) -> bool:
     return import_aliases.raw_flag_of_installed_packages() or any(
-        "__scoring_raw_http__" in getattr(each, "__dict__", {}) for each in _wrapped(run)
+        "__scoring_raw_http__" in getattr(each, "__dict__", {}) for each in wrapped_functions(run)
     )
 
 
-def _wrapped(function: Any) -> list[Any]:
+def wrapped_functions(function: Any) -> list[Any]:
     """The function and whatever its decorators hold, with or without ``functools.wraps``."""
     found: list[Any] = []
     waiting = [function]
@@ -180,7 +180,7 @@ def is_async(run: Callable[..., Any]) -> bool:
     awaiting."""
     return any(
         inspect.iscoroutinefunction(each) or inspect.iscoroutinefunction(_call_method(each))
-        for each in _wrapped(run)
+        for each in wrapped_functions(run)
     )
 
 
@@ -193,7 +193,7 @@ def schema_carrier(run: Callable[..., Any]) -> Any:
     util = sys.modules.get("inference_schema.schema_util")
     if util is None:
         return None
-    for each in _wrapped(run):
+    for each in wrapped_functions(run):
         name = SimpleNamespace(
             __name__=getattr(each, "__name__", "<unknown>"),
             __module__=getattr(each, "__module__", "<unknown>"),

@@ -110,6 +110,12 @@ class BlobPaths(NamedTuple):
     output: Template
     error: Template
 
+    def directions(self, name: str) -> dict[str, str]:
+        """``model`` if the input path has a placeholder of that name, as in
+        ``input/{model}/{blobname}.json``."""
+        values = (self.input.match(name) or {}) if "{model}" in self.input.text else {}
+        return {"model": values["model"]} if values else {}
+
     def documents(self, name: str) -> Documents | None:
         """Where the result of an input, or its error, goes; None for a blob that is no input."""
         values = self.input.match(name)

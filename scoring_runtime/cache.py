@@ -63,7 +63,7 @@ class Cache:
         if not await self._is_for(request):
             self.bypasses += 1
             return _with_cache_header(await self._score(request), b"bypass")
-        key = key_of(request, await self._known_version())
+        key = key_of(request, await self._known_version(), in_order=not self._runtime.has_script)
         if b"no-cache" in directives:
             return await self._renewed(key, request, keep=b"no-store" not in directives)
         while True:
@@ -215,7 +215,7 @@ class Cache:
 
     def _keeps_results(self) -> bool:
         wanted = self._settings.cache_ttl_seconds > 0
-        return wanted and (self._settings.cache_raw or not self._runtime.script.sees_headers)
+        return wanted and (self._settings.cache_raw or not self._runtime.sees_headers)
 
     async def _known_version(self) -> bytes:
         if not self._version.done():

@@ -30,20 +30,25 @@ class Kept(NamedTuple):
     age: int
 
 
-def key_of(request: ScoringRequest, version: bytes) -> str:
+def key_of(request: ScoringRequest, version: bytes, *, in_order: bool = False) -> str:
     """The key of a request's result: 40 hexadecimal digits.
 
-    It is made of ``version`` (what scores), method, query, content type and encoding, Accept, and
-    the body; never of ids. JSON bodies that differ only in white space or the order of names have
-    the same key.
+    It is made of ``version`` (what scores), the model's name, method, query, content type and
+    encoding, Accept, the length of a V2 head, and the body; never of ids. JSON bodies that differ
+    only in white space or the order of names have the same key, unless that order matters
+    (``in_order``: it is the order of columns).
     """
     digest = hashlib.blake2b(version, digest_size=20)
     kind, encoding = request.header(b"content-type"), request.header(b"content-encoding")
-    body = request.body if encoding else _canonical(request.body, kind)
+    as_it_is = encoding or in_order
+    body = request.body if as_it_is else _canonical(request.body, kind)
     accept = request.header(b"accept")
     if accept == b"*/*":  # which is what none means (RFC 9110 §12.5.1)
         accept = b""
-    head = (request.method.encode(), request.query, kind, encoding, accept)
+    length = request.header(b"inference-header-content-length")
+    # V2 bodies mean something else elsewhere.
+    model = request.model.encode() + (b"/v2" if request.path.startswith("/v2/") else b"")
+    head = (request.method.encode(), request.query, kind, encoding, accept, length, model)
     for part in head:
         digest.update(len(part).to_bytes(8, "big") + part)
     digest.update(body)

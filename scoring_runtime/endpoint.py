@@ -7,10 +7,9 @@ the :class:`Reply`. Both therefore answer alike.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any
 
 import orjson
 
@@ -22,6 +21,7 @@ from .errors import InputNotFound, InputTooLarge, NotStarted, ScoringRuntimeErro
 from .http_messages import Handle, HttpRequest, Reply
 from .invocation import JSON_HEADERS
 from .messages import Headers, Score, ScoringRequest, ScoringResponse
+from .model_routes import Found, ModelRoutes
 from .request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from .runtime import Runtime, State
 from .settings import Settings
@@ -48,9 +48,6 @@ _READ = ("GET", "HEAD", "OPTIONS")
 _SCORES = ("GET", "POST", "OPTIONS", "HEAD")
 
 
-_Route: TypeAlias = Callable[[HttpRequest, Ids], Awaitable[ScoringResponse]]
-
-
 class Endpoint:
     """Answers every path; calling it never raises."""
 
@@ -69,14 +66,17 @@ class Endpoint:
         self._access = AccessLog(enabled=access_log)
         self._new_id = RandomIds()
         self._version_header = _version_header(runtime.settings)
-        self._routes: dict[str, tuple[_Route, tuple[str, ...], bool]] = {
+        self._routes: dict[str, Found] = {
             "/score": (self._scored, _SCORES, True),
             "/": (self._healthy, _READ, False),
             "/swagger.json": (self._document, _READ, True),
             "/health/live": (self._live, _READ, False),
             "/health/ready": (self._ready, _READ, False),
         }
-        if "http" not in triggers(runtime.settings):
+        self._models: ModelRoutes | None = None
+        if "http" in triggers(runtime.settings):
+            self._models = ModelRoutes(runtime, self._scored, _version())
+        else:
             del self._routes["/score"]
         if runtime.metrics:
             self._routes["/metrics"] = (self._measured, _READ, False)
@@ -116,7 +116,7 @@ class Endpoint:
 
     # --- routes -------------------------------------------------------------------------------
 
-    async def _scored(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+    async def _scored(self, request: HttpRequest, ids: Ids, model: str = "") -> ScoringResponse:
         limit = self._settings.max_body_bytes
         if request.body is None or len(request.body) > limit:
             raise InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
@@ -133,13 +133,15 @@ class Endpoint:
                 request.scheme,
                 ids.request.decode("latin-1"),
                 request.enter,
+                model,
             )
         )
 
-    def _route_of(self, path: str) -> tuple[_Route, tuple[str, ...], bool]:
+    def _route_of(self, path: str) -> Found:
         if self._inputs is not None and path.startswith(INPUTS) and len(path) > len(INPUTS):
             return self._kept_input, ("PUT", "DELETE"), True
-        return _UNKNOWN
+        found = self._models(path) if self._models is not None else None
+        return found or _UNKNOWN
 
     async def _kept_input(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
         assert self._inputs is not None
@@ -228,7 +230,7 @@ async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
 
 
 _EVERY = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
-_UNKNOWN: tuple[_Route, tuple[str, ...], bool] = (_not_found, _EVERY, False)
+_UNKNOWN: Found = (_not_found, _EVERY, False)
 
 
 def _joined(lines: Headers) -> dict[bytes, bytes]:
@@ -256,11 +258,14 @@ def _allowed() -> ScoringResponse:
 def _version_header(settings: Settings) -> tuple[bytes, bytes] | None:
     if not settings.server_version_header:
         return None
+    return (b"x-ms-server-version", f"scoring-runtime/{_version()}".encode())
+
+
+def _version() -> str:
     try:
-        number = version("scoring-runtime")
+        return version("scoring-runtime")
     except PackageNotFoundError:
-        number = "0"
-    return (b"x-ms-server-version", f"scoring-runtime/{number}".encode())
+        return "0"
 
 
 def create(

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,6 +74,27 @@ def load(settings: Settings) -> EntryScript:
     run = _run_of(module, path)
     kind, arguments = choose(run, settings)
     return EntryScript(path, module.init, run, kind, arguments)
+
+
+def exists(settings: Settings) -> bool:
+    """Whether there is an entry script: one is named, or ``main`` can be imported and is one.
+
+    A ``main.py`` that knows neither ``init`` nor ``run`` is some other program.
+    """
+    if settings.script_path is not None:
+        return True
+    _extend_sys_path(settings)
+    importlib.invalidate_caches()
+    try:
+        found = importlib.util.find_spec("main")
+    except (ImportError, ValueError):
+        return True  # importing it says why
+    if found is None:
+        return False
+    if found.origin is None or not found.origin.endswith(".py"):
+        return True
+    words = set(re.findall(rb"\w+", Path(found.origin).read_bytes()))
+    return {b"init", b"run"} <= words
 
 
 def _extend_sys_path(settings: Settings) -> None:

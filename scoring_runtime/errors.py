@@ -5,6 +5,8 @@
     ScoringRuntimeError
     ├── StartError                  the process cannot start
     │   ├── ConfigurationError      a setting has a wrong value
+    │   ├── ModelUnusable           a model without a script cannot be loaded
+    │   │   └── ModelDamaged        its files are not those that were registered
     │   └── EntryScriptError        the entry script cannot be used
     │       ├── EntryScriptNotFound
     │       ├── EntryScriptFailed   importing it, or its init(), raised
@@ -13,6 +15,8 @@
     │   ├── UndecodableInput        not text, not JSON, not the encoding it says it has
     │   ├── SchemaMismatch          JSON, but not what the entry script declares
     │   ├── UnsupportedContentType
+    │   ├── NotAcceptable           Accept names no format that the result can have
+    │   ├── UnknownModel            no model of that name or version is served here
     │   ├── UnsupportedMethod
     │   ├── InputTooLarge
     │   ├── RequestIdTooLong
@@ -28,7 +32,8 @@
     │   ├── NotStarted
     │   └── StoreAway               the store of results and inputs does not answer
     ├── TriggerTrouble              what a trigger depends on is away, or refuses
-    └── ModelNotFound
+    ├── ModelNotFound
+    └── RegistrationError           a model cannot be registered or deleted
 
 No error here knows an HTTP status: each trigger turns them into its own outcome at one edge.
 """
@@ -46,6 +51,14 @@ class StartError(ScoringRuntimeError):
 
 class ConfigurationError(StartError):
     """A setting has a wrong value; the message names it, its value and what is allowed."""
+
+
+class ModelUnusable(StartError):
+    """A model without a script cannot be loaded; the message names its file and what is wrong."""
+
+
+class ModelDamaged(ModelUnusable):
+    """A model's files are not those that were registered; nothing of it was loaded."""
 
 
 class EntryScriptError(StartError):
@@ -78,6 +91,14 @@ class SchemaMismatch(InputError):
 
 class UnsupportedContentType(InputError):
     """The Content-Type or Content-Encoding is not one that can be read."""
+
+
+class NotAcceptable(InputError):
+    """Accept names no format that the result can have; the message lists those it can."""
+
+
+class UnknownModel(InputError):
+    """No model of that name or version is served here; the message lists those that are."""
 
 
 class UnsupportedMethod(InputError):
@@ -142,3 +163,7 @@ class TriggerTrouble(ScoringRuntimeError):
 
 class ModelNotFound(ScoringRuntimeError):
     """No model of that name, version or file below ``AZUREML_MODEL_DIR``."""
+
+
+class RegistrationError(ScoringRuntimeError):
+    """A model cannot be registered or deleted; the message says what was wrong."""

@@ -9,15 +9,20 @@ import traceback
 from collections.abc import Iterator
 from time import perf_counter
 from types import TracebackType
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from .arguments import Arguments
 from .entry_script import EntryScript
 from .errors import InputError, RunFailed, SchemaMismatch, ScoringRuntimeError
 from .messages import Headers, ScoringRequest, ScoringResponse
+from .payloads import Limits, Spec
 from .results import encoder
 from .settings import Settings
 from .telemetry import request_id, script_log
+
+if TYPE_CHECKING:
+    from .formats.answers import Writer
+    from .typed_calls import TypedCalls
 
 JSON_HEADERS: Headers = (
     (b"content-type", b"application/json"),
@@ -38,26 +43,42 @@ class Invocation:
         ResultNotSerializable: the result has no JSON form.
     """
 
-    def __init__(self, script: EntryScript, settings: Settings) -> None:
+    platform = "python"
+
+    def __init__(
+        self, script: EntryScript, settings: Settings, model: tuple[str, str] = ("model", "1")
+    ) -> None:
         self.script = script
         self.is_async = script.is_async
+        self.sees_headers = script.sees_headers
+        self.takes_any_method = script.kind == "raw"
         self._run = script.run
         self._arguments = script.arguments
         self._encode = encoder(settings.nan_policy, strict=settings.strict_compat)
         self._schema_is_clients_fault = script.schema_decorated and not settings.strict_compat
+        self._typed: TypedCalls | None = None
+        self.inputs: tuple[Spec, ...] = ()
+        self.outputs: tuple[Spec, ...] = ()
+        if self._schema_is_clients_fault:
+            from .typed_calls import TypedCalls
+
+            limits = Limits(settings.max_rows, settings.max_values, settings.max_body_bytes)
+            self._typed = TypedCalls(script, limits, self._encode, model)
+            self.inputs = self._typed.inputs
+        self.takes_tensors = self._typed is not None
 
     def __call__(self, request: ScoringRequest) -> ScoringResponse:
-        arguments = self._begin(request)
+        arguments, write = self._begin(request)
         started = perf_counter()
         try:
             result = self._run(**arguments)
         except BaseException as error:
             return self._raised(error, started)
-        return self._response(result, (perf_counter() - started) * 1000)
+        return self._response(result, (perf_counter() - started) * 1000, write)
 
     async def awaited(self, request: ScoringRequest) -> ScoringResponse:
         """The same for an ``async def run``."""
-        arguments = self._begin(request)
+        arguments, write = self._begin(request)
         started = perf_counter()
         try:
             result = self._run(**arguments)
@@ -65,23 +86,29 @@ class Invocation:
                 result = await result
         except BaseException as error:
             return self._raised(error, started)
-        return self._response(result, (perf_counter() - started) * 1000)
+        return self._response(result, (perf_counter() - started) * 1000, write)
 
-    def _begin(self, request: ScoringRequest) -> Arguments:
+    def _begin(self, request: ScoringRequest) -> tuple[Arguments, Writer | None]:
         request_id.set(request.request_id)
         if request.enter is not None:
             request.enter()
-        return self._arguments(request)
+        if self._typed is not None:
+            return self._typed(request)
+        return self._arguments(request), None
 
-    def _response(self, result: Any, run_ms: float) -> ScoringResponse:
+    def _response(self, result: Any, run_ms: float, write: Writer | None) -> ScoringResponse:
         if type(result) not in _PLAIN and _is_response(result):
             return _as_it_is(result, run_ms)
+        headers = JSON_HEADERS
         try:
-            body = self._encode(result)
+            if write is None:
+                body = self._encode(result)
+            else:
+                body, headers = write(result)
         except ScoringRuntimeError as error:
             script_log.error("%s", error)
             raise
-        return ScoringResponse(200, body, JSON_HEADERS, run_ms)
+        return ScoringResponse(200, body, headers, run_ms)
 
     def _raised(self, error: BaseException, started: float) -> ScoringResponse:
         if isinstance(error, InputError):

@@ -14,7 +14,8 @@ class ScoringRequest(NamedTuple):
 
     ``body`` holds the bytes exactly as they arrived (still compressed when ``content-encoding``
     says so). ``enter`` is called in the scoring thread before ``run()``: a host uses it to tie the
-    lines that the script logs to its own invocation.
+    lines that the script logs to its own invocation. ``model`` is ``name`` or ``name:version``;
+    without it the default is meant.
     """
 
     body: bytes
@@ -26,6 +27,7 @@ class ScoringRequest(NamedTuple):
     scheme: str = "http"
     request_id: str = ""
     enter: Callable[[], object] | None = None
+    model: str = ""
 
     def header(self, name: bytes) -> bytes:
         """The value of the first header line of this (lower-case) name, or ``b""``."""

@@ -36,15 +36,49 @@ def use_model_dir(folder: str | Path | None) -> None:
 
 
 def registered(root: Path) -> list[RegisteredModel]:
-    """The models below ``root`` in either layout, by name and version; empty for a plain folder."""
-    if root.name.isdecimal() and root.parent.name:
+    """The models below ``root`` in either layout, by name and version; empty for a plain folder.
+
+    A version's folder may have leading zeros. What starts with a dot is no model.
+    """
+    if is_version_folder(root):
         return [RegisteredModel(root.parent.name, int(root.name), root)]
     found = [
-        RegisteredModel(path.parent.name, int(path.name), path)
-        for path in root.glob("*/*")
-        if path.name.isdecimal()
+        RegisteredModel(name.name, int(path.name), path)
+        for name in _visible(root)
+        for path in _visible(name)
+        if path.name.isdecimal() and path.is_dir()
     ]
-    return sorted(found, key=lambda model: (model.name, model.version))
+    return sorted(found, key=lambda model: (model.name, model.version, model.path.name))
+
+
+def is_version_folder(folder: Path) -> bool:
+    """Whether the folder is ``…/<name>/<version>``, one model."""
+    return folder.name.isdecimal() and bool(folder.parent.name)
+
+
+def is_registry(folder: Path) -> bool:
+    """Whether the folder is one of several models, or can become it: it is empty or not there."""
+    if is_version_folder(folder):
+        return False
+    if not folder.is_dir():
+        return not folder.exists()
+    return bool(registered(folder)) or not _visible(folder)
+
+
+def registered_model(
+    root: Path, name: str | None = None, version: int | str | None = None
+) -> RegisteredModel:
+    """The highest version of ``name`` unless one is named; the only model unless that is named.
+
+    Raises:
+        ModelNotFound: no such model or version; the message lists what there is.
+    """
+    models = registered(root)
+    name = _the_only_name(models) if name is None else name
+    found = _fitting(models, name, version)
+    if not found:
+        raise _no_model(root, models, name, version)
+    return found[-1]
 
 
 def model_path(
@@ -62,13 +96,44 @@ def model_path(
     Raises:
         ModelNotFound: no such model, version or file; the message lists what there is.
     """
+    return entry_of(model_folder(name, version, root=root), file)
+
+
+def model_folder(
+    name: str | None = None,
+    version: int | str | None = None,
+    *,
+    root: str | Path | None = None,
+) -> Path:
+    """The folder of the version that :func:`model_path` finds its file in.
+
+    Raises:
+        ModelNotFound: no such model or version; the message lists what there is.
+    """
     folder = Path(root) if root else _root
     if folder is None:
         raise ModelNotFound(
             "The model folder is not known: set AZUREML_MODEL_DIR (--model-dir), or pass root=."
         )
-    model = _folder_of(folder, name, version)
-    return _entry_of(model, file)
+    return _folder_of(folder, name, version)
+
+
+def entry_of(model: Path, file: str | None = None) -> Path:
+    """The file of this name in a model's folder; without one its only file or folder, or itself.
+
+    Raises:
+        ModelNotFound: no such file; the message lists what there is.
+    """
+    if file is not None:
+        if (model / file).exists():
+            return model / file
+        raise ModelNotFound(
+            f"There is no {file} in {model}.{_near(file, _files(model))}\n" + _shown(model)
+        )
+    if not model.is_dir():
+        return model
+    children = _visible(model)
+    return children[0] if len(children) == 1 else model
 
 
 class Model:
@@ -137,27 +202,41 @@ def _folder_of(root: Path, name: str | None, version: int | str | None) -> Path:
     models = registered(root)
     if not models and name in (None, root.name) and version is None:
         return root
-    if name is None and len({model.name for model in models}) == 1:
-        name = models[0].name
-    fitting = [m for m in models if m.name == name and version in (None, m.version, str(m.version))]
-    if fitting:
-        return fitting[-1].path
+    name = _the_only_name(models) if name is None else name
+    found = _fitting(models, name, version)
+    if found:
+        return found[-1].path
     if name is not None and version is None and (root / name).exists():
         return root / name
     raise _no_model(root, models, name, version)
 
 
-def _entry_of(model: Path, file: str | None) -> Path:
-    if file is not None:
-        if (model / file).exists():
-            return model / file
-        raise ModelNotFound(
-            f"There is no {file} in {model}.{_near(file, _files(model))}\n" + _shown(model)
-        )
-    if not model.is_dir():
-        return model
-    children = [child for child in model.iterdir() if not child.name.startswith(".")]
-    return children[0] if len(children) == 1 else model
+def _the_only_name(models: list[RegisteredModel]) -> str | None:
+    names = {model.name for model in models}
+    return names.pop() if len(names) == 1 else None
+
+
+def _fitting(
+    models: list[RegisteredModel], name: str | None, version: int | str | None
+) -> list[RegisteredModel]:
+    """Those of this name and version; a folder that is called just as the version comes alone."""
+    wanted = None if version is None else _number(version)
+    found = [m for m in models if m.name == name and (version is None or m.version == wanted)]
+    exact = [model for model in found if model.path.name == str(version)]
+    return exact or found
+
+
+def _number(version: int | str) -> int | None:
+    text = str(version)
+    return int(text) if text.isdecimal() else None
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in the folder and not hidden; nothing if it is gone, or is no folder."""
+    try:
+        return [each for each in folder.iterdir() if not each.name.startswith(".")]
+    except OSError:
+        return []
 
 
 def _files(model: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+from collections.abc import Mapping
 from enum import Enum
 from time import perf_counter
 from typing import NamedTuple
@@ -21,6 +22,7 @@ _SAYS_NOTHING = frozenset({"", "application/octet-stream", "text/plain"})
 _LONGEST_DESCRIPTION = 1000
 INPUT_KEY = "x_input_key"
 """The metadata of a blob that names the key of the input to score in its place."""
+_DIRECTIONS = ("model", "method", "accept", "inference_header_content_length")
 
 
 class Verdict(Enum):
@@ -122,6 +124,33 @@ def content_type_of(said: str, name: str = "") -> str:
         return said
     guessed = mimetypes.guess_type(name)[0] if name else _JSON
     return guessed or said or _JSON
+
+
+def directions(metadata: Mapping[str, object]) -> dict[str, str]:
+    """What a blob's metadata, or a message's application properties, say of how to score it.
+
+    ``model`` (name or name:version), ``method`` (as ``?method=``), ``accept`` and
+    ``inference_header_content_length`` (as the headers), in any case, with ``-`` or ``_``.
+    """
+    named = {name.lower().replace("-", "_"): str(value) for name, value in metadata.items()}
+    return {name: named[name].strip() for name in _DIRECTIONS if named.get(name, "").strip()}
+
+
+def directed(request: ScoringRequest, said: Mapping[str, str]) -> ScoringRequest:
+    """The request with the directions given with it."""
+    if not said:
+        return request
+    headers = [
+        (name.replace("_", "-").encode(), said[name].encode("latin-1", "replace"))
+        for name in _DIRECTIONS[2:]
+        if name in said
+    ]
+    method = said.get("method", "")
+    return request._replace(
+        headers=[*request.headers, *headers],
+        query=f"method={quote(method)}".encode() if method else request.query,
+        model=said.get("model", request.model),
+    )
 
 
 def blob_request(

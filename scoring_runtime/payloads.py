@@ -71,7 +71,7 @@ class Spec(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How much a body may hold: rows, values (rows × columns), bytes of memory once read."""
+    """How much a body may hold: rows, values (rows times columns), bytes of memory once read."""
 
     rows: int
     values: int
@@ -81,16 +81,35 @@ class Limits(NamedTuple):
 class NoCodeModel(Protocol):
     """A model that scores without a script. Made in the scoring thread, and used there."""
 
-    platform: str
-    """Framework and kind as in V2 metadata, such as ``onnxruntime_onnx``."""
-    inputs: tuple[Spec, ...]
-    outputs: tuple[Spec, ...]
-    tabular: bool
-    """Whether ``inputs`` are the columns of one table."""
-    methods: tuple[str, ...]
-    """What ``?method=`` may name; the first is the default. Empty: there is nothing to choose."""
-    example: Mapping[str, Any]
-    """A JSON body that scores."""
+    @property
+    def platform(self) -> str:
+        """Framework and kind as in V2 metadata, such as ``onnxruntime_onnx``."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[Spec, ...]:
+        """What it takes."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[Spec, ...]:
+        """What it gives."""
+        ...
+
+    @property
+    def tabular(self) -> bool:
+        """Whether ``inputs`` are the columns of one table."""
+        ...
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What ``?method=`` may name; the first is the default. Empty: nothing to choose."""
+        ...
+
+    @property
+    def example(self) -> Mapping[str, Any]:
+        """A JSON body that scores."""
+        ...
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
         """The model's own result: an array, a table, arrays by name, or lists.

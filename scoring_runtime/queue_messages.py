@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .errors import UndecodableInput
 from .messages import ScoringRequest
-from .outcomes import Outcome, Verdict, content_type_of
+from .outcomes import Outcome, Verdict, content_type_of, directed, directions
 from .settings import Settings
 
 # https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas
@@ -65,7 +65,10 @@ class Answer(NamedTuple):
 def request_of(
     message: QueueMessage, new_id: Callable[[], bytes], enter: Callable[[], object] | None = None
 ) -> ScoringRequest:
-    """A message as a request: its ``x-`` properties are headers, its id is the request id."""
+    """A message as a request: its ``x-`` properties are headers, its id is the request id.
+
+    The properties ``model``, ``method`` and ``accept`` say how it is scored.
+    """
     known = _ID.fullmatch(message.message_id) is not None
     request_id = message.message_id if known else new_id().decode()
     lines = {"content-type": content_type_of(message.content_type), "x-request-id": request_id}
@@ -73,7 +76,8 @@ def request_of(
         if _HEADER.fullmatch(name.lower()) and name.lower() not in lines:
             lines[name.lower()] = " ".join(str(value).split())
     headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in lines.items()]
-    return ScoringRequest(message.body, headers, request_id=request_id, enter=enter)
+    request = ScoringRequest(message.body, headers, request_id=request_id, enter=enter)
+    return directed(request, directions(message.properties))
 
 
 def answer(message: QueueMessage, outcome: Outcome, settings: Settings) -> Answer:

@@ -8,11 +8,12 @@ of azureml-inference-server-http know.
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .arguments import schema_carrier
 from .errors import ConfigurationError, ScoringRuntimeError
@@ -31,6 +32,9 @@ _SPECIFICATION = {"2": {"2", "2.0"}, "3": {"3", "3.0"}, "3.1": {"3.1"}}
 _as_json = encoder("null", strict=True)
 
 Json = dict[str, Any]
+_JSON = "application/json"
+# Only JSON has a schema; of the rest a client has to know the format.
+_BINARY = {"type": "string", "format": "binary"}
 
 
 class NoSuchDocument(ScoringRuntimeError):
@@ -97,11 +101,49 @@ def _own(version: str, settings: Settings) -> bytes | None:
     return None
 
 
+class Scored(NamedTuple):
+    """One path that scores: what it takes and gives, as JSON schemas.
+
+    ``suffix`` follows ``/score`` in the path, and tells its names in the document apart.
+    """
+
+    suffix: str
+    service_input: Any
+    service_output: Any
+
+
+def build_for(
+    scored: Sequence[Scored], content_types: Sequence[str], settings: Settings
+) -> Documents:
+    """The same for models without a script.
+
+    Args:
+        scored: one for each path; the first is ``/score``.
+        content_types: that can be sent.
+        settings: name, version and prefix of the service.
+
+    Raises:
+        ConfigurationError: a swagger file of the user's is not JSON.
+    """
+    found = {
+        version: _own(version, settings) or _document(version, scored, content_types, settings)
+        for version in _OWN_FILES
+    }
+    return Documents(found)
+
+
 def _generated(version: str, run: Callable[..., Any], settings: Settings) -> bytes | None:
     schemas = _schemas(version, run)
     if schemas is None:
         return None
-    document = _swagger2(settings, *schemas) if version == "2" else _openapi(settings, *schemas)
+    return _document(version, [Scored("", *schemas)], [_JSON], settings)
+
+
+def _document(
+    version: str, scored: Sequence[Scored], content_types: Sequence[str], settings: Settings
+) -> bytes:
+    make = _swagger2 if version == "2" else _openapi
+    document = make(settings, scored, content_types)
     if version == "3.1":
         document["openapi"] = "3.1.0"
     return _as_json(document)
@@ -127,15 +169,22 @@ def _info(settings: Settings) -> Json:
     }
 
 
-def _paths(settings: Settings, operations: tuple[Json, Json, Json]) -> Json:
+def _paths(settings: Settings, health: Json, scores: Json, swagger: Json) -> Json:
     prefix = settings.service_path_prefix.strip("/")
     start = f"/{prefix}" if settings.service_path_prefix else ""
-    health, score, swagger = operations
     return {
         f"{start}/": {"get": health},
-        f"{start}/score": {"post": score},
+        **{f"{start}/score{suffix}": {"post": score} for suffix, score in scores.items()},
         f"{start}/swagger.json": {"get": swagger},
     }
+
+
+def _operation(suffix: str) -> Json:
+    return _SCORE | {"operationId": f"{_SCORE['operationId']}{_name(suffix)}"}
+
+
+def _name(suffix: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", suffix)
 
 
 _HEALTH = {
@@ -168,7 +217,7 @@ _VERSION = {"name": "version", "in": "query", "required": False}
 _VERSION_TYPE = {"type": "integer", "enum": [2, 3]}
 
 
-def _swagger2(settings: Settings, service_input: Any, service_output: Any) -> Json:
+def _swagger2(settings: Settings, scored: Sequence[Scored], content_types: Sequence[str]) -> Json:
     def ref(name: str) -> Json:
         return {"$ref": f"#/definitions/{name}"}
 
@@ -179,28 +228,37 @@ def _swagger2(settings: Settings, service_input: Any, service_output: Any) -> Js
     healthy = {"description": _HEALTHY, "schema": _TEXT}
     health = _HEALTH | answers({**healthy, "examples": {"application/json": "Healthy"}})
     payload = {"name": "serviceInputPayload", "in": "body", "description": _INPUT}
-    score = _SCORE | {"parameters": [{**payload, "schema": ref("ServiceInput")}]}
-    score |= answers({"description": _SCORED, "schema": ref("ServiceOutput")})
+
+    def score(name: str) -> Json:
+        taken = {"parameters": [{**payload, "schema": ref(f"ServiceInput{_name(name)}")}]}
+        given = {"description": _SCORED, "schema": ref(f"ServiceOutput{_name(name)}")}
+        return _operation(name) | taken | answers(given)
+
+    scores = {each.suffix: score(each.suffix) for each in scored}
     swagger = _SWAGGER | {"parameters": [_VERSION | _VERSION_TYPE]}
     swagger |= answers({"description": "The Swagger specification.", "schema": _TEXT})
     return {
         "swagger": "2.0",
         "info": _info(settings),
         "schemes": ["https"],
-        "consumes": ["application/json"],
-        "produces": ["application/json"],
+        "consumes": list(content_types),
+        "produces": list(content_types),
         "securityDefinitions": _BEARER,
-        "paths": _paths(settings, (health, score, swagger)),
-        "definitions": _definitions(service_input, service_output),
+        "paths": _paths(settings, health, scores, swagger),
+        "definitions": _definitions(scored),
     }
 
 
-def _openapi(settings: Settings, service_input: Any, service_output: Any) -> Json:
+def _openapi(settings: Settings, scored: Sequence[Scored], content_types: Sequence[str]) -> Json:
     def content(kind: str, schema: Json) -> Json:
         return {"content": {kind: {"schema": schema}}}
 
     def ref(name: str) -> Json:
-        return content("application/json", {"$ref": f"#/components/schemas/{name}"})
+        return content(_JSON, {"$ref": f"#/components/schemas/{name}"})
+
+    def every(name: str) -> Json:
+        others = {kind: {"schema": _BINARY} for kind in content_types if kind != _JSON}
+        return {"content": {**ref(name)["content"], **others}}
 
     def answers(good: Json) -> Json:
         failed = {"description": _FAILED, **ref("ErrorResponse")}
@@ -208,8 +266,13 @@ def _openapi(settings: Settings, service_input: Any, service_output: Any) -> Jso
 
     healthy = content("text/plain", _TEXT | {"example": "Healthy"})
     health = _HEALTH | answers({"description": _HEALTHY, **healthy})
-    score = _SCORE | {"requestBody": {"description": _INPUT, **ref("ServiceInput")}}
-    score |= answers({"description": _SCORED, **ref("ServiceOutput")})
+
+    def score(name: str) -> Json:
+        taken = {"description": _INPUT, **every(f"ServiceInput{_name(name)}")}
+        given = {"description": _SCORED, **every(f"ServiceOutput{_name(name)}")}
+        return _operation(name) | {"requestBody": taken} | answers(given)
+
+    scores = {each.suffix: score(each.suffix) for each in scored}
     swagger = _SWAGGER | {"parameters": [_VERSION | {"schema": _VERSION_TYPE}]}
     specification = content("text/plain", _TEXT)
     swagger |= answers({"description": "The Swagger specification.", **specification})
@@ -217,17 +280,17 @@ def _openapi(settings: Settings, service_input: Any, service_output: Any) -> Jso
         "openapi": "3.0.3",
         "info": _info(settings),
         "security": [{"Bearer": []}],
-        "paths": _paths(settings, (health, score, swagger)),
+        "paths": _paths(settings, health, scores, swagger),
         "components": {
-            "schemas": _definitions(service_input, service_output),
+            "schemas": _definitions(scored),
             "securitySchemes": _BEARER,
         },
     }
 
 
-def _definitions(service_input: Any, service_output: Any) -> Json:
-    return {
-        "ServiceInput": service_input,
-        "ServiceOutput": service_output,
-        "ErrorResponse": _ERROR,
-    }
+def _definitions(scored: Sequence[Scored]) -> Json:
+    found: Json = {}
+    for each in scored:
+        found[f"ServiceInput{_name(each.suffix)}"] = each.service_input
+        found[f"ServiceOutput{_name(each.suffix)}"] = each.service_output
+    return {**found, "ErrorResponse": _ERROR}

@@ -671,7 +671,9 @@ def test_row_26_what_a_typed_script_refuses(
 ) -> None:
     headers = {"Content-Type": kind} if kind else {}
     response = ask(hosts("diff_output.py"), body, headers=headers)
-    assert (response.status_code, message(response)) == (status, text)
+    assert response.status_code == status
+    # A 415 goes on with what else can be read.
+    assert message(response) == text or (status == 415 and message(response).startswith(f"{text}."))
     assert response.headers[FAILED] == "False"
 
 

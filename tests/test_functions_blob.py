@@ -25,7 +25,7 @@ SCRIPTS = Path(__file__).parent / "entry_scripts"
 EVERY_BYTE = bytes(range(256))
 STORAGE = {"TriggerConnectionString": "UseDevelopmentStorage=true"}
 BUS = "Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=a;SharedAccessKey=s3cr3t"
-HTTP = {"score", "swagger", "health", "web"}
+HTTP = {"score", "score_model", "swagger", "v2_server", "v2_models", "v2_health", "health", "web"}
 PLAIN = "def init(): ...\ndef run(data): return data"
 RAW = """
 from azureml.contrib.services.aml_request import rawhttp

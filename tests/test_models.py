@@ -9,7 +9,18 @@ import pytest
 
 from scoring_runtime import models
 from scoring_runtime.errors import ModelNotFound
-from scoring_runtime.models import Model, RegisteredModel, model_path, registered, tree
+from scoring_runtime.models import (
+    Model,
+    RegisteredModel,
+    entry_of,
+    is_registry,
+    is_version_folder,
+    model_folder,
+    model_path,
+    registered,
+    registered_model,
+    tree,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +99,114 @@ def test_a_plain_folder(plain: Path, tmp_path: Path) -> None:
 def test_a_number_without_a_name_before_it_is_a_plain_folder() -> None:
     """A relative ``7`` has no name."""
     assert registered(Path("7")) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        (["iris/007/m", "iris/8/m", "iris/06/m"], [(6, "06"), (7, "007"), (8, "8")]),
+        (["iris/7/m", "iris/007/m"], [(7, "007"), (7, "7")]),
+        (["iris/9/m", "iris/10/m", "iris/100/m"], [(9, "9"), (10, "10"), (100, "100")]),
+        (["iris/0/m"], [(0, "0")]),
+        ([".tmp-1/1/m", ".deleted/1", ".deleted/iris/1", "iris/.tmp/1"], []),
+        (["iris/1", "iris/2/m"], [(2, "2")]),
+        (["iris/v1/m", "iris/1.0/m", "iris/-1/m", "iris/1 /m"], []),
+    ],
+    ids=["zeros", "twice", "numbers", "zero", "hidden", "file", "no-numbers"],
+)
+def test_which_folders_are_versions(
+    files: list[str], found: list[tuple[int, str]], tmp_path: Path
+) -> None:
+    """Folders whose name is a number, in the order of the numbers; nothing that is hidden."""
+    root = touch(tmp_path, *files)
+    assert [(each.version, each.path.name) for each in registered(root)] == found
+
+
+@pytest.mark.parametrize(
+    ("folder", "version"),
+    [("azureml-models/iris/7", True), ("iris/007", True), ("7", False), ("iris/v7", False)],
+)
+def test_which_folder_is_one_version(folder: str, version: bool) -> None:
+    """Its last component is a number, and there is one before it."""
+    assert is_version_folder(Path(folder)) is version
+
+
+@pytest.mark.parametrize(
+    ("files", "folder", "registry"),
+    [
+        (["iris/1/m"], "", True),
+        ([], "", True),
+        ([], "missing", True),
+        ([".deleted/iris/1"], "", True),
+        (["model.pkl"], "", False),
+        (["saved/model.pkl"], "", False),
+        (["iris/1/m"], "iris/1", False),
+        ([], "iris/1", False),
+        (["file"], "file", False),
+    ],
+    ids=["models", "empty", "new", "all-deleted", "file", "folder", "one", "new-one", "is-a-file"],
+)
+def test_which_folder_is_a_registry(
+    files: list[str], folder: str, registry: bool, tmp_path: Path
+) -> None:
+    """One of several models, or one that can become it; never one model's own folder."""
+    assert is_registry(touch(tmp_path, *files) / folder) is registry
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "path"),
+    [
+        ("iris", None, "iris/10"),
+        ("iris", "02", "iris/2"),
+        ("iris", 2, "iris/2"),
+        ("digits", "3", "digits/3"),
+    ],
+)
+def test_a_registered_model(name: str, version: int | str | None, path: str, several: Path) -> None:
+    """The highest version or the one that is named, as a number."""
+    found = registered_model(several, name, version)
+    assert found == RegisteredModel(name, int(Path(path).name), several / path)
+
+
+def test_a_name_that_is_no_model_is_not_a_registered_one(several: Path) -> None:
+    """Unlike model_path, which takes any file or folder of that name."""
+    assert model_folder("loose.txt", root=several) == several / "loose.txt"
+    with pytest.raises(ModelNotFound, match=r"^There is no model loose\.txt\. The model folder"):
+        registered_model(several, "loose.txt")
+
+
+@pytest.mark.parametrize(
+    ("version", "folder"), [(None, "7"), (7, "7"), ("7", "7"), ("007", "007"), ("07", "7")]
+)
+def test_a_version_with_leading_zeros(
+    version: int | str | None, folder: str, tmp_path: Path
+) -> None:
+    """It is a number; of two that are equal the one that is written so."""
+    root = touch(tmp_path, "iris/007/m", "iris/7/m", "iris/6/m")
+    assert model_folder("iris", version, root=root) == root / "iris" / folder
+
+
+@pytest.mark.parametrize("version", [7, "7", "007", "0007", None])
+def test_only_a_version_with_leading_zeros(version: int | str | None, tmp_path: Path) -> None:
+    """Whichever way it is asked for."""
+    root = touch(tmp_path, "iris/007/m", "iris/6/m")
+    assert model_path("iris", version, root=root) == root / "iris/007/m"
+
+
+@pytest.mark.parametrize("version", ["", "x", "-1", "1.0", "1 "])
+def test_a_version_that_is_no_number(version: str, several: Path) -> None:
+    """It is not found, whatever the letters are."""
+    with pytest.raises(ModelNotFound, match=r"^There is no model iris"):
+        model_folder("iris", version, root=several)
+
+
+def test_the_folder_and_the_file_in_it(several: Path) -> None:
+    """model_path is the two one after the other."""
+    folder = model_folder("digits", root=several)
+    assert folder == several / "digits/3"
+    assert entry_of(folder) == several / "digits/3/saved"
+    assert entry_of(folder, "saved/labels.txt") == several / "digits/3/saved/labels.txt"
+    assert entry_of(folder / "saved/labels.txt") == several / "digits/3/saved/labels.txt"
 
 
 # --- model_path: which model ----------------------------------------------------------------------

@@ -18,6 +18,7 @@ SECONDS = "seconds"
 SWITCH = "true or false"
 FROM_1 = "a whole number from 1"
 TRUE_OR = "true or anything else"
+DEFAULT_MODEL = "a model served here, as name or name:version"
 EXACTLY_TRUE = "true (this spelling) or anything else"
 A_SETTING = "the name of a setting"
 SAME_PLACEHOLDERS = "container/name with the same placeholders"
@@ -90,6 +91,41 @@ TABLE: list[tuple[str, str, object, dict[str, object], str, list[str]]] = [
         {"1": 1, "2000000000000": 2_000_000_000_000},
         "a whole number of bytes from 1",
         ["0", "100MB"],
+    ),
+    ("default_model", "SCORING_DEFAULT_MODEL", "", {"a:1": "a:1"}, DEFAULT_MODEL, []),
+    ("max_rows", "SCORING_MAX_ROWS", 1_000_000, {"1": 1}, FROM_1, ["0", "many"]),
+    ("max_values", "SCORING_MAX_VALUES", 20_000_000, {"1": 1}, FROM_1, ["0", "1e6"]),
+    (
+        "onnx_providers",
+        "SCORING_ONNX_PROVIDERS",
+        (),
+        {"A, B": ("A", "B"), "": ()},
+        "execution providers of onnxruntime, separated by commas",
+        [],
+    ),
+    (
+        "onnx_optimization",
+        "SCORING_ONNX_OPTIMIZATION",
+        "all",
+        {"Basic": "basic", "disabled": "disabled", "extended": "extended"},
+        "disabled, basic, extended or all",
+        ["none", ""],
+    ),
+    (
+        "onnx_intra_op_threads",
+        "SCORING_ONNX_INTRA_OP_THREADS",
+        0,
+        {"0": 0, "1024": 1024},
+        "0 to 1024",
+        ["-1", "1025", "x"],
+    ),
+    (
+        "onnx_inter_op_threads",
+        "SCORING_ONNX_INTER_OP_THREADS",
+        1,
+        {"0": 0, "2": 2},
+        "0 to 1024",
+        ["-1", "1025", "x"],
     ),
     (
         "nan",

@@ -8,10 +8,19 @@ from typing import Any
 
 import azure.functions as func
 
-from ..blob_paths import blob_paths
+from ..blob_paths import BlobPaths, blob_paths
 from ..connections import blob, blob_name
 from ..errors import InputTooLarge
-from ..outcomes import INPUT_KEY, Outcome, Scoring, Verdict, blob_request, failed
+from ..outcomes import (
+    INPUT_KEY,
+    Outcome,
+    Scoring,
+    Verdict,
+    blob_request,
+    directed,
+    directions,
+    failed,
+)
 from ..request_ids import RandomIds
 from ..runtime import Runtime
 from .invocations import TryAgain, name_invocation
@@ -26,7 +35,7 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
     settings = runtime.settings
     paths, connection = blob_paths(settings), blob_name(settings)
     blob(settings)
-    handler = _handler(runtime, scoring)
+    handler = _handler(runtime, scoring, paths)
     for name, path in (("error", paths.error), ("output", paths.output)):
         handler = app.blob_output(
             arg_name=name, path=path.text, connection=connection, data_type=func.DataType.BINARY
@@ -42,7 +51,7 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
     app.function_name("score_blob")(handler)
 
 
-def _handler(runtime: Runtime, scoring: Scoring) -> Callable[..., Any]:
+def _handler(runtime: Runtime, scoring: Scoring, paths: BlobPaths) -> Callable[..., Any]:
     limit, new_id = runtime.settings.blob_max_bytes, RandomIds()
 
     async def invoke(
@@ -58,6 +67,7 @@ def _handler(runtime: Runtime, scoring: Scoring) -> Callable[..., Any]:
             )
         else:
             request = blob_request(name, body, *_content(blob), request_id=new_id().decode())
+            request = directed(request, paths.directions(name.partition("/")[2]) | _said(blob))
             request = request._replace(enter=partial(name_invocation, context))
             outcome = await scoring(request, f"blob {name}")
         _write(outcome, output, error)
@@ -70,6 +80,10 @@ def _write(outcome: Outcome, output: func.Out[bytes], error: func.Out[bytes]) ->
         # The host tries five times (poisonBlobThreshold), then puts it on the poison queue.
         raise TryAgain(f"{outcome.reason}: {outcome.description}")
     (output if outcome.verdict is Verdict.SCORED else error).set(outcome.body)
+
+
+def _said(blob: func.InputStream) -> dict[str, str]:
+    return directions(getattr(blob, "metadata", None) or {})
 
 
 def _content(blob: func.InputStream) -> tuple[str, str, str]:

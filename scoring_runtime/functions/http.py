@@ -16,7 +16,8 @@ from ..runtime import Runtime
 from .invocations import name_invocation
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
-_KEYED = ("/score", "/swagger.json", "/metrics")
+_KEYED = ("/score", "/swagger.json", "/metrics", "/v2")
+_KEYED_BELOW = (INPUTS, "/score/", "/v2/models")
 # The host fails an answer of these that has a body.
 _NO_BODY = (204, 304)
 _OF_CORS = (b"access-control-allow-origin", b"vary")
@@ -33,7 +34,11 @@ def register(app: func.FunctionApp, runtime: Runtime, cached: Caching) -> None:
     level = runtime.settings.auth_level.upper()
     routes = [
         ("score", "score", level),
+        ("score_model", "score/{name}/{version?}", level),
         ("swagger", "swagger.json", level),
+        ("v2_server", "v2", level),
+        ("v2_models", "v2/models/{*path}", level),
+        ("v2_health", "v2/health/{probe}", "ANONYMOUS"),
         ("health", "health/{probe}", "ANONYMOUS"),
         ("web", "{*path}", "ANONYMOUS"),
     ]
@@ -67,7 +72,7 @@ def _without_key(handle: Handle) -> Handle:
     """Answers all but what asks for a key: the catch-all is given /%2573core as /%73core."""
 
     async def refuse_or_handle(request: HttpRequest) -> Reply:
-        known = request.path not in _KEYED and not request.path.startswith(INPUTS)
+        known = request.path not in _KEYED and not request.path.startswith(_KEYED_BELOW)
         return await handle(request if known else request._replace(path=""))
 
     return refuse_or_handle

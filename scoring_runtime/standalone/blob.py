@@ -12,7 +12,7 @@ from time import monotonic
 
 from ..blob_paths import BlobPaths, Documents
 from ..errors import InputTooLarge, NotServing, RunFailed, Stopping, TriggerTrouble
-from ..outcomes import Outcome, Scoring, Verdict, blob_request, failed, printable
+from ..outcomes import Outcome, Scoring, Verdict, blob_request, directed, failed, printable
 from ..request_ids import RandomIds
 from ..runtime import Runtime
 from ..telemetry import log
@@ -192,6 +192,7 @@ class BlobTrigger:
         path = f"{self._paths.input.container}/{found.name}"
         said = (found.content_type, found.content_encoding, found.input_key)
         request = blob_request(path, body, *said, request_id=request_id)
+        request = directed(request, {**self._paths.directions(found.name), **found.directions})
         outcome = await self._scoring(request, f"blob {path}")
         attempts = claim.attempts + 1
         if outcome.verdict is Verdict.FAILED and attempts < most:

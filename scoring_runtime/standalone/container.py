@@ -30,7 +30,7 @@ from azure.storage.blob.aio import BlobServiceClient
 from ..blob_paths import BlobPaths
 from ..connections import Connection
 from ..errors import ConfigurationError
-from ..outcomes import INPUT_KEY
+from ..outcomes import INPUT_KEY, directions
 from ..settings import Settings
 from .place import Claim, Document, Found
 from .storage_errors import translated
@@ -287,6 +287,7 @@ def _found(blob: Any) -> Found:
         (blob.metadata or {}).get(INPUT_KEY, ""),
         held=state in ("leased", "breaking"),
         dropped=state == "expired",
+        directions=directions(blob.metadata or {}),
     )
 
 

@@ -10,7 +10,7 @@ class Found(NamedTuple):
     """An input as a listing shows it; its name without the container.
 
     ``held`` means that a watcher scores it just now, ``dropped`` that one did and never let go: its
-    process was killed.
+    process was killed. ``directions`` is what its metadata say of how to score it.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Found(NamedTuple):
     input_key: str = ""
     held: bool = False
     dropped: bool = False
+    directions: Mapping[str, str] = {}
 
 
 class Document(NamedTuple):

@@ -1,0 +1,173 @@
+"""Content → the arrays that a model declares, or a message that says what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .array_values import array, checked, empty_batch, listed, short
+from .errors import SchemaMismatch
+from .payloads import Columns, Content, Limits, Rows, Spec, Tensors
+
+_SHOWN = 10
+
+
+def tensors(content: Content, specs: Sequence[Spec], limits: Limits) -> dict[str, NDArray[Any]]:
+    """The inputs by name, each with its datatype and a shape that fits.
+
+    Rows feed the only input, or one input for each value of a row. A table feeds inputs of one
+    value a row by name, or a single input of two dimensions with its columns in order.
+
+    Raises:
+        SchemaMismatch: names the input, what it is and what is expected.
+        InputTooLarge: more rows than allowed.
+    """
+    if isinstance(content, Tensors):
+        return _by_name(content.tensors, specs, limits)
+    if isinstance(content, Columns):
+        if (
+            len(specs) == 1
+            and len(specs[0].shape) == 2
+            and list(content.columns) != [specs[0].name]
+        ):
+            return {specs[0].name: matrix(content, specs[0], limits)}
+        return _by_name(content.columns, specs, limits, typed=content.typed)
+    if len(specs) == 1:
+        return {specs[0].name: array(content.values, specs[0], limits)}
+    return _by_name(_split(content.values, specs), specs, limits)
+
+
+def matrix(content: Content, spec: Spec, limits: Limits) -> NDArray[Any]:
+    """Rows of as many values as the second length of ``spec``'s shape says (-1: any).
+
+    A table's columns are taken in their order.
+    """
+    if isinstance(content, Tensors):
+        return _by_name(content.tensors, [spec], limits)[spec.name]
+    if isinstance(content, Rows):
+        return array(content.values, spec, limits)
+    columns = content.columns
+    width = spec.shape[1]
+    if width not in (-1, len(columns)):
+        raise SchemaMismatch(
+            f"The table has {len(columns)} columns ({listed(columns)}); {width} are expected."
+        )
+    one = Spec("", spec.datatype, (-1,))
+    parts = [
+        column(values, one._replace(name=name), limits, content.typed)
+        for name, values in columns.items()
+    ]
+    return checked(np.stack(parts, axis=1) if parts else np.empty((0, 0)), spec, limits)
+
+
+def column(values: Any, spec: Spec, limits: Limits, typed: bool = True) -> NDArray[Any]:
+    """One column: like :func:`array`, and a column of one value a row is made flat."""
+    if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    return array(values, spec, limits, typed=typed)
+
+
+def frame_columns(
+    content: Content, specs: Sequence[Spec], limits: Limits
+) -> dict[str, NDArray[Any]]:
+    """The columns of a table, in the order of ``specs``; a column that is not known is refused.
+
+    Rows are taken to have the columns in this order. What is no number stays as it is in a column
+    of FP64: models keep the names of their columns, not their types.
+    """
+    flat = [spec._replace(shape=(-1,)) for spec in specs]
+    if isinstance(content, Tensors):
+        found, typed = dict(content.tensors), True
+    elif isinstance(content, Columns):
+        found, typed = content.columns, content.typed
+    else:
+        found, typed = _split(content.values, flat), True
+    _check_names(found, flat, "column")
+    made = {s.name: _loose(found[s.name], s, limits, typed) for s in flat if s.name in found}
+    _check_lengths(made, "column")
+    return made
+
+
+def _loose(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArray[Any]:
+    try:
+        return column(values, spec, limits, typed)
+    except SchemaMismatch:
+        if spec.datatype != "FP64" or not len(values):
+            raise
+    given = np.empty(len(values), dtype=object)
+    given[:] = [None if value == "" and not typed else value for value in values]
+    if any(isinstance(value, list | dict) for value in given):
+        raise SchemaMismatch(
+            f"The column {spec.name!r} holds lists or objects; one value in a row is expected."
+        )
+    return checked(given, spec, limits)
+
+
+def _by_name(
+    found: dict[str, Any], specs: Sequence[Spec], limits: Limits, *, typed: bool = True
+) -> dict[str, NDArray[Any]]:
+    _check_names(found, specs, "input")
+    made = {}
+    for spec in specs:
+        if spec.name not in found:
+            continue
+        values = found[spec.name]
+        if len(spec.shape) == 2 and spec.shape[1] in (1, -1) and _is_flat(values):
+            values = column(values, spec._replace(shape=(-1,)), limits, typed)[:, np.newaxis]
+        made[spec.name] = array(values, spec, limits, typed=typed)
+    return made
+
+
+def _check_names(found: dict[str, Any], specs: Sequence[Spec], what: str) -> None:
+    expected = [spec.name for spec in specs]
+    missing = [s.name for s in specs if s.name not in found and not s.optional]
+    unknown = [name for name in found if name not in expected]
+    if not missing and not unknown:
+        return
+    said = []
+    if missing:
+        said.append(f"Missing {what}s: {listed(missing)}.")
+    if unknown:
+        said.append(f"Unknown {what}s: {listed(unknown)}.")
+    raise SchemaMismatch(f"{' '.join(said)} Expected: {listed(expected, 100)}.")
+
+
+def _check_lengths(made: dict[str, NDArray[Any]], what: str) -> None:
+    lengths = {name: len(values) for name, values in made.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name} {length}" for name, length in list(lengths.items())[:_SHOWN])
+        raise SchemaMismatch(f"The {what}s are not equally long: {shown}.")
+
+
+def _split(values: Any, specs: Sequence[Spec]) -> dict[str, Any]:
+    """Rows cut into columns, one for each of ``specs``."""
+    if isinstance(values, np.ndarray):
+        if values.ndim != 2 or values.shape[1] != len(specs):
+            raise SchemaMismatch(_rows_expected(f"shape {values.shape}", specs))
+        return {spec.name: values[:, index] for index, spec in enumerate(specs)}
+    if not isinstance(values, list):
+        raise SchemaMismatch(_rows_expected(type(values).__name__, specs))
+    for number, row in enumerate(values):
+        if not isinstance(row, list):
+            raise SchemaMismatch(_rows_expected(f"{short(row)} as row {number}", specs))
+        if len(row) != len(specs):
+            raise SchemaMismatch(_rows_expected(f"{len(row)} values in row {number}", specs))
+    if not values:
+        raise empty_batch(", ".join(spec.name for spec in specs[:_SHOWN]))
+    return {
+        spec.name: list(each) for spec, each in zip(specs, zip(*values, strict=True), strict=True)
+    }
+
+
+def _rows_expected(got: str, specs: Sequence[Spec]) -> str:
+    names = listed([spec.name for spec in specs])
+    return f"Got {got}; rows of {len(specs)} values are expected: {names}."
+
+
+def _is_flat(values: Any) -> bool:
+    if isinstance(values, np.ndarray):
+        return values.ndim == 1
+    return isinstance(values, list) and not (values and isinstance(values[0], list))

@@ -1,0 +1,1 @@
+"""The formats of bodies: each module reads one and writes it."""

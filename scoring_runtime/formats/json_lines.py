@@ -1,0 +1,157 @@
+"""One JSON value a line, ``application/jsonl`` (https://jsonlines.org)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..conversion import parse_json
+from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
+from ..payloads import Columns, Limits, Rows
+from ..results import encoder
+
+_BOM = b"\xef\xbb\xbf"
+_KINDS: Mapping[type, str] = {dict: "an object", list: "an array"}
+# What the parser makes of a list or object, and of a value, on a 64-bit CPython.
+_BYTES_A_LIST, _BYTES_A_VALUE = 88, 32
+_MEMORY_FACTOR = 10
+_json = encoder()
+
+
+def decode(body: bytes, limits: Limits) -> Columns | Rows:
+    """Objects become columns, in the order in which their keys appear; arrays or scalars rows.
+
+    A key that a line does not have is None there. Blank lines are skipped. NaN and Infinity are
+    read as in JSON bodies.
+
+    Raises:
+        UndecodableInput: empty, or a line that is not JSON; the message names its number.
+        SchemaMismatch: objects, arrays and scalars are mixed; the message names the line.
+        InputTooLarge: more rows or values than the limits allow, or nested lists that would take
+            more than ten times ``limits.bytes`` once read.
+    """
+    _check_memory(body, limits)
+    rows: list[Any] = []
+    expected = ""
+    for number, value in _values(body):
+        kind = _KINDS.get(type(value), "a single value")
+        if kind != (expected := expected or kind):
+            raise SchemaMismatch(
+                f"Line {number} of the JSON Lines body is {kind}; {expected} is expected, as in "
+                "the lines before."
+            )
+        if len(rows) == limits.rows:
+            raise InputTooLarge(
+                f"The JSON Lines body has more than {limits.rows} rows; at most {limits.rows} are "
+                "taken at once (SCORING_MAX_ROWS)."
+            )
+        rows.append(value)
+    if not rows:
+        raise UndecodableInput("The JSON Lines body is empty.")
+    if expected == "an object":
+        return _columns(rows, limits)
+    # Commas are never fewer than values, and most bodies need no closer look.
+    if body.count(b",") + len(rows) > limits.values:
+        _check_values(sum(map(_leaves, rows)), limits)
+    return Rows(rows)
+
+
+def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
+    """One object a row, the outputs by name. NaN and Infinity, which JSON lacks, are null.
+
+    Raises:
+        NotAcceptable: the outputs are not equally long.
+    """
+    lengths = {name: len(np.atleast_1d(values)) for name, values in outputs.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise NotAcceptable(
+            f"JSON Lines hold one object a row; the outputs are not equally long: {shown}."
+        )
+    keys = [_json(name) + b":" for name in outputs]
+    columns = [_texts(np.atleast_1d(values)) for values in outputs.values()]
+    lines = (
+        b"{" + b",".join(map(b"".join, zip(keys, row, strict=True))) + b"}\n"
+        for row in zip(*columns, strict=True)
+    )
+    return b"".join(lines)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _values(body: bytes) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(io.BytesIO(body.removeprefix(_BOM)), 1):
+        stripped = line.strip()
+        if not stripped:
+            continue
+        try:
+            yield number, parse_json(stripped)
+        except RecursionError:
+            raise UndecodableInput(
+                f"Line {number} of the JSON Lines body is nested too deeply."
+            ) from None
+        except ValueError as error:
+            raise UndecodableInput(
+                f"Line {number} of the JSON Lines body is not JSON: {error}."
+            ) from None
+
+
+def _check_memory(body: bytes, limits: Limits) -> None:
+    """Refuse what would take far more memory as objects than as text."""
+    lists = body.count(b"[") + body.count(b"{")
+    values = body.count(b",") + body.count(b"\n") + 1
+    memory = lists * _BYTES_A_LIST + values * _BYTES_A_VALUE
+    if memory > limits.bytes * _MEMORY_FACTOR:
+        raise InputTooLarge(
+            f"The JSON Lines body would take about {memory // 1_000_000} MB of memory once read; "
+            f"at most {_MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES ({limits.bytes}) are allowed. "
+            "Send application/x-npy, or fewer rows at once."
+        )
+
+
+def _columns(rows: list[dict[str, Any]], limits: Limits) -> Columns:
+    keys: dict[str, None] = {}
+    for row in rows:
+        if keys.keys() != row.keys():
+            keys.update(dict.fromkeys(row))
+            _check_values(len(keys) * len(rows), limits)
+    _check_values(len(keys) * len(rows), limits)
+    return Columns({key: [row.get(key) for row in rows] for key in keys})
+
+
+def _leaves(value: Any) -> int:
+    """How many values there are in nested lists and objects."""
+    count, left = 0, [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, list):
+            left.extend(each)
+        elif isinstance(each, dict):
+            left.extend(each.values())
+        else:
+            count += 1
+    return count
+
+
+def _check_values(there: int, limits: Limits) -> None:
+    if there > limits.values:
+        raise InputTooLarge(
+            f"The JSON Lines body has {there} values; at most {limits.values} are taken at once "
+            "(SCORING_MAX_VALUES)."
+        )
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _texts(values: NDArray[Any]) -> list[bytes]:
+    """The JSON text of each value of the first dimension."""
+    if values.dtype.kind in "biuf" and values.ndim == 1 and values.size:
+        # All at once, and as JSON answers write them: float32 with as few digits as it needs.
+        return _json(np.ascontiguousarray(values))[1:-1].split(b",")
+    return [b"null" if value is None else _json(value) for value in values]

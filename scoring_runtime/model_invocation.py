@@ -1,0 +1,118 @@
+"""One call of a model without a script: request → content → predict → response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import orjson
+
+from .errors import RunFailed, ScoringRuntimeError, UndecodableInput
+from .formats import table
+from .formats.answers import writer
+from .invocation import run_failed
+from .messages import ScoringRequest, ScoringResponse
+from .payloads import Limits, NoCodeModel
+from .results import encoder
+from .settings import Settings
+from .telemetry import log, request_id
+
+
+def limits_of(settings: Settings) -> Limits:
+    """How much one request may hold."""
+    return Limits(settings.max_rows, settings.max_values, settings.max_body_bytes)
+
+
+class ModelInvocation:
+    """Calls a model's ``predict`` with what a request holds.
+
+    Making it scores the model's example once, so that the first request does not pay for what
+    libraries do at their first call, and so that the documents can show a result.
+
+    Args:
+        model: loaded, in this thread.
+        name: of the model, and its version, which V2 answers show.
+        version: the same.
+        settings: limits, NaN policy.
+    """
+
+    is_async = False
+    sees_headers = False
+    takes_any_method = False
+    takes_tensors = True
+
+    def __init__(self, model: NoCodeModel, name: str, version: str, settings: Settings) -> None:
+        self.model = model
+        self.platform, self.inputs, self.outputs = model.platform, model.inputs, model.outputs
+        self._identity = (name, version)
+        self._limits = limits_of(settings)
+        self._encode = encoder(settings.nan_policy, strict=settings.strict_compat)
+        self._columns = frozenset(spec.name for spec in model.inputs)
+        self._name = model.outputs[0].name if model.outputs else "predictions"
+        self.example: Mapping[str, Any] | None = model.example
+        self.example_result: Any = None
+        self._warm_up()
+
+    def __call__(self, request: ScoringRequest) -> ScoringResponse:
+        """The response.
+
+        Raises:
+            InputError: the client's fault.
+            RunFailed: the model raised; the traceback is in the log.
+        """
+        request_id.set(request.request_id)
+        if request.enter is not None:
+            request.enter()
+        asked = table.read(request, self._limits, names=self._columns)
+        methods = self._methods(request, asked)
+        write = writer(request, asked, self._encode, methods[0] or self._name, self._identity)
+        started = perf_counter()
+        result = self._predicted(asked, methods)
+        run_ms = (perf_counter() - started) * 1000
+        body, headers = write(result)
+        return ScoringResponse(200, body, headers, run_ms)
+
+    async def awaited(self, request: ScoringRequest) -> ScoringResponse:
+        """Models are not awaited; see :meth:`__call__`."""
+        return self(request)
+
+    def _predicted(self, asked: table.Asked, methods: list[str]) -> Any:
+        try:
+            if len(methods) == 1:
+                return self.model.predict(asked.content, asked.params, methods[0])
+            return {each: self.model.predict(asked.content, asked.params, each) for each in methods}
+        except ScoringRuntimeError:
+            raise
+        except BaseException as error:
+            raise run_failed(error) from error
+
+    def _methods(self, request: ScoringRequest, asked: table.Asked) -> list[str]:
+        """What is asked for: by the query, by the body, or by the names of V2 outputs."""
+        there = self.model.methods
+        if asked.infer is not None and there and not request.query:
+            return [each.name for each in asked.infer.outputs if each.name in there] or [there[0]]
+        wanted = _from_query(request.query) or asked.method
+        if wanted and wanted not in there:
+            known = f"It has: {', '.join(there)}." if there else "It has nothing to choose."
+            raise UndecodableInput(f"The model has no method {wanted!r}. {known}")
+        return [wanted or (there[0] if there else "")]
+
+    def _warm_up(self) -> None:
+        try:
+            response = self(ScoringRequest(orjson.dumps(self.model.example)))
+        except (ScoringRuntimeError, TypeError) as error:
+            level = log.warning if isinstance(error, RunFailed) else log.info
+            level("The model's example does not score, so the documents show none: %s", error)
+            self.example = None
+        else:
+            assert isinstance(response.body, bytes)
+            self.example_result = orjson.loads(response.body)
+
+
+def _from_query(query: bytes) -> str:
+    if b"method=" not in query:
+        return ""
+    from .conversion import query_pairs
+
+    return next((value for name, value in query_pairs(query) if name == "method"), "")

@@ -1,0 +1,112 @@
+"""Of which kind a model's file or folder is, and the versions of libraries that matter for it.
+
+Kinds are told by file names alone; nothing of a model is read to find its kind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+SKLEARN, ONNX, MLFLOW, UNKNOWN = "scikit-learn", "onnx", "mlflow", "unknown"
+SUFFIXES: Mapping[str, str] = {
+    ".pkl": SKLEARN,
+    ".pickle": SKLEARN,
+    ".joblib": SKLEARN,
+    ".sav": SKLEARN,
+    ".onnx": ONNX,
+}
+"""Suffix of a file, in lower case → its kind."""
+
+_LIBRARIES = {SKLEARN: ("scikit-learn", "joblib", "numpy"), ONNX: ("onnxruntime", "onnx")}
+_OTHER_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime-gpu",), "mlflow": ("mlflow-skinny",)}
+# Keys of MLmodel files, one or a few per flavour of https://mlflow.org/docs/latest/ml/model/
+_MLFLOW_KEYS = {
+    "mlflow_version": "mlflow",
+    "sklearn_version": "scikit-learn",
+    "onnx_version": "onnx",
+    "xgb_version": "xgboost",
+    "lgb_version": "lightgbm",
+    "catboost_version": "catboost",
+    "pytorch_version": "torch",
+    "transformers_version": "transformers",
+    "statsmodels_version": "statsmodels",
+    "spacy_version": "spacy",
+    "prophet_version": "prophet",
+    "pmdarima_version": "pmdarima",
+    "pyspark_version": "pyspark",
+}
+
+
+def candidates(path: Path) -> list[tuple[str, Path]]:
+    """What a loader could load: ``(kind, path)`` of the file itself, or of those in the folder.
+
+    Only the outermost are found: those next to each other, not those in folders below. What starts
+    with a dot is none, and a folder with a file ``MLmodel`` is one.
+    """
+    level, seen = [path], set[str]()
+    while level:
+        found = [(kind, each) for each in level if (kind := _kind_of(each))]
+        if found:
+            return found
+        level = [child for each in level for child in _children(each, seen)]
+    return []
+
+
+def kind_of(path: Path) -> str:
+    """The kind of a model's file or folder; ``unknown`` also if it holds several kinds."""
+    kinds = {kind for kind, _ in candidates(path)}
+    return kinds.pop() if len(kinds) == 1 else UNKNOWN
+
+
+def _kind_of(path: Path) -> str:
+    if os.path.isdir(path):
+        return MLFLOW if os.path.isfile(path / "MLmodel") else ""
+    return SUFFIXES.get(path.suffix.lower(), "")
+
+
+def _children(path: Path, seen: set[str]) -> list[Path]:
+    """The visible entries of a folder that was not seen yet: links may lead in circles."""
+    real = os.path.realpath(path)
+    if real in seen or not os.path.isdir(path):
+        return []
+    seen.add(real)
+    try:
+        return sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    except OSError:
+        return []
+
+
+def installed_version(library: str) -> str | None:
+    """The version of an installed distribution; None if it is not installed. Imports nothing."""
+    for name in (library, *_OTHER_DISTRIBUTIONS.get(library, ())):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
+    return None
+
+
+def libraries(kind: str, path: Path) -> dict[str, str]:
+    """The versions that matter for a model of this kind: those installed here.
+
+    For MLflow they are those that the flavours in its ``MLmodel`` name.
+    """
+    if kind == MLFLOW:
+        folders = [folder for _, folder in candidates(path)]
+        return mlflow_versions(folders[0]) if len(folders) == 1 else {}
+    versions = {library: installed_version(library) for library in _LIBRARIES.get(kind, ())}
+    return {library: version for library, version in versions.items() if version}
+
+
+def mlflow_versions(folder: Path) -> dict[str, str]:
+    """The library versions in the ``MLmodel`` of this folder; empty if it cannot be read."""
+    try:
+        text = (folder / "MLmodel").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    found = re.findall(r"^[ \t]*(\w+_version):[ \t]*['\"]?([\w.+!-]+)", text, re.MULTILINE)
+    return {_MLFLOW_KEYS[key]: version for key, version in found if key in _MLFLOW_KEYS}

@@ -1,0 +1,231 @@
+"""Load a model by its kind: a pickle or joblib file, an ONNX file, an MLflow folder.
+
+Pickles run code of whoever made them: load only models that you trust. Files of a registered model
+are compared with what was registered before anything of them is loaded.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import manifest
+from .errors import ModelUnusable
+from .model_kinds import (
+    MLFLOW,
+    ONNX,
+    SKLEARN,
+    SUFFIXES,
+    candidates,
+    installed_version,
+    mlflow_versions,
+)
+from .models import entry_of, model_folder
+from .telemetry import log
+
+_EXTRAS = {"joblib": "sklearn", "sklearn": "sklearn", "onnxruntime": "onnx", "mlflow": "mlflow"}
+
+
+class VersionDifference(NamedTuple):
+    """A library whose installed version is not the one the model was made with."""
+
+    library: str
+    recorded: str
+    installed: str
+
+
+def load_model(
+    name: str | None = None,
+    version: int | str | None = None,
+    file: str | None = None,
+    *,
+    root: str | Path | None = None,
+) -> Any:
+    """The model itself: the object in the pickle, an ``onnxruntime.InferenceSession``, or an
+    ``mlflow.pyfunc.PyFuncModel``.
+
+    It is found as ``model_path`` does. A warning in the log names the libraries that differ from
+    those it was made with.
+
+    Raises:
+        ModelNotFound: no such model, version or file; the message lists what there is.
+        ModelDamaged: its files are not those that were registered; nothing was loaded.
+        ModelUnusable: no file of a kind that can be loaded, or several; its package is missing; or
+            loading it failed. The message names the file and the cause.
+    """
+    folder = model_folder(name, version, root=root)
+    manifest.check(folder)
+    kind, path = find_model_file(entry_of(folder, file))
+    warn_of_versions(path, recorded_versions(folder, kind, path))
+    return _LOADERS[kind](path)
+
+
+def find_model_file(folder: Path) -> tuple[str, Path]:
+    """The kind (``scikit-learn``, ``onnx`` or ``mlflow``) and the file or MLflow folder to load.
+
+    ``folder`` is a model's folder or file; the file ``MLmodel`` stands for its folder. Files in a
+    folder win over those in folders below it.
+
+    Raises:
+        ModelUnusable: none, or several next to each other; the message says what could be loaded.
+    """
+    if folder.name == "MLmodel" and folder.is_file():
+        folder = folder.parent
+    found = candidates(folder)
+    if len(found) == 1:
+        return found[0]
+    if not folder.exists():
+        raise ModelUnusable(f"{folder} cannot be loaded: it does not exist.")
+    if found:
+        names = ", ".join(str(path.relative_to(folder)) for _, path in found)
+        raise ModelUnusable(f"{folder} holds several models: {names}. Name one with file=.")
+    kinds = f"{', '.join(SUFFIXES)} or an MLflow folder (with a file MLmodel)"
+    verb = "holds no model that can be loaded" if folder.is_dir() else "is no model of a known kind"
+    raise ModelUnusable(f"{folder} {verb}: expected is {kinds}.")
+
+
+def recorded_versions(folder: Path, kind: str, path: Path) -> dict[str, str]:
+    """Library → version that the model in a version's ``folder`` was made with, where known.
+
+    Those of the registration; for MLflow, those in its ``MLmodel``.
+
+    Raises:
+        ModelDamaged: the metadata cannot be read.
+    """
+    if kind == MLFLOW:
+        return mlflow_versions(path)
+    noted = manifest.read(folder)
+    return dict(noted.libraries) if noted else {}
+
+
+def version_differences(recorded: Mapping[str, str]) -> list[VersionDifference]:
+    """The libraries whose installed version differs in major or minor from the recorded one.
+
+    Bugfix releases keep the format of what they save. What is not installed is left out: whether
+    the model needs it shows when it is loaded.
+    """
+    return [
+        VersionDifference(library, version, installed)
+        for library, version in recorded.items()
+        if (installed := installed_version(library)) and _minor(installed) != _minor(version)
+    ]
+
+
+def warn_of_versions(path: Path, recorded: Mapping[str, str]) -> None:
+    """One warning in the log that names each library that differs; none if none does."""
+    differences = version_differences(recorded)
+    if differences:
+        named = "; ".join(
+            f"{each.library} was {each.recorded}, installed is {each.installed}"
+            for each in differences
+        )
+        log.warning("%s was made with other versions of its libraries: %s.", path, named)
+
+
+def _minor(version: str) -> tuple[str, str]:
+    major, _, rest = version.partition(".")
+    return major, rest.partition(".")[0] or "0"
+
+
+# --- by kind --------------------------------------------------------------------------------------
+
+
+def load_pickle(path: Path) -> Any:
+    """The object in a pickle or joblib file.
+
+    scikit-learn tells of estimators that another version of it saved; that is one warning in the
+    log instead of one for each estimator.
+
+    Raises:
+        ModelUnusable: joblib or a module of the pickle is missing, or the file is damaged.
+    """
+    with _translated(path), warnings.catch_warnings(record=True) as caught:
+        import joblib
+
+        warnings.simplefilter("always")
+        model = joblib.load(path)
+    _pass_on(path, caught)
+    return model
+
+
+def load_onnx(path: Path) -> Any:
+    """An ``onnxruntime.InferenceSession`` with every provider that is there.
+
+    Raises:
+        ModelUnusable: onnxruntime is missing, or it cannot load the file.
+    """
+    with _translated(path):
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
+
+
+def load_mlflow(path: Path) -> Any:
+    """An MLflow model as ``mlflow.pyfunc`` gives it.
+
+    Raises:
+        ModelUnusable: mlflow or a package of the model is missing, or mlflow cannot load it.
+    """
+    with _translated(path):
+        with warnings.catch_warnings():
+            # They are about mlflow's own code.
+            warnings.simplefilter("ignore")
+            import mlflow.pyfunc
+
+        return mlflow.pyfunc.load_model(str(path))
+
+
+_LOADERS: Mapping[str, Callable[[Path], Any]] = {
+    SKLEARN: load_pickle,
+    ONNX: load_onnx,
+    MLFLOW: load_mlflow,
+}
+
+
+def _pass_on(path: Path, caught: list[warnings.WarningMessage]) -> None:
+    recorded = {}
+    for warning in caught:
+        version = getattr(warning.message, "original_sklearn_version", None)
+        if version is None:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+        else:
+            recorded["scikit-learn"] = str(version)
+    warn_of_versions(path, recorded)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Whatever loading raises becomes one error: unpickling runs code that may raise anything."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModelUnusable(_missing(path, error.name or str(error))) from error
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}".rstrip(": ").rstrip(".")
+        raise ModelUnusable(f"{path} cannot be loaded: {cause}.{_advice(error)}") from error
+
+
+def _missing(path: Path, module: str) -> str:
+    package = module.partition(".")[0]
+    extra = _EXTRAS.get(package)
+    if extra is None:
+        advice = "install its package, or put the module on the path that scripts are found on"
+    else:
+        advice = f"pip install 'scoring-runtime[{extra}]'"
+    return f"{path} cannot be loaded: it needs the module {module}, which is not there: {advice}."
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, AttributeError) and "__main__" in str(error):
+        return (
+            " Its class was defined in the notebook or program that saved it: put the class into a "
+            "module of its own, save the model again, and ship that module with it."
+        )
+    if isinstance(error, EOFError):
+        return " The file ends too early: copy it again."
+    return ""

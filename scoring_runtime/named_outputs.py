@@ -1,0 +1,84 @@
+"""A model's result as arrays by name: what formats without nesting can carry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import NotAcceptable
+
+
+def named_outputs(result: Any, name: str) -> dict[str, NDArray[Any]]:
+    """The arrays in a result, by name; ``name`` is that of a result without one.
+
+    Tables become their columns, a list of objects with equal keys too, lists become arrays. What
+    is neither number, boolean, text nor moment is written as JSON text.
+
+    Raises:
+        NotAcceptable: the result is nested too unevenly for arrays.
+    """
+    if hasattr(result, "columns") and hasattr(result, "to_numpy"):
+        columns = {str(each): result[each].to_numpy() for each in result.columns}
+        return {each: _plain(values, each) for each, values in columns.items()}
+    if isinstance(result, Mapping):
+        return {str(each): _plain(value, str(each)) for each, value in result.items()}
+    if isinstance(result, list) and result and all(isinstance(row, dict) for row in result):
+        names = list(result[0])
+        if all(list(row) == names for row in result):
+            return {str(each): _plain([row[each] for row in result], str(each)) for each in names}
+    return {name: _plain(result, name)}
+
+
+def _plain(values: Any, name: str) -> NDArray[Any]:
+    made = _as_array(values, name)
+    if made.ndim == 0:
+        made = made.reshape(1)
+    return _settled(made) if made.dtype.kind == "O" else made
+
+
+def _as_array(values: Any, name: str) -> NDArray[Any]:
+    if isinstance(values, np.ndarray):
+        return values
+    if hasattr(values, "toarray"):  # a sparse matrix
+        return np.asarray(values.toarray())
+    if hasattr(values, "to_numpy"):
+        return np.asarray(values.to_numpy())
+    if isinstance(values, list) and values and isinstance(values[0], dict):
+        return _objects(values)
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise NotAcceptable(
+            f"The result {name!r} has rows of different lengths, which only application/json can "
+            "carry."
+        ) from None
+
+
+def _objects(values: Sequence[Any]) -> NDArray[Any]:
+    made = np.empty(len(values), dtype=object)
+    made[:] = values
+    return made
+
+
+def _settled(made: NDArray[Any]) -> NDArray[Any]:
+    """An array of objects as numbers, booleans or text, whichever they are."""
+    flat = made.reshape(-1).tolist()
+    kinds = {type(value) for value in flat if value is not None}
+    if kinds and kinds <= {bool} and None not in flat:
+        return np.array(flat, dtype=bool).reshape(made.shape)
+    if kinds and kinds <= {int, float}:
+        numbers = [float("nan") if value is None else value for value in flat]
+        return np.array(numbers).reshape(made.shape)
+    return _objects([_text(value) for value in flat]).reshape(made.shape)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, str | bytes):
+        return value
+    if value is None:
+        return ""
+    return json.dumps(value, default=str) if isinstance(value, list | dict) else str(value)

@@ -1,0 +1,1 @@
+"""Models that score without a script, by kind."""

@@ -1,0 +1,183 @@
+"""ONNX models by onnxruntime: providers, threads and optimisation from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..coercion import tensors
+from ..errors import ModelUnusable, SchemaMismatch
+from ..payloads import Content, Limits, Spec
+from ..telemetry import log
+from .onnx_options import OnnxOptions, processors
+
+# https://onnxruntime.ai/docs/reference/operators/: the element types as sessions name them
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_EXAMPLES: Mapping[str, Any] = {"BOOL": False, "BYTES": "", "FP16": 0.0, "FP32": 0.0, "FP64": 0.0}
+
+
+class OnnxModel:
+    """An ONNX file.
+
+    A single input takes rows. Several inputs of one value a row are the columns of a table.
+
+    Args:
+        path: the ``.onnx`` file; external data is looked for beside it.
+        limits: how much one request may hold.
+        options: of the session.
+
+    Raises:
+        ModelUnusable: onnxruntime cannot load it (the message says why: not ONNX, a newer opset,
+            external data that is missing), or it has an input of a kind that cannot be sent.
+    """
+
+    platform = "onnxruntime_onnx"
+    methods: tuple[str, ...] = ()
+
+    def __init__(self, path: Path, limits: Limits, options: OnnxOptions | None = None) -> None:
+        self._session = session(path, options or OnnxOptions())
+        self._limits = limits
+        self.inputs = tuple(_spec(each, path) for each in self._session.get_inputs())
+        self.outputs = tuple(_output(each) for each in self._session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+        several = len(self.inputs) > 1
+        self.tabular = several and all(s.shape in ((-1,), (-1, 1)) for s in self.inputs)
+        self.example: Mapping[str, Any] = _example(self.inputs, self.tabular)
+        self._refusals = _refusals()
+
+    def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
+        """What the session gives: the only output's value, or all of them by name.
+
+        Raises:
+            SchemaMismatch: names, datatypes or shapes do not fit the model's inputs.
+        """
+        given = tensors(content, self.inputs, self._limits)
+        try:
+            results = self._session.run(None, given)
+        except self._refusals as error:
+            text = " ".join(str(error).split())[:500]
+            raise SchemaMismatch(f"The model refuses the input: {text}") from error
+        if len(results) == 1:
+            return results[0]
+        return dict(zip(self._names, results, strict=True))
+
+
+def session(path: Path, options: OnnxOptions) -> Any:
+    """An ``onnxruntime.InferenceSession`` made as the options say.
+
+    Raises:
+        ModelUnusable: see :class:`OnnxModel`.
+    """
+    try:
+        import onnxruntime as ort
+    except ModuleNotFoundError as error:
+        raise ModelUnusable(
+            f"{path.name} is an ONNX model, which needs onnxruntime: pip install "
+            "'scoring-runtime[onnx]'."
+        ) from error
+    how = session_options(options)
+    providers = _providers(options.providers, ort.get_available_providers())
+    try:
+        made = ort.InferenceSession(str(path), how, providers=providers)
+    except Exception as error:
+        raise ModelUnusable(_why(path, error)) from error
+    log.info("ONNX model %s runs with %s", path.name, ", ".join(made.get_providers()))
+    return made
+
+
+def session_options(options: OnnxOptions) -> Any:
+    """The ``onnxruntime.SessionOptions`` for them."""
+    import onnxruntime as ort
+
+    how = ort.SessionOptions()
+    level = f"ORT_{'DISABLE' if options.optimization == 'disabled' else 'ENABLE'}_"
+    level += "ALL" if options.optimization in ("disabled", "all") else options.optimization.upper()
+    how.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    how.intra_op_num_threads = options.intra_op_threads or max(1, processors() // options.processes)
+    how.inter_op_num_threads = options.inter_op_threads
+    if options.inter_op_threads != 1:
+        how.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    # Waiting threads that spin take the processor from the event loop.
+    how.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    how.log_severity_level = 3
+    return how
+
+
+def _providers(wanted: Sequence[str], there: list[str]) -> list[str]:
+    if not wanted:
+        return ["CPUExecutionProvider"]
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise ModelUnusable(
+            f"SCORING_ONNX_PROVIDERS names {', '.join(missing)}, which this onnxruntime does not "
+            f"have. It has: {', '.join(there)}."
+        )
+    return list(wanted)
+
+
+def _why(path: Path, error: Exception) -> str:
+    text = " ".join(str(error).split())[:600]
+    if "opset" in text.lower() or "IR version" in text or "ir_version" in text:
+        hint = "Export it for an older opset, or install a newer onnxruntime."
+    elif "external" in text.lower() or "GetFileLength" in text:
+        hint = "Its external data file is missing: put it beside the model, under the same name."
+    elif not path.exists():
+        hint = "There is no such file."
+    else:
+        hint = "Is it a whole .onnx file?"
+    return f"onnxruntime cannot load {path.name}: {text} {hint}"
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (state.InvalidArgument,)
+
+
+def _spec(each: Any, path: Path) -> Spec:
+    if each.type not in _DATATYPES:
+        raise ModelUnusable(
+            f"{path.name} has the input {each.name!r} of type {each.type}, which no format can "
+            f"carry. Possible: {', '.join(_DATATYPES)}. Write an entry script for this model."
+        )
+    return Spec(each.name, _DATATYPES[each.type], _shape(each.shape))
+
+
+def _output(each: Any) -> Spec:
+    if each.type.startswith("seq(map("):  # ZipMap: class → probability, for each row
+        return Spec(each.name, "FP32", (-1, -1))
+    return Spec(each.name, _DATATYPES.get(each.type, "BYTES"), _shape(each.shape))
+
+
+def _shape(shape: Any) -> tuple[int, ...]:
+    return tuple(each if isinstance(each, int) and each >= 0 else -1 for each in shape or ())
+
+
+def _example(inputs: Sequence[Spec], tabular: bool) -> dict[str, Any]:
+    if tabular:
+        return {"data": [{spec.name: _EXAMPLES.get(spec.datatype, 0) for spec in inputs}]}
+    if len(inputs) == 1:
+        return {"data": _zeros(inputs[0])}
+    return {"inputs": {spec.name: _zeros(spec) for spec in inputs}}
+
+
+def _zeros(spec: Spec) -> Any:
+    shape = [1 if length < 0 else length for length in spec.shape]
+    return np.full(shape, _EXAMPLES.get(spec.datatype, 0), dtype=object).tolist()

@@ -1,0 +1,157 @@
+"""scikit-learn models as they are: ``predict``, ``predict_proba``, ``decision_function``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from ..coercion import frame_columns, matrix
+from ..errors import ModelUnusable, SchemaMismatch
+from ..payloads import DATATYPES, Content, Limits, Rows, Spec
+
+METHODS = ("predict", "predict_proba", "decision_function")
+INPUT = "X"
+_DEEPEST = 8
+_REFUSED = "The model refuses the input: "
+
+
+class ScikitLearnModel:
+    """A fitted estimator or pipeline.
+
+    With feature names (``feature_names_in_``) its inputs are the columns of a table; rows are
+    taken to have them in that order. Without, the input is one array, ``X``.
+
+    Args:
+        estimator: what was unpickled.
+        limits: how much one request may hold.
+
+    Raises:
+        ModelUnusable: it has no ``predict``, or was not fitted.
+    """
+
+    platform = "sklearn"
+
+    def __init__(self, estimator: Any, limits: Limits) -> None:
+        self.methods = tuple(each for each in METHODS if callable(_attribute(estimator, each)))
+        if "predict" not in self.methods:
+            raise ModelUnusable(
+                f"The model is a {type(estimator).__qualname__}, which has no predict(). Models "
+                "that score without a script have one; for another write an entry script."
+            )
+        self._estimator = estimator
+        self._limits = limits
+        self._calls = {name: getattr(estimator, name) for name in self.methods}
+        width = _attribute(estimator, "n_features_in_")
+        self._matrix = Spec(INPUT, "FP64", (-1, -1 if width is None else int(width)))
+        self._known = _known_values(estimator)
+        self._columns = _columns(estimator, self._known)
+        self._names = [spec.name for spec in self._columns]
+        self._all_numbers = all(spec.datatype == "FP64" for spec in self._columns)
+        self.tabular = bool(self._columns)
+        self.inputs = self._columns or (self._matrix,)
+        self.outputs = tuple(_output(estimator, name) for name in self.methods)
+        row = self._example_row()
+        named = dict(zip(self._names, row, strict=True)) if self._columns else row
+        self.example: Mapping[str, Any] = {"data": [named]}
+
+    def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
+        """What ``method`` (default ``predict``) gives: an array with one row for each row.
+
+        Raises:
+            SchemaMismatch: the content does not fit, or the estimator raises ValueError or
+                TypeError, as it does for NaN and categories that it does not know.
+        """
+        call = self._calls[method or "predict"]
+        given = self._given(content)
+        try:
+            return call(given)
+        except (ValueError, TypeError) as error:
+            text = str(error).strip() or type(error).__name__
+            raise SchemaMismatch(_REFUSED + " ".join(text.split())[:500]) from error
+
+    def _given(self, content: Content) -> Any:
+        if not self._columns:
+            return matrix(content, self._matrix, self._limits)
+        import pandas
+
+        if self._all_numbers and isinstance(content, Rows):
+            with contextlib.suppress(SchemaMismatch):
+                values = matrix(content, self._matrix, self._limits)
+                return pandas.DataFrame(values, columns=self._names, copy=False)
+        return pandas.DataFrame(frame_columns(content, self._columns, self._limits), copy=False)
+
+    def _example_row(self) -> list[Any]:
+        if not self._columns:
+            return [0.0] * max(1, self._matrix.shape[1])
+        empty = {"BYTES": "", "FP64": 0.0, "INT64": 0, "BOOL": False}
+        return [self._known.get(s.name, empty[s.datatype]) for s in self._columns]
+
+
+def _columns(estimator: Any, known: Mapping[str, Any]) -> tuple[Spec, ...]:
+    """The columns by name; text where an encoder was fitted on text, else numbers."""
+    names = _attribute(estimator, "feature_names_in_")
+    if names is None or find_spec("pandas") is None:
+        return ()
+    return tuple(
+        Spec(str(name), "BYTES" if isinstance(known.get(name), str) else "FP64", (-1,))
+        for name in names
+    )
+
+
+def _known_values(estimator: Any, columns: Sequence[Any] = (), depth: int = 0) -> dict[str, Any]:
+    """A value that an encoder of text or a vectorizer knows, by the name of its column."""
+    names = _attribute(estimator, "feature_names_in_")
+    columns = list(columns) if names is None else list(names)
+    found: dict[str, Any] = {}
+    if depth < _DEEPEST:
+        for inner, own in _inner(estimator):
+            found |= _known_values(inner, columns if own is None else own, depth + 1)
+    categories = _attribute(estimator, "categories_")
+    if isinstance(categories, list) and len(categories) == len(columns):
+        for name, values in zip(columns, categories, strict=True):
+            texts = [value for value in values if isinstance(value, str)]
+            found |= {name: str(texts[0])} if texts else {}
+    if callable(_attribute(estimator, "build_analyzer")):
+        found |= {name: "text" for name in columns}
+    return found
+
+
+def _inner(estimator: Any) -> Iterator[tuple[Any, Sequence[Any] | None]]:
+    """The estimators in it, with the columns that they are given where those are named."""
+    for step in _attribute(estimator, "steps") or ():
+        yield step[1], None
+    for _, inner, columns in _attribute(estimator, "transformers_") or ():
+        named = [columns] if isinstance(columns, str) else columns
+        if isinstance(named, list) and all(isinstance(each, str) for each in named):
+            yield inner, named
+    for name in ("best_estimator_", "estimator_", "regressor_"):
+        inner = _attribute(estimator, name)
+        if inner is not None:
+            yield inner, None
+
+
+def _output(estimator: Any, method: str) -> Spec:
+    """``predict`` of classifiers gives their classes, everything else numbers."""
+    classes = _attribute(estimator, "classes_")
+    if isinstance(classes, list) or _attribute(estimator, "n_outputs_") not in (None, 1):
+        return Spec(method, "FP64", (-1, -1))
+    if method != "predict":
+        binary = method == "decision_function" and classes is not None and len(classes) == 2
+        wide = classes is not None and not binary
+        return Spec(method, "FP64", (-1, len(classes)) if wide else (-1,))
+    if classes is not None:
+        return Spec(method, DATATYPES.get(np.asarray(classes).dtype.name, "BYTES"), (-1,))
+    clusters = _attribute(estimator, "labels_") is not None
+    return Spec(method, "INT32" if clusters else "FP64", (-1,))
+
+
+def _attribute(estimator: Any, name: str) -> Any:
+    """An attribute, or None: of a pipeline some raise when its last step has none."""
+    try:
+        return getattr(estimator, name, None)
+    except Exception:
+        return None

@@ -1,0 +1,300 @@
+"""The registry: a folder ``<registry>/<name>/<version>/…`` as images have it.
+
+A version is copied to a hidden folder beside the models and then renamed to its place, so it is
+there whole or not at all, and of several registrations at once each gets a version of its own.
+Versions count up from 1; one that was deleted is not given again: ``.deleted/<name>/<version>``
+stays as its mark. What a killed registration left is removed by the next one a day later.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from . import manifest
+from .errors import ModelDamaged, RegistrationError
+from .manifest import Manifest, Progress, check, files_below
+from .model_kinds import kind_of, libraries
+from .models import RegisteredModel, is_version_folder, registered, registered_model
+
+__all__ = ["Record", "check", "delete", "details", "listing", "register", "to_delete"]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_TEMPORARY = ".tmp-"
+_DELETED = ".deleted"
+_STALE_SECONDS = 24 * 60 * 60
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
+
+
+@dataclass(frozen=True)
+class Record(RegisteredModel):
+    """One version of one model and what is noted of it; ``damage`` says why nothing could be."""
+
+    manifest: Manifest = field(default_factory=Manifest)
+    damage: str = ""
+
+    @property
+    def id(self) -> str:
+        """``name:version``."""
+        return f"{self.name}:{self.version}"
+
+    def document(self) -> dict[str, Any]:
+        """Everything as JSON has it."""
+        files = {name: digest._asdict() for name, digest in self.manifest.files.items()}
+        place = {"id": self.id, "name": self.name, "version": self.version, "path": str(self.path)}
+        damage = {"damage": self.damage} if self.damage else {}
+        return {**place, **asdict(self.manifest), "files": files, **damage}
+
+
+def register(
+    root: str | Path,
+    name: str,
+    path: str | Path,
+    *,
+    tags: Mapping[str, str] | None = None,
+    description: str = "",
+    properties: Mapping[str, str] | None = None,
+    framework: str = "",
+    framework_version: str = "",
+    progress: Progress | None = None,
+) -> Record:
+    """Copy a file or a folder into the registry, as the next version of the model ``name``.
+
+    It stands in the version's folder under its own name. Links in a folder are followed, and
+    copied as what they lead to; empty folders are left out.
+
+    Args:
+        root: the registry; it is made if it does not exist.
+        name: letters, digits, ``-``, ``_`` and ``.``.
+        path: the model's file or folder.
+        tags: texts by name; so are ``properties``.
+        description: for people, as are ``framework`` and ``framework_version``.
+        progress: called with the bytes that are done and the bytes of all, after each chunk.
+
+    Raises:
+        RegistrationError: the name is not allowed, the path cannot be copied, a link in it leads
+            out of it or into itself, or the registry cannot be written.
+    """
+    folder, source = Path(root), Path(os.path.abspath(path))
+    _check_name(name)
+    _check_registry(folder)
+    files = _files_of(source, folder)
+    noted = Manifest(
+        description, _texts(tags), _texts(properties), framework, framework_version, _now()
+    )
+    with _translated(f"{name} cannot be registered in {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder)
+        with _temporary(folder) as temporary:
+            digests = manifest.copy(files, temporary, progress)
+            kind = kind_of(temporary)
+            versions = libraries(kind, temporary)
+            noted = replace(noted, kind=kind, libraries=versions, files=digests)
+            return _publish(folder, name, temporary, noted)
+
+
+def listing(root: str | Path) -> list[Record]:
+    """Every version in the registry by name and version, also those without metadata.
+
+    One whose metadata cannot be read says so in its ``damage``.
+    """
+    return [_record(model) for model in registered(Path(root))]
+
+
+def details(root: str | Path, name: str | None = None, version: int | str | None = None) -> Record:
+    """What is noted of one version, the highest unless one is named.
+
+    Raises:
+        ModelNotFound: no such model or version; the message lists what there is.
+        ModelDamaged: its metadata cannot be read.
+    """
+    record = _record(registered_model(Path(root), name, version))
+    if record.damage:
+        raise ModelDamaged(record.damage)
+    return record
+
+
+def delete(
+    root: str | Path, name: str, version: int | str | None = None, *, all_versions: bool = False
+) -> list[RegisteredModel]:
+    """Delete one version of a model, or all; what was deleted.
+
+    Each is gone at once: it is renamed to a hidden folder before its files are removed.
+
+    Raises:
+        ModelNotFound: no such model or version; the message lists what there is.
+        RegistrationError: several versions and none is named, or the registry cannot be written.
+    """
+    chosen = to_delete(root, name, version, all_versions=all_versions)
+    for model in chosen:
+        with _translated(f"{name} version {model.version} cannot be deleted from {root}"):
+            _delete(Path(root), model)
+    return chosen
+
+
+def to_delete(
+    root: str | Path, name: str, version: int | str | None = None, *, all_versions: bool = False
+) -> list[RegisteredModel]:
+    """What :func:`delete` would delete; it raises the same."""
+    folder = Path(root)
+    _check_registry(folder)
+    highest = registered_model(folder, name, version)
+    found = [each for each in registered(folder) if each.name == name]
+    if version is None and len(found) > 1 and not all_versions:
+        numbers = ", ".join(str(each.version) for each in found)
+        raise RegistrationError(
+            f"{name} has the versions {numbers}: say which one to delete, or that all are meant."
+        )
+    return found if version is None else [highest]
+
+
+# --- what may be registered -----------------------------------------------------------------------
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name) or name.isdecimal():
+        raise RegistrationError(
+            f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), "
+            "digits, '-', '_' and '.', the first a letter, digit or '_', and not digits alone."
+        )
+
+
+def _check_registry(folder: Path) -> None:
+    if is_version_folder(folder):
+        raise RegistrationError(
+            f"{folder} is one version of a model, not a registry: name the folder that holds the "
+            f"models, such as {folder.parent.parent}."
+        )
+
+
+def _files_of(source: Path, registry: Path) -> list[tuple[str, Path]]:
+    """``(path below the version's folder, path)`` of each file to copy."""
+    if source.name.startswith(".") or not source.name:
+        raise RegistrationError(
+            f"{source} cannot be registered: its name has to begin with something but a dot, or it "
+            "would not be found again."
+        )
+    if not source.exists():
+        raise RegistrationError(f"{source} cannot be registered: it does not exist.")
+    if source.is_file():
+        return [(source.name, source)]
+    if Path(os.path.realpath(registry)).is_relative_to(os.path.realpath(source)):
+        raise RegistrationError(f"{source} cannot be registered: it holds the registry {registry}.")
+    with _translated(f"{source} cannot be registered"):
+        files = sorted(files_below(source, RegistrationError, leave=False))
+    _check_files(source, files)
+    return [(f"{source.name}/{name}", path) for name, path in files]
+
+
+def _check_files(source: Path, files: list[tuple[str, Path]]) -> None:
+    if not files:
+        raise RegistrationError(f"{source} cannot be registered: it holds no file.")
+    for _, path in files:
+        if not path.is_file():
+            problem = "a link to nothing" if path.is_symlink() else "neither a file nor a folder"
+            raise RegistrationError(f"{source} cannot be registered: {path} is {problem}.")
+
+
+def _texts(values: Mapping[str, Any] | None) -> dict[str, str]:
+    return {str(key): str(value) for key, value in (values or {}).items()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# --- making a version -----------------------------------------------------------------------------
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn the file system's errors into one that says what could not be done."""
+    try:
+        yield
+    except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
+        raise RegistrationError(f"{what}{place}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def _temporary(root: Path) -> Iterator[Path]:
+    folder = root / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(root: Path, name: str, temporary: Path, noted: Manifest) -> Record:
+    """Rename the folder to the next version; another registration may take that first."""
+    while True:
+        version = _next_version(root, name)
+        manifest.write(temporary, name, version, noted)
+        target = root / name / str(version)
+        target.parent.mkdir(exist_ok=True)
+        try:
+            temporary.rename(target)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+        else:
+            return Record(name, version, target, noted)
+
+
+def _next_version(root: Path, name: str) -> int:
+    folders = (root / name, root / _DELETED / name)
+    there = [each.name for folder in folders if folder.is_dir() for each in folder.iterdir()]
+    return 1 + max((int(each) for each in there if each.isdecimal()), default=0)
+
+
+# --- removing -------------------------------------------------------------------------------------
+
+
+def _delete(root: Path, model: RegisteredModel) -> None:
+    mark = root / _DELETED / model.name / str(model.version)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    hidden = root / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    model.path.rename(hidden)
+    _remove(hidden)
+    with suppress(OSError):  # it holds other versions, or one is being registered
+        model.path.parent.rmdir()
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(root: Path) -> None:
+    oldest = time.time() - _STALE_SECONDS
+    for folder in root.glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):
+            times = [each.lstat().st_mtime for each in (folder, *folder.rglob("*"))]
+            if max(times) < oldest:
+                _remove(folder)
+
+
+# --- what is there --------------------------------------------------------------------------------
+
+
+def _record(model: RegisteredModel) -> Record:
+    place = (model.name, model.version, model.path)
+    try:
+        noted = manifest.read(model.path)
+    except ModelDamaged as error:
+        return Record(*place, Manifest(kind=kind_of(model.path)), str(error))
+    return Record(*place, noted or Manifest(kind=kind_of(model.path)))

@@ -1,0 +1,487 @@
+"""Loading a model by its kind: what is loaded, the warnings, and what each damage says."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from scoring_runtime import manifest, models
+from scoring_runtime.errors import ModelDamaged, ModelNotFound, ModelUnusable
+from scoring_runtime.manifest import Manifest
+from scoring_runtime.model_loading import (
+    VersionDifference,
+    find_model_file,
+    load_model,
+    recorded_versions,
+    version_differences,
+)
+from scoring_runtime.registry import register
+from scoring_runtime.telemetry import log
+
+ROWS = np.array([[0.0, 1.0], [2.0, 5.0], [3.0, 3.0]])
+
+
+class Lines(logging.Handler):
+    """Keeps the warnings of the log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def warned() -> Iterator[list[str]]:
+    """The warnings in the log so far."""
+    handler = Lines()
+    log.addHandler(handler)
+    yield handler.lines
+    log.removeHandler(handler)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A registry."""
+    return tmp_path / "azureml-models"
+
+
+def fitted() -> Any:
+    return make_pipeline(StandardScaler(), LinearRegression()).fit(ROWS, [1.0, 2.0, 4.0])
+
+
+def save_pickle(path: Path, model: Any) -> Path:
+    path.write_bytes(pickle.dumps(model))
+    return path
+
+
+def save_onnx(path: Path, opset: int = 17) -> Path:
+    """A model that doubles its input ``x``."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 2])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", [x], [y])
+    imports = [helper.make_opsetid("", opset)]
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString()
+    )
+    return path
+
+
+# --- what is loaded -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["m.pkl", "m.pickle", "m.sav", "m.joblib", "M.PKL"])
+@pytest.mark.parametrize("save", ["pickle", "joblib", "joblib, compressed"])
+def test_pickles(name: str, save: str, root: Path, tmp_path: Path, warned: list[str]) -> None:
+    """pickle's and joblib's files, whatever they are called; they predict the same to the bit."""
+    model = fitted()
+    if save == "pickle":
+        save_pickle(tmp_path / name, model)
+    else:
+        joblib.dump(model, tmp_path / name, compress=3 if "compressed" in save else 0)
+    register(root, "iris", tmp_path / name)
+    loaded = load_model(root=root)
+    assert loaded.predict(ROWS).tobytes() == model.predict(ROWS).tobytes()
+    assert warned == []
+
+
+def test_an_onnx_file(root: Path, tmp_path: Path, warned: list[str]) -> None:
+    """A session of onnxruntime."""
+    register(root, "double", save_onnx(tmp_path / "m.onnx"))
+    session = load_model("double", root=root)
+    assert isinstance(session, onnxruntime.InferenceSession)
+    [answer] = session.run(None, {"x": np.array([[1, 2]], np.float32)})
+    assert answer.tolist() == [[2.0, 4.0]]
+    assert warned == []
+
+
+@pytest.fixture(scope="module")
+def mlflow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scikit-learn model as mlflow saves it."""
+    folder = tmp_path_factory.mktemp("mlflow") / "regression"
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        patch.setenv("MLFLOW_TRACKING_URI", folder.with_name("runs").as_uri())
+        warnings.simplefilter("ignore")
+        import mlflow.sklearn
+
+        mlflow.sklearn.save_model(fitted(), str(folder), pip_requirements=["scikit-learn"])
+    return folder
+
+
+def test_an_mlflow_folder(mlflow_folder: Path, root: Path, warned: list[str]) -> None:
+    """As mlflow.pyfunc loads it; what is left behind in the folder is no damage."""
+    record = register(root, "regression", mlflow_folder)
+    assert record.manifest.kind == "mlflow"
+    assert record.manifest.libraries == {
+        "scikit-learn": version("scikit-learn"),
+        "mlflow": version("mlflow"),
+    }
+    for _ in range(2):
+        loaded = load_model("regression", root=root)
+        assert loaded.predict(ROWS).tobytes() == fitted().predict(ROWS).tobytes()
+    assert (type(loaded).__module__, type(loaded).__name__) == ("mlflow.pyfunc", "PyFuncModel")
+    assert warned == []
+
+
+def test_which_model(root: Path, tmp_path: Path) -> None:
+    """By name, version and file, as model_path; the highest version without one."""
+    for value in (1, 2):
+        register(root, "iris", save_pickle(tmp_path / "m.pkl", value))
+    (tmp_path / "pair").mkdir()
+    save_pickle(tmp_path / "pair/a.pkl", "a")
+    save_pickle(tmp_path / "pair/b.pkl", "b")
+    register(root, "pair", tmp_path / "pair")
+    assert load_model("iris", root=root) == 2
+    assert load_model("iris", 1, root=str(root)) == 1
+    assert load_model("pair", file="pair/a.pkl", root=root) == "a"
+    with pytest.raises(ModelNotFound, match=r"^There is no pair/c\.pkl in \S+/pair/1\. Did you"):
+        load_model("pair", file="pair/c.pkl", root=root)
+    with pytest.raises(ModelNotFound, match=r"^There is no model irs\."):
+        load_model("irs", root=root)
+    with pytest.raises(ModelUnusable) as caught:
+        load_model("pair", root=root)
+    assert str(caught.value) == (
+        f"{root}/pair/1/pair holds several models: a.pkl, b.pkl. Name one with file=."
+    )
+
+
+def test_the_folder_of_the_runtime(tmp_path: Path) -> None:
+    """Without root= it is the one that the runtime has set; a plain folder or file will do."""
+    path = save_pickle(tmp_path / "m.pkl", 7)
+    try:
+        for folder in (tmp_path, path):
+            models.use_model_dir(folder)
+            assert load_model() == 7
+    finally:
+        models.use_model_dir(None)
+    with pytest.raises(ModelNotFound, match=r"^The model folder is not known: set AZUREML_MODEL_D"):
+        load_model()
+
+
+# --- which file -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "path"),
+    [
+        (["m.pkl", "labels.txt"], "scikit-learn", "m.pkl"),
+        (["saved/m.onnx", "saved/m.onnx.data"], "onnx", "saved/m.onnx"),
+        (["model/MLmodel", "model/model.pkl"], "mlflow", "model"),
+        (["MLmodel", "data/model.pth"], "mlflow", ""),
+    ],
+)
+def test_the_file_to_load(files: list[str], kind: str, path: str, tmp_path: Path) -> None:
+    """The only one of a known kind, however deep."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_model_file(tmp_path) == (kind, tmp_path / path)
+    assert find_model_file(tmp_path / path) == (kind, tmp_path / path)
+
+
+def test_the_file_mlmodel_stands_for_its_folder(tmp_path: Path) -> None:
+    """As the only file of a model, or named with file=."""
+    (tmp_path / "MLmodel").touch()
+    assert find_model_file(tmp_path / "MLmodel") == ("mlflow", tmp_path)
+
+
+KINDS = "expected is .pkl, .pickle, .joblib, .sav, .onnx or an MLflow folder (with a file MLmodel)."
+
+
+@pytest.mark.parametrize(
+    ("files", "folder", "problem"),
+    [
+        (["m.h5"], "", f" holds no model that can be loaded: {KINDS}"),
+        (["m.h5"], "m.h5", f" is no model of a known kind: {KINDS}"),
+        ([], "", f" holds no model that can be loaded: {KINDS}"),
+        ([], "m.pt", " cannot be loaded: it does not exist."),
+        (["b.onnx", "a.pkl"], "", " holds several models: a.pkl, b.onnx. Name one with file=."),
+        (["x/m.pkl", "y/m.pkl"], "", " holds several models: x/m.pkl, y/m.pkl. Name one with fi"),
+    ],
+    ids=["folder", "file", "empty", "missing", "several", "several-below"],
+)
+def test_no_file_to_load(files: list[str], folder: str, problem: str, tmp_path: Path) -> None:
+    """The message says what there is and what could be loaded."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ModelUnusable) as caught:
+        find_model_file(tmp_path / folder)
+    assert str(caught.value).startswith(f"{tmp_path / folder}{problem}")
+
+
+# --- damaged --------------------------------------------------------------------------------------
+
+
+class Trap:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_of_a_changed_model_is_loaded(root: Path, tmp_path: Path) -> None:
+    """The files are compared before anything is unpickled."""
+    folder = register(root, "iris", save_pickle(tmp_path / "m.pkl", 1)).path
+    save_pickle(folder / "m.pkl", Trap(tmp_path / "sprung"))
+    with pytest.raises(ModelDamaged, match=r"is not what was registered: m\.pkl has changed\. "):
+        load_model("iris", root=root)
+    assert not (tmp_path / "sprung").exists()
+    (folder / manifest.METADATA_FILE).unlink()
+    load_model("iris", root=root)
+    assert (tmp_path / "sprung").exists()
+
+
+def test_nothing_beside_a_registered_model_is_loaded(root: Path, tmp_path: Path) -> None:
+    """Nor through file=, nor for one version's own folder."""
+    folder = register(root, "iris", save_pickle(tmp_path / "m.pkl", 1)).path
+    save_pickle(folder / "n.pkl", Trap(tmp_path / "sprung"))
+    for place in (root, folder):
+        with pytest.raises(ModelDamaged, match=r": n\.pkl was not registered\. "):
+            load_model("iris", file="n.pkl", root=place)
+    assert not (tmp_path / "sprung").exists()
+
+
+def truncated(path: Path) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def newer_opset(path: Path) -> Path:
+    return save_onnx(path, opset=999)
+
+
+def without_its_data(path: Path) -> Path:
+    model = onnx.load(save_onnx(path))
+    tensor = onnx.numpy_helper.from_array(np.ones((1000, 2), np.float32), "w")
+    model.graph.initializer.append(tensor)
+    model.graph.node[0].input[1] = "w"
+    onnx.save(model, path, save_as_external_data=True, location="w.data", size_threshold=0)
+    path.with_name("w.data").unlink()
+    return path
+
+
+def written(content: bytes) -> Callable[[Path], Path]:
+    def write(path: Path) -> Path:
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+WRONG: dict[str, tuple[str, Callable[[Path], Path], str]] = {
+    "empty pickle": ("m.pkl", written(b""), "EOFError"),
+    "truncated pickle": (
+        "m.pkl",
+        lambda path: truncated(save_pickle(path, fitted())),
+        "The file ends too early: copy it again.",
+    ),
+    "text": ("m.pkl", written(b"hello"), "cannot be loaded: "),
+    "a pickle that raises": ("m.pkl", written(b"cbuiltins\nint\n(Vx\ntR."), "ValueError: invalid"),
+    "a class of the notebook": (
+        "m.pkl",
+        written(b"c__main__\nMyModel\n."),
+        "put the class into a module of its own, save the model again, and ship that module",
+    ),
+    "a module that is not there": (
+        "m.pkl",
+        written(b"cmy_features.scaling\nScaler\n."),
+        "it needs the module my_features, which is not there: install its package, or put the "
+        "module on the path that scripts are found on.",
+    ),
+    "a class that is not there": (
+        "m.pkl",
+        written(b"csklearn.linear_model\nNoSuchRegression\n."),
+        "AttributeError: ",
+    ),
+    "not an ONNX file": ("m.onnx", written(b"hello"), "InvalidProtobuf: "),
+    "truncated ONNX": ("m.onnx", lambda path: truncated(save_onnx(path)), "InvalidProtobuf: "),
+    "a newer opset": ("m.onnx", newer_opset, "opset"),
+    "ONNX without its data": ("m.onnx", without_its_data, "w.data"),
+}
+
+
+@pytest.mark.parametrize(("name", "save", "cause"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_loaded(
+    name: str, save: Callable[[Path], Path], cause: str, tmp_path: Path
+) -> None:
+    """One sentence names the file and the cause; the error itself is kept for the diagnosis."""
+    path = save(tmp_path / name)
+    with pytest.raises(ModelUnusable) as caught:
+        load_model(root=tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} cannot be loaded: ")
+    assert cause in message
+    assert message.endswith(".")
+    assert "Traceback" not in message
+    assert isinstance(caught.value.__cause__, Exception)
+
+
+@pytest.mark.usefixtures("mlflow_folder")  # mlflow is imported without its warnings there
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("flavors: {}\n", "python_function"),
+        ("flavors:\n  python_function: {}\n", "loader_module"),
+        (
+            "flavors:\n  python_function:\n    loader_module: no_such_loader\n",
+            "it needs the module no_such_loader, which is not there",
+        ),
+        ("", "cannot be loaded: "),
+        ("{", "cannot be loaded: "),
+    ],
+    ids=["no-flavour", "no-loader", "unknown-loader", "empty", "not-yaml"],
+)
+def test_an_mlflow_folder_that_cannot_be_loaded(content: str, cause: str, tmp_path: Path) -> None:
+    """What mlflow says, in one sentence."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/MLmodel").write_text(content)
+    with pytest.raises(ModelUnusable) as caught:
+        load_model(root=tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}/m cannot be loaded: ")
+    assert cause in str(caught.value)
+
+
+# --- packages that are not there ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("m.pkl", "joblib", "sklearn"),
+        ("m.onnx", "onnxruntime", "onnx"),
+        ("MLmodel", "mlflow", "mlflow"),
+    ],
+)
+def test_a_package_that_is_not_there(
+    name: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names it and what to install."""
+    (tmp_path / name).touch()
+    for module in [package, *(each for each in sys.modules if each.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, module, None)
+    path = tmp_path if name == "MLmodel" else tmp_path / name
+    with pytest.raises(ModelUnusable) as caught:
+        load_model(root=tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} cannot be loaded: it needs the module {package}")
+    assert message.endswith(f", which is not there: pip install 'scoring-runtime[{extra}]'.")
+
+
+def test_scikit_learn_that_is_not_there(tmp_path: Path) -> None:
+    """The pickle names it; in an interpreter that does not have it."""
+    path = save_pickle(tmp_path / "m.pkl", fitted())
+    code = f"""
+import sys
+sys.modules["sklearn"] = None
+from scoring_runtime.errors import ModelUnusable
+from scoring_runtime.model_loading import load_model
+try:
+    load_model(root={str(tmp_path)!r})
+except ModelUnusable as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.startswith(f"{path} cannot be loaded: it needs the module sklearn")
+    assert "which is not there: pip install 'scoring-runtime[sklearn]'." in done.stdout
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+SKLEARN, NUMPY = version("scikit-learn"), version("numpy")
+MINOR = ".".join(SKLEARN.split(".")[:2])
+
+
+@pytest.mark.parametrize(
+    ("recorded", "differs"),
+    [
+        (SKLEARN, False),
+        (f"{MINOR}.999", False),
+        (f"{MINOR}.dev0", False),
+        (MINOR, False),
+        (f"{MINOR}9.0", True),
+        ("0.24.2", True),
+        (f"9{SKLEARN}", True),
+        ("", True),
+        ("unknown", True),
+    ],
+)
+def test_which_versions_differ(recorded: str, differs: bool) -> None:
+    """Those whose major or minor number is another one."""
+    found = version_differences({"scikit-learn": recorded, "no-such-library": "1.0"})
+    expected = [VersionDifference("scikit-learn", recorded, SKLEARN)] if differs else []
+    assert found == expected
+
+
+def test_a_model_of_other_versions(root: Path, tmp_path: Path, warned: list[str]) -> None:
+    """One warning names each library, its recorded and its installed version; it is loaded."""
+    record = register(root, "iris", save_pickle(tmp_path / "m.pkl", 5))
+    libraries = {"scikit-learn": "0.24.2", "numpy": "1.20.1", "joblib": version("joblib")}
+    manifest.write(
+        record.path, "iris", 1, Manifest(libraries=libraries, files=record.manifest.files)
+    )
+    assert recorded_versions(record.path, "scikit-learn", record.path / "m.pkl") == libraries
+    assert load_model("iris", root=root) == 5
+    assert warned == [
+        f"{root}/iris/1/m.pkl was made with other versions of its libraries: scikit-learn was "
+        f"0.24.2, installed is {SKLEARN}; numpy was 1.20.1, installed is {NUMPY}."
+    ]
+
+
+def test_a_pickle_of_another_scikit_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: list[str]
+) -> None:
+    """What its estimators know is told once, also of a model that nobody registered."""
+    model = fitted()
+    with monkeypatch.context() as patch:
+        patch.setattr("sklearn.base.__version__", "0.24.2")
+        path = save_pickle(tmp_path / "m.pkl", model)
+    assert load_model(root=tmp_path).predict(ROWS).tobytes() == model.predict(ROWS).tobytes()
+    assert warned == [
+        f"{path} was made with other versions of its libraries: scikit-learn was 0.24.2, installed "
+        f"is {SKLEARN}."
+    ]
+
+
+def test_other_warnings_of_a_pickle_come_through(tmp_path: Path) -> None:
+    """They are the model's own."""
+    (tmp_path / "m.pkl").write_bytes(b"cwarnings\nwarn\n(Vwatch out\ntR.")
+    with pytest.warns(UserWarning, match="^watch out$"):
+        load_model(root=tmp_path)
+
+
+@pytest.mark.usefixtures("mlflow_folder")
+def test_an_mlflow_folder_of_other_versions(tmp_path: Path, warned: list[str]) -> None:
+    """Those that its flavours name; the warning comes before a failure to load it."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/MLmodel").write_text("flavors:\n  sklearn:\n    sklearn_version: 0.24.2\n")
+    with pytest.raises(ModelUnusable):
+        load_model(root=tmp_path)
+    assert warned == [
+        f"{tmp_path}/m was made with other versions of its libraries: scikit-learn was 0.24.2, "
+        f"installed is {SKLEARN}."
+    ]

@@ -1,0 +1,687 @@
+"""The registry folder: registering, listing and deleting models, at once and when killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scoring_runtime import registry
+from scoring_runtime.errors import ModelDamaged, ModelNotFound, RegistrationError
+from scoring_runtime.manifest import METADATA_FILE, FileDigest, Manifest
+from scoring_runtime.models import RegisteredModel, model_path
+from scoring_runtime.registry import Record, check, delete, details, listing, register, to_delete
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A registry that does not exist yet."""
+    return tmp_path / "azureml-models"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model that is a file; what is in it does not matter."""
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"a pickle")
+    return path
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A model that is a folder."""
+    folder = tmp_path / "saved"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "variables/weights.bin").write_bytes(b"weights")
+    (folder / "labels.txt").write_bytes(b"labels")
+    return folder
+
+
+def shape(folder: Path) -> list[str]:
+    """Every file and folder below, hidden ones too."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# --- registering ----------------------------------------------------------------------------------
+
+
+def test_a_file(root: Path, model: Path) -> None:
+    """It stands below the version under its own name, as in images."""
+    record = register(root, "iris", model)
+    assert (record.name, record.version, record.id) == ("iris", 1, "iris:1")
+    assert record.path == root / "iris/1"
+    assert shape(root) == ["iris", "iris/1", f"iris/1/{METADATA_FILE}", "iris/1/model.pkl"]
+    assert model_path("iris", root=root) == root / "iris/1/model.pkl"
+    assert (root / "iris/1/model.pkl").read_bytes() == b"a pickle"
+    check(record.path)
+
+
+def test_a_folder(root: Path, saved: Path) -> None:
+    """The folder itself stands below the version, with all that is in it."""
+    register(root, "digits", saved)
+    assert shape(root / "digits/1") == [
+        METADATA_FILE,
+        "saved",
+        "saved/labels.txt",
+        "saved/variables",
+        "saved/variables/weights.bin",
+    ]
+    assert model_path("digits", root=root) == root / "digits/1/saved"
+    check(root / "digits/1")
+
+
+def test_a_folder_named_by_dots(root: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``.`` and ``..`` stand for the folder's own name, as does a path that ends in a slash."""
+    monkeypatch.chdir(saved / "variables")
+    for path in (".", "..", f"{saved}/", "../variables"):
+        register(root, "m", path)
+    names = [model_path("m", number, root=root).name for number in (1, 2, 3, 4)]
+    assert names == ["variables", "saved", "saved", "variables"]
+
+
+def test_the_metadata(root: Path, saved: Path) -> None:
+    """Everything that was said and found out, in the record and in the file."""
+    before = datetime.now(UTC).replace(microsecond=0)
+    record = register(
+        root,
+        "digits",
+        saved,
+        tags={"stage": "test"},
+        description="Digits",
+        properties={"area": "vision"},
+        framework="TensorFlow",
+        framework_version="2.1",
+    )
+    created = datetime.fromisoformat(record.manifest.created)
+    assert created.utcoffset() == timedelta(0)
+    assert before <= created <= datetime.now(UTC)
+    assert record.manifest == Manifest(
+        description="Digits",
+        tags={"stage": "test"},
+        properties={"area": "vision"},
+        framework="TensorFlow",
+        framework_version="2.1",
+        created=record.manifest.created,
+        kind="unknown",
+        libraries={},
+        files={
+            "saved/labels.txt": FileDigest(sha256(b"labels"), 6),
+            "saved/variables/weights.bin": FileDigest(sha256(b"weights"), 7),
+        },
+    )
+    document = json.loads((record.path / METADATA_FILE).read_bytes())
+    assert (document["name"], document["version"]) == ("digits", 1)
+    assert details(root, "digits") == record
+    assert listing(root) == [record]
+
+
+def test_tags_are_texts(root: Path, model: Path) -> None:
+    """Numbers, as old scripts give them, become texts."""
+    tags: dict[str, Any] = {"accuracy": 0.5, "n": 3}
+    assert register(root, "iris", model, tags=tags).manifest.tags == {"accuracy": "0.5", "n": "3"}
+
+
+SKLEARN = {name: version(name) for name in ("scikit-learn", "joblib", "numpy")}
+ONNX = {name: version(name) for name in ("onnxruntime", "onnx")}
+MLMODEL = "flavors:\n  sklearn:\n    sklearn_version: 1.2.3\nmlflow_version: '3.1'\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "libraries"),
+    [
+        (["m.pkl"], "scikit-learn", SKLEARN),
+        (["m.onnx"], "onnx", ONNX),
+        (["m/m.JOBLIB"], "scikit-learn", SKLEARN),
+        (["m/deep/er/a.onnx", "m/labels.txt"], "onnx", ONNX),
+        (["m/MLmodel", "m/model.pkl"], "mlflow", {"scikit-learn": "1.2.3", "mlflow": "3.1"}),
+        (["m/a.pkl", "m/b.pkl"], "scikit-learn", SKLEARN),
+        (["m/a.pkl", "m/b.onnx"], "unknown", {}),
+        (["m.bin"], "unknown", {}),
+    ],
+    ids=["pickle", "onnx", "joblib", "deep", "mlflow", "two", "two-kinds", "other"],
+)
+def test_the_kind_and_its_libraries(
+    files: list[str], kind: str, libraries: dict[str, str], root: Path, tmp_path: Path
+) -> None:
+    """By the names of the files; the versions are those installed, or those MLflow noted."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(MLMODEL)
+    noted = register(root, "m", tmp_path / files[0].split("/")[0]).manifest
+    assert (noted.kind, noted.libraries) == (kind, libraries)
+
+
+def test_the_source_may_change_afterwards(root: Path, model: Path) -> None:
+    """The registry has a copy, neither a link nor the same file."""
+    register(root, "iris", model)
+    model.write_bytes(b"another!")
+    assert (root / "iris/1/model.pkl").read_bytes() == b"a pickle"
+    check(root / "iris/1")
+
+
+def test_progress_ends_at_the_sum_of_all_files(root: Path, saved: Path) -> None:
+    """Bytes that are done and bytes of all."""
+    (saved / "big.bin").write_bytes(bytes(2_500_000))
+    told: list[tuple[int, int]] = []
+    register(root, "m", saved, progress=lambda *progress: told.append(progress))
+    assert {total for _, total in told} == {2_500_013}
+    done = [done for done, _ in told]
+    assert done == sorted(done)
+    assert (len(done), done[-1]) == (5, 2_500_013)
+
+
+def test_others_can_read_what_was_registered(root: Path, saved: Path) -> None:
+    """Images run as another user: folders have the usual mode, files that of their source."""
+    (saved / "labels.txt").chmod(0o640)
+    umask = os.umask(0o022)
+    try:
+        register(root, "m", saved)
+    finally:
+        os.umask(umask)
+    modes = {
+        name: (root / "m/1" / name).stat().st_mode & 0o777
+        for name in (".", "saved", "saved/labels.txt", METADATA_FILE)
+    }
+    assert modes == {".": 0o755, "saved": 0o755, "saved/labels.txt": 0o640, METADATA_FILE: 0o644}
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+def test_links_within_the_folder_are_followed(root: Path, saved: Path) -> None:
+    """To files and to folders; the copies are no links."""
+    (saved / "latest").symlink_to("variables")
+    (saved / "words.txt").symlink_to(saved / "labels.txt")
+    register(root, "m", saved)
+    folder = root / "m/1/saved"
+    assert (folder / "latest/weights.bin").read_bytes() == b"weights"
+    assert (folder / "words.txt").read_bytes() == b"labels"
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+
+
+def test_a_model_that_is_a_link_itself(root: Path, model: Path, saved: Path) -> None:
+    """Whoever names it means what it leads to; it keeps the link's name."""
+    (model.parent / "latest.pkl").symlink_to(model)
+    (model.parent / "latest").symlink_to(saved)
+    register(root, "m", model.parent / "latest.pkl")
+    register(root, "m", model.parent / "latest")
+    assert (root / "m/1/latest.pkl").read_bytes() == b"a pickle"
+    assert (root / "m/2/latest/labels.txt").read_bytes() == b"labels"
+    assert not (root / "m/2/latest").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("../model.pkl", "The link {link} leads out of {saved}, to {outside}/model.pkl."),
+        ("/", "The link {link} leads out of {saved}, to /."),
+        ("..", "The link {link} leads to a folder that it is in itself."),
+        ("nothing", "{saved} cannot be registered: {link} is a link to nothing."),
+        ("link", "{saved} cannot be registered: {link} is a link to nothing."),
+    ],
+    ids=["out", "root", "loop", "nothing", "itself"],
+)
+def test_a_link_that_is_refused(
+    target: str, problem: str, root: Path, saved: Path, model: Path
+) -> None:
+    """It is named; nothing is registered."""
+    link = saved / "variables" / "link"
+    link.symlink_to(f"../{target}" if target.startswith("../") else target)
+    with pytest.raises(RegistrationError) as caught:
+        register(root, "m", saved)
+    assert str(caught.value) == problem.format(link=link, saved=saved, outside=model.parent)
+    assert not root.exists()
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+GOOD = ["iris", "a", "A-b_c.d", "_x", "7x", "x7", "1.0", "a" * 255, "a..b"]
+BAD = [
+    "", ".", "..", ".hidden", "a/b", "../a", "/a", "a\\b", "a b", "a\n", "\n", "7", "007", "-a",
+    "a:1", "ä", "٣", "a\0", "a" * 256, "a*",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOOD, ids=range(len(GOOD)))
+def test_names_that_are_allowed(name: str, root: Path, model: Path) -> None:
+    """They are found again."""
+    register(root, name, model)
+    assert model_path(name, root=root) == root / name / "1/model.pkl"
+
+
+@pytest.mark.parametrize("name", BAD, ids=range(len(BAD)))
+def test_names_that_are_refused(name: str, root: Path, model: Path) -> None:
+    """The message says what is allowed; nothing is made, here or elsewhere."""
+    before = shape(root.parent)
+    with pytest.raises(RegistrationError) as caught:
+        register(root, name, model)
+    assert str(caught.value) == (
+        f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), digits, "
+        "'-', '_' and '.', the first a letter, digit or '_', and not digits alone."
+    )
+    assert shape(root.parent) == before
+
+
+def refused(root: Path, path: str | Path) -> str:
+    """What registering ``path`` says."""
+    with pytest.raises(RegistrationError) as caught:
+        register(root, "m", path)
+    return str(caught.value)
+
+
+def test_a_path_that_is_not_there(root: Path, tmp_path: Path) -> None:
+    """It is named in full."""
+    path = tmp_path / "nope.pkl"
+    assert refused(root, path) == f"{path} cannot be registered: it does not exist."
+    assert not root.exists()
+
+
+def test_a_folder_without_files(root: Path, tmp_path: Path) -> None:
+    """Folders in it are none."""
+    (tmp_path / "empty/in/it").mkdir(parents=True)
+    path = tmp_path / "empty"
+    assert refused(root, path) == f"{path} cannot be registered: it holds no file."
+
+
+def test_a_hidden_file(root: Path, tmp_path: Path) -> None:
+    """model_path would pass it over."""
+    path = tmp_path / ".model.pkl"
+    path.touch()
+    problem = "its name has to begin with something but a dot, or it would not be found again."
+    assert refused(root, path) == f"{path} cannot be registered: {problem}"
+    assert refused(root, "/") == f"/ cannot be registered: {problem}"
+
+
+def test_a_socket(root: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a file nor a folder."""
+    monkeypatch.chdir(saved)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket")
+        problem = f"{saved}/socket is neither a file nor a folder."
+        assert refused(root, saved) == f"{saved} cannot be registered: {problem}"
+
+
+@pytest.mark.parametrize("inside", ["azureml-models", "a/b/azureml-models", "."])
+def test_a_folder_that_holds_the_registry(inside: str, saved: Path) -> None:
+    """It would be copied into itself."""
+    root = saved / inside
+    problem = f"{saved} cannot be registered: it holds the registry {root}."
+    assert refused(root, saved) == problem
+
+
+def test_a_registered_model_can_be_registered_again(root: Path, saved: Path) -> None:
+    """What is in the registry is a file or folder as any other."""
+    register(root, "m", saved)
+    register(root, "other", root / "m/1/saved")
+    assert shape(root / "other/1") == shape(root / "m/1")
+
+
+def test_a_registry_that_is_one_version(root: Path, model: Path) -> None:
+    """The message names the folder that was meant; deleting says the same."""
+    register(root, "iris", model)
+    folder = root / "iris/1"
+    expected = (
+        f"{folder} is one version of a model, not a registry: name the folder that holds the "
+        f"models, such as {root}."
+    )
+    assert refused(folder, model) == expected
+    with pytest.raises(RegistrationError) as caught:
+        delete(folder, "iris")
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [("", "File exists"), ("m", "File exists"), ("below/it", "Not a directory")],
+)
+def test_a_registry_that_cannot_be_written(
+    place: str, problem: str, root: Path, model: Path
+) -> None:
+    """What the file system says, about which file; nothing half-made stays."""
+    if place == "m":
+        root.mkdir()
+        (root / "m").touch()
+    elif place:
+        root.touch()
+    else:
+        root.touch()
+    registry_folder = root / place if place == "below/it" else root
+    message = refused(registry_folder, model)
+    assert re.fullmatch(
+        rf"m cannot be registered in {registry_folder}: {root}\S*: {problem}\.", message
+    )
+    assert [path.name for path in root.parent.rglob(".tmp-*")] == []
+
+
+def test_a_progress_that_raises_stops_the_registration(root: Path, model: Path) -> None:
+    """As Ctrl-C does: its error comes through, and nothing half-made stays."""
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        register(root, "m", model, progress=interrupt)
+    assert shape(root) == []
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+
+def test_versions_count_up(root: Path, model: Path, saved: Path) -> None:
+    """Each model by itself, numbers as numbers."""
+    assert [register(root, "a", model).version for _ in range(11)] == list(range(1, 12))
+    assert register(root, "b", saved).version == 1
+    assert details(root, "a").version == 11
+    assert [record.id for record in listing(root)] == [f"a:{n}" for n in range(1, 12)] + ["b:1"]
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [(["007/"], 8), (["2/", "v9/", "notes.txt"], 3), (["5"], 6), (["x/"], 1), ([".9/"], 1)],
+)
+def test_versions_made_by_hand_are_counted(
+    there: list[str], expected: int, root: Path, model: Path
+) -> None:
+    """Whatever is called a number, empty folders and files too, is not taken again."""
+    for name in there:
+        path = root / "iris" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.touch()
+    assert register(root, "iris", model).version == expected
+    assert shape(root / "iris" / str(expected)) == [METADATA_FILE, "model.pkl"]
+
+
+# --- listing --------------------------------------------------------------------------------------
+
+
+def test_models_without_metadata_are_listed(root: Path) -> None:
+    """Those that somebody copied there; the kind is told by the files."""
+    (root / "byhand/3").mkdir(parents=True)
+    (root / "byhand/3/model.onnx").touch()
+    expected = Record("byhand", 3, root / "byhand/3", Manifest(kind="onnx"))
+    assert listing(root) == [expected]
+    assert details(root, "byhand") == expected
+    assert expected.document() == {
+        "id": "byhand:3",
+        "name": "byhand",
+        "version": 3,
+        "path": str(root / "byhand/3"),
+        "description": "",
+        "tags": {},
+        "properties": {},
+        "framework": "",
+        "framework_version": "",
+        "created": "",
+        "kind": "onnx",
+        "libraries": {},
+        "files": {},
+    }
+
+
+def test_damaged_metadata_do_not_hide_the_others(root: Path, model: Path) -> None:
+    """The list says what is wrong with one of them; its details are an error; it can be deleted."""
+    register(root, "good", model)
+    register(root, "bad", model)
+    (root / "bad/1" / METADATA_FILE).write_text("{")
+    bad, good = listing(root)
+    assert (good.id, good.damage) == ("good:1", "")
+    assert bad == Record("bad", 1, root / "bad/1", Manifest(kind="scikit-learn"), bad.damage)
+    assert bad.damage.startswith(f"{root}/bad/1/{METADATA_FILE} is not JSON: ")
+    assert bad.document()["damage"] == bad.damage
+    with pytest.raises(ModelDamaged, match=f"^{re.escape(bad.damage)}$"):
+        details(root, "bad")
+    assert [each.name for each in delete(root, "bad")] == ["bad"]
+
+
+def test_a_registry_that_is_not_there_is_empty(root: Path) -> None:
+    """So is one that has only hidden folders."""
+    assert listing(root) == []
+    (root / ".tmp-1/1").mkdir(parents=True)
+    assert listing(root) == []
+
+
+def test_details_of_one_version(root: Path, model: Path) -> None:
+    """By number or text; the highest without one; a miss lists what there is."""
+    for _ in range(10):
+        register(root, "iris", model)
+    assert details(root, "iris", 2).path == root / "iris/2"
+    assert details(root, "iris", "2").path == root / "iris/2"
+    assert details(root, "iris").path == root / "iris/10"
+    assert details(root).path == root / "iris/10"
+    with pytest.raises(ModelNotFound, match=r"^There is no model irs\. Did you mean iris\? "):
+        details(root, "irs")
+    with pytest.raises(ModelNotFound, match=r"^There is no model iris version 11\. It has version"):
+        details(root, "iris", 11)
+
+
+# --- deleting -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(root: Path, model: Path) -> Path:
+    """A registry with iris:1, iris:2, iris:3 and other:1."""
+    for name in ("iris", "iris", "iris", "other"):
+        register(root, name, model)
+    return root
+
+
+def test_one_version(three: Path) -> None:
+    """The others stay."""
+    assert delete(three, "iris", 2) == [RegisteredModel("iris", 2, three / "iris/2")]
+    assert [record.id for record in listing(three)] == ["iris:1", "iris:3", "other:1"]
+    assert not list(three.glob(".tmp-*"))
+
+
+def test_all_versions(three: Path) -> None:
+    """The name is gone too."""
+    assert [each.version for each in delete(three, "iris", all_versions=True)] == [1, 2, 3]
+    assert [record.id for record in listing(three)] == ["other:1"]
+    assert not (three / "iris").exists()
+    with pytest.raises(ModelNotFound, match=r"^There is no model iris\. The model folder is"):
+        model_path("iris", root=three)
+
+
+def test_a_name_with_several_versions_is_not_enough(three: Path) -> None:
+    """Which one is meant has to be said; that it would be is an error too."""
+    for function in (delete, to_delete):
+        with pytest.raises(RegistrationError) as caught:
+            function(three, "iris")
+        assert str(caught.value) == (
+            "iris has the versions 1, 2, 3: say which one to delete, or that all are meant."
+        )
+    assert len(listing(three)) == 4
+
+
+def test_a_name_with_one_version_is_enough(three: Path) -> None:
+    """There is nothing to confuse it with."""
+    assert to_delete(three, "other") == [RegisteredModel("other", 1, three / "other/1")]
+    assert (three / "other/1").exists()
+    assert delete(three, "other") == [RegisteredModel("other", 1, three / "other/1")]
+    assert not (three / "other").exists()
+
+
+@pytest.mark.parametrize(("name", "number"), [("nope", None), ("iris", 4), ("iris", "x")])
+def test_what_is_not_there_cannot_be_deleted(
+    name: str, number: int | str | None, three: Path
+) -> None:
+    """The message is that of model_path."""
+    with pytest.raises(ModelNotFound, match=rf"^There is no model {name}"):
+        delete(three, name, number)
+    assert len(listing(three)) == 4
+
+
+def test_a_deleted_version_is_not_given_again(three: Path, model: Path) -> None:
+    """Whoever noted iris:3 will not get another model under that name."""
+    delete(three, "iris", 3)
+    delete(three, "iris", 1)
+    assert register(three, "iris", model).version == 4
+    delete(three, "iris", all_versions=True)
+    assert register(three, "iris", model).version == 5
+    assert register(three, "other", model).version == 2
+
+
+def test_a_version_with_leading_zeros_is_deleted(root: Path, model: Path) -> None:
+    """By its number."""
+    (root / "iris/007").mkdir(parents=True)
+    (root / "iris/007/m.pkl").touch()
+    assert delete(root, "iris", 7) == [RegisteredModel("iris", 7, root / "iris/007")]
+    assert register(root, "iris", model).version == 8
+
+
+def test_a_version_that_is_a_link(root: Path, saved: Path) -> None:
+    """The link goes, what it leads to stays."""
+    (root / "iris").mkdir(parents=True)
+    (root / "iris/1").symlink_to(saved)
+    delete(root, "iris", 1)
+    assert not (root / "iris").exists()
+    assert not list(root.glob(".tmp-*"))
+    assert (saved / "labels.txt").read_bytes() == b"labels"
+
+
+# --- many at once, and killed ---------------------------------------------------------------------
+
+REGISTER_FIVE = """
+import sys
+from scoring_runtime.registry import register
+root, path = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+print([register(root, "iris", path, tags={"from": path}).version for _ in range(5)])
+"""
+
+
+def start(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    """A Python process that runs ``code``; it has said its first line, which says it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_processes_that_register_at_once(root: Path, tmp_path: Path) -> None:
+    """Each gets versions of its own, and whoever looks meanwhile sees whole ones only."""
+    contents = {}
+    for number in range(4):
+        path = tmp_path / f"from-{number}" / "model.pkl"
+        path.parent.mkdir()
+        contents[str(path)] = bytes([number]) * 300_000
+        path.write_bytes(contents[str(path)])
+    processes = [start(REGISTER_FIVE, root, path) for path in contents]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    while any(process.poll() is None for process in processes):
+        for record in listing(root):
+            check(record.path)
+            assert record.manifest.files.keys() == {"model.pkl"}
+    given = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert sorted(number for versions in given for number in versions) == list(range(1, 21))
+    for versions, (source, content) in zip(given, contents.items(), strict=True):
+        for number in versions:
+            assert details(root, "iris", number).manifest.tags == {"from": source}
+            assert (root / f"iris/{number}/model.pkl").read_bytes() == content
+    assert [path.name for path in root.iterdir()] == ["iris"]
+
+
+REGISTER_HALF = """
+import sys, time
+from scoring_runtime.registry import register
+def stop(done, total):
+    print("ready", flush=True)
+    time.sleep(600)
+register(sys.argv[1], "iris", sys.argv[2], progress=stop)
+"""
+
+
+def age(folder: Path, hours: float) -> None:
+    """Make everything in the folder as old as this."""
+    moment = time.time() - hours * 3600
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (moment, moment))
+
+
+def test_a_registration_that_is_killed(root: Path, model: Path) -> None:
+    """Nothing of it is seen, the next one gets its version, and one a day later clears it away."""
+    big = model.with_name("big.pkl")
+    big.write_bytes(bytes(5 << 20))
+    process = start(REGISTER_HALF, root, big)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    [left] = root.iterdir()
+    assert left.name.startswith(".tmp-")
+    assert shape(left) == ["big.pkl"]
+    assert listing(root) == []
+    assert register(root, "iris", model).version == 1
+    assert left.exists()
+    age(left, hours=23)
+    register(root, "other", model)
+    assert left.exists()
+    age(left, hours=25)
+    register(root, "other", model)
+    assert sorted(path.name for path in root.iterdir()) == ["iris", "other"]
+
+
+def test_a_registration_that_still_copies_is_left_alone(root: Path, model: Path) -> None:
+    """Its folder is old, a file in it is not."""
+    copying = root / ".tmp-1"
+    (copying / "saved").mkdir(parents=True)
+    (copying / "saved/weights.bin").touch()
+    age(copying, hours=25)
+    os.utime(copying / "saved/weights.bin")
+    register(root, "iris", model)
+    assert (copying / "saved/weights.bin").exists()
+
+
+@pytest.mark.parametrize("name", [".tmp", "tmp-1", ".other", ".deleted"])
+def test_other_folders_are_never_cleared_away(name: str, root: Path, model: Path) -> None:
+    """Only what a registration has made."""
+    (root / name / "in").mkdir(parents=True)
+    age(root / name, hours=1000)
+    register(root, "iris", model)
+    assert (root / name / "in").is_dir()
+
+
+def test_a_version_that_another_takes_first(
+    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next is taken instead; the metadata say so."""
+    first = registry._next_version
+    taken: list[Callable[[], object]] = [
+        lambda: (root / "iris/1/theirs").mkdir(parents=True),
+        lambda: (root / "iris/2/theirs").mkdir(parents=True),
+    ]
+
+    def late(folder: Path, name: str) -> int:
+        number = first(folder, name)
+        if taken:
+            taken.pop(0)()
+        return number
+
+    monkeypatch.setattr(registry, "_next_version", late)
+    assert register(root, "iris", model).version == 3
+    assert json.loads((root / "iris/3" / METADATA_FILE).read_bytes())["version"] == 3
+    assert shape(root / "iris/1") == ["theirs"]
