@@ -1,9 +1,10 @@
 """Host a trained model behind HTTP requests, dropped blobs and queue messages.
 
-For entry scripts: ``rawhttp``, ``AMLRequest``, ``AMLResponse``, ``model_path``, ``InputError``,
-which ``run()`` raises to refuse an input (the client gets its text with status 400), and
-``redis_client``, the ``redis.Redis`` of the settings (None without one). For programs that embed
-the runtime: ``Settings``, ``build``, ``ScoringRequest``, ``ScoringResponse``.
+For entry scripts: ``rawhttp``, ``AMLRequest``, ``AMLResponse``, ``model_path``, ``load_model``,
+``InputError``, which ``run()`` raises to refuse an input (the client gets its text with status
+400), and ``redis_client``, the ``redis.Redis`` of the settings (None without one). To register
+models: ``Model``. For programs that embed the runtime: ``Settings``, ``build``,
+``ScoringRequest``, ``ScoringResponse``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .aml_http import AMLRequest, AMLResponse, rawhttp
+    from .azureml_model import Model
     from .errors import InputError
     from .messages import ScoringRequest, ScoringResponse
+    from .model_loading import load_model
     from .models import model_path
     from .runtime import build
     from .settings import Settings
@@ -25,10 +28,12 @@ __all__ = [
     "AMLRequest",
     "AMLResponse",
     "InputError",
+    "Model",
     "ScoringRequest",
     "ScoringResponse",
     "Settings",
     "build",
+    "load_model",
     "model_path",
     "rawhttp",
     "redis_client",
@@ -38,10 +43,12 @@ _HOMES = {
     "AMLRequest": "aml_http",
     "AMLResponse": "aml_http",
     "InputError": "errors",
+    "Model": "azureml_model",
     "ScoringRequest": "messages",
     "ScoringResponse": "messages",
     "Settings": "settings",
     "build": "runtime",
+    "load_model": "model_loading",
     "model_path": "models",
     "rawhttp": "aml_http",
 }

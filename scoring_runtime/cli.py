@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import settings_table
+from . import models_cli, settings_table
 from .connections import triggers
 from .diagnosis import diagnosis
 from .errors import ConfigurationError, InputError, ScoringRuntimeError, StartError
 from .messages import ScoringRequest, ScoringResponse
+from .outcomes import EXTENSIONS, directed, directions
 from .runtime import build
+from .served import served
 from .settings import Settings, environment_name
 from .telemetry import configure_logging, log, redirect_print
 
@@ -66,8 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="score one input and print the answer")
     _model_options(score)
     score.add_argument("file", nargs="?", default="-", help="the input; - is standard input")
-    score.add_argument("--content-type", default="application/json", help="of the input")
+    score.add_argument("--content-type", default="", help="of the input (by the file's name)")
+    score.add_argument("--accept", default="", help="content type of the answer (JSON)")
+    score.add_argument("--model", default="", help="name or name:version, of several")
+    score.add_argument("--method", default="", help="such as predict_proba")
     score.set_defaults(command=_score)
+    models_cli.add_commands(commands)
     show = commands.add_parser("settings", help="show every setting, its value and its source")
     _model_options(show)
     form = show.add_mutually_exclusive_group()
@@ -174,10 +180,14 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
         print(f"scoring-runtime: {options.file}: {error.strerror}", file=sys.stderr)
         return EXIT_USAGE
     _configure_logging(settings, "stderr")
-    headers = ((b"content-type", options.content_type.encode("latin-1")),)
+    by_name = EXTENSIONS.get(Path(options.file).suffix.lower(), "application/json")
+    said = options.content_type or by_name
+    headers = ((b"content-type", said.encode("latin-1")),)
+    asked = directions({name: getattr(options, name) for name in ("accept", "model", "method")})
+    request = directed(ScoringRequest(body, headers), asked)
     try:
         with _stdout_is_stderr():
-            answer, content = asyncio.run(_score_one(settings, ScoringRequest(body, headers)))
+            answer, content = asyncio.run(_score_one(settings, request))
     except StartError as error:
         print(diagnosis(error, settings), file=sys.stderr)
         return EXIT_CANNOT_START
@@ -239,6 +249,11 @@ def _banner(settings: Settings) -> None:
     rows = [f"{environment_name(n)}: {getattr(settings, n)}" for n in shown]
     base = f"http://127.0.0.1:{settings.port}"
     score = f"Score:          POST  {base}/score\n" if "http" in triggers(settings) else ""
+    found = served(settings)
+    if score and len(found) > 1:
+        score += "".join(
+            f"                POST  {base}/score/{each.name}/{each.version}\n" for each in found
+        )
     print("\nServer Settings\n---------------\n" + "\n".join(rows), file=sys.stderr)
     print(
         f"\nServer Routes\n---------------\n"

@@ -41,10 +41,15 @@ def tensors(content: Content, specs: Sequence[Spec], limits: Limits) -> dict[str
 
 
 def matrix(content: Content, spec: Spec, limits: Limits) -> NDArray[Any]:
-    """Rows of as many values as the second length of ``spec``'s shape says (-1: any).
+    """Rows of as many values as the second length of ``spec``'s shape says (-1: any), in C order.
 
-    A table's columns are taken in their order.
+    A table's columns are taken in their order. With one order in memory for every format, sums over
+    a row add up in the same order too, so that no format changes the last bit of an answer.
     """
+    return np.ascontiguousarray(_matrix(content, spec, limits))
+
+
+def _matrix(content: Content, spec: Spec, limits: Limits) -> NDArray[Any]:
     if isinstance(content, Tensors):
         return _by_name(content.tensors, [spec], limits)[spec.name]
     if isinstance(content, Rows):

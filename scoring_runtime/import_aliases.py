@@ -18,7 +18,7 @@ _ALIASES = {
     "azureml.contrib.services.aml_response": _AML_HTTP,
     "azureml_inference_server_http.api.aml_request": _AML_HTTP,
     "azureml_inference_server_http.api.aml_response": _AML_HTTP,
-    "azureml.core.model": "scoring_runtime.models",
+    "azureml.core.model": "scoring_runtime.azureml_model",
     "sklearn.externals.joblib": "joblib",
 }
 _PACKAGES = frozenset(
@@ -75,4 +75,4 @@ class _EmptyPackageLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Nothing to run: the package only holds the names below it, and one class of them."""
         if module.__name__ == "azureml.core":
-            module.Model = importlib.import_module("scoring_runtime.models").Model  # type: ignore[attr-defined]
+            module.Model = importlib.import_module("scoring_runtime.azureml_model").Model  # type: ignore[attr-defined]

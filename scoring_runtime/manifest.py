@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import ModelDamaged, ScoringRuntimeError
+from .errors import ModelDamaged, RegistrationError, ScoringRuntimeError
 
 METADATA_FILE = ".scoring-model.json"
 _NAMED = 10
@@ -108,15 +108,53 @@ def copy(
     return digests
 
 
-def check(folder: Path) -> None:
-    """Compare a version's files with what was registered; without metadata nothing is compared.
+def files_of(source: Path) -> list[tuple[str, Path]]:
+    """The files of a model that is a file or a folder, as ``(path below its version, path)``.
 
-    Every registered file has to be there, the same to the byte, and no other one that a loader
-    could pick up: what starts with a dot, and Python's ``__pycache__``, may be there.
+    Raises:
+        RegistrationError: it is not there, hidden or empty, a link in it leads out of it or into
+            itself, or something in it is no file.
+    """
+    if source.name.startswith("."):
+        raise RegistrationError(
+            f"{source} cannot be registered: its name has to begin with something but a dot, or it "
+            "would not be found again."
+        )
+    if not source.exists():
+        raise RegistrationError(f"{source} cannot be registered: it does not exist.")
+    if not source.is_dir():
+        return _only_files(source, [(source.name, source)])
+    files = _only_files(source, sorted(files_below(source, RegistrationError, leave=False)))
+    if not files:
+        raise RegistrationError(f"{source} cannot be registered: it holds no file.")
+    return [(f"{source.name}/{name}", path) for name, path in files]
+
+
+def _only_files(source: Path, files: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    for _, path in files:
+        if not path.is_file():
+            problem = "a link to nothing" if path.is_symlink() else "neither a file nor a folder"
+            raise RegistrationError(f"{source} cannot be registered: {path} is {problem}.")
+    return files
+
+
+def noted_folder(path: Path) -> Path:
+    """The version's folder that a model is in: the nearest one with metadata, else itself."""
+    there = (each for each in (path, *path.parents) if os.path.lexists(each / METADATA_FILE))
+    return next(there, path)
+
+
+def check(path: Path) -> None:
+    """Compare the files of a version with what was registered.
+
+    ``path`` is its folder or what is in it; without metadata nothing is compared. Every registered
+    file has to be there, the same to the byte, and no other one that a loader could pick up: what
+    starts with a dot, and Python's ``__pycache__``, may be there.
 
     Raises:
         ModelDamaged: the message names the files.
     """
+    folder = noted_folder(path)
     manifest = read(folder)
     if manifest is None:
         return

@@ -6,6 +6,7 @@ are compared with what was registered before anything of them is loaded.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,12 @@ from .model_kinds import (
 from .models import entry_of, model_folder
 from .telemetry import log
 
+# What is in the type and text of an error → what to do.
+_ADVICE = {
+    "^EOFError|^InvalidProtobuf": " The file was cut short, or is of another kind: copy it again.",
+    "^UnpicklingError": " The file is no pickle, or was changed: save the model again.",
+    "[Oo]pset|IR version": " The model was made for a newer onnxruntime: install that version.",
+}
 _EXTRAS = {"joblib": "sklearn", "sklearn": "sklearn", "onnxruntime": "onnx", "mlflow": "mlflow"}
 
 
@@ -88,16 +95,16 @@ def find_model_file(folder: Path) -> tuple[str, Path]:
 
 
 def recorded_versions(folder: Path, kind: str, path: Path) -> dict[str, str]:
-    """Library → version that the model in a version's ``folder`` was made with, where known.
+    """Library → version that the model of this kind at ``path`` was made with, where known.
 
-    Those of the registration; for MLflow, those in its ``MLmodel``.
+    Those noted at the registration of ``folder``; for MLflow, those in its ``MLmodel``.
 
     Raises:
         ModelDamaged: the metadata cannot be read.
     """
     if kind == MLFLOW:
         return mlflow_versions(path)
-    noted = manifest.read(folder)
+    noted = manifest.read(manifest.noted_folder(folder))
     return dict(noted.libraries) if noted else {}
 
 
@@ -206,7 +213,8 @@ def _translated(path: Path) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ModelUnusable(_missing(path, error.name or str(error))) from error
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}".rstrip(": ").rstrip(".")
+        said = " ".join(str(error).split())
+        cause = f"{type(error).__name__}: {said}".rstrip(": ").rstrip(".")
         raise ModelUnusable(f"{path} cannot be loaded: {cause}.{_advice(error)}") from error
 
 
@@ -221,11 +229,11 @@ def _missing(path: Path, module: str) -> str:
 
 
 def _advice(error: Exception) -> str:
+    """What to do about it, as a sentence; empty where the cause alone has to do."""
     if isinstance(error, AttributeError) and "__main__" in str(error):
         return (
             " Its class was defined in the notebook or program that saved it: put the class into a "
             "module of its own, save the model again, and ship that module with it."
         )
-    if isinstance(error, EOFError):
-        return " The file ends too early: copy it again."
-    return ""
+    causes = f"{type(error).__name__}: {error}"
+    return next((advice for sign, advice in _ADVICE.items() if re.search(sign, causes)), "")

@@ -6,6 +6,7 @@ import asyncio
 import mimetypes
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import PurePosixPath
 from time import perf_counter
 from typing import NamedTuple
 from urllib.parse import quote
@@ -20,6 +21,14 @@ _JSON = "application/json"
 # What tools write when they do not know: then the name of the blob says more.
 _SAYS_NOTHING = frozenset({"", "application/octet-stream", "text/plain"})
 _LONGEST_DESCRIPTION = 1000
+EXTENSIONS = {
+    ".csv": "text/csv",
+    ".jsonl": "application/jsonl",
+    ".ndjson": "application/jsonl",
+    ".npy": "application/x-npy",
+    ".arrows": "application/vnd.apache.arrow.stream",
+}
+"""Content types of formats by the extension of a name; mimetypes knows few of them."""
 INPUT_KEY = "x_input_key"
 """The metadata of a blob that names the key of the input to score in its place."""
 _DIRECTIONS = ("model", "method", "accept", "inference_header_content_length")
@@ -122,8 +131,10 @@ def content_type_of(said: str, name: str = "") -> str:
     """
     if said.partition(";")[0].strip().lower() not in _SAYS_NOTHING:
         return said
-    guessed = mimetypes.guess_type(name)[0] if name else _JSON
-    return guessed or said or _JSON
+    if not name:
+        return _JSON
+    known = EXTENSIONS.get(PurePosixPath(name).suffix.lower())
+    return known or mimetypes.guess_type(name)[0] or said or _JSON
 
 
 def directions(metadata: Mapping[str, object]) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 A version is copied to a hidden folder beside the models and then renamed to its place, so it is
 there whole or not at all, and of several registrations at once each gets a version of its own.
-Versions count up from 1; one that was deleted is not given again: ``.deleted/<name>/<version>``
-stays as its mark. What a killed registration left is removed by the next one a day later.
+Versions count up from 1. None is given twice, even after it was deleted: the empty file
+``.versions/<name>/<version>`` marks one that was given. What a killed registration left is removed
+by the next one a day later.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from . import manifest
 from .errors import ModelDamaged, RegistrationError
-from .manifest import Manifest, Progress, check, files_below
+from .manifest import Manifest, Progress, check
 from .model_kinds import kind_of, libraries
 from .models import RegisteredModel, is_version_folder, registered, registered_model
 
@@ -31,9 +32,8 @@ __all__ = ["Record", "check", "delete", "details", "listing", "register", "to_de
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 _TEMPORARY = ".tmp-"
-_DELETED = ".deleted"
+_GIVEN = ".versions"
 _STALE_SECONDS = 24 * 60 * 60
-_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT)
 
 
 @dataclass(frozen=True)
@@ -148,14 +148,14 @@ def to_delete(
     """What :func:`delete` would delete; it raises the same."""
     folder = Path(root)
     _check_registry(folder)
-    highest = registered_model(folder, name, version)
+    chosen = registered_model(folder, name, version)
     found = [each for each in registered(folder) if each.name == name]
     if version is None and len(found) > 1 and not all_versions:
         numbers = ", ".join(str(each.version) for each in found)
         raise RegistrationError(
             f"{name} has the versions {numbers}: say which one to delete, or that all are meant."
         )
-    return found if version is None else [highest]
+    return found if version is None else [chosen]
 
 
 # --- what may be registered -----------------------------------------------------------------------
@@ -178,31 +178,10 @@ def _check_registry(folder: Path) -> None:
 
 
 def _files_of(source: Path, registry: Path) -> list[tuple[str, Path]]:
-    """``(path below the version's folder, path)`` of each file to copy."""
-    if source.name.startswith(".") or not source.name:
-        raise RegistrationError(
-            f"{source} cannot be registered: its name has to begin with something but a dot, or it "
-            "would not be found again."
-        )
-    if not source.exists():
-        raise RegistrationError(f"{source} cannot be registered: it does not exist.")
-    if source.is_file():
-        return [(source.name, source)]
     if Path(os.path.realpath(registry)).is_relative_to(os.path.realpath(source)):
         raise RegistrationError(f"{source} cannot be registered: it holds the registry {registry}.")
     with _translated(f"{source} cannot be registered"):
-        files = sorted(files_below(source, RegistrationError, leave=False))
-    _check_files(source, files)
-    return [(f"{source.name}/{name}", path) for name, path in files]
-
-
-def _check_files(source: Path, files: list[tuple[str, Path]]) -> None:
-    if not files:
-        raise RegistrationError(f"{source} cannot be registered: it holds no file.")
-    for _, path in files:
-        if not path.is_file():
-            problem = "a link to nothing" if path.is_symlink() else "neither a file nor a folder"
-            raise RegistrationError(f"{source} cannot be registered: {path} is {problem}.")
+        return manifest.files_of(source)
 
 
 def _texts(values: Mapping[str, Any] | None) -> dict[str, str]:
@@ -237,34 +216,57 @@ def _temporary(root: Path) -> Iterator[Path]:
 
 
 def _publish(root: Path, name: str, temporary: Path, noted: Manifest) -> Record:
-    """Rename the folder to the next version; another registration may take that first."""
+    """Rename the folder to the next version; somebody may make that by hand just before."""
     while True:
-        version = _next_version(root, name)
+        version = _claimed_version(root, name)
         manifest.write(temporary, name, version, noted)
         target = root / name / str(version)
-        target.parent.mkdir(exist_ok=True)
-        try:
-            temporary.rename(target)
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                raise
-        else:
+        if _moved(temporary, target):
             return Record(name, version, target, noted)
 
 
-def _next_version(root: Path, name: str) -> int:
-    folders = (root / name, root / _DELETED / name)
-    there = [each.name for folder in folders if folder.is_dir() for each in folder.iterdir()]
-    return 1 + max((int(each) for each in there if each.isdecimal()), default=0)
+def _claimed_version(root: Path, name: str) -> int:
+    """The next version, which nobody else can get from now on."""
+    while True:
+        version = 1 + max(_versions(root / name) + _versions(root / _GIVEN / name), default=0)
+        with suppress(FileExistsError):
+            _mark_path(root, name, version).touch(exist_ok=False)
+            return version
+
+
+def _versions(folder: Path) -> list[int]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return [int(each) for each in os.listdir(folder) if each.isdecimal()]
+    return []
+
+
+def _mark_path(root: Path, name: str, version: int) -> Path:
+    folder = root / _GIVEN / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / str(version)
+
+
+def _moved(source: Path, target: Path) -> bool:
+    """Rename a folder; whether the target was not there yet."""
+    while True:
+        with suppress(FileExistsError):
+            target.parent.mkdir()
+        try:
+            source.rename(target)
+            return True
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                return False
+            # The last version of the name may have been deleted after mkdir(), and the name too.
+            if error.errno != errno.ENOENT or not source.exists():
+                raise
 
 
 # --- removing -------------------------------------------------------------------------------------
 
 
 def _delete(root: Path, model: RegisteredModel) -> None:
-    mark = root / _DELETED / model.name / str(model.version)
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    _mark_path(root, model.name, model.version).touch()
     hidden = root / f"{_TEMPORARY}{uuid.uuid4().hex}"
     model.path.rename(hidden)
     _remove(hidden)
@@ -286,9 +288,6 @@ def _remove_stale(root: Path) -> None:
             times = [each.lstat().st_mtime for each in (folder, *folder.rglob("*"))]
             if max(times) < oldest:
                 _remove(folder)
-
-
-# --- what is there --------------------------------------------------------------------------------
 
 
 def _record(model: RegisteredModel) -> Record:

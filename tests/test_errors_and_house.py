@@ -327,10 +327,12 @@ PUBLIC = {
     "AMLRequest": "scoring_runtime.aml_http",
     "AMLResponse": "scoring_runtime.aml_http",
     "InputError": "scoring_runtime.errors",
+    "Model": "scoring_runtime.azureml_model",
     "ScoringRequest": "scoring_runtime.messages",
     "ScoringResponse": "scoring_runtime.messages",
     "Settings": "scoring_runtime.settings",
     "build": "scoring_runtime.runtime",
+    "load_model": "scoring_runtime.model_loading",
     "model_path": "scoring_runtime.models",
     "rawhttp": "scoring_runtime.aml_http",
 }

@@ -198,6 +198,20 @@ def test_an_untouched_model_passes(version: Path) -> None:
     check(version)
 
 
+@pytest.mark.parametrize("below", ["", "saved", "saved/labels.txt"])
+def test_what_is_in_a_version_is_compared_with_it(
+    below: str, version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nearest folder with metadata is the version, also of a relative path."""
+    flip_a_bit(version)
+    for path in (version / below, Path(version.name, below)):
+        monkeypatch.chdir(version.parent)
+        with pytest.raises(ModelDamaged, match=r"registered: saved/weights\.bin has changed\."):
+            check(path)
+    (version / METADATA_FILE).unlink()
+    check(version / below)
+
+
 def test_a_damaged_model_cannot_be_used() -> None:
     """Whoever catches models that cannot be used catches this."""
     assert issubclass(ModelDamaged, ModelUnusable)

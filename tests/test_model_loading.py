@@ -264,6 +264,18 @@ def test_nothing_beside_a_registered_model_is_loaded(root: Path, tmp_path: Path)
     assert not (tmp_path / "sprung").exists()
 
 
+def test_nothing_of_a_changed_folder_is_loaded_by_its_own_name(root: Path, tmp_path: Path) -> None:
+    """A folder in the only model, named as if it were one, is a part of what was registered."""
+    (tmp_path / "saved").mkdir()
+    save_pickle(tmp_path / "saved/m.pkl", 1)
+    folder = register(root, "iris", tmp_path / "saved").path
+    assert load_model("saved", root=folder) == 1
+    save_pickle(folder / "saved/m.pkl", Trap(tmp_path / "sprung"))
+    with pytest.raises(ModelDamaged, match=r": saved/m\.pkl has changed\. "):
+        load_model("saved", root=folder)
+    assert not (tmp_path / "sprung").exists()
+
+
 def truncated(path: Path) -> Path:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -272,6 +284,13 @@ def truncated(path: Path) -> Path:
 
 def newer_opset(path: Path) -> Path:
     return save_onnx(path, opset=999)
+
+
+def newer_ir(path: Path) -> Path:
+    model = onnx.load(save_onnx(path))
+    model.ir_version = 999
+    path.write_bytes(model.SerializeToString())
+    return path
 
 
 def without_its_data(path: Path) -> Path:
@@ -293,13 +312,13 @@ def written(content: bytes) -> Callable[[Path], Path]:
 
 
 WRONG: dict[str, tuple[str, Callable[[Path], Path], str]] = {
-    "empty pickle": ("m.pkl", written(b""), "EOFError"),
+    "empty pickle": ("m.pkl", written(b""), "EOFError. The file was cut short, or is of anoth"),
     "truncated pickle": (
         "m.pkl",
         lambda path: truncated(save_pickle(path, fitted())),
-        "The file ends too early: copy it again.",
+        "EOFError. The file was cut short, or is of another kind: copy it again.",
     ),
-    "text": ("m.pkl", written(b"hello"), "cannot be loaded: "),
+    "text": ("m.pkl", written(b"hello"), "UnpicklingError: "),
     "a pickle that raises": ("m.pkl", written(b"cbuiltins\nint\n(Vx\ntR."), "ValueError: invalid"),
     "a class of the notebook": (
         "m.pkl",
@@ -317,9 +336,18 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], str]] = {
         written(b"csklearn.linear_model\nNoSuchRegression\n."),
         "AttributeError: ",
     ),
-    "not an ONNX file": ("m.onnx", written(b"hello"), "InvalidProtobuf: "),
+    "not an ONNX file": (
+        "m.onnx",
+        written(b"hello"),
+        " The file was cut short, or is of another kind",
+    ),
     "truncated ONNX": ("m.onnx", lambda path: truncated(save_onnx(path)), "InvalidProtobuf: "),
-    "a newer opset": ("m.onnx", newer_opset, "opset"),
+    "a newer opset": (
+        "m.onnx",
+        newer_opset,
+        "The model was made for a newer onnxruntime: install t",
+    ),
+    "a newer IR": ("m.onnx", newer_ir, "The model was made for a newer onnxruntime: install th"),
     "ONNX without its data": ("m.onnx", without_its_data, "w.data"),
 }
 
@@ -338,6 +366,18 @@ def test_what_cannot_be_loaded(
     assert message.endswith(".")
     assert "Traceback" not in message
     assert isinstance(caught.value.__cause__, Exception)
+
+
+@pytest.mark.parametrize("compress", [0, 3])
+def test_a_pickle_cut_anywhere(compress: int, tmp_path: Path) -> None:
+    """Wherever it ends, it is a model that cannot be used, not a crash."""
+    path = tmp_path / "m.joblib"
+    joblib.dump(fitted(), path, compress=compress)
+    content = path.read_bytes()
+    for length in range(0, len(content), 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(ModelUnusable, match=rf"^{path} cannot be loaded: "):
+            load_model(root=tmp_path)
 
 
 @pytest.mark.usefixtures("mlflow_folder")  # mlflow is imported without its warnings there

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime import registry
+from scoring_runtime import manifest
 from scoring_runtime.errors import ModelDamaged, ModelNotFound, RegistrationError
 from scoring_runtime.manifest import METADATA_FILE, FileDigest, Manifest
 from scoring_runtime.models import RegisteredModel, model_path
@@ -67,7 +68,15 @@ def test_a_file(root: Path, model: Path) -> None:
     record = register(root, "iris", model)
     assert (record.name, record.version, record.id) == ("iris", 1, "iris:1")
     assert record.path == root / "iris/1"
-    assert shape(root) == ["iris", "iris/1", f"iris/1/{METADATA_FILE}", "iris/1/model.pkl"]
+    assert shape(root) == [
+        ".versions",
+        ".versions/iris",
+        ".versions/iris/1",
+        "iris",
+        "iris/1",
+        f"iris/1/{METADATA_FILE}",
+        "iris/1/model.pkl",
+    ]
     assert model_path("iris", root=root) == root / "iris/1/model.pkl"
     assert (root / "iris/1/model.pkl").read_bytes() == b"a pickle"
     check(record.path)
@@ -306,24 +315,24 @@ def test_a_hidden_file(root: Path, tmp_path: Path) -> None:
     path.touch()
     problem = "its name has to begin with something but a dot, or it would not be found again."
     assert refused(root, path) == f"{path} cannot be registered: {problem}"
-    assert refused(root, "/") == f"/ cannot be registered: {problem}"
 
 
 def test_a_socket(root: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a file nor a folder."""
+    """Neither a file nor a folder, by itself or in one."""
     monkeypatch.chdir(saved)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
         problem = f"{saved}/socket is neither a file nor a folder."
         assert refused(root, saved) == f"{saved} cannot be registered: {problem}"
+        assert refused(root, "socket") == f"{saved}/socket cannot be registered: {problem}"
 
 
 @pytest.mark.parametrize("inside", ["azureml-models", "a/b/azureml-models", "."])
 def test_a_folder_that_holds_the_registry(inside: str, saved: Path) -> None:
     """It would be copied into itself."""
     root = saved / inside
-    problem = f"{saved} cannot be registered: it holds the registry {root}."
-    assert refused(root, saved) == problem
+    assert refused(root, saved) == f"{saved} cannot be registered: it holds the registry {root}."
+    assert refused(root, "/") == f"/ cannot be registered: it holds the registry {root}."
 
 
 def test_a_registered_model_can_be_registered_again(root: Path, saved: Path) -> None:
@@ -349,7 +358,7 @@ def test_a_registry_that_is_one_version(root: Path, model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "problem"),
-    [("", "File exists"), ("m", "File exists"), ("below/it", "Not a directory")],
+    [("", "File exists"), ("m", "Not a directory"), ("below/it", "Not a directory")],
 )
 def test_a_registry_that_cannot_be_written(
     place: str, problem: str, root: Path, model: Path
@@ -368,6 +377,41 @@ def test_a_registry_that_cannot_be_written(
         rf"m cannot be registered in {registry_folder}: {root}\S*: {problem}\.", message
     )
     assert [path.name for path in root.parent.rglob(".tmp-*")] == []
+
+
+FILL_THE_DISK = """
+import resource, sys
+from scoring_runtime.errors import RegistrationError
+from scoring_runtime.registry import register
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+try:
+    register(sys.argv[1], "m", sys.argv[2])
+except RegistrationError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_is_full(root: Path, saved: Path) -> None:
+    """A file that cannot be written to its end is an error; nothing half-made stays."""
+    (saved / "big.bin").write_bytes(bytes(3 << 20))
+    command = [sys.executable, "-c", FILL_THE_DISK, str(root), str(saved)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout == f"m cannot be registered in {root}: File too large.\n"
+    assert shape(root) == []
+
+
+def test_a_version_that_cannot_be_put_in_its_place(
+    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that trying again cannot help is not tried again for ever."""
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(path))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert refused(root, model).endswith(": Invalid cross-device link.")
+    assert list(root.glob(".tmp-*")) == []
 
 
 def test_a_progress_that_raises_stops_the_registration(root: Path, model: Path) -> None:
@@ -604,7 +648,40 @@ def test_processes_that_register_at_once(root: Path, tmp_path: Path) -> None:
         for number in versions:
             assert details(root, "iris", number).manifest.tags == {"from": source}
             assert (root / f"iris/{number}/model.pkl").read_bytes() == content
-    assert [path.name for path in root.iterdir()] == ["iris"]
+    assert sorted(path.name for path in root.iterdir()) == [".versions", "iris"]
+
+
+COME_AND_GO = """
+import random, sys
+from scoring_runtime.errors import ModelNotFound, RegistrationError
+from scoring_runtime.registry import delete, register
+root, path = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+versions = []
+for _ in range(30):
+    versions.append(register(root, "iris", path).version)
+    try:
+        delete(root, "iris", all_versions=True)
+    except ModelNotFound:
+        pass
+    except RegistrationError as error:
+        assert "No such file" in str(error), error
+print(versions)
+"""
+
+
+def test_processes_that_register_and_delete_at_once(root: Path, model: Path) -> None:
+    """Every registration succeeds, and no version is given twice."""
+    processes = [start(COME_AND_GO, root, model) for _ in range(3)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    given = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    numbers = [number for versions in given for number in versions]
+    assert len(numbers) == 90
+    assert len(set(numbers)) == 90
 
 
 REGISTER_HALF = """
@@ -642,7 +719,7 @@ def test_a_registration_that_is_killed(root: Path, model: Path) -> None:
     assert left.exists()
     age(left, hours=25)
     register(root, "other", model)
-    assert sorted(path.name for path in root.iterdir()) == ["iris", "other"]
+    assert sorted(path.name for path in root.iterdir()) == [".versions", "iris", "other"]
 
 
 def test_a_registration_that_still_copies_is_left_alone(root: Path, model: Path) -> None:
@@ -656,7 +733,7 @@ def test_a_registration_that_still_copies_is_left_alone(root: Path, model: Path)
     assert (copying / "saved/weights.bin").exists()
 
 
-@pytest.mark.parametrize("name", [".tmp", "tmp-1", ".other", ".deleted"])
+@pytest.mark.parametrize("name", [".tmp", "tmp-1", ".other", ".versions"])
 def test_other_folders_are_never_cleared_away(name: str, root: Path, model: Path) -> None:
     """Only what a registration has made."""
     (root / name / "in").mkdir(parents=True)
@@ -665,23 +742,52 @@ def test_other_folders_are_never_cleared_away(name: str, root: Path, model: Path
     assert (root / name / "in").is_dir()
 
 
-def test_a_version_that_another_takes_first(
+def test_a_version_that_somebody_makes_by_hand_first(
     root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next is taken instead; the metadata say so."""
-    first = registry._next_version
-    taken: list[Callable[[], object]] = [
-        lambda: (root / "iris/1/theirs").mkdir(parents=True),
-        lambda: (root / "iris/2/theirs").mkdir(parents=True),
-    ]
+    """Between the choice of the number and the renaming: the next is taken; the metadata say so."""
+    first = manifest.write
+    taken = ["1", "2"]
 
-    def late(folder: Path, name: str) -> int:
-        number = first(folder, name)
+    def late(folder: Path, *noted: Any) -> None:
         if taken:
-            taken.pop(0)()
-        return number
+            (root / "iris" / taken.pop(0) / "theirs").mkdir(parents=True)
+        first(folder, *noted)
 
-    monkeypatch.setattr(registry, "_next_version", late)
+    monkeypatch.setattr(manifest, "write", late)
     assert register(root, "iris", model).version == 3
     assert json.loads((root / "iris/3" / METADATA_FILE).read_bytes())["version"] == 3
     assert shape(root / "iris/1") == ["theirs"]
+
+
+def test_a_name_that_is_deleted_while_it_gets_a_version(
+    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder goes between being made and the renaming into it: it is made again."""
+    first = Path.rename
+    tries = []
+
+    def late(path: Path, target: Path) -> Path:
+        tries.append(target)
+        if len(tries) == 1:
+            target.parent.rmdir()
+        return first(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    assert register(root, "iris", model).version == 1
+    assert tries == [root / "iris/1"] * 2
+    assert shape(root / "iris/1") == [METADATA_FILE, "model.pkl"]
+
+
+def test_a_registration_whose_copy_is_taken_away(
+    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with what the file system says."""
+    first = Path.rename
+
+    def late(path: Path, target: Path) -> Path:
+        shutil.rmtree(path)
+        return first(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    assert refused(root, model).endswith(": No such file or directory.")

@@ -2,9 +2,7 @@
 
 The layout is that of https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format
 and of the flatbuffers in https://github.com/apache/arrow/tree/main/format (Message.fbs,
-Schema.fbs); tables, vectors and strings lie as in
-https://flatbuffers.dev/internals/. The numbers in the calls below are the places of the fields in
-those schemas.
+Schema.fbs). The numbers in the calls below are the places of the fields in those schemas.
 
 A flatbuffer may point to the same bytes as often as it likes, so a small one can stand for
 gigabytes once it is read; here, what is pointed to is counted each time.
@@ -12,19 +10,19 @@ gigabytes once it is read; here, what is pointed to is counted each time.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
-
-import numpy as np
 
 from ..errors import InputTooLarge, SchemaMismatch, UndecodableInput
 from ..payloads import Limits
+from .arrow_flatbuffers import Table, broken, unpacked
 
 _CONTINUES = b"\xff\xff\xff\xff"
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 _LITTLE_ENDIAN = 0
 _MOST_COLUMNS = _MOST_MESSAGES = 100_000
+_MOST_PAIRS = 1_000
 _EXTENSION = b"ARROW:extension:name"
 _FIXED_SIZE_LIST = 16
 _NUMBERS = (2, 3, 6)
@@ -59,71 +57,6 @@ class Claims(NamedTuple):
     entries: int
 
 
-class Table:
-    """One table of a flatbuffer: each read is checked to lie within the bytes."""
-
-    def __init__(self, data: bytes, at: int) -> None:
-        self._data = data
-        self._at = at
-        self._vtable = at - self._number("<i", at)
-        self._size = self._number("<H", self._vtable)
-
-    @classmethod
-    def root(cls, data: bytes) -> Table:
-        """The table that a flatbuffer starts with."""
-        return cls(data, _unpacked(data, "<I", 0))
-
-    def number(self, field: int, form: str, default: int = 0) -> int:
-        """A scalar; ``form`` as in :mod:`struct`."""
-        at = self._place(field)
-        return self._number(form, at) if at else default
-
-    def table(self, field: int) -> Table | None:
-        """A table, or the value of a union."""
-        at = self._target(field)
-        return Table(self._data, at) if at else None
-
-    def tables(self, field: int) -> Iterator[Table]:
-        """The tables in a vector."""
-        start, length = self.vector(field, 4)
-        for at in range(start, start + 4 * length, 4):
-            yield Table(self._data, at + self._number("<I", at))
-
-    def text(self, field: int) -> bytes:
-        """A string."""
-        start, length = self.vector(field, 1)
-        return self._data[start : start + length]
-
-    def vector(self, field: int, size: int) -> tuple[int, int]:
-        """Where the elements of a vector start, and how many of ``size`` bytes there are."""
-        at = self._target(field)
-        if not at:
-            return 0, 0
-        length = self._number("<I", at)
-        if length * size > len(self._data) - at - 4:
-            raise _broken("a vector goes beyond its end")
-        return at + 4, length
-
-    def pairs(self, field: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-        """A vector of structs of two 64-bit integers, ``[n, 2]``."""
-        start, length = self.vector(field, 16)
-        return np.frombuffer(self._data, "<i8", 2 * length, start).reshape(-1, 2)
-
-    def _place(self, field: int) -> int:
-        entry = 4 + 2 * field
-        if entry + 2 > self._size:
-            return 0
-        offset = self._number("<H", self._vtable + entry)
-        return self._at + offset if offset else 0
-
-    def _target(self, field: int) -> int:
-        at = self._place(field)
-        return at + self._number("<I", at) if at else 0
-
-    def _number(self, form: str, at: int) -> int:
-        return _unpacked(self._data, form, at)
-
-
 def check(body: bytes, limits: Limits) -> Claims:
     """Walk through the messages of a stream; nothing but their metadata is read.
 
@@ -133,72 +66,171 @@ def check(body: bytes, limits: Limits) -> Claims:
         InputTooLarge: more rows, values, columns or batches than allowed, or compressed buffers
             that would take more than ``limits.bytes``.
     """
-    rows = entries = columns = uncompressed = count = 0
-    for count, (kind, header, data) in enumerate(_messages(body), 1):
-        if (kind == _SCHEMA) != (count == 1):
-            raise _broken("the schema is not its first message, and only that")
-        if kind == _SCHEMA:
-            columns = _check_schema(header)
-            continue
-        if kind not in (_DICTIONARY, _BATCH):
-            raise _broken(f"message {count} is neither a record batch nor a dictionary")
-        batch = _dictionary(header) if kind == _DICTIONARY else header
-        length = batch.number(0, "<q")
-        if length < 0:
-            raise _broken(f"message {count} has {length} rows")
-        uncompressed += _check_buffers(batch, data)
-        rows, entries = (rows, entries + length) if kind == _DICTIONARY else (rows + length, entries)
-        _check_amounts(rows, max(entries, rows * columns, count * columns), limits)
-        if uncompressed > limits.bytes:
-            raise _too_many(f"{uncompressed} bytes once decompressed", limits.bytes, "MAX_BODY_BYTES")
-    if not count:
+    if not body:
         raise UndecodableInput("The Arrow body is empty.")
-    return Claims(rows, entries)
+    messages = _messages(body)
+    kind, schema, _ = next(messages, (0, None, None))
+    if kind != _SCHEMA or schema is None:
+        raise broken("the schema is not its first message")
+    columns = _check_schema(schema)
+    claims, uncompressed = Claims(0, 0), 0
+    for count, (kind, header, data) in enumerate(messages, 2):
+        if kind not in (_DICTIONARY, _BATCH):
+            raise broken(f"message {count} is neither a record batch nor a dictionary")
+        batch = _dictionary(header) if kind == _DICTIONARY else header
+        claims = _added(claims, kind, batch.number(0, "<q"))
+        uncompressed += _check_buffers(batch, data)
+        _check_amounts(claims, max(claims.rows, count) * columns, uncompressed, limits)
+    return claims
+
+
+def _added(claims: Claims, kind: int, length: int) -> Claims:
+    if length < 0:
+        raise broken(f"a message has {length} rows")
+    if kind == _DICTIONARY:
+        return claims._replace(entries=claims.entries + length)
+    return claims._replace(rows=claims.rows + length)
 
 
 def _messages(body: bytes) -> Iterator[tuple[int, Table, memoryview]]:
     """Kind, header and data of each message."""
-    view, at, count = memoryview(body), 0, 0
-    while at < len(body):
-        if body[at : at + 4] != _CONTINUES:
-            raise _broken(
-                "a message does not begin with 0xFFFFFFFF"
-                + (" (a file of Arrow is no stream)" if body.startswith(b"ARROW1") else "")
-            )
-        length = _unpacked(body, "<i", at + 4)
-        at += 8
-        if length == 0:
-            if at < len(body):
-                raise _broken(f"{len(body) - at} bytes follow the end of the stream")
+    view, at = memoryview(body), 0
+    for _ in range(_MOST_MESSAGES):
+        if at == len(body):
             return
-        if length < 8 or length > len(body) - at:
-            raise _broken(f"a message claims {length} bytes of metadata")
-        metadata = body[at : at + length]
-        at += length
+        metadata = _metadata(body, at)
+        at += 8 + len(metadata)
+        if not metadata:
+            if at < len(body):
+                raise broken(f"{len(body) - at} bytes follow the end of the stream")
+            return
         message = Table.root(metadata)
-        size = message.number(3, "<q")
+        size, header = message.number(3, "<q"), message.table(2)
         if size < 0 or size > len(body) - at:
-            raise _broken(f"a message claims {size} bytes of data, and {len(body) - at} are there")
-        header = message.table(2)
+            raise broken(f"a message claims {size} bytes of data, and {len(body) - at} are there")
         if header is None:
-            raise _broken("a message has no header")
-        _count_texts(message, 4, len(metadata))
-        count += 1
-        if count > _MOST_MESSAGES:
-            raise InputTooLarge(f"The Arrow stream has more than {_MOST_MESSAGES} messages.")
+            raise broken("a message has no header")
+        _check_texts(_texts(message, 4), message)
         yield message.number(1, "<B"), header, view[at : at + size]
         at += size
+    raise InputTooLarge(
+        f"The Arrow stream has more than {_MOST_MESSAGES} messages, which is the most that is "
+        "taken."
+    )
+
+
+def _metadata(body: bytes, at: int) -> bytes:
+    """The metadata of the message there; empty at the end of the stream."""
+    if body[at : at + 4] != _CONTINUES:
+        hint = " (a file of Arrow is no stream)" if body.startswith(b"ARROW1") else ""
+        raise broken(f"a message does not begin with 0xFFFFFFFF{hint}")
+    length = unpacked(body, "<i", at + 4)
+    if length < 0 or length > len(body) - at - 8:
+        raise broken(f"a message claims {length} bytes of metadata")
+    return body[at + 8 : at + 8 + length]
 
 
 def _check_schema(schema: Table) -> int:
     """How many columns there are."""
     if schema.number(0, "<h") != _LITTLE_ENDIAN:
         raise SchemaMismatch("The Arrow stream is big-endian; little-endian ones are read.")
-    size = schema.size
-    left = size - _count_texts(schema, 2, size)
-    columns = 0
+    texts, columns = _texts(schema, 2), 0
     for columns, field in enumerate(schema.tables(1), 1):
         if columns > _MOST_COLUMNS:
-            raise InputTooLarge(f"The Arrow stream has more than {_MOST_COLUMNS} columns.")
-        left -= _check_field(field, left)
+            raise InputTooLarge(
+                f"The Arrow stream has more than {_MOST_COLUMNS} columns, which is the most that "
+                "is taken."
+            )
+        texts += _check_field(field)
+        _check_texts(texts, schema)
     return columns
+
+
+def _check_field(field: Table) -> int:
+    """How many bytes of text belong to a column."""
+    kind = field.number(2, "<B")
+    if kind not in _READ:
+        raise _not_read(field, _REFUSED.get(kind, f"number {kind}"))
+    texts = field.vector(0, 1)[1] + _texts(field, 6)
+    if any(pair.text(0) == _EXTENSION for pair in field.tables(6)):
+        raise _not_read(field, "extension")
+    children = list(islice(field.tables(5), 2))
+    if kind != _FIXED_SIZE_LIST:
+        if children:
+            raise broken("a column of plain values has columns inside")
+        return texts
+    if len(children) != 1 or children[0].number(2, "<B") not in _NUMBERS:
+        raise _not_read(field, "fixed_size_list of something else than numbers")
+    if children[0].vector(5, 4)[1] or children[0].table(4) or field.table(4):
+        raise _not_read(field, "fixed_size_list of dictionaries or lists")
+    return texts + _check_field(children[0])
+
+
+def _texts(table: Table, field: int) -> int:
+    """The length of all texts in a vector of KeyValue tables."""
+    if table.vector(field, 4)[1] > _MOST_PAIRS:
+        raise InputTooLarge(
+            f"The Arrow metadata have more than {_MOST_PAIRS} entries in one place."
+        )
+    return sum(pair.vector(0, 1)[1] + pair.vector(1, 1)[1] for pair in table.tables(field))
+
+
+def _check_texts(length: int, within: Table) -> None:
+    if length > within.size:
+        raise broken("its metadata hold the same text many times")
+
+
+def _dictionary(header: Table) -> Table:
+    if header.number(2, "<B"):
+        raise SchemaMismatch(
+            "The Arrow stream has delta dictionaries, which are not read; send each dictionary "
+            "whole."
+        )
+    batch = header.table(1)
+    if batch is None:
+        raise broken("a dictionary has no values")
+    return batch
+
+
+def _check_buffers(batch: Table, data: memoryview) -> int:
+    """Whether all buffers are there, each for itself; how long they are once decompressed."""
+    buffers = batch.pairs(2)
+    if not len(buffers):
+        return 0
+    if buffers.min() < 0 or buffers.max() > len(data) or buffers.sum(axis=1).max() > len(data):
+        raise broken(f"a buffer goes beyond the {len(data)} bytes of its message")
+    if buffers[:, 1].sum() > len(data):
+        raise broken("several buffers are the same bytes")
+    if batch.table(3) is None:
+        return 0
+    return sum(_decompressed(data[at : at + length]) for at, length in buffers.tolist() if length)
+
+
+def _decompressed(buffer: memoryview) -> int:
+    """Each compressed buffer begins with its length, -1 when it is not compressed after all."""
+    length = unpacked(bytes(buffer[:8]), "<q", 0)
+    if length < -1:
+        raise broken(f"a compressed buffer claims {length} bytes")
+    return len(buffer) - 8 if length < 0 else length
+
+
+def _check_amounts(claims: Claims, values: int, uncompressed: int, limits: Limits) -> None:
+    values = max(values, claims.entries)
+    for there, what, limit, setting in (
+        (claims.rows, "rows", limits.rows, "SCORING_MAX_ROWS"),
+        (values, "values", limits.values, "SCORING_MAX_VALUES"),
+        (uncompressed, "bytes once decompressed", limits.bytes, "SCORING_MAX_BODY_BYTES"),
+    ):
+        if there > limit:
+            raise InputTooLarge(
+                f"The Arrow stream has {there} {what}; at most {limit} are taken at once "
+                f"({setting})."
+            )
+
+
+def _not_read(field: Table, kind: str) -> SchemaMismatch:
+    name = str(field.text(0)[:100], "utf-8", "replace")
+    return SchemaMismatch(
+        f"The column {name!r} of the Arrow stream is of the type {kind}, which is not read. "
+        f"Allowed: {ALLOWED}."
+    )

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping
-from itertools import chain
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
+from ..errors import NotAcceptable, SchemaMismatch
 from ..payloads import Columns, Limits, Rows
 from ..results import encoder
+from .csv_records import Records, is_number
 
-# By name only: Python knows codecs that unpack, or that take a client's time.
-_CHARSET = re.compile(
-    r"(?:us-)?ascii|utf-?8|utf-(?:16|32)(?:le|be)?|latin-?1|iso-8859-(?:[1-9]|1[013456])"
-    r"|windows-125[0-8]|cp125[0-8]|gb18030|gbk|gb2312|big5|shift_jis|euc-(?:jp|kr)|koi8-[ru]",
-    re.IGNORECASE,
-)
-# Of a str of a few letters with its place in a list, and of a column with its name.
-_BYTES_A_TEXT, _BYTES_A_COLUMN = 64, 400
-_MEMORY_FACTOR = 10
-_AT_ONCE = 4096
-_WIDEST_UNCOUNTED = 1_000_000
+_VALUES_AT_ONCE = 65_536
 _json = encoder()
 
 
@@ -66,14 +55,14 @@ def decode(
         InputTooLarge: more rows or values than the limits allow, or more than ten times
             ``limits.bytes`` of memory once read.
     """
-    table = _Table(body, limits, charset)
+    table = Records(body, limits, charset)
     with_header, first = table.find_header(header, names)
     if with_header:
         return _columns(table, first)
     try:
         return Rows(_numbers(table, first))
     except _NotNumeric:
-        return Rows(_texts(_Table(body, limits, charset)))
+        return Rows(_texts(Records(body, limits, charset)))
 
 
 def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
@@ -100,134 +89,15 @@ def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
 # --- reading --------------------------------------------------------------------------------------
 
 
-class _Table:
-    """The records of a body, one after the other, and the checks that hold for each of them."""
-
-    def __init__(self, body: bytes, limits: Limits, charset: str) -> None:
-        if _CHARSET.fullmatch(charset) is None:
-            raise UndecodableInput(
-                f"The charset {charset[:50]!r} of the CSV body is not known. Allowed: utf-8, "
-                "utf-16, utf-32, ascii, iso-8859-1 to -16, windows-1250 to -1258, gb18030, gbk, "
-                "gb2312, big5, shift_jis, euc-jp, euc-kr, koi8-r, koi8-u."
-            )
-        self._charset = charset
-        self._limits = limits
-        self._stream = io.TextIOWrapper(io.BytesIO(body), charset, newline="")
-        self._commas = 0
-        self._reader = csv.reader(self._lines(), strict=True)
-        self._records = self._read()
-        self._rows = 0
-        self._header = 0
-        self.has_underscores = b"_" in body
-        self.width = 0
-
-    def find_header(
-        self, said: bool | None, names: Collection[str]
-    ) -> tuple[bool, list[list[str]]]:
-        """Whether the first record is a header, and the records that were read to know it."""
-        first = next(self._records, None)
-        if first is None:
-            raise UndecodableInput("The CSV body is empty.")
-        self.width = len(first)
-        records = [first]
-        if said is None:
-            said = bool(names) and set(names) <= set(first)
-            if not said and not any(map(_is_data, first)):
-                records.extend([second] if (second := next(self._records, None)) else [])
-                said = len(records) > 1
-        self._header = int(said)
-        return said, records
-
-    def rows(self, begun: list[list[str]]) -> Iterator[list[str]]:
-        """The records after the header, each as long as the first."""
-        for row in chain(begun, self._records):
-            self._rows += 1
-            if len(row) != self.width:
-                self._ragged(len(row))
-            if self._rows > self._limits.rows:
-                raise self._too_many("rows", self._limits.rows, "SCORING_MAX_ROWS")
-            if self._rows * self.width > self._limits.values:
-                raise self._too_many("values", self._limits.values, "SCORING_MAX_VALUES")
-            yield row
-
-    def all(self) -> Iterator[list[str]]:
-        """All records, none of them a header."""
-        first = next(self._records)
-        self.width = len(first)
-        return self.rows([first])
-
-    def check_memory(self) -> None:
-        """Refuse what would take far more memory as text objects than it has as a body."""
-        memory = self.width * (self._rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
-        if memory > self._limits.bytes * _MEMORY_FACTOR:
-            raise InputTooLarge(
-                f"The CSV body would take more than {_MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES "
-                f"({self._limits.bytes}) of memory once read. Send application/x-npy, or fewer "
-                "rows at once."
-            )
-
-    def _read(self) -> Iterator[list[str]]:
-        try:
-            for record in self._reader:
-                self._commas = 0
-                if record:
-                    yield record
-        except csv.Error as error:
-            raise UndecodableInput(
-                f"The CSV body cannot be read at line {self._reader.line_num}: {error}."
-            ) from None
-        except UnicodeError as error:
-            raise UndecodableInput(
-                f"The CSV body is not {self._charset} soon after line {self._reader.line_num}: "
-                f"{error}."
-            ) from None
-
-    def _lines(self) -> Iterator[str]:
-        most = max(self._limits.values, _WIDEST_UNCOUNTED)
-        for number, line in enumerate(self._stream, 1):
-            if "\0" in line:
-                raise UndecodableInput(f"The CSV body has a NUL character in line {number}.")
-            # The reader makes a whole record before it can be counted.
-            self._commas += line.count(",")
-            if self._commas > most:
-                raise self._too_many("values", self._limits.values, "SCORING_MAX_VALUES")
-            yield line.removeprefix("\ufeff") if number == 1 else line
-
-    def _ragged(self, length: int) -> None:
-        raise SchemaMismatch(
-            f"Record {self._rows + self._header} of the CSV body (line {self._reader.line_num}) "
-            f"has {length} fields; {self.width} are expected, as in the "
-            f"{'header' if self._header else 'first record'}."
-        )
-
-    def _too_many(self, what: str, limit: int, setting: str) -> InputTooLarge:
-        return InputTooLarge(
-            f"The CSV body has more than {limit} {what}; at most {limit} are taken at once "
-            f"({setting})."
-        )
-
-
-def _is_data(field: str) -> bool:
-    return not field.strip() or _is_number(field)
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return "_" not in field
-
-
 def _number(field: str) -> float:
     if not field.strip():
         return float("nan")
-    if not _is_number(field):
+    if not is_number(field):
         raise _NotNumeric
     return float(field)
 
 
-def _numbers(table: _Table, begun: list[list[str]]) -> NDArray[Any]:
+def _numbers(table: Records, begun: list[list[str]]) -> NDArray[Any]:
     """All fields as float64 ``[rows, fields]``; _NotNumeric when one is text."""
     numbers = array("d")
     convert = _number if table.has_underscores else float
@@ -239,7 +109,7 @@ def _numbers(table: _Table, begun: list[list[str]]) -> NDArray[Any]:
     return np.frombuffer(numbers, np.float64).reshape(-1, table.width)
 
 
-def _texts(table: _Table) -> NDArray[Any]:
+def _texts(table: Records) -> NDArray[Any]:
     """All fields as text ``[rows, fields]``."""
     made: list[list[str]] = []
     for row in table.all():
@@ -250,15 +120,16 @@ def _texts(table: _Table) -> NDArray[Any]:
     return values
 
 
-def _columns(table: _Table, records: list[list[str]]) -> Columns:
+def _columns(table: Records, records: list[list[str]]) -> Columns:
     names = records[0]
-    _check_names(names)
     table.check_memory()
+    _check_names(names)
+    at_once_most = max(1, _VALUES_AT_ONCE // table.width)
     columns: list[list[str]] = [[] for _ in names]
     at_once: list[list[str]] = []
     for row in table.rows(records[1:]):
         at_once.append(row)
-        if len(at_once) == _AT_ONCE:
+        if len(at_once) == at_once_most:
             _move(at_once, columns)
             table.check_memory()
     _move(at_once, columns)
@@ -302,7 +173,7 @@ def _named_columns(outputs: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, l
             raise NotAcceptable(
                 f"CSV holds one record a row; the outputs are not equally long: {shown}."
             )
-        yield name, _writer(values)(values)
+        yield name, _fields(values)
 
 
 def _flat_columns(outputs: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -319,16 +190,17 @@ def _flat_columns(outputs: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, ND
             yield from ((f"{name}_{at}", values[:, at]) for at in range(values.shape[1]))
 
 
-def _writer(values: NDArray[Any]) -> Callable[[NDArray[Any]], list[str]]:
-    if values.dtype.kind == "b":
-        return lambda values: ["true" if each else "false" for each in values.tolist()]
-    if values.dtype.kind == "f" and values.dtype.itemsize < 8:
-        return lambda values: [str(each) for each in values]
-    if values.dtype.kind in "iuf":
-        return lambda values: [repr(each) for each in values.astype(values.dtype.str[1:]).tolist()]
-    if values.dtype.kind == "M":
-        return lambda values: ["" if each == "NaT" else each for each in values.astype(str)]
-    return lambda values: [_text(each) for each in values.tolist()]
+def _fields(values: NDArray[Any]) -> list[str]:
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind == "b":
+        return ["true" if each else "false" for each in values.tolist()]
+    if kind == "f" and size < 8:  # as many digits as float32 needs, not as float64 would
+        return [str(each) for each in values]
+    if kind in "iuf":
+        return [repr(each) for each in (values if size <= 8 else values.astype(float)).tolist()]
+    if kind == "M":
+        return ["" if each == "NaT" else each for each in values.astype(str).tolist()]
+    return [_text(each) for each in values.tolist()]
 
 
 def _text(value: Any) -> str:

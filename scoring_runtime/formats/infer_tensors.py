@@ -108,9 +108,9 @@ class Inputs:
         params, data = parameters(each, where), each.get("data")
         size = params.get("binary_data_size")
         if (size is None) == (data is None):
-            both = "neither" if data is None else "both"
+            both = "neither data nor" if data is None else "both data and"
             raise SchemaMismatch(
-                f"{where} has {both} data and the parameter binary_data_size; one is expected."
+                f"{where} has {both} the parameter binary_data_size; exactly one is expected."
             )
         if size is None:
             return from_json(data, spec)

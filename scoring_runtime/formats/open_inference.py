@@ -184,7 +184,7 @@ def _parse(text: bytes, limits: Limits) -> Any:
     if len(text) > _GUARDED_BYTES:
         _check_size(text, limits)
     try:
-        return parse_json(text)
+        return parse_json(text, exact=False)
     except RecursionError:
         raise UndecodableInput("The V2 request is JSON that is nested too deeply.") from None
     except ValueError as error:

@@ -136,7 +136,7 @@ def _json(body: bytes, limits: Limits) -> Any:
     if len(body) > _GUARDED_BYTES:
         _check_size(body, limits)
     try:
-        return parse_json(body)
+        return parse_json(body, exact=False)
     except RecursionError:
         raise UndecodableInput("The body is JSON that is nested too deeply.") from None
     except ValueError as error:

@@ -103,7 +103,7 @@ def _by_name(content: Content, signature: Signature) -> tuple[dict[Any, Any], _C
     if content.typed:
         return content.columns, _as_series
     table = read_text(content.columns, _text_types(signature))
-    return dict(table.items()), _as_series
+    return dict(table.items()), _as_text
 
 
 def _text_types(signature: Signature) -> dict[Any, Any]:
@@ -159,8 +159,7 @@ def _of_lists(rows: Sequence[Any], names: list[Any], named: bool) -> dict[Any, A
 def _check_width(width: int, names: Sequence[Any], row: int | None, named: bool) -> None:
     if width == len(names) or (width > len(names) and not named):
         return
-    where = "the input" if row is None else f"row {row}"
-    raise _wrong_width(f"{where} has {width}", names)
+    raise _wrong_width(f"{'the input' if row is None else f'row {row}'} has {width}", names)
 
 
 def _wrong_width(got: str, names: Sequence[Any]) -> SchemaMismatch:
@@ -228,6 +227,11 @@ def _as_series(values: Any, column: Column) -> Any:
     if column.type == "string":
         return series if isinstance(series.dtype, pd.StringDtype) else series.astype(object)
     return series.astype(column.dtype)
+
+
+def _as_text(values: Any, column: Column) -> Any:
+    """What ``read_csv`` has made, and times; mlflow does not take base64 for bytes here."""
+    return values if column.type == "binary" else _as_series(values, column)
 
 
 def _decoded(value: Any) -> bytes:

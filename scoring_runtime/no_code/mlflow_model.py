@@ -27,6 +27,7 @@ from .mlflow_signature import Signature, brief, enforce_params, example, read, s
 from .mlflow_tensors import to_tensors
 from .onnx_options import OnnxOptions
 
+SPLIT = "dataframe_split"
 _INSTALL = 'pip install "scoring-runtime[mlflow]"'
 
 
@@ -122,6 +123,8 @@ class _NestedModel(MlflowModel):
         super().__init__(folder, mlmodel, signature, loaded, limits)
         self._schema = loaded.pyfunc.metadata.get_input_schema()
         self._hinted = bool(mlmodel.get("is_signature_from_type_hint"))
+        if self._hinted and SPLIT in self.example:
+            self.example = {"inputs": self.example[SPLIT]["data"][0]}
 
     def _params(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         return params
@@ -250,12 +253,13 @@ def _with_schema(content: Content, schema: Any) -> Any:
         raise SchemaMismatch(f"The input does not fit the signature: {error.message}") from error
 
 
-def _as_listed(content: Content) -> Any:
+def _as_listed(content: Content) -> list[Any]:
     """The ``inputs`` as they came: models with type hints check them on their own."""
     if isinstance(content, Rows):
-        return content.values
-    columns = content[0]
-    names, values = list(columns), list(columns.values())
+        return list(content.values)
+    names, values = list(content[0]), list(content[0].values())
+    if not all(isinstance(each, list | np.ndarray) for each in values):
+        raise SchemaMismatch('The model takes {"inputs": […]}, a list with one item a row.')
     return [
         {name: each for name, each in zip(names, row, strict=True) if each is not MISSING}
         for row in zip(*values, strict=True)
@@ -286,7 +290,7 @@ def _example_body(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     if info.get("serving_input_path"):
         return dict(parsed(info["serving_input_path"]))
     value = parsed(info["artifact_path"])
-    kind = "dataframe_split" if info["type"] == "dataframe" else "inputs"
+    kind = SPLIT if info["type"] == "dataframe" else "inputs"
     if info.get("params"):
         return {kind: value["inputs"], "params": value["params"]}
     return {kind: value}

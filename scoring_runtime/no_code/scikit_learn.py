@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..coercion import frame_columns, matrix
 from ..errors import ModelUnusable, SchemaMismatch
@@ -80,9 +81,18 @@ class ScikitLearnModel:
 
         if self._all_numbers and isinstance(content, Rows):
             with contextlib.suppress(SchemaMismatch):
-                values = matrix(content, self._matrix, self._limits)
-                return pandas.DataFrame(values, columns=self._names, copy=False)
-        return pandas.DataFrame(frame_columns(content, self._columns, self._limits), copy=False)
+                return self._frame(matrix(content, self._matrix, self._limits))
+        columns = frame_columns(content, self._columns, self._limits)
+        if all(values.dtype == np.float64 for values in columns.values()):
+            return self._frame(np.stack([*columns.values()]).T)
+        return pandas.DataFrame(columns, copy=False)
+
+    def _frame(self, values: NDArray[Any]) -> Any:
+        """Column by column in memory, as pandas makes tables: with the order of the sums over a
+        row, the last bit of a linear model's answer would change."""
+        import pandas
+
+        return pandas.DataFrame(np.asfortranarray(values), columns=self._names, copy=False)
 
     def _example_row(self) -> list[Any]:
         if not self._columns:

@@ -1,0 +1,143 @@
+"""The records of a CSV body (RFC 4180), one after the other, within limits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Collection, Iterator
+from itertools import chain
+
+from ..errors import InputTooLarge, SchemaMismatch, UndecodableInput
+from ..payloads import Limits
+
+# By name only: Python knows codecs that unpack, or that take a client's time.
+_CHARSET = re.compile(
+    r"(?:us-)?ascii|utf-?8|utf-(?:16|32)(?:le|be)?|latin-?1|iso-8859-(?:[1-9]|1[013456])"
+    r"|windows-125[0-8]|cp125[0-8]|gb18030|gbk|gb2312|big5|shift_jis|euc-(?:jp|kr)|koi8-[ru]",
+    re.IGNORECASE,
+)
+# Of a str of a few letters with its place in a list, and of a column with its name.
+_BYTES_A_TEXT, _BYTES_A_COLUMN = 64, 400
+_MEMORY_FACTOR = 10
+_WIDEST_UNCOUNTED = 1_000_000
+
+
+class Records:
+    """The records of a body, one after the other, and the checks that hold for each of them."""
+
+    def __init__(self, body: bytes, limits: Limits, charset: str) -> None:
+        if _CHARSET.fullmatch(charset) is None:
+            raise UndecodableInput(
+                f"The charset {charset[:50]!r} of the CSV body is not known. Allowed: utf-8, "
+                "utf-16, utf-32, ascii, iso-8859-1 to -16, windows-1250 to -1258, gb18030, gbk, "
+                "gb2312, big5, shift_jis, euc-jp, euc-kr, koi8-r, koi8-u."
+            )
+        self._charset = charset
+        self._limits = limits
+        self._stream = io.TextIOWrapper(io.BytesIO(body), charset, newline="")
+        self._commas = 0
+        self._reader = csv.reader(self._lines(), strict=True)
+        self._records = self._read()
+        self._rows = 0
+        self._header = 0
+        self.has_underscores = b"_" in body
+        self.width = 0
+
+    def find_header(
+        self, said: bool | None, names: Collection[str]
+    ) -> tuple[bool, list[list[str]]]:
+        """Whether the first record is a header, and the records that were read to know it."""
+        first = next(self._records, None)
+        if first is None:
+            raise UndecodableInput("The CSV body is empty.")
+        self.width = len(first)
+        records = [first]
+        if said is None:
+            said = bool(names) and set(names) <= set(first)
+            if not said and not any(map(_is_data, first)):
+                records.extend([second] if (second := next(self._records, None)) else [])
+                said = len(records) > 1
+        self._header = int(said)
+        return said, records
+
+    def rows(self, begun: list[list[str]]) -> Iterator[list[str]]:
+        """The records after the header, each as long as the first."""
+        for row in chain(begun, self._records):
+            self._rows += 1
+            if len(row) != self.width:
+                self._ragged(len(row))
+            if self._rows > self._limits.rows:
+                raise self._too_many("rows", self._limits.rows, "SCORING_MAX_ROWS")
+            if self._rows * self.width > self._limits.values:
+                raise self._too_many("values", self._limits.values, "SCORING_MAX_VALUES")
+            yield row
+
+    def all(self) -> Iterator[list[str]]:
+        """All records, none of them a header."""
+        first = next(self._records)
+        self.width = len(first)
+        return self.rows([first])
+
+    def check_memory(self) -> None:
+        """Refuse what would take far more memory as text objects than it has as a body."""
+        memory = self.width * (self._rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
+        if memory > self._limits.bytes * _MEMORY_FACTOR:
+            raise InputTooLarge(
+                f"The CSV body would take more than {_MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES "
+                f"({self._limits.bytes}) of memory once read. Send application/x-npy, or fewer "
+                "rows at once."
+            )
+
+    def _read(self) -> Iterator[list[str]]:
+        try:
+            for record in self._reader:
+                self._commas = 0
+                if record:
+                    yield record
+        except csv.Error as error:
+            raise UndecodableInput(
+                f"The CSV body cannot be read at line {self._reader.line_num}: {error}."
+            ) from None
+        except UnicodeError as error:
+            raise UndecodableInput(
+                f"The CSV body is not {self._charset} soon after line {self._reader.line_num}: "
+                f"{error}."
+            ) from None
+
+    def _lines(self) -> Iterator[str]:
+        most = max(self._limits.values, _WIDEST_UNCOUNTED)
+        for number, line in enumerate(self._stream, 1):
+            if "\0" in line:
+                raise UndecodableInput(f"The CSV body has a NUL character in line {number}.")
+            # The reader makes a whole record before it can be counted.
+            self._commas += line.count(",")
+            if self._commas > most:
+                raise self._too_many("values", self._limits.values, "SCORING_MAX_VALUES")
+            yield line.removeprefix("\ufeff") if number == 1 else line
+
+    def _ragged(self, length: int) -> None:
+        raise SchemaMismatch(
+            f"Record {self._rows + self._header} of the CSV body (line {self._reader.line_num}) "
+            f"has {length} fields; {self.width} are expected, as in the "
+            f"{'header' if self._header else 'first record'}."
+        )
+
+    def _too_many(self, what: str, limit: int, setting: str) -> InputTooLarge:
+        return InputTooLarge(
+            f"The CSV body has more than {limit} {what}; at most {limit} are taken at once "
+            f"({setting})."
+        )
+
+
+def _is_data(field: str) -> bool:
+    return not field.strip() or is_number(field)
+
+
+def is_number(field: str) -> bool:
+    """Whether ``float()`` reads it, underscores aside."""
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return "_" not in field

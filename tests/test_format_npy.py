@@ -1,0 +1,326 @@
+"""npy: what numpy.save writes is read to the bit, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from scoring_runtime.errors import (
+    InputError,
+    InputTooLarge,
+    NotAcceptable,
+    SchemaMismatch,
+    UndecodableInput,
+)
+from scoring_runtime.formats import npy
+from scoring_runtime.payloads import Columns, Limits, Rows
+from tests.fuzz.mutations import mutated, only_input_errors
+
+LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)
+
+
+def saved(values: NDArray[Any], version: tuple[int, int] | None = None) -> bytes:
+    """As numpy writes it."""
+    out = io.BytesIO()
+    np.lib.format.write_array(out, values, version, allow_pickle=False)
+    return out.getvalue()
+
+
+def body_of(header: str, data: bytes = b"", version: int = 1) -> bytes:
+    text = header.encode("latin-1")
+    return b"\x93NUMPY" + bytes([version, 0]) + len(text).to_bytes(2, "little") + text + data
+
+
+def claim(descr: str, shape: str, data: bytes = b"", order: str = "False") -> bytes:
+    return body_of(f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}}}", data)
+
+
+def rows(body: bytes, limits: Limits = LIMITS) -> NDArray[Any]:
+    content = npy.decode(body, limits)
+    assert type(content) is Rows
+    values: NDArray[Any] = content.values
+    return values
+
+
+def same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """To the bit: NaN payloads and signs of zeros too."""
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+DTYPES = "? i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16 U7 S7 M8[s] M8[ns] m8[us]".split()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_type_is_read_as_numpy_saved_it(dtype: str) -> None:
+    values = np.arange(12).reshape(3, 4).astype(dtype)
+    assert same(rows(saved(values)), values)
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)], ids=["1.0", "2.0", "3.0"])
+def test_each_version_is_read(version: tuple[int, int]) -> None:
+    values = np.arange(6.0).reshape(2, 3)
+    assert same(rows(saved(values, version)), values)
+
+
+@pytest.mark.parametrize("dtype", [each for each in DTYPES if each not in ("?", "i1", "u1", "S7")])
+def test_big_endian_values_are_converted(dtype: str) -> None:
+    values = np.arange(6).reshape(2, 3).astype(dtype)
+    assert same(rows(saved(values.astype(values.dtype.newbyteorder(">")))), values)
+
+
+def test_fortran_order_is_read_as_the_same_array() -> None:
+    values = np.arange(24.0).reshape(2, 3, 4)
+    read = rows(saved(np.asfortranarray(values)))
+    assert np.array_equal(read, values) and read.flags.f_contiguous
+
+
+def test_the_values_are_not_copied() -> None:
+    body = saved(np.arange(6.0).reshape(2, 3))
+    read = rows(body)
+    assert not read.flags.owndata and not read.flags.writeable
+    assert np.shares_memory(read, np.frombuffer(body, np.uint8))
+
+
+def test_values_that_are_not_aligned_are_copied_to_where_they_are() -> None:
+    values = np.arange(3.0)
+    text = "{'descr': '<f8', 'fortran_order': False, 'shape': (3,)}"
+    read = [rows(body_of(text + " " * pad, values.tobytes())) for pad in range(8)]
+    assert all(each.flags.aligned and same(each, values) for each in read)
+
+
+def test_a_structured_array_is_a_table() -> None:
+    values = np.array([(1, 2.5, "x"), (2, 3.5, "ü")], [("a", "i1"), ("b", ">f8"), ("ç", "U2")])
+    content = npy.decode(saved(values), LIMITS)
+    assert type(content) is Columns and content.typed
+    assert {name: each.tolist() for name, each in content.columns.items()} == {
+        "a": [1, 2],
+        "b": [2.5, 3.5],
+        "ç": ["x", "ü"],
+    }
+    assert all(each.flags.aligned for each in content.columns.values())
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)], ids=str)
+def test_arrays_without_values_keep_their_shape(shape: tuple[int, ...]) -> None:
+    assert same(rows(saved(np.zeros(shape))), np.zeros(shape))
+
+
+def test_the_order_of_names_in_the_header_does_not_matter() -> None:
+    body = body_of('{"shape": (1,),\n "descr": "<i4", "fortran_order": False}', b"\1\0\0\0")
+    assert rows(body).tolist() == [1]
+
+
+BAD: dict[str, tuple[bytes, type[InputError], str]] = {
+    "empty": (b"", UndecodableInput, "The npy body is empty."),
+    "json": (b"[1, 2]", UndecodableInput, "does not start with \\x93NUMPY"),
+    "magic only": (b"\x93NUMPY", UndecodableInput, "The npy version is missing; 1.0, 2.0 and 3.0"),
+    "version 4": (body_of("{}", version=4), UndecodableInput, "The npy version is 4.0"),
+    "no length": (b"\x93NUMPY\1\0", UndecodableInput, "it has 8 bytes of 10"),
+    "cut header": (saved(np.zeros(3))[:50], UndecodableInput, "it has 50 bytes of 128"),
+    "cut values": (saved(np.zeros(3))[:-1], UndecodableInput, r"24 bytes; the body has 23 bytes"),
+    "more values": (saved(np.zeros(3)) + b"\0", UndecodableInput, "the body has 25 bytes"),
+    "long header": (
+        b"\x93NUMPY\2\0\xff\xff\xff\x7f",
+        UndecodableInput,
+        "claims 2147483647 bytes; at most 10000 are read",
+    ),
+    "objects": (claim("'|O'", "(1,)", b"x" * 8), SchemaMismatch, "pickles are never read"),
+    "objects as a list": (claim("[('a', '|O')]", "(1,)", b"x"), SchemaMismatch, "never read"),
+    "void": (claim("'|V8'", "(1,)", b"x" * 8), SchemaMismatch, "'|V8', which is not read"),
+    "long double": (claim("'<f16'", "(1,)", b"x" * 16), SchemaMismatch, "'<f16', which is not"),
+    "no width": (claim("'<U0'", "(9,)"), SchemaMismatch, "'<U0', which is not read"),
+    "several types": (claim("'f8,f8'", "(1,)", b"x" * 16), SchemaMismatch, "Allowed: booleans"),
+    "generic date": (claim("'<M8'", "(1,)", b"x" * 8), SchemaMismatch, "'<M8', which is not"),
+    "type is a number": (claim("8", "(1,)"), UndecodableInput, "a type or a list of fields"),
+    "no fields": (claim("[]", "(1,)"), UndecodableInput, "a type or a list of fields"),
+    "odd field": (claim("[5]", "(1,)"), UndecodableInput, "(name, type) pairs"),
+    "nested field": (claim("[('a', [('b', '<f8')])]", "(1,)"), SchemaMismatch, "'a' of the npy"),
+    "field with shape": (claim("[('a', '<f8', (2,))]", "(1,)"), SchemaMismatch, "is nested"),
+    "padding": (claim("[('', '<f8')]", "(1,)"), SchemaMismatch, "has no name"),
+    "same names": (claim("[('a', '<f8'), ('a', '<f8')]", "(1,)"), SchemaMismatch, "the same name"),
+    "table of 2": (claim("[('a', '<f8')]", "(1, 1)", b"x" * 8), SchemaMismatch, r"shape [1, 1]"),
+    "scalar": (saved(np.array(1.0)), SchemaMismatch, "a single value; rows are expected"),
+    "list as shape": (claim("'<f8'", "[1]"), UndecodableInput, "a tuple of whole numbers"),
+    "true as length": (claim("'<f8'", "(True,)"), UndecodableInput, "a tuple of whole numbers"),
+    "negative": (claim("'<f8'", "(-1,)"), UndecodableInput, "names, numbers, True and False"),
+    "a call": (claim("'<f8'", "(exit(),)"), UndecodableInput, "names, numbers, True and False"),
+    "order": (claim("'<f8'", "(1,)", order="1"), UndecodableInput, "True or False"),
+    "names": (body_of("{'descr': '<f8'}"), UndecodableInput, "exactly descr, fortran_order"),
+    "a list": (body_of("[1]"), UndecodableInput, "exactly descr, fortran_order"),
+    "unhashable": (body_of("{[]: 1}"), UndecodableInput, "header cannot be read"),
+    "unclosed": (body_of("{'descr': '<f8'"), UndecodableInput, "header cannot be read"),
+    "deep": (body_of("[" * 9_000), UndecodableInput, "header cannot be read"),
+    "minus signs": (body_of("-" * 9_000 + "1"), UndecodableInput, "header cannot be read"),
+    "no header": (body_of(""), UndecodableInput, "header cannot be read"),
+    "33 dimensions": (claim("'<f8'", f"({'1,' * 33})", b"x" * 8), SchemaMismatch, "at most 32"),
+    "rows": (
+        saved(np.zeros(1_001, "i1")),
+        InputTooLarge,
+        "has 1001 rows; at most 1000 are taken at once (SCORING_MAX_ROWS)",
+    ),
+    "values": (
+        saved(np.zeros((100, 101), "i1")),
+        InputTooLarge,
+        "has 10100 values; at most 10000 are taken at once (SCORING_MAX_VALUES)",
+    ),
+    "values in a table": (
+        claim(str([(f"c{i}", "|i1") for i in range(11)]), "(1000,)", b"x" * 11_000),
+        InputTooLarge,
+        "has 11000 values",
+    ),
+    "claimed values": (claim("'<f8'", f"(1, {10**18})"), InputTooLarge, "at most 10000"),
+    "claimed behind 0": (claim("'<f8'", f"(0, {10**18})"), InputTooLarge, "at most 10000"),
+    "claimed product": (claim("'<f8'", f"(1,{'9' * 19},{'9' * 19})"), InputTooLarge, "values"),
+    "boolean of 2": (claim("'|b1'", "(2,)", b"\1\2"), UndecodableInput, "neither 0 nor 1"),
+    "beyond Unicode": (claim("'<U1'", "(1,)", b"\0\0\x11\0"), UndecodableInput, "not Unicode"),
+    "half a pair": (claim("'<U1'", "(1,)", b"\0\xd8\0\0"), UndecodableInput, "not Unicode"),
+    "big-endian half": (claim("'>U1'", "(1,)", b"\0\0\xd8\0"), UndecodableInput, "not Unicode"),
+    "not latin": (b"\x93NUMPY\3\0\2\0\0\0\xff\xff", UndecodableInput, "header cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_read_is_refused_with_its_cause(name: str) -> None:
+    body, error, message = BAD[name]
+    with pytest.raises(error) as refused:
+        npy.decode(body, LIMITS)
+    assert message in str(refused.value)
+
+
+def test_a_pickle_is_never_loaded(tmp_path: Any) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    out = io.BytesIO()
+    np.save(out, np.array([Trap()], dtype=object), allow_pickle=True)
+    for body in (out.getvalue(), pickle.dumps(Trap())):
+        with pytest.raises(InputError):
+            npy.decode(body, LIMITS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_refused_takes_no_memory(name: str) -> None:
+    body, _, _ = BAD[name]
+    tracemalloc.start()
+    with pytest.raises(InputError):
+        npy.decode(body, LIMITS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_limits_hold_for_headers_that_were_seen_before() -> None:
+    body = saved(np.zeros((5, 4)))
+    assert rows(body).shape == (5, 4)
+    with pytest.raises(InputTooLarge, match="5 rows; at most 4"):
+        npy.decode(body, LIMITS._replace(rows=4))
+    with pytest.raises(InputTooLarge, match="20 values; at most 19"):
+        npy.decode(body, LIMITS._replace(values=19))
+    with pytest.raises(UndecodableInput, match="159 bytes after the header"):
+        npy.decode(body[:-1], LIMITS)
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(12,), (3, 4), (2, 3, 2), (0, 4)], ids=str)
+def test_what_is_written_is_what_numpy_writes(dtype: str, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    assert npy.encode({"predict": values}) == saved(values)
+
+
+def test_a_view_is_written_in_its_own_order() -> None:
+    values = np.arange(12.0).reshape(3, 4).T
+    assert np.load(io.BytesIO(npy.encode({"y": values}))).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        pytest.param(["a", "żółw", ""], np.array(["a", "żółw", ""]), id="text"),
+        pytest.param(["a", None], np.array(["a", ""]), id="text and None"),
+        pytest.param([b"a", b"\xff"], np.array([b"a", b"\xff"]), id="bytes"),
+    ],
+)
+def test_objects_that_are_text_or_bytes_get_a_fixed_width(
+    values: list[Any], written: NDArray[Any]
+) -> None:
+    body = npy.encode({"label": np.array(values, dtype=object)})
+    assert same(np.load(io.BytesIO(body), allow_pickle=False), written)
+
+
+def test_extended_floats_are_written_as_doubles() -> None:
+    body = npy.encode({"y": np.array([0.5], dtype=np.longdouble)})
+    assert same(np.load(io.BytesIO(body)), np.array([0.5]))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        pytest.param({}, "the result has 0 outputs", id="none"),
+        pytest.param(
+            {"label": np.zeros(1), "score": np.zeros(1)},
+            "the result has 2 outputs: label, score.",
+            id="two",
+        ),
+        pytest.param({"x": np.array([{}], object)}, "of the types dict, which only pickle", id="dict"),
+        pytest.param({"x": np.array(["a", 1], object)}, "types int, str, which", id="mixed"),
+        pytest.param({"x": np.zeros(1, [("a", "f8")])}, "'x' is a structured array", id="structured"),
+    ],
+)
+def test_what_npy_cannot_hold_is_not_acceptable(outputs: Any, message: str) -> None:
+    with pytest.raises(NotAcceptable) as refused:
+        npy.encode(outputs)
+    assert message in str(refused.value)
+
+
+# --- any array, any body --------------------------------------------------------------------------
+
+ANY_DTYPE = (
+    hnp.boolean_dtypes()
+    | hnp.integer_dtypes(endianness="=")
+    | hnp.unsigned_integer_dtypes(endianness="=")
+    | hnp.floating_dtypes(endianness="=", sizes=(16, 32, 64))
+    | hnp.datetime64_dtypes(endianness="=")
+)
+ANY_ARRAY = hnp.arrays(ANY_DTYPE, hnp.array_shapes(max_dims=3, min_side=0, max_side=8))
+ANY_TEXT = hnp.arrays(
+    hnp.unicode_string_dtypes(endianness="=", max_len=5), hnp.array_shapes(max_dims=2, max_side=4)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(ANY_ARRAY | ANY_TEXT)
+def test_any_array_comes_back_to_the_bit(values: NDArray[Any]) -> None:
+    read = rows(npy.encode({"y": values}))
+    assert same(read, values)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20))
+def test_any_bits_of_floats_come_back(bits: list[int]) -> None:
+    values = np.array(bits, np.uint64).view(np.float64)
+    assert rows(npy.encode({"y": values})).view(np.uint64).tolist() == bits
+
+
+SEEDS = [
+    saved(np.arange(12).reshape(3, 4).astype(dtype)) for dtype in ("?", ">f8", "U2", "S3", "M8[s]")
+] + [saved(np.zeros(2, [("a", "i1"), ("b", "U1")])), saved(np.asfortranarray(np.eye(3)), (2, 0))]
+
+
+@settings(max_examples=400, deadline=None)
+@given(mutated(SEEDS))
+def test_a_changed_body_is_read_or_refused_within_memory(body: bytes) -> None:
+    only_input_errors(lambda each: npy.decode(each, LIMITS), body, 2_000_000)

@@ -1,0 +1,962 @@
+"""Open Inference Protocol, V2: tritonclient reads what is written here, and the other way round."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import tracemalloc
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from scoring_runtime.errors import (
+    InputError,
+    InputTooLarge,
+    NotAcceptable,
+    ResultNotSerializable,
+    SchemaMismatch,
+    UndecodableInput,
+)
+from scoring_runtime.formats.open_inference import (
+    InferRequest,
+    RequestedOutput,
+    decode,
+    encode,
+    is_infer_request,
+    model_metadata,
+    server_metadata,
+)
+from scoring_runtime.payloads import NUMPY_TYPES, Limits, Spec, Tensors
+
+LIMITS = Limits(rows=1000, values=100_000, bytes=10_000_000)
+INT32 = "whole numbers from -2147483648 to 2147483647"
+FP32 = "numbers from -3.40282347e+38 to 3.40282347e+38, and null for NaN"
+
+# Values at the edges of each datatype, and the text that JSON has for them.
+VALUES: dict[str, list[Any]] = {
+    "BOOL": [True, False, True],
+    "UINT8": [0, 1, 255],
+    "UINT16": [0, 1, 65535],
+    "UINT32": [0, 1, 2**32 - 1],
+    "UINT64": [0, 1, 2**64 - 1],
+    "INT8": [-128, 1, 127],
+    "INT16": [-32768, 1, 32767],
+    "INT32": [-(2**31), 1, 2**31 - 1],
+    "INT64": [-(2**63), 1, 2**63 - 1],
+    "FP16": [-65504.0, 0.5, 6e-08],
+    "FP32": [-3.4028234663852886e38, 0.1, 1e-45],
+    "FP64": [-1.7976931348623157e308, 0.1, 5e-324],
+    "BYTES": ["", "a\0b", "é 日本 🙂"],
+}
+
+
+def array(datatype: str, values: list[Any] | None = None) -> np.ndarray[Any, Any]:
+    given = VALUES[datatype] if values is None else values
+    return np.array(given, dtype=NUMPY_TYPES[datatype])
+
+
+def triton_request(
+    arrays: dict[str, tuple[str, np.ndarray[Any, Any]]],
+    binary: bool | dict[str, bool] = True,
+    outputs: list[Any] | None = None,
+    **more: Any,
+) -> tuple[bytes, int | None]:
+    """The body and header length that tritonclient sends."""
+    inputs = []
+    for name, (datatype, values) in arrays.items():
+        each = triton.InferInput(name, list(values.shape), datatype)
+        as_binary = binary if isinstance(binary, bool) else binary[name]
+        each.set_data_from_numpy(values, binary_data=as_binary)
+        inputs.append(each)
+    made = triton.InferenceServerClient.generate_request_body(inputs, outputs=outputs, **more)
+    return bytes(made[0]), made[1]
+
+
+def triton_result(response: tuple[bytes, int | None]) -> Any:
+    """What tritonclient reads."""
+    body, length = response
+    return triton.InferenceServerClient.parse_response_body(body, header_length=length)
+
+
+def request(*outputs: tuple[str, bool], binary: bool = False, id: str = "") -> InferRequest:
+    asked = tuple(RequestedOutput(*each) for each in outputs)
+    return InferRequest(id, Tensors({}), {}, {}, asked, binary)
+
+
+def json_request(datatype: str, data: Any, shape: list[int], **more: Any) -> bytes:
+    each = {"name": "x", "datatype": datatype, "shape": shape, "data": data}
+    return json.dumps({"inputs": [each], **more}).encode()
+
+
+def binary_request(
+    datatype: str, raw: bytes, shape: list[int], size: Any = None
+) -> tuple[bytes, int]:
+    parameters = {"binary_data_size": len(raw) if size is None else size}
+    each = {"name": "x", "datatype": datatype, "shape": shape, "parameters": parameters}
+    header = json.dumps({"inputs": [each]}).encode()
+    return header + raw, len(header)
+
+
+def decoded(
+    body: bytes, length: int | None = None, limits: Limits = LIMITS
+) -> np.ndarray[Any, Any]:
+    made = decode(body, length, limits).tensors.tensors["x"]
+    assert isinstance(made, np.ndarray)
+    return made
+
+
+def same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    """To the bit, NaN included."""
+    if one.dtype == object:
+        return one.shape == other.shape and bool(one.tolist() == other.tolist())
+    return (
+        one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes()
+    )
+
+
+# --- requests of tritonclient ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+@pytest.mark.parametrize("datatype", VALUES)
+def test_each_datatype_is_read_as_tritonclient_sends_it(datatype: str, binary: bool) -> None:
+    sent = array(datatype).reshape(3, 1)
+    body, length = triton_request({"x": (datatype, sent)}, binary)
+    made = decode(body, length, LIMITS)
+    assert same(made.tensors.tensors["x"], sent)
+    assert made.datatypes == {"x": datatype}
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (0, 4), (2, 0), (2, 3, 4), (1,) * 8], ids=str)
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_each_shape_is_read_as_tritonclient_sends_it(
+    datatype: str, shape: tuple[int, ...], binary: bool
+) -> None:
+    count = int(np.prod(shape))
+    values = [f"t{n}" for n in range(count)] if datatype == "BYTES" else list(range(count))
+    sent = array(datatype, values).reshape(shape)
+    body, length = triton_request({"x": (datatype, sent)}, binary)
+    assert same(decoded(body, length), sent)
+
+
+def test_bf16_is_widened_to_float32() -> None:
+    sent = np.array([1.5, -3.25, 3.3895314e38, 1e-40], ml_dtypes.bfloat16)
+    body, length = triton_request({"x": ("BF16", sent)})
+    made = decode(body, length, LIMITS)
+    assert same(made.tensors.tensors["x"], sent.astype(np.float32))
+    assert made.datatypes == {"x": "BF16"}
+    assert same(decoded(json_request("BF16", [1.5], [1])), np.array([1.5], np.float32))
+
+
+def test_several_inputs_keep_their_order_and_their_bytes() -> None:
+    """Binary and JSON mixed: the bytes follow in the order of the binary ones."""
+    sent = {
+        "b": ("INT16", array("INT16")),
+        "text": ("BYTES", array("BYTES")),
+        "a": ("FP64", array("FP64")),
+        "flags": ("BOOL", array("BOOL")),
+    }
+    body, length = triton_request(sent, {"b": True, "text": True, "a": False, "flags": True})
+    made = decode(body, length, LIMITS)
+    assert list(made.tensors.tensors) == ["b", "text", "a", "flags"]
+    for name, (_, values) in sent.items():
+        assert same(made.tensors.tensors[name], values), name
+
+
+def test_what_tritonclient_asks_for_is_read() -> None:
+    """Id, parameters, and each output with its own way; without outputs all are binary."""
+    one = {"x": ("FP32", array("FP32"))}
+    outputs = [
+        triton.InferRequestedOutput("p", binary_data=False),
+        triton.InferRequestedOutput("q", binary_data=True),
+    ]
+    made = decode(
+        *triton_request(one, outputs=outputs, request_id="r 1", parameters={"alpha": 0.5}), LIMITS
+    )
+    assert made.id == "r 1"
+    assert made.params == {"alpha": 0.5}
+    assert made.outputs == (RequestedOutput("p", False), RequestedOutput("q", True))
+    assert made.binary_default is False
+    plain = decode(*triton_request(one), LIMITS)
+    assert (plain.id, plain.params, plain.outputs, plain.binary_default) == ("", {}, (), True)
+
+
+def test_outputs_follow_binary_data_output_unless_they_say_otherwise() -> None:
+    outputs = [{"name": "a"}, {"name": "b", "parameters": {"binary_data": False}}]
+    body = json_request(
+        "BOOL", [True], [1], outputs=outputs, parameters={"binary_data_output": True}
+    )
+    assert decode(body, None, LIMITS).outputs == (
+        RequestedOutput("a", True),
+        RequestedOutput("b", False),
+    )
+
+
+@pytest.mark.parametrize("name", ["x", "ä 名"], ids=["ascii", "unicode"])
+def test_json_that_was_parsed_already_is_not_parsed_again(name: str) -> None:
+    each = {"name": name, "datatype": "FP32", "shape": [1], "data": [1.5]}
+    made = decode(b"never parsed", None, LIMITS, {"inputs": [each], "id": "7"})
+    assert same(made.tensors.tensors[name], np.array([1.5], np.float32))
+    assert made.id == "7"
+
+
+def test_binary_tensors_are_aligned_and_share_the_body_where_they_can() -> None:
+    """Spaces after the JSON move the tensor over each offset; the values never change."""
+    sent = np.arange(6, dtype=np.float64)
+    body, length = binary_request("FP64", sent.tobytes(), [6])
+    shared = 0
+    for spaces in range(8):
+        padded = body[:length] + b" " * spaces + body[length:]
+        made = decoded(padded, length + spaces)
+        assert same(made, sent)
+        assert made.flags.aligned
+        assert not made.flags.writeable
+        shared += np.shares_memory(made, np.frombuffer(padded, np.uint8))
+    assert shared == 1
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+def test_what_is_not_a_number_arrives(binary: bool) -> None:
+    sent = np.array([np.nan, np.inf, -np.inf], np.float32)
+    assert same(decoded(*triton_request({"x": ("FP32", sent)}, binary)), sent)
+
+
+def test_bytes_that_are_no_text_stay_bytes() -> None:
+    sent = np.array([b"\xff\xfe", b"plain", b""], dtype=object)
+    body, length = triton_request({"x": ("BYTES", sent)})
+    assert decoded(body, length).tolist() == [b"\xff\xfe", "plain", ""]
+
+
+# --- JSON data ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "shape", "expected"),
+    [
+        ("FP32", [1, 2, 3, 4], [2, 2], [[1, 2], [3, 4]]),
+        ("FP32", [[1, 2.5], [3, 4]], [2, 2], [[1, 2.5], [3, 4]]),
+        ("INT8", [[[1], [2]], [[3], [4]]], [2, 2, 1], [[[1], [2]], [[3], [4]]]),
+        ("BYTES", [["a", "b"]], [1, 2], [["a", "b"]]),
+        ("BOOL", [[True], [False]], [2, 1], [[True], [False]]),
+        ("FP64", 2.5, [], 2.5),
+        ("FP64", [2.5], [], 2.5),
+        ("INT64", [], [0, 3], []),
+        ("INT64", [[], []], [2, 0], [[], []]),
+        ("INT32", [2.0, -0.0], [2], [2, 0]),
+        ("UINT64", [2**64 - 1], [1], [2**64 - 1]),
+        ("FP64", [2**70], [1], [2.0**70]),
+        ("FP16", [65519], [1], [65504]),
+    ],
+    ids=str,
+)
+def test_json_data_is_flat_or_nested(datatype: str, data: Any, shape: Any, expected: Any) -> None:
+    made = decoded(json_request(datatype, data, shape))
+    assert same(made, array(datatype, expected).reshape(shape))
+
+
+def test_null_is_nan_where_floats_are() -> None:
+    made = decoded(json_request("FP32", [None, 1], [2]))
+    assert made.dtype == np.float32
+    assert np.isnan(made).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "shape", "message"),
+    [
+        (
+            "INT8",
+            [1, 128],
+            [2],
+            "data[1] is the number 128; INT8 takes whole numbers from -128 to 127",
+        ),
+        ("UINT8", [-1], [1], "data[0] is the number -1; UINT8 takes whole numbers from 0 to 255"),
+        (
+            "INT64",
+            [2**63],
+            [1],
+            "takes whole numbers from -9223372036854775808 to 9223372036854775807",
+        ),
+        ("UINT64", [2**64], [1], "UINT64 takes whole numbers from 0 to 18446744073709551615"),
+        ("INT32", [[1, 2], [3, 4.5]], [2, 2], f"data[1][1] is the number 4.5; INT32 takes {INT32}"),
+        (
+            "INT64",
+            [9007199254740992.0],
+            [1],
+            "data[0] is the number 9007199254740992.0; INT64 takes",
+        ),
+        ("INT32", [float("nan")], [1], f"data[0] is the number nan; INT32 takes {INT32}"),
+        ("INT32", [None], [1], f"data[0] is null; INT32 takes {INT32}"),
+        ("INT64", [0, True], [2], "data[1] is true; INT64 takes whole numbers"),
+        ("FP32", [0, 0.5, False], [3], f"data[2] is false; FP32 takes {FP32}"),
+        ("FP32", ["1.5"], [1], f"data[0] is text '1.5'; FP32 takes {FP32}"),
+        ("FP32", [1e39], [1], f"data[0] is the number 1e+39; FP32 takes {FP32}"),
+        ("FP32", [10**400], [1], "; FP32 takes"),
+        ("FP64", [10**400], [1], "; FP64 takes numbers from -1.79769313e+308 to 1.79769313e+308"),
+        ("FP16", [65520], [1], "the number 65520; FP16 takes numbers from -65504 to 65504"),
+        ("BF16", [1e39], [1], f"data[0] is the number 1e+39; BF16 takes {FP32}"),
+        ("BOOL", [True, 1], [2], "data[1] is the number 1; BOOL takes true or false"),
+        ("BYTES", ["a", 98], [2], "data[1] is the number 98; BYTES takes text"),
+        ("BYTES", [[97, 98]], [1, 2], "data[0][0] is the number 97; BYTES takes text"),
+        ("BYTES", ["\ud800"], [1], "data[0] is text '\\ud800'; BYTES takes text"),
+        ("FP32", [1, [2]], [2], "data[1] is the list [2]; FP32 takes"),
+        ("FP32", [1, {"a": 2}], [2], "data[1] is the object {'a': 2}; FP32 takes"),
+        ("FP32", [[1], [2]], [2], "data[0] is the list [1]; FP32 takes"),
+        ("FP32", [[1, 2], [3]], [2, 2], "data[1] has 1 values; its shape [2, 2] wants a list of 2"),
+        (
+            "FP32",
+            [[1, 2], 3],
+            [2, 2],
+            "data[1] is the number 3; its shape [2, 2] wants a list of 2",
+        ),
+        ("FP32", [[1, 2]], [2, 2], "data has 1 values; its shape [2, 2] wants a list of 2"),
+        ("FP32", [1, 2, 3], [2, 2], "has 3 values in data; its shape [2, 2] has 4"),
+        ("FP32", [1, 2], [], "has 2 values in data; its shape [] has 1"),
+        ("FP32", 1, [1], "data is the number 1; expected is a list of values"),
+        ("FP32", {"a": 1}, [1], "data is the object {'a': 1}; expected is a list of values"),
+        ("FP32", "1", [], "data[0] is text '1'; FP32 takes"),
+    ],
+)
+def test_json_data_that_does_not_fit_is_named(
+    datatype: str, data: Any, shape: Any, message: str
+) -> None:
+    """The input, the place, the value and what is allowed."""
+    with pytest.raises(SchemaMismatch, match=re.escape(message)) as caught:
+        decode(json_request(datatype, data, shape), None, LIMITS)
+    assert str(caught.value).startswith("The input 'x'")
+
+
+def test_a_number_beyond_all_floats_is_infinite_only_in_fp64() -> None:
+    """JSON's 1e999 is what Python's parser makes of it, as Infinity is."""
+    body = json_request("FP64", [0], [1]).replace(b"[0]", b"[1e999]")
+    assert decoded(body).tolist() == [float("inf")]
+
+
+# --- requests that are wrong ----------------------------------------------------------------------
+
+GOOD = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
+BAD_INPUTS: dict[str, tuple[Any, str]] = {
+    "missing": (None, 'The V2 request has nothing as "inputs"; expected is a list of at least one'),
+    "empty": ([], 'The V2 request has the list [] as "inputs"'),
+    "an object": ({"x": [1]}, "The V2 request has the object {'x': [1]} as \"inputs\""),
+    "no objects": ([1], "inputs[0] is the number 1; expected is an object with a name"),
+    "no name": ([GOOD | {"name": None}], "inputs[0] has nothing as name; expected is text"),
+    "empty name": ([GOOD | {"name": ""}], "inputs[0] has text '' as name"),
+    "name a number": ([GOOD, GOOD | {"name": 3}], "inputs[1] has the number 3 as name"),
+    "name too long": ([GOOD | {"name": "n" * 1001}], "as name; expected is text of 1 to 1000"),
+    "name half a pair": ([GOOD | {"name": "\ud800"}], "inputs[0] has text '\\ud800' as name"),
+    "same name": ([GOOD, GOOD], "The input 'x' is there twice"),
+    "no datatype": (
+        [GOOD | {"datatype": None}],
+        "The input 'x' has nothing as datatype; allowed are BOOL, UINT8, UINT16, UINT32, UINT64, "
+        "INT8, INT16, INT32, INT64, FP16, FP32, FP64, BYTES, BF16.",
+    ),
+    "datatype unknown": ([GOOD | {"datatype": "float32"}], "has text 'float32' as datatype"),
+    "datatype a list": ([GOOD | {"datatype": ["FP32"]}], "has the list ['FP32'] as datatype"),
+    "no shape": (
+        [GOOD | {"shape": None}],
+        "has nothing as shape; expected is a list of at most 32",
+    ),
+    "shape a number": ([GOOD | {"shape": 1}], "has the number 1 as shape; expected is a list"),
+    "shape negative": (
+        [GOOD | {"shape": [-1]}],
+        "has the list [-1] as shape; its lengths are whole",
+    ),
+    "shape a float": ([GOOD | {"shape": [1.0]}], "has the list [1.0] as shape; its lengths are"),
+    "shape a boolean": (
+        [GOOD | {"shape": [True]}],
+        "has the list [True] as shape; its lengths are",
+    ),
+    "shape of 33": ([GOOD | {"shape": [1] * 33}], "expected is a list of at most 32 lengths"),
+    "parameters a list": ([GOOD | {"parameters": []}], "has the list [] as parameters"),
+    "no data": (
+        [GOOD | {"data": None}],
+        "The input 'x' has neither data nor the parameter binary_data_size; exactly one",
+    ),
+    "data twice": (
+        [GOOD | {"parameters": {"binary_data_size": 4}}],
+        "The input 'x' has both data and the parameter binary_data_size; exactly one is expected",
+    ),
+    "size without header": (
+        [GOOD | {"data": None, "parameters": {"binary_data_size": 4}}],
+        "but the header Inference-Header-Content-Length, which says where the binary data begins, "
+        "is missing",
+    ),
+    "shared memory": (
+        [GOOD | {"data": None, "parameters": {"shared_memory_region": "r"}}],
+        "The input 'x': the parameter shared_memory_region is not supported",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_a_wrong_input_is_a_mismatch_that_says_what_is_expected(case: str) -> None:
+    inputs, message = BAD_INPUTS[case]
+    with pytest.raises(SchemaMismatch, match=re.escape(message)):
+        decode(json.dumps({"inputs": inputs}).encode(), None, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("id", 7, "The V2 request has the number 7 as id; expected is text"),
+        ("id", "\udc00", "The V2 request has text '\\udc00' as id; expected is text"),
+        ("parameters", 1, "The request has the number 1 as parameters; expected is an object"),
+        (
+            "parameters",
+            {"binary_data_output": 1},
+            "The request has the number 1 as binary_data_output; expected is true",
+        ),
+        ("outputs", {}, 'The V2 request has the object {} as "outputs"; a list is expected'),
+        ("outputs", ["y"], "outputs[0] is text 'y'; expected is an object with a name"),
+        ("outputs", [{}], "outputs[0] has nothing as name"),
+        ("outputs", [{"name": "y"}, {"name": "y"}], "The output 'y' is asked for twice"),
+        (
+            "outputs",
+            [{"name": "y", "parameters": {"binary_data": "yes"}}],
+            "The output 'y' has text 'yes' as binary_data; expected is true or false",
+        ),
+        (
+            "outputs",
+            [{"name": "y", "parameters": {"classification": 3}}],
+            "The output 'y': the parameter classification is not supported",
+        ),
+        (
+            "outputs",
+            [{"name": "y", "parameters": {"shared_memory_region": "r"}}],
+            "The output 'y': the parameter shared_memory_region is not supported",
+        ),
+    ],
+)
+def test_a_wrong_field_is_a_mismatch_that_says_what_is_expected(
+    field: str, value: Any, message: str
+) -> None:
+    with pytest.raises(SchemaMismatch, match=re.escape(message)):
+        decode(json.dumps({"inputs": [GOOD], field: value}).encode(), None, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "The V2 request could not be decoded as JSON: "),
+        (b"{", "The V2 request could not be decoded as JSON: "),
+        (b"\xff\xfe\xfd", "The V2 request could not be decoded as JSON: "),
+        (b"[" * 100_000, "The V2 request is JSON that is nested too deeply."),
+        (b'{"inputs": ' + b"9" * 5000 + b"}", "The V2 request could not be decoded as JSON: "),
+    ],
+    ids=["empty", "cut", "no text", "deep", "long number"],
+)
+def test_what_is_no_json_cannot_be_decoded(body: bytes, message: str) -> None:
+    with pytest.raises(UndecodableInput, match=f"^{re.escape(message)}"):
+        decode(body, None, LIMITS)
+
+
+@pytest.mark.parametrize("value", [b"[]", b"1", b'"text"', b"null"], ids=bytes.decode)
+def test_json_that_is_no_object_is_a_mismatch(value: bytes) -> None:
+    with pytest.raises(SchemaMismatch, match='expected is an object with "inputs"'):
+        decode(value, None, LIMITS)
+
+
+# --- binary data that is wrong --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, -1, 1000], ids=["zero", "negative", "beyond"])
+def test_a_header_length_that_cannot_be_is_refused(length: int) -> None:
+    message = f"Inference-Header-Content-Length is {length} for a body of 2 bytes"
+    with pytest.raises(UndecodableInput, match=message):
+        decode(b"{}", length, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "raw", "shape", "size", "error", "message"),
+    [
+        (
+            "FP32",
+            b"1234",
+            [2],
+            None,
+            SchemaMismatch,
+            "has binary_data_size 4; [2] of FP32 are 8 bytes",
+        ),
+        (
+            "FP32",
+            b"12345678",
+            [1],
+            None,
+            SchemaMismatch,
+            "has binary_data_size 8; [1] of FP32 are 4",
+        ),
+        ("FP16", b"", [1], None, SchemaMismatch, "has binary_data_size 0; [1] of FP16 are 2 bytes"),
+        (
+            "BF16",
+            b"1234",
+            [1],
+            None,
+            SchemaMismatch,
+            "has binary_data_size 4; [1] of BF16 are 2 bytes",
+        ),
+        (
+            "FP32",
+            b"1234",
+            [1],
+            5,
+            UndecodableInput,
+            "has the number 5 as binary_data_size, but only 4 bytes",
+        ),
+        (
+            "FP32",
+            b"1234",
+            [1],
+            2**60,
+            UndecodableInput,
+            "as binary_data_size, but only 4 bytes are left",
+        ),
+        ("FP32", b"12345", [1], 4, UndecodableInput, "The body has 1 bytes after the binary data"),
+        (
+            "FP32",
+            b"1234",
+            [1],
+            -4,
+            SchemaMismatch,
+            "has the number -4 as binary_data_size; expected",
+        ),
+        ("FP32", b"1234", [1], "4", SchemaMismatch, "has text '4' as binary_data_size; expected"),
+        (
+            "FP32",
+            b"1234",
+            [1],
+            4.0,
+            SchemaMismatch,
+            "has the number 4.0 as binary_data_size; expected",
+        ),
+        ("UINT8", b"1", [1], True, SchemaMismatch, "has true as binary_data_size; expected"),
+        ("BOOL", b"\0\1\2", [3], None, SchemaMismatch, "its byte 2 is 2; BOOL is a byte of 0 or 1"),
+        (
+            "BYTES",
+            b"\1\0\0\0",
+            [1],
+            None,
+            UndecodableInput,
+            "element 0 of BYTES goes beyond the 4 bytes",
+        ),
+        (
+            "BYTES",
+            b"\4\0\0\0abcd\0\0\0",
+            [2],
+            None,
+            UndecodableInput,
+            "element 1 of BYTES goes beyond the 11",
+        ),
+        (
+            "BYTES",
+            b"\xff\xff\xff\xff",
+            [1],
+            None,
+            UndecodableInput,
+            "element 0 of BYTES goes beyond the 4",
+        ),
+        (
+            "BYTES",
+            b"\0\0\0\0a",
+            [1],
+            None,
+            UndecodableInput,
+            "has 1 bytes left after the 1 elements",
+        ),
+        (
+            "BYTES",
+            b"\0\0\0",
+            [1],
+            None,
+            SchemaMismatch,
+            "has binary_data_size 3; [1] of BYTES are at least 4",
+        ),
+        (
+            "BYTES",
+            b"\0\0\0\0",
+            [0],
+            None,
+            UndecodableInput,
+            "has 4 bytes left after the 0 elements",
+        ),
+    ],
+)
+def test_binary_data_must_be_as_long_as_it_says(
+    datatype: str, raw: bytes, shape: Any, size: Any, error: type[InputError], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        decode(*binary_request(datatype, raw, shape, size), LIMITS)
+
+
+def test_each_input_has_its_own_bytes() -> None:
+    """The second must not read what the first took."""
+    one = {"datatype": "UINT8", "shape": [4], "parameters": {"binary_data_size": 4}}
+    header = json.dumps({"inputs": [{"name": "x", **one}, {"name": "y", **one}]}).encode()
+    with pytest.raises(UndecodableInput, match=r"'y' has the number 4 .*only 3 bytes are left"):
+        decode(header + b"1234567", len(header), LIMITS)
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_rows_and_values_up_to_the_limits_are_read() -> None:
+    limits = Limits(rows=4, values=8, bytes=1000)
+    assert decoded(json_request("INT8", [0] * 8, [4, 2]), limits=limits).shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "setting"),
+    [
+        ([5, 1], "SCORING_MAX_ROWS"),
+        ([4, 3], "SCORING_MAX_VALUES"),
+        ([0, 9], "SCORING_MAX_VALUES"),
+        ([2**62, 4], "SCORING_MAX_ROWS"),
+        ([4, 2**62], "SCORING_MAX_VALUES"),
+        ([4, 2**31, 2**31, 2**31], "SCORING_MAX_VALUES"),
+        ([0, 10**4000], "SCORING_MAX_VALUES"),
+    ],
+    ids=["rows", "values", "empty", "rows overflow", "overflow", "product", "digits"],
+)
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+def test_more_is_too_large_and_names_the_setting(
+    shape: list[int], setting: str, binary: bool
+) -> None:
+    limits = Limits(rows=4, values=8, bytes=1000)
+    sent = binary_request("INT8", b"", shape) if binary else (json_request("INT8", [], shape), None)
+    with pytest.raises(InputTooLarge, match=setting):
+        decode(sent[0], sent[1], limits)
+
+
+def test_the_limit_of_values_is_for_all_inputs_together() -> None:
+    each = {"datatype": "INT8", "shape": [4], "data": [1, 2, 3, 4]}
+    body = json.dumps({"inputs": [{"name": name, **each} for name in "abc"]}).encode()
+    assert len(decode(body, None, Limits(4, 12, 1000)).tensors.tensors) == 3
+    with pytest.raises(InputTooLarge, match=r"The input 'c' .* more than 11 values"):
+        decode(body, None, Limits(4, 11, 1000))
+
+
+@pytest.mark.parametrize(
+    ("junk", "message"),
+    [
+        (b"1," * 600_000, "about 600003 values in JSON; at most 100000 are"),
+        (b"[]" * 600_000, r"of memory once read; at most 10 times SCORING_MAX_BODY_BYTES \(1000\)"),
+    ],
+    ids=["values", "lists"],
+)
+def test_json_that_would_take_much_memory_is_not_parsed(junk: bytes, message: str) -> None:
+    body = b'{"inputs": [' + junk + b'1], "a": 1, "b": 2}'
+    with pytest.raises(InputTooLarge, match=message):
+        decode(body, len(body), Limits(1000, 100_000, 1000))
+
+
+def test_json_of_more_than_a_megabyte_is_read_within_the_limits() -> None:
+    values = list(range(90_000))
+    body = json_request("INT64", values, [900, 100]).replace(b", ", b"," + b" " * 10)
+    assert len(body) > 1024 * 1024
+    assert decoded(body).reshape(-1).tolist() == values
+
+
+@pytest.mark.parametrize("datatype", ["FP64", "BYTES", "BF16", "BOOL"])
+def test_a_small_body_never_takes_much_memory(datatype: str) -> None:
+    """A shape of 10 million values that are not there is refused before any memory is taken."""
+    body, length = binary_request(datatype, b"\0" * 100, [10, 1_000_000])
+    tracemalloc.start()
+    try:
+        with pytest.raises(SchemaMismatch, match="has binary_data_size 100"):
+            decode(body, length, Limits(10**9, 10**9, 10**9))
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+
+
+# --- responses ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+@pytest.mark.parametrize("datatype", VALUES)
+def test_tritonclient_reads_each_datatype(datatype: str, binary: bool) -> None:
+    given = array(datatype).reshape(1, 3)
+    response = encode({"y": given}, request(binary=binary), "m", "3")
+    result = triton_result(response)
+    assert result.get_output("y")["datatype"] == datatype
+    assert result.get_output("y")["shape"] == [1, 3]
+    made = result.as_numpy("y")
+    if datatype == "BYTES" and binary:
+        made = np.array([[each.decode() for each in made.reshape(-1)]], dtype=object)
+    assert same(made, given)
+    assert (response.header_length is not None) is binary
+
+
+def test_the_bytes_of_a_response() -> None:
+    """JSON alone, and JSON with a binary tensor after it."""
+    outputs = {"y": np.array([[1.5, np.nan]], np.float32), "t": np.array(["a"], object)}
+    body, length = encode(outputs, request(id="i"), "m", "2", {"seconds": 1})
+    assert length is None
+    assert body == (
+        b'{"model_name":"m","model_version":"2","id":"i","parameters":{"seconds":1},"outputs":['
+        b'{"name":"y","datatype":"FP32","shape":[1,2],"data":[1.5,null]},'
+        b'{"name":"t","datatype":"BYTES","shape":[1],"data":["a"]}]}'
+    )
+    body, length = encode(outputs, request(("t", True), ("y", True)), "m", "")
+    header = (
+        b'{"model_name":"m","outputs":['
+        b'{"name":"t","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":5}},'
+        b'{"name":"y","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}}]}'
+    )
+    assert length == len(header)
+    assert body == header + b"\1\0\0\0a" + struct.pack("<2f", 1.5, float("nan"))
+
+
+def test_only_what_is_asked_for_is_answered_in_that_order() -> None:
+    outputs = {name: np.array([index]) for index, name in enumerate("abc")}
+    response = encode(outputs, request(("c", False), ("a", True)), "m", "1")
+    result = triton_result(response)
+    assert [each["name"] for each in result.get_response()["outputs"]] == ["c", "a"]
+    assert result.as_numpy("c").tolist() == [2]
+    assert result.as_numpy("a").tolist() == [0]
+    assert result.as_numpy("b") is None
+
+
+def test_an_output_that_there_is_not_is_a_mismatch_that_lists_those_there_are() -> None:
+    outputs = {"label": np.array([1]), "probabilities": np.array([0.5])}
+    message = "Unknown outputs are asked for: 'z'. There are: 'label', 'probabilities'."
+    with pytest.raises(SchemaMismatch, match=re.escape(message)):
+        encode(outputs, request(("label", False), ("z", False)), "m", "1")
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+@pytest.mark.parametrize("shape", [(), (0,), (0, 4), (2, 0), (1,), (2, 3, 4)], ids=str)
+def test_tritonclient_reads_each_shape(shape: tuple[int, ...], binary: bool) -> None:
+    given = np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
+    result = triton_result(encode({"y": given}, request(binary=binary), "m", "1"))
+    assert same(result.as_numpy("y"), given)
+
+
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(12.0).reshape(2, 6)[:, ::2],
+        np.arange(6, dtype=">f8").reshape(2, 3),
+        np.arange(6, dtype=np.longdouble).reshape(2, 3),
+    ],
+    ids=["columns first", "strides", "big-endian", "longdouble"],
+)
+def test_arrays_in_any_memory_order_are_written_row_major(
+    given: np.ndarray[Any, Any], binary: bool
+) -> None:
+    result = triton_result(encode({"y": given}, request(binary=binary), "m", "1"))
+    assert same(result.as_numpy("y"), np.array(given.tolist(), np.float64))
+
+
+@pytest.mark.parametrize(
+    ("given", "texts"),
+    [
+        (np.array(["é", "b"]), ["é", "b"]),
+        (np.array([b"a", b"bc"]), ["a", "bc"]),
+        (np.array(["a", None, b"b", 1.5], dtype=object), ["a", "", "b", "1.5"]),
+        (np.array(["2024-02-29", "NaT"], "M8[D]"), ["2024-02-29T00:00:00", ""]),
+        (np.array(["2024-02-29T12:00:00.000001"], "M8[ns]"), ["2024-02-29T12:00:00.000001"]),
+        (np.array([90], "m8[s]"), ["0:01:30"]),
+        (np.array([1 + 2j]), ["(1+2j)"]),
+    ],
+    ids=["unicode", "bytes", "objects", "days", "moments", "durations", "complex"],
+)
+@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
+def test_anything_else_is_text(given: np.ndarray[Any, Any], texts: list[str], binary: bool) -> None:
+    result = triton_result(encode({"y": given}, request(binary=binary), "m", "1"))
+    assert result.get_output("y")["datatype"] == "BYTES"
+    made = result.as_numpy("y").tolist()
+    assert made == ([text.encode() for text in texts] if binary else texts)
+
+
+@pytest.mark.parametrize("value", [b"\xff", "\ud800"], ids=["bytes", "half a pair"])
+def test_what_is_no_text_goes_out_as_binary_data_only(value: Any) -> None:
+    outputs = {"y": np.array([value], dtype=object)}
+    with pytest.raises(NotAcceptable, match=r"The output 'y' .* \"binary_data\": true"):
+        encode(outputs, request(), "m", "1")
+    sent = value if isinstance(value, bytes) else b"\xed\xa0\x80"
+    made = triton_result(encode(outputs, request(binary=True), "m", "1")).as_numpy("y")
+    assert made.tolist() == [sent]
+
+
+@pytest.mark.parametrize(
+    ("nan", "data"),
+    [
+        ("null", b"[0.5,null,null]"),
+        ("string", b'[0.5,"NaN","-Infinity"]'),
+        ("raw", b"[0.5,NaN,-Infinity]"),
+    ],
+)
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+def test_nan_in_json_is_what_the_setting_says(nan: str, data: bytes, datatype: str) -> None:
+    given = array(datatype, [0.5, np.nan, -np.inf])
+    assert data in encode({"y": given}, request(), "m", "1", nan=nan).body
+
+
+def test_nan_in_json_is_an_error_if_the_setting_says_so() -> None:
+    """Finite numbers and binary data are none of its business."""
+    finite, other = {"y": np.array([0.5])}, {"y": np.array([np.nan])}
+    assert b"[0.5]" in encode(finite, request(), "m", "1", nan="error").body
+    with pytest.raises(ResultNotSerializable, match="SCORING_NAN"):
+        encode(other, request(), "m", "1", nan="error")
+    result = triton_result(encode(other, request(binary=True), "m", "1", nan="error"))
+    assert np.isnan(result.as_numpy("y")).all()
+
+
+# --- metadata, and what a request is --------------------------------------------------------------
+
+
+def test_the_metadata_are_those_of_the_protocol() -> None:
+    assert server_metadata("scoring-runtime", "1.2") == {
+        "name": "scoring-runtime",
+        "version": "1.2",
+        "extensions": ["binary_tensor_data"],
+    }
+    inputs = [Spec("x", "FP32", (-1, 4)), Spec("s", "BYTES", (-1,), optional=True)]
+    made = model_metadata("m", ("1", "2"), "onnxruntime_onnx", inputs, [Spec("y", "INT64", (-1,))])
+    assert made == {
+        "name": "m",
+        "versions": ["1", "2"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [-1, 4]},
+            {"name": "s", "datatype": "BYTES", "shape": [-1]},
+        ],
+        "outputs": [{"name": "y", "datatype": "INT64", "shape": [-1]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"inputs": [GOOD]}, True),
+        ({"inputs": [GOOD], "params": {}}, True),
+        ({"inputs": [{"name": "x", "shape": [1]}]}, True),
+        ({"inputs": [{"datatype": "FP32", "shape": [1], "data": [1]}]}, True),
+        ({"inputs": [{"name": "x", "datatype": "float"}]}, True),
+        ({"inputs": [{"name": "Ann", "shape": "round"}]}, False),
+        ({"inputs": [{"name": "x", "data": [1]}]}, False),
+        ({"inputs": [[1, 2]]}, False),
+        ({"inputs": []}, False),
+        ({"inputs": {"x": [1]}}, False),
+        ({"inputs": "text"}, False),
+        ({"instances": [GOOD]}, False),
+        ([GOOD], False),
+        (None, False),
+    ],
+    ids=str,
+)
+def test_a_v2_request_is_told_from_other_json(value: Any, expected: bool) -> None:
+    assert is_infer_request(value) is expected
+
+
+# --- properties -----------------------------------------------------------------------------------
+
+TENSORS = st.sampled_from([each for each in NUMPY_TYPES if each != "BYTES"]).flatmap(
+    lambda datatype: st.tuples(
+        st.just(datatype),
+        hnp.arrays(
+            NUMPY_TYPES[datatype],
+            hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4),
+        ),
+    )
+)
+TEXTS = hnp.arrays(
+    object,
+    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
+    elements=st.text(st.characters(codec="utf-8"), max_size=5),
+).map(lambda each: ("BYTES", each))
+
+
+def is_same_number(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    """As :func:`same`, but one NaN is like another: JSON has one only."""
+    if one.dtype.kind == "f":
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
+    return same(one, other)
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(
+    tensors=st.lists(st.one_of(TENSORS, TEXTS), min_size=1, max_size=4),
+    ways=st.lists(st.booleans(), min_size=4, max_size=4),
+)
+def test_what_tritonclient_sends_comes_back(
+    tensors: list[tuple[str, np.ndarray[Any, Any]]], ways: list[bool]
+) -> None:
+    """Any tensors, each in binary or JSON, are read, written and read again as they were."""
+    named = {f"t{index}": each for index, each in enumerate(tensors)}
+    binary = dict(zip(named, ways, strict=False))
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary[name]) for name in named]
+    asked = decode(*triton_request(named, binary, outputs), LIMITS)
+    result = triton_result(encode(asked.tensors.tensors, asked, "m", "1", nan="raw"))
+    for name, (datatype, sent) in named.items():
+        assert is_same_number(asked.tensors.tensors[name], sent)
+        back = result.as_numpy(name)
+        if datatype == "BYTES":
+            flat = [t.decode() if isinstance(t, bytes) else t for t in back.reshape(-1).tolist()]
+            assert (flat, back.shape) == (sent.reshape(-1).tolist(), sent.shape)
+        else:
+            assert is_same_number(back, sent)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=3), inside),
+    max_leaves=5,
+)
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["x", "y"]) | JSON,
+        "datatype": st.sampled_from([*NUMPY_TYPES, "BF16"]) | JSON,
+        "shape": st.lists(st.integers(-1, 3) | st.integers(), max_size=4) | JSON,
+        "data": JSON,
+        "parameters": JSON
+        | st.fixed_dictionaries({"binary_data_size": st.integers(-1, 12) | JSON}),
+    },
+)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(
+    inputs=st.lists(FIELDS, max_size=3) | JSON,
+    more=st.dictionaries(st.sampled_from(["id", "outputs", "parameters"]), JSON),
+    raw=st.binary(max_size=12),
+    wrong=st.integers(-3, 3) | st.just(0),
+)
+def test_any_json_is_a_request_or_an_input_error(
+    inputs: Any, more: dict[str, Any], raw: bytes, wrong: int
+) -> None:
+    header = json.dumps({"inputs": inputs, **more}).encode()
+    try:
+        made = decode(header + raw, len(header) + wrong, LIMITS)
+    except InputError as error:
+        assert len(str(error)) < 2500
+    else:
+        assert set(made.tensors.tensors) == set(made.datatypes)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(data=st.data(), tensor=st.one_of(TENSORS, TEXTS))
+def test_a_mutated_request_is_a_request_or_an_input_error(
+    data: st.DataObject, tensor: tuple[str, np.ndarray[Any, Any]]
+) -> None:
+    body, length = triton_request({"x": tensor})
+    at = data.draw(st.integers(0, len(body)))
+    end = data.draw(st.integers(at, min(len(body), at + 4)))
+    mutated = body[:at] + data.draw(st.binary(max_size=4)) + body[end:]
+    try:
+        made = decode(mutated, length, LIMITS)
+    except InputError as error:
+        assert len(str(error)) < 2500
+    else:
+        assert len(made.tensors.tensors) == 1

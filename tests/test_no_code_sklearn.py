@@ -1,0 +1,383 @@
+"""scikit-learn models without a script: their answers are the estimator's own, to the bit."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    ExtraTreesRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    IsolationForest,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingRegressor,
+    VotingClassifier,
+)
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import (
+    ElasticNet,
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+    RidgeClassifier,
+    SGDClassifier,
+)
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.svm import SVC, SVR, LinearSVC
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+from scoring_runtime import ScoringRequest, Settings, build
+from scoring_runtime.errors import ModelUnusable, SchemaMismatch, UndecodableInput
+from scoring_runtime.messages import ScoringResponse
+from scoring_runtime.model_invocation import ModelInvocation
+from scoring_runtime.no_code.scikit_learn import ScikitLearnModel
+from scoring_runtime.payloads import Limits, Spec
+
+LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
+METHODS = ("predict", "predict_proba", "decision_function")
+WIDTH, ROWS = 8, 60
+NAMES = [f"x{number}" for number in range(WIDTH)]
+
+
+class Data(NamedTuple):
+    """What the estimators are fitted on."""
+
+    values: NDArray[np.float64]
+    number: NDArray[np.float64]
+    numbers: NDArray[np.float64]
+    kind: NDArray[np.int64]
+    word: NDArray[np.object_]
+    kinds: NDArray[np.int64]
+
+
+def data() -> Data:
+    random = np.random.default_rng(20)
+    values = random.normal(size=(ROWS, WIDTH)) * 10.0 ** random.integers(-6, 6, WIDTH)
+    number = values @ random.normal(size=WIDTH) + random.normal(size=ROWS)
+    kind = np.digitize(values[:, 0] / np.std(values[:, 0]), [-0.5, 0.5])
+    word = np.array(["no", "möglich", "yes"], dtype=object)[kind]
+    numbers = np.stack([number, values[:, 1]], axis=1)
+    kinds = np.stack([kind, (values[:, 1] > 0).astype(int)], axis=1)
+    return Data(values, number, numbers, kind, word, kinds)
+
+
+DATA = data()
+
+# name → (estimator, what it is fitted to)
+ESTIMATORS: Mapping[str, tuple[Any, Any]] = {
+    "LinearRegression": (LinearRegression(), DATA.number),
+    "Ridge of two numbers": (Ridge(), DATA.numbers),
+    "ElasticNet": (ElasticNet(), DATA.number),
+    "pipeline with PoissonRegressor": (make_pipeline(StandardScaler(), PoissonRegressor()), DATA.kind),
+    "LogisticRegression of three": (LogisticRegression(max_iter=3000), DATA.kind),
+    "LogisticRegression of two": (LogisticRegression(max_iter=3000), DATA.kind == 1),
+    "LogisticRegression of words": (LogisticRegression(max_iter=3000), DATA.word),
+    "RidgeClassifier": (RidgeClassifier(), DATA.word),
+    "SGDClassifier": (SGDClassifier(random_state=0), DATA.kind),
+    "DecisionTreeRegressor of two": (DecisionTreeRegressor(random_state=0), DATA.numbers),
+    "DecisionTreeClassifier of two": (DecisionTreeClassifier(random_state=0), DATA.kinds),
+    "RandomForestClassifier": (RandomForestClassifier(5, random_state=0), DATA.word),
+    "RandomForestRegressor": (RandomForestRegressor(5, random_state=0), DATA.number),
+    "ExtraTreesRegressor of two": (ExtraTreesRegressor(5, random_state=0), DATA.numbers),
+    "IsolationForest": (IsolationForest(n_estimators=5, random_state=0), None),
+    "GradientBoostingClassifier": (
+        GradientBoostingClassifier(n_estimators=3, random_state=0),
+        DATA.word,
+    ),
+    "GradientBoostingRegressor": (
+        GradientBoostingRegressor(n_estimators=3, random_state=0),
+        DATA.number,
+    ),
+    "HistGradientBoostingClassifier": (
+        HistGradientBoostingClassifier(max_iter=2, random_state=0),
+        DATA.kind,
+    ),
+    "AdaBoostClassifier": (AdaBoostClassifier(n_estimators=3, random_state=0), DATA.kind),
+    "SVC of three": (SVC(), DATA.word),
+    "SVC of two": (SVC(), DATA.kind == 0),
+    "LinearSVC": (LinearSVC(max_iter=100_000, dual=False), DATA.kind),
+    "SVR": (SVR(), DATA.number),
+    "KNeighborsClassifier": (KNeighborsClassifier(), DATA.kind),
+    "KNeighborsRegressor": (KNeighborsRegressor(), DATA.number),
+    "GaussianNB": (GaussianNB(), DATA.kind),
+    "GaussianProcessRegressor": (GaussianProcessRegressor(optimizer=None), DATA.number),
+    "KMeans": (KMeans(3, n_init=1, random_state=0), None),
+    "MiniBatchKMeans": (MiniBatchKMeans(3, n_init=1, random_state=0), None),
+    "GaussianMixture": (GaussianMixture(2, random_state=0, reg_covar=1e-3), None),
+    "DummyClassifier": (DummyClassifier(), DATA.word),
+    "DummyRegressor": (DummyRegressor(), DATA.number),
+    "VotingClassifier": (
+        VotingClassifier(
+            [("a", GaussianNB()), ("b", DecisionTreeClassifier(random_state=0))], voting="soft"
+        ),
+        DATA.word,
+    ),
+    "StackingRegressor": (
+        StackingRegressor([("a", LinearRegression()), ("b", DecisionTreeRegressor(max_depth=2))]),
+        DATA.number,
+    ),
+    "OneVsRestClassifier": (OneVsRestClassifier(LogisticRegression(max_iter=3000)), DATA.kind),
+    "MultiOutputRegressor": (MultiOutputRegressor(Ridge()), DATA.numbers),
+    "MultiOutputClassifier": (MultiOutputClassifier(GaussianNB()), DATA.kinds),
+    "TransformedTargetRegressor": (
+        TransformedTargetRegressor(Ridge(), transformer=StandardScaler()),
+        DATA.number,
+    ),
+    "pipeline with MLP": (
+        make_pipeline(
+            StandardScaler(), MLPClassifier(solver="lbfgs", max_iter=2000, random_state=0)
+        ),
+        DATA.word,
+    ),
+    "pipeline with SVC": (make_pipeline(StandardScaler(), SVC()), DATA.kind),
+    "GridSearchCV": (
+        GridSearchCV(make_pipeline(StandardScaler(), SVC()), {"svc__C": [0.1, 1.0]}, cv=2),
+        DATA.word,
+    ),
+}
+
+
+# --- the service ----------------------------------------------------------------------------------
+
+
+def saved(model: Any, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    joblib.dump(model, folder / "model.joblib")
+    return folder
+
+
+def answers(
+    folder: Path, requests: Sequence[ScoringRequest], **environ: str
+) -> list[ScoringResponse]:
+    """What the runtime answers to each of ``requests`` with the model in ``folder``."""
+
+    async def main() -> list[ScoringResponse]:
+        runtime = build(
+            Settings.from_environ(
+                {"AZUREML_MODEL_DIR": str(folder), "AML_APP_ROOT": str(folder), **environ}
+            )
+        )
+        runtime.start()
+        await runtime.started()
+        found = [await runtime.score(request) for request in requests]
+        await runtime.stop()
+        return found
+
+    return asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def as_csv(header: Sequence[str] | None, rows: Sequence[Sequence[Any]]) -> bytes:
+    out = io.StringIO()
+    write = csv.writer(out)
+    if header is not None:
+        write.writerow(header)
+    write.writerows(rows)
+    return out.getvalue().encode()
+
+
+def as_npy(values: NDArray[Any]) -> bytes:
+    out = io.BytesIO()
+    np.save(out, values)
+    return out.getvalue()
+
+
+def said(kind: str) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"content-type", kind.encode()),)
+
+
+def unnamed_bodies(values: NDArray[Any]) -> dict[str, tuple[bytes, str]]:
+    """The same rows without names, in each format."""
+    rows = values.tolist()
+    return {
+        "list": (json.dumps(rows).encode(), "application/json"),
+        "data": (json.dumps({"data": rows}).encode(), "application/json"),
+        "input_data": (json.dumps({"input_data": rows}).encode(), "application/json"),
+        "instances": (json.dumps({"instances": rows}).encode(), "application/json"),
+        "inputs": (json.dumps({"inputs": rows}).encode(), "application/json"),
+        "split": (json.dumps({"dataframe_split": {"data": rows}}).encode(), "application/json"),
+        "csv": (as_csv(None, rows), "text/csv; header=absent"),
+        "npy": (as_npy(values), "application/x-npy"),
+        "npy in Fortran's order": (as_npy(np.asfortranarray(values)), "application/x-npy"),
+    }
+
+
+def named_bodies(frame: pd.DataFrame) -> dict[str, tuple[bytes, str]]:
+    """The same rows with names, in each format."""
+
+    names, rows = list(frame.columns), frame.to_numpy().tolist()
+    split = {"columns": names, "index": list(range(len(rows))), "data": rows}
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    mixed = [dict(reversed(each.items())) for each in records]
+    lines = b"\n".join(json.dumps(each).encode() for each in records)
+    return {
+        "data of objects": (json.dumps({"data": records}).encode(), "application/json"),
+        "objects in another order": (json.dumps({"data": mixed}).encode(), "application/json"),
+        "records": (json.dumps({"dataframe_records": records}).encode(), "application/json"),
+        "split": (json.dumps({"dataframe_split": split}).encode(), "application/json"),
+        "input_data": (json.dumps({"input_data": split}).encode(), "application/json"),
+        "csv": (as_csv(names, rows), "text/csv"),
+        "csv in another order": (
+            as_csv(names[::-1], [row[::-1] for row in rows]),
+            "text/csv; header=present",
+        ),
+        "JSON Lines": (lines, "application/jsonl"),
+    }
+
+
+def assert_same(answer: Any, expected: Any) -> None:
+    """A JSON answer is what the estimator gave: every bit of every number, in the same nesting."""
+    if isinstance(expected, list):
+        assert len(answer) == len(expected)
+        for one, other in zip(answer, expected, strict=True):
+            assert_same(one, other)
+    elif expected.dtype.kind in "OU":
+        assert answer == expected.tolist()
+    else:
+        made = np.array(answer, dtype=expected.dtype)
+        assert made.shape == expected.shape
+        assert made.tobytes() == expected.tobytes()
+        assert_kind(answer, expected.dtype.kind)
+
+
+def assert_kind(answer: Any, kind: str) -> None:
+    while isinstance(answer, list):
+        answer = answer[0]
+    assert type(answer) is {"b": bool, "i": int, "u": int, "f": float}[kind]
+
+
+def assert_answers(model: Any, given: Any, bodies: Mapping[str, Any], folder: Path) -> None:
+    """Every method of ``model`` gives for every body what it gives for ``given``."""
+    methods = [each for each in METHODS if hasattr(model, each)]
+    asked = [
+        (method, name, ScoringRequest(body, said(kind), query=f"method={method}".encode()))
+        for method in methods
+        for name, (body, kind) in bodies.items()
+    ]
+    found = answers(saved(model, folder), [request for _, _, request in asked])
+    for (method, name, _), response in zip(asked, found, strict=True):
+        answer = json.loads(bytes(response.body))  # type: ignore[arg-type]
+        if name in ("instances", "inputs", "split", "records"):
+            assert list(answer) == ["predictions"], name
+            answer = answer["predictions"]
+        assert response.status == 200
+        assert_same(answer, getattr(model, method)(given))
+
+
+# --- to the bit -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_estimator_fitted_on_an_array_answers_as_it_does_itself(name, tmp_path):
+    estimator, target = ESTIMATORS[name]
+    model = estimator.fit(DATA.values, target)
+    given = DATA.values[:9]
+    assert_answers(model, given, unnamed_bodies(given), tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_estimator_fitted_on_a_table_answers_as_it_does_itself(name, tmp_path):
+    estimator, target = ESTIMATORS[name]
+    frame = pd.DataFrame(DATA.values, columns=NAMES)
+    model = estimator.fit(frame, target)
+    given = frame[:9]
+    bodies = {**unnamed_bodies(given.to_numpy()), **named_bodies(given)}
+    assert_answers(model, given, bodies, tmp_path / "model")
+
+
+MIXED = pd.DataFrame(
+    {
+        "age": [31.0, 45.5, 22.0, 60.0, 38.0, 51.0],
+        "city": ["Graz", "Linz", "Wien", "Wien", "Graz", "Linz"],
+        "size": ["s", "m", "l", "m", "s", "l"],
+        "income": [1000, 2000, 1500, 4000, 2500, 3000],
+        "note": ["good and late", "late", "very good", "good", "bad, late", "'quoted', \"bad\""],
+    }
+)
+MIXED_TARGET = [0, 1, 0, 1, 1, 0]
+MIXED_MODELS = {
+    "ColumnTransformer": make_pipeline(
+        ColumnTransformer(
+            [
+                ("text", OneHotEncoder(handle_unknown="ignore"), ["city", "size"]),
+                ("words", CountVectorizer(), "note"),
+                ("number", StandardScaler(), ["age", "income"]),
+            ]
+        ),
+        LogisticRegression(),
+    ),
+    "nested": make_pipeline(
+        ColumnTransformer(
+            [
+                ("text", make_pipeline(OrdinalEncoder(), StandardScaler()), ["city", "size"]),
+                ("words", make_pipeline(TfidfVectorizer()), "note"),
+            ],
+            remainder="passthrough",
+        ),
+        RandomForestClassifier(5, random_state=0),
+    ),
+    "GridSearchCV of ColumnTransformer": GridSearchCV(
+        make_pipeline(
+            ColumnTransformer(
+                [("text", OneHotEncoder(handle_unknown="ignore"), ["city", "size"])],
+                remainder="drop",
+            ),
+            DecisionTreeClassifier(random_state=0),
+        ),
+        {"decisiontreeclassifier__max_depth": [1, 2]},
+        cv=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED_MODELS)
+def test_columns_of_text_and_numbers_answer_as_the_pipeline_does_itself(name, tmp_path):
+    model = MIXED_MODELS[name].fit(MIXED, MIXED_TARGET)
+    bodies = named_bodies(MIXED)
+    rows = MIXED.to_numpy().tolist()
+    bodies["rows in the order of the columns"] = (json.dumps(rows).encode(), "application/json")
+    assert_answers(model, MIXED, bodies, tmp_path / "model")
+
+
+def test_the_columns_of_a_pipeline_say_which_are_text_and_its_example_scores(tmp_path):
+    model = MIXED_MODELS["ColumnTransformer"].fit(MIXED, MIXED_TARGET)
+    served = ScikitLearnModel(model, LIMITS)
+    assert served.tabular
+    assert served.inputs == tuple(
+        Spec(name, "BYTES" if name in ("city", "size", "note") else "FP64", (-1,))
+        for name in MIXED.columns
+    )
+    example = {"age": 0.0, "city": "Graz", "size": "l", "income": 0.0, "note": "text"}
+    assert served.example == {"data": [example]}
+    (response,) = answers(
+        saved(model, tmp_path / "model"), [ScoringRequest(json.dumps(served.example).encode())]
+    )
+    assert json.loads(bytes(response.body)) == model.predict(pd.DataFrame([example])).tolist()  # type: ignore[arg-type]
