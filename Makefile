@@ -4,6 +4,9 @@ BIN := $(VENV)/bin
 EXAMPLE ?= diabetes
 PORT ?= 5001
 WATCH ?=
+MODELS ?= model
+SCRIPT := $(wildcard examples/$(EXAMPLE)/score.py)
+SAMPLE := $(firstword $(wildcard examples/$(EXAMPLE)/sample_input.json examples/$(EXAMPLE)/samples/*.json examples/$(EXAMPLE)/*.json))
 
 .PHONY: install serve lint type test bench clean
 
@@ -23,8 +26,8 @@ install: $(VENV)/.dev
 
 serve: $(VENV)/.serve
 	@$(BIN)/python examples/$(EXAMPLE)/train.py
-	@printf '\nTry it, in another terminal:\n\n  curl -H "Content-Type: application/json" -d @examples/$(EXAMPLE)/sample_input.json http://127.0.0.1:$(PORT)/score\n\n'
-	@exec $(BIN)/scoring-runtime serve --entry-script examples/$(EXAMPLE)/score.py --model-dir examples/$(EXAMPLE)/model --port $(PORT) $(if $(WATCH),--watch $(WATCH))
+	@printf '\nTry it, in another terminal:\n\n  curl -H "Content-Type: application/json" -d @$(SAMPLE) http://127.0.0.1:$(PORT)/score\n\n'
+	@exec $(BIN)/scoring-runtime serve $(if $(SCRIPT),--entry-script $(SCRIPT)) --model-dir examples/$(EXAMPLE)/$(MODELS) --port $(PORT) $(if $(WATCH),--watch $(WATCH))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -39,6 +42,7 @@ test: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.http
+	$(BIN)/python -m benchmarks.formats
 	$(BIN)/python -m benchmarks.functions
 	$(BIN)/python -m benchmarks.blobs
 	$(BIN)/python -m benchmarks.messages

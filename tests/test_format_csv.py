@@ -186,7 +186,18 @@ def test_what_is_no_csv_is_named_with_its_line(body: bytes, message: str) -> Non
 
 @pytest.mark.parametrize(
     "charset",
-    ["nonsense", "", "zip", "hex", "idna", "punycode", "unicode_escape", "utf-7", "rot13", "iso-8859-12"],
+    [
+        "nonsense",
+        "",
+        "zip",
+        "hex",
+        "idna",
+        "punycode",
+        "unicode_escape",
+        "utf-7",
+        "rot13",
+        "iso-8859-12",
+    ],
 )
 def test_only_known_charsets_are_looked_up(charset: str) -> None:
     with pytest.raises(UndecodableInput) as refused:
@@ -217,9 +228,7 @@ def test_only_known_charsets_are_looked_up(charset: str) -> None:
             "Record 2 of the CSV body (line 2) has 3 fields; 2 are expected, as in the first record.",
             id="too many in text",
         ),
-        pytest.param(
-            b"a,,c\n1,2,3\n", {"header": True}, "has no name for column 2.", id="no name"
-        ),
+        pytest.param(b"a,,c\n1,2,3\n", {"header": True}, "has no name for column 2.", id="no name"),
         pytest.param(b"a,b,a\n1,2,3\n", {}, "has the name 'a' twice; each", id="same name"),
     ],
 )
@@ -235,7 +244,10 @@ def test_records_that_do_not_fit_are_named(
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (LIMITS._replace(rows=9), "more than 9 rows; at most 9 are taken at once (SCORING_MAX_ROWS)"),
+        (
+            LIMITS._replace(rows=9),
+            "more than 9 rows; at most 9 are taken at once (SCORING_MAX_ROWS)",
+        ),
         (
             LIMITS._replace(values=19),
             "more than 19 values; at most 19 are taken at once (SCORING_MAX_VALUES)",
@@ -345,7 +357,9 @@ def test_what_csv_cannot_hold_is_not_acceptable(outputs: Any, message: str) -> N
 # --- any table, any body --------------------------------------------------------------------------
 
 NO_NUL = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-NAME = st.text(NO_NUL, min_size=1, max_size=8).filter(lambda name: name.strip() and name[0] != "\ufeff")
+NAME = st.text(NO_NUL, min_size=1, max_size=8).filter(
+    lambda name: name.strip() and name[0] != "\ufeff"
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -361,7 +375,9 @@ def test_any_floats_come_back_to_the_bit(values: NDArray[Any]) -> None:
 @given(
     st.integers(1, 5).flatmap(
         lambda length: st.dictionaries(
-            NAME, st.lists(st.text(NO_NUL, max_size=6), min_size=length, max_size=length), min_size=1
+            NAME,
+            st.lists(st.text(NO_NUL, max_size=6), min_size=length, max_size=length),
+            min_size=1,
         )
     )
 )

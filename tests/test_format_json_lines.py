@@ -34,7 +34,9 @@ LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)
             Columns({"b": [1, None, 4], "a": [None, 2, None], "c": [None, None, 3]}),
             id="keys in the order of their first line",
         ),
-        pytest.param(b'{"a": 1, "b": 2}\n{"b": 3, "a": 4}', Columns({"a": [1, 4], "b": [2, 3]}), id="order"),
+        pytest.param(
+            b'{"a": 1, "b": 2}\n{"b": 3, "a": 4}', Columns({"a": [1, 4], "b": [2, 3]}), id="order"
+        ),
         pytest.param(b'{"a": [1, {"b": 2}]}', Columns({"a": [[1, {"b": 2}]]}), id="nested"),
         pytest.param(b"{}\n{}\n", Columns({}), id="objects without keys"),
         pytest.param(b"[1, 2]\n[3, 4]\n", Rows([[1, 2], [3, 4]]), id="arrays"),
@@ -44,7 +46,9 @@ LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)
         pytest.param(b"\n \n1\r\n\t\n2\n\n", Rows([1, 2]), id="blank lines"),
         pytest.param(b"\xef\xbb\xbf1\n2", Rows([1, 2]), id="byte order mark"),
         pytest.param('"é\u2028ü"\n'.encode(), Rows(["é\u2028ü"]), id="other ends of lines"),
-        pytest.param(b"123456789012345678901234567890", Rows([123456789012345678901234567890]), id="big"),
+        pytest.param(
+            b"123456789012345678901234567890", Rows([123456789012345678901234567890]), id="big"
+        ),
         pytest.param(b"Infinity\n-Infinity", Rows([math.inf, -math.inf]), id="infinity"),
     ],
 )
@@ -63,11 +67,13 @@ def test_nan_is_read_as_in_json_bodies() -> None:
     [
         pytest.param(b"", UndecodableInput, "The JSON Lines body is empty.", id="empty"),
         pytest.param(b" \n\n", UndecodableInput, "The JSON Lines body is empty.", id="blank"),
-        pytest.param(b"1\n\n{a}\n", UndecodableInput, "Line 3 of the JSON Lines body is not", id="no JSON"),
+        pytest.param(
+            b"1\n\n{a}\n", UndecodableInput, "Line 3 of the JSON Lines body is not", id="no JSON"
+        ),
         pytest.param(b"[1,\n2]\n", UndecodableInput, "Line 1 of the", id="a value over two lines"),
         pytest.param(b"1 2\n", UndecodableInput, "Line 1 of the", id="two values in a line"),
         pytest.param(b'1\n"\xff"\n', UndecodableInput, "Line 2 of the", id="not UTF-8"),
-        pytest.param(b"[" * 100_000, InputTooLarge, "of memory once read", id="many lists"),
+        pytest.param(b"[" * 200_000, InputTooLarge, "of memory once read", id="many lists"),
         pytest.param(b"[" * 5_000, UndecodableInput, "Line 1 of the", id="deep"),
         pytest.param(
             b'{"a": 1}\n[1]\n',
@@ -76,10 +82,16 @@ def test_nan_is_read_as_in_json_bodies() -> None:
             id="object, array",
         ),
         pytest.param(
-            b"[1]\n\n2\n", SchemaMismatch, "Line 3 of the JSON Lines body is a single value; an array", id="array, scalar"
+            b"[1]\n\n2\n",
+            SchemaMismatch,
+            "Line 3 of the JSON Lines body is a single value; an array",
+            id="array, scalar",
         ),
         pytest.param(
-            b"1\n{}\n", SchemaMismatch, "is an object; a single value is expected", id="scalar, object"
+            b"1\n{}\n",
+            SchemaMismatch,
+            "is an object; a single value is expected",
+            id="scalar, object",
         ),
         pytest.param(
             b"1\n" * 1_001,
@@ -94,9 +106,9 @@ def test_nan_is_read_as_in_json_bodies() -> None:
             id="values in arrays",
         ),
         pytest.param(
-            b'{"a": {"b": [%s1]}}\n[1]' % (b"1," * 10_000),
-            SchemaMismatch,
-            "Line 2",
+            b'{"a": {"b": [%s1]}}\n' % (b"1," * 10_000),
+            InputTooLarge,
+            "has 10001 values; at most 10000",
             id="values in objects",
         ),
         pytest.param(
@@ -166,7 +178,9 @@ def test_each_row_is_an_object_of_the_outputs() -> None:
 @pytest.mark.parametrize(
     ("values", "lines"),
     [
-        pytest.param(np.array([1.0, np.nan, np.inf, -0.0]), ["1.0", "null", "null", "-0.0"], id="f8"),
+        pytest.param(
+            np.array([1.0, np.nan, np.inf, -0.0]), ["1.0", "null", "null", "-0.0"], id="f8"
+        ),
         pytest.param(np.array([0.1, 1e-45], np.float32), ["0.1", "1e-45"], id="f4"),
         pytest.param(np.array([0.5], np.longdouble), ["0.5"], id="extended"),
         pytest.param(np.array([1, 2], ">i4"), ["1", "2"], id="big-endian"),
@@ -174,8 +188,12 @@ def test_each_row_is_an_object_of_the_outputs() -> None:
         pytest.param(np.array([2**64 - 1], np.uint64), ["18446744073709551615"], id="u8"),
         pytest.param(np.zeros((2, 0)), ["[]", "[]"], id="no values"),
         pytest.param(np.zeros((2, 1, 2), int), ["[[0,0]]", "[[0,0]]"], id="3 dimensions"),
-        pytest.param(np.array(["x", None, b"\xff"], object), ['"x"', "null", '"/w=="'], id="objects"),
-        pytest.param(np.array(["2024-01-02", "NaT"], "M8[D]"), ['"2024-01-02T00:00:00"', "null"], id="date"),
+        pytest.param(
+            np.array(["x", None, b"\xff"], object), ['"x"', "null", '"/w=="'], id="objects"
+        ),
+        pytest.param(
+            np.array(["2024-01-02", "NaT"], "M8[D]"), ['"2024-01-02T00:00:00"', "null"], id="date"
+        ),
         pytest.param(np.array(["\ud800"]), ['"\\ud800"'], id="half a pair"),
         pytest.param(np.array(3), ["3"], id="a scalar"),
         pytest.param(np.array([]), [], id="no rows"),
@@ -200,7 +218,11 @@ def test_outputs_of_different_lengths_are_not_acceptable() -> None:
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT
 )
 
 

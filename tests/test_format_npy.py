@@ -53,7 +53,9 @@ def rows(body: bytes, limits: Limits = LIMITS) -> NDArray[Any]:
 
 def same(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """To the bit: NaN payloads and signs of zeros too."""
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return (
+        one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    )
 
 
 DTYPES = "? i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16 U7 S7 M8[s] M8[ns] m8[us]".split()
@@ -275,9 +277,13 @@ def test_extended_floats_are_written_as_doubles() -> None:
             "the result has 2 outputs: label, score.",
             id="two",
         ),
-        pytest.param({"x": np.array([{}], object)}, "of the types dict, which only pickle", id="dict"),
+        pytest.param(
+            {"x": np.array([{}], object)}, "of the types dict, which only pickle", id="dict"
+        ),
         pytest.param({"x": np.array(["a", 1], object)}, "types int, str, which", id="mixed"),
-        pytest.param({"x": np.zeros(1, [("a", "f8")])}, "'x' is a structured array", id="structured"),
+        pytest.param(
+            {"x": np.zeros(1, [("a", "f8")])}, "'x' is a structured array", id="structured"
+        ),
     ],
 )
 def test_what_npy_cannot_hold_is_not_acceptable(outputs: Any, message: str) -> None:

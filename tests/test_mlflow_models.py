@@ -23,12 +23,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from scoring_runtime.errors import InputError, InputTooLarge, ModelUnusable, SchemaMismatch
 from scoring_runtime.formats.mlflow_answers import to_json_ready
@@ -307,6 +308,42 @@ def ours(folders: Path) -> Callable[[str], NoCodeModel]:
     return one
 
 
+class Edited(Protocol):
+    """A copy of a model's folder with changes to its ``MLmodel``: None takes a key away."""
+
+    def __call__(
+        self,
+        name: str,
+        *,
+        flavours: dict[str, dict[str, Any]] | None = None,
+        to: str = "",
+        **sections: Any,
+    ) -> Path: ...
+
+
+@pytest.fixture
+def edited(folders: Path, tmp_path: Path) -> Edited:
+    def copy(
+        name: str,
+        *,
+        flavours: dict[str, dict[str, Any]] | None = None,
+        to: str = "",
+        **sections: Any,
+    ) -> Path:
+        folder = tmp_path / (to or name)
+        shutil.copytree(folders / name, folder)
+        mlmodel = yaml.safe_load((folder / "MLmodel").read_text())
+        mlmodel.update(sections)
+        for flavour, changes in (flavours or {}).items():
+            mlmodel["flavors"][flavour].update(changes)
+            for key in [key for key, value in changes.items() if value is None]:
+                del mlmodel["flavors"][flavour][key]
+        (folder / "MLmodel").write_text(yaml.safe_dump(mlmodel))
+        return folder
+
+    return copy
+
+
 def their_answer(model: Any, body: Any, content_type: str = "application/json") -> str:
     """What ``/invocations`` answers, or ``REFUSED``."""
     data = body if isinstance(body, str) else json.dumps(body)
@@ -486,7 +523,7 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "hinted": {
         "inputs": {"inputs": [{"a": 1.5, "b": 2.5}, {"a": 3.5}]},
-        "equal-keys": {"inputs": [{"a": 1.5, "b": 2.5}, {"a": 3.5, "b": 1}]},
+        "equal-keys": {"inputs": [{"a": 1.5, "b": 2.5}, {"a": 3.5, "b": 1.0}]},
         "not-a-list": {"inputs": {"a": 1.5}},
         "wrong-item": {"inputs": [{"a": "x"}]},
     },
@@ -505,7 +542,6 @@ REFUSES = {
     "bare": {"wide"},
     "pipeline": {
         "unknown-town",
-        "age-with-fraction",
         "age-missing",
         "number-for-town",
         "csv-age",
@@ -515,10 +551,12 @@ REFUSES = {
     "onnx-columns": {"missing"},
     "onnx-bare": {"integers", "wrong-name", "wrong-width"},
     "doubler": {"wrong-param", "wrong-column"},
-    "echo": {"n-as-double", "n-missing", "csv-bool"},
+    "echo": {"n-missing", "csv-bool"},
     "nested": {"wrong-item", "missing-property", "missing"},
     "hinted": {"not-a-list", "wrong-item"},
 }
+TABLE = {name: np.array([each[name] for each in TEN]) for name in NAMES}
+SINGLE = np.array([[1.5, 2.5], [0.1, 4.0]], "float32")
 CASES = [(name, body) for name, bodies in BODIES.items() for body in bodies]
 
 
@@ -535,3 +573,570 @@ def test_answers_are_those_of_mlflow_models_serve(
     wanted = their_answer(theirs(name), given, kind)
     assert our_answer(ours(name), given) == wanted
     assert (wanted == REFUSED) is (body in REFUSES.get(name, ()))
+
+
+def test_each_model_takes_some_bodies_and_refuses_some() -> None:
+    """The table above names only bodies there are, and no model refuses all."""
+    for name, refused in REFUSES.items():
+        assert refused < set(BODIES[name])
+
+
+TYPED: dict[str, tuple[str, Any, Any]] = {
+    "table": ("skops", Columns(TABLE), pd.DataFrame(TABLE)),
+    "tensors": ("skops", Tensors(TABLE), TABLE),
+    "halves": (
+        "skops",
+        Columns({name: each.astype("float16") for name, each in TABLE.items()}),
+        pd.DataFrame({name: each.astype("float16") for name, each in TABLE.items()}),
+    ),
+    "integers": (
+        "skops",
+        Columns({name: each.astype("int64") * 9 for name, each in TABLE.items()}),
+        pd.DataFrame({name: each.astype("int64") * 9 for name, each in TABLE.items()}),
+    ),
+    "bare-array": ("bare", Rows(np.array(ROWS)), np.array(ROWS)),
+    "bare-table": ("bare", Columns(TABLE), pd.DataFrame(TABLE)),
+    "matrix": ("matrix", Rows(np.array(ROWS)), np.array(ROWS)),
+    "matrix-singles": ("matrix", Rows(np.array(ROWS, "float32")), np.array(ROWS, "float32")),
+    "onnx": ("onnx", Tensors({"x": SINGLE}), {"x": SINGLE}),
+    "onnx-doubles": ("onnx", Tensors({"x": SINGLE.astype(float)}), {"x": SINGLE.astype(float)}),
+    "onnx-bare": ("onnx-bare", Tensors({"x": SINGLE}), {"x": SINGLE}),
+    "onnx-bare-doubles": ("onnx-bare", Rows(SINGLE.astype(float)), SINGLE.astype(float)),
+    "onnx-bare-integers": ("onnx-bare", Rows(SINGLE.astype("int64")), SINGLE.astype("int64")),
+    "onnx-columns": (
+        "onnx-columns",
+        Tensors({"a": SINGLE[:, 0], "b": SINGLE[:, 1]}),
+        {"a": SINGLE[:, 0], "b": SINGLE[:, 1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TYPED)
+def test_arrays_are_scored_as_by_pyfunc_predict(
+    case: str, ours: Callable[[str], NoCodeModel], theirs: Callable[[str], Any]
+) -> None:
+    """As npy, Arrow and V2 bring them: the same type of result, the same bits, or a refusal."""
+    name, content, data = TYPED[case]
+    try:
+        wanted = theirs(name).predict(data)
+    except Exception:
+        with pytest.raises(SchemaMismatch):
+            ours(name).predict(content, {}, "")
+        return
+    got = ours(name).predict(content, {}, "")
+    assert type(got) is type(wanted)
+    assert answered(got) == answered(wanted)
+
+
+def test_a_matrix_gets_the_names_of_the_signature(ours: Callable[[str], NoCodeModel]) -> None:
+    """Rows of numbers score as the same table does; mlflow would miss the names."""
+    rows = ours("skops").predict(Rows(np.array(ROWS)), {}, "")
+    table = ours("skops").predict(Columns(TABLE), {}, "")
+    np.testing.assert_array_equal(rows, table)
+
+
+# --- what a model says of itself ------------------------------------------------------------------
+
+PLATFORMS = {
+    "skops": "mlflow_sklearn",
+    "onnx": "mlflow_onnx",
+    "echo": "mlflow_python_function",
+}
+
+
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_the_platform_is_the_flavour(name: str, ours: Callable[[str], NoCodeModel]) -> None:
+    """There is no method to choose: MLflow models have their ``predict_fn``."""
+    assert ours(name).platform == PLATFORMS[name]
+    assert ours(name).methods == ()
+
+
+def test_the_inputs_and_outputs_are_those_of_the_signature(
+    ours: Callable[[str], NoCodeModel],
+) -> None:
+    """Columns, or tensors with their shape."""
+    model = ours("skops")
+    assert model.inputs == tuple(Spec(name, "FP64", (-1,)) for name in NAMES)
+    assert model.outputs == (Spec("output", "FP64", (-1,)),)
+    assert model.tabular
+    assert ours("onnx").inputs == (Spec("x", "FP32", (-1, 2)),)
+    assert ours("onnx").outputs == (Spec("y", "FP32", (-1, 2)),)
+    assert not ours("onnx").tabular
+    assert [each.optional for each in ours("echo").inputs] == [False, *[True] * 5]
+
+
+def test_without_a_signature_the_model_itself_is_asked(ours: Callable[[str], NoCodeModel]) -> None:
+    """The feature names of scikit-learn, inputs and outputs of ONNX; else nothing is known."""
+    assert ours("bare").inputs == tuple(Spec(name, "FP64", (-1,)) for name in NAMES)
+    assert ours("onnx-bare").inputs == (Spec("x", "FP32", (-1, 2)),)
+    assert ours("onnx-bare").outputs == (Spec("y", "FP32", (-1, -1)),)
+    assert (ours("echo-bare").inputs, ours("echo-bare").outputs) == ((), ())
+
+
+def test_the_example_is_the_one_that_was_saved(
+    folders: Path, ours: Callable[[str], NoCodeModel]
+) -> None:
+    """``serving_input_example.json`` of the folder."""
+    saved = json.loads((folders / "skops/serving_input_example.json").read_text())
+    assert ours("skops").example == saved
+    assert len(saved[SPLIT]["data"]) == 2
+
+
+@pytest.mark.parametrize("name", [name for name in SAVE if name not in ("pipeline", "failing")])
+def test_the_example_scores(
+    name: str, ours: Callable[[str], NoCodeModel], theirs: Callable[[str], Any]
+) -> None:
+    """With us and with mlflow; one made of the signature cannot know a pipeline's categories."""
+    model = ours(name)
+    wanted = their_answer(theirs(name), model.example)
+    assert wanted != REFUSED
+    assert our_answer(model, model.example) == wanted
+
+
+OLD_EXAMPLES: dict[str, tuple[Any, Any, Any]] = {
+    "table": ({"type": "dataframe"}, {"columns": ["a"], "data": [[1.5]]}, {
+        SPLIT: {"columns": ["a"], "data": [[1.5]]}
+    }),
+    "array": ({"type": "ndarray"}, [[1.5]], {"inputs": [[1.5]]}),
+    "nan": ({"type": "ndarray"}, [float("nan")], {"inputs": [None]}),
+    "params": (
+        {"type": "json_object", "params": "true"},
+        {"inputs": {"a": [1]}, "params": {"factor": 3}},
+        {"inputs": {"a": [1]}, "params": {"factor": 3}},
+    ),
+    "damaged": ({"type": "dataframe"}, 5, {SPLIT: {"columns": ["a"], "data": [[1.0]]}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OLD_EXAMPLES)
+def test_an_example_without_a_serving_form_gets_one(case: str, edited: Edited) -> None:
+    """Older versions of mlflow saved the data alone; one that is no body is left out."""
+    info, saved, wanted = OLD_EXAMPLES[case]
+    folder = edited("doubler", saved_input_example_info={**info, "artifact_path": "old.json"})
+    (folder / "old.json").write_text(json.dumps(saved))
+    assert load(folder).example == wanted
+
+
+def test_params_reach_the_model(ours: Callable[[str], NoCodeModel]) -> None:
+    """Converted, with the defaults of those that are not given."""
+    result = ours("doubler").predict(Columns({"a": [1.5]}), {"factor": 4}, "")
+    assert result.to_dict("records") == [{"a": 6.0, "label": "none"}]
+
+
+def test_a_refusal_of_the_model_names_its_reason(ours: Callable[[str], NoCodeModel]) -> None:
+    """What scikit-learn says of NaN, in one line and without a stack."""
+    with pytest.raises(SchemaMismatch) as refused:
+        ours("bare").predict(Rows([[float("nan")] * 10]), {}, "")
+    assert str(refused.value).startswith(
+        "The model refuses the input: Input X contains NaN. Ridge does not accept missing values"
+    )
+    assert len(str(refused.value)) < 450
+    with pytest.raises(
+        SchemaMismatch, match=r"^The model takes .* \[ONNXRuntimeError\]|^The model"
+    ):
+        ours("onnx-bare").predict(Rows(np.zeros((1, 3), "float32")), {}, "")
+
+
+def test_a_refusal_of_mlflow_says_what_mlflow_says_at_the_end(
+    ours: Callable[[str], NoCodeModel],
+) -> None:
+    """Neither the data nor the whole schema is repeated."""
+    with pytest.raises(SchemaMismatch) as refused:
+        ours("nested").predict(Columns({"values": [["x"]], "point": [{"x": 3}]}), {}, "")
+    message = str(refused.value)
+    assert message.startswith("The input does not fit the signature: ")
+    assert "Traceback" not in message
+    assert len(message) < 450
+
+
+def test_a_mistake_of_the_model_is_no_fault_of_the_client(
+    ours: Callable[[str], NoCodeModel],
+) -> None:
+    """Other errors than ValueError and TypeError come out as they are."""
+    with pytest.raises(RuntimeError, match="out of paper"):
+        ours("failing").predict(Rows([1]), {}, "")
+
+
+LIMITS = Limits(rows=2, values=20, bytes=10**6)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Rows([[0.0] * 10] * 3),
+        Rows(np.zeros((3, 1))),
+        Columns({"a": [1] * 3}),
+        Tensors({"a": [1] * 3}),
+    ],
+    ids=["rows", "array", "columns", "tensors"],
+)
+def test_more_rows_than_the_limit_are_refused(folders: Path, content: Any) -> None:
+    """Before anything is made of them."""
+    model = load(folders / "skops", limits=LIMITS)
+    assert model.predict(Rows(ROWS), {}, "").shape == (2,)
+    with pytest.raises(InputTooLarge, match="The input has 3 rows"):
+        model.predict(content, {}, "")
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_scikit_learn_and_onnx_load_and_score_without_mlflow(name: str, folders: Path) -> None:
+    """In a process of its own, where mlflow, if it were asked for, would be found."""
+    model = load(folders / name)
+    script = """
+        import sys
+        from pathlib import Path
+        from scoring_runtime.formats.mlflow_json import decode
+        from scoring_runtime.no_code.mlflow_model import load
+
+        model = load(Path(sys.argv[1]))
+        try:
+            model.predict(*decode(model.example), "")
+        except Exception as error:
+            assert "unknown categories" in str(error), error
+        print(sorted(each for each in sys.modules if each.split(".")[0] == "mlflow"))
+    """
+    done = run(script, str(folders / name))
+    assert (done.stdout, done.stderr) == ("[]\n", ""), model.platform
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **SERVER},
+        cwd=Path(__file__).parent.parent,
+    )
+
+
+NOT_KNOWN = {
+    "pyfunc": ("doubler", {}),
+    "config": ("skops", {"python_function": {"config": {"k": 1}}}),
+    "format": ("pickle", {"sklearn": {"serialization_format": "joblib"}}),
+    "predict_fn": ("onnx", {"python_function": {"predict_fn": "run"}}),
+    "nested": ("nested", {}),
+}
+
+
+@pytest.mark.parametrize("case", NOT_KNOWN)
+def test_what_is_not_known_here_is_left_to_mlflow(
+    case: str, edited: Edited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And without mlflow the message says what to install."""
+    name, flavours = NOT_KNOWN[case]
+    folder = edited(name, flavours=flavours)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setitem(sys.modules, "mlflow.pyfunc", None)
+    with pytest.raises(ModelUnusable, match=r"pip install 'scoring-runtime\[mlflow\]'"):
+        load(folder)
+
+
+def test_a_package_that_is_missing_is_named(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mlflow is tried where it is there; it needs the same package."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModelUnusable, match="onnxruntime"):
+        load(folders / "onnx")
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(ModelUnusable) as missing:
+        load(folders / "onnx")
+    assert str(missing.value).startswith(
+        f"The MLflow model in {folders / 'onnx'} needs the package onnxruntime, which cannot be "
+        "imported"
+    )
+    assert str(missing.value).endswith("pip install onnxruntime")
+
+
+def test_without_yaml_nothing_can_be_read(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLmodel is YAML; the extra brings it."""
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ModelUnusable, match=r'PyYAML is not installed: pip install "scoring-runti'):
+        load(folders / "skops")
+
+
+def test_code_that_was_saved_with_the_model_is_found(tmp_path: Path) -> None:
+    """A class of a module of the user's own, by its ``code`` folder, without mlflow."""
+    code = tmp_path / "src"
+    code.mkdir()
+    (code / "own_estimator.py").write_text(
+        "class Own:\n    def predict(self, data):\n        return data['a'].to_numpy() * 2\n"
+    )
+    script = """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        import mlflow.sklearn, own_estimator
+        mlflow.sklearn.save_model(own_estimator.Own(), sys.argv[2], code_paths=[sys.argv[1]],
+            serialization_format="pickle", pip_requirements=["mlflow"])
+    """
+    saved = tmp_path / "saved"
+    done = run(script, str(code), str(saved))
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(code)
+    model = load(saved)
+    try:
+        assert model.predict(Columns({"a": [1.5, 2.5]}), {}, "").tolist() == [3.0, 5.0]
+        assert model.inputs == ()
+    finally:
+        sys.modules.pop("own_estimator")
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["model_path", "data"])
+def test_the_model_file_is_where_any_version_of_mlflow_puts_it(old: bool, edited: Edited) -> None:
+    """``model_path``, or ``data`` in the folders of mlflow 1."""
+    moved = {"model_path": None, "data": "model.pkl"} if old else {}
+    folder = edited("pickle", flavours={"python_function": moved})
+    assert load(folder).predict(Rows(ROWS), {}, "").shape == (2,)
+
+
+SESSION = {
+    "recorded": ({"intra_op_num_threads": 3, "execution_mode": "parallel"}, 3, "ORT_PARALLEL"),
+    "not-recorded": ({}, 2, "ORT_SEQUENTIAL"),
+    "other": (
+        {
+            "inter_op_num_threads": 2,
+            "graph_optimization_level": 99,
+            "extra_session_config": {"session.disable_prepacking": "1"},
+        },
+        2,
+        "ORT_SEQUENTIAL",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SESSION)
+def test_recorded_session_options_go_before_settings(case: str, edited: Edited) -> None:
+    """Threads and execution mode; what is not recorded is as the settings say."""
+    recorded, threads, mode = SESSION[case]
+    folder = edited("onnx-bare", flavours={"onnx": {"onnx_session_options": recorded}})
+    model: Any = load(folder, onnx_options=lambda: OnnxOptions(intra_op_threads=2))
+    options = model._call._session.get_session_options()
+    assert options.intra_op_num_threads == threads
+    assert options.execution_mode.name == mode
+
+
+def test_providers_that_are_not_there_are_warned_of(
+    edited: Edited, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model runs on the CPU; mlflow's default list, which names CUDA, is no reason to warn."""
+    odd = [["TensorrtExecutionProvider", {"device_id": 0}], "CPUExecutionProvider"]
+    folder = edited("onnx-bare", flavours={"onnx": {"providers": odd}})
+    with caplog.at_level(logging.WARNING, "azmlinfsrv"):
+        load(edited("onnx-bare", flavours={"onnx": {"providers": None}}, to="other"))
+        assert caplog.messages == []
+        assert answered(load(folder).predict(Rows(SINGLE), {}, "")).startswith('{"predictions"')
+    assert caplog.messages == [
+        f"{folder / 'model.onnx'} asks for ['TensorrtExecutionProvider'], which this onnxruntime "
+        "does not have"
+    ]
+
+
+def test_other_versions_of_libraries_are_warned_of_in_one_line(
+    edited: Edited, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that are recorded and differ."""
+    folder = edited("pickle", flavours={"sklearn": {"sklearn_version": "0.24.2"}})
+    with caplog.at_level(logging.WARNING, "azmlinfsrv"):
+        load(folder)
+    installed = importlib.metadata.version("scikit-learn")
+    assert caplog.messages == [
+        f"{folder} was made with other versions of its libraries: scikit-learn was 0.24.2, "
+        f"installed is {installed}."
+    ]
+
+
+def test_the_versions_that_are_installed_are_not_warned_of(
+    folders: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is logged."""
+    with caplog.at_level(logging.WARNING, "azmlinfsrv"):
+        load(folders / "pickle")
+    assert caplog.messages == []
+
+
+# --- models that cannot be used -------------------------------------------------------------------
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def newer_opset(path: Path) -> None:
+    model = network()
+    model.opset_import[0].version = 99
+    path.write_bytes(model.SerializeToString())
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "no-mlmodel": ("skops", lambda f: (f / "MLmodel").unlink(), "MLmodel cannot be read as YAML"),
+    "not-yaml": (
+        "skops",
+        lambda f: (f / "MLmodel").write_text("flavors: [}"),
+        "MLmodel cannot be read as YAML, as mlflow writes it: while parsing",
+    ),
+    "not-text": (
+        "skops",
+        lambda f: (f / "MLmodel").write_bytes(b"\xff\xfe\x00"),
+        "MLmodel cannot be read as YAML",
+    ),
+    "a-list": (
+        "skops",
+        lambda f: (f / "MLmodel").write_text("- 1"),
+        "MLmodel has no flavour python_function with a loader_module (its flavours: none)",
+    ),
+    "no-python-function": (
+        "skops",
+        lambda f: (f / "MLmodel").write_text("flavors: {sklearn: {}, spark: {}}"),
+        "no flavour python_function with a loader_module (its flavours: sklearn, spark)",
+    ),
+    "no-loader": (
+        "skops",
+        lambda f: (f / "MLmodel").write_text("flavors: {python_function: {env: x}}"),
+        "no flavour python_function with a loader_module",
+    ),
+    "signature": (
+        "skops",
+        lambda f: (f / "MLmodel").write_text(
+            "flavors: {python_function: {loader_module: mlflow.sklearn}}\nsignature: {inputs: '[{'}"
+        ),
+        "MLmodel: inputs of its signature cannot be read",
+    ),
+    "no-file": (
+        "pickle",
+        lambda f: (f / "model.pkl").unlink(),
+        "MLmodel names the model file model.pkl, which is not there. Copy the whole folder",
+    ),
+    "cut-pickle": (
+        "pickle",
+        lambda f: cut(f / "model.pkl"),
+        "model.pkl cannot be read (UnpicklingError: pickle data was truncated). A whole file in "
+        "pickle format is expected",
+    ),
+    "cut-cloudpickle": ("pipeline", lambda f: cut(f / "model.pkl"), "cloudpickle format"),
+    "cut-skops": (
+        "skops",
+        lambda f: cut(f / "model.skops"),
+        "model.skops cannot be read (BadZipFile: File is not a zip file). A whole file in skops",
+    ),
+    "empty-pickle": (
+        "pickle",
+        lambda f: (f / "model.pkl").write_bytes(b""),
+        "(EOFError: Ran out of input)",
+    ),
+    "cut-onnx": ("onnx", lambda f: cut(f / "model.onnx"), "cannot be loaded by onnxruntime"),
+    "no-onnx": ("onnx", lambda f: (f / "model.onnx").unlink(), "names the model file model.onnx"),
+    "newer-opset": ("onnx", lambda f: newer_opset(f / "model.onnx"), "opset"),
+    "external-data": (
+        "onnx-external",
+        lambda f: [each.unlink() for each in f.glob("*") if each.suffix not in (".onnx", "")],
+        "cannot be loaded by onnxruntime",
+    ),
+    "python-model": (
+        "doubler",
+        lambda f: cut(f / "python_model.pkl"),
+        "doubler cannot be loaded: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_model_that_cannot_be_used_gets_a_diagnosis(case: str, edited: Edited) -> None:
+    """The file, the cause, and what is expected; the cause is kept for the log."""
+    name, damage, message = DAMAGE[case]
+    folder = edited(name)
+    damage(folder)
+    with pytest.raises(ModelUnusable) as unusable:
+        load(folder)
+    text = str(unusable.value)
+    assert message in text
+    assert str(folder) in text
+    assert "Traceback" not in text
+    without_cause = {"a-list", "no-python-function", "no-loader", "no-file", "no-onnx"}
+    assert (unusable.value.__cause__ is None) is (case in without_cause)
+
+
+WRONG_FUNCTIONS = {
+    "unknown": ("fit", "asks for predict_fn fit; known are: predict, predict_proba"),
+    "absent": ("predict_proba", "holds a Ridge, which has no predict_proba()."),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FUNCTIONS)
+def test_a_predict_fn_that_is_not_there_is_named(case: str, edited: Edited) -> None:
+    """When the model starts, not at the first request."""
+    name, message = WRONG_FUNCTIONS[case]
+    folder = edited("pickle", flavours={"python_function": {"predict_fn": name}})
+    with pytest.raises(ModelUnusable) as unusable:
+        load(folder)
+    assert message in str(unusable.value)
+
+
+def test_types_that_skops_does_not_trust_are_not_loaded(tmp_path: Path) -> None:
+    """The list in MLmodel counts, as with mlflow: what is not on it is refused."""
+    features, target = diabetes()
+    model = Ridge().fit(features, target)
+    model.own_ = Doubler
+    saved = tmp_path / "saved"
+    trusted = ["tests.test_mlflow_models.Doubler"]
+    mlflow.sklearn.save_model(
+        model, saved, serialization_format="skops", skops_trusted_types=trusted, **QUICK
+    )
+    assert load(saved).platform == "mlflow_sklearn"
+    text = (saved / "MLmodel").read_text().replace("tests.test_mlflow_models.Doubler", "other.Type")
+    (saved / "MLmodel").write_text(text)
+    with pytest.raises(ModelUnusable, match="UntrustedTypesFoundException"):
+        load(saved)
+
+
+# --- the real server ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(folders: Path) -> Iterator[str]:
+    """``mlflow models serve`` with the pipeline, on a port of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    process = subprocess.Popen(
+        [*command, "-m", str(folders / "pipeline"), "-h", "127.0.0.1", "-p", str(port)],
+        env={**os.environ, **SERVER, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield wait_for(f"http://127.0.0.1:{port}", process)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> str:
+    for _ in range(600):
+        try:
+            if httpx.get(f"{url}/ping").status_code == 200:
+                return url
+        except httpx.TransportError:
+            assert process.poll() is None, process.communicate()[1].decode()
+            time.sleep(0.1)
+    raise AssertionError("mlflow models serve does not answer")
+
+
+def test_a_running_mlflow_server_answers_the_same(
+    server: str, ours: Callable[[str], NoCodeModel]
+) -> None:
+    """Each kind of body, CSV too, over HTTP: the same bytes, and 400 where we refuse."""
+    for body in BODIES["pipeline"].values():
+        kind = "text/csv" if isinstance(body, str) else "application/json"
+        content = body if isinstance(body, str) else json.dumps(body)
+        answer = httpx.post(
+            f"{server}/invocations", content=content, headers={"content-type": kind}, timeout=60
+        )
+        got = our_answer(ours("pipeline"), body)
+        if got == REFUSED:
+            assert answer.status_code == 400, body
+        else:
+            assert (answer.status_code, answer.text) == (200, got), body

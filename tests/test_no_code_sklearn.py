@@ -381,3 +381,263 @@ def test_the_columns_of_a_pipeline_say_which_are_text_and_its_example_scores(tmp
         saved(model, tmp_path / "model"), [ScoringRequest(json.dumps(served.example).encode())]
     )
     assert json.loads(bytes(response.body)) == model.predict(pd.DataFrame([example])).tolist()  # type: ignore[arg-type]
+
+
+# --- missing values -------------------------------------------------------------------------------
+
+
+WITH_NAN = np.array([[1.0, np.nan], [np.nan, 2.0], [3.0, 4.0]])
+NULLS = [[1.0, None], [None, 2.0], [3.0, 4.0]]
+NAN_BODIES = {
+    "null": (json.dumps(NULLS).encode(), "application/json"),
+    "NaN": (json.dumps(WITH_NAN.tolist()).encode(), "application/json"),
+    "csv": (b"1.0,\r\n,2.0\r\n3.0,4.0\r\n", "text/csv"),
+    "npy": (as_npy(WITH_NAN), "application/x-npy"),
+}
+NAN_NAMED = {
+    "null": (
+        json.dumps({"data": [dict(zip("ab", row, strict=True)) for row in NULLS]}).encode(),
+        "application/json",
+    ),
+    "no key": (b'{"data": [{"a": 1.0}, {"b": 2.0}, {"a": 3.0, "b": 4.0}]}', "application/json"),
+    "csv": (b"a,b\r\n1.0,\r\n,2.0\r\n3.0,4.0\r\n", "text/csv"),
+}
+TAKES_NAN = {
+    "HistGradientBoostingRegressor": HistGradientBoostingRegressor(max_iter=3, random_state=0),
+    "RandomForestRegressor": RandomForestRegressor(3, random_state=0),
+    "imputer": make_pipeline(SimpleImputer(strategy="median"), LinearRegression()),
+}
+
+
+@pytest.mark.parametrize("name", TAKES_NAN)
+@pytest.mark.parametrize("named", [False, True], ids=["array", "table"])
+def test_missing_values_reach_a_model_that_takes_them(name, named, tmp_path):
+    fitted_on: Any = np.vstack([WITH_NAN, WITH_NAN[::-1] * 2] * 5)
+    given: Any = WITH_NAN
+    if named:
+        fitted_on = pd.DataFrame(fitted_on, columns=["a", "b"])
+        given = pd.DataFrame(WITH_NAN, columns=["a", "b"])
+    model = TAKES_NAN[name].fit(fitted_on, np.arange(30.0))
+    assert_answers(model, given, NAN_NAMED if named else NAN_BODIES, tmp_path / "model")
+
+
+def test_missing_text_reaches_an_encoder_that_knows_it(tmp_path):
+    frame = pd.DataFrame({"city": ["Graz", None, "Linz", None]}, dtype=object)
+    model = make_pipeline(OneHotEncoder(), DecisionTreeClassifier()).fit(frame, [1, 2, 3, 2])
+    bodies = {"records": (b'{"dataframe_records": [{"city": null}, {"city": "Linz"}]}', "text/json")}
+    (response,) = answers(
+        saved(model, tmp_path / "model"), [ScoringRequest(bodies["records"][0])]
+    )
+    assert response.body == b'{"predictions":[2,3]}'
+
+
+# --- how rows may look ----------------------------------------------------------------------------
+
+
+LINE = LinearRegression().fit([[0.0, 1.0], [1.0, 0.5], [2.0, 7.0]], [1.0, 2.5, 4.0])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([[1, 2], [3, 4]], dtype=kind)
+        for kind in ("bool", "int8", "uint16", "int64", "uint64", "float16", "float32", ">f8")
+    ],
+    ids=lambda values: str(values.dtype),
+)
+def test_arrays_of_every_number_type_are_scored_as_double_precision(values, tmp_path):
+    expected = LINE.predict(values.astype(np.float64))
+    requests = [ScoringRequest(as_npy(values), said("application/x-npy"))]
+    (response,) = answers(saved(LINE, tmp_path / "model"), requests)
+    assert_same(json.loads(bytes(response.body)), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        ('[["1", "2.5e1"]]', [[1, 25]]),
+        ("[[true, false]]", [[1, 0]]),
+        ("[[1, 123456789012345678901234567890]]", [[1, 123456789012345678901234567890.0]]),
+        ("[[9007199254740993, -0.0]]", [[9007199254740993.0, -0.0]]),
+        ('{"data": {"columns": ["x", "y"], "data": [[1, 2]]}}', [[1, 2]]),
+        ('{"data": [{"any": 1, "name": 2}]}', [[1, 2]]),
+        ('{"inputs": {"X": [[1, 2]]}}', [[1, 2]]),
+    ],
+)
+def test_a_model_without_names_takes_rows_in_many_forms(body, rows):
+    expected = LINE.predict(np.array(rows, dtype=np.float64))
+    invocation = ModelInvocation(ScikitLearnModel(LINE, LIMITS), "m", "1", Settings())
+    answer = json.loads(bytes(invocation(ScoringRequest(body.encode())).body))  # type: ignore[arg-type]
+    assert_same(answer["predictions"] if isinstance(answer, dict) else answer, expected)
+
+
+def test_one_text_column_of_a_pipeline_without_names_takes_no_numbers_only():
+    """A vectorizer alone is fitted on texts, not on a table; a table of one column feeds it."""
+    texts = pd.DataFrame({"note": ["good", "bad", "good good", "very bad"]})
+    model = make_pipeline(
+        ColumnTransformer([("words", CountVectorizer(), "note")]), LogisticRegression()
+    ).fit(texts, [1, 0, 1, 0])
+    invocation = ModelInvocation(ScikitLearnModel(model, LIMITS), "m", "1", Settings())
+    for body in (b'[["good"], ["bad"]]', b'{"data": [{"note": "good"}, {"note": "bad"}]}'):
+        assert invocation(ScoringRequest(body)).body == b"[1,0]"
+
+
+# --- method ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Any:
+    return LogisticRegression(max_iter=3000).fit(DATA.values[:, :2], DATA.word)
+
+
+@pytest.fixture
+def call(classifier: Any) -> Callable[..., ScoringResponse]:
+    invocation = ModelInvocation(ScikitLearnModel(classifier, LIMITS), "m", "1", Settings())
+
+    def called(body: Any, query: str = "", *headers: tuple[bytes, bytes]) -> ScoringResponse:
+        return invocation(ScoringRequest(json.dumps(body).encode(), headers, query=query.encode()))
+
+    return called
+
+
+def answer_of(response: ScoringResponse) -> Any:
+    assert isinstance(response.body, bytes)
+    return json.loads(response.body)
+
+
+ROW = [[1.5, -2.0]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("place", ["query", "body"])
+def test_the_method_is_named_by_the_query_or_the_body(call, classifier, method, place):
+    in_query = place == "query"
+    body = {"data": ROW} if in_query else {"data": ROW, "method": method}
+    response = call(body, f"other=1&method={method}" if in_query else "")
+    assert_same(answer_of(response), getattr(classifier, method)(ROW))
+
+
+def test_without_a_method_it_is_predict_and_the_query_wins_over_the_body(call, classifier):
+    assert answer_of(call({"data": ROW})) == classifier.predict(ROW).tolist()
+    response = call({"data": ROW, "method": "predict"}, "method=predict_proba")
+    assert_same(answer_of(response), classifier.predict_proba(ROW))
+
+
+@pytest.mark.parametrize("place", ["query", "body"])
+@pytest.mark.parametrize("name", ["fit", "__class__", "Predict", "score", "predict_log_proba"])
+def test_another_method_is_refused_with_those_there_are(call, place, name):
+    body = {"data": ROW} if place == "query" else {"data": ROW, "method": name}
+    with pytest.raises(UndecodableInput) as caught:
+        call(body, f"method={name}" if place == "query" else "")
+    assert str(caught.value) == (
+        f"The model has no method {name!r}. It has: predict, predict_proba, decision_function."
+    )
+
+
+def test_a_method_that_is_no_text_is_refused(call):
+    with pytest.raises(SchemaMismatch, match=r"^method is 3; expected is a name as text\.$"):
+        call({"data": ROW, "method": 3})
+
+
+def test_outputs_of_v2_are_methods_each_with_its_answer(call, classifier):
+    body = {
+        "inputs": [{"name": "X", "datatype": "FP64", "shape": [1, 2], "data": [1.5, -2.0]}],
+        "outputs": [{"name": "predict_proba"}, {"name": "predict"}],
+    }
+    outputs = answer_of(call(body))["outputs"]
+    assert [each["name"] for each in outputs] == ["predict_proba", "predict"]
+    assert outputs[0]["data"] == classifier.predict_proba(ROW)[0].tolist()
+    assert outputs[1] == {
+        "name": "predict",
+        "datatype": "BYTES",
+        "shape": [1],
+        "data": classifier.predict(ROW).tolist(),
+    }
+
+
+# --- what a model says of itself ------------------------------------------------------------------
+
+
+class WithoutPredict:
+    """Not an estimator."""
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (WithoutPredict(), "WithoutPredict"),
+        ({"a": 1}, "dict"),
+        (StandardScaler(), "StandardScaler"),
+        (make_pipeline(StandardScaler()), "Pipeline"),
+        (None, "NoneType"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "model",
+)
+def test_what_cannot_predict_is_no_model(model, name):
+    with pytest.raises(ModelUnusable) as caught:
+        ScikitLearnModel(model, LIMITS)
+    assert str(caught.value) == (
+        f"The model is a {name}, which has no predict(). Models that score without a script have "
+        "one; for another write an entry script."
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [LinearRegression(), make_pipeline(StandardScaler(), SVC()), GridSearchCV(SVC(), {"C": [1]})],
+    ids=["estimator", "pipeline", "search"],
+)
+def test_what_was_not_fitted_is_no_model(model):
+    with pytest.raises(ModelUnusable, match=r"was not fitted"):
+        ScikitLearnModel(model, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [
+        ("LinearRegression", [("predict", "FP64", (-1,))]),
+        ("Ridge of two numbers", [("predict", "FP64", (-1, 2))]),
+        ("KMeans", [("predict", "INT32", (-1,))]),
+        (
+            "LogisticRegression of three",
+            [
+                ("predict", "INT64", (-1,)),
+                ("predict_proba", "FP64", (-1, 3)),
+                ("decision_function", "FP64", (-1, 3)),
+            ],
+        ),
+        (
+            "LogisticRegression of two",
+            [
+                ("predict", "BOOL", (-1,)),
+                ("predict_proba", "FP64", (-1, 2)),
+                ("decision_function", "FP64", (-1,)),
+            ],
+        ),
+        (
+            "RandomForestClassifier",
+            [("predict", "BYTES", (-1,)), ("predict_proba", "FP64", (-1, 3))],
+        ),
+        (
+            "IsolationForest",
+            [("predict", "INT64", (-1,)), ("decision_function", "FP64", (-1,))],
+        ),
+        ("MultiOutputRegressor", [("predict", "FP64", (-1, 2))]),
+    ],
+)
+def test_the_outputs_are_those_of_the_methods(name, outputs):
+    """What metadata say of an output is what the estimator gives."""
+    estimator, target = ESTIMATORS[name]
+    model = ScikitLearnModel(estimator.fit(DATA.values, target), LIMITS)
+    assert [tuple(each)[:3] for each in model.outputs] == outputs
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_example_of_every_estimator_scores(name):
+    estimator, target = ESTIMATORS[name]
+    frame = pd.DataFrame(DATA.values, columns=NAMES)
+    for values in (DATA.values, frame):
+        served = ScikitLearnModel(estimator.fit(values, target), LIMITS)
+        invocation = ModelInvocation(served, "m", "1", Settings())
+        assert invocation.example == served.example
+        assert len(invocation.example_result) == 1

@@ -52,12 +52,10 @@ def decode(body: bytes, limits: Limits) -> Columns | Rows:
         rows.append(value)
     if not rows:
         raise UndecodableInput("The JSON Lines body is empty.")
-    if expected == "an object":
-        return _columns(rows, limits)
-    # Commas are never fewer than values, and most bodies need no closer look.
+    # With a comma between any two values of a row, most bodies need no closer look.
     if body.count(b",") + len(rows) > limits.values:
         _check_values(sum(map(_leaves, rows)), limits)
-    return Rows(rows)
+    return _columns(rows, limits) if expected == "an object" else Rows(rows)
 
 
 def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
@@ -117,9 +115,7 @@ def _check_memory(body: bytes, limits: Limits) -> None:
 def _columns(rows: list[dict[str, Any]], limits: Limits) -> Columns:
     keys: dict[str, None] = {}
     for row in rows:
-        if keys.keys() != row.keys():
-            keys.update(dict.fromkeys(row))
-            _check_values(len(keys) * len(rows), limits)
+        keys.update(dict.fromkeys(row))
     _check_values(len(keys) * len(rows), limits)
     return Columns({key: [row.get(key) for row in rows] for key in keys})
 

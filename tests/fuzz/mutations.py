@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from scoring_runtime.errors import InputError
 
-_TELLING = [b"\x00", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\x00" * 8]
+_TELLING = [
+    b"\x00",
+    b"\xff",
+    b"\x7f",
+    b"\x80",
+    b"\xff\xff\xff\x7f",
+    b"\xff\xff\xff\xff",
+    b"\x00" * 8,
+]
 
 
 @st.composite
