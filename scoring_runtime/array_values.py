@@ -1,14 +1,14 @@
 """One array of a declared datatype and shape, or a message that says what does not fit.
 
 Numbers written as text are read, ``null`` and an empty CSV field are NaN where floats are
-expected, and integers become floats. Nothing loses its value silently: a fraction is not cut to
-an integer, and what is too large for the datatype is refused.
+expected, integers become floats, and true and false are the numbers 1 and 0. Nothing loses its
+value silently: a fraction is not cut to an integer, and what is too large for the datatype is
+refused.
 """
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,63 +18,81 @@ from .errors import InputTooLarge, SchemaMismatch
 from .payloads import NUMPY_TYPES, Limits, Spec
 
 _SHOWN = 10
+_LONGEST = 40
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
+_CANNOT = (ValueError, TypeError, OverflowError)
+_WIDEST = {"I": "int64", "U": "uint64", "F": "float64", "B": "bool"}
+_MEANINGS = {"BOOL": "true or false", "BYTES": "text"}
 
 
 def array(values: Any, spec: Spec, limits: Limits, *, typed: bool = True) -> NDArray[Any]:
-    """``values`` (an array, or lists) with the datatype of ``spec`` and a shape that fits it."""
+    """``values`` (an array, or lists) with the datatype of ``spec`` and a shape that fits it.
+
+    Raises:
+        SchemaMismatch: names the first value that does not fit, or both shapes.
+        InputTooLarge: more rows than the limits allow.
+    """
     if isinstance(values, np.ndarray):
         made = _cast(values, spec)
-    elif typed and spec.datatype in ("FP32", "FP64"):
-        made = _floats(values, spec)
     else:
-        made = _listed_values(values, spec, typed)
+        try:
+            made = _converted(values, spec, typed)
+        except _CANNOT:
+            raise _explained(values, spec, typed) from None
     return checked(made, spec, limits)
 
 
-def _floats(values: Any, spec: Spec) -> NDArray[Any]:
+# --- lists ----------------------------------------------------------------------------------------
+
+
+def _converted(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
+    """Lists as an array; ValueError, TypeError or OverflowError if a value does not fit."""
+    convert = _floats if spec.datatype.startswith("FP") else _one_by_one
+    return convert(values, spec, typed)
+
+
+def _floats(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
     try:
         with np.errstate(over="ignore"):
             made = np.array(values, dtype=NUMPY_TYPES[spec.datatype])
-    except (ValueError, TypeError, OverflowError):
-        raise _explained(values, spec) from None
+    except ValueError:
+        if typed:
+            raise
+        return _one_by_one(values, spec, typed)  # an empty field is no number
     if made.dtype.itemsize < 8 and np.isinf(made).any():
         return _cast(np.array(values, dtype=np.float64), spec)
     return made
 
 
-def _listed_values(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
-    """Lists whose values are not simply floats, one by one."""
+def _one_by_one(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
     made = np.array(values, dtype=object)
-    if made.ndim < len(spec.shape):
-        raise _explained(values, spec)
-    flat = made.reshape(-1)
-    convert = _conversion(spec)
-    target = NUMPY_TYPES[spec.datatype]
-    try:
-        converted = [convert(value, typed) for value in flat]
-        if spec.datatype == "BYTES":
-            out = np.empty(len(flat), dtype=object)
-            out[:] = converted
-            return out.reshape(made.shape)
-        return np.array(converted, dtype=target).reshape(made.shape)
-    except (ValueError, TypeError, OverflowError):
-        raise _explained(values, spec, typed) from None
+    flat = made.reshape(-1).tolist()
+    if spec.datatype[0] not in "IU" or not {*map(type, flat)} <= {int}:
+        convert = _CONVERSIONS[spec.datatype[:2]]
+        flat = [convert(value, typed) for value in flat]
+    if spec.datatype != "BYTES":
+        return _cast(np.array(flat, dtype=_WIDEST[spec.datatype[0]]).reshape(made.shape), spec)
+    out = np.empty(len(flat), dtype=object)
+    out[:] = flat
+    return out.reshape(made.shape)
 
 
 def _boolean(value: Any, typed: bool) -> bool:
-    if value is True or value is False:
-        return bool(value)
     if isinstance(value, str) and not typed and value.lower() in _TRUE + _FALSE:
         return value.lower() in _TRUE
-    raise ValueError
+    if isinstance(value, str) or value not in (0, 1):
+        raise ValueError
+    return bool(value)
 
 
 def _integer(value: Any, typed: bool) -> int:
-    if isinstance(value, bool) or (isinstance(value, str) and not value.strip()):
-        raise ValueError
     if isinstance(value, str):
-        return int(value)
+        if "_" in value:
+            raise ValueError
+        try:
+            return int(value)
+        except ValueError:
+            value = float(value)
     if int(value) != value:
         raise ValueError
     return int(value)
@@ -86,19 +104,20 @@ def _float(value: Any, typed: bool) -> float:
     return float(value)
 
 
-def _string(value: Any, typed: bool) -> Any:
-    if value is None or isinstance(value, str | bytes):
-        return value
-    if isinstance(value, bool | int | float):
+def _text(value: Any, typed: bool) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
+    if not isinstance(value, str):
         raise TypeError
-    raise ValueError
+    if not value.isascii():
+        value.encode()  # JSON may hold halves of characters, which no text may
+    return value
 
 
-_CONVERSIONS = {"BO": _boolean, "IN": _integer, "UI": _integer, "FP": _float, "BY": _string}
+_CONVERSIONS = {"BO": _boolean, "IN": _integer, "UI": _integer, "FP": _float, "BY": _text}
 
 
-def _conversion(spec: Spec) -> Callable[[Any, bool], Any]:
-    return _CONVERSIONS[spec.datatype[:2]]
+# --- arrays ---------------------------------------------------------------------------------------
 
 
 def _cast(values: NDArray[Any], spec: Spec) -> NDArray[Any]:
@@ -106,46 +125,57 @@ def _cast(values: NDArray[Any], spec: Spec) -> NDArray[Any]:
     target = np.dtype(NUMPY_TYPES[spec.datatype])
     if values.dtype == target and target.kind != "O":
         return values
-    if target.kind == "O":
-        if values.dtype.kind not in "OUS":
-            raise _wrong_type(str(values.dtype), spec)
-        return values.astype(object)
     if values.dtype.kind in "OUS":
-        return _listed_values(values.tolist(), spec, typed=False)
-    to_integer = target.kind in "iu" and values.dtype.kind in "iuf"
+        return _of_objects(values, spec)
+    to_integer = target.kind in "biu" and values.dtype.kind in "biuf"
     if not to_integer and not np.can_cast(values.dtype, target, "same_kind"):
-        raise _wrong_type(str(values.dtype), spec)
+        raise SchemaMismatch(
+            f"{_named(spec)} is of the type {values.dtype}; expected is {shape_text(spec)}."
+        )
     with np.errstate(over="ignore", invalid="ignore"):
         made = values.astype(target)
     _check_kept(values, made, spec)
     return made
 
 
+def _of_objects(values: NDArray[Any], spec: Spec) -> NDArray[Any]:
+    if spec.datatype == "BYTES" and values.dtype.kind == "U":
+        return values.astype(object)
+    try:
+        return _one_by_one(values.tolist(), spec, typed=False)
+    except _CANNOT:
+        raise _explained(values.tolist(), spec, typed=False) from None
+
+
 def _check_kept(values: NDArray[Any], made: NDArray[Any], spec: Spec) -> None:
-    if made.dtype.kind in "iu" and not np.array_equal(values, made):
-        raise SchemaMismatch(
-            f"{_named(spec)} holds values that are no {spec.datatype}: they go from {values.min()} "
-            f"to {values.max()}, the first being {values.reshape(-1)[0]}."
-        )
-    if made.dtype.kind == "f" and values.dtype.itemsize > made.dtype.itemsize:
+    if made.dtype.kind in "biu":
+        lost = made != values
+        if values.dtype.kind == "f" and made.dtype.kind != "b":
+            # Not every machine makes another value of what is just beyond the largest.
+            lost |= values >= float(np.iinfo(made.dtype).max) + 1.0
+    elif values.dtype.itemsize > made.dtype.itemsize:
         lost = np.isinf(made) & ~np.isinf(values)
-        if lost.any():
-            raise SchemaMismatch(
-                f"{_named(spec)} holds {values[lost].reshape(-1)[0].item()!r}, which is too large "
-                f"for {spec.datatype}."
-            )
+    else:
+        return
+    if lost.any():
+        place = np.unravel_index(int(np.argmax(lost)), lost.shape)
+        at = "".join(f"[{int(index)}]" for index in place)
+        raise _does_not_fit(spec, f"{f'at {at}' if at else 'it'} is {values[place].item()!r}")
 
 
 def checked(made: NDArray[Any], spec: Spec, limits: Limits) -> NDArray[Any]:
     """The array, if it has rows, not too many, and the shape of ``spec``."""
-    fits = made.ndim == len(spec.shape) and all(
-        expected in (-1, actual) for expected, actual in zip(spec.shape, made.shape, strict=True)
-    )
     if made.ndim and made.shape[0] == 0 and (not spec.shape or spec.shape[0] != 0):
         raise empty_batch(spec.name)
-    if not fits:
+    if made.ndim != len(spec.shape) or not all(
+        expected in (-1, actual) for expected, actual in zip(spec.shape, made.shape, strict=True)
+    ):
+        hint = ""
+        if made.ndim == 1 and len(spec.shape) == 2:
+            hint = " Send a list of rows, each a list of values: [[…], […]]."
         raise SchemaMismatch(
-            f"{_named(spec)} has the shape {list(made.shape)}; expected is {shape_text(spec)}."
+            f"{_named(spec)} has the shape {list(made.shape)}; "
+            f"expected is {shape_text(spec)}.{hint}"
         )
     if made.ndim and made.shape[0] > limits.rows:
         raise InputTooLarge(
@@ -161,47 +191,79 @@ def checked(made: NDArray[Any], spec: Spec, limits: Limits) -> NDArray[Any]:
 def shape_text(spec: Spec) -> str:
     """A shape for people: ``[any, 64] of FP32``."""
     lengths = ", ".join("any" if length < 0 else str(length) for length in spec.shape)
-    return f"[{lengths}] of {spec.datatype}"
+    return f"[{lengths}] of {spec.datatype}" if spec.shape else f"one value of {spec.datatype}"
 
 
-def _explained(values: Any, spec: Spec, typed: bool = True) -> SchemaMismatch:
+def _explained(values: Any, spec: Spec, typed: bool) -> SchemaMismatch:
     """The first thing in nested lists that does not fit, by its place."""
     problem = _problem(values, spec, len(spec.shape), "", typed)
-    expected = f"expected is {shape_text(spec)}"
-    return SchemaMismatch(f"{_named(spec)}: {problem or 'its values do not fit'}; {expected}.")
+    return _does_not_fit(spec, problem or "its values do not fit")
+
+
+def _does_not_fit(spec: Spec, problem: str) -> SchemaMismatch:
+    return SchemaMismatch(
+        f"{_named(spec)}: {problem}; expected is {shape_text(spec)}, {_meaning(spec)}."
+    )
+
+
+def _meaning(spec: Spec) -> str:
+    if spec.datatype in _MEANINGS:
+        return _MEANINGS[spec.datatype]
+    dtype = np.dtype(NUMPY_TYPES[spec.datatype])
+    if dtype.kind in "iu":
+        return f"whole numbers from {np.iinfo(dtype).min} to {np.iinfo(dtype).max}"
+    return f"numbers up to {float(np.finfo(dtype).max):.3g}"
 
 
 def _problem(values: Any, spec: Spec, depth: int, at: str, typed: bool) -> str | None:
     where = f"at {at}" if at else "it"
     if depth == 0:
-        return None if _converts(values, spec, typed) else f"{where} is {short(values)}"
+        return f"{where} is {short(values)}"
     if not isinstance(values, list):
-        return f"{where} is {short(values)}, which is no list"
+        return f"{where} is {short(values)}, not a list"
     wanted = spec.shape[len(spec.shape) - depth]
-    if wanted >= 0 and len(values) != wanted:
-        return f"{where} has {len(values)} values, not {wanted}"
-    first = len(values[0]) if values and isinstance(values[0], list) else None
+    if at and wanted >= 0 and len(values) != wanted:
+        return f"{where} are {len(values)} values, not {wanted}"
+    uneven = _uneven(values, at) if depth > 1 else None
+    if uneven is not None or not values:
+        return uneven
+    index = _first_bad(values, spec, typed)
+    return (
+        None if index is None else _problem(values[index], spec, depth - 1, f"{at}[{index}]", typed)
+    )
+
+
+def _uneven(values: Sequence[Any], at: str) -> str | None:
+    """The first row that is no list, or not as long as the first row."""
     for index, each in enumerate(values):
-        place = f"{at}[{index}]"
-        if first is not None and isinstance(each, list) and len(each) != first:
-            return f"at {place} are {len(each)} values, where [0] has {first}: rows differ"
-        found = _problem(each, spec, depth - 1, place, typed)
-        if found is not None:
-            return found
+        if not isinstance(each, list):
+            return f"at {at}[{index}] is {short(each)}, not a list"
+        if len(each) != len(values[0]):
+            return (
+                f"at {at}[{index}] are {len(each)} values, where {at}[0] has {len(values[0])}: "
+                "rows must be equally long"
+            )
     return None
 
 
-def _converts(value: Any, spec: Spec, typed: bool) -> bool:
-    convert = _conversion(spec)
+def _first_bad(values: Sequence[Any], spec: Spec, typed: bool) -> int | None:
+    """The index of the first value that cannot be converted, found by halving: there may be
+    millions."""
+    if _converts(values, spec, typed):
+        return None
+    low, high = 0, len(values)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _converts(values[low:middle], spec, typed) else (low, middle)
+    return low
+
+
+def _converts(values: Any, spec: Spec, typed: bool) -> bool:
     try:
-        np.array([convert(value, typed)], dtype=NUMPY_TYPES[spec.datatype])
-    except (ValueError, TypeError, OverflowError):
+        _converted(values, spec, typed)
+    except (*_CANNOT, SchemaMismatch):
         return False
     return True
-
-
-def _wrong_type(got: str, spec: Spec) -> SchemaMismatch:
-    return SchemaMismatch(f"{_named(spec)} is of the type {got}; expected is {shape_text(spec)}.")
 
 
 def empty_batch(name: str) -> SchemaMismatch:
@@ -221,5 +283,13 @@ def listed(names: Any, limit: int = _SHOWN) -> str:
 
 
 def short(value: Any) -> str:
-    """A value and its type, cut to a few words."""
-    return f"{type(value).__name__} {reprlib.repr(value)}"
+    """A value as JSON names it, cut to a few words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | dict):
+        return f"a list of {len(value)}" if isinstance(value, list) else "an object"
+    text = repr(value[:_LONGEST] if isinstance(value, str | bytes) else value)
+    kind = "text " if isinstance(value, str) else ""
+    return kind + (text if len(text) <= _LONGEST + 2 else text[:_LONGEST] + "…")

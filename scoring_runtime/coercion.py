@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,13 +14,15 @@ from .errors import SchemaMismatch
 from .payloads import Columns, Content, Limits, Rows, Spec, Tensors
 
 _SHOWN = 10
+_TEXT, _ANY = Spec("", "BYTES", (-1,)), Limits(sys.maxsize, sys.maxsize, sys.maxsize)
 
 
 def tensors(content: Content, specs: Sequence[Spec], limits: Limits) -> dict[str, NDArray[Any]]:
     """The inputs by name, each with its datatype and a shape that fits.
 
     Rows feed the only input, or one input for each value of a row. A table feeds inputs of one
-    value a row by name, or a single input of two dimensions with its columns in order.
+    value a row by name, or a single input of two dimensions with its columns in order. An input
+    without dimensions takes any, since onnxruntime shows an unknown rank as none.
 
     Raises:
         SchemaMismatch: names the input, what it is and what is expected.
@@ -35,8 +38,10 @@ def tensors(content: Content, specs: Sequence[Spec], limits: Limits) -> dict[str
         ):
             return {specs[0].name: matrix(content, specs[0], limits)}
         return _by_name(content.columns, specs, limits, typed=content.typed)
-    if len(specs) == 1:
+    if len(specs) == 1 and specs[0].shape[1:] == (-1,):
         return {specs[0].name: array(content.values, specs[0], limits)}
+    if len(specs) == 1:
+        return _by_name({specs[0].name: content.values}, specs, limits)
     return _by_name(_split(content.values, specs), specs, limits)
 
 
@@ -80,8 +85,9 @@ def frame_columns(
 ) -> dict[str, NDArray[Any]]:
     """The columns of a table, in the order of ``specs``; a column that is not known is refused.
 
-    Rows are taken to have the columns in this order. What is no number stays as it is in a column
-    of FP64: models keep the names of their columns, not their types.
+    Rows are taken to have the columns in this order. In a column of FP64 text stays text, and what
+    is no number stays as it is: models keep the names of their columns, not their types. Text from
+    CSV is read as numbers where all of a column is. Missing text is None.
     """
     flat = [spec._replace(shape=(-1,)) for spec in specs]
     if isinstance(content, Tensors):
@@ -97,18 +103,56 @@ def frame_columns(
 
 
 def _loose(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArray[Any]:
-    try:
+    if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if isinstance(values, np.ndarray) and values.dtype.kind in "mM":
+        return checked(values, spec, limits)
+    if not isinstance(values, list | np.ndarray) or spec.datatype not in ("FP64", "BYTES"):
         return column(values, spec, limits, typed)
-    except SchemaMismatch:
-        if spec.datatype != "FP64" or not len(values):
-            raise
+    if spec.datatype == "BYTES":
+        return _texts(values, spec, limits, typed)
+    if not (typed and _holds_text(values)):
+        try:
+            return column(values, spec, limits, typed)
+        except SchemaMismatch:
+            if not len(values):
+                raise
+    return checked(_as_they_are(values, spec, typed), spec, limits)
+
+
+def _holds_text(values: Any) -> bool:
+    if isinstance(values, np.ndarray):
+        return values.dtype.kind in "US" or (values.dtype.kind == "O" and _holds_text([*values]))
+    return str in {*map(type, values)}
+
+
+def _texts(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArray[Any]:
+    """Text, where a missing value is None."""
+    gone = np.fromiter((_is_missing(value, typed) for value in values), bool, len(values))
+    made = array(["" if no else each for each, no in zip(values, gone, strict=True)], spec, limits)
+    made[gone] = None
+    return made
+
+
+def _as_they_are(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
+    """Values of any types, each a single one."""
     given = np.empty(len(values), dtype=object)
-    given[:] = [None if value == "" and not typed else value for value in values]
-    if any(isinstance(value, list | dict) for value in given):
-        raise SchemaMismatch(
-            f"The column {spec.name!r} holds lists or objects; one value in a row is expected."
-        )
-    return checked(given, spec, limits)
+    for index, value in enumerate(values):
+        if isinstance(value, list | dict | np.ndarray):
+            raise SchemaMismatch(
+                f"The column {spec.name!r} has {short(value)} at [{index}]; one value in a row is "
+                "expected."
+            )
+        given[index] = None if value == "" and not typed else value
+    # Checks that what is text is text: JSON may hold halves of characters.
+    array([value for value in given if isinstance(value, str)] or [""], _TEXT, _ANY)
+    return given
+
+
+def _is_missing(value: Any, typed: bool) -> bool:
+    if isinstance(value, str):
+        return not value and not typed
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def _by_name(
@@ -122,8 +166,26 @@ def _by_name(
         values = found[spec.name]
         if len(spec.shape) == 2 and spec.shape[1] in (1, -1) and _is_flat(values):
             values = column(values, spec._replace(shape=(-1,)), limits, typed)[:, np.newaxis]
+        if not spec.shape:
+            values = _unwrapped(values)
+            spec = spec._replace(shape=(-1,) * _depth(values))
         made[spec.name] = array(values, spec, limits, typed=typed)
     return made
+
+
+def _unwrapped(values: Any) -> Any:
+    """A single value is written as a list of one where formats have rows."""
+    if isinstance(values, np.ndarray):
+        return values.reshape(()) if values.shape in ((1,), (1, 1)) else values
+    single = isinstance(values, list) and len(values) == 1 and not isinstance(values[0], list)
+    return values[0] if single else values
+
+
+def _depth(values: Any) -> int:
+    depth = values.ndim if isinstance(values, np.ndarray) else 0
+    while isinstance(values, list):
+        values, depth = values[0] if values else None, depth + 1
+    return depth
 
 
 def _check_names(found: dict[str, Any], specs: Sequence[Spec], what: str) -> None:

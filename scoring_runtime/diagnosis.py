@@ -5,7 +5,14 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from .errors import ConfigurationError, EntryScriptFailed, ScoringRuntimeError
+from .errors import (
+    ConfigurationError,
+    EntryScriptFailed,
+    EntryScriptNotFound,
+    ModelUnusable,
+    ScoringRuntimeError,
+)
+from .model_kinds import SUFFIXES
 from .models import tree
 from .settings import Settings
 
@@ -21,9 +28,9 @@ def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
     cause = error.__cause__ if isinstance(error, EntryScriptFailed) else None
     if cause is not None:
         parts += ["", *_where(cause, settings), "", _traceback(cause)]
-    if cause is not None and settings is not None:
+    if settings is not None and (cause is not None or _is_about_the_model(error, settings)):
         parts += _model_folder(settings)
-    parts += [_RULE, _hint(cause), _last_line(error, cause)]
+    parts += [_RULE, _hint(cause) or _model_hint(error, settings), _last_line(error, cause)]
     return "\n".join(part for part in parts if part is not None)
 
 
@@ -61,6 +68,23 @@ def _model_folder(settings: Settings) -> list[str]:
     if not folder.exists():
         return ["", f"AZUREML_MODEL_DIR is {folder}, which does not exist."]
     return ["", f"Model Directory Contents: {folder.resolve()}", *tree(folder)]
+
+
+def _is_about_the_model(error: BaseException, settings: Settings) -> bool:
+    without_script = isinstance(error, EntryScriptNotFound) and not settings.entry_script
+    return isinstance(error, ModelUnusable) or (without_script and bool(settings.model_dir))
+
+
+def _model_hint(error: BaseException, settings: Settings | None) -> str | None:
+    if settings is None or not _is_about_the_model(error, settings):
+        return None
+    if isinstance(error, ModelUnusable):
+        return None
+    kinds = f"{', '.join(SUFFIXES)} or a folder with a file MLmodel"
+    return (
+        f"Nor is there a model that scores without a script in {settings.model_dir} "
+        f"(AZUREML_MODEL_DIR): expected is {kinds}."
+    )
 
 
 def _hint(cause: BaseException | None) -> str | None:

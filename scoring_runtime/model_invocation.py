@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 import orjson
 
-from .errors import RunFailed, ScoringRuntimeError, UndecodableInput
+from .errors import RunFailed, SchemaMismatch, ScoringRuntimeError, UndecodableInput
 from .formats import table
-from .formats.answers import writer
+from .formats.answers import Encode, writer
 from .invocation import run_failed
 from .messages import ScoringRequest, ScoringResponse
 from .payloads import Limits, NoCodeModel
@@ -47,7 +47,10 @@ class ModelInvocation:
         self.platform, self.inputs, self.outputs = model.platform, model.inputs, model.outputs
         self._identity = (name, version)
         self._limits = limits_of(settings)
+        self._nan = settings.nan_policy
         self._encode = encoder(settings.nan_policy, strict=settings.strict_compat)
+        if model.platform.startswith("mlflow_"):
+            self._encode = _as_mlflow(self._encode)
         self._columns = frozenset(spec.name for spec in model.inputs)
         self._name = model.outputs[0].name if model.outputs else "predictions"
         self.example: Mapping[str, Any] | None = model.example
@@ -66,7 +69,8 @@ class ModelInvocation:
             request.enter()
         asked = table.read(request, self._limits, names=self._columns)
         methods = self._methods(request, asked)
-        write = writer(request, asked, self._encode, methods[0] or self._name, self._identity)
+        name = methods[0] or self._name
+        write = writer(request, asked, self._encode, name, self._identity, self._nan)
         started = perf_counter()
         result = self._predicted(asked, methods)
         run_ms = (perf_counter() - started) * 1000
@@ -90,9 +94,9 @@ class ModelInvocation:
     def _methods(self, request: ScoringRequest, asked: table.Asked) -> list[str]:
         """What is asked for: by the query, by the body, or by the names of V2 outputs."""
         there = self.model.methods
-        if asked.infer is not None and there and not request.query:
-            return [each.name for each in asked.infer.outputs if each.name in there] or [there[0]]
         wanted = _from_query(request.query) or asked.method
+        if asked.infer is not None and there and not wanted:
+            return _outputs([each.name for each in asked.infer.outputs], there)
         if wanted and wanted not in there:
             known = f"It has: {', '.join(there)}." if there else "It has nothing to choose."
             raise UndecodableInput(f"The model has no method {wanted!r}. {known}")
@@ -108,6 +112,19 @@ class ModelInvocation:
         else:
             assert isinstance(response.body, bytes)
             self.example_result = orjson.loads(response.body)
+
+
+def _outputs(wanted: list[str], there: Sequence[str]) -> list[str]:
+    for name in wanted:
+        if name not in there:
+            raise SchemaMismatch(f"The model has no output {name!r}. It has: {', '.join(there)}.")
+    return wanted or [there[0]]
+
+
+def _as_mlflow(encode: Encode) -> Encode:
+    from .formats.mlflow_answers import to_json_ready
+
+    return lambda result: encode(to_json_ready(result))
 
 
 def _from_query(query: bytes) -> str:

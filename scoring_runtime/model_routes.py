@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from .error_responses import error_response
-from .errors import NotStarted, ScoringRuntimeError, UndecodableInput
+from .error_responses import error_response, message_response
+from .errors import NotStarted, ScoringRuntimeError, UndecodableInput, UnsupportedMethod
 from .http_messages import HttpRequest
 from .invocation import JSON_HEADERS
 from .messages import ScoringResponse
@@ -24,6 +24,11 @@ V2 = "/v2"
 SCORE = "/score/"
 _READ, _SENT = ("GET", "HEAD"), ("POST",)
 _SCORES = ("GET", "POST", "OPTIONS", "HEAD")
+_EVERY = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
+_NO_SUCH_PATH = (
+    "There is no such path here. There are /v2, /v2/health/live, /v2/health/ready and, with or "
+    "without /versions/{version}, /v2/models/{name} and its /ready and /infer."
+)
 
 Route: TypeAlias = Callable[[HttpRequest, Ids], Awaitable[ScoringResponse]]
 Found: TypeAlias = tuple[Route, tuple[str, ...], bool]
@@ -51,17 +56,21 @@ class ModelRoutes:
             known = name and "/" not in version and not path.endswith("/")
             return (self._scoring(_identity(name, version)), _SCORES, True) if known else None
         if path == V2 or path.startswith(f"{V2}/"):
-            return self._open_inference(path[len(V2) :].strip("/").split("/"))
+            found = self._open_inference(path[len(V2) :].strip("/").split("/"))
+            if found is None:
+                return _no_such_path, _EVERY, False
+            route, methods, logged = found
+            return _v2(route, methods), _EVERY, logged
         return None
 
     def _open_inference(self, parts: list[str]) -> Found | None:
         match parts:
             case [""]:
-                return _v2(self._server), _READ, False
+                return self._server, _READ, False
             case ["health", "live"]:
-                return _v2(self._live), _READ, False
+                return self._live, _READ, False
             case ["health", "ready"]:
-                return _v2(self._ready), _READ, False
+                return self._ready, _READ, False
             case ["models", name, "versions", version, *rest]:
                 return self._model(name, version, rest)
             case ["models", name, *rest]:
@@ -82,11 +91,11 @@ class ModelRoutes:
 
         match rest:
             case []:
-                return _v2(metadata), _READ, False
+                return metadata, _READ, False
             case ["ready"]:
-                return _v2(ready), _READ, False
+                return ready, _READ, False
             case ["infer"]:
-                return _v2(self._scoring(wanted)), _SENT, True
+                return self._scoring(wanted), _SENT, True
         return None
 
     def _scoring(self, wanted: str) -> Route:
@@ -145,14 +154,25 @@ def _json(value: dict[str, Any], status: int = 200) -> ScoringResponse:
     return ScoringResponse(status, orjson.dumps(value), JSON_HEADERS[:1], -1)
 
 
-def _v2(route: Route) -> Route:
+async def _no_such_path(request: HttpRequest, ids: Ids) -> ScoringResponse:
+    return _with_error(message_response(404, _NO_SUCH_PATH))
+
+
+def _v2(route: Route, methods: tuple[str, ...]) -> Route:
     async def answered(request: HttpRequest, ids: Ids) -> ScoringResponse:
+        if request.method == "OPTIONS":
+            return ScoringResponse(200, b"", ((b"allow", ", ".join(methods).encode()),), -1)
         try:
+            if request.method not in methods:
+                raise UnsupportedMethod(f"Send it with {' or '.join(methods)}.")
             return await route(request, ids)
         except ScoringRuntimeError as error:
-            response = error_response(error)
-            assert isinstance(response.body, bytes)
-            message = orjson.loads(response.body)["message"]
-            return response._replace(body=orjson.dumps({"error": message}))
+            return _with_error(error_response(error))
 
     return answered
+
+
+def _with_error(response: ScoringResponse) -> ScoringResponse:
+    assert isinstance(response.body, bytes)
+    message = orjson.loads(response.body)["message"]
+    return response._replace(body=orjson.dumps({"error": message}))

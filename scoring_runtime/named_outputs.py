@@ -15,8 +15,10 @@ from .errors import NotAcceptable
 def named_outputs(result: Any, name: str) -> dict[str, NDArray[Any]]:
     """The arrays in a result, by name; ``name`` is that of a result without one.
 
-    Tables become their columns, a list of objects with equal keys too, lists become arrays. What
-    is neither number, boolean, text nor moment is written as JSON text.
+    Tables become their columns, a list of objects with equal keys too, lists become arrays. Below a
+    name, a list of objects with equal keys and numbers is an array with one column a key, as the
+    probabilities of ONNX's ZipMap are. What is neither number, boolean, text nor moment is written
+    as JSON text, and what is missing among text is empty.
 
     Raises:
         NotAcceptable: the result is nested too unevenly for arrays.
@@ -26,11 +28,18 @@ def named_outputs(result: Any, name: str) -> dict[str, NDArray[Any]]:
         return {each: _plain(values, each) for each, values in columns.items()}
     if isinstance(result, Mapping):
         return {str(each): _plain(value, str(each)) for each, value in result.items()}
-    if isinstance(result, list) and result and all(isinstance(row, dict) for row in result):
-        names = list(result[0])
-        if all(list(row) == names for row in result):
-            return {str(each): _plain([row[each] for row in result], str(each)) for each in names}
+    names = _equal_keys(result)
+    if names is not None:
+        return {str(each): _plain([row[each] for row in result], str(each)) for each in names}
     return {name: _plain(result, name)}
+
+
+def _equal_keys(rows: Any) -> list[Any] | None:
+    """The keys of a list of objects, if all have the same in the same order."""
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        return None
+    names = list(rows[0])
+    return names if all(list(row) == names for row in rows) else None
 
 
 def _plain(values: Any, name: str) -> NDArray[Any]:
@@ -48,7 +57,9 @@ def _as_array(values: Any, name: str) -> NDArray[Any]:
     if hasattr(values, "to_numpy"):
         return np.asarray(values.to_numpy())
     if isinstance(values, list) and values and isinstance(values[0], dict):
-        return _objects(values)
+        return _of_objects(values)
+    if isinstance(values, list) and values and isinstance(values[0], str | bytes):
+        return _objects(values)  # numpy would make each as long as the longest
     try:
         return np.asarray(values)
     except ValueError:
@@ -56,6 +67,14 @@ def _as_array(values: Any, name: str) -> NDArray[Any]:
             f"The result {name!r} has rows of different lengths, which only application/json can "
             "carry."
         ) from None
+
+
+def _of_objects(rows: list[Any]) -> NDArray[Any]:
+    names = _equal_keys(rows)
+    kinds = {type(value) for row in rows for value in row.values()} if names else set()
+    if names and kinds <= {int, float}:
+        return np.array([[row[each] for each in names] for row in rows])
+    return _objects(rows)
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:
@@ -66,13 +85,14 @@ def _objects(values: Sequence[Any]) -> NDArray[Any]:
 
 def _settled(made: NDArray[Any]) -> NDArray[Any]:
     """An array of objects as numbers, booleans or text, whichever they are."""
-    flat = made.reshape(-1).tolist()
+    flat = [each.item() if isinstance(each, np.generic) else each for each in made.reshape(-1)]
     kinds = {type(value) for value in flat if value is not None}
-    if kinds and kinds <= {bool} and None not in flat:
+    if kinds == {bool} and None not in flat:
         return np.array(flat, dtype=bool).reshape(made.shape)
     if kinds and kinds <= {int, float}:
-        numbers = [float("nan") if value is None else value for value in flat]
-        return np.array(numbers).reshape(made.shape)
+        numbers = np.array([float("nan") if value is None else value for value in flat])
+        if numbers.dtype.kind != "O":  # as integers beyond 64 bits are
+            return numbers.reshape(made.shape)
     return _objects([_text(value) for value in flat]).reshape(made.shape)
 
 
@@ -81,4 +101,6 @@ def _text(value: Any) -> Any:
         return value
     if value is None:
         return ""
-    return json.dumps(value, default=str) if isinstance(value, list | dict) else str(value)
+    if isinstance(value, list | dict | bool):
+        return json.dumps(value, default=str)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

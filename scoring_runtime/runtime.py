@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent import futures
 from enum import Enum
@@ -276,12 +277,15 @@ def _all_of(prepared: list[futures.Future[Loaded]]) -> futures.Future[Any]:
         return prepared[0]
     whole: futures.Future[Any] = futures.Future()
 
-    def look(future: futures.Future[Loaded]) -> None:
-        error = future.exception()
-        if error is not None and not whole.done():
-            whole.set_exception(error)
-        elif not whole.done() and all(each.done() for each in prepared):
-            whole.set_result(None)
+    def look(_: futures.Future[Loaded]) -> None:
+        # Not the error of the one that is looked at: those after the first say no cause.
+        errors = [each.exception() for each in prepared if each.done()]
+        first = next((error for error in errors if error is not None), None)
+        with contextlib.suppress(futures.InvalidStateError):  # two threads may look at once
+            if first is not None:
+                whole.set_exception(first)
+            elif len(errors) == len(prepared):
+                whole.set_result(None)
 
     for each in prepared:
         each.add_done_callback(look)

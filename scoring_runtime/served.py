@@ -41,8 +41,7 @@ def served(settings: Settings) -> list[Served]:
     if folder is None or entry_script.exists(settings) or not _holds_models(folder):
         return [_script(settings, registered)]
     if not registered:
-        name = settings.default_model or folder.resolve().name
-        return [Served(name, "1", folder)]
+        return [Served(*_named(settings.default_model or folder.resolve().name), folder)]
     found = [Served(each.name, str(each.version), each.path) for each in registered]
     default(found, settings)
     return found
@@ -72,7 +71,7 @@ def chosen(there: Sequence[Served], wanted: str) -> Served:
     Raises:
         UnknownModel: there is none; the message lists what there is.
     """
-    name, _, version = wanted.replace("/", ":").partition(":")
+    name, version = _parts(wanted)
     versions = [each for each in there if each.name == name]
     fitting = [each for each in versions if version in ("", each.version)]
     if fitting:
@@ -87,7 +86,17 @@ def chosen(there: Sequence[Served], wanted: str) -> Served:
 def _script(settings: Settings, registered: Sequence[models.RegisteredModel]) -> Served:
     if len(registered) == 1:
         return Served(registered[0].name, str(registered[0].version))
-    return Served(settings.default_model or _SCRIPT_NAME, "1")
+    return Served(*_named(settings.default_model or _SCRIPT_NAME))
+
+
+def _named(wanted: str) -> tuple[str, str]:
+    name, version = _parts(wanted)
+    return name, version or "1"
+
+
+def _parts(wanted: str) -> tuple[str, str]:
+    name, _, version = wanted.replace("/", ":").partition(":")
+    return name, version
 
 
 def _holds_models(folder: Path) -> bool:

@@ -6,19 +6,21 @@ CSV, JSON Lines, npy, Arrow, V2 and the other kinds of JSON become the typed arg
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from .arguments import Arguments, wrapped_functions
-from .array_values import array
-from .coercion import frame_columns, matrix
-from .conversion import decompressed, is_json_type, parse_json
+from .conversion import decompressed, is_json_type, parse_json, query_values
 from .entry_script import EntryScript
-from .errors import SchemaMismatch, UndecodableInput, UnsupportedContentType
+from .errors import NotAcceptable, SchemaMismatch, UndecodableInput, UnsupportedContentType
 from .formats import table
 from .formats.answers import Encode, Writer, writer
 from .messages import ScoringRequest
-from .payloads import DATATYPES, Columns, Content, Limits, Rows, Spec, Tensors
+from .payloads import DATATYPES, Content, Limits, Rows, Spec, Tensors
+from .standard_values import DATATYPE_OF, column_datatype, plain, standard_value
 
 _PLAIN_ACCEPTS = (b"", b"*/*", b"application/json")
 # The text that clients of azureml-inference-server-http know.
@@ -26,6 +28,8 @@ _EXPECTED = "Expects Content-Type to be application/json."
 _KINDS = frozenset(
     {"dataframe_split", "dataframe_records", "instances", "inputs", "input_data", "data"}
 )
+_MISSING = inspect.Parameter.empty
+_DECLARED: Mapping[str, Any] = {"optional": False, "convert_to_provided_type": True}
 
 
 class TypedCalls:
@@ -36,21 +40,40 @@ class TypedCalls:
         limits: how much a request may hold, JSON by parameter names apart.
         encode: writes JSON.
         model: name and version, which V2 answers show.
+        nan: what NaN becomes in V2 JSON, as ``encode`` has it.
     """
 
     def __init__(
-        self, script: EntryScript, limits: Limits, encode: Encode, model: tuple[str, str]
+        self,
+        script: EntryScript,
+        limits: Limits,
+        encode: Encode,
+        model: tuple[str, str],
+        nan: str = "null",
     ) -> None:
         self._plain = script.arguments
-        self._types = parameter_types(script.run)
+        declared = declarations(script.run)
+        self._types = {name: each["param_type"] for name, each in declared.items()}
+        # The library asks whether an optional value is true, which no array or table answers.
+        self._as_json = {
+            name
+            for name, each in declared.items()
+            if each["optional"] or not each["convert_to_provided_type"]
+        }
         self._with_headers = script.sees_headers
+        self._defaults = _defaults(script.run)
+        self._all_optional = _MISSING not in self._defaults.values()
+        self._answers_itself = _may_answer_itself(script.run)
         self._limits = limits
         self._encode = encode
-        self._model = model
+        self._model, self._nan = model, nan
+        self._main = _main_parameter(self._types)
         self.inputs = tuple(
             spec for name, each in self._types.items() for spec in _specs(name, each)
         )
-        self._columns = _columns_of(self._types)
+        main = _sample(self._types.get(self._main))
+        self._columns = frozenset(str(name) for name in getattr(main, "columns", ()))
+        self._members = frozenset(main) if isinstance(main, dict) else self._columns
 
     def __call__(self, request: ScoringRequest) -> tuple[Arguments, Writer | None]:
         """The keyword arguments, and the writer when it is not plain JSON.
@@ -69,9 +92,14 @@ class TypedCalls:
         try:
             arguments = self._plain(request)
         except UndecodableInput:
-            if request.method != "POST" or not _has_other_kind(request, self._limits):
+            other = self._other_kind(request)
+            if other is None:
                 raise
-            return self._of_content(request, self._read(request))
+            return self._of_content(request, *other)
+        if self._all_optional and self._is_default(arguments):
+            other = self._other_kind(request)
+            if other is not None:
+                return self._of_content(request, *other)
         if accept in _PLAIN_ACCEPTS:
             return arguments, None
         return arguments, self._writer(request, table.Asked(Rows([])))
@@ -80,13 +108,50 @@ class TypedCalls:
         try:
             return table.read(request, self._limits, names=self._columns)
         except UnsupportedContentType as error:
+            if table.is_known(request.header(b"content-type")):
+                raise
             raise UnsupportedContentType(f"{_EXPECTED} {error}") from None
 
+    def _is_default(self, arguments: Arguments) -> bool:
+        return all(arguments[name] is each for name, each in self._defaults.items())
+
+    def _other_kind(self, request: ScoringRequest) -> tuple[table.Asked, Arguments] | None:
+        """The data of JSON that has them under a name that no parameter has, and the values that
+        it has by the names of parameters."""
+        if request.method != "POST" or not self._types:
+            return None
+        encoding = request.header(b"content-encoding")
+        limit = self._limits.bytes
+        body = decompressed(request.body, encoding, limit) if encoding else request.body
+        try:
+            value = parse_json(body, exact=False)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(value, dict) or self._main in value:
+            return None
+        named = {name: value[name] for name in self._defaults if name in value}
+        if _KINDS.isdisjoint(value.keys() - named.keys()):
+            return None
+        rest = {name: each for name, each in value.items() if name not in named}
+        return table.read_json(rest, self._limits), named
+
     def _of_content(
-        self, request: ScoringRequest, asked: table.Asked
+        self, request: ScoringRequest, asked: table.Asked, named: Mapping[str, Any] = {}
     ) -> tuple[Arguments, Writer | None]:
         write = self._writer(request, asked)
-        arguments = self._named(asked.content)
+        beside = {**query_values(request.query), **asked.params, **named}
+        given = self._distributed(asked.content)
+        arguments = {
+            name: given[name] if name in given else beside.get(name, default)
+            for name, default in self._defaults.items()
+        }
+        for name, value in arguments.items():
+            if value is _MISSING:
+                raise UndecodableInput(
+                    f"A value is not provided for the {name!r} parameter. Data of this kind go to "
+                    f"{self._main!r}; send others by name in params, or all in JSON by the names "
+                    "of the parameters."
+                )
         if self._with_headers:
             from .aml_http import header_mapping
 
@@ -94,139 +159,141 @@ class TypedCalls:
         return arguments, write
 
     def _writer(self, request: ScoringRequest, asked: table.Asked) -> Writer:
-        return writer(
-            request, asked._replace(predictions=False), self._encode, "output", self._model
-        )
+        asked = asked._replace(predictions=False)
+        try:
+            return writer(request, asked, self._encode, "output", self._model, self._nan)
+        except NotAcceptable as error:
+            if not self._answers_itself:
+                raise
+            return _refusal(error)
 
-    def _named(self, content: Content) -> Arguments:
-        if isinstance(content, Tensors):
-            known = {name: each for name, each in content.tensors.items() if name in self._types}
-            if known and len(known) == len(content.tensors):
-                return {
-                    name: _argument(Rows(each), name, self._types[name], self._limits)
-                    for name, each in known.items()
-                }
-        name = _main_parameter(self._types)
-        if isinstance(content, Tensors) and len(content.tensors) == 1:
-            content = Rows(next(iter(content.tensors.values())))
-        return {name: _argument(content, name, self._types[name], self._limits)}
+    # --- parameters ---------------------------------------------------------------------------
+
+    def _distributed(self, content: Content) -> Arguments:
+        """Arrays with the names of parameters go to those, anything else to the main one."""
+        if not self._types:
+            raise UndecodableInput(
+                "run() declares no @input_schema, so that data of this kind could go to no "
+                "parameter: send JSON by the names of the parameters."
+            )
+        if not isinstance(content, Tensors) or self._is_table(content):
+            return {self._main: self._argument(content, self._main)}
+        known = {name: each for name, each in content.tensors.items() if name in self._types}
+        if not known:
+            return {self._main: self._argument(content, self._main)}
+        rest = {name: each for name, each in content.tensors.items() if name not in known}
+        if rest and (self._main in known or not self._members.issuperset(rest)):
+            raise SchemaMismatch(
+                f"Unknown inputs: {_listed(rest)}. Expected: {_listed(self._types)}."
+            )
+        made = {name: self._argument(Rows(each), name) for name, each in known.items()}
+        if rest:
+            made[self._main] = self._argument(Tensors(rest), self._main)
+        return made
+
+    def _is_table(self, content: Tensors) -> bool:
+        """Whether the arrays are the columns, or the members, of the main parameter."""
+        return bool(self._members) and self._members == content.tensors.keys()
+
+    def _argument(self, content: Content, name: str) -> Any:
+        """A value that the library takes: it converts lists, and keeps arrays and tables."""
+        parameter = self._types[name]
+        sample = _sample(parameter)
+        if hasattr(sample, "columns"):
+            frames = _module("typed_frames")
+            frame = frames.frame_argument(content, name, parameter, self._limits)
+            return frames.as_json(frame, parameter.orient) if name in self._as_json else frame
+        if hasattr(sample, "dtype"):
+            spec = _array_spec(name, parameter)
+            array = _module("typed_arrays").array_argument(content, spec, parameter, self._limits)
+            return plain(array) if name in self._as_json else array
+        return standard_value(content, sample, name, self._limits)
 
 
-def _has_other_kind(request: ScoringRequest, limits: Limits) -> bool:
-    """Whether the body is JSON with data under a name that no parameter has."""
-    encoding = request.header(b"content-encoding")
-    body = decompressed(request.body, encoding, limits.bytes) if encoding else request.body
-    try:
-        value = parse_json(body)
-    except (ValueError, RecursionError):
+def _module(name: str) -> Any:
+    """Of the package; imported when first needed, as it needs NumPy or pandas."""
+    return import_module(f"scoring_runtime.{name}")
+
+
+def _defaults(run: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(run).parameters
+    return {name: each.default for name, each in parameters.items() if name != "request_headers"}
+
+
+def _may_answer_itself(run: Callable[..., Any]) -> bool:
+    """Whether the script knows AMLResponse: then its content types are its own affair, and what
+    is acceptable is known only once run() has answered."""
+    werkzeug = sys.modules.get("werkzeug.wrappers")
+    if werkzeug is None:
         return False
-    return isinstance(value, dict) and not _KINDS.isdisjoint(value)
+    found = [
+        value
+        for each in wrapped_functions(run)
+        if getattr(each, "__module__", "") == getattr(run, "__module__", None)
+        for value in getattr(each, "__globals__", {}).values()
+    ]
+    return any(
+        (isinstance(value, type) and issubclass(value, werkzeug.Response))
+        or hasattr(value, "AMLResponse")
+        for value in found
+    )
 
 
-def parameter_types(run: Callable[..., Any]) -> dict[str, Any]:
-    """The parameter types that ``@input_schema`` was given, by the parameter's name.
+def _refusal(error: NotAcceptable) -> Writer:
+    def write(result: Any) -> Any:
+        raise error
 
-    inference-schema keeps them in the closures of its wrappers only.
+    return write
+
+
+def declarations(run: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    """What ``@input_schema`` was given, by the parameter's name, in the order of run()'s.
+
+    inference-schema keeps it in the closures of its wrappers only.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {}
     for each in wrapped_functions(run):
         inner = getattr(each, "_self_wrapper", None) or each
         code, cells = getattr(inner, "__code__", None), getattr(inner, "__closure__", None) or ()
         if code is not None and "param_type" in code.co_freevars:
-            names = dict(zip(code.co_freevars, cells, strict=True))
-            found[names["param_name"].cell_contents] = names["param_type"].cell_contents
-    return found
+            contents = [cell.cell_contents for cell in cells]
+            given = dict(zip(code.co_freevars, contents, strict=True))
+            found[given["param_name"]] = {**_DECLARED, **given}
+    return {name: found[name] for name in inspect.signature(run).parameters if name in found}
 
 
 def _main_parameter(types: Mapping[str, Any]) -> str:
     """The one that data go to: the first of arrays or tables, else the first."""
-    if not types:
-        raise UndecodableInput("run() declares no input that data of this kind could go to.")
     tables = [
         name
         for name, each in types.items()
         if hasattr(_sample(each), "dtype") or hasattr(_sample(each), "columns")
     ]
-    return (tables or list(types))[0]
+    return next(iter(tables or types), "")
 
 
 def _sample(parameter: Any) -> Any:
     return getattr(parameter, "sample_input", None)
 
 
-def _argument(content: Content, name: str, parameter: Any, limits: Limits) -> Any:
-    """The content as a value that the library takes: it converts lists, and keeps arrays and
-    tables as they are, so that those have to be right."""
-    sample = _sample(parameter)
-    if hasattr(sample, "columns"):
-        return _frame(content, sample, limits)
-    if hasattr(sample, "dtype"):
-        return _array(content, name, parameter, limits)
-    return _plain_value(content)
-
-
-def _array(content: Content, name: str, parameter: Any, limits: Limits) -> Any:
-    spec = _spec(name, parameter)
-    if isinstance(content, Columns) and len(spec.shape) == 1 and len(content.columns) == 1:
-        content = Rows(next(iter(content.columns.values())))
-    if isinstance(content, Rows) or len(spec.shape) != 2:
-        values = content.values if isinstance(content, Rows) else _plain_value(content)
-        made = array(values, spec, limits)
-    else:
-        made = matrix(content, spec, limits)
-    dtype = parameter.sample_input.dtype
-    return made.astype(dtype) if made.dtype != dtype else made
-
-
-def _frame(content: Content, sample: Any, limits: Limits) -> Any:
-    import pandas
-
-    specs = _frame_specs(sample)
-    frame = pandas.DataFrame(frame_columns(content, specs, limits))
-    frame.columns = sample.columns
-    try:
-        return frame.astype(sample.dtypes.to_dict())
-    except (ValueError, TypeError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise SchemaMismatch(f"The table's columns do not have their types: {text}") from error
-
-
-def _plain_value(content: Content) -> Any:
-    """Lists, or one object for each row."""
-    if isinstance(content, Rows):
-        values = content.values
-        return values.tolist() if hasattr(values, "tolist") else values
-    named = content.columns if isinstance(content, Columns) else content.tensors
-    lists = {
-        name: values.tolist() if hasattr(values, "tolist") else list(values)
-        for name, values in named.items()
-    }
-    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+# --- what V2 clients are told ---------------------------------------------------------------------
 
 
 def _specs(name: str, parameter: Any) -> list[Spec]:
     sample = _sample(parameter)
-    return _frame_specs(sample) if hasattr(sample, "columns") else [_spec(name, parameter)]
+    if hasattr(sample, "columns"):
+        kinds = sample.dtypes.items()
+        return [Spec(str(each), column_datatype(kind), (-1,)) for each, kind in kinds]
+    if hasattr(sample, "dtype"):
+        return [_array_spec(name, parameter)]
+    return [Spec(name, DATATYPE_OF.get(type(sample), "BYTES"), (-1,))]
 
 
-def _frame_specs(sample: Any) -> list[Spec]:
-    def datatype(kind: Any) -> str:
-        return DATATYPES.get(str(kind), "FP64" if kind.kind in "fiub" else "BYTES")
-
-    return [Spec(str(name), datatype(kind), (-1,)) for name, kind in sample.dtypes.items()]
-
-
-def _spec(name: str, parameter: Any) -> Spec:
-    sample = _sample(parameter)
-    if not hasattr(sample, "dtype"):
-        return Spec(name, "BYTES", (-1,))
-    fixed = tuple(sample.shape[1:]) if getattr(parameter, "enforce_shape", True) else None
-    shape = (-1, *(fixed if fixed is not None else [-1] * (sample.ndim - 1)))
-    return Spec(name, DATATYPES.get(str(sample.dtype), "BYTES"), shape)
+def _array_spec(name: str, parameter: Any) -> Spec:
+    sample = parameter.sample_input
+    fixed = tuple(sample.shape[1:]) if parameter.enforce_shape else (-1,) * (sample.ndim - 1)
+    return Spec(name, DATATYPES.get(str(sample.dtype), "BYTES"), (-1, *fixed))
 
 
-def _columns_of(types: Mapping[str, Any]) -> frozenset[str]:
-    samples = (_sample(each) for each in types.values())
-    return frozenset(
-        str(name) for each in samples if hasattr(each, "columns") for name in each.columns
-    )
+def _listed(names: Mapping[str, Any]) -> str:
+    return ", ".join(repr(name) for name in list(names)[:20])

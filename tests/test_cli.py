@@ -137,7 +137,7 @@ def test_typed_input_and_the_content_type(score):
         "def run(n): return n + 1"
     )
     assert score(source, stdin=b'{"n": 41}').stdout == b"42"
-    done = score(source, "--content-type", "text/csv", stdin=b'{"n": 41}')
+    done = score(source, "--content-type", "text/xml", stdin=b'{"n": 41}')
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"Expects Content-Type to be application/json" in done.stderr
 

@@ -83,7 +83,8 @@ def _call(script: str, words: list[str], shown: str) -> Call:
     return Call(script, "POST" if file else "GET", headers, file.removeprefix("@"), shown)
 
 
-EXAMPLE_NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/README.md"))
+# Those without a script are tried in test_no_code_examples.py.
+EXAMPLE_NAMES = sorted(path.parent.name for path in EXAMPLES.glob("*/score.py"))
 # redis-cache needs a server: tests/test_example_redis_cache.py.
 CALLS = [call for name in EXAMPLE_NAMES if name != "redis-cache" for call in calls_of(name)]
 SCRIPTS = sorted({call.script for call in CALLS})

@@ -78,6 +78,14 @@ def test_columns_keep_their_order_and_every_text_as_it_is() -> None:
     assert found == {"b": [" 1 ", 'x, "y"'], "a": ["007", ""]}
 
 
+def test_long_tables_keep_the_order_of_their_records() -> None:
+    limits = Limits(rows=100_000, values=1_000_000, bytes=10_000_000)
+    numbers = [str(number) for number in range(70_000)]
+    body = "a,b\n" + "\n".join(f"{number},x{number}" for number in numbers)
+    content = csv_table.decode(body.encode(), limits)
+    assert content[0] == {"a": numbers, "b": [f"x{number}" for number in numbers]}
+
+
 def test_rows_of_numbers_are_float64_and_empty_fields_nan() -> None:
     read = rows(b'1,2.5,-3e2\n"4", 5 ,\n')
     assert read.dtype == np.float64
@@ -219,13 +227,13 @@ def test_only_known_charsets_are_looked_up(charset: str) -> None:
         pytest.param(
             b"1,2\n3,4,5\n",
             {},
-            "Record 2 of the CSV body (line 2) has 3 fields; 2 are expected, as in the first record.",
+            "Record 2 of the CSV body (line 2) has 3 fields; 2 are expected, as in the first rec",
             id="too many",
         ),
         pytest.param(
             b"1,x\n3,4,5\n",
             {"header": False},
-            "Record 2 of the CSV body (line 2) has 3 fields; 2 are expected, as in the first record.",
+            "Record 2 of the CSV body (line 2) has 3 fields; 2 are expected, as in the first rec",
             id="too many in text",
         ),
         pytest.param(b"a,,c\n1,2,3\n", {"header": True}, "has no name for column 2.", id="no name"),

@@ -58,7 +58,8 @@ def same(one: NDArray[Any], other: NDArray[Any]) -> bool:
     )
 
 
-DTYPES = "? i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16 U7 S7 M8[s] M8[ns] m8[us]".split()
+NUMBERS = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"]
+DTYPES = [*NUMBERS, "U7", "S7", "M8[s]", "M8[ns]", "m8[us]"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -162,6 +163,9 @@ BAD: dict[str, tuple[bytes, type[InputError], str]] = {
     "unclosed": (body_of("{'descr': '<f8'"), UndecodableInput, "header cannot be read"),
     "deep": (body_of("[" * 9_000), UndecodableInput, "header cannot be read"),
     "minus signs": (body_of("-" * 9_000 + "1"), UndecodableInput, "header cannot be read"),
+    "many digits": (body_of("{'descr':" + "7" * 9_000 + " '"), UndecodableInput, "cannot be read"),
+    "20 digits": (claim("'<f8'", f"({'9' * 20},)"), UndecodableInput, "header cannot be read"),
+    "many quotes": (body_of("'" * 9_001), UndecodableInput, "header cannot be read"),
     "no header": (body_of(""), UndecodableInput, "header cannot be read"),
     "33 dimensions": (claim("'<f8'", f"({'1,' * 33})", b"x" * 8), SchemaMismatch, "at most 32"),
     "rows": (

@@ -40,6 +40,8 @@ def run(data):
 PLAIN = "def init(): ...\ndef run(data): return data"
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
+KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models")
+
 
 def host(script: Path | str, **settings: str) -> FunctionsHost:
     environ = clean_environ(AZUREML_ENTRY_SCRIPT=str(script), **settings)
@@ -59,7 +61,7 @@ def test_an_init_of_20_seconds_goes_on_behind_the_start_and_requests_wait_for_it
         assert 8 <= default.seconds_to_index < HOST_LIMIT_SECONDS
         waiting = []
         for each in (short, default):
-            assert [f["name"] for f in each.functions] == ["score", "swagger", "health", "web"]
+            assert [f["name"] for f in each.functions] == [*KEYED, "v2_health", "health", "web"]
             assert httpx.get(f"{each.url}/health/live").json() == {"state": "Transitioning"}
             assert httpx.get(f"{each.url}/health/ready").status_code == 503
             assert "it goes on in the background" in each.log
@@ -180,6 +182,10 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
     found = {f["name"]: (f["route"], f["authLevel"]) for f in functions}
     assert found == {
         "score": ("score", "admin"),
+        "score_model": ("score/{name}/{version?}", "admin"),
+        "v2_server": ("v2", "admin"),
+        "v2_models": ("v2/models/{*path}", "admin"),
+        "v2_health": ("v2/health/{probe}", "anonymous"),
         "swagger": ("swagger.json", "admin"),
         "health": ("health/{probe}", "anonymous"),
         "web": ("{*path}", "anonymous"),
@@ -194,11 +200,18 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
 
 def test_no_other_spelling_of_a_path_goes_round_its_key(write_script: WriteScript):
     """Escaped twice, a path matches the catch-all, which asks for no key, and comes unescaped."""
+    below = ("/%2576%2532/models/model", "/v2%252Fmodels%252Fmodel/infer", "/score%252Fmodel")
     paths = ("/%2573core", "/score%253Fa", "/%2Fscore", "//score", "/score/", "/SCORE")
     with host(write_script(PLAIN), FUNCTIONS_HOST_CHECK_KEYS="1") as guarded:
         found = {
             (method, path): httpx.request(method, guarded.url + path).status_code
-            for path in (*paths, "/swagger%252Ejson", "/%2573wagger.json", "/health%252F../score")
+            for path in (
+                *paths,
+                *below,
+                "/swagger%252Ejson",
+                "/%2573wagger.json",
+                "/health%252F../score",
+            )
             for method in ("GET", "POST", "OPTIONS")
         }
     assert {each: status for each, status in found.items() if status not in (401, 404)} == {}
@@ -215,7 +228,8 @@ def test_the_auth_level_is_that_of_the_setting(
     with host(write_script(PLAIN), FUNCTIONS_HOST_CHECK_KEYS="1", **settings) as started:
         levels = {f["name"]: f["authLevel"] for f in started.functions}
         status = httpx.post(f"{started.url}/score", content=b"x").status_code
-    assert levels == {"score": level, "swagger": level, "health": "anonymous", "web": "anonymous"}
+    free = dict.fromkeys(("v2_health", "health", "web"), "anonymous")
+    assert levels == {**dict.fromkeys(KEYED, level), **free}
     assert status == (200 if level == "anonymous" else 401)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-TARGET = Path(__file__).parent / "fuzz" / "fuzz_open_inference.py"
+from tests.fuzz import run_target
+
 RUNS = 40_000
 
 
-def seeds(folder: Path) -> None:
-    """One request of each kind: JSON, binary, text, and a request that asks for outputs."""
+def seeds() -> Iterator[bytes]:
+    """A request of each kind, in JSON and binary, numbers and text; it asks for an output."""
     inputs = [
         {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": [[1, 2.5], [None, 4]]},
         {"name": "x", "datatype": "BYTES", "shape": [1], "data": ["a"]},
@@ -22,30 +22,13 @@ def seeds(folder: Path) -> None:
     ]
     tails = [b"", b"", b"\0\1", b"\1\0\0\0a"]
     outputs = [{"name": "y", "parameters": {"binary_data": True}}]
-    for index, (each, tail) in enumerate(zip(inputs, tails, strict=True)):
+    for each, tail in zip(inputs, tails, strict=True):
         header = json.dumps({"id": "i", "inputs": [each], "outputs": outputs}).encode()
-        seed = b"\0" + struct.pack("<h", len(header)) + header + tail
-        (folder / f"request{index}").write_bytes(seed)
+        yield b"\0" + struct.pack("<h", len(header)) + header + tail
 
 
 def test_any_bytes_are_a_request_or_an_input_error(tmp_path: Path) -> None:
     """No crash, no other error, no memory beyond the limit; what is read is written as it was."""
-    seeds(tmp_path)
-    finished = subprocess.run(
-        [
-            sys.executable,
-            str(TARGET),
-            str(tmp_path),
-            f"-runs={RUNS}",
-            "-seed=1",
-            "-max_len=600",
-            "-rss_limit_mb=1024",
-            f"-artifact_prefix={tmp_path}/",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=TARGET.parent.parent.parent,
-    )
+    finished = run_target("fuzz_open_inference", seeds(), tmp_path, runs=RUNS, most_bytes=600)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert f"Done {RUNS} runs" in finished.stderr

@@ -90,7 +90,7 @@ def test_every_form_of_import_works_without_the_package(module: str) -> None:
             exec(line, space)
             print(space['found'].__module__, space['found'].__name__)
     """
-    home = "scoring_runtime.models" if first == "Model" else "scoring_runtime.aml_http"
+    home = "scoring_runtime.azureml_model" if first == "Model" else "scoring_runtime.aml_http"
     assert run_python(code).splitlines() == [f"{home} {first}"] * len(lines)
 
 
@@ -222,7 +222,7 @@ def test_an_installed_namespace_keeps_its_other_parts(tmp_path: Path) -> None:
     assert run_python(code, folder).splitlines() == [
         "installed installed",
         "installed core installed contrib",
-        "scoring_runtime.aml_http scoring_runtime.models",
+        "scoring_runtime.aml_http scoring_runtime.azureml_model",
     ]
 
 

@@ -394,6 +394,19 @@ def test_links_that_cannot_be_followed(target: str, problem: str, tmp_path: Path
     assert str(caught.value) == f"The link {root}/a {problem.format(root=root)}"
 
 
+@pytest.mark.parametrize(("place", "target"), [("b/c/loop", ".."), ("b/c/loop", "."), ("b/x", ".")])
+def test_links_to_a_folder_on_the_way(place: str, target: str, tmp_path: Path) -> None:
+    """Not only one that leads to the top is a circle."""
+    add("b/c/file")(tmp_path)
+    (tmp_path / place).symlink_to(target)
+    for leave in (False, True):
+        with pytest.raises(RegistrationError) as caught:
+            list(files_below(tmp_path, RegistrationError, leave=leave))
+        assert str(caught.value) == (
+            f"The link {tmp_path / place} leads to a folder that it is in itself."
+        )
+
+
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3 << 20])
 def test_files_are_copied_in_chunks(size: int, tmp_path: Path) -> None:
     """The copy, its digest, and the progress after each MiB."""

@@ -135,7 +135,7 @@ CELLS: tuple[Any, ...] = (
     {"x": 1},
 )
 PARTNERS: tuple[Any, ...] = (1, None, "z", 2.5)
-KINDS = {
+KINDS: dict[str, Any] = {
     "split": lambda x, y: {"dataframe_split": {"columns": ["a", "b"], "data": [[x, 1.0], [y, 2]]}},
     "records": lambda x, y: {"dataframe_records": [{"a": x, "b": 1.0}, {"b": 2.0, "a": y}]},
     "instances": lambda x, y: {"instances": [{"a": x, "b": 1.0}, {"a": y, "b": 2.0}]},
@@ -276,7 +276,7 @@ ARRAYS: dict[str, Any] = {
     "ragged": [[1, 2], [3]],
     "one-value": 5,
 }
-FRAMES = {
+FRAMES: dict[str, Any] = {
     "instances": lambda values: {"instances": values},
     "inputs": lambda values: {"inputs": values},
     "split": lambda values: {SPLIT: {"data": values}},
@@ -592,6 +592,24 @@ SAYS: dict[str, tuple[Schema, Any, str]] = {
         Rows(["x"]),
         "The model takes float64 of the shape (-1,); the input is not: could not convert string "
         "to float: 'x'",
+    ),
+    "lengths-of-columns": (
+        UNNAMED["matrix"],
+        Columns({"a": [1, 2], "b": [1]}),
+        "The model takes float32 of the shape (-1, 2); the input is not: all input arrays must "
+        "have the same shape",
+    ),
+    "ragged-cells": (
+        UNNAMED["named-matrix"],
+        Columns({"x": [[1, 2], [3]]}),
+        "The model takes float64 of the shape (-1, 2) for x; the input is not: setting an array "
+        "element with a sequence. The requested array has an inhomogeneous shape after 1 "
+        "dimensions. The detected shape was (2,) + inhomogeneous part.",
+    ),
+    "columns-of-another-type": (
+        UNNAMED["matrix"],
+        Columns({"a": np.array([1.5]), "b": np.array([2.5])}),
+        "The model takes float32 of the shape (-1, 2), not float64.",
     ),
     "empty-table": (UNNAMED["array"], Columns({"a": []}), "The input has no rows."),
     "empty-column": (

@@ -320,6 +320,11 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     ),
     "text": ("m.pkl", written(b"hello"), "UnpicklingError: "),
     "a pickle that raises": ("m.pkl", written(b"cbuiltins\nint\n(Vx\ntR."), "ValueError: invalid"),
+    "a pickle that raises lines": (
+        "m.pkl",
+        written(b"cbuiltins\nexec\n(Vraise ValueError('two\\nlines')\ntR."),
+        "ValueError: two lines.",
+    ),
     "a class of the notebook": (
         "m.pkl",
         written(b"c__main__\nMyModel\n."),
@@ -475,6 +480,30 @@ def test_which_versions_differ(recorded: str, differs: bool) -> None:
     found = version_differences({"scikit-learn": recorded, "no-such-library": "1.0"})
     expected = [VersionDifference("scikit-learn", recorded, SKLEARN)] if differs else []
     assert found == expected
+
+
+@pytest.mark.parametrize(("recorded", "differs"), [("3", False), ("3.0", False), ("3.1", True)])
+def test_a_version_without_a_minor_number(
+    recorded: str, differs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is 0."""
+    folder = tmp_path / "made_up-3.0.2.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up\nVersion: 3.0.2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = version_differences({"made-up": recorded})
+    assert found == ([VersionDifference("made-up", recorded, "3.0.2")] if differs else [])
+
+
+def test_the_versions_of_a_folder_in_a_registered_model(root: Path, tmp_path: Path) -> None:
+    """Those of the registration; of a model that nobody registered none are known."""
+    (tmp_path / "saved").mkdir()
+    path = save_pickle(tmp_path / "saved/m.pkl", 1)
+    folder = register(root, "iris", tmp_path / "saved").path / "saved"
+    assert recorded_versions(folder, "scikit-learn", folder / "m.pkl") == {
+        name: version(name) for name in ("scikit-learn", "joblib", "numpy")
+    }
+    assert recorded_versions(path.parent, "scikit-learn", path) == {}
 
 
 def test_a_model_of_other_versions(root: Path, tmp_path: Path, warned: list[str]) -> None:

@@ -105,7 +105,10 @@ def test_a_number_without_a_name_before_it_is_a_plain_folder() -> None:
     ("files", "found"),
     [
         (["iris/007/m", "iris/8/m", "iris/06/m"], [(6, "06"), (7, "007"), (8, "8")]),
-        (["iris/7/m", "iris/007/m"], [(7, "007"), (7, "7")]),
+        (
+            [f"iris/{'0' * zeros}7/m" for zeros in (3, 1, 4, 0, 2)],
+            [(7, f"{'0' * zeros}7") for zeros in (4, 3, 2, 1, 0)],
+        ),
         (["iris/9/m", "iris/10/m", "iris/100/m"], [(9, "9"), (10, "10"), (100, "100")]),
         (["iris/0/m"], [(0, "0")]),
         ([".tmp-1/1/m", ".versions/1", ".versions/iris/1", "iris/.tmp/1"], []),

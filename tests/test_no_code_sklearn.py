@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from sklearn.base import clone
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -97,10 +98,22 @@ ESTIMATORS: Mapping[str, tuple[Any, Any]] = {
     "LinearRegression": (LinearRegression(), DATA.number),
     "Ridge of two numbers": (Ridge(), DATA.numbers),
     "ElasticNet": (ElasticNet(), DATA.number),
-    "pipeline with PoissonRegressor": (make_pipeline(StandardScaler(), PoissonRegressor()), DATA.kind),
-    "LogisticRegression of three": (LogisticRegression(max_iter=3000), DATA.kind),
-    "LogisticRegression of two": (LogisticRegression(max_iter=3000), DATA.kind == 1),
-    "LogisticRegression of words": (LogisticRegression(max_iter=3000), DATA.word),
+    "pipeline with PoissonRegressor": (
+        make_pipeline(StandardScaler(), PoissonRegressor()),
+        DATA.kind,
+    ),
+    "LogisticRegression of three": (
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        DATA.kind,
+    ),
+    "LogisticRegression of two": (
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        DATA.kind == 1,
+    ),
+    "LogisticRegression of words": (
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        DATA.word,
+    ),
     "RidgeClassifier": (RidgeClassifier(), DATA.word),
     "SGDClassifier": (SGDClassifier(random_state=0), DATA.kind),
     "DecisionTreeRegressor of two": (DecisionTreeRegressor(random_state=0), DATA.numbers),
@@ -145,7 +158,10 @@ ESTIMATORS: Mapping[str, tuple[Any, Any]] = {
         StackingRegressor([("a", LinearRegression()), ("b", DecisionTreeRegressor(max_depth=2))]),
         DATA.number,
     ),
-    "OneVsRestClassifier": (OneVsRestClassifier(LogisticRegression(max_iter=3000)), DATA.kind),
+    "OneVsRestClassifier": (
+        OneVsRestClassifier(make_pipeline(StandardScaler(), LogisticRegression())),
+        DATA.kind,
+    ),
     "MultiOutputRegressor": (MultiOutputRegressor(Ridge()), DATA.numbers),
     "MultiOutputClassifier": (MultiOutputClassifier(GaussianNB()), DATA.kinds),
     "TransformedTargetRegressor": (
@@ -167,6 +183,11 @@ ESTIMATORS: Mapping[str, tuple[Any, Any]] = {
 
 
 # --- the service ----------------------------------------------------------------------------------
+
+
+def fitted(name: str, values: Any) -> Any:
+    estimator, target = ESTIMATORS[name]
+    return clone(estimator).fit(values, target)
 
 
 def saved(model: Any, folder: Path) -> Path:
@@ -297,17 +318,15 @@ def assert_answers(model: Any, given: Any, bodies: Mapping[str, Any], folder: Pa
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_an_estimator_fitted_on_an_array_answers_as_it_does_itself(name, tmp_path):
-    estimator, target = ESTIMATORS[name]
-    model = estimator.fit(DATA.values, target)
+    model = fitted(name, DATA.values)
     given = DATA.values[:9]
     assert_answers(model, given, unnamed_bodies(given), tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_an_estimator_fitted_on_a_table_answers_as_it_does_itself(name, tmp_path):
-    estimator, target = ESTIMATORS[name]
     frame = pd.DataFrame(DATA.values, columns=NAMES)
-    model = estimator.fit(frame, target)
+    model = fitted(name, frame)
     given = frame[:9]
     bodies = {**unnamed_bodies(given.to_numpy()), **named_bodies(given)}
     assert_answers(model, given, bodies, tmp_path / "model")
@@ -360,7 +379,7 @@ MIXED_MODELS = {
 
 @pytest.mark.parametrize("name", MIXED_MODELS)
 def test_columns_of_text_and_numbers_answer_as_the_pipeline_does_itself(name, tmp_path):
-    model = MIXED_MODELS[name].fit(MIXED, MIXED_TARGET)
+    model = clone(MIXED_MODELS[name]).fit(MIXED, MIXED_TARGET)
     bodies = named_bodies(MIXED)
     rows = MIXED.to_numpy().tolist()
     bodies["rows in the order of the columns"] = (json.dumps(rows).encode(), "application/json")
@@ -368,7 +387,7 @@ def test_columns_of_text_and_numbers_answer_as_the_pipeline_does_itself(name, tm
 
 
 def test_the_columns_of_a_pipeline_say_which_are_text_and_its_example_scores(tmp_path):
-    model = MIXED_MODELS["ColumnTransformer"].fit(MIXED, MIXED_TARGET)
+    model = clone(MIXED_MODELS["ColumnTransformer"]).fit(MIXED, MIXED_TARGET)
     served = ScikitLearnModel(model, LIMITS)
     assert served.tabular
     assert served.inputs == tuple(
@@ -417,18 +436,21 @@ def test_missing_values_reach_a_model_that_takes_them(name, named, tmp_path):
     if named:
         fitted_on = pd.DataFrame(fitted_on, columns=["a", "b"])
         given = pd.DataFrame(WITH_NAN, columns=["a", "b"])
-    model = TAKES_NAN[name].fit(fitted_on, np.arange(30.0))
+    model = clone(TAKES_NAN[name]).fit(fitted_on, np.arange(30.0))
     assert_answers(model, given, NAN_NAMED if named else NAN_BODIES, tmp_path / "model")
 
 
 def test_missing_text_reaches_an_encoder_that_knows_it(tmp_path):
-    frame = pd.DataFrame({"city": ["Graz", None, "Linz", None]}, dtype=object)
-    model = make_pipeline(OneHotEncoder(), DecisionTreeClassifier()).fit(frame, [1, 2, 3, 2])
-    bodies = {"records": (b'{"dataframe_records": [{"city": null}, {"city": "Linz"}]}', "text/json")}
-    (response,) = answers(
-        saved(model, tmp_path / "model"), [ScoringRequest(bodies["records"][0])]
-    )
-    assert response.body == b'{"predictions":[2,3]}'
+    frame = pd.DataFrame({"city": ["Graz", None, "Linz", None], "n": [1, 2, 3, 4]})
+    model = make_pipeline(
+        ColumnTransformer([("text", OneHotEncoder(), ["city"])]), DecisionTreeClassifier()
+    ).fit(frame, [1, 2, 3, 2])
+    requests = [
+        ScoringRequest(b'{"data": [{"city": null, "n": 1}, {"city": "Linz", "n": 1}]}'),
+        ScoringRequest(b"city,n\r\n,1\r\nLinz,1\r\n", said("text/csv")),
+    ]
+    for response in answers(saved(model, tmp_path / "model"), requests):
+        assert response.body == b"[2,3]"
 
 
 # --- how rows may look ----------------------------------------------------------------------------
@@ -487,7 +509,7 @@ def test_one_text_column_of_a_pipeline_without_names_takes_no_numbers_only():
 
 @pytest.fixture(scope="module")
 def classifier() -> Any:
-    return LogisticRegression(max_iter=3000).fit(DATA.values[:, :2], DATA.word)
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(DATA.values[:, :2], DATA.word)
 
 
 @pytest.fixture
@@ -627,17 +649,14 @@ def test_what_was_not_fitted_is_no_model(model):
 )
 def test_the_outputs_are_those_of_the_methods(name, outputs):
     """What metadata say of an output is what the estimator gives."""
-    estimator, target = ESTIMATORS[name]
-    model = ScikitLearnModel(estimator.fit(DATA.values, target), LIMITS)
+    model = ScikitLearnModel(fitted(name, DATA.values), LIMITS)
     assert [tuple(each)[:3] for each in model.outputs] == outputs
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_the_example_of_every_estimator_scores(name):
-    estimator, target = ESTIMATORS[name]
-    frame = pd.DataFrame(DATA.values, columns=NAMES)
-    for values in (DATA.values, frame):
-        served = ScikitLearnModel(estimator.fit(values, target), LIMITS)
+    for values in (DATA.values, pd.DataFrame(DATA.values, columns=NAMES)):
+        served = ScikitLearnModel(fitted(name, values), LIMITS)
         invocation = ModelInvocation(served, "m", "1", Settings())
         assert invocation.example == served.example
         assert len(invocation.example_result) == 1

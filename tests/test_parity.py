@@ -108,7 +108,7 @@ CASES = [
     Case("schema empty", "schema", 400, headers=JSON),
     Case("schema not JSON", "schema", 400, body=b"{", headers=JSON),
     Case("schema list", "schema", 400, body=b"[]", headers=JSON),
-    Case("schema content type", "schema", 415, body=b"{}", headers={"content-type": "text/csv"}),
+    Case("schema content type", "schema", 415, body=b"{}", headers={"content-type": "text/xml"}),
     Case("all bytes", "raw", 200, body=bytes(range(256))),
     Case("no bytes", "raw", 200),
     Case("raw get", "raw", 200, "GET", "/score?a=1&a=2"),

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = Path(__file__).parent / "entry_scripts"
 PATIENCE = 40.0
 SCRIPT_OF = {"text": "parity_text.py", "schema": "parity_schema.py", "raw": "trigger_raw.py"}
-EXTENSIONS = {"application/json": "json", "text/csv": "csv", "application/octet-stream": "bin"}
+EXTENSIONS = {"application/json": "json", "text/csv": "csv", "application/xml": "xml", "application/octet-stream": "bin"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ CASES = [
         415,
         None,
         "UnsupportedContentType",
-        content_type="text/csv",
+        content_type="application/xml",
     ),
     Case("all bytes", "raw", bytes(range(256)), 200, bytes(range(256)), content_type=BYTES),
     Case("bad bytes", "raw", b"\xff\xfe\x00", 200, b"\xff\xfe\x00", content_type=BYTES),

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Mapping
+from enum import Enum
+from importlib import import_module
 from typing import Any, TypeAlias
+
+import orjson
 
 from ..errors import NotAcceptable
 from ..messages import Headers, ScoringRequest
-from ..named_outputs import named_outputs
 from .table import BY_TYPE, HEADER_LENGTH, JSON, OCTETS, SUPPORTED, Asked, codec, open_inference
 
 _FAILED = (b"x-ms-run-function-failed", b"False")
+# Elements of a list, and parameters of a media range: commas and semicolons may be quoted.
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*")+')
+_NOTHING = b", \t"
+# Java's own clients leave the zero out: "*; q=.2".
+_WEIGHT = re.compile(r"0?\.\d+|0\.?|1(?:\.0*)?")
 
 Encode: TypeAlias = Callable[[Any], bytes]
 Writer: TypeAlias = Callable[[Any], tuple[bytes, Headers]]
 
 
 def writer(
-    request: ScoringRequest, asked: Asked, encode: Encode, name: str, model: tuple[str, str]
+    request: ScoringRequest,
+    asked: Asked,
+    encode: Encode,
+    name: str,
+    model: tuple[str, str],
+    nan: str = "null",
 ) -> Writer:
     """What writes the result, as Accept and the request's own form ask.
 
@@ -27,83 +42,102 @@ def writer(
         encode: writes JSON.
         name: of a result that has none, where a format needs one.
         model: its name and version, which V2 answers show.
+        nan: what NaN and Infinity become in V2 JSON, as ``encode`` has it.
 
     Raises:
         NotAcceptable: it lists what there is.
     """
-    accept = request.header(b"accept")
+    accept = b",".join(value for key, value in request.headers if key == b"accept")
     if asked.infer is not None:
         if not _accepts(accept, JSON) and not _accepts(accept, OCTETS):
             raise NotAcceptable(_not_acceptable(accept, (JSON, OCTETS)))
-        return _infer_writer(asked.infer, name, model)
+        return _infer_writer(asked.infer, lambda result: _outputs(result, encode, name), model, nan)
     kind = negotiated(accept)
     if kind == JSON:
         if asked.predictions:
-            return lambda result: (encode({"predictions": result}), _headers(JSON))
-        return lambda result: (encode(result), _headers(JSON))
-    found = codec(BY_TYPE[kind], NotAcceptable)
-    return lambda result: (found.encode(named_outputs(result, name)), _headers(kind))
+            return lambda result: (encode({"predictions": result}), _HEADERS[JSON])
+        return lambda result: (encode(result), _HEADERS[JSON])
+    found, headers = codec(BY_TYPE[kind], NotAcceptable), _HEADERS[kind]
+    return lambda result: (found.encode(_outputs(result, encode, name)), headers)
 
 
 def negotiated(accept: bytes) -> str:
-    """The content type to answer with, of :data:`SUPPORTED`.
+    """The content type to answer with: of :data:`SUPPORTED`, or another name of one of them if
+    only that is accepted.
 
     Raises:
         NotAcceptable: none of them is accepted.
     """
     if accept in (b"", b"*/*", b"application/json"):
         return JSON
-    weights = _weights(accept)
-    best = max(SUPPORTED, key=lambda kind: _weight(weights, kind))
-    if _weight(weights, best) <= 0:
+    if not accept.strip(_NOTHING):
+        return JSON
+    ranges = _ranges(accept)
+    best = max(_OFFERED, key=lambda kind: _weight(ranges, kind))
+    if _weight(ranges, best) <= 0:
         raise NotAcceptable(_not_acceptable(accept, SUPPORTED))
     return best
 
 
-def _infer_writer(infer: Any, name: str, model: tuple[str, str]) -> Writer:
+_OFFERED = (*SUPPORTED, *(kind for kind in BY_TYPE if kind not in SUPPORTED))
+_HEADERS: dict[str, Headers] = {
+    kind: ((b"content-type", kind.encode()), _FAILED) for kind in (*_OFFERED, OCTETS)
+}
+
+
+def _infer_writer(
+    infer: Any, outputs: Callable[[Any], Any], model: tuple[str, str], nan: str
+) -> Writer:
     def write(result: Any) -> tuple[bytes, Headers]:
-        outputs = named_outputs(result, name)
-        body, length = open_inference().encode(outputs, infer, *model)
+        body, length = open_inference().encode(outputs(result), infer, *model, nan=nan)
         if length is None:
-            return body, _headers(JSON)
-        return body, (*_headers(OCTETS), (HEADER_LENGTH, b"%d" % length))
+            return body, _HEADERS[JSON]
+        return body, (*_HEADERS[OCTETS], (HEADER_LENGTH, b"%d" % length))
 
     return write
 
 
-def _headers(kind: str) -> Headers:
-    return _HEADERS[kind]
+def _outputs(result: Any, encode: Encode, name: str) -> Any:
+    """Arrays by name, with the values that the JSON answer has."""
+    named_outputs = import_module("scoring_runtime.named_outputs").named_outputs
+    return named_outputs(_known(result, encode), name)
 
 
-_HEADERS: dict[str, Headers] = {
-    kind: ((b"content-type", kind.encode()), _FAILED) for kind in (*SUPPORTED, OCTETS)
-}
+def _known(result: Any, encode: Encode) -> Any:
+    """What is no array, table or plain value, as its JSON: models, dataclasses, sets, moments."""
+    if isinstance(result, Mapping):
+        return {key: _known(value, encode) for key, value in result.items()}
+    if result is None:
+        return {}
+    if any(hasattr(result, each) for each in ("to_numpy", "toarray", "__array__")):
+        return result
+    if isinstance(result, list | str | int | float) and not isinstance(result, Enum):
+        return result
+    return orjson.loads(encode(result))
 
 
-def _weights(accept: bytes) -> list[tuple[str, float]]:
+def _ranges(accept: bytes) -> list[tuple[str, float]]:
+    """The media ranges and their weights; those whose weight is none are left out."""
     found = []
-    for part in accept.decode("latin-1").lower().split(","):
-        kind, *parameters = [each.strip() for each in part.split(";")]
-        weight = next((each[2:] for each in parameters if each.startswith("q=")), "1")
-        try:
+    for element in _ELEMENT.findall(accept.decode("latin-1").lower()):
+        kind, *parameters = [each.strip() for each in _PARAMETER.findall(element)] or [""]
+        weight = next((each[2:].strip() for each in parameters if each.startswith("q=")), "1")
+        if kind and _WEIGHT.fullmatch(weight):
             found.append((kind, float(weight)))
-        except ValueError:
-            found.append((kind, 0.0))
     return found
 
 
-def _weight(weights: list[tuple[str, float]], kind: str) -> float:
+def _weight(ranges: list[tuple[str, float]], kind: str) -> float:
     """How much a content type is wanted: the most exact range that covers it decides."""
-    names = BY_TYPE[kind].content_types if kind in BY_TYPE else (kind,)
-    for ranges in (names, (kind.partition("/")[0] + "/*",), ("*/*", "*")):
-        found = [weight for named, weight in weights if named in ranges]
+    for covering in ((kind,), (kind.partition("/")[0] + "/*",), ("*/*", "*")):
+        found = [weight for named, weight in ranges if named in covering]
         if found:
             return max(found)
     return 0.0
 
 
 def _accepts(accept: bytes, kind: str) -> bool:
-    return not accept or _weight(_weights(accept), kind) > 0
+    return not accept.strip(_NOTHING) or _weight(_ranges(accept), kind) > 0
 
 
 def _not_acceptable(accept: bytes, there: Collection[str]) -> str:

@@ -13,13 +13,16 @@ from ..errors import UndecodableInput
 
 
 class Table:
-    """One table of a flatbuffer: each read is checked to lie within the bytes."""
+    """One table of a flatbuffer: each read is checked to lie within the bytes.
+
+    ``place`` is where it lies, ``vtable`` where the places of its fields are.
+    """
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data = data
-        self._at = at
-        self._vtable = at - self._number("<i", at)
-        self._entries = self._number("<H", self._vtable)
+        self.place = at
+        self.vtable = at - self._number("<i", at)
+        self._entries = self._number("<H", self.vtable)
 
     @property
     def size(self) -> int:
@@ -33,7 +36,7 @@ class Table:
 
     def number(self, field: int, form: str, default: int = 0) -> int:
         """A scalar; ``form`` as in :mod:`struct`."""
-        at = self._place(field)
+        at = self.location(field)
         return self._number(form, at) if at else default
 
     def table(self, field: int) -> Table | None:
@@ -67,15 +70,16 @@ class Table:
         start, length = self.vector(field, 16)
         return np.frombuffer(self._data, "<i8", 2 * length, start).reshape(-1, 2)
 
-    def _place(self, field: int) -> int:
+    def location(self, field: int) -> int:
+        """Where a field is; 0 when it has its default."""
         entry = 4 + 2 * field
         if entry + 2 > self._entries:
             return 0
-        offset = self._number("<H", self._vtable + entry)
-        return self._at + offset if offset else 0
+        offset = self._number("<H", self.vtable + entry)
+        return self.place + offset if offset else 0
 
     def _target(self, field: int) -> int:
-        at = self._place(field)
+        at = self.location(field)
         return at + self._number("<I", at) if at else 0
 
     def _number(self, form: str, at: int) -> int:

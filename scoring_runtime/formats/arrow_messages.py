@@ -23,6 +23,8 @@ _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 _LITTLE_ENDIAN = 0
 _MOST_COLUMNS = _MOST_MESSAGES = 100_000
 _MOST_PAIRS = 1_000
+# Of a Field and a KeyValue table without their texts; they are at least so long.
+_BYTES_A_FIELD, _BYTES_A_PAIR = 32, 16
 _EXTENSION = b"ARROW:extension:name"
 _FIXED_SIZE_LIST = 16
 _NUMBERS = (2, 3, 6)
@@ -147,11 +149,11 @@ def _check_schema(schema: Table) -> int:
 
 
 def _check_field(field: Table) -> int:
-    """How many bytes of text belong to a column."""
+    """How many bytes of metadata a column takes at least."""
     kind = field.number(2, "<B")
     if kind not in _READ:
         raise _not_read(field, _REFUSED.get(kind, f"number {kind}"))
-    texts = field.vector(0, 1)[1] + _texts(field, 6)
+    texts = _BYTES_A_FIELD + field.vector(0, 1)[1] + _texts(field, 6)
     if any(pair.text(0) == _EXTENSION for pair in field.tables(6)):
         raise _not_read(field, "extension")
     children = list(islice(field.tables(5), 2))
@@ -167,17 +169,19 @@ def _check_field(field: Table) -> int:
 
 
 def _texts(table: Table, field: int) -> int:
-    """The length of all texts in a vector of KeyValue tables."""
+    """How many bytes a vector of KeyValue tables takes at least, if none lie on others."""
     if table.vector(field, 4)[1] > _MOST_PAIRS:
         raise InputTooLarge(
             f"The Arrow metadata have more than {_MOST_PAIRS} entries in one place."
         )
-    return sum(pair.vector(0, 1)[1] + pair.vector(1, 1)[1] for pair in table.tables(field))
+    return sum(
+        _BYTES_A_PAIR + pair.vector(0, 1)[1] + pair.vector(1, 1)[1] for pair in table.tables(field)
+    )
 
 
 def _check_texts(length: int, within: Table) -> None:
     if length > within.size:
-        raise broken("its metadata hold the same text many times")
+        raise broken("its metadata hold the same bytes many times")
 
 
 def _dictionary(header: Table) -> Table:

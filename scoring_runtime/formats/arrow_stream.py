@@ -27,7 +27,7 @@ _OPTIONS = pa.ipc.IpcReadOptions(
     ensure_native_endian=False,
     ensure_alignment=pa.ipc.Alignment.DataTypeSpecific,
 )
-_Decoded = dict[tuple[int, ...], list[Any]]
+_Decoded = dict[tuple[Any, ...], list[Any]]
 
 
 def decode(body: bytes, limits: Limits) -> Columns | Tensors:
@@ -56,9 +56,10 @@ def decode(body: bytes, limits: Limits) -> Columns | Tensors:
     claims = check(body, limits)
     try:
         with pa.ipc.open_stream(pa.py_buffer(body), options=_OPTIONS) as reader:
-            _check_columns(reader.schema, claims.rows, claims.entries, limits)
+            _check_columns(reader.schema, claims.rows, limits)
             table = reader.read_all()
         table.validate(full=True)
+        _check_memory(table, claims.entries, limits)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UndecodableInput(
             f"The body is not an Arrow IPC stream that can be read: {_brief(error)}."
@@ -96,25 +97,30 @@ def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _check_columns(schema: pa.Schema, rows: int, entries: int, limits: Limits) -> None:
-    if len(set(schema.names)) < len(schema.names):
-        twice = next(name for name in schema.names if schema.names.count(name) > 1)
-        raise SchemaMismatch(f"The Arrow stream has two columns named {twice[:100]!r}.")
-    width = 0
+def _check_columns(schema: pa.Schema, rows: int, limits: Limits) -> None:
+    width, seen = 0, set()
     for field in schema:
         _check_type(field)
         width += field.type.list_size if types.is_fixed_size_list(field.type) else 1
+        if field.name in seen:
+            raise SchemaMismatch(f"The Arrow stream has two columns named {field.name[:100]!r}.")
+        seen.add(field.name)
     if rows * width > limits.values:
         raise InputTooLarge(
             f"The Arrow stream has {rows * width} values; at most {limits.values} are taken at "
             "once (SCORING_MAX_VALUES)."
         )
-    objects = sum(_may_be_objects(field.type) for field in schema) * rows + entries
-    if objects * _BYTES_AN_OBJECT > limits.bytes * _MEMORY_FACTOR:
+
+
+def _check_memory(table: pa.Table, entries: int, limits: Limits) -> None:
+    """Refuse what would take far more memory as objects than it has in the stream."""
+    objects = entries + table.num_rows * sum(map(_becomes_objects, table.columns))
+    memory = objects * _BYTES_AN_OBJECT
+    if memory > limits.bytes * _MEMORY_FACTOR:
         raise InputTooLarge(
-            f"The Arrow stream would take about {objects * _BYTES_AN_OBJECT // 1_000_000} MB of "
-            f"memory once read; at most {_MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES "
-            f"({limits.bytes}) are allowed. Send fewer rows at once."
+            f"The Arrow stream would take about {memory // 1_000_000} MB of memory once read; at "
+            f"most {_MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES ({limits.bytes}) are allowed. "
+            "Send fewer rows at once."
         )
 
 
@@ -135,10 +141,10 @@ def _check_type(field: pa.Field) -> None:
         )
 
 
-def _may_be_objects(kind: pa.DataType) -> bool:
-    return not (
-        types.is_floating(kind) or types.is_temporal(kind) or types.is_fixed_size_list(kind)
-    )
+def _becomes_objects(column: pa.ChunkedArray) -> bool:
+    kind = column.type
+    arrays = types.is_floating(kind) or types.is_temporal(kind) or types.is_fixed_size_list(kind)
+    return not arrays and not _without_nulls(column)
 
 
 def _values(column: pa.ChunkedArray, name: str, decoded: _Decoded) -> Any:
@@ -190,7 +196,11 @@ def _matrix(column: pa.ChunkedArray, name: str) -> NDArray[Any]:
 def _looked_up(chunk: pa.DictionaryArray, decoded: _Decoded) -> list[Any]:
     """Each value once in memory, however many columns and batches share the dictionary."""
     entries = chunk.dictionary
-    places = (len(entries), *(each.address if each else 0 for each in entries.buffers()))
+    places = (
+        entries.type,
+        len(entries),
+        *(each.address if each else 0 for each in entries.buffers()),
+    )
     if places not in decoded:
         decoded[places] = _listed(entries)
     values = decoded[places]

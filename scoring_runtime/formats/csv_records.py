@@ -63,14 +63,16 @@ class Records:
 
     def rows(self, begun: list[list[str]]) -> Iterator[list[str]]:
         """The records after the header, each as long as the first."""
+        width, limits = self.width, self._limits
+        most = min(limits.rows, limits.values // width)
         for row in chain(begun, self._records):
             self._rows += 1
-            if len(row) != self.width:
+            if len(row) != width:
                 self._ragged(len(row))
-            if self._rows > self._limits.rows:
-                raise self._too_many("rows", self._limits.rows, "SCORING_MAX_ROWS")
-            if self._rows * self.width > self._limits.values:
-                raise self._too_many("values", self._limits.values, "SCORING_MAX_VALUES")
+            if self._rows > most:
+                if self._rows > limits.rows:
+                    raise self._too_many("rows", limits.rows, "SCORING_MAX_ROWS")
+                raise self._too_many("values", limits.values, "SCORING_MAX_VALUES")
             yield row
 
     def all(self) -> Iterator[list[str]]:
@@ -107,14 +109,17 @@ class Records:
 
     def _lines(self) -> Iterator[str]:
         most = max(self._limits.values, _WIDEST_UNCOUNTED)
-        for number, line in enumerate(self._stream, 1):
+        mark = "\ufeff"
+        for line in self._stream:
             if "\0" in line:
+                number = self._reader.line_num + 1
                 raise UndecodableInput(f"The CSV body has a NUL character in line {number}.")
             # The reader makes a whole record before it can be counted.
             self._commas += line.count(",")
             if self._commas > most:
                 raise self._too_many("values", self._limits.values, "SCORING_MAX_VALUES")
-            yield line.removeprefix("\ufeff") if number == 1 else line
+            yield line.removeprefix(mark) if mark else line
+            mark = ""
 
     def _ragged(self, length: int) -> None:
         raise SchemaMismatch(

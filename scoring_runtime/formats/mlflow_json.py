@@ -8,6 +8,7 @@ they become, only the model knows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -155,7 +156,7 @@ def _unnamed(rows: list[list[Any]], columns: list[int] | None, kind: str) -> Con
 def _named(rows: list[list[Any]], columns: Any, kind: str) -> Columns:
     if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
         raise SchemaMismatch(f'"columns" of {kind} must be a list of names.')
-    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+    if twice := [name for name, times in Counter(columns).items() if times > 1]:
         raise SchemaMismatch(f"{kind} has the column {_listed(twice)} more than once.")
     _check_widths(rows, len(columns), kind)
     values = zip(*rows, strict=True) if rows else ([] for _ in columns)

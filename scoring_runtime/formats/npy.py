@@ -25,7 +25,10 @@ _LONGEST_CACHED = 512
 _MOST_DIMENSIONS = 32
 _MOST_UNICODE = 0x10FFFF
 # No operators, no escapes: what is left, ast.literal_eval reads without depth and without warnings.
-_LITERAL = re.compile(r"""(?:'[^'\\\n]*'|"[^"\\\n]*"|True|False|\d{1,19}|[(){}\[\],:\s])+""")
+# Nothing is tried twice (++): digits that could be cut anywhere would take exponential time.
+_LITERAL = re.compile(
+    r"""(?:'[^'\\\n]*+'|"[^"\\\n]*+"|True|False|(?<!\d)\d{1,19}+(?!\d)|[(){}\[\],:\s])++"""
+)
 _DTYPE = re.compile(
     r"[<>|=]?(?:b1|[iu][1248]|f[248]|c(?:8|16)|[SU][1-9]\d{0,8}"
     r"|[mM]8\[(?:[1-9]\d{0,8})?(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])"

@@ -125,6 +125,11 @@ def read_json(value: Any, limits: Limits) -> Asked:
     return Asked(content, params, method, any(kind in value for kind in kinds.KINDS))
 
 
+def is_known(content_type: bytes) -> bool:
+    """Whether there is a format of this content type, installed or not."""
+    return is_json_type(content_type) or _kind(content_type) in BY_TYPE
+
+
 def supported() -> str:
     """A sentence that lists the content types that can be read."""
     return f"Supported: {', '.join(_READABLE)}."

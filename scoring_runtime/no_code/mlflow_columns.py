@@ -102,6 +102,7 @@ def _by_name(content: Content, signature: Signature) -> tuple[dict[Any, Any], _C
         return content.tensors, _as_array
     if content.typed:
         return content.columns, _as_series
+    _labels(content.columns, signature)
     table = read_text(content.columns, _text_types(signature))
     return dict(table.items()), _as_text
 

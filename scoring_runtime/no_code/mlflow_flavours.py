@@ -19,7 +19,6 @@ import numpy as np
 from ..errors import ModelUnusable
 from .mlflow_onnx import OnnxPyfunc
 from .mlflow_signature import Column, Signature, Tensor, brief
-from .onnx_options import OnnxOptions
 
 Predict = Callable[[Any, Mapping[str, Any]], Any]
 
@@ -46,7 +45,7 @@ _KNOWN_KEYS = {
 
 
 def load_light(
-    folder: Path, flavours: Mapping[str, Any], onnx_options: Callable[[], OnnxOptions]
+    folder: Path, flavours: Mapping[str, Any], onnx_options: Callable[[], Any] | None
 ) -> Loaded | None:
     """The model, if its flavour and all that its ``MLmodel`` asks for is known here; else None.
 
@@ -60,7 +59,7 @@ def load_light(
     if conf["loader_module"] == "mlflow.sklearn":
         return _load_sklearn(folder, conf, flavours.get("sklearn", {}))
     if conf["loader_module"] == "mlflow.onnx" and conf.get("predict_fn", "predict") == "predict":
-        model = OnnxPyfunc(_file(folder, conf), flavours.get("onnx", {}), onnx_options())
+        model = OnnxPyfunc(_file(folder, conf), flavours.get("onnx", {}), onnx_options)
         return Loaded(model, model.implied)
     return None
 

@@ -25,7 +25,6 @@ from .mlflow_columns import read_text, to_table
 from .mlflow_flavours import Loaded, Predict, load_light
 from .mlflow_signature import Signature, brief, enforce_params, example, read, specs
 from .mlflow_tensors import to_tensors
-from .onnx_options import OnnxOptions
 
 SPLIT = "dataframe_split"
 _INSTALL = 'pip install "scoring-runtime[mlflow]"'
@@ -35,15 +34,15 @@ def load(
     folder: Path,
     *,
     limits: Limits | None = None,
-    onnx_options: Callable[[], OnnxOptions] = OnnxOptions,
+    onnx_options: Callable[[], Any] | None = None,
 ) -> NoCodeModel:
     """The MLflow model in ``folder``, which holds ``MLmodel``.
 
     Args:
         folder: as ``mlflow.<flavour>.save_model`` writes it.
         limits: how much one request may hold.
-        onnx_options: how sessions are made for the onnx flavour; threads and optimisation that are
-            recorded with the model go before, providers do not.
+        onnx_options: makes the ``onnxruntime.SessionOptions`` for the onnx flavour; those that are
+            recorded with the model go before.
 
     Raises:
         ModelUnusable: MLmodel or a file it names is missing, damaged or not what is expected, or
@@ -87,16 +86,18 @@ class MlflowModel:
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
         """The model's answer; see :meth:`scoring_runtime.payloads.NoCodeModel.predict`.
 
-        A ``ValueError`` or ``TypeError`` of the model itself is taken as its refusal of the data,
-        as by mlflow's server: scikit-learn refuses so NaN and tables without rows.
+        A ``ValueError``, ``TypeError`` or ``LookupError`` of the model itself is taken as its
+        refusal of the data, as mlflow's server takes any error: scikit-learn refuses so NaN and
+        tables without rows, and pandas columns that are not there.
         """
         if self._limits is not None:
             check_limits(content, self._limits)
         data = self._data(content)
         try:
             return self._call(data, self._params(params))
-        except (ValueError, TypeError) as error:
-            raise SchemaMismatch(f"The model refuses the input: {brief(error)}") from error
+        except (ValueError, TypeError, LookupError) as error:
+            kind = f"{type(error).__name__} " if isinstance(error, LookupError) else ""
+            raise SchemaMismatch(f"The model refuses the input: {kind}{brief(error)}") from error
 
     def _params(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         return enforce_params(params, self._signature)
@@ -170,7 +171,7 @@ def _light(
     folder: Path,
     mlmodel: Mapping[str, Any],
     signature: Signature,
-    onnx_options: Callable[[], OnnxOptions],
+    onnx_options: Callable[[], Any] | None,
 ) -> Loaded | None:
     if not _is_plain(mlmodel, signature):
         return None
@@ -223,16 +224,19 @@ def _as_it_is(content: Content) -> Any:
     """Without a signature a table stays a table, and arrays stay arrays."""
     import pandas as pd
 
-    if isinstance(content, Columns):
-        return pd.DataFrame(content.columns) if content.typed else read_text(content.columns, None)
     try:
+        if isinstance(content, Columns) and not content.typed:
+            return read_text(content.columns, None)
+        if isinstance(content, Columns):
+            return pd.DataFrame(content.columns)
         if isinstance(content, TableRows):
             return pd.DataFrame(content.values)
         if isinstance(content, Rows):
-            return np.asarray(content.values)
+            # mlflow leaves an empty list as it is.
+            return np.asarray(content.values) if len(content.values) else content.values
         return {name: np.asarray(values) for name, values in content.tensors.items()}
     except ValueError as error:
-        raise SchemaMismatch(f"The input has rows of different lengths: {error}") from error
+        raise SchemaMismatch(f"The input is no table and no array: {brief(error)}") from error
 
 
 def _with_schema(content: Content, schema: Any) -> Any:
@@ -249,8 +253,8 @@ def _with_schema(content: Content, schema: Any) -> Any:
         if isinstance(content, Rows):
             return parse(content.values, schema)
         return parse(dict(content.tensors), schema)
-    except MlflowException as error:
-        raise SchemaMismatch(f"The input does not fit the signature: {error.message}") from error
+    except (MlflowException, ValueError, TypeError) as error:
+        raise SchemaMismatch(f"The input does not fit the signature: {brief(error)}") from error
 
 
 def _as_listed(content: Content) -> list[Any]:

@@ -6,7 +6,8 @@ names of the outputs, and doubles become singles where the model takes singles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,8 @@ from ..errors import ModelUnusable, SchemaMismatch
 from ..payloads import DATATYPES
 from ..telemetry import log
 from .mlflow_signature import Signature, Tensor, brief
-from .onnx_options import OnnxOptions, processors
 
 _DEFAULT_PROVIDERS = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-_CPU = "CPUExecutionProvider"
 
 
 class OnnxPyfunc:
@@ -28,22 +27,29 @@ class OnnxPyfunc:
     Args:
         path: the ``.onnx`` file; external data is looked for beside it.
         flavour: the section ``onnx`` of MLmodel; its session options and providers are used.
-        options: what goes for all that is not recorded there; providers that are set go before.
+        make_options: makes ``onnxruntime.SessionOptions`` for all that is not recorded there.
 
     Raises:
         ModelUnusable: onnxruntime cannot load it; the message says why.
     """
 
-    def __init__(self, path: Path, flavour: Mapping[str, Any], options: OnnxOptions) -> None:
+    def __init__(
+        self,
+        path: Path,
+        flavour: Mapping[str, Any],
+        make_options: Callable[[], Any] | None = None,
+    ) -> None:
         import onnxruntime
 
+        options = make_options() if make_options else onnxruntime.SessionOptions()
+
         try:
-            how = _session_options(options, flavour.get("onnx_session_options") or {})
-            wanted = list(options.providers) or flavour.get("providers")
-            session = _session(path, _providers(path, wanted), how)
+            _use_recorded(options, flavour.get("onnx_session_options") or {})
+            providers = _providers(path, flavour.get("providers"))
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no base class of their own
             raise ModelUnusable(
-                f"{path} cannot be loaded by onnxruntime {onnxruntime.__version__}: {brief(error)}"
+                f"{path} cannot be loaded by onnxruntime {onnxruntime.__version__}: {_said(error)}"
             ) from error
         self.implied = _tensors_of(session)
         self._session = session
@@ -55,7 +61,7 @@ class OnnxPyfunc:
         try:
             results = self._session.run(self._outputs, feed)
         except Exception as error:
-            raise SchemaMismatch(f"The model refuses the input: {brief(error)}") from error
+            raise SchemaMismatch(f"The model refuses the input: {_said(error)}") from error
         if isinstance(data, dict | np.ndarray):
             return dict(zip(self._outputs, results, strict=True))
         flat = {
@@ -84,22 +90,9 @@ class OnnxPyfunc:
         return array.astype(np.float32) if single else array
 
 
-def _session_options(options: OnnxOptions, recorded: Mapping[str, Any]) -> Any:
-    """As :func:`scoring_runtime.no_code.onnx.session` makes them, save what is recorded."""
-    from onnxruntime import ExecutionMode, GraphOptimizationLevel, SessionOptions
-
-    how = SessionOptions()
-    level = f"ORT_{'DISABLE' if options.optimization == 'disabled' else 'ENABLE'}_"
-    level += "ALL" if options.optimization in ("disabled", "all") else options.optimization.upper()
-    how.graph_optimization_level = getattr(GraphOptimizationLevel, level)
-    threads = options.intra_op_threads or max(1, processors() // options.processes)
-    how.intra_op_num_threads, how.inter_op_num_threads = threads, options.inter_op_threads
-    if options.inter_op_threads != 1:
-        how.execution_mode = ExecutionMode.ORT_PARALLEL
-    how.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    how.log_severity_level = 3
-    _use_recorded(how, recorded)
-    return how
+def _said(error: Exception) -> str:
+    """The sentence in an error of onnxruntime, without the C++ function it comes from."""
+    return brief(ValueError(re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z])", "", str(error))))
 
 
 def _use_recorded(options: Any, recorded: Mapping[str, Any]) -> None:
@@ -111,6 +104,9 @@ def _use_recorded(options: Any, recorded: Mapping[str, Any]) -> None:
     mode = str(recorded.get("execution_mode") or "").upper()
     if mode in ("SEQUENTIAL", "PARALLEL"):
         options.execution_mode = getattr(ExecutionMode, f"ORT_{mode}")
+    if mode == "PARALLEL" and options.inter_op_num_threads == 1:
+        # With one thread onnxruntime takes the mode back.
+        options.inter_op_num_threads = 2
     if level := recorded.get("graph_optimization_level"):
         options.graph_optimization_level = GraphOptimizationLevel(level)
     for key, value in (recorded.get("extra_session_config") or {}).items():
@@ -127,23 +123,11 @@ def _providers(path: Path, recorded: Any) -> list[Any]:
     missing = [_provider_name(each) for each in wanted if each not in usable]
     if missing and wanted != _DEFAULT_PROVIDERS:
         log.warning("%s asks for %s, which this onnxruntime does not have", path, missing)
-    return usable or [_CPU]
+    return usable or ["CPUExecutionProvider"]
 
 
 def _provider_name(entry: Any) -> str:
     return str(entry[0] if isinstance(entry, tuple) and entry else entry)
-
-
-def _session(path: Path, providers: list[Any], options: Any) -> Any:
-    from onnxruntime import InferenceSession
-
-    try:
-        return InferenceSession(str(path), providers=providers, sess_options=options)
-    except Exception as error:
-        if providers == [_CPU]:
-            raise
-        log.warning("%s does not load with %s, CPU is used: %s", path, providers, error)
-        return InferenceSession(str(path), providers=[_CPU], sess_options=options)
 
 
 _ORT_TYPES = {"float": "float32", "double": "float64", "string": "object", "bool": "bool"}

@@ -79,7 +79,10 @@ def _of_columns(columns: Mapping[str, Any], signature: Signature) -> Any:
             f"shape (-1, {len(columns)})."
         )
     arrays = [_flat(values, tensor) for values in columns.values()]
-    return _checked(np.stack(arrays, axis=1), tensor)
+    try:
+        return _checked(np.stack(arrays, axis=1), tensor)
+    except ValueError as error:
+        raise _unreadable(tensor, error) from error
 
 
 def _of_cells(cells: Any, tensor: Tensor) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..coercion import tensors
 from ..errors import ModelUnusable, SchemaMismatch
@@ -30,6 +32,10 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+# Where in its source onnxruntime found the trouble: a file, and a function with its parameters.
+_SOURCE = re.compile(r"\S+\.(?:cc|h):\d+ (?:[^()]*::[^()]*\([^()]*\) )?|^\[ONNXRuntimeError\] : ")
+_AT_A_NODE = re.compile(r"while running (\S+) node\. .*?Status Message: (?:.*? was false\. )?(.*)")
+_NOT_THE_INPUT = re.compile(r"allocate memory|bad_alloc|out of memory|CUDA|CUDNN|CUBLAS|HIP|ROCM")
 _EXAMPLES: Mapping[str, Any] = {"BOOL": False, "BYTES": "", "FP16": 0.0, "FP32": 0.0, "FP64": 0.0}
 
 
@@ -61,22 +67,38 @@ class OnnxModel:
         self.tabular = several and all(s.shape in ((-1,), (-1, 1)) for s in self.inputs)
         self.example: Mapping[str, Any] = _example(self.inputs, self.tabular)
         self._refusals = _refusals()
+        self._lengths = _shared_lengths(self._session.get_inputs())
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
         """What the session gives: the only output's value, or all of them by name.
 
         Raises:
-            SchemaMismatch: names, datatypes or shapes do not fit the model's inputs.
+            SchemaMismatch: names, datatypes or shapes do not fit the model's inputs, or an
+                operator cannot work with the values.
         """
         given = tensors(content, self.inputs, self._limits)
         try:
             results = self._session.run(None, given)
         except self._refusals as error:
-            text = " ".join(str(error).split())[:500]
-            raise SchemaMismatch(f"The model refuses the input: {text}") from error
+            if _NOT_THE_INPUT.search(str(error)):
+                raise
+            raise SchemaMismatch(self._refused(error, given)) from error
         if len(results) == 1:
             return results[0]
         return dict(zip(self._names, results, strict=True))
+
+    def _refused(self, error: Exception, given: Mapping[str, NDArray[Any]]) -> str:
+        """What onnxruntime says, and where the inputs do not fit each other."""
+        text = _said(error)
+        at_a_node = _AT_A_NODE.search(text)
+        if at_a_node is not None:
+            text = f"{at_a_node[2].rstrip('.')} (at the operator {at_a_node[1]})"
+        for name, places in self._lengths.items():
+            found = {given[each].shape[axis] for each, axis in places}
+            if len(found) > 1:
+                shown = ", ".join(f"{given[each].shape[axis]} in {each!r}" for each, axis in places)
+                text += f". The length {name} must be the same everywhere: it is {shown}"
+        return f"The model refuses the input: {text.rstrip('.')}."
 
 
 def session(path: Path, options: OnnxOptions) -> Any:
@@ -132,23 +154,49 @@ def _providers(wanted: Sequence[str], there: list[str]) -> list[str]:
     return list(wanted)
 
 
+def _said(error: Exception) -> str:
+    """The error's text in one line, without the places in onnxruntime's own source."""
+    return _SOURCE.sub("", " ".join(str(error).split()))[:600]
+
+
+# What is in the text of an error → what to do; the first that fits.
+_ADVICE = {
+    "opset|IR version|ir_version": "Export it for an older opset, or install a newer onnxruntime.",
+    "(?i)external data path does not exist|GetFileLength": (
+        "Its external data file is missing: put it beside the model, under the same name."
+    ),
+    "(?i)external initializer.*out of bounds": (
+        "Its external data file is shorter than the model says: copy it again."
+    ),
+    "(?i)external": "Its external data must be in a file beside the model.",
+    "not a registered function": (
+        "It has operators that onnxruntime does not: write an entry script that registers them."
+    ),
+    "(?i)NO_SUCHFILE|No such file": "There is no such file.",
+    "(?i)protobuf": "The file was cut short, or is of another kind: copy it again.",
+}
+
+
 def _why(path: Path, error: Exception) -> str:
-    text = " ".join(str(error).split())[:600]
-    if "opset" in text.lower() or "IR version" in text or "ir_version" in text:
-        hint = "Export it for an older opset, or install a newer onnxruntime."
-    elif "external" in text.lower() or "GetFileLength" in text:
-        hint = "Its external data file is missing: put it beside the model, under the same name."
-    elif not path.exists():
-        hint = "There is no such file."
-    else:
-        hint = "Is it a whole .onnx file?"
-    return f"onnxruntime cannot load {path.name}: {text} {hint}"
+    text = _said(error)
+    advice = next((each for sign, each in _ADVICE.items() if re.search(sign, text)), "")
+    return f"onnxruntime cannot load {path}: {text.rstrip('.')}. {advice}".rstrip()
 
 
 def _refusals() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return (state.InvalidArgument,)
+    return (state.InvalidArgument, state.Fail, state.RuntimeException)
+
+
+def _shared_lengths(inputs: Sequence[Any]) -> dict[str, list[tuple[str, int]]]:
+    """Names of lengths that several inputs have → input and axis."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for each in inputs:
+        for axis, length in enumerate(each.shape or ()):
+            if isinstance(length, str):
+                found.setdefault(length, []).append((each.name, axis))
+    return {name: places for name, places in found.items() if len(places) > 1}
 
 
 def _spec(each: Any, path: Path) -> Spec:
@@ -162,7 +210,7 @@ def _spec(each: Any, path: Path) -> Spec:
 
 def _output(each: Any) -> Spec:
     if each.type.startswith("seq(map("):  # ZipMap: class → probability, for each row
-        return Spec(each.name, "FP32", (-1, -1))
+        return Spec(each.name, "FP64", (-1, -1))
     return Spec(each.name, _DATATYPES.get(each.type, "BYTES"), _shape(each.shape))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..array_values import listed
 from ..coercion import frame_columns, matrix
 from ..errors import ModelUnusable, SchemaMismatch
 from ..payloads import DATATYPES, Content, Limits, Rows, Spec
@@ -17,7 +18,6 @@ from ..payloads import DATATYPES, Content, Limits, Rows, Spec
 METHODS = ("predict", "predict_proba", "decision_function")
 INPUT = "X"
 _DEEPEST = 8
-_REFUSED = "The model refuses the input: "
 
 
 class ScikitLearnModel:
@@ -54,10 +54,11 @@ class ScikitLearnModel:
         self._all_numbers = all(spec.datatype == "FP64" for spec in self._columns)
         self.tabular = bool(self._columns)
         self.inputs = self._columns or (self._matrix,)
-        self.outputs = tuple(_output(estimator, name) for name in self.methods)
         row = self._example_row()
         named = dict(zip(self._names, row, strict=True)) if self._columns else row
         self.example: Mapping[str, Any] = {"data": [named]}
+        example = Rows([row])
+        self.outputs = tuple(self._output(estimator, name, example) for name in self.methods)
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
         """What ``method`` (default ``predict``) gives: an array with one row for each row.
@@ -71,15 +72,26 @@ class ScikitLearnModel:
         try:
             return call(given)
         except (ValueError, TypeError) as error:
-            text = str(error).strip() or type(error).__name__
-            raise SchemaMismatch(_REFUSED + " ".join(text.split())[:500]) from error
+            raise self._refused(error, given) from error
+        except AttributeError as error:
+            # Of a value, as when a number is where text is expected: not of the model's own parts.
+            if not isinstance(error.obj, str | int | float | None):
+                raise
+            raise self._refused(error, given) from error
+
+    def _refused(self, error: Exception, given: Any) -> SchemaMismatch:
+        text = " ".join(str(error).split())[:500] or type(error).__name__
+        others = [name for name in self._names if given[name].dtype.kind not in "biuf"]
+        others = [name for name in others if name not in self._known]
+        said = f" No numbers are in: {listed(others)}." if others else ""
+        return SchemaMismatch(f"The model refuses the input: {text.rstrip('.')}.{said}")
 
     def _given(self, content: Content) -> Any:
         if not self._columns:
             return matrix(content, self._matrix, self._limits)
         import pandas
 
-        if self._all_numbers and isinstance(content, Rows):
+        if self._all_numbers and isinstance(content, Rows) and not _starts_with_text(content):
             with contextlib.suppress(SchemaMismatch):
                 return self._frame(matrix(content, self._matrix, self._limits))
         columns = frame_columns(content, self._columns, self._limits)
@@ -94,11 +106,31 @@ class ScikitLearnModel:
 
         return pandas.DataFrame(np.asfortranarray(values), columns=self._names, copy=False)
 
+    def _output(self, estimator: Any, method: str, example: Rows) -> Spec:
+        """As the example's answer shows it; where there is none, as its classes say."""
+        try:
+            answer = np.asarray(self._calls[method](self._given(example)))
+        except Exception as error:
+            if type(error).__name__ == "NotFittedError":  # sklearn.exceptions
+                raise ModelUnusable(
+                    f"The model, a {type(estimator).__qualname__}, was not fitted: call its fit(), "
+                    "then save it again."
+                ) from None
+            return _declared_output(estimator, method)
+        rows_first = answer.ndim > 0 and answer.shape[0] == 1
+        shape = (-1, *answer.shape[1:]) if rows_first else (-1,) * max(1, answer.ndim)
+        return Spec(method, DATATYPES.get(answer.dtype.name, "BYTES"), shape)
+
     def _example_row(self) -> list[Any]:
         if not self._columns:
             return [0.0] * max(1, self._matrix.shape[1])
         empty = {"BYTES": "", "FP64": 0.0, "INT64": 0, "BOOL": False}
         return [self._known.get(s.name, empty[s.datatype]) for s in self._columns]
+
+
+def _starts_with_text(content: Rows) -> bool:
+    first = content.values[0] if isinstance(content.values, list) and content.values else None
+    return isinstance(first, list) and any(isinstance(value, str) for value in first)
 
 
 def _columns(estimator: Any, known: Mapping[str, Any]) -> tuple[Spec, ...]:
@@ -144,7 +176,7 @@ def _inner(estimator: Any) -> Iterator[tuple[Any, Sequence[Any] | None]]:
             yield inner, None
 
 
-def _output(estimator: Any, method: str) -> Spec:
+def _declared_output(estimator: Any, method: str) -> Spec:
     """``predict`` of classifiers gives their classes, everything else numbers."""
     classes = _attribute(estimator, "classes_")
     if isinstance(classes, list) or _attribute(estimator, "n_outputs_") not in (None, 1):

@@ -1,0 +1,402 @@
+"""The JSON bodies of MLflow and Azure ML: what they hold, what is refused, and the answers."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import math
+import subprocess
+import sys
+import warnings
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scoring_runtime.errors import InputError, InputTooLarge, SchemaMismatch, UndecodableInput
+from scoring_runtime.formats.mlflow_answers import to_json_ready
+from scoring_runtime.formats.mlflow_json import AZUREML_KINDS, KINDS, MISSING, TableRows, decode
+from scoring_runtime.payloads import Columns, Content, Limits, Rows, Tensors
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from mlflow.exceptions import MlflowException
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data, predictions_to_json
+
+SPLIT, RECORDS = "dataframe_split", "dataframe_records"
+
+# --- what a body holds ----------------------------------------------------------------------------
+
+HOLDS: dict[str, tuple[Any, Content]] = {
+    "split": (
+        {SPLIT: {"columns": ["b", "a"], "data": [[1, "x"], [2, None]]}},
+        Columns({"b": [1, 2], "a": ["x", None]}),
+    ),
+    "split-index": (
+        {SPLIT: {"columns": ["a"], "index": [5, 6], "data": [[1], [2]]}},
+        Columns({"a": [1, 2]}),
+    ),
+    "split-flat": ({SPLIT: {"columns": ["a"], "data": [1, 2]}}, Columns({"a": [1, 2]})),
+    "split-empty": ({SPLIT: {"columns": ["a", "b"], "data": []}}, Columns({"a": [], "b": []})),
+    "split-unnamed": ({SPLIT: {"data": [[1, 2]]}}, TableRows([[1, 2]])),
+    "split-unnamed-empty": ({SPLIT: {"data": []}}, TableRows([])),
+    "split-null-names": ({SPLIT: {"columns": None, "data": [[1, 2]]}}, TableRows([[1, 2]])),
+    "split-positions": ({SPLIT: {"columns": [0, 1], "data": [[1, 2]]}}, TableRows([[1, 2]])),
+    "split-unnamed-flat": ({SPLIT: {"data": [1, 2]}}, TableRows([[1], [2]])),
+    "split-cells": (
+        {SPLIT: {"columns": ["a"], "data": [[[1, 2]], [{"x": 1}]]}},
+        Columns({"a": [[1, 2], {"x": 1}]}),
+    ),
+    "records": (
+        {RECORDS: [{"a": 1, "b": 2}, {"b": 3, "a": None}]},
+        Columns({"a": [1, None], "b": [2, 3]}),
+    ),
+    "records-sparse": (
+        {RECORDS: [{"a": 1}, {"b": 2}]},
+        Columns({"a": [1, MISSING], "b": [MISSING, 2]}),
+    ),
+    "records-empty": ({RECORDS: []}, Columns({})),
+    "instances": ({"instances": [[1, 2], [3, 4]]}, Rows([[1, 2], [3, 4]])),
+    "instances-flat": ({"instances": [1, "x"]}, Rows([1, "x"])),
+    "instances-each": (
+        {"instances": [{"a": 1, "b": [2]}, {"a": 3, "b": [4]}]},
+        Tensors({"a": [1, 3], "b": [[2], [4]]}),
+    ),
+    "instances-object": ({"instances": {"a": [1], "b": [2]}}, Tensors({"a": [1], "b": [2]})),
+    "inputs": ({"inputs": {"a": [1, 2], "b": [[1]]}}, Tensors({"a": [1, 2], "b": [[1]]})),
+    "inputs-single": ({"inputs": {"a": 1}}, Tensors({"a": 1})),
+    "inputs-rows": ({"inputs": [[1], [2]]}, Rows([[1], [2]])),
+    "inputs-value": ({"inputs": "text"}, Rows(["text"])),
+    "inputs-records": ({"inputs": [{"a": 1}, {"a": 2}]}, Tensors({"a": [1, 2]})),
+    "inputs-sparse": (
+        {"inputs": [{"a": 1}, {"b": 2}]},
+        Columns({"a": [1, MISSING], "b": [MISSING, 2]}),
+    ),
+    "inputs-nested": ({"inputs": [{"a": [1]}, {"a": [2]}]}, Columns({"a": [[1], [2]]})),
+    "others": ({"inputs": [1], "signature_name": "x", "data": 5}, Rows([1])),
+    "azureml-split": (
+        {"input_data": {"columns": ["a"], "index": [0], "data": [[1]]}},
+        Columns({"a": [1]}),
+    ),
+    "azureml-rows": ({"input_data": [[1, 2]]}, Rows([[1, 2]])),
+    "azureml-named": ({"input_data": {"name": [1, 2]}}, Tensors({"name": [1, 2]})),
+    "azureml-records": ({"input_data": [{"a": 1}, {"a": 2}]}, Columns({"a": [1, 2]})),
+    "azureml-data-as-name": (
+        {"input_data": {"data": [1], "more": [2]}},
+        Tensors({"data": [1], "more": [2]}),
+    ),
+    "data-rows": ({"data": [[1, 2]]}, Rows([[1, 2]])),
+    "data-records": ({"data": [{"a": 1}]}, Columns({"a": [1]})),
+    "data-split": ({"data": {"columns": ["a"], "data": [[1]]}}, Columns({"a": [1]})),
+}
+
+
+@pytest.mark.parametrize("case", HOLDS)
+def test_a_body_holds(case: str) -> None:
+    """The kind and the values of each form; lists stay lists."""
+    body, wanted = HOLDS[case]
+    content, params = decode(body)
+    assert (type(content), content) == (type(wanted), wanted)
+    assert params == {}
+    assert not isinstance(content, Columns) or content.typed
+
+
+def test_params_come_next_to_the_data() -> None:
+    """Null is none."""
+    assert decode({"inputs": [1], "params": {"k": [1]}}) == (Rows([1]), {"k": [1]})
+    assert decode({"inputs": [1], "params": None}) == (Rows([1]), {})
+
+
+def test_a_key_that_is_not_there_is_nan() -> None:
+    """As pandas has it, and other than null."""
+    content, _ = decode({RECORDS: [{"a": None}, {}]})
+    assert isinstance(content, Columns)
+    assert content.columns["a"] == [None, MISSING]
+    assert math.isnan(MISSING)
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+LISTED = (
+    "The body must be a JSON object with exactly one of dataframe_split, dataframe_records, "
+    "instances, inputs, input_data or data; it has "
+)
+ROW = "each row must be"
+REFUSED: dict[str, tuple[Any, str]] = {
+    "no-kind": ({"rows": [1], "x": 2}, LISTED + "rows, x."),
+    "nothing": ({}, LISTED + "no keys."),
+    "two": ({"instances": [1], "inputs": [1]}, LISTED + "instances, inputs."),
+    "two-azureml": ({"input_data": [1], "data": [1]}, LISTED + "input_data, data."),
+    "params": ({"inputs": [1], "params": [1]}, "params must be a JSON object, not a list."),
+    "split-list": (
+        {SPLIT: [[1]]},
+        'dataframe_split must be an object with "data", and "columns" and "index" if need be, '
+        "not a list.",
+    ),
+    "split-without-data": (
+        {SPLIT: {"columns": ["a"]}},
+        'dataframe_split must be an object with "data", and "columns" and "index" if need be, '
+        "not an object with columns.",
+    ),
+    "split-more": (
+        {SPLIT: {"columns": ["a"], "data": [[1]], "rows": 1}},
+        "dataframe_split has rows; it may hold columns, index and data only.",
+    ),
+    "split-text": (
+        {SPLIT: {"columns": ["a"], "data": "x"}},
+        '"data" of dataframe_split must be a list of rows, not text.',
+    ),
+    "split-ragged": (
+        {SPLIT: {"columns": ["a", "b"], "data": [[1, 2], [3]]}},
+        "Row 1 of dataframe_split has 1 values, but there are 2 columns.",
+    ),
+    "split-wide": (
+        {SPLIT: {"columns": ["a"], "data": [[1, 2]]}},
+        "Row 0 of dataframe_split has 2 values, but there are 1 columns.",
+    ),
+    "split-unnamed-ragged": (
+        {SPLIT: {"data": [[1, 2], [3]]}},
+        "Row 1 of dataframe_split has 1 values, but there are 2 columns.",
+    ),
+    "split-row": (
+        {SPLIT: {"columns": ["a"], "data": [[1], 2]}},
+        f"Row 1 of dataframe_split is a number; {ROW} a list of values.",
+    ),
+    "split-twice": (
+        {SPLIT: {"columns": ["a", "b", "a"], "data": [[1, 2, 3]]}},
+        "dataframe_split has the column a more than once.",
+    ),
+    "split-names": (
+        {SPLIT: {"columns": ["a", 1], "data": [[1, 2]]}},
+        '"columns" of dataframe_split must be a list of names.',
+    ),
+    "split-name": (
+        {SPLIT: {"columns": "a", "data": [[1]]}},
+        '"columns" of dataframe_split must be a list of names.',
+    ),
+    "split-index": (
+        {SPLIT: {"columns": ["a"], "index": [1, 2], "data": [[1]]}},
+        '"index" of dataframe_split must be a list of 1 labels, not 2 labels.',
+    ),
+    "split-index-text": (
+        {SPLIT: {"columns": ["a"], "index": "x", "data": [[1]]}},
+        '"index" of dataframe_split must be a list of 1 labels, not text.',
+    ),
+    "records-object": (
+        {RECORDS: {"a": [1]}},
+        f"{RECORDS} must be a list of objects, not an object.",
+    ),
+    "records-row": (
+        {RECORDS: [{"a": 1}, [1]]},
+        f"Row 1 of {RECORDS} is a list; {ROW} an object.",
+    ),
+    "instances-keys": (
+        {"instances": [{"a": 1}, {"b": 1}]},
+        "Row 1 of instances has b, row 0 has a: each row must have the same names.",
+    ),
+    "instances-row": (
+        {"instances": [{"a": 1}, True]},
+        f"Row 1 of instances is true or false; {ROW} an object.",
+    ),
+    "instances-lengths": (
+        {"instances": {"a": [1, 2], "b": [1]}},
+        "The arrays of instances must be equally long; they have: a 2, b 1.",
+    ),
+    "inputs-null": ({"inputs": None}, "inputs is null; it must be a list, an object or one value."),
+    "inputs-ragged": (
+        {"inputs": [[1, 2], [3]]},
+        "Row 1 of inputs has 1 values, row 0 has 2.",
+    ),
+    "inputs-mixed": (
+        {"inputs": [[1, 2], None]},
+        "Row 1 of inputs is null, not a list, as row 0 is.",
+    ),
+    "inputs-mixed-flat": (
+        {"inputs": [1, [2]]},
+        "Row 1 of inputs is a list, not one value, as row 0 is.",
+    ),
+    "azureml-ragged": (
+        {"input_data": {"columns": ["a", "b"], "data": [[1]]}},
+        "Row 0 of input_data has 1 values, but there are 2 columns.",
+    ),
+    "data-rows": ({"data": [{"a": 1}, 5]}, f"Row 1 of data is a number; {ROW} an object."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_body_that_cannot_be_read_is_refused(case: str) -> None:
+    """The kind, the row, and what is expected."""
+    body, message = REFUSED[case]
+    kind = UndecodableInput if message.startswith(LISTED) else SchemaMismatch
+    with pytest.raises(kind) as refused:
+        decode(body)
+    assert str(refused.value) == message
+
+
+def test_a_long_list_of_names_is_cut() -> None:
+    """A message never repeats a whole body."""
+    with pytest.raises(UndecodableInput) as refused:
+        decode({f"{number:0100}": 1 for number in range(1000)})
+    assert len(str(refused.value)) < 600
+    assert str(refused.value).endswith(" and 992 more.")
+
+
+LIMITS = Limits(rows=3, values=6, bytes=1000)
+WITHIN: dict[str, Any] = {
+    "split": {SPLIT: {"columns": ["a", "b"], "data": [[1, 2]] * 3}},
+    "rows": {"inputs": [[1, 2]] * 3},
+    "tensors": {"inputs": {"a": [1] * 3, "b": [[1]] * 3}},
+    "value": {"inputs": 5},
+}
+BEYOND: dict[str, tuple[Any, int, int]] = {
+    "split": ({SPLIT: {"columns": ["a"], "data": [[1]] * 4}}, 4, 4),
+    "split-values": ({SPLIT: {"columns": ["a", "b", "c"], "data": [[1, 2, 3]] * 3}}, 3, 9),
+    "records": ({RECORDS: [{"a": 1}] * 4}, 4, 4),
+    "rows": ({"inputs": [[1]] * 4}, 4, 4),
+    "flat": ({"instances": [1] * 4}, 4, 4),
+    "wide": ({"data": [[1] * 7]}, 1, 7),
+    "tensors": ({"inputs": {"a": [[1] * 4] * 2}}, 2, 8),
+}
+
+
+@pytest.mark.parametrize("case", WITHIN)
+def test_what_is_within_the_limits_is_taken(case: str) -> None:
+    """Up to the last row and value."""
+    assert decode(WITHIN[case], LIMITS) == decode(WITHIN[case])
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_more_rows_or_values_than_the_limits_are_refused(case: str) -> None:
+    """Both numbers are named."""
+    body, rows, values = BEYOND[case]
+    with pytest.raises(InputTooLarge) as refused:
+        decode(body, LIMITS)
+    assert str(refused.value) == (
+        f"The input has {rows} rows and {values} values; at most 3 rows and 6 values are scored "
+        "at once."
+    )
+
+
+# --- against mlflow -------------------------------------------------------------------------------
+
+MLFLOW_TAKES_MORE = {
+    "split-ragged", "split-wide", "split-unnamed-ragged", "split-twice", "split-names",
+    "split-index", "params", "instances-keys", "inputs-null",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_here_mlflow_refuses_too(case: str) -> None:
+    """Save what pandas pads, repeats or drops in silence."""
+    body, _ = REFUSED[case]
+    if case in MLFLOW_TAKES_MORE or not set(body) & set(KINDS):
+        return
+    parse: Any = infer_and_parse_data
+    with pytest.raises((MlflowException, ValueError, AttributeError, TypeError)):
+        parse({kind: body[kind] for kind in KINDS if kind in body}, None)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["a", "b", "columns", "data", "index"]), inner, max_size=3
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.sampled_from([*KINDS, *AZUREML_KINDS]), JSON, JSON)
+def test_any_json_is_read_or_refused(kind: str, value: Any, params: Any) -> None:
+    """Nothing else is raised, and what is read has columns of one length."""
+    try:
+        content, read = decode({kind: value, "params": params}, Limits(100, 1000, 10000))
+    except InputError as error:
+        assert 10 < len(str(error)) < 1000
+        return
+    assert read == (params or {})
+    if isinstance(content, Columns):
+        assert len({len(values) for values in content.columns.values()}) <= 1
+    if type(content) is TableRows:
+        assert len({len(row) for row in content.values}) <= 1
+
+
+def test_reading_needs_neither_numpy_nor_pandas_nor_mlflow() -> None:
+    """In a process of its own."""
+    script = (
+        "import sys; from scoring_runtime.formats.mlflow_json import decode; "
+        "decode({'inputs': [[1]]}); "
+        "print([each for each in ('numpy', 'pandas', 'mlflow') if each in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+MOMENT = datetime.datetime(2024, 1, 2, 3, 4, 5, 678)
+ANSWERS: dict[str, Any] = {
+    "floats": np.array([1.5, 0.1, 1 / 3]),
+    "singles": np.array([1.5, 0.1], "float32"),
+    "integers": np.array([[1, 2], [3, 4]]),
+    "flags": np.array([True, False]),
+    "texts": np.array(["a", "bc"]),
+    "objects": np.array(["a", 1, None, np.float32(0.1), b"x"], object),
+    "bytes": np.array([b"ab", b"c"]),
+    "days": np.array(["2024-01-02"], "datetime64[D]"),
+    "moments": np.array(["2024-01-02T03:04:05"], "datetime64[us]"),
+    "nanoseconds": np.array(["2024-01-02T03:04:05"], "datetime64[ns]"),
+    "not-finite": np.array([np.nan, np.inf]),
+    "no-dimension": np.array(1.5),
+    "table": pd.DataFrame({"a": [1, 2], "b": [0.1, None], "c": ["x", None]}),
+    "table-moments": pd.DataFrame({"d": pd.to_datetime(["2024-01-02", None])}),
+    "table-positions": pd.DataFrame([[1, 2.5]]),
+    "table-cells": pd.DataFrame({"a": [np.array([1.5]), [1]], "b": [b"x", {"k": np.int64(1)}]}),
+    "empty-table": pd.DataFrame({"a": []}),
+    "series": pd.Series([1.5, 2.5], name="score"),
+    "unnamed-series": pd.Series(["a", "b"]),
+    "arrays-by-name": {"y": np.array([[1.5]], "float32"), "labels": np.array(["a"])},
+    "list": [1, np.float64(0.1), np.array([1]), "x", None, (1, 2)],
+    "text": "answer",
+    "number": 1.5,
+    "scalar": np.int64(7),
+    "none": None,
+    "moment": [MOMENT, MOMENT.date(), MOMENT.time(), pd.Timestamp(MOMENT)],
+    "long-bytes": [bytes(100), bytearray(b"x")],
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_an_answer_is_written_as_by_mlflow(case: str) -> None:
+    """Byte for byte what ``predictions_to_json`` writes."""
+    wanted = io.StringIO()
+    write: Any = predictions_to_json
+    write(ANSWERS[case], wanted)
+    assert json.dumps({"predictions": to_json_ready(ANSWERS[case])}) == wanted.getvalue()
+
+
+def test_a_pydantic_model_is_written_by_its_fields() -> None:
+    """As it is by mlflow, which needs pydantic itself."""
+    from pydantic import BaseModel
+
+    class Choice(BaseModel):
+        text: str
+        score: float
+
+    made = Choice(text="x", score=0.5)
+    wanted = io.StringIO()
+    write: Any = predictions_to_json
+    write([made], wanted)
+    assert json.dumps({"predictions": to_json_ready([made])}) == wanted.getvalue()
+
+
+def test_what_has_no_such_form_stays() -> None:
+    """Another writer may know it: mlflow's raises a TypeError."""
+    assert to_json_ready([Decimal("1.5"), {1, 2}]) == [Decimal("1.5"), {1, 2}]

@@ -1,0 +1,625 @@
+"""ONNX models without a script: their answers are onnxruntime's own, to the bit."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from skl2onnx import to_onnx
+from sklearn.linear_model import LogisticRegression
+
+from scoring_runtime import ScoringRequest, Settings, build
+from scoring_runtime.errors import ModelUnusable, SchemaMismatch
+from scoring_runtime.messages import ScoringResponse
+from scoring_runtime.model_invocation import ModelInvocation
+from scoring_runtime.no_code import onnx_options
+from scoring_runtime.no_code.onnx import OnnxModel, session_options
+from scoring_runtime.no_code.onnx_options import OnnxOptions, processors
+from scoring_runtime.payloads import Limits, Rows, Spec
+
+LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
+FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
+Value = tuple[str, int, Any]
+
+
+def model_of(
+    nodes: Sequence[Any],
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    constants: Mapping[str, NDArray[Any]] | None = None,
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info(*each) for each in inputs],
+        [helper.make_tensor_value_info(*each) for each in outputs],
+        [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def echo(kind: int, *shapes: Any) -> onnx.ModelProto:
+    """Each input, ``x0``, ``x1``, … comes back as ``y0``, ``y1``, …"""
+    numbered = list(enumerate(shapes))
+    return model_of(
+        [helper.make_node("Identity", [f"x{n}"], [f"y{n}"]) for n, _ in numbered],
+        [(f"x{n}", kind, shape) for n, shape in numbered],
+        [(f"y{n}", kind, shape) for n, shape in numbered],
+    )
+
+
+def saved(model: onnx.ModelProto, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def own_answer(path: Path, given: Mapping[str, Any]) -> list[Any]:
+    """What onnxruntime gives, asked directly."""
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found: list[Any] = session.run(None, dict(given))
+    return found
+
+
+def answers(
+    folder: Path, requests: Sequence[ScoringRequest], **environ: str
+) -> list[ScoringResponse]:
+    """What the runtime answers to each of ``requests`` with the model in ``folder``."""
+
+    async def main() -> list[ScoringResponse]:
+        runtime = build(
+            Settings.from_environ(
+                {"AZUREML_MODEL_DIR": str(folder), "AML_APP_ROOT": str(folder), **environ}
+            )
+        )
+        runtime.start()
+        await runtime.started()
+        found = [await runtime.score(request) for request in requests]
+        await runtime.stop()
+        return found
+
+    return asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def answer_of(response: ScoringResponse) -> Any:
+    assert isinstance(response.body, bytes)
+    return json.loads(response.body)
+
+
+def asked(body: Any, kind: str = "application/json") -> ScoringRequest:
+    given = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return ScoringRequest(given, ((b"content-type", kind.encode()),))
+
+
+def as_npy(values: NDArray[Any]) -> bytes:
+    out = io.BytesIO()
+    np.save(out, values)
+    return out.getvalue()
+
+
+def assert_same(answer: Any, expected: NDArray[Any]) -> None:
+    """The JSON answer is the array: every bit of each number, in the same nesting."""
+    if expected.dtype.kind == "O":
+        assert answer == expected.tolist()
+        return
+    made = np.array(answer, dtype=expected.dtype)
+    assert made.shape == expected.shape
+    assert made.tobytes() == expected.tobytes()
+
+
+def scored(model: OnnxModel, body: Any, kind: str = "application/json") -> Any:
+    invocation = ModelInvocation(model, "m", "1", Settings())
+    return answer_of(invocation(asked(body, kind)))
+
+
+# --- datatypes ------------------------------------------------------------------------------------
+
+
+# ONNX's element type → V2's datatype, and values that reach the ends of it.
+KINDS: Mapping[str, tuple[int, list[Any]]] = {
+    "BOOL": (TensorProto.BOOL, [[True, False], [False, True]]),
+    "UINT8": (TensorProto.UINT8, [[0, 255], [1, 128]]),
+    "UINT16": (TensorProto.UINT16, [[0, 65535], [1, 2]]),
+    "UINT32": (TensorProto.UINT32, [[0, 2**32 - 1], [1, 2]]),
+    "UINT64": (TensorProto.UINT64, [[0, 2**64 - 1], [2**53 + 1, 2]]),
+    "INT8": (TensorProto.INT8, [[-128, 127], [0, -1]]),
+    "INT16": (TensorProto.INT16, [[-(2**15), 2**15 - 1], [0, -1]]),
+    "INT32": (TensorProto.INT32, [[-(2**31), 2**31 - 1], [0, -1]]),
+    "INT64": (TensorProto.INT64, [[-(2**63), 2**63 - 1], [2**53 + 1, -1]]),
+    "FP16": (TensorProto.FLOAT16, [[0.1, 65504.0], [-0.0, 6e-8]]),
+    "FP32": (TensorProto.FLOAT, [[0.1, 3.4028234e38], [-0.0, 1e-45]]),
+    "FP64": (TensorProto.DOUBLE, [[0.1, 1.7976931348623157e308], [-0.0, 5e-324]]),
+    "BYTES": (TensorProto.STRING, [["", "grün"], ["日本", 'a"b\n']]),
+}
+
+
+@pytest.mark.parametrize("datatype", KINDS)
+def test_every_datatype_comes_through_whole_in_every_format(datatype, tmp_path):
+    kind, values = KINDS[datatype]
+    path = saved(echo(kind, ["N", 2]), tmp_path / "model")
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    given = np.array(values, dtype=dtype)
+    flat = [value for row in values for value in row]
+    infer = {"inputs": [{"name": "x0", "datatype": datatype, "shape": [2, 2], "data": flat}]}
+    requests = {
+        "list": asked(values),
+        "data": asked({"data": values}),
+        "inputs by name": asked({"inputs": {"x0": values}}),
+        "table": asked({"dataframe_split": {"columns": ["a", "b"], "data": values}}),
+        "npy": asked(
+            as_npy(given.astype("U") if datatype == "BYTES" else given), "application/x-npy"
+        ),
+        "V2": asked(infer),
+    }
+    (expected,) = own_answer(path, {"x0": given})
+    assert OnnxModel(path, LIMITS).inputs == (Spec("x0", datatype, (-1, 2)),)
+    responses = answers(path.parent, list(requests.values()))
+    for name, response in zip(requests, responses, strict=True):
+        answer = answer_of(response)
+        if name in ("inputs by name", "table"):
+            answer = answer["predictions"]
+        if name == "V2":
+            (output,) = answer["outputs"]
+            assert [output[key] for key in ("name", "datatype", "shape")] == [
+                "y0",
+                datatype,
+                [2, 2],
+            ]
+            answer = np.array(output["data"], dtype=dtype).reshape(2, 2)
+            answer = answer.tolist() if datatype == "BYTES" else answer
+        assert_same(answer, expected)
+
+
+@pytest.mark.parametrize("datatype", [each for each in KINDS if each not in ("BYTES", "BOOL")])
+def test_csv_is_read_as_the_datatype_of_the_model(datatype, tmp_path):
+    kind, values = KINDS[datatype]
+    path = saved(echo(kind, ["N", 2]), tmp_path / "model")
+    given = np.array(values, dtype=helper.tensor_dtype_to_np_dtype(kind))
+    text = "a,b\n" + "".join(f"{one!r},{other!r}\n" for one, other in values)
+    (expected,) = own_answer(path, {"x0": given})
+    assert_same(scored(OnnxModel(path, LIMITS), text.encode(), "text/csv"), expected)
+
+
+def test_booleans_and_text_in_csv(tmp_path):
+    table = b"a,b\ntrue,0\nFalse,1\n"
+    path = saved(echo(TensorProto.BOOL, ["N", 2]), tmp_path / "model")
+    assert scored(OnnxModel(path, LIMITS), table, "text/csv") == [[True, False], [False, True]]
+    numbers = b"1,0\n0,1\n"
+    assert scored(OnnxModel(path, LIMITS), numbers, "text/csv") == [[True, False], [False, True]]
+    path = saved(echo(STRING, ["N", 2]), tmp_path / "model")
+    assert scored(OnnxModel(path, LIMITS), table, "text/csv") == [["true", "0"], ["False", "1"]]
+    empty = b'a,b\n"",x\n'
+    assert scored(OnnxModel(path, LIMITS), empty, "text/csv") == [["", "x"]]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int64", "uint16", "float64", "float16", "bool", ">f4"])
+def test_arrays_of_another_type_become_the_models_when_nothing_is_lost(dtype, tmp_path):
+    path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
+    given = np.array([[0, 1], [1, 1]], dtype=dtype)
+    answer = scored(OnnxModel(path, LIMITS), as_npy(given), "application/x-npy")
+    assert_same(answer, given.astype(np.float32))
+
+
+def test_null_is_nan_where_floats_are_expected(tmp_path):
+    path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
+    assert scored(OnnxModel(path, LIMITS), [[1.5, None]]) == [[1.5, None]]
+    (row,) = OnnxModel(path, LIMITS).predict(Rows([[1.5, None]]), {}, "")
+    assert row[0] == 1.5
+    assert np.isnan(row[1])
+
+
+# --- inputs and outputs ---------------------------------------------------------------------------
+
+
+def test_a_matrix_product_has_the_very_bits_of_onnxruntime(tmp_path):
+    random = np.random.default_rng(3)
+    weights = random.normal(size=(64, 5)).astype(np.float32)
+    path = saved(
+        model_of(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            [("x", FLOAT, ["N", 64])],
+            [("y", FLOAT, ["N", 5])],
+            {"w": weights},
+        ),
+        tmp_path / "model",
+    )
+    rows = random.normal(size=(100, 64))
+    (expected,) = own_answer(path, {"x": rows.astype(np.float32)})
+    requests = [
+        asked({"data": rows.tolist()}),
+        asked(as_npy(rows), "application/x-npy"),
+        asked(as_npy(np.asfortranarray(rows.astype(np.float32))), "application/x-npy"),
+        asked(
+            "".join(",".join(map(repr, row)) + "\n" for row in rows.tolist()).encode(), "text/csv"
+        ),
+    ]
+    for response in answers(path.parent, requests):
+        assert_same(answer_of(response), expected)
+
+
+def test_several_inputs_and_outputs_by_name(tmp_path):
+    """With fixed, free and no dimensions, of different datatypes."""
+    model = model_of(
+        [
+            helper.make_node("Mul", ["a", "factor"], ["product"]),
+            helper.make_node("ReduceSum", ["b", "axis"], ["sum"]),
+            helper.make_node("Identity", ["text"], ["said"]),
+        ],
+        [("a", FLOAT, ["N", 3]), ("factor", FLOAT, []), ("b", INT64, [2, "M"]),
+         ("text", STRING, [None])],
+        [("product", FLOAT, ["N", 3]), ("sum", INT64, [2, 1]), ("said", STRING, [None])],
+        {"axis": np.array([1])},
+    )  # fmt: skip
+    path = saved(model, tmp_path / "model")
+    served = OnnxModel(path, LIMITS)
+    assert served.inputs == (
+        Spec("a", "FP32", (-1, 3)),
+        Spec("factor", "FP32", ()),
+        Spec("b", "INT64", (2, -1)),
+        Spec("text", "BYTES", (-1,)),
+    )
+    assert served.outputs == (
+        Spec("product", "FP32", (-1, 3)),
+        Spec("sum", "INT64", (2, 1)),
+        Spec("said", "BYTES", (-1,)),
+    )
+    assert not served.tabular
+    assert served.example == {
+        "inputs": {"a": [[0.0, 0.0, 0.0]], "factor": 0.0, "b": [[0], [0]], "text": [""]}
+    }
+    assert scored(served, served.example)["predictions"]["product"] == [[0.0, 0.0, 0.0]]
+    given = {"a": [[0.1, 0.2, 0.3]], "factor": 0.7, "b": [[1, 2], [3, 4]], "text": ["x", "y", "z"]}
+    expected = own_answer(
+        path,
+        {
+            "a": np.array(given["a"], np.float32),
+            "factor": np.array(0.7, np.float32),
+            "b": np.array(given["b"]),
+            "text": np.array(given["text"], dtype=object),
+        },
+    )
+    for body in ({"inputs": given}, {"inputs": {**given, "factor": [0.7]}}):
+        answer = scored(served, body)["predictions"]
+        assert list(answer) == ["product", "sum", "said"]
+        for one, other in zip(answer.values(), expected, strict=True):
+            assert_same(one, other)
+
+
+def test_inputs_of_one_value_a_row_are_the_columns_of_a_table(tmp_path):
+    model = model_of(
+        [helper.make_node("Add", ["a", "b"], ["y"]), helper.make_node("Identity", ["c"], ["z"])],
+        [("a", FLOAT, ["N", 1]), ("b", FLOAT, ["N", 1]), ("c", STRING, ["N"])],
+        [("y", FLOAT, ["N", 1]), ("z", STRING, ["N"])],
+    )
+    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    assert served.tabular
+    assert served.example == {"data": [{"a": 0.0, "b": 0.0, "c": ""}]}
+    records = [{"c": "one", "b": 2, "a": 1}, {"a": 3, "c": "two", "b": 0.5}]
+    expected = {"y": [[3.0], [3.5]], "z": ["one", "two"]}
+    assert scored(served, {"data": records}) == expected
+    assert scored(served, {"dataframe_records": records}) == {"predictions": expected}
+    assert scored(served, {"data": [[1, 2, "one"], [3, 0.5, "two"]]}) == expected
+    assert scored(served, b"b,c,a\n2,one,1\n0.5,two,3\n", "text/csv") == expected
+    assert scored(served, {"inputs": {"a": [1, 3], "b": [[2], [0.5]], "c": ["one", "two"]}}) == {
+        "predictions": expected
+    }
+
+
+@pytest.mark.parametrize(
+    ("shape", "body", "expected"),
+    [
+        ([], {"data": 2.5}, 2.5),
+        ([], {"inputs": {"x0": 2.5}}, 2.5),
+        ([], {"data": [2.5]}, 2.5),
+        (None, {"data": [[1, 2], [3, 4]]}, [[1, 2], [3, 4]]),
+        (None, {"data": [[[1]]]}, [[[1]]]),
+        (["N"], {"data": [1, 2]}, [1, 2]),
+        (["N"], {"data": 1}, [1]),
+        (["N", 1], {"data": [1, 2]}, [[1], [2]]),
+        ([1, 2, 2], {"data": [[[1, 2], [3, 4]]]}, [[[1, 2], [3, 4]]]),
+        ([None, "M", 1, 2], {"data": [[[[1, 2]], [[3, 4]]]]}, [[[[1, 2]], [[3, 4]]]]),
+        ([0, 2], {"inputs": {"x0": []}}, None),
+    ],
+    ids=str,
+)
+def test_shapes(shape, body, expected, tmp_path):
+    """Fixed and free lengths, scalars, and a rank that the model leaves open."""
+    served = OnnxModel(saved(echo(FLOAT, shape), tmp_path / "model"), LIMITS)
+    if expected is None:
+        with pytest.raises(SchemaMismatch, match=r"shape \[0\]; expected is \[0, 2\] of FP32"):
+            scored(served, body)
+        return
+    answer = scored(served, body)
+    assert answer in (expected, {"predictions": expected})
+
+
+def classifier() -> tuple[Any, NDArray[np.float32]]:
+    random = np.random.default_rng(4)
+    values = random.normal(size=(30, 3)).astype(np.float32)
+    kinds = np.array(["low", "mid", "top"], dtype=object)[np.arange(30) % 3]
+    return LogisticRegression().fit(values, kinds), values
+
+
+def test_zipmap_gives_a_probability_for_each_class(tmp_path):
+    model, values = classifier()
+    path = saved(to_onnx(model, values[:1]), tmp_path / "model")
+    labels, probabilities = own_answer(path, {"X": values[:4]})
+    assert isinstance(probabilities, list)
+    served = OnnxModel(path, LIMITS)
+    names = [spec.name for spec in served.outputs]
+    assert scored(served, values[:4].tolist()) == dict(
+        zip(names, (labels.tolist(), probabilities), strict=True)
+    )
+    matrix = np.array([list(each.values()) for each in probabilities])
+    flat = values[:4].reshape(-1).tolist()
+    answer = scored(
+        served,
+        {"inputs": [{"name": "X", "datatype": "FP32", "shape": [4, 3], "data": flat}]},
+    )
+    first, second = answer["outputs"]
+    assert (first["datatype"], first["data"]) == ("BYTES", labels.tolist())
+    assert (second["datatype"], second["shape"]) == ("FP64", [4, 3])
+    assert second["data"] == matrix.reshape(-1).tolist()
+    assert served.outputs[1] == Spec(names[1], "FP64", (-1, -1))
+
+
+def test_classes_that_are_numbers_are_names_in_json(tmp_path):
+    values = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
+    model = LogisticRegression().fit(values, [0, 0, 1, 1])
+    path = saved(to_onnx(model, values[:1]), tmp_path / "model")
+    labels, (row,) = own_answer(path, {"X": values[:1]})
+    answer = scored(OnnxModel(path, LIMITS), [[0.0]])
+    assert list(answer.values()) == [labels.tolist(), [{str(k): p for k, p in row.items()}]]
+
+
+def test_probabilities_without_zipmap_are_an_array(tmp_path):
+    model, values = classifier()
+    path = saved(to_onnx(model, values[:1], options={"zipmap": False}), tmp_path / "model")
+    _, expected = own_answer(path, {"X": values})
+    assert_same(list(scored(OnnxModel(path, LIMITS), values.tolist()).values())[1], expected)
+
+
+def test_a_sequence_is_a_list_of_arrays(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("SplitToSequence", ["x", "sizes"], ["y"], axis=1)],
+        "graph",
+        [helper.make_tensor_value_info("x", FLOAT, ["N", 3])],
+        [helper.make_tensor_sequence_value_info("y", FLOAT, None)],
+        [numpy_helper.from_array(np.array([1, 2]), "sizes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path = saved(model, tmp_path / "model")
+    answer = scored(OnnxModel(path, LIMITS), [[1, 2, 3], [4, 5, 6]])
+    assert answer == [[[1.0], [4.0]], [[2.0, 3.0], [5.0, 6.0]]]
+
+
+def test_external_data_are_read_from_beside_the_model(tmp_path):
+    weights = np.arange(64, dtype=np.float32).reshape(8, 8)
+    model = model_of(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [("x", FLOAT, ["N", 8])],
+        [("y", FLOAT, ["N", 8])],
+        {"w": weights},
+    )
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "model" / "model.onnx"
+    onnx.save_model(
+        model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=1
+    )
+    assert sorted(os.listdir(path.parent)) == ["model.onnx", "weights.bin"]
+    (response,) = answers(path.parent, [asked([[1.0] * 8])])
+    assert answer_of(response) == weights.sum(axis=0)[np.newaxis].tolist()
+
+
+def test_an_input_that_no_format_can_carry_makes_no_model(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("SequenceAt", ["x", "at"], ["y"])],
+        "graph",
+        [
+            helper.make_tensor_sequence_value_info("x", FLOAT, None),
+            helper.make_tensor_value_info("at", INT64, []),
+        ],
+        [helper.make_tensor_value_info("y", FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path = saved(model, tmp_path / "model")
+    with pytest.raises(ModelUnusable) as caught:
+        OnnxModel(path, LIMITS)
+    assert str(caught.value) == (
+        "model.onnx has the input 'x' of type seq(tensor(float)), which no format can carry. "
+        "Possible: tensor(bool), tensor(uint8), tensor(uint16), tensor(uint32), tensor(uint64), "
+        "tensor(int8), tensor(int16), tensor(int32), tensor(int64), tensor(float16), "
+        "tensor(float), tensor(double), tensor(string). Write an entry script for this model."
+    )
+
+
+# --- what an operator refuses ---------------------------------------------------------------------
+
+
+def test_lengths_that_differ_between_inputs_are_named(tmp_path):
+    model = model_of(
+        [helper.make_node("Add", ["a", "b"], ["y"])],
+        [("a", FLOAT, ["batch", 1, 1]), ("b", FLOAT, ["batch", 1, 1])],
+        [("y", FLOAT, ["batch", 1, 1])],
+    )
+    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    with pytest.raises(SchemaMismatch) as caught:
+        scored(served, {"inputs": {"a": [[[1]], [[2]]], "b": [[[1]], [[2]], [[3]]]}})
+    assert str(caught.value) == (
+        "The model refuses the input: Attempting to broadcast an axis by a dimension other than 1. "
+        "2 by 3 (at the operator Add). The length batch must be the same everywhere: it is 2 in "
+        "'a', 3 in 'b'."
+    )
+
+
+def test_an_index_out_of_range_is_the_clients_fault(tmp_path):
+    model = model_of(
+        [helper.make_node("Gather", ["table", "x"], ["y"])],
+        [("x", INT64, ["N"])],
+        [("y", FLOAT, ["N"])],
+        {"table": np.array([0.5, 1.5], np.float32)},
+    )
+    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    assert scored(served, [1, 0]) == [1.5, 0.5]
+    with pytest.raises(SchemaMismatch, match=r"idx=7 must be within .* \(at the operator Gather\)"):
+        scored(served, [7])
+
+
+def test_text_that_is_no_number_is_the_clients_fault(tmp_path):
+    model = model_of(
+        [helper.make_node("Cast", ["x"], ["y"], to=FLOAT)],
+        [("x", STRING, ["N"])],
+        [("y", FLOAT, ["N"])],
+    )
+    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    assert scored(served, ["2.5"]) == [2.5]
+    with pytest.raises(SchemaMismatch, match=r"^The model refuses the input: .*operator Cast"):
+        scored(served, ["two"])
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "attribute", "expected"),
+    [
+        (OnnxOptions(), "graph_optimization_level", ort.GraphOptimizationLevel.ORT_ENABLE_ALL),
+        (
+            OnnxOptions(optimization="disabled"),
+            "graph_optimization_level",
+            ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+        ),
+        (
+            OnnxOptions(optimization="basic"),
+            "graph_optimization_level",
+            ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        ),
+        (
+            OnnxOptions(optimization="extended"),
+            "graph_optimization_level",
+            ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        ),
+        (OnnxOptions(intra_op_threads=3), "intra_op_num_threads", 3),
+        (OnnxOptions(intra_op_threads=3, processes=8), "intra_op_num_threads", 3),
+        (OnnxOptions(processes=4096), "intra_op_num_threads", 1),
+        (OnnxOptions(), "inter_op_num_threads", 1),
+        (OnnxOptions(), "execution_mode", ort.ExecutionMode.ORT_SEQUENTIAL),
+        (OnnxOptions(inter_op_threads=2), "inter_op_num_threads", 2),
+        (OnnxOptions(inter_op_threads=2), "execution_mode", ort.ExecutionMode.ORT_PARALLEL),
+        (OnnxOptions(inter_op_threads=0), "execution_mode", ort.ExecutionMode.ORT_PARALLEL),
+    ],
+)
+def test_options_reach_the_session(options, attribute, expected):
+    assert getattr(session_options(options), attribute) == expected
+
+
+def test_threads_are_as_many_as_processors_shared_by_the_processes(monkeypatch):
+    monkeypatch.setattr("scoring_runtime.no_code.onnx.processors", lambda: 7)
+    threads = [session_options(OnnxOptions(processes=n)).intra_op_num_threads for n in (1, 2, 7, 9)]
+    assert threads == [7, 3, 1, 1]
+
+
+def test_threads_that_wait_do_not_spin():
+    key = "session.intra_op.allow_spinning"
+    assert session_options(OnnxOptions()).get_session_config_entry(key) == "0"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "attribute", "expected"),
+    [
+        ("SCORING_ONNX_INTRA_OP_THREADS", "2", "intra_op_num_threads", 2),
+        ("SCORING_ONNX_INTER_OP_THREADS", "3", "inter_op_num_threads", 3),
+        (
+            "SCORING_ONNX_OPTIMIZATION",
+            "disabled",
+            "graph_optimization_level",
+            ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+        ),
+        ("WORKER_COUNT", "4096", "intra_op_num_threads", 1),
+    ],
+)
+def test_settings_reach_the_session(setting, value, attribute, expected, tmp_path, monkeypatch):
+    """From the environment's variable to the options that onnxruntime itself is given."""
+    made: list[Any] = []
+    real = ort.InferenceSession
+
+    def watched(path: str, how: Any, providers: Any) -> Any:
+        made.append(how)
+        return real(path, how, providers=providers)
+
+    monkeypatch.setattr(ort, "InferenceSession", watched)
+    path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
+    (response,) = answers(path.parent, [asked([[1, 2]])], **{setting: value})
+    assert response.body == b"[[1.0,2.0]]"
+    (options,) = made
+    assert getattr(options, attribute) == expected
+
+
+def test_the_provider_is_the_cpu_unless_the_settings_say_otherwise(tmp_path):
+    path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
+    OnnxModel(path, LIMITS, OnnxOptions(providers=("CPUExecutionProvider",)))
+    with pytest.raises(ModelUnusable) as caught:
+        OnnxModel(path, LIMITS, OnnxOptions(providers=("TPU", "CPUExecutionProvider", "NPU")))
+    assert str(caught.value) == (
+        "SCORING_ONNX_PROVIDERS names TPU, NPU, which this onnxruntime does not have. It has: "
+        f"{', '.join(ort.get_available_providers())}."
+    )
+
+
+# --- processors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "50000 100000\n"}, 0.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "400000 0\n"}, None),
+        ({"cpu.max": "nonsense\n"}, None),
+        ({"cpu.max": ""}, None),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "x\n"}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_the_quota_of_a_container(files, quota, tmp_path):
+    """cgroup v2 and v1, with and without a limit."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert onnx_options._quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(
+    ("affinity", "quota", "expected"),
+    [(8, None, 8), (8, 2.5, 3), (8, 0.2, 1), (2, 6.0, 2), (1, None, 1)],
+)
+def test_processors_are_those_of_affinity_and_quota(affinity, quota, expected, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)))
+    monkeypatch.setattr(onnx_options, "_quota", lambda _: quota)
+    assert processors() == expected
+
+
+def test_processors_without_affinity_are_those_of_the_machine(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(onnx_options, "_quota", lambda _: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert processors() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert processors() == 1

@@ -1,0 +1,889 @@
+"""A script with a schema sees the same value in whatever form the body holds it.
+
+What run() sees for JSON by parameter names, where inference-schema makes the value, is what it has
+to see for every other form. About 15 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+from scoring_runtime import ScoringRequest, ScoringResponse, Settings
+from scoring_runtime.errors import (
+    InputError,
+    InputTooLarge,
+    NotAcceptable,
+    SchemaMismatch,
+    UndecodableInput,
+)
+from scoring_runtime.invocation import Invocation
+from scoring_runtime.payloads import DATATYPES
+from scoring_runtime.runtime import load
+
+JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
+ARROW, OCTETS = "application/vnd.apache.arrow.stream", "application/octet-stream"
+HEAD = """
+import datetime
+import numpy as np
+import pandas as pd
+from inference_schema.parameter_types.numpy_parameter_type import NumpyParameterType
+from inference_schema.parameter_types.pandas_parameter_type import PandasParameterType
+from inference_schema.parameter_types.standard_py_parameter_type import StandardPythonParameterType
+from inference_schema.schema_decorators import input_schema, output_schema
+
+Numpy, Pandas, Python = NumpyParameterType, PandasParameterType, StandardPythonParameterType
+seen = []
+
+def init():
+    pass
+"""
+
+
+class Loaded:
+    """A script loaded as a host does, called as its scoring thread does."""
+
+    def __init__(self, path: Path, **environ: str) -> None:
+        settings = Settings.from_environ(
+            {"AZUREML_ENTRY_SCRIPT": str(path), "AML_APP_ROOT": str(path.parent), **environ}
+        )
+        with asyncio.Runner() as runner:
+            self.invocation: Invocation = load(settings, runner)
+        self.module: Any = sys.modules["entry_module"]
+
+    def __call__(self, sent: Sent, **headers: str) -> ScoringResponse:
+        lines = {"content-type": sent.content_type, **sent.headers, **headers}
+        request = ScoringRequest(
+            sent.body,
+            [(name.replace("_", "-").encode(), value.encode()) for name, value in lines.items()],
+            path=sent.path,
+            query=sent.query,
+        )
+        if self.invocation.is_async:
+            return asyncio.run(self.invocation.awaited(request))
+        return self.invocation(request)
+
+    def sees(self, sent: Sent) -> Any:
+        """What run() is given."""
+        self.module.seen.clear()
+        self(sent)
+        [value] = self.module.seen
+        return value
+
+
+class Sent(NamedTuple):
+    """A body and what is said of it."""
+
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str] = {}
+    path: str = "/score"
+    query: bytes = b""
+
+
+def script(types: Mapping[str, str], *, is_async: bool = False, extra: str = "") -> str:
+    """A run() that keeps what it is given and returns None."""
+    lines = [HEAD]
+    lines += [f"@input_schema({name!r}, {each})" for name, each in types.items()]
+    names = ", ".join(types)
+    given = f"dict({', '.join(f'{name}={name}' for name in types)})" if len(types) > 1 else names
+    lines += [f"{'async ' * is_async}def run({names}{extra}):", f"    seen.append({given})"]
+    return "\n".join(lines)
+
+
+# --- the forms ------------------------------------------------------------------------------------
+
+
+def as_json(value: Any, content_type: str = JSON) -> Sent:
+    return Sent(content_type, json.dumps(value).encode())
+
+
+def as_npy(array: NDArray[Any]) -> Sent:
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=False)
+    return Sent(NPY, out.getvalue())
+
+
+def as_arrow(columns: Mapping[str, Any]) -> Sent:
+    made = pa.table(dict(columns))
+    out = io.BytesIO()
+    with pa.ipc.new_stream(out, made.schema) as stream:
+        stream.write_table(made)
+    return Sent(ARROW, out.getvalue())
+
+
+def as_lines(values: list[Any]) -> Sent:
+    return Sent(LINES, "\n".join(map(json.dumps, values)).encode())
+
+
+def as_csv(rows: list[list[Any]], names: list[str] | None = None) -> Sent:
+    """``names`` as its header line."""
+    lines = [",".join("" if v is None else str(v) for v in row) for row in rows]
+    header = [",".join(names)] if names else []
+    said = "present" if names else "absent"
+    return Sent(f"{CSV}; header={said}", "\n".join([*header, *lines, ""]).encode())
+
+
+def tensors(arrays: Mapping[str, NDArray[Any]], **more: Any) -> dict[str, Any]:
+    """A V2 request."""
+    inputs = [
+        {
+            "name": name,
+            "datatype": DATATYPES.get(str(array.dtype), "BYTES"),
+            "shape": list(array.shape),
+            "data": array.reshape(-1).tolist(),
+        }
+        for name, array in arrays.items()
+    ]
+    return {"inputs": inputs, **more}
+
+
+def as_v2(arrays: Mapping[str, NDArray[Any]], path: str = "/v2/models/model/infer") -> Sent:
+    return as_json(tensors(arrays))._replace(path=path)
+
+
+def as_v2_binary(arrays: Mapping[str, NDArray[Any]], path: str = "/score") -> Sent:
+    request, parts = tensors(arrays), []
+    for each, array in zip(request["inputs"], arrays.values(), strict=True):
+        if each["datatype"] == "BYTES":
+            texts = [str(value).encode() for value in array.reshape(-1)]
+            part = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+        else:
+            part = array.tobytes()
+        del each["data"]
+        each["parameters"] = {"binary_data_size": len(part)}
+        parts.append(part)
+    head = json.dumps(request).encode()
+    length = {"inference-header-content-length": str(len(head))}
+    return Sent(OCTETS, head + b"".join(parts), length, path)
+
+
+def v2_forms(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Sent]:
+    return {
+        "V2": as_v2(arrays),
+        "V2 with a version": as_v2(arrays, "/v2/models/model/versions/1/infer"),
+        "V2 at /score": as_v2(arrays, "/score"),
+        "V2 binary": as_v2_binary(arrays),
+        "V2 binary at its path": as_v2_binary(arrays, "/v2/models/model/infer"),
+    }
+
+
+def array_forms(array: NDArray[Any]) -> dict[str, Sent]:
+    """An array in every form that can hold it, for a parameter ``x``."""
+    rows = array.tolist()
+    forms = {
+        "data": as_json({"data": rows}),
+        "input_data": as_json({"input_data": rows}),
+        "instances": as_json({"instances": rows}),
+        "instances by name": as_json({"instances": [{"x": row} for row in rows]}),
+        "inputs": as_json({"inputs": rows}),
+        "inputs by name": as_json({"inputs": {"x": rows}}),
+        "another JSON type": as_json({"input_data": rows}, "application/vnd.own+json"),
+        "JSON Lines": as_lines(rows),
+        "npy": as_npy(array),
+        "npy in Fortran's order": as_npy(np.asfortranarray(array)),
+        "npy of the other byte order": as_npy(array.astype(array.dtype.newbyteorder(">"))),
+    }
+    if array.dtype.kind in "biuf":
+        forms |= v2_forms({"x": array})
+    if array.ndim == 2:
+        forms |= matrix_forms(array)
+    if array.ndim == 1:
+        forms |= vector_forms(array)
+    return forms
+
+
+def matrix_forms(array: NDArray[Any]) -> dict[str, Sent]:
+    rows = array.tolist()
+    names = [f"c{at}" for at in range(array.shape[1])]
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    columns = {name: array[:, at] for at, name in enumerate(names)}
+    forms = {
+        "dataframe_split": as_json({"dataframe_split": {"columns": names, "data": rows}}),
+        "dataframe_split without names": as_json({"dataframe_split": {"data": rows}}),
+        "dataframe_records": as_json({"dataframe_records": records}),
+        "instances of objects": as_json({"instances": records}),
+        "inputs of columns": as_json({"inputs": {name: v.tolist() for name, v in columns.items()}}),
+        "data of a table": as_json({"input_data": {"columns": names, "data": rows}}),
+        "JSON Lines of objects": as_lines(records),
+        "CSV": as_csv(rows),
+        "CSV with a header": as_csv(rows, names),
+        "Arrow": as_arrow(columns),
+    }
+    if array.dtype.kind in "iuf":
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
+        forms["Arrow of lists"] = as_arrow({"x": lists})
+    return forms
+
+
+def vector_forms(array: NDArray[Any]) -> dict[str, Sent]:
+    rows = [[value] for value in array.tolist()]
+    return {
+        "dataframe_split": as_json({"dataframe_split": {"columns": ["c"], "data": rows}}),
+        "dataframe_split without names": as_json({"dataframe_split": {"data": rows}}),
+        "dataframe_records": as_json({"dataframe_records": [{"c": row[0]} for row in rows]}),
+        "JSON Lines of objects": as_lines([{"c": row[0]} for row in rows]),
+        "CSV": as_csv(rows),
+        "CSV with a header": as_csv(rows, ["c"]),
+        "Arrow": as_arrow({"c": array}),
+        "npy of one column": as_npy(array[:, np.newaxis]),
+    }
+
+
+# --- arrays ---------------------------------------------------------------------------------------
+
+F8 = np.array([[0.1, 2.0], [-3.5, 4e300], [1e-9, 0.0]])
+ARRAYS: dict[str, tuple[str, NDArray[Any]]] = {
+    "1-D float64": ("Numpy(np.array([0.5, 1.5]))", F8[:, 0]),
+    "1-D int64": ("Numpy(np.array([1, 2]))", np.array([1, -2, 2**53 - 1])),
+    "1-D text": ("Numpy(np.array(['aaaaa']))", np.array(["x", "yyy", "zäz"])),
+    "1-D bool": ("Numpy(np.array([True]))", np.array([True, False, True])),
+    "2-D float64": ("Numpy(np.array([[0.5, 1.5]]))", F8),
+    "2-D float32": (
+        "Numpy(np.array([[0.5, 1.5]], dtype='float32'))",
+        np.array([[0.1, 2.0], [-3.5, 4e30]], dtype="float32"),
+    ),
+    "2-D int64": ("Numpy(np.array([[1, 2]]))", np.array([[1, -2], [3, 2**53 - 1]])),
+    "2-D int32": ("Numpy(np.array([[1, 2]], dtype='int32'))", np.array([[1, -2]], dtype="int32")),
+    "2-D uint8": ("Numpy(np.array([[1]], dtype='uint8'))", np.array([[1], [255]], dtype="uint8")),
+    "2-D of one column": ("Numpy(np.array([[1.0]]))", np.array([[1.5], [2.5]])),
+    "2-D text": ("Numpy(np.array([['aaaaa', 'b']]))", np.array([["x", "y"], ["zz", "ä"]])),
+    "3-D float64": ("Numpy(np.zeros((1, 2, 3)))", np.arange(24.0).reshape(4, 2, 3) / 7),
+    "any shape": ("Numpy(np.zeros((1, 2)), enforce_shape=False)", np.arange(12.0).reshape(2, 6)),
+    "any shape, 3-D": ("Numpy(np.zeros((1, 2)), enforce_shape=False)", np.zeros((2, 3, 4))),
+    "any type, floats": ("Numpy(np.array([[1, 2]]), enforce_column_type=False)", F8),
+    "any type and shape": (
+        "Numpy(np.array([1]), enforce_column_type=False, enforce_shape=False)",
+        F8,
+    ),
+}
+
+
+def cases_of(table: Mapping[str, Any], forms: Callable[[Any], dict[str, Sent]]) -> list[Any]:
+    return [
+        pytest.param(declared, value, sent, id=f"{name}: {form}")
+        for name, (declared, value) in table.items()
+        for form, sent in forms(value).items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Loaded]:
+    """``loaded(source)``: each source once."""
+    folder, numbers = tmp_path_factory.mktemp("scripts"), itertools.count()
+    known: dict[str, Loaded] = {}
+
+    def of(source: str) -> Loaded:
+        if source not in known:
+            path = folder / f"{next(numbers)}" / "score.py"
+            path.parent.mkdir()
+            path.write_text(source, encoding="utf-8")
+            known[source] = Loaded(path)
+        return known[source]
+
+    return of
+
+
+@pytest.mark.parametrize(("declared", "array", "sent"), cases_of(ARRAYS, array_forms))
+def test_run_sees_the_array_that_it_sees_for_json_by_name(
+    loaded: Callable[..., Loaded], declared: str, array: NDArray[Any], sent: Sent
+):
+    """The same dtype, shape, order in memory and values, and it may be written to."""
+    calls = loaded(script({"x": declared}))
+    named, seen = calls.sees(as_json({"x": array.tolist()})), calls.sees(sent)
+    assert (seen.dtype, seen.shape) == (named.dtype, named.shape)
+    assert seen.tobytes() == named.tobytes()
+    assert seen.flags.c_contiguous
+    assert seen.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "input_data",
+        "JSON Lines",
+        "npy",
+        "dataframe_split",
+        "dataframe_records",
+        "CSV with a header",
+        "Arrow",
+        "V2",
+        "V2 binary",
+    ],
+)
+def test_integers_keep_all_their_digits(loaded: Callable[..., Loaded], form: str):
+    """Floats hold 53 bits only."""
+    array = np.array([[2**53 + 1, -(2**63)], [2**63 - 1, 0]])
+    calls = loaded(script({"x": "Numpy(np.array([[1, 2]]))"}))
+    assert calls.sees(array_forms(array)[form]).tolist() == array.tolist()
+
+
+# --- data frames ----------------------------------------------------------------------------------
+
+PLAIN = {"size": [0.1, -2.5, 4e300], "petals": [3, -1, 2**53 - 1]}
+MIXED = {**PLAIN, "name": ["rose", "tülip, red", 'a "b"'], "fresh": [True, False, True]}
+GAPS = {"size": [0.1, None, 3.0], "name": ["rose", None, "tulip"]}
+DAYS = {"day": ["2024-05-01", "1999-12-31", "2024-02-29"], "size": [1.0, 2.0, 3.0]}
+FRAME = "Pandas(pd.DataFrame({}){})"
+MIXED_SAMPLE = "{'size': [1.5], 'petals': [3], 'name': ['rose'], 'fresh': [True]}"
+PLAIN_SAMPLE = "{'size': [1.5], 'petals': [3]}"
+DAYS_SAMPLE = "{'day': pd.to_datetime(['2024-01-01']), 'size': [1.5]}"
+FRAMES: dict[str, tuple[str, Any]] = {
+    "numbers": (FRAME.format(PLAIN_SAMPLE, ""), PLAIN),
+    "float32 and int32": (
+        "Pandas(pd.DataFrame({'size': [1.5], 'petals': [3]}).astype("
+        "{'size': 'float32', 'petals': 'int32'}))",
+        {"size": [0.1, -2.5], "petals": [3, -1]},
+    ),
+    "mixed": (FRAME.format(MIXED_SAMPLE, ""), MIXED),
+    "missing values": (FRAME.format("{'size': [1.5], 'name': ['rose']}", ""), GAPS),
+    "dates": (FRAME.format(DAYS_SAMPLE, ""), DAYS),
+    "nullable integers": (
+        "Pandas(pd.DataFrame({'n': pd.array([1], dtype='Int64')}))",
+        {"n": [1, 2, -3]},
+    ),
+    "categories": (
+        "Pandas(pd.DataFrame({'c': pd.Categorical(['a', 'b']), 'n': pd.Categorical([1, 2])}))",
+        {"c": ["b", "a", "b"], "n": [2, 1, 1]},
+    ),
+    "one column": (FRAME.format("{'size': [1.5]}", ""), {"size": [0.5, 1.5]}),
+    "names that are numbers": ("Pandas(pd.DataFrame([[1.5, 2.5]]))", {"0": [0.5], "1": [1.5]}),
+    "names put on": (
+        FRAME.format(PLAIN_SAMPLE, ", apply_column_names=True"),
+        {"a": [0.5, 1.5], "b": [1, 2]},
+    ),
+    "types not enforced": (FRAME.format(MIXED_SAMPLE, ", enforce_column_type=False"), MIXED),
+    "shape not enforced": (FRAME.format(MIXED_SAMPLE, ", enforce_shape=False"), PLAIN),
+}
+
+
+def arrow_columns(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
+    return {name: pa.array(values) for name, values in columns.items()}
+
+
+def numpy_columns(columns: Mapping[str, list[Any]]) -> dict[str, NDArray[Any]]:
+    made = {name: np.array(values) for name, values in columns.items()}
+    return {name: v.astype(object) if v.dtype.kind == "U" else v for name, v in made.items()}
+
+
+def frame_forms(columns: Mapping[str, list[Any]]) -> dict[str, Sent]:
+    """A table in every form that can hold it."""
+    names = list(columns)
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    records = [dict(zip(names, row, strict=True)) for row in rows]
+    named = {"columns": names, "data": rows}
+    quoted = [[f'"{v.replace(chr(34), 2 * chr(34))}"' if isinstance(v, str) else v for v in row]
+              for row in rows]  # fmt: skip
+    forms = {
+        "dataframe_split": as_json({"dataframe_split": named}),
+        "dataframe_split with an index": as_json(
+            {"dataframe_split": {**named, "index": list(range(len(rows)))}}
+        ),
+        "dataframe_records": as_json({"dataframe_records": records}),
+        "input_data as split": as_json({"input_data": named}),
+        "input_data as records": as_json({"input_data": records}),
+        "data as split": as_json({"data": named}),
+        "instances of objects": as_json({"instances": records}),
+        "inputs of columns": as_json({"inputs": columns}),
+        "JSON Lines of objects": as_lines(records),
+        "CSV with a header": as_csv(quoted, names),
+        "Arrow": as_arrow(arrow_columns(columns)),
+    }
+    if not any(value is None for row in rows for value in row):
+        forms |= v2_forms(numpy_columns(columns))
+        fields = {name: np.array(values) for name, values in columns.items()}
+        forms["npy of records"] = as_npy(
+            np.array([tuple(row) for row in rows], [(n, v.dtype) for n, v in fields.items()])
+        )
+    return forms
+
+
+def row_forms(columns: Mapping[str, list[Any]]) -> dict[str, Sent]:
+    """The forms without names: the columns are in the order of the sample."""
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    forms = {
+        "data": as_json({"data": rows}),
+        "input_data": as_json({"input_data": rows}),
+        "instances": as_json({"instances": rows}),
+        "inputs": as_json({"inputs": rows}),
+        "JSON Lines": as_lines(rows),
+        "dataframe_split without names": as_json({"dataframe_split": {"data": rows}}),
+        "dataframe_split with numbers": as_json(
+            {"dataframe_split": {"columns": list(range(len(columns))), "data": rows}}
+        ),
+    }
+    if all(isinstance(value, int | float) for row in rows for value in row):
+        forms["CSV"] = as_csv(rows)
+        forms["npy"] = as_npy(np.array(rows, dtype=float))
+    return forms
+
+
+def all_frame_forms(columns: Mapping[str, list[Any]]) -> dict[str, Sent]:
+    partly = columns is PLAIN
+    return frame_forms(columns) | ({} if partly else row_forms(columns))
+
+
+@pytest.mark.filterwarnings("ignore:apply_column_names:DeprecationWarning")
+@pytest.mark.parametrize(("declared", "columns", "sent"), cases_of(FRAMES, all_frame_forms))
+def test_run_sees_the_table_that_it_sees_for_json_by_name(
+    loaded: Callable[..., Loaded],
+    declared: str,
+    columns: dict[str, list[Any]],
+    sent: Sent,
+):
+    """The same columns, in order, their types and values."""
+    calls = loaded(script({"table": declared}))
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    named, seen = calls.sees(as_json({"table": rows})), calls.sees(sent)
+    pd.testing.assert_frame_equal(seen, named, check_exact=True, check_column_type=True)
+    seen.iloc[0, 0] = seen.iloc[-1, 0]  # as from JSON, it may be written to
+
+
+@pytest.mark.parametrize("orient", ["records", "split", "values", "index", "columns"])
+def test_the_orient_of_json_by_name_matters_to_no_other_form(
+    loaded: Callable[..., Loaded], orient: str
+):
+    calls = loaded(script({"table": FRAME.format(PLAIN_SAMPLE, f", orient={orient!r}")}))
+    frame = pd.DataFrame({"size": [0.5, 1.5], "petals": [3, 4]})
+    by_name = as_json({"table": json.loads(frame.to_json(orient=orient))})
+    if orient != "values":  # without names, the library has no types for the columns
+        pd.testing.assert_frame_equal(
+            calls.sees(by_name).reset_index(drop=True), frame, check_index_type=False
+        )
+    for form, sent in frame_forms(frame.to_dict("list")).items():
+        pd.testing.assert_frame_equal(calls.sees(sent), frame, obj=form)
+
+
+@pytest.mark.parametrize("form", ["dataframe_split", "CSV with a header", "Arrow", "V2"])
+def test_columns_are_told_by_their_names_and_come_in_the_order_of_the_sample(
+    loaded: Callable[..., Loaded], form: str
+):
+    calls = loaded(script({"table": FRAME.format(PLAIN_SAMPLE, "")}))
+    seen = calls.sees(frame_forms({"petals": [3], "size": [0.5]})[form])
+    assert seen.to_dict("list") == {"size": [0.5], "petals": [3]}
+    assert list(seen.columns) == ["size", "petals"]
+
+
+def test_columns_beyond_the_sample_come_last_where_the_shape_is_not_enforced(
+    loaded: Callable[..., Loaded],
+):
+    calls = loaded(script({"table": FRAME.format(PLAIN_SAMPLE, ", enforce_shape=False")}))
+    for form, sent in frame_forms({"own": ["x"], "petals": [3], "size": [0.5]}).items():
+        assert list(calls.sees(sent).columns) == ["size", "petals", "own"], form
+
+
+def test_moments_with_and_without_a_zone_and_durations(loaded: Callable[..., Loaded]):
+    sample = (
+        "{'t': pd.to_datetime(['2024-01-01']), 'z': pd.to_datetime(['2024-01-01'], utc=True),"
+        " 'd': pd.to_timedelta(['1 days'])}"
+    )
+    calls = loaded(script({"table": FRAME.format(sample, "")}))
+    moment = pd.Timestamp("2024-05-01T10:11:12.000013").to_pydatetime()
+    texts = [moment.isoformat(), "2024-05-01T12:11:12.000013+02:00", "2 days 00:00:01"]
+    named = calls.sees(as_json({"table": [dict(zip("tzd", texts, strict=True))]}))
+    assert [str(kind.kind) for kind in named.dtypes] == ["M", "M", "m"]
+    arrow = as_arrow(
+        {
+            "t": pa.array([moment], pa.timestamp("us")),
+            "z": pa.array([moment], pa.timestamp("us", "UTC")),
+            "d": pa.array(texts[2:]),
+        }
+    )
+    for sent in (arrow, as_csv([texts], list("tzd")), as_lines([texts])):
+        pd.testing.assert_frame_equal(calls.sees(sent), named)
+
+
+# --- Python's own types ---------------------------------------------------------------------------
+
+PEOPLE = [{"name": "a", "age": 3}, {"name": "ö", "age": 4}]
+SENT = {
+    "object": (
+        "Python({'name': 'n', 'age': 3, 'sizes': [1.0]})",
+        {"name": "x", "age": 4, "sizes": [1.5, 2.5]},
+        {
+            "input_data": as_json({"input_data": {"name": "x", "age": 4, "sizes": [1.5, 2.5]}}),
+            "inputs": as_json({"inputs": {"name": "x", "age": 4, "sizes": [1.5, 2.5]}}),
+            "instances": as_json({"inputs": {"name": ["x"], "age": [4], "sizes": [1.5, 2.5]}}),
+            "V2": as_v2(
+                {
+                    "name": np.array(["x"], dtype=object),
+                    "age": np.array([4]),
+                    "sizes": np.array([1.5, 2.5]),
+                }
+            ),
+            "V2 binary": as_v2_binary(
+                {
+                    "name": np.array(["x"], dtype=object),
+                    "age": np.array([4]),
+                    "sizes": np.array([1.5, 2.5]),
+                }
+            ),
+        },
+    ),
+    "object of scalars": (
+        "Python({'name': 'n', 'age': 3, 'size': 0.5, 'fresh': True})",
+        {"name": "x", "age": 4, "size": 1.0, "fresh": False},
+        {
+            "dataframe_records": as_json(
+                {"dataframe_records": [{"name": "x", "age": 4, "size": 1.0, "fresh": False}]}
+            ),
+            "JSON Lines": as_lines([{"name": "x", "age": 4, "size": 1.0, "fresh": False}]),
+            "CSV": as_csv([["x", 4, 1.0, "false"]], ["name", "age", "size", "fresh"]),
+            "Arrow": as_arrow({"name": ["x"], "age": [4], "size": [1.0], "fresh": [False]}),
+        },
+    ),
+    "nested object": (
+        "Python({'a': {'b': [1]}, 'c': [{'d': 1}]})",
+        {"a": {"b": [1, 2]}, "c": [{"d": 2}]},
+        {
+            "input_data": as_json({"input_data": {"a": {"b": [1, 2]}, "c": [{"d": 2}]}}),
+            "inputs": as_json({"inputs": {"a": {"b": [1, 2]}, "c": [{"d": 2}]}}),
+        },
+    ),
+    "list of objects": (
+        "Python([{'name': 'n', 'age': 3}])",
+        PEOPLE,
+        {
+            "input_data": as_json({"input_data": PEOPLE}),
+            "dataframe_records": as_json({"dataframe_records": PEOPLE}),
+            "dataframe_split": as_json(
+                {"dataframe_split": {"columns": ["name", "age"], "data": [["a", 3], ["ö", 4]]}}
+            ),
+            "instances": as_json({"instances": PEOPLE}),
+            "inputs": as_json({"inputs": PEOPLE}),
+            "JSON Lines": as_lines(PEOPLE),
+            "CSV": as_csv([["a", 3], ["ö", 4]], ["name", "age"]),
+            "Arrow": as_arrow({"name": ["a", "ö"], "age": [3, 4]}),
+            "V2": as_v2({"name": np.array(["a", "ö"], dtype=object), "age": np.array([3, 4])}),
+        },
+    ),
+    "list of lists": (
+        "Python([[1, 2]])",
+        [[1, 2], [3, 4]],
+        {
+            **array_forms(np.array([[1, 2], [3, 4]])),
+        },
+    ),
+    "list of numbers": (
+        "Python([1.5])",
+        [1.5, 2.0],
+        {
+            **array_forms(np.array([1.5, 2.0])),
+        },
+    ),
+    "list of texts": (
+        "Python(['a'])",
+        ["b", "1", "ö"],
+        {
+            "input_data": as_json({"input_data": ["b", "1", "ö"]}),
+            "JSON Lines": as_lines(["b", "1", "ö"]),
+            "CSV": as_csv([["b"], ["1"], ["ö"]], ["any"]),
+            "CSV without a header": as_csv([["b"], ["1"], ["ö"]]),
+            "npy": as_npy(np.array(["b", "1", "ö"])),
+            "V2": as_v2({"x": np.array(["b", "1", "ö"], dtype=object)}),
+            "V2 binary": as_v2_binary({"x": np.array(["b", "1", "ö"], dtype=object)}),
+        },
+    ),
+    "text": (
+        "Python('a')",
+        "b ö",
+        {
+            "input_data": as_json({"input_data": "b ö"}),
+            "inputs": as_json({"inputs": ["b ö"]}),
+            "JSON Lines": as_lines(["b ö"]),
+            "CSV": as_csv([["b ö"]]),
+            "V2": as_v2({"x": np.array(["b ö"], dtype=object)}),
+        },
+    ),
+    "integer": (
+        "Python(1)",
+        7,
+        {
+            "input_data": as_json({"input_data": 7}),
+            "CSV": as_csv([[7]]),
+            "CSV with a header": as_csv([[7]], ["x"]),
+            "npy": as_npy(np.array([7.0])),
+            "V2": as_v2({"x": np.array([7])}),
+            "Arrow": as_arrow({"x": [7]}),
+        },
+    ),
+    "number": (
+        "Python(0.5)",
+        7.5,
+        {"inputs": as_json({"inputs": 7.5}), "CSV": as_csv([[7.5]], ["x"])},
+    ),
+    "boolean": (
+        "Python(True)",
+        False,
+        {
+            "inputs": as_json({"inputs": False}),
+            "CSV": as_csv([["false"]], ["x"]),
+            "npy": as_npy(np.array([False])),
+        },
+    ),
+    "arrays inside": (
+        "Python({'x': Numpy(np.array([[1.0, 2.0]])), 'n': 1})",
+        {"x": [[1.5, 2.0]], "n": 2},
+        {
+            "input_data": as_json({"input_data": {"x": [[1.5, 2.0]], "n": 2}}),
+            "V2": as_v2({"x": np.array([[1.5, 2.0]]), "n": np.array([2])}),
+        },
+    ),
+}
+
+
+def described(value: Any) -> Any:
+    """A value with the types of everything in it."""
+    if isinstance(value, np.ndarray):
+        return ("array", str(value.dtype), value.tolist())
+    if isinstance(value, dict):
+        return {key: described(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [described(each) for each in value]
+    return type(value).__name__, value
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "sent"),
+    [
+        pytest.param(declared, value, sent, id=f"{name}: {form}")
+        for name, (declared, value, forms) in SENT.items()
+        for form, sent in forms.items()
+    ],
+)
+def test_run_sees_the_python_value_that_it_sees_for_json_by_name(
+    loaded: Callable[..., Loaded], declared: str, value: Any, sent: Sent
+):
+    calls = loaded(script({"x": declared}))
+    assert described(calls.sees(sent)) == described(calls.sees(as_json({"x": value})))
+
+
+# --- several parameters ---------------------------------------------------------------------------
+
+TWO = {"a": "Numpy(np.array([[1.0, 2.0]]))", "b": "Numpy(np.array([1]))", "name": "Python('n')"}
+A, B = np.array([[1.5, 2.0], [3.0, 4.0]]), np.array([5, 6])
+NAMED = {"a": A.tolist(), "b": B.tolist(), "name": "ö"}
+TEXT = np.array(["ö"], dtype=object)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        as_v2({"a": A, "b": B, "name": TEXT}),
+        as_v2({"name": TEXT, "b": B, "a": A}),
+        as_v2_binary({"a": A, "b": B, "name": TEXT}),
+        as_json({"inputs": NAMED}),
+        as_json({"input_data": NAMED}),
+        as_json({"inputs": A.tolist(), "params": {"b": [5, 6], "name": "ö"}}),
+        as_json({"dataframe_split": {"data": A.tolist()}, "b": [5, 6], "name": "ö"}),
+        as_json({"input_data": A.tolist(), "params": {"b": [5, 6]}, "name": "ö"}),
+        as_json(tensors({"a": A, "b": B}, parameters={"name": "ö"})),
+        as_json(tensors({"a": A}, parameters={"name": "ö"}))._replace(query=b"b=[5,6]"),
+        as_npy(A)._replace(query=b"b=[5,6]&name=%C3%B6"),
+        as_csv(A.tolist())._replace(query=b"b=5&b=6&name=%C3%B6"),
+        as_arrow({"p": A[:, 0], "q": A[:, 1]})._replace(query=b"b=[5,6]&name=%C3%B6"),
+    ],
+    ids=[
+        "V2",
+        "V2 in another order",
+        "V2 binary",
+        "inputs",
+        "input_data",
+        "inputs with params",
+        "table and names",
+        "params and names",
+        "V2 with parameters",
+        "V2 with parameters and query",
+        "npy and query",
+        "CSV and query",
+        "Arrow and query",
+    ],
+)
+def test_several_parameters_by_name_and_beside_the_data(loaded: Callable[..., Loaded], sent: Sent):
+    """Arrays by their names; else data go to the first array, others come from ``params``, V2
+    parameters, the object's own keys or the query."""
+    calls = loaded(script(TWO))
+    assert described(calls.sees(sent)) == described(calls.sees(as_json(NAMED)))
+
+
+def test_a_table_and_other_parameters(loaded: Callable[..., Loaded]):
+    calls = loaded(script({"n": "Python(1)", "table": FRAME.format(PLAIN_SAMPLE, "")}))
+    columns = {"size": np.array([0.5, 1.5]), "petals": np.array([3, 4])}
+    for sent in (
+        as_v2({**columns, "n": np.array([7])}),
+        as_v2({"n": np.array([7]), **columns}),
+        as_v2(columns)._replace(query=b"n=7"),
+        as_json({"dataframe_records": pd.DataFrame(columns).to_dict("records"), "n": 7}),
+        as_json({"inputs": {name: each.tolist() for name, each in columns.items()} | {"n": 7}}),
+    ):
+        seen = calls.sees(sent)
+        assert seen["n"] == 7
+        pd.testing.assert_frame_equal(seen["table"], pd.DataFrame(columns))
+
+
+@pytest.mark.parametrize(
+    ("sent", "error", "message"),
+    [
+        (as_npy(A), UndecodableInput, "^A value is not provided for the 'b' parameter. Data of"),
+        (as_json({"instances": A.tolist(), "name": "n"}), UndecodableInput, "for the 'b' param"),
+        (as_v2({"a": A, "name": TEXT}), UndecodableInput, "for the 'b' parameter"),
+        (
+            as_v2({"a": A, "b": B, "c": B}),
+            SchemaMismatch,
+            "^Unknown inputs: 'c'. Expected: 'a', 'b', 'name'.$",
+        ),
+        (
+            as_v2({"a": A, "b": A.astype(int), "name": TEXT}),
+            SchemaMismatch,
+            r"^The input 'b' has the shape \[2, 2\]; expected is \[any\] of INT64.$",
+        ),
+    ],
+    ids=["npy", "instances", "V2", "unknown", "shape"],
+)
+def test_what_is_missing_or_unknown_is_named(
+    loaded: Callable[..., Loaded], sent: Sent, error: type[InputError], message: str
+):
+    calls = loaded(script(TWO))
+    with pytest.raises(error, match=message):
+        calls(sent)
+
+
+def numbers(response: ScoringResponse) -> Any:
+    """The result, plain or V2."""
+    assert isinstance(response.body, bytes)
+    value = json.loads(response.body)
+    if isinstance(value, list):
+        return value
+    [output] = value["outputs"]
+    return np.array(output["data"]).reshape(output["shape"]).tolist()
+
+
+OPTIONAL = f"""{HEAD}
+@input_schema("x", Numpy(np.array([[1.0, 2.0]])))
+@input_schema("factor", Python(1.5), optional=True)
+{{}} run(x, factor=None, request_headers=None, note="none"):
+    seen.append((x.tolist(), factor, (request_headers or {{{{}}}}).get("X-Own"), note))
+    return (x * (factor or 1)).tolist()
+"""
+
+
+@pytest.mark.parametrize("run", ["def", "async def"])
+@pytest.mark.parametrize(
+    ("sent", "factor", "note"),
+    [
+        (as_json({"x": [[1, 2]]}), None, "none"),
+        (as_json({"x": [[1, 2]], "factor": 3.0, "note": "n"}), 3.0, "n"),
+        (as_json({"input_data": [[1, 2]]}), None, "none"),
+        (as_json({"input_data": [[1, 2]], "factor": 3.0}), 3.0, "none"),
+        (as_json({"instances": [[1, 2]], "params": {"factor": 3, "note": "n"}}), 3, "n"),
+        (as_csv([[1, 2]]), None, "none"),
+        (as_csv([[1, 2]])._replace(query=b"factor=3.0&note=n"), 3.0, "n"),
+        (as_npy(np.array([[1.0, 2.0]])), None, "none"),
+        (as_v2({"x": np.array([[1.0, 2.0]])}), None, "none"),
+        (as_v2({"x": np.array([[1.0, 2.0]]), "factor": np.array([3.0])}), 3.0, "none"),
+    ],
+)
+def test_optional_parameters_defaults_and_headers(
+    loaded: Callable[..., Loaded], run: str, sent: Sent, factor: float | None, note: str
+):
+    calls = loaded(OPTIONAL.format(run))
+    calls.module.seen.clear()
+    response = calls(sent, x_own="yes")
+    assert calls.module.seen == [([[1.0, 2.0]], factor, "yes", note)]
+    assert numbers(response) == ([[3.0, 6.0]] if factor else [[1.0, 2.0]])
+
+
+def test_where_every_parameter_has_a_default_other_kinds_are_still_seen(
+    loaded: Callable[..., Loaded],
+):
+    source = f"""{HEAD}
+@input_schema("x", Numpy(np.array([[1.0, 2.0]])), optional=True)
+def run(x=None, y=1):
+    seen.append((None if x is None else x.tolist(), y))
+"""
+    calls = loaded(source)
+    assert calls.sees(as_json({"instances": [[1, 2]]})) == ([[1.0, 2.0]], 1)
+    assert calls.sees(as_json({"instances": [[1, 2]], "y": 2})) == ([[1.0, 2.0]], 2)
+    assert calls.sees(as_json({"x": [[1, 2]], "instances": [[3, 4]]})) == ([[1.0, 2.0]], 1)
+    assert calls.sees(as_json({})) == (None, 1)
+    assert calls.sees(as_json({"own": 1})) == (None, 1)
+    assert calls.sees(as_json({"y": 2})) == (None, 2)
+
+
+def test_optional_arrays_and_tables(loaded: Callable[..., Loaded]):
+    """The library asks whether they are true, which an array or a table does not answer."""
+    source = f"""{HEAD}
+@input_schema("x", Numpy(np.array([[1.0, 2.0]], dtype="float32")), optional=True)
+@input_schema("t", Pandas(pd.DataFrame({{"d": pd.to_datetime(["2024-01-01"]), "n": [1.5]}}),
+              orient={{}}), optional=True)
+def run(x=None, t=None):
+    seen.append((x, t))
+"""
+    frame = pd.DataFrame({"d": pd.to_datetime(["2024-05-01", None]), "n": [0.5, None]})
+    records = [{"d": "2024-05-01", "n": 0.5}, {"d": None, "n": None}]
+    for orient in ("records", "split", "index", "columns"):
+        calls = loaded(source.format(repr(orient)))
+        x, t = calls.sees(as_npy(A))
+        assert (x.dtype, x.tolist(), t) == (np.float32, A.tolist(), None)
+        x, t = calls.sees(as_json({"inputs": A.tolist(), "n": 1}))
+        assert (x.dtype, x.tolist(), t) == (np.float32, A.tolist(), None)
+    table = loaded(source.replace('@input_schema("x"', '@input_schema("y"').replace(
+        "x=None, t=None", "t=None, y=None").replace("(x, t)", "t").format("'records'"))  # fmt: skip
+    seen = table.sees(as_json({"dataframe_records": records}))
+    pd.testing.assert_frame_equal(seen, table.sees(as_json({"t": records})))
+    pd.testing.assert_frame_equal(seen, frame, check_dtype=False)
+
+
+def test_what_the_library_is_not_to_convert_stays_json(loaded: Callable[..., Loaded]):
+    source = f"""{HEAD}
+@input_schema("x", Numpy(np.array([[1.0, 2.0]])), convert_to_provided_type=False)
+def run(x):
+    seen.append(x)
+"""
+    calls = loaded(source)
+    for form, sent in array_forms(A).items():
+        assert described(calls.sees(sent)) == described(A.tolist()), form
+
+
+@pytest.mark.parametrize("kind", ["data", "inputs", "instances", "input_data"])
+def test_a_parameter_named_like_a_kind_is_that_parameter(loaded: Callable[..., Loaded], kind: str):
+    calls = loaded(script({kind: "Python([[1]])"}))
+    assert calls.sees(as_json({kind: [[1], [2]]})) == [[1], [2]]
+    v2 = tensors({kind: np.array([[1]])})
+    if kind == "inputs":
+        assert calls.sees(as_json(v2)) == v2["inputs"]
+    else:
+        assert calls.sees(as_json(v2)) == [[1]]
+    assert calls.sees(as_json(v2)._replace(path="/v2/models/model/infer")) == [[1]]
+
+
+def test_a_script_with_an_output_schema_alone_takes_json_by_name_only(
+    loaded: Callable[..., Loaded],
+):
+    calls = loaded(
+        f"{HEAD}\n@output_schema(Numpy(np.array([1.0])))\ndef run(x):\n    seen.append(x)"
+    )
+    assert calls.sees(as_json({"x": [[1], "a"]})) == [[1], "a"]
+    for sent in (as_csv([[1]]), as_npy(A), as_v2({"x": A})):
+        with pytest.raises(UndecodableInput, match=r"^run\(\) declares no @input_schema"):
+            calls(sent)
+    with pytest.raises(UndecodableInput, match="^A value is not provided for the 'x' parameter.$"):
+        calls(as_json({"instances": [[1]]}))
+
+
+def test_async_runs_see_the_same(loaded: Callable[..., Loaded]):
+    calls = loaded(script({"x": "Numpy(np.array([[1.0, 2.0]]))"}, is_async=True))
+    for form, sent in array_forms(A).items():
+        assert calls.sees(sent).tolist() == A.tolist(), form
