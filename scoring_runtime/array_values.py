@@ -110,7 +110,7 @@ def _text(value: Any, typed: bool) -> str:
     if not isinstance(value, str):
         raise TypeError
     if not value.isascii():
-        value.encode()  # JSON may hold halves of characters, which no text may
+        value.encode()
     return value
 
 
@@ -174,8 +174,7 @@ def checked(made: NDArray[Any], spec: Spec, limits: Limits) -> NDArray[Any]:
         if made.ndim == 1 and len(spec.shape) == 2:
             hint = " Send a list of rows, each a list of values: [[…], […]]."
         raise SchemaMismatch(
-            f"{_named(spec)} has the shape {list(made.shape)}; "
-            f"expected is {shape_text(spec)}.{hint}"
+            f"{_named(spec)} {_shape_of(made)}; expected is {shape_text(spec)}.{hint}"
         )
     if made.ndim and made.shape[0] > limits.rows:
         raise InputTooLarge(
@@ -192,6 +191,14 @@ def shape_text(spec: Spec) -> str:
     """A shape for people: ``[any, 64] of FP32``."""
     lengths = ", ".join("any" if length < 0 else str(length) for length in spec.shape)
     return f"[{lengths}] of {spec.datatype}" if spec.shape else f"one value of {spec.datatype}"
+
+
+def _shape_of(made: NDArray[Any]) -> str:
+    if made.ndim == 0:
+        return "is a single value"
+    if made.ndim > _SHOWN:
+        return f"has {made.ndim} dimensions"
+    return f"has the shape {list(made.shape)}"
 
 
 def _explained(values: Any, spec: Spec, typed: bool) -> SchemaMismatch:
@@ -290,6 +297,13 @@ def short(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list | dict):
         return f"a list of {len(value)}" if isinstance(value, list) else "an object"
+    if isinstance(value, str) and _is_broken(value):
+        return "text with half a character, which is no Unicode"
     text = repr(value[:_LONGEST] if isinstance(value, str | bytes) else value)
     kind = "text " if isinstance(value, str) else ""
     return kind + (text if len(text) <= _LONGEST + 2 else text[:_LONGEST] + "…")
+
+
+def _is_broken(text: str) -> bool:
+    """Whether there is a surrogate in it without the other: JSON may hold one, UTF-8 may not."""
+    return any("\ud800" <= each <= "\udfff" for each in text)

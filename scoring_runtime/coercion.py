@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,6 @@ from .errors import SchemaMismatch
 from .payloads import Columns, Content, Limits, Rows, Spec, Tensors
 
 _SHOWN = 10
-_TEXT, _ANY = Spec("", "BYTES", (-1,)), Limits(sys.maxsize, sys.maxsize, sys.maxsize)
 
 
 def tensors(content: Content, specs: Sequence[Spec], limits: Limits) -> dict[str, NDArray[Any]]:
@@ -117,7 +115,7 @@ def _loose(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArray[Any]
         except SchemaMismatch:
             if not len(values):
                 raise
-    return checked(_as_they_are(values, spec, typed), spec, limits)
+    return checked(_as_they_are(values, spec, limits, typed), spec, limits)
 
 
 def _holds_text(values: Any) -> bool:
@@ -134,7 +132,7 @@ def _texts(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArray[Any]
     return made
 
 
-def _as_they_are(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
+def _as_they_are(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArray[Any]:
     """Values of any types, each a single one."""
     given = np.empty(len(values), dtype=object)
     for index, value in enumerate(values):
@@ -144,8 +142,8 @@ def _as_they_are(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
                 "expected."
             )
         given[index] = None if value == "" and not typed else value
-    # Checks that what is text is text: JSON may hold halves of characters.
-    array([value for value in given if isinstance(value, str)] or [""], _TEXT, _ANY)
+    texts = [value if isinstance(value, str) else "" for value in values]
+    array(texts, spec._replace(datatype="BYTES"), limits)  # refuses what is no Unicode
     return given
 
 
@@ -190,6 +188,10 @@ def _depth(values: Any) -> int:
 
 def _check_names(found: dict[str, Any], specs: Sequence[Spec], what: str) -> None:
     expected = [spec.name for spec in specs]
+    if not found:
+        raise SchemaMismatch(
+            f"The batch is empty: at least one row is expected, with {listed(expected, 100)}."
+        )
     missing = [s.name for s in specs if s.name not in found and not s.optional]
     unknown = [name for name in found if name not in expected]
     if not missing and not unknown:

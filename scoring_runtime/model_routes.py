@@ -56,7 +56,7 @@ class ModelRoutes:
             known = name and "/" not in version and not path.endswith("/")
             return (self._scoring(_identity(name, version)), _SCORES, True) if known else None
         if path == V2 or path.startswith(f"{V2}/"):
-            found = self._open_inference(path[len(V2) :].strip("/").split("/"))
+            found = self._open_inference(path.split("/")[2:])
             if found is None:
                 return _no_such_path, _EVERY, False
             route, methods, logged = found
@@ -65,13 +65,13 @@ class ModelRoutes:
 
     def _open_inference(self, parts: list[str]) -> Found | None:
         match parts:
-            case [""]:
+            case []:
                 return self._server, _READ, False
             case ["health", "live"]:
                 return self._live, _READ, False
             case ["health", "ready"]:
                 return self._ready, _READ, False
-            case ["models", name, "versions", version, *rest]:
+            case ["models", name, "versions", version, *rest] if version:
                 return self._model(name, version, rest)
             case ["models", name, *rest]:
                 return self._model(name, "", rest)
@@ -155,7 +155,7 @@ def _json(value: dict[str, Any], status: int = 200) -> ScoringResponse:
 
 
 async def _no_such_path(request: HttpRequest, ids: Ids) -> ScoringResponse:
-    return _with_error(message_response(404, _NO_SUCH_PATH))
+    return with_error(message_response(404, _NO_SUCH_PATH))
 
 
 def _v2(route: Route, methods: tuple[str, ...]) -> Route:
@@ -167,12 +167,13 @@ def _v2(route: Route, methods: tuple[str, ...]) -> Route:
                 raise UnsupportedMethod(f"Send it with {' or '.join(methods)}.")
             return await route(request, ids)
         except ScoringRuntimeError as error:
-            return _with_error(error_response(error))
+            return with_error(error_response(error))
 
     return answered
 
 
-def _with_error(response: ScoringResponse) -> ScoringResponse:
+def with_error(response: ScoringResponse) -> ScoringResponse:
+    """``{"message": …}`` as ``{"error": …}``, which clients of V2 read."""
     assert isinstance(response.body, bytes)
     message = orjson.loads(response.body)["message"]
     return response._replace(body=orjson.dumps({"error": message}))

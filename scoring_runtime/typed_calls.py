@@ -62,12 +62,12 @@ class TypedCalls:
         }
         self._with_headers = script.sees_headers
         self._defaults = _defaults(script.run)
-        self._all_optional = _MISSING not in self._defaults.values()
         self._answers_itself = _may_answer_itself(script.run)
         self._limits = limits
         self._encode = encode
         self._model, self._nan = model, nan
         self._main = _main_parameter(self._types)
+        self._default = self._defaults.get(self._main, _MISSING)
         self.inputs = tuple(
             spec for name, each in self._types.items() for spec in _specs(name, each)
         )
@@ -96,7 +96,7 @@ class TypedCalls:
             if other is None:
                 raise
             return self._of_content(request, *other)
-        if self._all_optional and self._is_default(arguments):
+        if self._default is not _MISSING and arguments[self._main] is self._default:
             other = self._other_kind(request)
             if other is not None:
                 return self._of_content(request, *other)
@@ -111,9 +111,6 @@ class TypedCalls:
             if table.is_known(request.header(b"content-type")):
                 raise
             raise UnsupportedContentType(f"{_EXPECTED} {error}") from None
-
-    def _is_default(self, arguments: Arguments) -> bool:
-        return all(arguments[name] is each for name, each in self._defaults.items())
 
     def _other_kind(self, request: ScoringRequest) -> tuple[table.Asked, Arguments] | None:
         """The data of JSON that has them under a name that no parameter has, and the values that

@@ -509,6 +509,11 @@ def _without_nan(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _goes_on(exchange: Exchange) -> bool:
+    before, now = (json.loads(each.body)["message"] for each in (exchange.peer, exchange.ours))
+    return bool(now.startswith(f"{before}.") and "Supported: application/json, text/csv" in now)
+
+
 DIFFERENCES = {
     "Server header": Difference(
         "Which software answers is nobody's business; `x-ms-server-version` says it where wanted.",
@@ -559,7 +564,9 @@ DIFFERENCES = {
         'A script that gets text gets the body of a form too; the old server gave it `""`.',
         OUTCOME,
         lambda e: (
-            e.case.header("Content-Type").startswith(FORMS) and not e.case.name.startswith("raw")
+            e.case.header("Content-Type").startswith(FORMS)
+            and not e.case.name.startswith("raw")
+            and e.peer.status != 415
         ),
     ),
     "gzip": Difference(
@@ -688,6 +695,21 @@ DIFFERENCES = {
         "instead of with `false`.",
         ("access-control-allow-private-network",),
         lambda e: e.peer.headers["access-control-allow-private-network"] == ["false"],
+    ),
+    "Formats": Difference(
+        "A script with a schema also reads CSV, JSON Lines, npy, Arrow, V2 and the JSON that MLflow's "
+        "and Azure ML's clients send, and says what does not fit; a 415 lists what is read.",
+        (*OUTCOME, "content-length"),
+        lambda e: (
+            (e.statuses == (415, 415) and _goes_on(e))
+            or (e.statuses == (415, 400) and e.case.header("Content-Type").startswith("text/csv"))
+            or (
+                e.statuses == (400, 400)
+                and e.peer.body.startswith(b'{"message": "A value is not provided for the ')
+                and (e.case.body or b"").startswith(b'{"data"')
+            )
+        ),
+        strict=False,
     ),
     "Length of chunked bodies": Difference(
         "A `@rawhttp` script sees a Content-Length for a chunked body, which has been read whole.",

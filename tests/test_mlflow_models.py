@@ -653,6 +653,21 @@ def test_a_matrix_gets_the_names_of_the_signature(ours: Callable[[str], NoCodeMo
     np.testing.assert_array_equal(rows, table)
 
 
+def test_without_a_signature_arrays_go_under_the_names_that_are_shown(
+    ours: Callable[[str], NoCodeModel], edited: Edited
+) -> None:
+    """As V2 clients send them, in any order; mlflow would hand scikit-learn a dict."""
+    table = ours("bare").predict(Columns(TABLE), {}, "")
+    backwards = {name: TABLE[name].reshape(2, 1) for name in NAMES[::-1]}
+    np.testing.assert_array_equal(ours("bare").predict(Tensors(backwards), {}, ""), table)
+    with pytest.raises(SchemaMismatch, match="Feature names unseen at fit time"):
+        ours("bare").predict(Tensors({**TABLE, "more": TABLE["age"]}), {}, "")
+    matrix = load(edited("matrix", signature=None))
+    assert matrix.inputs == (Spec("input", "FP64", (-1, 10)),)
+    rows = matrix.predict(Rows(np.array(ROWS)), {}, "")
+    np.testing.assert_array_equal(matrix.predict(Tensors({"input": np.array(ROWS)}), {}, ""), rows)
+
+
 # --- what a model says of itself ------------------------------------------------------------------
 
 PLATFORMS = {

@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from scoring_runtime.errors import InputError, ModelUnusable, SchemaMismatch
 from scoring_runtime.formats.mlflow_json import TableRows, decode
@@ -606,6 +609,12 @@ SAYS: dict[str, tuple[Schema, Any, str]] = {
         "element with a sequence. The requested array has an inhomogeneous shape after 1 "
         "dimensions. The detected shape was (2,) + inhomogeneous part.",
     ),
+    "words-in-columns": (
+        UNNAMED["matrix"],
+        Columns({"a": [1], "b": ["x"]}),
+        "The model takes float32 of the shape (-1, 2); the input is not: could not convert string "
+        "to float: 'x'",
+    ),
     "columns-of-another-type": (
         UNNAMED["matrix"],
         Columns({"a": np.array([1.5]), "b": np.array([2.5])}),
@@ -627,6 +636,80 @@ def test_a_refusal_names_what_is_wrong_and_what_is_expected(case: str) -> None:
     with pytest.raises(SchemaMismatch) as refused:
         ours(content, schema)
     assert str(refused.value) == message
+
+
+# --- anything at all ------------------------------------------------------------------------------
+
+EVERY = {
+    **{f"columns-{name}": schema for name, schema in NAMED.items()},
+    **{f"others-{name}": schema for name, schema in UNNAMED.items()},
+    "types": columns(**dict(zip("abcdexsz", TYPES, strict=True))),
+}
+NAME = st.sampled_from("abcdexs")
+CELL = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["1", "2024-01-01", "YWJj"])
+)
+LEAF = CELL | st.lists(CELL, max_size=3) | st.lists(st.lists(CELL, max_size=2), max_size=2)
+RECORD = st.dictionaries(NAME, LEAF | st.dictionaries(NAME, CELL, max_size=2), max_size=4)
+BODY = st.builds(
+    lambda kind, value: {kind: value},
+    st.sampled_from(["instances", "inputs", "dataframe_records", "data", "input_data"]),
+    st.lists(RECORD, max_size=3) | st.lists(LEAF, max_size=3) | RECORD | LEAF,
+) | st.builds(
+    lambda names, rows: {SPLIT: {"columns": names, "data": rows}},
+    st.none() | st.lists(NAME, max_size=3, unique=True),
+    st.lists(st.lists(LEAF, max_size=3), max_size=3),
+)
+TEXTS = st.text(max_size=5) | st.sampled_from(["1", "1.5", "", "NA", "true", "\r", '"', "\x00"])
+ARRAY = arrays(
+    st.sampled_from(["bool", "int8", "int64", "uint64", "float16", "float64", "U2", "S2", "O"]),
+    array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
+)
+
+
+def taken_or_refused(content: Content, schema: Schema) -> Any:
+    try:
+        return ours(content, schema)
+    except SchemaMismatch as error:
+        assert 10 < len(str(error)) < 1500
+        return REFUSED
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(EVERY)), BODY)
+def test_any_body_is_taken_or_refused(name: str, body: Any) -> None:
+    """No signature meets a body that raises anything else."""
+    try:
+        content, _ = decode(body)
+    except InputError:
+        return
+    taken_or_refused(content, EVERY[name])
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(EVERY)), st.integers(0, 3), st.sets(NAME, max_size=4), st.data())
+def test_any_text_is_taken_or_refused(name: str, rows: int, names: Any, data: Any) -> None:
+    """With as many rows as came, whatever the texts hold."""
+    one = st.lists(TEXTS, min_size=rows, max_size=rows)
+    content = Columns({each: data.draw(one) for each in sorted(names)}, typed=False)
+    result = taken_or_refused(content, EVERY[name])
+    if isinstance(result, pd.DataFrame) and names:
+        assert len(result) == rows
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(sorted(EVERY)),
+    st.builds(Rows, ARRAY) | st.builds(Tensors, st.dictionaries(NAME, ARRAY, max_size=3)),
+)
+def test_any_array_is_taken_or_refused(name: str, content: Any) -> None:
+    """Of each type and shape."""
+    taken_or_refused(content, EVERY[name])
 
 
 # --- params ---------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -715,7 +717,12 @@ def test_options_say_the_methods(served: Served):
         "/v2/models/iris/other",
         "/v2/models/iris/versions",
         "/v2/models/iris/versions/1/other",
+        "/v2/models/iris/versions//ready",
         "/v2/models/iris/infer/more",
+        "/v2/models/iris/",
+        "/v2//models/iris",
+        "/v2//health/live",
+        "/v2//",
         "/v2/other",
     ],
 )
@@ -736,6 +743,68 @@ def test_request_ids_of_the_http_request_come_back(standalone: Served):
     answer = standalone.post(INFER, {**IN_JSON, "id": "mine"}, x_request_id="r-1")
     assert answer.headers["x-request-id"] == "r-1"
     assert answer.json()["id"] == "mine"
+
+
+# --- keys of the Functions host -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def keyed(registry: Path) -> Iterator[Served]:
+    """The Functions host that checks keys."""
+    with functions_model_host(registry, FUNCTIONS_HOST_CHECK_KEYS="1") as host:
+        served = Served(host.url)
+        yield served
+        served.client.close()
+
+
+def test_only_health_is_open_without_a_key(keyed: Served):
+    key = {"x-functions-key": "test-key"}
+    inputs = [given("x", ONE, "FP32")]
+    assert keyed.client.is_server_live()
+    assert keyed.client.is_server_ready()
+    assert not keyed.client.is_model_ready("matmul")
+    assert keyed.client.is_model_ready("matmul", headers=key)
+    kinds: list[Callable[..., Any]] = [
+        partial(keyed.client.infer, "matmul", inputs),
+        partial(keyed.client.get_model_metadata, "matmul"),
+        keyed.client.get_server_metadata,
+    ]
+    for ask in kinds:
+        with pytest.raises(InferenceServerException) as caught:
+            ask()
+        assert caught.value.status() == "401"
+        ask(headers=key)
+        ask(query_params={"code": "test-key"})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2//models/matmul/infer",
+        "//v2/models/matmul/infer",
+        "/v2/./models/matmul/infer",
+        "/v2/%2fmodels/matmul/infer",
+        "/v2%252fmodels/matmul/infer",
+        "/%2576%2532/models/matmul/infer",
+        "/v2/%256dodels/matmul/infer",
+        "/V2/models/matmul/infer",
+        "/score//matmul",
+        "/%2573core/matmul",
+        "/score%252fmatmul",
+    ],
+)
+def test_no_spelling_of_a_path_scores_without_a_key(path: str, keyed: Served):
+    """Raw, as a client that does not tidy paths sends it."""
+    url = httpx.URL(keyed.url)
+    body = json.dumps(IN_JSON).encode()
+    with socket.create_connection((url.host, url.port or 0), timeout=30) as connection:
+        head = f"POST {path} HTTP/1.1\r\nhost: {url.host}\r\ncontent-type: application/json\r\n"
+        connection.sendall(
+            f"{head}connection: close\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+        )
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.split(b" ")[1] in (b"401", b"404")
+    assert b"outputs" not in answer
 
 
 # --- both hosts alike -----------------------------------------------------------------------------

@@ -563,7 +563,7 @@ def test_a_model_that_is_slow_does_not_hold_up_the_others(kind: str, where: tupl
 
 def test_a_model_past_its_deadline_is_not_ready_the_others_are(kind: str, where: tuple[Path, Path]):
     registry, gate = where
-    with serving(kind, registry, SCORING_TIMEOUT_MS="400") as host:
+    with serving(kind, registry, SCORING_TIMEOUT_MS="2000") as host:
         try:
             late = post(f"{host.url}/score/slow", b"[[-1.0]]")
             ready = {
@@ -576,7 +576,7 @@ def test_a_model_past_its_deadline_is_not_ready_the_others_are(kind: str, where:
             gate.touch()
         assert (late.status_code, late.json()) == (
             500,
-            {"message": "Scoring timeout after 400 ms"},
+            {"message": "Scoring timeout after 2000 ms"},
         )
         assert ready == {"slow": 503, "quick": 200}
         assert len(scored) == 3
@@ -652,6 +652,24 @@ def test_the_command_line_names_the_model(tmp_path: Path):
     code, answer, said = score(registry, "--model", "none")
     assert (code, answer) == (2, b"")
     assert NO_MODEL in said
+    code, answer, said = score(registry)
+    assert (code, answer) == (2, b"")
+    assert WHICH in said
+
+
+def test_the_log_of_the_start_lists_the_paths(ways: Ways):
+    for identity in FACTORS:
+        place = identity.replace(":", "/")
+        assert f"POST  {ways.standalone.url}/score/{place}\n" in ways.standalone.log
+
+
+def test_several_workers_each_serve_all_models(tmp_path: Path):
+    """There is no init() to run before the processes are forked, which is no reason to fail."""
+    environ = {"WORKER_COUNT": "2", "WORKER_PRELOAD": "true"}
+    with ModelHost(registry_in(tmp_path), environ=environ) as host:
+        for _ in range(10):  # on a new connection each
+            assert post(f"{host.url}/score/iris/2").json() == result("iris:2")
+            assert post(f"{host.url}/score/other").json() == result("other:1")
 
 
 # --- the cache ------------------------------------------------------------------------------------

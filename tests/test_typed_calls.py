@@ -7,11 +7,12 @@ to see for every other form. About 15 s.
 from __future__ import annotations
 
 import asyncio
+import csv
 import io
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -827,23 +828,28 @@ def test_optional_arrays_and_tables(loaded: Callable[..., Loaded]):
     source = f"""{HEAD}
 @input_schema("x", Numpy(np.array([[1.0, 2.0]], dtype="float32")), optional=True)
 @input_schema("t", Pandas(pd.DataFrame({{"d": pd.to_datetime(["2024-01-01"]), "n": [1.5]}}),
-              orient={{}}), optional=True)
+              orient="ORIENT"), optional=True)
 def run(x=None, t=None):
     seen.append((x, t))
 """
     frame = pd.DataFrame({"d": pd.to_datetime(["2024-05-01", None]), "n": [0.5, None]})
     records = [{"d": "2024-05-01", "n": 0.5}, {"d": None, "n": None}]
     for orient in ("records", "split", "index", "columns"):
-        calls = loaded(source.format(repr(orient)))
+        calls = loaded(source.replace("ORIENT", orient))
         x, t = calls.sees(as_npy(A))
         assert (x.dtype, x.tolist(), t) == (np.float32, A.tolist(), None)
         x, t = calls.sees(as_json({"inputs": A.tolist(), "n": 1}))
         assert (x.dtype, x.tolist(), t) == (np.float32, A.tolist(), None)
-    table = loaded(source.replace('@input_schema("x"', '@input_schema("y"').replace(
-        "x=None, t=None", "t=None, y=None").replace("(x, t)", "t").format("'records'"))  # fmt: skip
-    seen = table.sees(as_json({"dataframe_records": records}))
-    pd.testing.assert_frame_equal(seen, table.sees(as_json({"t": records})))
-    pd.testing.assert_frame_equal(seen, frame, check_dtype=False)
+    table = source.replace("x=None, t=None", "t=None").replace("(x, t)", "t")
+    table = table.replace('@input_schema("x", Numpy', "#")
+    for orient in ("records", "split", "index", "columns"):
+        calls = loaded(table.replace("ORIENT", orient))
+        seen = calls.sees(as_json({"dataframe_records": records})).reset_index(drop=True)
+        pd.testing.assert_frame_equal(seen, frame, check_index_type=False, check_dtype=False)
+    calls = loaded(table.replace("ORIENT", "records"))
+    pd.testing.assert_frame_equal(
+        calls.sees(as_json({"dataframe_records": records})), calls.sees(as_json({"t": records}))
+    )
 
 
 def test_what_the_library_is_not_to_convert_stays_json(loaded: Callable[..., Loaded]):
@@ -879,7 +885,7 @@ def test_a_script_with_an_output_schema_alone_takes_json_by_name_only(
     for sent in (as_csv([[1]]), as_npy(A), as_v2({"x": A})):
         with pytest.raises(UndecodableInput, match=r"^run\(\) declares no @input_schema"):
             calls(sent)
-    with pytest.raises(UndecodableInput, match="^A value is not provided for the 'x' parameter.$"):
+    with pytest.raises(UndecodableInput, match=r"for the 'x' parameter\.$"):
         calls(as_json({"instances": [[1]]}))
 
 
@@ -887,3 +893,414 @@ def test_async_runs_see_the_same(loaded: Callable[..., Loaded]):
     calls = loaded(script({"x": "Numpy(np.array([[1.0, 2.0]]))"}, is_async=True))
     for form, sent in array_forms(A).items():
         assert calls.sees(sent).tolist() == A.tolist(), form
+
+
+# --- what does not fit ----------------------------------------------------------------------------
+
+MATRIX = {"x": "Numpy(np.array([[1.0, 2.0]]))"}
+INTEGERS = {"x": "Numpy(np.array([[1, 2]]))"}
+TABLE = {"table": FRAME.format(MIXED_SAMPLE, "")}
+ROW = {"size": 1.5, "petals": 3, "name": "n", "fresh": True}
+COLUMNS = "'size', 'petals', 'name', 'fresh'"
+WIDE = r"The input 'x' has the shape \[1, 3\]; expected is \[any, 2\] of FP64"
+
+
+def without(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != name}
+
+
+MISFITS: list[tuple[str, Mapping[str, str], Sent, str]] = [
+    ("wide rows", MATRIX, as_json({"input_data": [[1, 2, 3]]}), WIDE),
+    ("wide npy", MATRIX, as_npy(np.zeros((1, 3))), WIDE),
+    ("wide CSV", MATRIX, as_csv([[1, 2, 3]]), WIDE),
+    ("wide lines", MATRIX, as_lines([[1, 2, 3]]), WIDE),
+    ("wide V2", MATRIX, as_v2({"x": np.zeros((1, 3))}), WIDE),
+    ("wide binary", MATRIX, as_v2_binary({"x": np.zeros((1, 3))}), WIDE),
+    (
+        "wide Arrow",
+        MATRIX,
+        as_arrow({"a": [1.0], "b": [2.0], "c": [3.0]}),
+        r"The table has 3 columns \('a', 'b', 'c'\); 2 are expected",
+    ),
+    (
+        "wide CSV with a header",
+        MATRIX,
+        as_csv([[1, 2, 3]], ["a", "b", "c"]),
+        r"The table has 3 columns \('a', 'b', 'c'\); 2 are expected",
+    ),
+    ("flat", MATRIX, as_json({"input_data": [1, 2]}), r"'x'.*expected is \[any, 2\] of FP64"),
+    ("deep", MATRIX, as_npy(np.zeros((1, 2, 2))),
+     r"the shape \[1, 2, 2\]; expected is \[any, 2\]"),
+    ("ragged", MATRIX, as_lines([[1, 2], [3]]),
+     r"The input 'x': at \[1\] .*expected is \[any, 2\]"),
+    ("text", MATRIX, as_json({"input_data": [[1, "a"]]}),
+     r"The input 'x': at \[0\]\[1\] is text 'a'"),
+    ("text in CSV", MATRIX, as_csv([[1, "a"]]), r"The input 'x': at \[0\]\[1\] is text 'a'"),
+    ("text in a column", MATRIX, as_csv([[1, "a"]], ["p", "q"]),
+     r"The input 'q': at \[0\] is text 'a'"),
+    ("text of npy", MATRIX, as_npy(np.array([["1", "a"]])), r"'x'.* text 'a'"),
+    ("text in Arrow", MATRIX, as_arrow({"p": [1.0], "q": ["a"]}), r"The input 'q'.*'a'"),
+    ("fraction", INTEGERS, as_json({"input_data": [[1.5, 2]]}), r"'x': at \[0\]\[0\] is 1.5"),
+    ("fraction in npy", INTEGERS, as_npy(np.array([[1.5, 2]])), r"'x'.*1\.5"),
+    ("fraction in CSV", INTEGERS, as_csv([[1.5, 2]], ["p", "q"]), r"'p'.*'1\.5'.*INT64"),
+    ("missing in CSV", INTEGERS, as_csv([[None, 2]], ["p", "q"]), r"The input 'p'.*INT64"),
+    ("complex", MATRIX, as_npy(np.array([[1j, 2]])), "'x'.*complex128"),
+    ("no rows", MATRIX, as_json({"input_data": []}), r"The batch is empty \(x\)"),
+    ("no rows in npy", MATRIX, as_npy(np.zeros((0, 2))), r"The batch is empty \(x\)"),
+    ("no rows in Arrow", MATRIX, as_arrow({"a": pa.array([], "f8"), "b": pa.array([], "f8")}),
+     r"The batch is empty"),
+    ("table for a vector", {"x": "Numpy(np.array([1.0]))"}, as_csv([[1, 2]], ["a", "b"]),
+     r"The input 'x' is a table with the columns 'a', 'b'; expected is \[any\] of FP64"),
+    ("table for a cube", {"x": "Numpy(np.zeros((1, 2, 2)))"}, as_csv([[1, 2]], ["a", "b"]),
+     r"The input 'x' is a table .*expected is \[any, 2, 2\] of FP64"),
+    (
+        "missing column",
+        TABLE,
+        as_json({"dataframe_records": [without(ROW, "name")]}),
+        f"^Missing columns: 'name'. Expected: {COLUMNS}.$",
+    ),
+    (
+        "unknown column",
+        TABLE,
+        as_lines([{**ROW, "own": 1}]),
+        f"^Unknown columns: 'own'. Expected: {COLUMNS}.$",
+    ),
+    (
+        "misspelt column",
+        TABLE,
+        as_csv([[1.5, 3, "n", "true"]], ["size", "petal", "name", "fresh"]),
+        f"^Missing columns: 'petals'. Unknown columns: 'petal'. Expected: {COLUMNS}.$",
+    ),
+    ("column of Arrow", TABLE, as_arrow({"size": [1.5]}), "^Missing columns: 'petals', 'name'"),
+    ("text in floats", TABLE, as_lines([{**ROW, "size": "big"}]),
+     r"'size': at \[0\] is text 'big'.*FP64"),
+    ("fraction in integers", TABLE, as_lines([{**ROW, "petals": 1.5}]),
+     r"'petals'.* is 1.5; .*INT64"),
+    ("null in integers", TABLE, as_lines([{**ROW, "petals": None}]),
+     r"'petals'.* is null; .*INT64"),
+    ("number in booleans", TABLE, as_lines([{**ROW, "fresh": 3}]), r"'fresh'.*3.*BOOL"),
+    ("wide rows of a table", TABLE, as_json({"input_data": [[1, 2]]}),
+     f"Got 2 values in row 0; rows of 4 values are expected, for the columns {COLUMNS}"),
+    ("wide npy of a table", TABLE, as_npy(np.zeros((2, 3))),
+     f"Got an array of the shape \\[2, 3\\]; rows of 4 values are expected.*{COLUMNS}"),
+    ("no day", {"table": FRAME.format(DAYS_SAMPLE, "")}, as_lines([{"day": "soon", "size": 1}]),
+     r"The column 'day' holds 'soon'; expected is datetime64\[[a-z]+\]"),
+    ("no rows of a table", TABLE, as_json({"dataframe_split": {"columns": list(ROW), "data": []}}),
+     "The batch is empty"),
+    ("columns of other lengths", TABLE,
+     as_v2({"size": np.zeros(2), "petals": np.zeros(1, int), "name": np.array(["a"], object),
+            "fresh": np.array([True])}),
+     "'size' 2, 'petals' 1"),
+    ("rows for an object", {"x": "Python({'a': 1})"}, as_npy(A),
+     "^The parameter 'x' takes an object with 'a'; got rows without names.$"),
+    ("two rows for an object", {"x": "Python({'a': 1})"}, as_lines([{"a": 1}, {"a": 2}]),
+     "^'a' has 2 values; the object takes one, such as 1.$"),
+    ("two values for one", {"x": "Python('a')"}, as_lines(["a", "b"]),
+     "^The parameter 'x' takes one value, such as 'a'; got 2.$"),
+    ("a table for a list", {"x": "Python([1])"}, as_csv([[1, 2]], ["a", "b"]),
+     "^The parameter 'x' takes a list of single values; got a table of 2 columns.$"),
+    ("another type", {"x": "Python(1)"}, as_json({"input_data": "a"}),
+     "The value of the 'x' parameter does not fit its schema: expected a value of type int"),
+    ("text in a list of numbers", {"x": "Python([1])"}, as_csv([["a"]], ["c"]),
+     r"The input 'x': at \[0\] is text 'a'.*INT64"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("types", "sent", "message"),
+    [pytest.param(*case, id=name) for name, *case in MISFITS],
+)
+def test_a_misfit_names_the_place_what_is_there_and_what_is_expected(
+    loaded: Callable[..., Loaded], types: Mapping[str, str], sent: Sent, message: str
+):
+    calls = loaded(script(types))
+    calls.module.seen.clear()
+    with pytest.raises(SchemaMismatch, match=message):
+        calls(sent)
+    assert calls.module.seen == []
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (b"", UndecodableInput, "POST body is empty. Expecting a JSON dictionary."),
+        (b"[]", UndecodableInput, "POST body should be a JSON dictionary."),
+        (b"[[1, 2]]", UndecodableInput, "POST body should be a JSON dictionary."),
+        (b"{}", UndecodableInput, "A value is not provided for the 'x' parameter."),
+        (b'{"y": 1}', UndecodableInput, "A value is not provided for the 'x' parameter."),
+        (b'{"params": {}}', UndecodableInput, "A value is not provided for the 'x' parameter."),
+        (
+            b'{"x": [[1, 2, 3]]}',
+            SchemaMismatch,
+            "The value of the 'x' parameter does not fit its schema: expected an array of float64 "
+            "with the shape (any, 2), got a list of 1 x 3 (int inside). (Invalid input array: "
+            "array has size 3 on dimension #1, while expected value is 2)",
+        ),
+        (
+            b'{"x": 1}',
+            SchemaMismatch,
+            "The value of the 'x' parameter does not fit its schema: expected an array of float64 "
+            "with the shape (any, 2), got int 1. (Invalid input format: expected an array of "
+            "items.)",
+        ),
+    ],
+    ids=["empty", "list", "rows", "nothing", "another name", "params alone", "shape", "number"],
+)
+def test_json_by_name_has_its_own_errors_as_before(
+    loaded: Callable[..., Loaded], body: bytes, error: type[InputError], message: str
+):
+    calls = loaded(script(MATRIX))
+    with pytest.raises(error) as raised:
+        calls(Sent(JSON, body))
+    assert str(raised.value) == message
+
+
+def test_what_is_missing_beside_data_by_name_is_said_as_before(loaded: Callable[..., Loaded]):
+    """``data`` is the parameter here, not a kind of JSON."""
+    calls = loaded(script({"data": MATRIX["x"], "name": "Python('n')"}))
+    with pytest.raises(UndecodableInput) as raised:
+        calls(as_json({"data": [[1, 2]]}))
+    assert str(raised.value) == "A value is not provided for the 'name' parameter."
+
+
+@pytest.mark.parametrize("rows", [4, 3], ids=["too many", "just as many"])
+@pytest.mark.parametrize(
+    "types",
+    [
+        MATRIX,
+        INTEGERS,
+        {"x": "Numpy(np.array([['aaa', 'b']]))"},
+        {"x": "Numpy(np.array([[1.0, 2.0]]), enforce_column_type=False)"},
+        {"x": "Pandas(pd.DataFrame({'a': [1.0], 'b': [2.0]}))"},
+        {"x": "Python([[1]])"},
+    ],
+    ids=["floats", "integers", "texts", "any type", "table", "lists"],
+)
+def test_more_rows_than_allowed_are_refused_naming_the_setting(
+    write_script: Callable[[str], Path], types: Mapping[str, str], rows: int
+):
+    calls = Loaded(write_script(script(types)), SCORING_MAX_ROWS="3")
+    array = np.ones((rows, 2), int)
+    for sent in (
+        as_json({"input_data": array.tolist()}),
+        as_json({"dataframe_split": {"columns": ["a", "b"], "data": array.tolist()}}),
+        as_lines(array.tolist()),
+        as_npy(array),
+        as_csv(array.tolist()),
+        as_arrow({"a": array[:, 0], "b": array[:, 1]}),
+        as_v2({"x": array}),
+    ):
+        if rows > 3:
+            with pytest.raises(InputTooLarge, match="SCORING_MAX_ROWS"):
+                calls(sent)
+        else:
+            assert len(calls.sees(sent)) == 3
+
+
+# --- how results are written ----------------------------------------------------------------------
+
+RESULTS = f"""{HEAD}
+import dataclasses, decimal, uuid
+from typing import NamedTuple
+
+@dataclasses.dataclass
+class Answer:
+    label: list
+    score: list
+
+class Pair(NamedTuple):
+    first: float
+    second: float
+
+@input_schema("x", Python("a"))
+def run(x):
+    return RESULTS[x]
+
+RESULTS = dict(
+    vector=np.array([0.1, -2.5, 4e300]),
+    matrix=np.array([[0.1, 2.0], [3.0, 4.0]]),
+    cube=np.arange(8.0).reshape(2, 2, 2),
+    floats32=np.array([0.1, 3.3], dtype="float32"),
+    integers=np.array([1, 2**62]),
+    booleans=np.array([True, False]),
+    texts=np.array(["a", "b, c", "ö"]),
+    list=[1, 2, 3],
+    nested=[[1.5, 2.0], [3.0, 4.0]],
+    words=["a", "b"],
+    scalar=3.5,
+    word="rose",
+    truth=True,
+    numpy_scalar=np.float64(0.1),
+    object=dict(label=["a", "b"], score=[0.25, 0.5]),
+    objects=[dict(label="a", score=0.25), dict(label="b", score=0.5)],
+    arrays=dict(label=np.array(["a", "b"]), score=np.array([0.25, 0.5])),
+    frame=pd.DataFrame(dict(label=["a", "b"], score=[0.25, 0.5])),
+    series=pd.Series([0.25, 0.5]),
+    dataclass=Answer(["a", "b"], [0.25, 0.5]),
+    pair=Pair(0.25, 0.5),
+    tuple=(1, 2),
+    numbers={{{{3, 1, 2}}}},
+    moments=[datetime.datetime(2024, 5, 1, 10), datetime.datetime(2024, 5, 2)],
+    days=[datetime.date(2024, 5, 1), datetime.date(2024, 5, 2)],
+    decimals=[decimal.Decimal("1.5"), decimal.Decimal("2.25")],
+    ids=[uuid.UUID(int=1), uuid.UUID(int=2)],
+    dates=np.array(["2024-05-01T10:00", "2024-05-02T00:00"], dtype="M8[us]"),
+)
+"""
+RESULTS = RESULTS.replace("{{", "{").replace("}}", "}")
+PLAIN_RESULTS = [
+    "vector", "matrix", "floats32", "integers", "booleans", "texts", "list", "nested", "words",
+    "scalar", "word", "truth", "numpy_scalar", "object", "objects", "arrays", "frame", "series",
+    "dataclass", "pair", "tuple", "numbers", "moments", "days", "decimals", "ids", "dates",
+]  # fmt: skip
+
+
+def json_columns(value: Any) -> dict[str, list[Any]]:
+    """The JSON answer as columns, as the other formats have to have them."""
+    if isinstance(value, list) and isinstance(value[0], dict):
+        return {name: [row[name] for row in value] for name in value[0]}
+    if isinstance(value, dict):
+        return value
+    return {"output": value if isinstance(value, list) else [value]}
+
+
+def flat(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """``name_0``, ``name_1``, … for a column of lists, as CSV has them."""
+    made: dict[str, list[Any]] = {}
+    for name, values in columns.items():
+        if isinstance(values[0], list):
+            made |= {f"{name}_{at}": [row[at] for row in values] for at in range(len(values[0]))}
+        else:
+            made[name] = values
+    return made
+
+
+def read_csv(body: bytes) -> dict[str, list[Any]]:
+    names, *rows = csv.reader(io.StringIO(body.decode(), newline=""))
+    return {name: [cell(row[at]) for row in rows] for at, name in enumerate(names)}
+
+
+def cell(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def read_lines(body: bytes) -> dict[str, list[Any]]:
+    return json_columns([json.loads(line) for line in body.splitlines()])
+
+
+def read_arrow(body: bytes) -> dict[str, list[Any]]:
+    columns = pa.ipc.open_stream(body).read_all().to_pydict()
+    return {
+        name: [each.isoformat() if hasattr(each, "isoformat") else each for each in values]
+        for name, values in columns.items()
+    }
+
+
+@pytest.mark.parametrize("result", PLAIN_RESULTS)
+def test_every_format_holds_the_values_of_the_json_answer(
+    loaded: Callable[..., Loaded], result: str
+):
+    calls = loaded(RESULTS)
+    sent = as_json({"x": result})
+    expected = normal(json_columns(json.loads(answer(calls, sent, JSON))), result)
+    assert normal(read_lines(answer(calls, sent, LINES)), result) == expected
+    assert normal(read_arrow(answer(calls, sent, ARROW)), result) == expected
+    assert normal(read_csv(answer(calls, sent, CSV)), result) in (expected, flat(expected))
+    if len(expected) == 1:
+        array = np.load(io.BytesIO(answer(calls, sent, NPY)), allow_pickle=False)
+        values = array.astype(str) if array.dtype.kind == "M" else array
+        assert normal({"output": values.tolist()}, result) == expected
+    else:
+        with pytest.raises(NotAcceptable, match="application/x-npy holds one array"):
+            answer(calls, sent, NPY)
+
+
+def normal(columns: Mapping[str, list[Any]], result: str) -> dict[str, list[Any]]:
+    """Moments have six digits more in some formats, float32 the digits of float64."""
+    if result == "dates":
+        return {k: [each.removesuffix(".000000") for each in v] for k, v in columns.items()}
+    if result == "floats32":
+        return {k: np.array(v, np.float32).tolist() for k, v in columns.items()}
+    return dict(columns)
+
+
+def answer(calls: Loaded, sent: Sent, accept: str) -> bytes:
+    response = calls(sent, accept=accept)
+    assert (b"content-type", accept.encode()) in response.headers
+    assert isinstance(response.body, bytes)
+    return response.body
+
+
+@pytest.mark.parametrize("path", ["/score", "/v2/models/model/infer"])
+@pytest.mark.parametrize("result", PLAIN_RESULTS)
+def test_v2_holds_the_values_of_the_json_answer(
+    loaded: Callable[..., Loaded], result: str, path: str
+):
+    calls = loaded(RESULTS)
+    expected = json_columns(json.loads(answer(calls, as_json({"x": result}), JSON)))
+    request = tensors({"x": np.array([result], dtype=object)}, id="7")
+    response = json.loads(answer(calls, as_json(request)._replace(path=path), JSON))
+    assert (response["id"], response["model_name"]) == ("7", "model")
+    found = {
+        each["name"]: np.array(each["data"], object).reshape(each["shape"]).tolist()
+        for each in response["outputs"]
+    }
+    assert found == expected
+    binary = {**request, "parameters": {"binary_data_output": True}}
+    parts = calls(as_json(binary)._replace(path=path))
+    assert read_binary(parts) == expected
+
+
+def read_binary(response: ScoringResponse) -> dict[str, Any]:
+    """The binary tensors of a V2 response."""
+    headers, body = dict(response.headers), response.body
+    assert headers[b"content-type"] == OCTETS.encode()
+    assert isinstance(body, bytes)
+    at = int(headers[b"inference-header-content-length"])
+    found: dict[str, Any] = {}
+    for each in json.loads(body[:at])["outputs"]:
+        size = each["parameters"]["binary_data_size"]
+        part, at = body[at : at + size], at + size
+        found[each["name"]] = tensor(part, each["datatype"], each["shape"])
+    assert at == len(body)
+    return found
+
+
+def tensor(part: bytes, datatype: str, shape: list[int]) -> Any:
+    if datatype != "BYTES":
+        [name] = [name for name, each in DATATYPES.items() if each == datatype]
+        values = np.frombuffer(part, name)
+        # As JSON has them: as few digits as tell the float apart.
+        listed = [float(str(v)) for v in values] if datatype == "FP32" else values.tolist()
+        return np.array(listed, object).reshape(shape).tolist()
+    texts, at = [], 0
+    while at < len(part):
+        end = at + 4 + int.from_bytes(part[at : at + 4], "little")
+        texts.append(part[at + 4 : end].decode())
+        at = end
+    return np.array(texts, object).reshape(shape).tolist()
+
+
+def test_no_result_is_an_empty_object_and_no_rows(loaded: Callable[..., Loaded]):
+    calls = loaded(script({"x": "Python(1)"}))
+    assert answer(calls, as_json({"x": 1}), JSON) == b"{}"
+    assert answer(calls, as_json({"x": 1}), LINES) == b""
+    assert answer(calls, as_json({"x": 1}), CSV) == b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("policy", "written"),
+    [("null", b"[null,null]"), ("string", b'["NaN","Infinity"]'), ("raw", b"[NaN,Infinity]")],
+)
+def test_v2_json_has_nan_as_json_has_it(
+    write_script: Callable[[str], Path], policy: str, written: bytes
+):
+    source = f"{HEAD}\n@input_schema('x', Python(1))\ndef run(x):\n    return [np.nan, np.inf]"
+    calls = Loaded(write_script(source), SCORING_NAN=policy)
+    assert answer(calls, as_json({"x": 1}), JSON) == written
+    body = calls(as_v2({"x": np.array([1])})).body
+    assert isinstance(body, bytes)
+    assert b'"data":' + written in body

@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LinearRegression
 
 from scoring_runtime import Settings, build
-from scoring_runtime.azureml import Model, Workspace
 from scoring_runtime.diagnosis import diagnosis
 from scoring_runtime.errors import ModelDamaged, ModelUnusable, ScoringRuntimeError
+from scoring_runtime.registry import register
 from tests.functions_host import FunctionsHost
 from tests.standalone_host import clean_environ, free_port
 
@@ -156,24 +156,25 @@ def two(folder: Path) -> None:
 SCREENS: dict[str, tuple[Break, str]] = {
     "empty pickle": (
         written("model.pkl", b""),
-        "{}/model.pkl cannot be loaded: EOFError: No data left in file. The file was cut short, or "
+        "{}/model.pkl cannot be loaded: EOFError. The file was cut short, or "
         "is of another kind: copy it again.",
     ),
     "truncated pickle": (
         lambda folder: written("model.pkl", pickle.dumps(fitted())[:-40])(folder),
-        "{}/model.pkl cannot be loaded: UnpicklingError: pickle data was truncated. The file is no "
-        "pickle, or was changed: save the model again.",
+        "{}/model.pkl cannot be loaded: UnpicklingError: pickle exhausted before end of frame. The "
+        "file is no pickle, or was changed: save the model again.",
     ),
     "truncated joblib": (cut(0), "{}/model.joblib cannot be loaded: "),
     "truncated compressed joblib": (cut(3), "{}/model.joblib cannot be loaded: "),
     "not a pickle": (
         written("model.pkl", b"a,b\n1,2\n"),
-        "{}/model.pkl cannot be loaded: UnpicklingError: ",
+        "{}/model.pkl cannot be loaded: IndexError: pop from empty list. It starts with "
+        "b'a,b\\n1,2\\n', as no pickle does: copy it again, or save it again.",
     ),
     "a web page": (
         written("model.joblib", b"<!DOCTYPE html><html></html>"),
-        "{}/model.joblib cannot be loaded: UnpicklingError: invalid load key, '<'. The file is no "
-        "pickle, or was changed: save the model again.",
+        "{}/model.joblib cannot be loaded: KeyError: 60. It starts with b'<!DOCTYPE ht', as no "
+        "pickle does: copy it again, or save it again.",
     ),
     "pickle whose module is missing": (
         of_module("modelling_code"),
@@ -185,8 +186,8 @@ SCREENS: dict[str, tuple[Break, str]] = {
         "not there: ",
     ),
     "pickle of a class of the main program": (
-        of_module("__mp_main__"),
-        "{}/model.pkl cannot be loaded: ",
+        written("model.pkl", b"\x80\x02c__main__\nModelOfMine\n)\x81."),
+        "{}/model.pkl cannot be loaded: AttributeError: ",
     ),
     "pickle that raises": (
         pickled(Failing()),
@@ -215,59 +216,73 @@ SCREENS: dict[str, tuple[Break, str]] = {
         "{}/model.pkl: The model, a LinearRegression, was not fitted: call its fit(), then save it "
         "again.",
     ),
-    "empty ONNX": (written("model.onnx", b""), "onnxruntime cannot load {}/model.onnx: "),
+    "empty ONNX": (
+        written("model.onnx", b""),
+        "onnxruntime cannot load {}/model.onnx: No graph was found in the protobuf. The file was "
+        "cut short, or is of another kind: copy it again.",
+    ),
     "ONNX that is text": (
         written("model.onnx", b"hello, I am no model"),
-        "onnxruntime cannot load {}/model.onnx: ",
+        "onnxruntime cannot load {}/model.onnx: Protobuf parsing failed. The file was cut short, "
+        "or is of another kind: copy it again.",
     ),
     "truncated ONNX": (
         in_onnx(identity(), -9),
-        "onnxruntime cannot load {}/model.onnx: 7 : INVALID_PROTOBUF : Load model from "
-        "{}/model.onnx failed:Protobuf parsing failed. The file was cut short, or is of another "
+        "onnxruntime cannot load {}/model.onnx: "
+        "Protobuf parsing failed. The file was cut short, or is of another "
         "kind: copy it again.",
     ),
     "newer opset": (
         in_onnx(identity(opset_imports=[helper.make_opsetid("", 99)])),
-        "onnxruntime cannot load {}/model.onnx: 1 : FAIL : ONNX Runtime only *guarantees* support "
+        "onnxruntime cannot load {}/model.onnx: ONNX Runtime only *guarantees* support "
         "for models stamped with official released onnx opset versions. Opset 99 is under "
         "development",
     ),
     "newer opset of ai.onnx.ml": (
         in_onnx(newer("ai.onnx.ml")),
-        "onnxruntime cannot load {}/model.onnx: 1 : FAIL : ONNX Runtime only *guarantees* support "
+        "onnxruntime cannot load {}/model.onnx: ONNX Runtime only *guarantees* support "
         "for models stamped with official released onnx opset versions. Opset 99 is under "
         "development",
     ),
     "newer IR version": (
         in_onnx(identity(ir_version=99)),
-        "onnxruntime cannot load {}/model.onnx: 1 : FAIL : Unsupported model IR version: 99, max "
+        "onnxruntime cannot load {}/model.onnx: Unsupported model IR version: 99, max "
         "supported IR version: ",
     ),
     "operator that is not there": (
         in_onnx(with_operator("Own")),
-        "onnxruntime cannot load {}/model.onnx: 1 : FAIL : Fatal error: my.ops:Own(-1) is not a "
+        "onnxruntime cannot load {}/model.onnx: Fatal error: my.ops:Own(-1) is not a "
         "registered function/op. It has operators that onnxruntime does not: write an entry script "
         "that registers them.",
     ),
     "external data missing": (
         external(Path.unlink),
-        "onnxruntime cannot load {}/model.onnx: 1 : FAIL : External data path validation failed ",
+        "onnxruntime cannot load {}/model.onnx: External data path validation failed ",
     ),
     "external data cut": (
         external(lambda path: os.truncate(path, 10)),
-        "onnxruntime cannot load {}/model.onnx: 1 : FAIL : ",
+        "onnxruntime cannot load {}/model.onnx: ",
     ),
     "external data outside": (
         external(linked_outside),
-        "onnxruntime cannot load {}/model.onnx: 1 : FAIL : External data path validation failed ",
+        "onnxruntime cannot load {}/model.onnx: External data path validation failed ",
     ),
-    "two models": (two, "{} holds several models: model.onnx, model.pkl. "),
-    "MLmodel without a flavour": (
-        lambda folder: written("MLmodel", b"flavors: {}\n")(folder),
-        "",
+    "two models": (
+        two,
+        "{} holds several models: model.onnx, model.pkl. Without an entry script one is expected: "
+        "leave one there, or register each with scoring-runtime models register.",
+    ),
+    "MLmodel without a loader": (
+        written("MLmodel", b"flavors:\n  python_function:\n    env: conda.yaml\n"),
+        "{}/MLmodel has no flavour python_function with a loader_module (its flavours: "
+        "python_function). Save the model with mlflow.<flavour>.save_model or log_model.",
     ),
 }
 ADVICE = {
+    "pickle of a class of the main program": (
+        "Its class was defined in the notebook or program that saved it: put the class into a "
+        "module of its own, save the model again, and ship that module with it."
+    ),
     "newer opset": "Export it for an older opset, or install a newer onnxruntime.",
     "newer IR version": "Export it for an older opset, or install a newer onnxruntime.",
     "external data missing": (
@@ -363,7 +378,7 @@ def registered(tmp_path: Path, name: str = "line") -> Path:
     source.parent.mkdir(exist_ok=True)
     source.write_bytes(pickle.dumps(fitted()))
     registry = tmp_path / "azureml-models"
-    Model.register(Workspace(registry), model_path=str(source), model_name=name)
+    register(registry, name, source)
     return registry / name / "1"
 
 

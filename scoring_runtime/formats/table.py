@@ -47,6 +47,7 @@ _FORMATS = (
     Format(("application/x-npy",), "npy", "sklearn"),
     Format((ARROW, "application/x-apache-arrow-stream"), "arrow_stream", "arrow"),
 )
+_INFER = Format(("The Open Inference Protocol",), "open_inference", "sklearn")
 BY_TYPE = {kind: each for each in _FORMATS for kind in each.content_types}
 SUPPORTED = (JSON, *(each.content_types[0] for each in _FORMATS))
 _READABLE = (*SUPPORTED, f"{OCTETS} with Inference-Header-Content-Length (V2)")
@@ -182,8 +183,12 @@ def _header_length(value: bytes, body: bytes) -> int:
 
 
 def open_inference() -> Any:
-    """The module of the Open Inference Protocol."""
-    return import_module("scoring_runtime.formats.open_inference")
+    """The module of the Open Inference Protocol.
+
+    Raises:
+        UnsupportedContentType: what it needs is missing.
+    """
+    return codec(_INFER, UnsupportedContentType)
 
 
 def codec(found: Format, error: type[Exception]) -> Any:

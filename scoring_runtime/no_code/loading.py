@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 from .. import manifest
 from ..errors import ModelUnusable
-from ..model_kinds import MLFLOW, ONNX
+from ..model_kinds import MLFLOW, ONNX, candidates
 from ..model_loading import find_model_file, load_pickle, recorded_versions, warn_of_versions
 from ..payloads import Limits, NoCodeModel
 from ..settings import Settings
 from ..telemetry import log
 from .onnx_options import OnnxOptions
+
+# What unpickling raises when it reads another kind of file as a pickle.
+_OF_OTHER_FILES = (KeyError, IndexError, ValueError, AttributeError, UnpicklingError)
+# Pickles of protocol 2 and later, and those that joblib compresses: zlib, gzip, bz2, xz, lzma, lz4.
+_STARTS = (b"\x80", b"x", b"\x1f\x8b", b"BZ", b"\xfd7zXZ", b"]\x00", b"\x04\x22\x4d\x18")
 
 
 def load(folder: Path, settings: Settings, limits: Limits) -> NoCodeModel:
@@ -23,8 +29,27 @@ def load(folder: Path, settings: Settings, limits: Limits) -> NoCodeModel:
         ModelUnusable: no model, several, a package that is missing, or loading it failed.
     """
     manifest.check(folder)
+    several = [str(path.relative_to(folder)) for _, path in candidates(folder)]
+    if len(several) > 1:
+        raise ModelUnusable(
+            f"{folder} holds several models: {', '.join(several)}. Without an entry script one is "
+            "expected: leave one there, or register each with scoring-runtime models register."
+        )
     kind, path = find_model_file(folder)
     log.info("Loading the %s model %s", kind, path)
+    try:
+        return _loaded(kind, path, folder, settings, limits)
+    except ModelUnusable as error:
+        if error.__cause__ is not None or str(path) in str(error):
+            raise
+        raise ModelUnusable(f"{path}: {error}") from error
+    except (Exception, SystemExit) as error:  # unpickling runs code that may do anything
+        said = " ".join(str(error).split())[:500]
+        cause = f"{type(error).__name__}: {said}".rstrip(": .")
+        raise ModelUnusable(f"{path} cannot be loaded: {cause}.") from error
+
+
+def _loaded(kind: str, path: Path, folder: Path, settings: Settings, limits: Limits) -> NoCodeModel:
     options = _onnx_options(settings)
     if kind == MLFLOW:
         from .mlflow_model import load as load_mlflow
@@ -41,9 +66,18 @@ def load(folder: Path, settings: Settings, limits: Limits) -> NoCodeModel:
     try:
         return ScikitLearnModel(load_pickle(path), limits)
     except ModelUnusable as error:
-        if error.__cause__ is not None:
-            raise
-        raise ModelUnusable(f"{path}: {error}") from error
+        if type(error.__cause__) in _OF_OTHER_FILES:
+            raise ModelUnusable(f"{error}{_first_bytes(path)}") from error.__cause__
+        raise
+
+
+def _first_bytes(path: Path) -> str:
+    """What says that a file is no pickle: those of the last 20 years start with 0x80."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    if start.startswith(_STARTS):
+        return ""
+    return f" It starts with {start!r}, as no pickle does: copy it again, or save it again."
 
 
 def _onnx_options(settings: Settings) -> OnnxOptions:

@@ -145,12 +145,9 @@ def _of_rows(content: Rows, signature: Signature) -> tuple[dict[Any, Any], _Cast
     return lists, _as_series
 
 
-def _is_nested(values: Sequence[Any]) -> bool:
-    return any(isinstance(each, list | tuple | np.ndarray) for each in values)
-
-
 def _of_lists(rows: Sequence[Any], names: list[Any], named: bool) -> dict[Any, Any]:
-    rows = rows if _is_nested(rows) else [[each] for each in rows]
+    nested = any(isinstance(each, list | tuple | np.ndarray) for each in rows)
+    rows = rows if nested else [[each] for each in rows]
     for number, row in enumerate(rows):
         width = len(row) if isinstance(row, list | tuple | np.ndarray) else 1
         _check_width(width, names, number, named)
@@ -244,8 +241,8 @@ def _series(values: Any) -> pd.Series:
 
     if isinstance(values, pd.Series):
         return values
-    # A table's own way from arrays to columns: a series would infer other types. Arrays of more
-    # dimensions become lists, as in mlflow, which only columns without a type of their own take.
+    # A table's own way from arrays to columns: a series would infer other types. More dimensions
+    # become lists, as in mlflow, which only columns without a type of their own take.
     return pd.DataFrame({"": values.tolist() if values.ndim > 1 else values})[""]
 
 

@@ -16,7 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ModelUnusable
+from ..errors import ModelUnusable, SchemaMismatch
+from ..formats.mlflow_json import TableRows
+from ..payloads import Columns, Content, Rows, Tensors
+from .mlflow_columns import read_text
 from .mlflow_onnx import OnnxPyfunc
 from .mlflow_signature import Column, Signature, Tensor, brief
 
@@ -71,15 +74,52 @@ def add_code(folder: Path, conf: Mapping[str, Any]) -> None:
         sys.path.insert(0, str(folder / code))
 
 
+def unenforced(content: Content, implied: Signature) -> Any:
+    """What a model without a signature gets: a table stays a table, and arrays stay arrays.
+
+    Raises:
+        SchemaMismatch: rows of different lengths.
+    """
+    import pandas as pd
+
+    if isinstance(content, Tensors):
+        content = _as_implied(content, implied)
+    try:
+        if isinstance(content, Columns) and not content.typed:
+            return read_text(content.columns, None)
+        if isinstance(content, Columns):
+            return pd.DataFrame(content.columns)
+        if isinstance(content, TableRows):
+            return pd.DataFrame(content.values)
+        if isinstance(content, Rows):
+            # mlflow leaves an empty list as it is.
+            return np.asarray(content.values) if len(content.values) else content.values
+        return {name: np.asarray(values) for name, values in content.tensors.items()}
+    except ValueError as error:
+        raise SchemaMismatch(f"The input is no table and no array: {brief(error)}") from error
+
+
+def _as_implied(content: Tensors, implied: Signature) -> Content:
+    """Arrays under the names that the model shows as its inputs are what it means by them."""
+    tensors = content.tensors
+    if implied.named and implied.columns:
+        names = [str(each.name) for each in implied.columns if each.name in tensors]
+        order = dict.fromkeys([*names, *tensors])
+        return Columns({name: np.asarray(tensors[name]).ravel() for name in order})
+    if not implied.named and implied.tensors and len(tensors) == 1:
+        return Rows(next(iter(tensors.values())))
+    return content
+
+
 def _file(folder: Path, conf: Mapping[str, Any]) -> Path:
-    path = folder / str(conf.get("data") or "")
-    if path.is_dir():
-        path = path / str(conf.get("model_path") or "")
-    if path.is_file():
-        return path
+    name = Path(conf.get("data") or "")
+    if (folder / name).is_dir():
+        name = name / (conf.get("model_path") or "")
+    if (folder / name).is_file():
+        return folder / name
     raise ModelUnusable(
-        f"{folder / 'MLmodel'} names the model file {path.relative_to(folder)}, which is not "
-        "there. Copy the whole folder that mlflow wrote."
+        f"{folder / 'MLmodel'} names the model file {name}, which is not there. Copy the whole "
+        "folder that mlflow wrote."
     )
 
 

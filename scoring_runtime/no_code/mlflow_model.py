@@ -21,8 +21,8 @@ from ..formats.mlflow_json import MISSING, TableRows, check_limits, decode
 from ..model_kinds import mlflow_versions
 from ..model_loading import load_mlflow, warn_of_versions
 from ..payloads import Columns, Content, Limits, NoCodeModel, Rows
-from .mlflow_columns import read_text, to_table
-from .mlflow_flavours import Loaded, Predict, load_light
+from .mlflow_columns import to_table
+from .mlflow_flavours import Loaded, Predict, load_light, unenforced
 from .mlflow_signature import Signature, brief, enforce_params, example, read, specs
 from .mlflow_tensors import to_tensors
 
@@ -79,7 +79,7 @@ class MlflowModel:
         self.outputs = specs(signature.outputs or loaded.implied.outputs, "output")
         self.tabular = bool(described.columns)
         self.example: Mapping[str, Any] = _saved_example(folder, mlmodel) or example(described)
-        self._signature = signature
+        self._signature, self._implied = signature, loaded.implied
         self._call = loaded.predict
         self._limits = limits
 
@@ -107,7 +107,7 @@ class MlflowModel:
             return to_table(content, self._signature)
         if self._signature.tensors:
             return to_tensors(content, self._signature, table=isinstance(content, TableRows))
-        return _as_it_is(content)
+        return unenforced(content, self._implied)
 
 
 class _NestedModel(MlflowModel):
@@ -220,25 +220,6 @@ def _flavour(mlmodel: Mapping[str, Any]) -> str:
 # --- data -------------------------------------------------------------------------------------
 
 
-def _as_it_is(content: Content) -> Any:
-    """Without a signature a table stays a table, and arrays stay arrays."""
-    import pandas as pd
-
-    try:
-        if isinstance(content, Columns) and not content.typed:
-            return read_text(content.columns, None)
-        if isinstance(content, Columns):
-            return pd.DataFrame(content.columns)
-        if isinstance(content, TableRows):
-            return pd.DataFrame(content.values)
-        if isinstance(content, Rows):
-            # mlflow leaves an empty list as it is.
-            return np.asarray(content.values) if len(content.values) else content.values
-        return {name: np.asarray(values) for name, values in content.tensors.items()}
-    except ValueError as error:
-        raise SchemaMismatch(f"The input is no table and no array: {brief(error)}") from error
-
-
 def _with_schema(content: Content, schema: Any) -> Any:
     """As mlflow's server converts it (``mlflow/utils/proto_json_utils.py``)."""
     from mlflow.exceptions import MlflowException
@@ -248,7 +229,7 @@ def _with_schema(content: Content, schema: Any) -> Any:
     parse: Any = proto_json_utils.parse_inputs_data
     try:
         if isinstance(content, Columns | TableRows):
-            table = _as_it_is(content)
+            table = unenforced(content, Signature())
             return cast(table, schema) if schema else table
         if isinstance(content, Rows):
             return parse(content.values, schema)

@@ -33,7 +33,9 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
 }
 # Where in its source onnxruntime found the trouble: a file, and a function with its parameters.
-_SOURCE = re.compile(r"\S+\.(?:cc|h):\d+ (?:[^()]*::[^()]*\([^()]*\) )?|^\[ONNXRuntimeError\] : ")
+_SOURCE = re.compile(
+    r"\S+\.(?:cc|h):\d+ (?:[^()]*::[^()]*\([^()]*\) )?|^\[ONNXRuntimeError\] : \d+ : \w+ : "
+)
 _AT_A_NODE = re.compile(r"while running (\S+) node\. .*?Status Message: (?:.*? was false\. )?(.*)")
 _NOT_THE_INPUT = re.compile(r"allocate memory|bad_alloc|out of memory|CUDA|CUDNN|CUBLAS|HIP|ROCM")
 _EXAMPLES: Mapping[str, Any] = {"BOOL": False, "BYTES": "", "FP16": 0.0, "FP32": 0.0, "FP64": 0.0}
@@ -172,13 +174,13 @@ _ADVICE = {
     "not a registered function": (
         "It has operators that onnxruntime does not: write an entry script that registers them."
     ),
-    "(?i)NO_SUCHFILE|No such file": "There is no such file.",
-    "(?i)protobuf": "The file was cut short, or is of another kind: copy it again.",
+    "File doesn't exist": "There is no such file.",
+    "Protobuf|No graph was found": "The file was cut short, or is of another kind: copy it again.",
 }
 
 
 def _why(path: Path, error: Exception) -> str:
-    text = _said(error)
+    text = re.sub(f"^Load model from {re.escape(str(path))} (?:failed:)?", "", _said(error))
     advice = next((each for sign, each in _ADVICE.items() if re.search(sign, text)), "")
     return f"onnxruntime cannot load {path}: {text.rstrip('.')}. {advice}".rstrip()
 

@@ -38,11 +38,8 @@ class ScikitLearnModel:
 
     def __init__(self, estimator: Any, limits: Limits) -> None:
         self.methods = tuple(each for each in METHODS if callable(_attribute(estimator, each)))
-        if "predict" not in self.methods:
-            raise ModelUnusable(
-                f"The model is a {type(estimator).__qualname__}, which has no predict(). Models "
-                "that score without a script have one; for another write an entry script."
-            )
+        if "predict" not in self.methods or isinstance(estimator, type):
+            raise ModelUnusable(_no_model(estimator))
         self._estimator = estimator
         self._limits = limits
         self._calls = {name: getattr(estimator, name) for name in self.methods}
@@ -80,11 +77,19 @@ class ScikitLearnModel:
             raise self._refused(error, given) from error
 
     def _refused(self, error: Exception, given: Any) -> SchemaMismatch:
-        text = " ".join(str(error).split())[:500] or type(error).__name__
-        others = [name for name in self._names if given[name].dtype.kind not in "biuf"]
-        others = [name for name in others if name not in self._known]
-        said = f" No numbers are in: {listed(others)}." if others else ""
-        return SchemaMismatch(f"The model refuses the input: {text.rstrip('.')}.{said}")
+        """What the estimator says, without its advice for who trains it, and where it may be."""
+        said = " ".join(str(error).split()).partition(" For supervised learning")[0][:500]
+        text = f"The model refuses the input: {(said or type(error).__name__).rstrip('.')}."
+        if self._columns:
+            others = [n for n in self._names if given[n].dtype.kind not in "biuf"]
+            others = [name for name in others if name not in self._known]
+            gone = [name for name in self._names if given[name].isna().any()]
+            text += f" No numbers are in: {listed(others)}." if others else ""
+            text += f" Values are missing in: {listed(gone)}." if gone else ""
+        elif np.isnan(given).any():
+            row, place = np.argwhere(np.isnan(given))[0]
+            text += f" The first value that is missing is at [{row}][{place}]."
+        return SchemaMismatch(text)
 
     def _given(self, content: Content) -> Any:
         if not self._columns:
@@ -126,6 +131,18 @@ class ScikitLearnModel:
             return [0.0] * max(1, self._matrix.shape[1])
         empty = {"BYTES": "", "FP64": 0.0, "INT64": 0, "BOOL": False}
         return [self._known.get(s.name, empty[s.datatype]) for s in self._columns]
+
+
+def _no_model(value: Any) -> str:
+    if isinstance(value, type):
+        return (
+            f"The model is the class {value.__qualname__} itself, not an instance of it: call its "
+            "fit(), then save what that gives."
+        )
+    return (
+        f"The model is a {type(value).__qualname__}, which has no predict(). Models that score "
+        "without a script have one; for another write an entry script."
+    )
 
 
 def _starts_with_text(content: Rows) -> bool:

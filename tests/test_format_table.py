@@ -1,0 +1,580 @@
+"""Content types, their other names and parameters, Content-Encoding and limits, for what has a
+schema and for what needs no script; and what is said where a package is missing. About 10 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from scoring_runtime import ScoringRequest, Settings
+from scoring_runtime.errors import (
+    InputTooLarge,
+    SchemaMismatch,
+    UndecodableInput,
+    UnsupportedContentType,
+    UnsupportedMethod,
+)
+from scoring_runtime.formats import table
+from scoring_runtime.messages import Headers
+from scoring_runtime.payloads import Columns, Limits, Rows, Tensors
+from scoring_runtime.runtime import load
+
+LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
+JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
+ARROW = "application/vnd.apache.arrow.stream"
+OCTETS = "application/octet-stream"
+READABLE = (
+    "Supported: application/json, text/csv, application/jsonl, application/x-npy, "
+    "application/vnd.apache.arrow.stream, application/octet-stream with "
+    "Inference-Header-Content-Length (V2)."
+)
+ROWS = [[1.5, 2.0], [3.0, 4.0]]
+
+
+def npy(values: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, np.asarray(values), allow_pickle=False)
+    return out.getvalue()
+
+
+def arrow(**columns: Any) -> bytes:
+    made, out = pa.table(columns), io.BytesIO()
+    with pa.ipc.new_stream(out, made.schema) as stream:
+        stream.write_table(made)
+    return out.getvalue()
+
+
+def infer(values: Any) -> bytes:
+    array = np.asarray(values, float)
+    tensor = {"name": "x", "datatype": "FP64", "shape": array.shape, "data": array.ravel().tolist()}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+def infer_binary(values: Any) -> tuple[bytes, int]:
+    array = np.asarray(values, float)
+    tensor = {"name": "x", "datatype": "FP64", "shape": array.shape}
+    tensor["parameters"] = {"binary_data_size": array.nbytes}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    return head + array.tobytes(), len(head)
+
+
+BODIES = {
+    JSON: json.dumps({"input_data": ROWS}).encode(),
+    CSV: b"1.5,2.0\n3.0,4.0\n",
+    LINES: b"[1.5,2.0]\n[3.0,4.0]\n",
+    NPY: npy(ROWS),
+    ARROW: arrow(a=[1.5, 3.0], b=[2.0, 4.0]),
+}
+NAMES = {
+    JSON: ["application/json", "APPLICATION/JSON", "application/json; charset=utf-8"]
+    + ["application/vnd.own+json", "application/ld+json; charset=utf-8", ""],
+    CSV: ["text/csv", "application/csv", "Text/CSV", "text/csv ; charset=utf-8", "text/csv;"],
+    LINES: ["application/jsonl", "application/x-ndjson", "application/jsonlines"]
+    + ["application/x-ndjson; charset=utf-8"],
+    NPY: ["application/x-npy", "Application/X-NPY", "application/x-npy; own=1"],
+    ARROW: ["application/vnd.apache.arrow.stream", "application/x-apache-arrow-stream"],
+}
+EVERY_NAME = [(kind, name) for kind, names in NAMES.items() for name in names]
+
+
+def request(content_type: str, body: bytes, path: str = "/score", **lines: str) -> ScoringRequest:
+    named = {"content-type": content_type, **lines}
+    headers: Headers = [
+        (name.replace("_", "-").encode(), value.encode("latin-1"))
+        for name, value in named.items()
+        if value
+    ]
+    return ScoringRequest(body, headers, path=path)
+
+
+def read(
+    content_type: str, body: bytes, limits: Limits = LIMITS, path: str = "/score", **lines: str
+) -> table.Asked:
+    return table.read(request(content_type, body, path, **lines), limits)
+
+
+def rows_of(asked: table.Asked) -> list[list[float]]:
+    """The values, whether they have names or not."""
+    content = asked.content
+    if isinstance(content, Rows):
+        values: list[list[float]] = np.asarray(content.values).tolist()
+        return values
+    if isinstance(content, Tensors):
+        [tensor] = content.tensors.values()
+        return rows_of(table.Asked(Rows(tensor)))
+    return np.column_stack([np.asarray(v, float) for v in content.columns.values()]).tolist()
+
+
+# --- content types --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY_NAME)
+def test_each_content_type_is_read_by_each_of_its_names(kind: str, name: str):
+    assert rows_of(read(name, BODIES[kind])) == ROWS
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "GZIP", "identity, gzip"])
+def test_each_content_type_may_be_compressed(kind: str, encoding: str):
+    packed = zlib.compress(BODIES[kind]) if encoding == "deflate" else gzip.compress(BODIES[kind])
+    assert rows_of(read(kind, packed, content_encoding=encoding)) == ROWS
+
+
+def test_v2_is_known_by_its_form_its_path_and_its_header():
+    binary, length = infer_binary(ROWS)
+    said = {"inference_header_content_length": str(length)}
+    v2 = "/v2/models/m/infer"
+    for asked in (
+        read(JSON, infer(ROWS)),
+        read("", infer(ROWS)),
+        read(JSON, infer(ROWS), path=v2),
+        read("text/plain", infer(ROWS), path=v2),
+        read(OCTETS, binary, **said),
+        read(OCTETS, binary, path=v2, **said),
+        read("", binary, **said),
+        read(JSON, binary, **said),
+        read(OCTETS, gzip.compress(binary), content_encoding="gzip", **said),
+        read(JSON, gzip.compress(infer(ROWS)), content_encoding="gzip"),
+    ):
+        assert rows_of(asked) == ROWS
+        assert asked.infer is not None
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_an_empty_body_is_said_to_be_empty(kind: str):
+    with pytest.raises(UndecodableInput, match="empty"):
+        read(kind, b"")
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_what_is_not_in_its_content_type_is_the_client_s_fault(kind: str):
+    other = {JSON: b"1.5,2.0\n", CSV: b'"a', LINES: b"a,b\n", NPY: b"[1]", ARROW: b"[1]"}[kind]
+    with pytest.raises(UndecodableInput):
+        read(kind, other)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "shown"),
+    [
+        ("text/plain", "Content-Type text/plain cannot be read."),
+        ("image/png", "Content-Type image/png cannot be read."),
+        ("application/octet-stream", "Content-Type application/octet-stream cannot be read."),
+        ("application/xml; charset=utf-8", "Content-Type application/xml; charset=utf-8 cannot"),
+        ("text/json", "Content-Type text/json cannot be read."),
+        ("json", "Content-Type json cannot be read."),
+        ("x" * 500, f"Content-Type {'x' * 100} cannot be read."),
+        ("application/x-protobuf", "Content-Type application/x-protobuf cannot be read."),
+        (
+            "application/x-www-form-urlencoded",
+            "Content-Type application/x-www-form-urlencoded cannot be read (curl sends it unless "
+            "told otherwise: add -H 'Content-Type: application/json').",
+        ),
+    ],
+)
+def test_another_content_type_is_refused_with_the_list(content_type: str, shown: str):
+    with pytest.raises(UnsupportedContentType) as raised:
+        read(content_type, b"1,2\n")
+    assert str(raised.value).startswith(shown)
+    assert str(raised.value).endswith(READABLE)
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_another_encoding_is_refused_with_the_list(kind: str):
+    with pytest.raises(UnsupportedContentType) as raised:
+        read(kind, BODIES[kind], content_encoding="br")
+    assert str(raised.value) == (
+        "Content-Encoding br cannot be read. Allowed: gzip, deflate, identity."
+    )
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_what_is_not_compressed_as_it_says_is_refused(kind: str):
+    with pytest.raises(UndecodableInput, match="^Content-Encoding is gzip but the body is not"):
+        read(kind, BODIES[kind], content_encoding="gzip")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
+def test_inputs_are_posted(method: str):
+    with pytest.raises(UnsupportedMethod, match=r"^Send the input with POST\.$"):
+        table.read(request(CSV, BODIES[CSV])._replace(method=method), LIMITS)
+
+
+@pytest.mark.parametrize("length", ["-1", "1.5", "ten", "1000", "9" * 40, " 1", "0x1"])
+def test_a_wrong_length_of_the_v2_header_is_refused(length: str):
+    binary, _ = infer_binary(ROWS)
+    with pytest.raises(UndecodableInput) as raised:
+        read(OCTETS, binary, inference_header_content_length=length)
+    assert str(raised.value) == (
+        f"Inference-Header-Content-Length is {length!r}; expected is the length in bytes of the "
+        f"JSON part of a body of {len(binary)}."
+    )
+
+
+# --- parameters of CSV ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("text/csv", Rows([[1.0, 2.0], [3.0, 4.0]])),
+        ("text/csv; header=absent", Rows([[1.0, 2.0], [3.0, 4.0]])),
+        ("text/csv; header=present", Columns({"1": ["3"], "2": ["4"]}, typed=False)),
+        ("text/csv;HEADER=PRESENT", Columns({"1": ["3"], "2": ["4"]}, typed=False)),
+        ('text/csv; header="present"', Columns({"1": ["3"], "2": ["4"]}, typed=False)),
+        ("text/csv; charset=utf-8; header=present", Columns({"1": ["3"], "2": ["4"]}, False)),
+        ("text/csv; header=maybe", Rows([[1.0, 2.0], [3.0, 4.0]])),
+        ("application/csv; header=present", Columns({"1": ["3"], "2": ["4"]}, typed=False)),
+    ],
+)
+def test_the_header_parameter_decides(content_type: str, expected: Rows | Columns):
+    content = read(content_type, b"1,2\n3,4\n").content
+    if isinstance(content, Rows):
+        content = Rows(content.values.tolist())
+    assert content == expected
+
+
+def test_without_the_parameter_the_names_of_columns_decide():
+    body = b"1,2\n3,4\n"
+    found = table.read(request(CSV, body), LIMITS, names=frozenset({"1", "2"})).content
+    assert found == Columns({"1": ["3"], "2": ["4"]}, typed=False)
+    found = table.read(request(CSV, body), LIMITS, csv_header=True).content
+    assert found == Columns({"1": ["3"], "2": ["4"]}, typed=False)
+
+
+@pytest.mark.parametrize(
+    ("charset", "codec"),
+    [
+        ("", "utf-8"),
+        ("utf-8", "utf-8-sig"),
+        ("UTF-8", "utf-8"),
+        ('"utf-8"', "utf-8"),
+        ("latin-1", "latin-1"),
+        ("iso-8859-1", "latin-1"),
+        ("windows-1252", "windows-1252"),
+        ("utf-16", "utf-16"),
+    ],
+)
+def test_csv_in_other_charsets(charset: str, codec: str):
+    said = f"text/csv; header=present; charset={charset}" if charset else "text/csv; header=present"
+    content = read(said, "näme\nÄöü\n".encode(codec)).content
+    assert content == Columns({"näme": ["Äöü"]}, typed=False)
+
+
+@pytest.mark.parametrize("charset", ["klingon", "base64", "zlib", "idna"])
+def test_a_charset_that_is_none_is_refused(charset: str):
+    with pytest.raises(UndecodableInput, match=f"^The charset '{charset}' of the CSV body is not"):
+        read(f"text/csv; charset={charset}", b"a\n1\n")
+
+
+def test_csv_that_is_not_in_its_charset_is_refused():
+    with pytest.raises(UndecodableInput, match="utf-8"):
+        read("text/csv; charset=utf-8", "näme\nx\n".encode("latin-1"))
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+SIX = [[1.5, 2.5], [3.5, 4.5], [5.5, 6.5]]
+
+
+def six(kind: str) -> tuple[str, bytes, dict[str, str]]:
+    """Three rows of two values in every form."""
+    binary, length = infer_binary(SIX)
+    columns = {"columns": ["a", "b"], "data": SIX}
+    return {
+        "JSON rows": (JSON, json.dumps({"instances": SIX}).encode(), {}),
+        "JSON input_data": (JSON, json.dumps({"input_data": SIX}).encode(), {}),
+        "JSON inputs by name": (JSON, json.dumps({"inputs": {"x": SIX}}).encode(), {}),
+        "JSON table": (JSON, json.dumps({"dataframe_split": columns}).encode(), {}),
+        "CSV": (CSV, b"1.5,2.5\n3.5,4.5\n5.5,6.5\n", {}),
+        "CSV with a header": (CSV, b"a,b\n1.5,2.5\n3.5,4.5\n5.5,6.5\n", {}),
+        "JSON Lines": (LINES, b"[1.5,2.5]\n[3.5,4.5]\n[5.5,6.5]\n", {}),
+        "npy": (NPY, npy(SIX), {}),
+        "Arrow": (ARROW, arrow(a=[1.5, 3.5, 5.5], b=[2.5, 4.5, 6.5]), {}),
+        "V2": (JSON, infer(SIX), {}),
+        "V2 binary": (OCTETS, binary, {"inference_header_content_length": str(length)}),
+    }[kind]
+
+
+FORMS = [
+    "JSON rows", "JSON input_data", "JSON inputs by name", "JSON table", "CSV",
+    "CSV with a header", "JSON Lines", "npy", "Arrow", "V2", "V2 binary",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_just_as_much_as_allowed_is_read(form: str):
+    kind, body, lines = six(form)
+    assert rows_of(read(kind, body, Limits(3, 6, 100_000), **lines)) == SIX
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_more_rows_than_allowed_name_the_setting(form: str):
+    kind, body, lines = six(form)
+    with pytest.raises(InputTooLarge, match="SCORING_MAX_ROWS"):
+        read(kind, body, Limits(2, 100, 100_000), **lines)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_more_values_than_allowed_name_the_setting(form: str):
+    kind, body, lines = six(form)
+    with pytest.raises(InputTooLarge, match="SCORING_MAX_VALUES"):
+        read(kind, body, Limits(100, 5, 100_000), **lines)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_more_bytes_than_allowed_once_decompressed_name_the_setting(form: str):
+    kind, body, lines = six(form)
+    lines = {**lines, "content_encoding": "gzip"}
+    assert rows_of(read(kind, gzip.compress(body), Limits(3, 6, len(body)), **lines)) == SIX
+    with pytest.raises(InputTooLarge) as raised:
+        read(kind, gzip.compress(body), Limits(3, 6, len(body) - 1), **lines)
+    assert str(raised.value) == (
+        f"The body is larger than {len(body) - 1} bytes once decompressed (SCORING_MAX_BODY_BYTES)."
+    )
+
+
+@pytest.mark.parametrize("kind", [*BODIES, "V2"])
+def test_a_bomb_ends_at_the_limit(kind: str):
+    bomb = gzip.compress(bytes(50_000_000))
+    with pytest.raises(InputTooLarge, match="SCORING_MAX_BODY_BYTES"):
+        read(JSON if kind == "V2" else kind, bomb, Limits(9, 9, 1_000_000), content_encoding="gzip")
+
+
+def test_json_of_many_values_is_refused_before_it_is_parsed():
+    """Not even whether it is JSON is looked at."""
+    with pytest.raises(InputTooLarge) as raised:
+        read(JSON, b"," * (1024 * 1024 + 1), Limits(10, 1000, 10_000_000))
+    assert str(raised.value) == (
+        "The body holds about 1048578 values; at most 1000 are scored at once (SCORING_MAX_VALUES)."
+    )
+
+
+@pytest.mark.parametrize("opening", [b"[", b"{", b'{"":'])
+def test_json_of_many_lists_is_refused_before_it_is_parsed(opening: bytes):
+    body = opening * (1024 * 1024 + 1)
+    with pytest.raises(InputTooLarge, match=r"about 92 MB .* SCORING_MAX_BODY_BYTES \(5000000\)"):
+        read(JSON, body, Limits(10, 10**9, 5_000_000))
+
+
+def test_small_json_is_not_counted():
+    assert rows_of(read(JSON, json.dumps({"instances": SIX}).encode() + b" " * 2_000_000)) == SIX
+
+
+def test_json_nested_too_deeply_is_refused():
+    with pytest.raises(UndecodableInput, match=r"^The body is JSON that is nested too deeply\.$"):
+        read(JSON, b"[" * 200_000)
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "message"),
+    [
+        (b"1", UndecodableInput, "The body is neither a JSON object nor a list of rows."),
+        (b'"a"', UndecodableInput, "The body is neither a JSON object nor a list of rows."),
+        (b"null", UndecodableInput, "The body is neither a JSON object nor a list of rows."),
+        (b'{"instances": [[1]], "method": 1}', SchemaMismatch, "method is 1; expected is a name"),
+        (b'{"own": 1}', UndecodableInput, "with exactly one of dataframe_split, dataframe_records"),
+        (b"\xff", UndecodableInput, "The body could not be decoded as JSON"),
+        (b"{", UndecodableInput, "The body could not be decoded as JSON"),
+    ],
+)
+def test_other_json_is_refused(body: bytes, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        read(JSON, body)
+
+
+def test_a_list_is_rows_and_an_object_says_what_it_holds():
+    assert read(JSON, b"[[1, 2]]").content == Rows([[1, 2]])
+    asked = read(JSON, b'{"instances": [[1]], "params": {"a": 2}, "method": "m"}')
+    assert (asked.params, asked.method, asked.predictions) == ({"a": 2}, "m", True)
+    assert read(JSON, b'{"input_data": [[1]]}').predictions is False
+    assert np.isnan(read(JSON, b"[[NaN]]").content[0][0][0])
+
+
+def test_what_is_known_without_being_installed():
+    known = [name.encode() for _, name in EVERY_NAME if name]
+    assert [name for name in known if not table.is_known(name)] == []
+    assert not table.is_known(b"")
+    assert not table.is_known(b"text/plain")
+
+
+# --- scripts with a schema ------------------------------------------------------------------------
+
+SCRIPT = """
+    from inference_schema.parameter_types.standard_py_parameter_type import (
+        StandardPythonParameterType,
+    )
+    from inference_schema.schema_decorators import input_schema
+
+    def init():
+        pass
+
+    @input_schema("rows", StandardPythonParameterType([[1.0]]))
+    def run(rows):
+        return rows
+"""
+
+
+@pytest.fixture
+def score(write_script: Callable[[str], Path]) -> Callable[[ScoringRequest], bytes]:
+    """The body of a script's answer, which is the rows it was given."""
+    script = write_script(SCRIPT)
+    environ = {"AZUREML_ENTRY_SCRIPT": str(script), "AML_APP_ROOT": str(script.parent)}
+    with asyncio.Runner() as runner:
+        invocation = load(Settings.from_environ(environ), runner)
+
+    def body(request: ScoringRequest) -> bytes:
+        found = invocation(request).body
+        assert isinstance(found, bytes)
+        return found
+
+    return body
+
+
+@pytest.mark.parametrize(("kind", "name"), [each for each in EVERY_NAME if each[1]])
+def test_a_script_takes_each_content_type_by_each_name(score, kind: str, name: str):
+    body = BODIES[kind]
+    assert json.loads(score(request(name, body))) == ROWS
+    packed = gzip.compress(body)
+    assert json.loads(score(request(name, packed, content_encoding="gzip"))) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("content_type", "message"),
+    [
+        ("", f"Expects Content-Type to be application/json. {READABLE}"),
+        (
+            "text/plain",
+            "Expects Content-Type to be application/json. Content-Type text/plain cannot be read. "
+            f"{READABLE}",
+        ),
+        (
+            "application/x-www-form-urlencoded",
+            "Expects Content-Type to be application/json. Content-Type "
+            "application/x-www-form-urlencoded cannot be read (curl sends it unless told "
+            f"otherwise: add -H 'Content-Type: application/json'). {READABLE}",
+        ),
+    ],
+)
+def test_a_script_refuses_others_with_the_words_that_clients_know(
+    score, content_type: str, message: str
+):
+    with pytest.raises(UnsupportedContentType) as raised:
+        score(request(content_type, b"1,2\n"))
+    assert str(raised.value) == message
+
+
+def test_a_script_s_csv_in_another_encoding_is_not_blamed_on_its_type(score):
+    with pytest.raises(UnsupportedContentType) as raised:
+        score(request(CSV, b"1,2\n", content_encoding="br"))
+    assert str(raised.value) == (
+        "Content-Encoding br cannot be read. Allowed: gzip, deflate, identity."
+    )
+
+
+# --- missing packages -----------------------------------------------------------------------------
+
+WITHOUT = """
+import asyncio, sys
+
+missing, script = sys.argv[1].split(","), sys.argv[2]
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in missing:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+
+from scoring_runtime import ScoringRequest, Settings
+from scoring_runtime.errors import ScoringRuntimeError
+from scoring_runtime.runtime import load
+
+settings = Settings.from_environ({"AZUREML_ENTRY_SCRIPT": script})
+with asyncio.Runner() as runner:
+    invocation = load(settings, runner)
+
+def score(body, content_type, accept=""):
+    headers = [(b"content-type", content_type.encode())]
+    headers += [(b"accept", accept.encode())] if accept else []
+    try:
+        return invocation(ScoringRequest(body, headers)).body
+    except ScoringRuntimeError as error:
+        return f"{type(error).__name__}: {error}"
+
+for each in sys.argv[3:]:
+    kind, accept = each.split("|")
+    body = {
+        "json": b'{"rows": [[1.0, 2.0]]}',
+        "other": b'{"input_data": [[1.0, 2.0]]}',
+        "v2": b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 1], "data": [1]}]}',
+    }.get(kind, b"[1.0,2.0]")
+    names = {"json": "application/json", "other": "application/json", "v2": "application/json"}
+    print(score(body, names.get(kind, kind), accept))
+"""
+
+
+def without(packages: str, script: Path, *asked: str) -> list[str]:
+    """What a script answers where packages cannot be imported."""
+    command = [sys.executable, "-W", "error", "-c", WITHOUT, packages, str(script), *asked]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=script.parent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_without_pyarrow_arrow_says_what_to_install_and_the_rest_works(
+    write_script: Callable[[str], Path],
+):
+    needed = (
+        "application/vnd.apache.arrow.stream needs pyarrow, which is not installed here: pip "
+        "install 'scoring-runtime[arrow]'."
+    )
+    assert without(
+        "pyarrow", write_script(SCRIPT), f"{ARROW}|", f"json|{ARROW}", "json|", f"{LINES}|{CSV}"
+    ) == [
+        f"UnsupportedContentType: {needed}",
+        f"NotAcceptable: {needed}",
+        "b'[[1.0,2.0]]'",
+        r"b'output_0,output_1\r\n1.0,2.0\r\n'",
+    ]
+
+
+def test_without_numpy_a_script_that_needs_none_scores_json(
+    write_script: Callable[[str], Path],
+):
+    """inference-schema needs it for its array types only."""
+
+    def needed(kind: str) -> str:
+        extra = "arrow" if kind == ARROW else "sklearn"
+        return f"{kind} needs numpy, which is not installed here: pip install 'scoring-runtime[{extra}]'."
+
+    kinds = [CSV, LINES, NPY]
+    assert without(
+        "numpy,pandas,pyarrow",
+        write_script(SCRIPT),
+        "json|",
+        "json|application/json, */*",
+        "other|",
+        *(f"{kind}|" for kind in kinds),
+        *(f"json|{kind}" for kind in kinds),
+        "v2|",
+    ) == [
+        "b'[[1.0,2.0]]'",
+        "b'[[1.0,2.0]]'",
+        "b'[[1.0,2.0]]'",
+        *(f"UnsupportedContentType: {needed(kind)}" for kind in kinds),
+        *(f"NotAcceptable: {needed(kind)}" for kind in kinds),
+        f"UnsupportedContentType: {needed('The Open Inference Protocol')}",
+    ]
