@@ -8,6 +8,7 @@ refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from .payloads import NUMPY_TYPES, Limits, Spec
 
 _SHOWN = 10
 _LONGEST = 40
+_HALF = re.compile("[\ud800-\udfff]")  # of a character: JSON may hold one alone, UTF-8 may not
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 _CANNOT = (ValueError, TypeError, OverflowError)
 _WIDEST = {"I": "int64", "U": "uint64", "F": "float64", "B": "bool"}
@@ -109,8 +111,8 @@ def _text(value: Any, typed: bool) -> str:
         return value.decode()
     if not isinstance(value, str):
         raise TypeError
-    if not value.isascii():
-        value.encode()
+    if not value.isascii() and _HALF.search(value):
+        raise ValueError
     return value
 
 
@@ -297,13 +299,8 @@ def short(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list | dict):
         return f"a list of {len(value)}" if isinstance(value, list) else "an object"
-    if isinstance(value, str) and _is_broken(value):
+    if isinstance(value, str) and _HALF.search(value):
         return "text with half a character, which is no Unicode"
     text = repr(value[:_LONGEST] if isinstance(value, str | bytes) else value)
     kind = "text " if isinstance(value, str) else ""
     return kind + (text if len(text) <= _LONGEST + 2 else text[:_LONGEST] + "…")
-
-
-def _is_broken(text: str) -> bool:
-    """Whether there is a surrogate in it without the other: JSON may hold one, UTF-8 may not."""
-    return any("\ud800" <= each <= "\udfff" for each in text)

@@ -139,6 +139,8 @@ def _export(settings: Settings) -> None:
         ),
         "AML_APP_INSIGHTS_ENABLED": "true" if settings.app_insights_active else "false",
     }
+    # It would tell its makers of each start.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.update({name: value for name, value in exported.items() if value})
 
 

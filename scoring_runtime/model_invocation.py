@@ -19,6 +19,9 @@ from .settings import Settings
 from .telemetry import log, request_id
 
 
+_NUMBERS = ("b", "i", "u", "f")
+
+
 def limits_of(settings: Settings) -> Limits:
     """How much one request may hold."""
     return Limits(settings.max_rows, settings.max_values, settings.max_body_bytes)
@@ -124,7 +127,18 @@ def _outputs(wanted: list[str], there: Sequence[str]) -> list[str]:
 def _as_mlflow(encode: Encode) -> Encode:
     from .formats.mlflow_answers import to_json_ready
 
-    return lambda result: encode(to_json_ready(result))
+    def encoded(result: Any) -> bytes:
+        bare = result["predictions"] if _is_predictions(result) else result
+        dtype = getattr(bare, "dtype", None)
+        if getattr(dtype, "kind", "") in _NUMBERS and hasattr(bare, "ndim"):
+            return encode(result)  # written as mlflow writes it, and quicker
+        return encode(to_json_ready(result))
+
+    return encoded
+
+
+def _is_predictions(result: Any) -> bool:
+    return isinstance(result, dict) and list(result) == ["predictions"]
 
 
 def _from_query(query: bytes) -> str:

@@ -56,7 +56,7 @@ class Settings:
     separate_health_endpoint: bool = _setting("SEPERATE_HEALTH_ENDPOINT", False, kinds.exactly_true, "true (this spelling) or anything else", "Listen on `HEALTH_PORT` too.")
     worker_count: int = _setting("WORKER_COUNT", 1, kinds.integer(1), "a whole number from 1", "Processes of the standalone host; each loads the model.")
     worker_timeout: float = _setting("WORKER_TIMEOUT", 300.0, kinds.seconds, "seconds, 0 for none", "Upper bound of one `run()` in the standalone host; `SCORING_TIMEOUT_MS` may be lower.")
-    worker_preload: bool = _setting("WORKER_PRELOAD", False, kinds.true_in_any_case, "true or anything else", "Run `init()` once, before the worker processes are forked.")
+    worker_preload: bool = _setting("WORKER_PRELOAD", False, kinds.true_in_any_case, "true or anything else", "Run `init()` once, before the worker processes are forked. Models without a script are loaded by each.")
     shutdown_seconds: float = _setting("SCORING_SHUTDOWN_SECONDS", 30.0, kinds.seconds, "seconds", "How long SIGTERM waits for what is in flight.")
 
     scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, kinds.integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included.")

@@ -79,14 +79,18 @@ BODIES = {
     ARROW: arrow(a=[1.5, 3.0], b=[2.0, 4.0]),
 }
 NAMES = {
-    JSON: ["application/json", "APPLICATION/JSON", "application/json; charset=utf-8"]
-    + ["application/vnd.own+json", "application/ld+json; charset=utf-8", ""],
+    JSON: [
+        "application/json", "APPLICATION/JSON", "application/json; charset=utf-8",
+        "application/vnd.own+json", "application/ld+json; charset=utf-8", "",
+    ],
     CSV: ["text/csv", "application/csv", "Text/CSV", "text/csv ; charset=utf-8", "text/csv;"],
-    LINES: ["application/jsonl", "application/x-ndjson", "application/jsonlines"]
-    + ["application/x-ndjson; charset=utf-8"],
+    LINES: [
+        "application/jsonl", "application/x-ndjson", "application/jsonlines",
+        "application/x-ndjson; charset=utf-8",
+    ],
     NPY: ["application/x-npy", "Application/X-NPY", "application/x-npy; own=1"],
     ARROW: ["application/vnd.apache.arrow.stream", "application/x-apache-arrow-stream"],
-}
+}  # fmt: skip
 EVERY_NAME = [(kind, name) for kind, names in NAMES.items() for name in names]
 
 
@@ -101,7 +105,7 @@ def request(content_type: str, body: bytes, path: str = "/score", **lines: str) 
 
 
 def read(
-    content_type: str, body: bytes, limits: Limits = LIMITS, path: str = "/score", **lines: str
+    content_type: str, body: bytes, limits: Limits = LIMITS, *, path: str = "/score", **lines: str
 ) -> table.Asked:
     return table.read(request(content_type, body, path, **lines), limits)
 
@@ -135,18 +139,22 @@ def test_each_content_type_may_be_compressed(kind: str, encoding: str):
 
 def test_v2_is_known_by_its_form_its_path_and_its_header():
     binary, length = infer_binary(ROWS)
-    said = {"inference_header_content_length": str(length)}
-    v2 = "/v2/models/m/infer"
+    v2, size = "/v2/models/m/infer", str(length)
     for asked in (
         read(JSON, infer(ROWS)),
         read("", infer(ROWS)),
         read(JSON, infer(ROWS), path=v2),
         read("text/plain", infer(ROWS), path=v2),
-        read(OCTETS, binary, **said),
-        read(OCTETS, binary, path=v2, **said),
-        read("", binary, **said),
-        read(JSON, binary, **said),
-        read(OCTETS, gzip.compress(binary), content_encoding="gzip", **said),
+        read(OCTETS, binary, inference_header_content_length=size),
+        read(OCTETS, binary, path=v2, inference_header_content_length=size),
+        read("", binary, inference_header_content_length=size),
+        read(JSON, binary, inference_header_content_length=size),
+        read(
+            OCTETS,
+            gzip.compress(binary),
+            content_encoding="gzip",
+            inference_header_content_length=size,
+        ),
         read(JSON, gzip.compress(infer(ROWS)), content_encoding="gzip"),
     ):
         assert rows_of(asked) == ROWS
@@ -202,7 +210,9 @@ def test_another_encoding_is_refused_with_the_list(kind: str):
 
 @pytest.mark.parametrize("kind", BODIES)
 def test_what_is_not_compressed_as_it_says_is_refused(kind: str):
-    with pytest.raises(UndecodableInput, match="^Content-Encoding is gzip but the body is not"):
+    with pytest.raises(
+        UndecodableInput, match=r"^Content-Encoding is gzip but the body is not.*\.$"
+    ):
         read(kind, BODIES[kind], content_encoding="gzip")
 
 
@@ -338,7 +348,7 @@ def test_more_values_than_allowed_name_the_setting(form: str):
 def test_more_bytes_than_allowed_once_decompressed_name_the_setting(form: str):
     kind, body, lines = six(form)
     lines = {**lines, "content_encoding": "gzip"}
-    assert rows_of(read(kind, gzip.compress(body), Limits(3, 6, len(body)), **lines)) == SIX
+    assert rows_of(read(kind, gzip.compress(body), Limits(3, 6, 100_000), **lines)) == SIX
     with pytest.raises(InputTooLarge) as raised:
         read(kind, gzip.compress(body), Limits(3, 6, len(body) - 1), **lines)
     assert str(raised.value) == (
@@ -400,7 +410,7 @@ def test_a_list_is_rows_and_an_object_says_what_it_holds():
     asked = read(JSON, b'{"instances": [[1]], "params": {"a": 2}, "method": "m"}')
     assert (asked.params, asked.method, asked.predictions) == ({"a": 2}, "m", True)
     assert read(JSON, b'{"input_data": [[1]]}').predictions is False
-    assert np.isnan(read(JSON, b"[[NaN]]").content[0][0][0])
+    assert repr(read(JSON, b"[[NaN]]").content) == "Rows(values=[[nan]])"
 
 
 def test_what_is_known_without_being_installed():
@@ -558,7 +568,10 @@ def test_without_numpy_a_script_that_needs_none_scores_json(
 
     def needed(kind: str) -> str:
         extra = "arrow" if kind == ARROW else "sklearn"
-        return f"{kind} needs numpy, which is not installed here: pip install 'scoring-runtime[{extra}]'."
+        return (
+            f"{kind} needs numpy, which is not installed here: pip install "
+            f"'scoring-runtime[{extra}]'."
+        )
 
     kinds = [CSV, LINES, NPY]
     assert without(

@@ -346,6 +346,15 @@ def test_tensors_without_rows_are_refused_as_by_mlflow(name: str, kind: str) -> 
         ours(decode({kind: []})[0], UNNAMED[name])
 
 
+@pytest.mark.parametrize("values", [["x", 1, None], [[1, 2], [3, 4]]], ids=["flat", "pairs"])
+def test_a_tensor_of_objects_takes_any_array(values: Any) -> None:
+    """Of any shape, as with mlflow."""
+    schema = Schema([tensor("object", -1)])
+    wanted = their_answer({"inputs": values}, schema)
+    assert wanted.tolist() == values
+    assert_same(our_answer({"inputs": values}, schema), wanted, values)
+
+
 # --- text, as from CSV ----------------------------------------------------------------------------
 
 CSV = {

@@ -103,7 +103,9 @@ class Ways:
             "BLOB_OUTPUT_PATH": f"{self.output}/{{model}}/{{blobname}}_out.json",
             "BLOB_POLL_SECONDS": "0.1-0.2",
         }
-        self.standalone = stack.enter_context(ModelHost(registry, environ=environ))
+        self.standalone = ModelHost(registry, environ=environ)
+        self.standalone.start()
+        stack.callback(self.standalone.stop)
         queues = {
             "SERVICEBUS_INPUT_QUEUE": "input-functions",
             "SERVICEBUS_OUTPUT_QUEUE": "output-functions",
@@ -113,6 +115,7 @@ class Ways:
         self.receiver = stack.enter_context(
             stack.enter_context(client).get_queue_receiver("input-functions")
         )
+        self.standalone.wait_ready()
 
     def blob(self, name: str, metadata: Mapping[str, str]) -> tuple[str, Any]:
         """The document that the standalone host makes of a blob: ``out`` or ``error``, JSON."""

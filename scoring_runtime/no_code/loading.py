@@ -55,7 +55,7 @@ def _loaded(kind: str, path: Path, folder: Path, settings: Settings, limits: Lim
         from .mlflow_model import load as load_mlflow
         from .onnx import session_options
 
-        return load_mlflow(path, onnx_options=partial(session_options, options))
+        return load_mlflow(path, limits=limits, onnx_options=partial(session_options, options))
     warn_of_versions(path, recorded_versions(folder, kind, path))
     if kind == ONNX:
         from .onnx import OnnxModel

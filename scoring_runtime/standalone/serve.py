@@ -12,6 +12,7 @@ from ..diagnosis import diagnosis
 from ..errors import ConfigurationError, StartError
 from ..invocation import Invocation
 from ..runtime import load
+from ..served import served
 from ..settings import Settings
 from ..telemetry import log
 from . import triggers
@@ -39,8 +40,7 @@ def run(settings: Settings) -> int:
     try:
         _attach_debugger(settings.debug_port)
         if settings.worker_preload:
-            with asyncio.Runner() as runner:
-                preloaded = load(settings, runner)
+            preloaded = _preloaded(settings)
     except StartError as error:
         return _say_why(error, settings)
     if settings.worker_count == 1:
@@ -50,6 +50,17 @@ def run(settings: Settings) -> int:
         return Worker(settings, sockets, preloaded, supervision).run()
 
     return Supervisor(settings.worker_count, sockets, work).run()
+
+
+def _preloaded(settings: Settings) -> Invocation | None:
+    """The entry script, loaded; models without one are not, as onnxruntime's threads do not
+    survive a fork."""
+    [model, *_] = served(settings)
+    if model.folder is not None:
+        log.info("WORKER_PRELOAD is for entry scripts: each worker loads the models itself.")
+        return None
+    with asyncio.Runner() as runner:
+        return load(settings, runner, model[:2])
 
 
 def _with_shorter_timeout(settings: Settings) -> Settings:
