@@ -18,7 +18,6 @@ from .results import encoder
 from .settings import Settings
 from .telemetry import log, request_id
 
-
 _NUMBERS = ("b", "i", "u", "f")
 
 

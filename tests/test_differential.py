@@ -697,8 +697,9 @@ DIFFERENCES = {
         lambda e: e.peer.headers["access-control-allow-private-network"] == ["false"],
     ),
     "Formats": Difference(
-        "A script with a schema also reads CSV, JSON Lines, npy, Arrow, V2 and the JSON that MLflow's "
-        "and Azure ML's clients send, and says what does not fit; a 415 lists what is read.",
+        "A script with a schema also reads CSV, JSON Lines, npy, Arrow, V2 and the JSON that "
+        "MLflow's and Azure ML's clients send, and says what does not fit; a 415 lists what is "
+        "read.",
         (*OUTCOME, "content-length"),
         lambda e: (
             (e.statuses == (415, 415) and _goes_on(e))

@@ -124,7 +124,7 @@ def test_every_call_of_the_readme_scores(served: tuple[str, str]) -> None:
     """What stands below a call is its answer, rounded to one decimal."""
     example, base = served
     calls = calls_of(example)
-    assert len(calls) >= 3
+    assert calls
     shown = 0
     for call in calls:
         answer = call.send(base)

@@ -132,7 +132,7 @@ def test_what_is_not_there_is_said_with_what_is(wanted: str, message: str | None
 
 
 def test_a_default_that_is_not_there_names_its_setting() -> None:
-    with pytest.raises(ConfigurationError, match=r"SCORING_DEFAULT_MODEL is 'c'. There is no model"):
+    with pytest.raises(ConfigurationError, match=r"SCORING_DEFAULT_MODEL is 'c'\. There is no"):
         default(THERE, Settings.from_environ({"SCORING_DEFAULT_MODEL": "c"}))
 
 

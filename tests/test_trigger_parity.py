@@ -32,7 +32,12 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = Path(__file__).parent / "entry_scripts"
 PATIENCE = 40.0
 SCRIPT_OF = {"text": "parity_text.py", "schema": "parity_schema.py", "raw": "trigger_raw.py"}
-EXTENSIONS = {"application/json": "json", "text/csv": "csv", "application/xml": "xml", "application/octet-stream": "bin"}
+EXTENSIONS = {
+    "application/json": "json",
+    "text/csv": "csv",
+    "application/xml": "xml",
+    "application/octet-stream": "bin",
+}
 
 
 @dataclass(frozen=True)
