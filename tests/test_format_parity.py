@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import joblib
 import numpy as np
+import orjson
 import pyarrow as pa
 import pytest
 from azure.storage.blob import BlobServiceClient, ContentSettings
@@ -74,9 +75,9 @@ X = np.array([[0.1, 2.0], [-3.5, 4.25], [1e-9, 0.0]])
 SUMS = (X.sum(axis=1) * 2).tolist()
 
 
-def npy(array: Any) -> bytes:
+def npy(array: Any, *, allow_pickle: bool = False) -> bytes:
     out = io.BytesIO()
-    np.save(out, array, allow_pickle=False)
+    np.save(out, array, allow_pickle=allow_pickle)
     return out.getvalue()
 
 
@@ -88,7 +89,7 @@ def arrow(**columns: Any) -> bytes:
 
 
 def packed(value: Any) -> bytes:
-    return json.dumps(value).encode()
+    return orjson.dumps(value)
 
 
 def infer(name: str, **more: Any) -> bytes:
@@ -106,10 +107,8 @@ def infer_binary(name: str, **more: Any) -> tuple[bytes, str]:
 
 CSV_BODY = "".join(f"{a!r},{b!r}\n" for a, b in X.tolist()).encode()
 LINES_BODY = b"\n".join(map(packed, X.tolist()))
-AS_JSON = packed({"sums": SUMS, "kind": "float64"}).replace(b" ", b"")
-AS_NPY = npy(np.array([1.5, 2.5]))
 BINARY, LENGTH = infer_binary("data", parameters={"binary_data_output": True})
-MODEL_BINARY, MODEL_LENGTH = infer_binary("input", parameters={"binary_data_output": True})
+MODEL_BINARY, MODEL_LENGTH = infer_binary("X", parameters={"binary_data_output": True})
 
 # --- the table ------------------------------------------------------------------------------------
 
@@ -126,7 +125,7 @@ def as_result(columns: str) -> bytes:
     return f"{columns}\r\n".encode() + b"".join(f"{s!r}\r\n".encode() for s in SUMS)
 
 
-SUMS_JSON = packed(SUMS).replace(b" ", b"")
+SUMS_JSON = packed(SUMS)
 SCHEMA_CASES = [
     typed("by name", JSON, packed({"data": X.tolist()}), result=SUMS_JSON),
     typed("input data", JSON, packed({"input_data": X.tolist()}), result=SUMS_JSON),
@@ -145,7 +144,7 @@ SCHEMA_CASES = [
     typed("csv to npy", CSV, CSV_BODY, said={"accept": NPY}, answer_type=NPY,
           result=npy(np.array(SUMS))),
     typed("by name to lines", JSON, packed({"data": X.tolist()}), said={"accept": LINES},
-          answer_type=LINES, result=b"".join(b'{"output":%r}\n' % s for s in SUMS)),
+          answer_type=LINES, result=b"".join(b'{"output":%s}\n' % packed(s) for s in SUMS)),
     typed("lines to arrow", LINES, LINES_BODY, said={"accept": ARROW}, answer_type=ARROW),
     typed("an alias", CSV, CSV_BODY, said={"accept": "application/x-ndjson;q=0.5, image/png"},
           answer_type="application/x-ndjson"),
@@ -159,8 +158,8 @@ SCHEMA_CASES = [
     typed("wide", CSV, b"1,2,3\n", status=400, reason="SchemaMismatch"),
     typed("not npy", NPY, b"npy", status=400, reason="UndecodableInput"),
     typed("cut off", ARROW, arrow(a=X[:, 0])[:-40], status=400, reason="UndecodableInput"),
-    typed("pickled", NPY, b"\x93NUMPY\x01\x00\x46\x00{'descr': '|O', 'fortran_order': False, "
-          b"'shape': (1,), }            \n", status=400, reason="SchemaMismatch"),
+    typed("pickled", NPY, npy(np.array([None]), allow_pickle=True), status=400,
+          reason="SchemaMismatch"),
 ]  # fmt: skip
 PROBA = {"method": "predict_proba"}
 MODEL_CASES = [
@@ -170,7 +169,7 @@ MODEL_CASES = [
     plain("model lines", LINES, LINES_BODY),
     plain("model npy", NPY, npy(X)),
     plain("model arrow", ARROW, arrow(a=X[:, 0], b=X[:, 1])),
-    plain("model v2", JSON, infer("input")),
+    plain("model v2", JSON, infer("X")),
     plain("model to csv", NPY, npy(X), said={"accept": CSV, **PROBA}, answer_type=CSV),
     plain("model to npy", CSV, CSV_BODY, said={"accept": NPY, **PROBA}, answer_type=NPY),
     plain("model to lines", JSON, packed({"inputs": X.tolist()}), said={"accept": LINES},
@@ -407,7 +406,8 @@ def endings(tmp_path_factory: pytest.TempPathFactory) -> Found:
 def expected(case: Scored, answer: Ending, way: str) -> Ending | None:
     """What becomes of an input where HTTP gives this answer; None: it cannot come this way.
 
-    Messages have no content encoding, and files nothing but a name. Folders and the output bindings of Functions keep the bytes only.
+    Messages have no content encoding, and files nothing but a name. Folders and the output
+    bindings of Functions keep the bytes only.
     """
     refused = case.status >= 400
     place = "error" if refused else "output"

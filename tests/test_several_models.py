@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from azure.servicebus import ServiceBusClient
 from azure.storage.blob import BlobServiceClient
 
 from scoring_runtime.endpoint import create
-from scoring_runtime.errors import ConfigurationError
+from scoring_runtime.errors import ConfigurationError, ModelUnusable, NotStarted
 from scoring_runtime.http_messages import HttpRequest, Reply
-from scoring_runtime.runtime import build
+from scoring_runtime.runtime import _all_of, build
 from scoring_runtime.settings import Settings
 from tests.azurite import Azurite
 from tests.conftest import WriteScript
@@ -443,10 +443,9 @@ def test_one_broken_model_is_named_by_the_error(kind_of_damage: str, name: str, 
     folder = registry_in(tmp_path) / name / "7"
     folder.mkdir(parents=True)
     BROKEN[kind_of_damage](folder)
-    with pytest.raises(Exception) as caught:
+    with pytest.raises(ModelUnusable) as caught:
         answered(tmp_path / "azureml-models", "/score")
-    assert type(caught.value).__name__ == "ModelUnusable"
-    assert f"{name}{'/'}7" in str(caught.value).replace(f"{name}:7", f"{name}/7")
+    assert f"/azureml-models/{name}/7" in str(caught.value)
 
 
 def test_one_broken_model_ends_the_host_with_3_and_a_diagnosis(tmp_path: Path):
@@ -468,8 +467,18 @@ def test_the_first_of_several_failures_is_the_one_that_is_told(tmp_path: Path):
         folder.mkdir(parents=True)
         BROKEN["cut-onnx"](folder)
     for _ in range(5):
-        with pytest.raises(Exception, match="bad0/1"):
+        with pytest.raises(ModelUnusable, match="bad0/1"):
             answered(root, "/score")
+
+
+def test_a_failure_is_told_before_those_that_follow_from_it(monkeypatch: pytest.MonkeyPatch):
+    """Also when the thread of the model after it is the first to get on."""
+    first, second = Future[Any](), Future[Any]()
+    whole = _all_of([first, second])
+    monkeypatch.setattr(first, "_invoke_callbacks", lambda: None)  # its thread is not on yet
+    first.set_exception(ModelUnusable("the cause"))
+    second.set_exception(NotStarted("a model before it could not be loaded"))
+    assert str(whole.exception(0)) == "the cause"
 
 
 # --- threads --------------------------------------------------------------------------------------

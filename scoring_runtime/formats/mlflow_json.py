@@ -70,7 +70,7 @@ def check_limits(content: Content, limits: Limits) -> None:
     if rows > limits.rows or values > limits.values:
         raise InputTooLarge(
             f"The input has {rows} rows and {values} values; at most {limits.rows} rows and "
-            f"{limits.values} values are scored at once."
+            f"{limits.values} values are scored at once (SCORING_MAX_ROWS, SCORING_MAX_VALUES)."
         )
 
 
