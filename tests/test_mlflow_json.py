@@ -278,7 +278,7 @@ def test_more_rows_or_values_than_the_limits_are_refused(case: str) -> None:
         decode(body, LIMITS)
     assert str(refused.value) == (
         f"The input has {rows} rows and {values} values; at most 3 rows and 6 values are scored "
-        "at once."
+        "at once (SCORING_MAX_ROWS, SCORING_MAX_VALUES)."
     )
 
 
