@@ -23,6 +23,7 @@ _LONGEST = 40
 _HALF = re.compile("[\ud800-\udfff]")  # of a character: JSON may hold one alone, UTF-8 may not
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 _CANNOT = (ValueError, TypeError, OverflowError)
+_ROWS = " Send a list of rows, each a list of values: [[…], […]]."
 _WIDEST = {"I": "int64", "U": "uint64", "F": "float64", "B": "bool"}
 _MEANINGS = {"BOOL": "true or false", "BYTES": "text"}
 
@@ -154,7 +155,7 @@ def _check_kept(values: NDArray[Any], made: NDArray[Any], spec: Spec) -> None:
         lost = made != values
         if values.dtype.kind == "f" and made.dtype.kind != "b":
             # Not every machine makes another value of what is just beyond the largest.
-            lost |= values >= float(np.iinfo(made.dtype).max) + 1.0
+            lost |= values >= np.float64(np.iinfo(made.dtype).max) + 1.0
     elif values.dtype.itemsize > made.dtype.itemsize:
         lost = np.isinf(made) & ~np.isinf(values)
     else:
@@ -172,9 +173,7 @@ def checked(made: NDArray[Any], spec: Spec, limits: Limits) -> NDArray[Any]:
     if made.ndim != len(spec.shape) or not all(
         expected in (-1, actual) for expected, actual in zip(spec.shape, made.shape, strict=True)
     ):
-        hint = ""
-        if made.ndim == 1 and len(spec.shape) == 2:
-            hint = " Send a list of rows, each a list of values: [[…], […]]."
+        hint = _ROWS if made.ndim == 1 and len(spec.shape) == 2 else ""
         raise SchemaMismatch(
             f"{_named(spec)} {_shape_of(made)}; expected is {shape_text(spec)}.{hint}"
         )
@@ -196,11 +195,8 @@ def shape_text(spec: Spec) -> str:
 
 
 def _shape_of(made: NDArray[Any]) -> str:
-    if made.ndim == 0:
-        return "is a single value"
-    if made.ndim > _SHOWN:
-        return f"has {made.ndim} dimensions"
-    return f"has the shape {list(made.shape)}"
+    shape = f"the shape {list(made.shape)}" if made.ndim <= _SHOWN else f"{made.ndim} dimensions"
+    return f"has {shape}" if made.ndim else "is a single value"
 
 
 def _explained(values: Any, spec: Spec, typed: bool) -> SchemaMismatch:
@@ -236,10 +232,8 @@ def _problem(values: Any, spec: Spec, depth: int, at: str, typed: bool) -> str |
     uneven = _uneven(values, at) if depth > 1 else None
     if uneven is not None or not values:
         return uneven
-    index = _first_bad(values, spec, typed)
-    return (
-        None if index is None else _problem(values[index], spec, depth - 1, f"{at}[{index}]", typed)
-    )
+    bad = _first_bad(values, spec, depth, typed)
+    return None if bad is None else _problem(values[bad], spec, depth - 1, f"{at}[{bad}]", typed)
 
 
 def _uneven(values: Sequence[Any], at: str) -> str | None:
@@ -255,24 +249,23 @@ def _uneven(values: Sequence[Any], at: str) -> str | None:
     return None
 
 
-def _first_bad(values: Sequence[Any], spec: Spec, typed: bool) -> int | None:
-    """The index of the first value that cannot be converted, found by halving: there may be
-    millions."""
-    if _converts(values, spec, typed):
+def _first_bad(values: Sequence[Any], spec: Spec, depth: int, typed: bool) -> int | None:
+    """The index of the first value that is wrong, found by halving: there may be millions."""
+    if _converts(values, spec, depth, typed):
         return None
     low, high = 0, len(values)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _converts(values[low:middle], spec, typed) else (low, middle)
+        good = _converts(values[low:middle], spec, depth, typed)
+        low, high = (middle, high) if good else (low, middle)
     return low
 
 
-def _converts(values: Any, spec: Spec, typed: bool) -> bool:
+def _converts(values: Any, spec: Spec, depth: int, typed: bool) -> bool:
     try:
-        _converted(values, spec, typed)
+        return _converted(values, spec, typed).ndim == depth
     except (*_CANNOT, SchemaMismatch):
         return False
-    return True
 
 
 def empty_batch(name: str) -> SchemaMismatch:

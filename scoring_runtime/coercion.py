@@ -64,11 +64,12 @@ def _matrix(content: Content, spec: Spec, limits: Limits) -> NDArray[Any]:
             f"The table has {len(columns)} columns ({listed(columns)}); {width} are expected."
         )
     one = Spec("", spec.datatype, (-1,))
-    parts = [
-        column(values, one._replace(name=name), limits, content.typed)
+    parts = {
+        name: column(values, one._replace(name=name), limits, content.typed)
         for name, values in columns.items()
-    ]
-    return checked(np.stack(parts, axis=1) if parts else np.empty((0, 0)), spec, limits)
+    }
+    _check_lengths(parts, "column")
+    return checked(np.stack([*parts.values()], 1) if parts else np.empty((0, 0)), spec, limits)
 
 
 def column(values: Any, spec: Spec, limits: Limits, typed: bool = True) -> NDArray[Any]:

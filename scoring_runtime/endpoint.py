@@ -21,7 +21,7 @@ from .errors import InputNotFound, InputTooLarge, NotStarted, ScoringRuntimeErro
 from .http_messages import Handle, HttpRequest, Reply
 from .invocation import JSON_HEADERS
 from .messages import Headers, Score, ScoringRequest, ScoringResponse
-from .model_routes import Found, ModelRoutes
+from .model_routes import V2, Found, ModelRoutes, with_error
 from .request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from .runtime import Runtime, State
 from .settings import Settings
@@ -96,10 +96,10 @@ class Endpoint:
                 response = _method_refused(request, known=methods is not _UNKNOWN[1])
         except ScoringRuntimeError as error:
             ids = error.ids if isinstance(error, BadIds) else ids
-            response = error_response(error)
+            response = _as_read(error_response(error), request.path)
         except Exception:
             log.exception("Encountered Exception while answering %s", request.path)
-            response = message_response(500, INTERNAL)
+            response = _as_read(message_response(500, INTERNAL), request.path)
         reply = self._reply(response, ids, headers)
         if logged:
             self._log(request, reply, started)
@@ -231,6 +231,10 @@ async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
 
 _EVERY = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 _UNKNOWN: Found = (_not_found, _EVERY, False)
+
+
+def _as_read(error: ScoringResponse, path: str) -> ScoringResponse:
+    return with_error(error) if path.startswith(f"{V2}/") else error
 
 
 def _joined(lines: Headers) -> dict[bytes, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,8 @@ def _settled(made: NDArray[Any]) -> NDArray[Any]:
     kinds = {type(value) for value in flat if value is not None}
     if kinds == {bool} and None not in flat:
         return np.array(flat, dtype=bool).reshape(made.shape)
-    if kinds and kinds <= {int, float}:
+    if kinds and kinds <= {int, float, Decimal}:
+        flat = [float(value) if isinstance(value, Decimal) else value for value in flat]
         numbers = np.array([float("nan") if value is None else value for value in flat])
         if numbers.dtype.kind != "O":  # as integers beyond 64 bits are
             return numbers.reshape(made.shape)

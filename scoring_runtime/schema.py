@@ -184,7 +184,10 @@ def _operation(suffix: str) -> Json:
 
 
 def _name(suffix: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", suffix)
+    """``/iris/1`` as ``_iris_1``: no other name and version become the same."""
+    return re.sub(r"[^\w./-]", lambda found: f".{ord(found[0]):x}.", suffix, flags=re.A).replace(
+        "/", "_"
+    )
 
 
 _HEALTH = {

@@ -83,6 +83,7 @@ class Function:
         self.route = (self.trigger.get("route") or self.name) if self.trigger else None
         path = "/".join(filter(None, f"{route_prefix}/{self.route}".split("/")))
         pattern = re.sub(r"/\\\{(?:\\\*)+(\w+)\\\}", r"(?:/(?P<\1>.*))?", re.escape(f"/{path}"))
+        pattern = re.sub(r"/\\\{(\w+)\\\?\\\}", r"(?:/(?P<\1>[^/]+))?", pattern)
         pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern) + "/?"
         self._pattern = re.compile(pattern, re.IGNORECASE | re.DOTALL)
 

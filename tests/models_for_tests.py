@@ -281,6 +281,11 @@ class ModelHost(StandaloneHost):
 
 
 def functions_model_host(folder: Path, **settings: str) -> FunctionsHost:
-    """The same on the Functions host."""
-    environ = {"PYTHONPATH": str(folder.parent), "AZUREML_MODEL_DIR": str(folder), **settings}
+    """The same on the Functions host, once its models are loaded."""
+    environ = {
+        "PYTHONPATH": str(folder.parent),
+        "AZUREML_MODEL_DIR": str(folder),
+        "SCORING_INIT_GRACE_SECONDS": "60",  # or a busy machine lets it start without them
+        **settings,
+    }
     return FunctionsHost(ROOT, clean_environ(**environ))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.azurite import Azurite
 from tests.functions_host import FunctionsHost, blob_event
-from tests.service_bus_broker import ServiceBusBroker
+from tests.service_bus_broker import BrokerMessage, ServiceBusBroker
 from tests.standalone_host import StandaloneHost, clean_environ
 from tests.test_trigger_parity import (
     ROOT,
@@ -44,7 +45,10 @@ from tests.test_trigger_parity import (
 JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
 ARROW = "application/vnd.apache.arrow.stream"
 OCTETS = "application/octet-stream"
-EXTENSIONS = {JSON: "json", CSV: "csv", LINES: "jsonl", NPY: "npy", ARROW: "arrows", OCTETS: "bin"}
+EXTENSIONS = {
+    JSON: "json", CSV: "csv", LINES: "jsonl", NPY: "npy", ARROW: "arrows", OCTETS: "bin",
+    "image/png": "png",
+}  # fmt: skip
 INFER_LENGTH = "inference_header_content_length"
 
 
@@ -154,7 +158,7 @@ SCHEMA_CASES = [
     typed("v2 binary", OCTETS, BINARY, said={INFER_LENGTH: LENGTH}, answer_type=OCTETS),
     typed("no such format", CSV, CSV_BODY, said={"accept": "image/png"}, status=406,
           reason="NotAcceptable"),
-    typed("no such type", OCTETS, CSV_BODY, status=415, reason="UnsupportedContentType"),
+    typed("no such type", "image/png", CSV_BODY, status=415, reason="UnsupportedContentType"),
     typed("wide", CSV, b"1,2,3\n", status=400, reason="SchemaMismatch"),
     typed("not npy", NPY, b"npy", status=400, reason="UndecodableInput"),
     typed("cut off", ARROW, arrow(a=X[:, 0])[:-40], status=400, reason="UndecodableInput"),
@@ -222,6 +226,9 @@ class DirectedQueues(Queues):
                 properties=case.said,
             )
 
+    def _ending(self, reply: BrokerMessage, letters: dict[str, BrokerMessage]) -> Ending:
+        return with_length(super()._ending(reply, letters), reply.application_properties)
+
 
 class DirectedContainers(Containers):
     """What is said of an input is in its metadata."""
@@ -234,6 +241,19 @@ class DirectedContainers(Containers):
             self._input.upload_blob(
                 case.file, case.body, content_settings=settings, metadata=case.said
             )
+
+    def endings(self, cases: list[Any]) -> Endings:
+        found, names = super().endings(cases), {case.file: case.name for case in cases}
+        for each in self._output.list_blobs(include=["metadata"]):
+            name = names[each.name.rpartition(".")[0]]
+            found[name] = with_length(found[name], each.metadata)
+        return found
+
+
+def with_length(ending: Ending, said: Mapping[str, Any]) -> Ending:
+    """Where the tensors of a binary answer begin, which HTTP says in a header."""
+    length = str(said.get(INFER_LENGTH) or "")
+    return ending._replace(description=f"{INFER_LENGTH}: {length}") if length else ending
 
 
 class Hosted(StandaloneHost):
@@ -285,7 +305,9 @@ def posted(client: httpx.Client, url: str, case: Scored) -> Ending:
     query = {"method": case.said["method"]} if "method" in case.said else {}
     answer = client.post(url, content=case.body, headers=headers, params=query)
     kind = answer.headers.get("content-type", "")
-    return Ending("answer", answer.content, answer.status_code, kind)
+    length = answer.headers.get(INFER_LENGTH.replace("_", "-"), "")
+    ending = Ending("answer", answer.content, answer.status_code, kind)
+    return with_length(ending, {INFER_LENGTH: length})
 
 
 def through_blobs_of_functions(host: FunctionsHost, cases: list[Scored]) -> Endings:
@@ -442,6 +464,7 @@ def test_every_way_gives_the_same_bytes_and_content_type(case: Scored, endings: 
     found = {way: endings[case.script][way].get(case.name) for way in WAYS}
     answer = found["functions http"]
     assert answer is not None
+    assert (INFER_LENGTH in answer.description) is (case.answer_type == OCTETS)
     assert (answer.status, answer.content_type) == (case.status, case.answer_type), answer.body
     assert case.result is None or answer.body == case.result
     assert found == {way: expected(case, answer, way) for way in WAYS}
@@ -465,7 +488,7 @@ def test_the_formats_of_the_script_hold_the_same_values(endings: Found):
 
 def tensor(answer: bytes) -> Any:
     """The one float64 tensor that stands behind the JSON of a V2 answer."""
-    end = answer.index(b"]}]}") + 4 if b"]}]}" in answer else answer.index(b"}}]}") + 4
+    end = answer.index(b"}}]}") + 4
     [output] = json.loads(answer[:end])["outputs"]
     return np.frombuffer(answer[end:]).reshape(output["shape"])
 

@@ -65,7 +65,7 @@ def infer(values: Any) -> bytes:
 
 def infer_binary(values: Any) -> tuple[bytes, int]:
     array = np.asarray(values, float)
-    tensor = {"name": "x", "datatype": "FP64", "shape": array.shape}
+    tensor: dict[str, Any] = {"name": "x", "datatype": "FP64", "shape": array.shape}
     tensor["parameters"] = {"binary_data_size": array.nbytes}
     head = json.dumps({"inputs": [tensor]}).encode()
     return head + array.tobytes(), len(head)
@@ -119,7 +119,8 @@ def rows_of(asked: table.Asked) -> list[list[float]]:
     if isinstance(content, Tensors):
         [tensor] = content.tensors.values()
         return rows_of(table.Asked(Rows(tensor)))
-    return np.column_stack([np.asarray(v, float) for v in content.columns.values()]).tolist()
+    columns = [np.asarray(each, float).tolist() for each in content.columns.values()]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 # --- content types --------------------------------------------------------------------------------

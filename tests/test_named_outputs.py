@@ -47,7 +47,7 @@ NAN = float("nan")
         (np.array(["a", 1], dtype=object), "object", ["a", "1"]),
         (np.array([True, None], dtype=object), "object", ["true", ""]),
         (np.array([None], dtype=object), "object", [""]),
-        (np.array([Decimal("1.10")], dtype=object), "object", ["1.10"]),
+        (np.array([Decimal("1.10"), 2], dtype=object), "float64", [1.1, 2.0]),
         (
             np.array([datetime.datetime(2026, 5, 4, 3, 2, 1)], dtype=object),
             "object",

@@ -209,6 +209,7 @@ def test_the_path_chooses_the_model(path: str, identity: str, url: str):
         ("/score/iris/01", NO_VERSION.replace("3", "01")),
         ("/score/IRIS", NO_MODEL.replace("none", "IRIS")),
     ],
+    ids=["no-default", "name", "name-version", "version", "zero", "case"],
 )
 def test_a_model_that_is_not_there_is_404_with_those_that_are(path: str, message: str, url: str):
     answer = post(url + path)

@@ -1223,7 +1223,7 @@ def normal(columns: Mapping[str, list[Any]], result: str) -> dict[str, list[Any]
     if result == "dates":
         return {k: [each.removesuffix(".000000") for each in v] for k, v in columns.items()}
     if result == "floats32":
-        return {k: np.array(v, np.float32).tolist() for k, v in columns.items()}
+        return {k: np.array(v, dtype=np.float32).tolist() for k, v in columns.items()}
     return dict(columns)
 
 
