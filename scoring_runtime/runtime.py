@@ -100,13 +100,14 @@ class Runtime:
     def score(self, request: ScoringRequest) -> Awaitable[ScoringResponse]:
         """``Score``: one request in, one response out; InputError, RunError or NotServing raised.
 
-        Requests that come before ``init()`` is done wait for it.
+        Requests that come before ``init()`` is done wait for it. An entry script scores whatever
+        model is named: the metadata of a blob may call something else so.
 
         Raises:
             UnknownModel: at once, when no model of that name is served, or none is named and
                 several are.
         """
-        if request.model or self._default is None:
+        if self._default is None or (request.model and not self.has_script):
             return self._scorers[self.model(request.model)].call(request)
         return self._default.call(request)
 

@@ -160,6 +160,8 @@ def _series(values: Any, kind: Any, name: str) -> Any:
         made = pandas.Series(values)
         if kind is None:
             return made
+        if hasattr(kind, "categories"):  # others are missing values, as from JSON
+            made = made.where(made.isin(kind.categories))
         if kind.kind == "m":
             made = pandas.to_timedelta(made)
         if getattr(kind, "tz", None) is not None and made.dtype.kind == "M":

@@ -406,7 +406,7 @@ def test_the_columns_of_a_pipeline_say_which_are_text_and_its_example_scores(tmp
 
 
 WITH_NAN = np.array([[1.0, np.nan], [np.nan, 2.0], [3.0, 4.0]])
-NULLS = [[1.0, None], [None, 2.0], [3.0, 4.0]]
+NULLS: list[list[Any]] = [[1.0, None], [None, 2.0], [3.0, 4.0]]
 NAN_BODIES = {
     "null": (json.dumps(NULLS).encode(), "application/json"),
     "NaN": (json.dumps(WITH_NAN.tolist()).encode(), "application/json"),

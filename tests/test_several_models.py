@@ -24,6 +24,7 @@ from azure.storage.blob import BlobServiceClient
 from scoring_runtime.endpoint import create
 from scoring_runtime.errors import ConfigurationError, ModelUnusable, NotStarted
 from scoring_runtime.http_messages import HttpRequest, Reply
+from scoring_runtime.messages import ScoringRequest, ScoringResponse
 from scoring_runtime.runtime import _all_of, build
 from scoring_runtime.settings import Settings
 from tests.azurite import Azurite
@@ -640,6 +641,31 @@ def test_an_entry_script_scores_for_all_models(
     *found, unknown = answered(folder, *paths, **environ)
     assert found == [(200, seen)] * 3
     assert unknown == (404, {"message": f"There is no model 'none' here. Served: {name}."})
+
+
+def test_a_script_scores_a_blob_whose_metadata_call_something_else_model(
+    tmp_path: Path, write_script: WriteScript, monkeypatch: pytest.MonkeyPatch
+):
+    """What scored before there were models by name goes on doing so."""
+    folder = registry_in(tmp_path / "registry")
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(folder))
+    settings = Settings.from_environ(
+        {
+            "AZUREML_ENTRY_SCRIPT": str(
+                write_script("def init(): ...\ndef run(data): return data")
+            ),
+            "AZUREML_MODEL_DIR": str(folder),
+        }
+    )
+
+    async def main() -> ScoringResponse:
+        runtime = build(settings)
+        runtime.start()
+        response = await runtime.score(ScoringRequest(b"text", model="iPhone 12"))
+        await runtime.stop()
+        return response
+
+    assert asyncio.run(main()).body == b'"text"'
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -1020,6 +1020,45 @@ def test_a_misfit_names_the_place_what_is_there_and_what_is_expected(
     assert calls.module.seen == []
 
 
+DECLARED: dict[str, str] = {
+    name: each[0] for table in (ARRAYS, FRAMES, SENT) for name, each in table.items()
+}
+
+
+@pytest.fixture(scope="module")
+def every_form() -> dict[str, Sent]:
+    """Every form of every value of the tables above."""
+    tables: list[tuple[Mapping[str, Any], Callable[[Any], dict[str, Sent]]]] = [
+        (ARRAYS, array_forms),
+        (FRAMES, all_frame_forms),
+        ({name: (types, forms) for name, (types, _, forms) in SENT.items()}, dict),
+    ]
+    return {
+        f"{name}: {form}": sent
+        for table, forms in tables
+        for name, (_, value) in table.items()
+        for form, sent in forms(value).items()
+    }
+
+
+@pytest.mark.filterwarnings("ignore:apply_column_names:DeprecationWarning")
+@pytest.mark.parametrize("declared", DECLARED)
+def test_whatever_comes_is_scored_or_the_client_s_fault(
+    loaded: Callable[..., Loaded], every_form: dict[str, Sent], declared: str
+):
+    calls = loaded(script({"x": DECLARED[declared]}))
+    broken = {}
+    for form, sent in every_form.items():
+        try:
+            calls(sent)
+        except InputError as error:
+            assert str(error)
+        except Exception as error:
+            broken[form] = repr(error)
+    assert len(every_form) > 700
+    assert broken == {}
+
+
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
