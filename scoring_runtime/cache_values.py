@@ -42,7 +42,7 @@ def key_of(request: ScoringRequest, version: bytes, *, in_order: bool = False) -
     kind, encoding = request.header(b"content-type"), request.header(b"content-encoding")
     as_it_is = encoding or in_order
     body = request.body if as_it_is else _canonical(request.body, kind)
-    accept = request.header(b"accept")
+    accept = b",".join(value for name, value in request.headers if name == b"accept")
     if accept == b"*/*":  # which is what none means (RFC 9110 §12.5.1)
         accept = b""
     length = request.header(b"inference-header-content-length")

@@ -63,7 +63,8 @@ class Invocation:
             from .typed_calls import TypedCalls
 
             limits = Limits(settings.max_rows, settings.max_values, settings.max_body_bytes)
-            self._typed = TypedCalls(script, limits, self._encode, model)
+            nan = settings.nan_policy
+            self._typed = TypedCalls(script, limits, self._encode, model, nan)
             self.inputs = self._typed.inputs
         self.takes_tensors = self._typed is not None
 

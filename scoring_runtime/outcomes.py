@@ -31,6 +31,8 @@ EXTENSIONS = {
 """Content types of formats by the extension of a name; mimetypes knows few of them."""
 INPUT_KEY = "x_input_key"
 """The metadata of a blob that names the key of the input to score in its place."""
+_HEADER_LENGTH = b"inference-header-content-length"
+_INFER_LENGTH = "inference_header_content_length"
 _DIRECTIONS = ("model", "method", "accept", "inference_header_content_length")
 
 
@@ -58,6 +60,12 @@ class Outcome(NamedTuple):
     content_type: str
     reason: str = ""
     description: str = ""
+    header_length: str = ""
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What an HTTP client reads in headers, and cannot do without: where tensors begin."""
+        return {_INFER_LENGTH: self.header_length} if self.header_length else {}
 
 
 class Scoring:
@@ -189,7 +197,8 @@ def _of(
     verdict: Verdict, response: ScoringResponse, reason: str = "", description: str = ""
 ) -> Outcome:
     assert isinstance(response.body, bytes)
-    kind = next((value for name, value in response.headers if name == b"content-type"), b"")
+    headers = dict(response.headers[::-1])
+    kind, length = (headers.get(name, b"") for name in (b"content-type", _HEADER_LENGTH))
     return Outcome(
         verdict,
         response.status,
@@ -197,4 +206,5 @@ def _of(
         kind.decode("latin-1") or _JSON,
         reason,
         description[:_LONGEST_DESCRIPTION],
+        length.decode("latin-1"),
     )

@@ -124,7 +124,7 @@ def reply_of(message: QueueMessage, outcome: Outcome, settings: Settings) -> Que
         reply_id(message.message_id),
         message.correlation_id or message.message_id,
         message.reply_to_session_id,
-        {**kept, "status": outcome.status},
+        {**kept, **outcome.properties, "status": outcome.status},
     )
 
 

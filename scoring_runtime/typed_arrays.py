@@ -70,18 +70,21 @@ def _checked_list(values: Any, spec: Spec, limits: Limits) -> Any:
 
 def _fitted(values: Any, spec: Spec) -> Any:
     """Rows of one value each as those values, and the other way round, as the shape has them."""
-    is_array = isinstance(values, np.ndarray)
-    if not is_array and not isinstance(values, list):
+    if isinstance(values, np.ndarray):
+        if len(spec.shape) == 1 and values.ndim == 2 and values.shape[1] == 1:
+            return values[:, 0]
+        return values[:, np.newaxis] if spec.shape[1:] == (1,) and values.ndim == 1 else values
+    if not isinstance(values, list) or not values:
         return values
-    if len(spec.shape) == 1 and len(values) and all(_is_alone(each) for each in values):
-        return values[:, 0] if is_array else [each[0] for each in values]
+    if len(spec.shape) == 1 and all(_is_alone(each) for each in values):
+        return [each[0] for each in values]
     if spec.shape[1:] == (1,) and _depth(values) == 1:
-        return values[:, np.newaxis] if is_array else [[each] for each in values]
+        return [[each] for each in values]
     return values
 
 
 def _is_alone(value: Any) -> bool:
-    return isinstance(value, list | np.ndarray) and len(value) == 1
+    return isinstance(value, list) and len(value) == 1
 
 
 def _depth(values: Any) -> int:

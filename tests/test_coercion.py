@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoring_runtime.array_values import array, checked, empty_batch, listed, shape_text, short
-from scoring_runtime.coercion import column, frame_columns, matrix, tensors
+from scoring_runtime.coercion import column, frame_columns, matrix, number_columns, tensors
 from scoring_runtime.errors import InputTooLarge, SchemaMismatch
 from scoring_runtime.payloads import NUMPY_TYPES, Columns, Limits, Rows, Spec, Tensors
 
@@ -282,6 +282,7 @@ def plain(found: dict[str, Any]) -> dict[str, Any]:
         (Rows([[1, 2]]), [A], {"a": [[1.0, 2.0]]}),
         (Rows(np.array([[1, 2]])), [A], {"a": [[1.0, 2.0]]}),
         (Rows([1, 2]), [B], {"b": [[1], [2]]}),
+        (Rows([[1, 2]]), [Spec("f", "FP32", (-1, -1))], {"f": [[1.0, 2.0]]}),
         (Rows([[1], [2]]), [B], {"b": [[1], [2]]}),
         (Rows([[[1, 2], 3, "x"]]), [A, B, TEXT], {"a": [[1.0, 2.0]], "b": [[3]], "text": ["x"]}),
         (Tensors({"a": [[1, 2]]}), [A], {"a": [[1.0, 2.0]]}),
@@ -403,6 +404,42 @@ def test_columns_in_the_order_of_the_model(content, number, word):
     assert json.dumps(found["n"].tolist()) == json.dumps(number)
     assert found["n"].dtype == (object if isinstance(number[0], str) else np.float64)
     assert found["w"].tolist() == word
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"b": [3, 4], "a": [1, None]}, [[1.0, NAN], [3.0, 4.0]]),
+        ({"a": [True], "b": [2**70]}, [[1.0], [2.0**70]]),
+        ({"a": ["1"], "b": [2]}, None),
+        ({"a": [1]}, None),
+        ({"a": [1], "b": [2], "c": [3]}, None),
+        ({"a": [1], "b": [2, 3]}, None),
+        ({"a": [[1]], "b": [[2]]}, None),
+        ({"a": [], "b": []}, None),
+        ({"a": [{}], "b": [2]}, None),
+        ({"a": 1, "b": 2}, None),
+        ({"a": np.array([1]), "b": [2]}, None),
+        ({"a": [0] * 1001, "b": [0] * 1001}, None),
+    ],
+    ids=lambda each: str(each)[:40],
+)
+def test_columns_of_numbers_at_once(columns, expected):
+    """Only where the long way gives the same."""
+    found = number_columns(Columns(columns), ["a", "b"], LIMITS)
+    if expected is None:
+        assert found is None
+        return
+    assert found is not None
+    assert_array(found, "FP64", expected)
+    specs = [NUMBER._replace(name="a"), NUMBER._replace(name="b")]
+    slow = frame_columns(Columns(columns), specs, LIMITS)
+    assert found.tobytes() == np.stack([slow["a"], slow["b"]]).tobytes()
+
+
+def test_columns_of_text_are_not_taken_for_numbers():
+    columns = Columns({"a": ["1"], "b": ["2"]}, typed=False)
+    assert number_columns(columns, ["a", "b"], LIMITS) is None
 
 
 def test_moments_stay_moments():

@@ -20,7 +20,7 @@ from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression
 
 from scoring_runtime import ScoringRequest, Settings, build
-from scoring_runtime.errors import ModelUnusable, SchemaMismatch
+from scoring_runtime.errors import ModelUnusable, RunFailed, SchemaMismatch
 from scoring_runtime.messages import ScoringResponse
 from scoring_runtime.model_invocation import ModelInvocation
 from scoring_runtime.no_code import onnx_options
@@ -487,6 +487,20 @@ def test_text_that_is_no_number_is_the_clients_fault(tmp_path):
     assert scored(served, ["2.5"]) == [2.5]
     with pytest.raises(SchemaMismatch, match=r"^The model refuses the input: .*operator Cast"):
         scored(served, ["two"])
+
+
+def test_memory_that_is_not_there_is_not_the_clients_fault(tmp_path):
+    """It may be scored elsewhere, or later."""
+    model = model_of(
+        [helper.make_node("Expand", ["x", "shape"], ["y"])],
+        [("x", FLOAT, [1]), ("shape", INT64, [2])],
+        [("y", FLOAT, [None, None])],
+    )
+    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    assert scored(served, {"inputs": {"x": [2], "shape": [1, 2]}}) == {"predictions": [[2.0, 2.0]]}
+    with pytest.raises(RunFailed) as caught:
+        scored(served, {"inputs": {"x": [2], "shape": [2**20, 2**30]}})
+    assert "Failed to allocate memory" in str(caught.value.__cause__)
 
 
 # --- settings -------------------------------------------------------------------------------------

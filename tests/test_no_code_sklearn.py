@@ -61,7 +61,7 @@ from scoring_runtime.errors import ModelUnusable, SchemaMismatch, UndecodableInp
 from scoring_runtime.messages import ScoringResponse
 from scoring_runtime.model_invocation import ModelInvocation
 from scoring_runtime.no_code.scikit_learn import ScikitLearnModel
-from scoring_runtime.payloads import Limits, Spec
+from scoring_runtime.payloads import Limits, Rows, Spec
 
 LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
 METHODS = ("predict", "predict_proba", "decision_function")
@@ -493,15 +493,92 @@ def test_a_model_without_names_takes_rows_in_many_forms(body, rows):
     assert_same(answer["predictions"] if isinstance(answer, dict) else answer, expected)
 
 
-def test_one_text_column_of_a_pipeline_without_names_takes_no_numbers_only():
-    """A vectorizer alone is fitted on texts, not on a table; a table of one column feeds it."""
-    texts = pd.DataFrame({"note": ["good", "bad", "good good", "very bad"]})
-    model = make_pipeline(
-        ColumnTransformer([("words", CountVectorizer(), "note")]), LogisticRegression()
-    ).fit(texts, [1, 0, 1, 0])
-    invocation = ModelInvocation(ScikitLearnModel(model, LIMITS), "m", "1", Settings())
-    for body in (b'[["good"], ["bad"]]', b'{"data": [{"note": "good"}, {"note": "bad"}]}'):
-        assert invocation(ScoringRequest(body)).body == b"[1,0]"
+NOTES = ["good", "bad", "good good", "very bad"]
+READERS = {
+    "pipeline": make_pipeline(CountVectorizer(), LogisticRegression()),
+    "search": GridSearchCV(
+        make_pipeline(TfidfVectorizer(), LogisticRegression()),
+        {"logisticregression__C": [0.1, 1.0]},
+        cv=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_vectorizer_of_text_alone_takes_texts(name, tmp_path):
+    model = clone(READERS[name]).fit(NOTES, ["up", "down", "up", "down"])
+    given = ["very good", "bad, bad"]
+    bodies = {
+        "list": (json.dumps(given).encode(), "application/json"),
+        "data": (json.dumps({"data": given}).encode(), "application/json"),
+        "rows of one": (json.dumps([[each] for each in given]).encode(), "application/json"),
+        "csv": (as_csv(["note"], [[each] for each in given]), "text/csv; header=present"),
+        "csv without header": (as_csv(None, [[each] for each in given]), "text/csv; header=absent"),
+        "npy": (as_npy(np.array(given)), "application/x-npy"),
+        "by name": (json.dumps({"input_data": {"X": given}}).encode(), "application/json"),
+    }
+    assert_answers(model, given, bodies, tmp_path / "model")
+    served = ScikitLearnModel(model, LIMITS)
+    assert served.inputs == (Spec("X", "BYTES", (-1,)),)
+    assert served.example == {"data": ["text"]}
+    invocation = ModelInvocation(served, "m", "1", Settings())
+    assert invocation.example == served.example
+    for body, problem in (
+        (b"[1]", "The input 'X': at [0] is 1; expected is [any] of BYTES, text."),
+        (b"[null]", "The input 'X': at [0] is null; expected is [any] of BYTES, text."),
+        (
+            b'{"dataframe_records": [{"a": "x", "b": "y"}]}',
+            "The table has 2 columns ('a', 'b'); one of text is expected.",
+        ),
+    ):
+        with pytest.raises(SchemaMismatch) as caught:
+            invocation(ScoringRequest(body))
+        assert str(caught.value) == problem
+
+
+class Own:
+    """A model without scikit-learn, as users write them; its example fails."""
+
+    def __init__(self, names: list[str] | None = None) -> None:
+        if names is not None:
+            self.classes_ = np.array(names)
+
+    @property
+    def labels_(self) -> None:
+        raise RuntimeError("not kept")
+
+    def predict(self, values: Any) -> Any:
+        if values[0][0] == 7:
+            return [1]
+        return self.lost  # type: ignore[attr-defined]
+
+    def predict_proba(self, values: Any) -> Any:
+        raise LookupError("no rows of zeros")
+
+    decision_function = predict_proba
+
+
+@pytest.mark.parametrize(
+    ("names", "shapes"),
+    [
+        (None, [("FP64", (-1,)), ("FP64", (-1,)), ("FP64", (-1,))]),
+        (["a", "b"], [("BYTES", (-1,)), ("FP64", (-1, 2)), ("FP64", (-1,))]),
+        (["a", "b", "c"], [("BYTES", (-1,)), ("FP64", (-1, 3)), ("FP64", (-1, 3))]),
+    ],
+    ids=["numbers", "two classes", "three classes"],
+)
+def test_a_model_whose_example_fails_is_described_by_its_classes(names, shapes):
+    model = ScikitLearnModel(Own(names), LIMITS)
+    assert [each[1:3] for each in model.outputs] == shapes
+    assert model.predict(Rows([[7.0]]), {}, "") == [1]
+
+
+def test_what_a_model_lacks_itself_is_not_the_clients_fault():
+    model = ScikitLearnModel(Own(), LIMITS)
+    with pytest.raises(AttributeError, match="lost"):
+        model.predict(Rows([[0.0]]), {}, "predict")
+    with pytest.raises(LookupError, match="no rows of zeros"):
+        model.predict(Rows([[0.0]]), {}, "predict_proba")
 
 
 # --- method ---------------------------------------------------------------------------------------

@@ -209,14 +209,14 @@ def test_every_input_error_is_refused_with_a_client_status(kind):
     found = failed(kind("the sentence"))
     assert found.verdict is Verdict.REFUSED
     assert 400 <= found.status < 500
-    assert found[2:] == (message("the sentence"), JSON, kind.__name__, "the sentence")
+    assert found[2:6] == (message("the sentence"), JSON, kind.__name__, "the sentence")
 
 
 @pytest.mark.parametrize("kind", _leaves(errors.RunError))
 def test_every_run_error_has_failed_with_500(kind):
     found = failed(kind("the sentence"))
     assert (found.verdict, found.status) == (Verdict.FAILED, 500)
-    assert found[2:] == (message("the sentence"), JSON, kind.__name__, "the sentence")
+    assert found[2:6] == (message("the sentence"), JSON, kind.__name__, "the sentence")
 
 
 # --- blobs as requests ----------------------------------------------------------------------------

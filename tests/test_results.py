@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 import pytest
 
 from scoring_runtime.errors import ResultNotSerializable

@@ -1343,3 +1343,19 @@ def test_v2_json_has_nan_as_json_has_it(
     body = calls(as_v2({"x": np.array([1])})).body
     assert isinstance(body, bytes)
     assert b'"data":' + written in body
+
+
+def test_a_result_with_nan_is_written_whatever_json_makes_of_it(
+    write_script: Callable[[str], Path],
+):
+    """JSON with bare NaN is not JSON, but is on the way of what has no form but its JSON."""
+    source = RESULTS.replace("dataclass=Answer([", "dataclass=Answer([np.nan], [np.inf]), _=([")
+    calls = Loaded(write_script(source), SCORING_NAN="raw")
+    assert answer(calls, as_json({"x": "dataclass"}), JSON) == b'{"label":[NaN],"score":[Infinity]}'
+    assert answer(calls, as_json({"x": "dataclass"}), CSV) == b"label,score\r\nnan,inf\r\n"
+
+
+def test_a_part_without_a_value_is_written(loaded: Callable[..., Loaded]):
+    calls = loaded(RESULTS.replace("pair=", "part=dict(a=[1.5], b=None), pair="))
+    assert answer(calls, as_json({"x": "part"}), JSON) == b'{"a":[1.5],"b":null}'
+    assert answer(calls, as_json({"x": "part"}), CSV) == b"a,b\r\n1.5,\r\n"

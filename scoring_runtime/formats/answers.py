@@ -8,8 +8,7 @@ from enum import Enum
 from importlib import import_module
 from typing import Any, TypeAlias
 
-import orjson
-
+from ..conversion import parse_json
 from ..errors import NotAcceptable
 from ..messages import Headers, ScoringRequest
 from .table import BY_TYPE, HEADER_LENGTH, JSON, OCTETS, SUPPORTED, Asked, codec, open_inference
@@ -100,20 +99,20 @@ def _infer_writer(
 def _outputs(result: Any, encode: Encode, name: str) -> Any:
     """Arrays by name, with the values that the JSON answer has."""
     named_outputs = import_module("scoring_runtime.named_outputs").named_outputs
-    return named_outputs(_known(result, encode), name)
+    return named_outputs({} if result is None else _known(result, encode), name)
 
 
 def _known(result: Any, encode: Encode) -> Any:
     """What is no array, table or plain value, as its JSON: models, dataclasses, sets, moments."""
     if isinstance(result, Mapping):
         return {key: _known(value, encode) for key, value in result.items()}
-    if result is None:
-        return {}
-    if any(hasattr(result, each) for each in ("to_numpy", "toarray", "__array__")):
+    if result is None or any(
+        hasattr(result, each) for each in ("to_numpy", "toarray", "__array__")
+    ):
         return result
     if isinstance(result, list | str | int | float) and not isinstance(result, Enum):
         return result
-    return orjson.loads(encode(result))
+    return parse_json(encode(result), exact=False)
 
 
 def _ranges(accept: bytes) -> list[tuple[str, float]]:

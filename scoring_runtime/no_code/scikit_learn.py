@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..array_values import listed
-from ..coercion import frame_columns, matrix
+from ..array_values import array, listed
+from ..coercion import column, frame_columns, matrix, number_columns, tensors
 from ..errors import ModelUnusable, SchemaMismatch
-from ..payloads import DATATYPES, Content, Limits, Rows, Spec
+from ..payloads import DATATYPES, Columns, Content, Limits, Rows, Spec, Tensors
 
 METHODS = ("predict", "predict_proba", "decision_function")
 INPUT = "X"
@@ -24,7 +24,8 @@ class ScikitLearnModel:
     """A fitted estimator or pipeline.
 
     With feature names (``feature_names_in_``) its inputs are the columns of a table; rows are
-    taken to have them in that order. Without, the input is one array, ``X``.
+    taken to have them in that order. Without, the input is one array, ``X``: of numbers, or of
+    texts when the first step is a vectorizer of text.
 
     Args:
         estimator: what was unpickled.
@@ -45,6 +46,8 @@ class ScikitLearnModel:
         self._calls = {name: getattr(estimator, name) for name in self.methods}
         width = _attribute(estimator, "n_features_in_")
         self._matrix = Spec(INPUT, "FP64", (-1, -1 if width is None else int(width)))
+        if width is None and _reads_text(estimator):
+            self._matrix = Spec(INPUT, "BYTES", (-1,))
         self._known = _known_values(estimator)
         self._columns = _columns(estimator, self._known)
         self._names = [spec.name for spec in self._columns]
@@ -86,12 +89,14 @@ class ScikitLearnModel:
             gone = [name for name in self._names if given[name].isna().any()]
             text += f" No numbers are in: {listed(others)}." if others else ""
             text += f" Values are missing in: {listed(gone)}." if gone else ""
-        elif np.isnan(given).any():
+        elif given.dtype.kind == "f" and np.isnan(given).any():
             row, place = np.argwhere(np.isnan(given))[0]
             text += f" The first value that is missing is at [{row}][{place}]."
         return SchemaMismatch(text)
 
     def _given(self, content: Content) -> Any:
+        if not self._columns and self._matrix.datatype == "BYTES":
+            return _texts(content, self._matrix, self._limits)
         if not self._columns:
             return matrix(content, self._matrix, self._limits)
         import pandas
@@ -99,6 +104,10 @@ class ScikitLearnModel:
         if self._all_numbers and isinstance(content, Rows) and not _starts_with_text(content):
             with contextlib.suppress(SchemaMismatch):
                 return self._frame(matrix(content, self._matrix, self._limits))
+        if self._all_numbers and isinstance(content, Columns):
+            numbers = number_columns(content, self._names, self._limits)
+            if numbers is not None:
+                return self._frame(numbers.T)
         columns = frame_columns(content, self._columns, self._limits)
         if all(values.dtype == np.float64 for values in columns.values()):
             return self._frame(np.stack([*columns.values()]).T)
@@ -126,7 +135,9 @@ class ScikitLearnModel:
         shape = (-1, *answer.shape[1:]) if rows_first else (-1,) * max(1, answer.ndim)
         return Spec(method, DATATYPES.get(answer.dtype.name, "BYTES"), shape)
 
-    def _example_row(self) -> list[Any]:
+    def _example_row(self) -> Any:
+        if self._matrix.datatype == "BYTES":
+            return "text"
         if not self._columns:
             return [0.0] * max(1, self._matrix.shape[1])
         empty = {"BYTES": "", "FP64": 0.0, "INT64": 0, "BOOL": False}
@@ -148,6 +159,32 @@ def _no_model(value: Any) -> str:
 def _starts_with_text(content: Rows) -> bool:
     first = content.values[0] if isinstance(content.values, list) and content.values else None
     return isinstance(first, list) and any(isinstance(value, str) for value in first)
+
+
+def _texts(content: Content, spec: Spec, limits: Limits) -> NDArray[Any]:
+    """One text for each row; it may be in a row or a column of its own."""
+    if isinstance(content, Tensors):
+        return tensors(content, [spec], limits)[spec.name]
+    if isinstance(content, Columns) and len(content.columns) != 1:
+        raise SchemaMismatch(
+            f"The table has {len(content.columns)} columns ({listed(content.columns)}); one of "
+            "text is expected."
+        )
+    values = content.values if isinstance(content, Rows) else next(iter(content.columns.values()))
+    if isinstance(values, list) and values and isinstance(values[0], list):
+        return array(values, spec._replace(shape=(-1, 1)), limits)[:, 0]
+    return column(values, spec, limits)
+
+
+def _reads_text(estimator: Any) -> bool:
+    """Whether its first step is a vectorizer of text, which takes texts, not a table."""
+    for _ in range(_DEEPEST):
+        steps = _attribute(estimator, "steps")
+        inner = steps[0][1] if steps else _attribute(estimator, "best_estimator_")
+        if inner is None:
+            break
+        estimator = inner
+    return callable(_attribute(estimator, "build_analyzer"))
 
 
 def _columns(estimator: Any, known: Mapping[str, Any]) -> tuple[Spec, ...]:

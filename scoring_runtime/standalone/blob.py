@@ -210,6 +210,7 @@ class BlobTrigger:
         scored = outcome.verdict is Verdict.SCORED
         name, other = (names.output, names.error) if scored else (names.error, names.output)
         receipt = {"sourceetag": claim.etag, "status": str(outcome.status), "requestid": request_id}
+        receipt |= outcome.properties
         known = name in self._receipts
         await claim.write(Document(name, outcome.body, outcome.content_type, receipt, known))
         self._receipts[name] = claim.etag
