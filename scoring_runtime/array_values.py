@@ -233,7 +233,7 @@ def _problem(values: Any, spec: Spec, depth: int, at: str, typed: bool) -> str |
     if uneven is not None or not values:
         return uneven
     bad = _first_bad(values, spec, depth, typed)
-    return None if bad is None else _problem(values[bad], spec, depth - 1, f"{at}[{bad}]", typed)
+    return _problem(values[bad], spec, depth - 1, f"{at}[{bad}]", typed)
 
 
 def _uneven(values: Sequence[Any], at: str) -> str | None:
@@ -249,10 +249,8 @@ def _uneven(values: Sequence[Any], at: str) -> str | None:
     return None
 
 
-def _first_bad(values: Sequence[Any], spec: Spec, depth: int, typed: bool) -> int | None:
+def _first_bad(values: Sequence[Any], spec: Spec, depth: int, typed: bool) -> int:
     """The index of the first value that is wrong, found by halving: there may be millions."""
-    if _converts(values, spec, depth, typed):
-        return None
     low, high = 0, len(values)
     while high - low > 1:
         middle = (low + high) // 2

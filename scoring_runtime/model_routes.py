@@ -116,7 +116,8 @@ class ModelRoutes:
             return
         raise UndecodableInput(
             f"The model {model.name} is an entry script that takes the body as it is, not "
-            "tensors: POST it to /score. With @input_schema (and without SCORING_STRICT_COMPAT) it takes V2 too."
+            "tensors: POST it to /score. With @input_schema (and without SCORING_STRICT_COMPAT) "
+            "it takes V2 too."
         )
 
     async def _metadata(self, model: Served) -> ScoringResponse:

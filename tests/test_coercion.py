@@ -118,6 +118,8 @@ def test_texts_in_arrays_are_objects():
     [
         ("FP64", [1, "x"], "at [1] is text 'x'"),
         ("FP64", [1, ""], "at [1] is text ''"),
+        ("FP64", "x", "it is text 'x', not a list"),
+        ("INT8", {}, "it is an object, not a list"),
         ("FP64", [[1], 2], "at [0] is a list of 1"),
         ("FP64", [1, {}], "at [1] is an object"),
         ("FP64", [10**400], f"at [0] is 1{'0' * 39}…"),

@@ -477,6 +477,19 @@ def test_an_index_out_of_range_is_the_clients_fault(tmp_path):
         scored(served, [7])
 
 
+def test_lengths_that_agree_are_not_blamed(tmp_path):
+    model = model_of(
+        [helper.make_node("GatherElements", ["a", "b"], ["y"])],
+        [("a", FLOAT, ["N"]), ("b", INT64, ["N"])],
+        [("y", FLOAT, ["N"])],
+    )
+    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    with pytest.raises(SchemaMismatch) as caught:
+        scored(served, {"inputs": {"a": [1, 2], "b": [0, 9]}})
+    assert "9" in str(caught.value)
+    assert str(caught.value).endswith("(at the operator GatherElements).")
+
+
 def test_text_that_is_no_number_is_the_clients_fault(tmp_path):
     model = model_of(
         [helper.make_node("Cast", ["x"], ["y"], to=FLOAT)],

@@ -82,9 +82,7 @@ class OnnxModel:
         try:
             results = self._session.run(None, given)
         except self._refusals as error:
-            if not _AT_A_NODE.search(_said(error)) and not isinstance(error, self._refusals[0]):
-                raise
-            if _NOT_THE_INPUT.search(str(error)):
+            if _NOT_THE_INPUT.search(str(error)) or not _AT_A_NODE.search(_said(error)):
                 raise
             raise SchemaMismatch(self._refused(error, given)) from error
         if len(results) == 1:
@@ -93,10 +91,8 @@ class OnnxModel:
 
     def _refused(self, error: Exception, given: Mapping[str, NDArray[Any]]) -> str:
         """What onnxruntime says, and where the inputs do not fit each other."""
-        text = _said(error)
-        at_a_node = _AT_A_NODE.search(text)
-        if at_a_node is not None:
-            text = f"{at_a_node[2].rstrip('.')} (at the operator {at_a_node[1]})"
+        _, node, text = _AT_A_NODE.split(_said(error))[:3]
+        text = f"{text.rstrip('.')} (at the operator {node})"
         for name, places in self._lengths.items():
             found = {given[each].shape[axis] for each, axis in places}
             if len(found) > 1:
