@@ -57,7 +57,7 @@ def _converted(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
 def _floats(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
     try:
         with np.errstate(over="ignore"):
-            made = np.array(values, dtype=NUMPY_TYPES[spec.datatype])
+            made = np.array(_read(values, typed), dtype=NUMPY_TYPES[spec.datatype])
     except ValueError:
         if typed:
             raise
@@ -65,6 +65,13 @@ def _floats(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
     if made.dtype.itemsize < 8 and np.isinf(made).any():
         return _cast(np.array(values, dtype=np.float64), spec)
     return made
+
+
+def _read(values: Any, typed: bool) -> Any:
+    """Fields of text as numbers where that is simple: numpy reads text four times as slowly."""
+    if typed or not isinstance(values, list) or not {*map(type, values)} <= {str}:
+        return values
+    return values if "_" in "".join(values) else [*map(float, values)]
 
 
 def _one_by_one(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:

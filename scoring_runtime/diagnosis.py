@@ -30,7 +30,7 @@ def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
         parts += ["", *_where(cause, settings), "", _traceback(cause)]
     if settings is not None and (cause is not None or _is_about_the_model(error, settings)):
         parts += _model_folder(settings)
-    parts += [_RULE, _hint(cause) or _model_hint(error, settings), _last_line(error, cause)]
+    parts += [_RULE, _hint(cause), _neither(error, settings) or _last_line(error, cause)]
     return "\n".join(part for part in parts if part is not None)
 
 
@@ -75,15 +75,16 @@ def _is_about_the_model(error: BaseException, settings: Settings) -> bool:
     return isinstance(error, ModelUnusable) or (without_script and bool(settings.model_dir))
 
 
-def _model_hint(error: BaseException, settings: Settings | None) -> str | None:
-    if settings is None or not _is_about_the_model(error, settings):
+def _neither(error: BaseException, settings: Settings | None) -> str | None:
+    """The cause when there is no entry script, and no model that scores without one."""
+    if settings is None or isinstance(error, ModelUnusable):
         return None
-    if isinstance(error, ModelUnusable):
+    if not _is_about_the_model(error, settings):
         return None
     kinds = f"{', '.join(SUFFIXES)} or a folder with a file MLmodel"
     return (
-        f"Nor is there a model that scores without a script in {settings.model_dir} "
-        f"(AZUREML_MODEL_DIR): expected is {kinds}."
+        "Cause: there is neither an entry script (AZUREML_ENTRY_SCRIPT, main.py) nor a model that "
+        f"scores without one in {settings.model_dir} (AZUREML_MODEL_DIR); expected is {kinds}."
     )
 
 

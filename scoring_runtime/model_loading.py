@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,7 +222,9 @@ def _translated(path: Path) -> Iterator[None]:
 def _missing(path: Path, module: str) -> str:
     package = module.partition(".")[0]
     extra = _EXTRAS.get(package)
-    if extra is None:
+    if "." in module and find_spec(package) is not None:
+        advice = f"install the version of {package} that the model was made with"
+    elif extra is None:
         advice = "install its package, or put the module on the path that scripts are found on"
     else:
         advice = f"pip install 'scoring-runtime[{extra}]'"

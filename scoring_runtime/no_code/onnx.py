@@ -34,9 +34,12 @@ _DATATYPES = {
 }
 # Where in its source onnxruntime found the trouble: a file, and a function with its parameters.
 _SOURCE = re.compile(
-    r"\S+\.(?:cc|h):\d+ (?:[^()]*::[^()]*\([^()]*\) )?|^\[ONNXRuntimeError\] : \d+ : \w+ : "
+    r"\S+\.(?:cc|h):\d+ (?:[^()]*::[^()]*\([^()]*\) (?:\[with [^\]]*\] )?)?"
+    r"|^\[ONNXRuntimeError\] : \d+ : \w+ : "
 )
-_AT_A_NODE = re.compile(r"while running (\S+) node\. .*?Status Message: (?:.*? was false\. )?(.*)")
+_AT_A_NODE = re.compile(
+    r"^.*?while running (\S+) node\. .*?Status Message: (?:.*? was false\. )?(.*?)\.?$"
+)
 _NOT_THE_INPUT = re.compile(r"allocate memory|bad_alloc|out of memory|CUDA|CUDNN|CUBLAS|HIP|ROCM")
 _EXAMPLES: Mapping[str, Any] = {"BOOL": False, "BYTES": "", "FP16": 0.0, "FP32": 0.0, "FP64": 0.0}
 
@@ -82,7 +85,8 @@ class OnnxModel:
         try:
             results = self._session.run(None, given)
         except self._refusals as error:
-            if _NOT_THE_INPUT.search(str(error)) or not _AT_A_NODE.search(_said(error)):
+            blamed = isinstance(error, self._refusals[0]) or _AT_A_NODE.search(_said(error))
+            if _NOT_THE_INPUT.search(str(error)) or not blamed:
                 raise
             raise SchemaMismatch(self._refused(error, given)) from error
         if len(results) == 1:
@@ -91,8 +95,7 @@ class OnnxModel:
 
     def _refused(self, error: Exception, given: Mapping[str, NDArray[Any]]) -> str:
         """What onnxruntime says, and where the inputs do not fit each other."""
-        _, node, text = _AT_A_NODE.split(_said(error))[:3]
-        text = f"{text.rstrip('.')} (at the operator {node})"
+        text = _AT_A_NODE.sub(r"\2 (at the operator \1)", _said(error))
         for name, places in self._lengths.items():
             found = {given[each].shape[axis] for each, axis in places}
             if len(found) > 1:
