@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 EXAMPLE ?= diabetes
 PORT ?= 5001
 WATCH ?=
-MODELS ?= model
+MODELS ?= $(if $(filter two-models,$(EXAMPLE)),azureml-models,model)
 SCRIPT := $(wildcard examples/$(EXAMPLE)/score.py)
 SAMPLE := $(firstword $(wildcard examples/$(EXAMPLE)/sample_input.json examples/$(EXAMPLE)/samples/*.json examples/$(EXAMPLE)/*.json))
 
@@ -25,6 +25,7 @@ $(VENV)/.dev: pyproject.toml tests/requirements-worker.txt
 install: $(VENV)/.dev
 
 serve: $(VENV)/.serve
+	@$(if $(SCRIPT),,$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/$(EXAMPLE)/requirements.txt -e '.[onnx]')
 	@$(BIN)/python examples/$(EXAMPLE)/train.py
 	@printf '\nTry it, in another terminal:\n\n  curl -H "Content-Type: application/json" -d @$(SAMPLE) http://127.0.0.1:$(PORT)/score\n\n'
 	@exec $(BIN)/scoring-runtime serve $(if $(SCRIPT),--entry-script $(SCRIPT)) --model-dir examples/$(EXAMPLE)/$(MODELS) --port $(PORT) $(if $(WATCH),--watch $(WATCH))

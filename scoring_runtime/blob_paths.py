@@ -134,7 +134,7 @@ def blob_paths(settings: Settings) -> BlobPaths:
     source = Template(environment_name("blob_input_path"), settings.blob_input_path).compile()
     if not source.names:
         raise source.refused("it has no placeholder, such as {blobname}")
-    output = Template(environment_name("blob_output_path"), settings.blob_output_path)
+    output = Template(environment_name("blob_output_path"), output_path(settings))
     error = Template(environment_name("blob_error_path"), error_path(settings))
     for each in (output, error):
         unknown = [f"{{{name}}}" for name in each.names if name not in source.names]
@@ -150,11 +150,23 @@ def blob_paths(settings: Settings) -> BlobPaths:
     return paths
 
 
+def output_path(settings: Settings) -> str:
+    """``BLOB_OUTPUT_PATH``; without it the input's path with ``_out`` in the container output."""
+    if "blob_output_path" in settings.sources or "blob_input_path" not in settings.sources:
+        return settings.blob_output_path
+    name = settings.blob_input_path.removeprefix("/").partition("/")[2]
+    folder, slash, last = name.rpartition("/")
+    stem, dot, extension = last.rpartition(".")
+    if not dot or "}" in extension:
+        stem = last
+    return f"output/{folder}{slash}{stem}_out.json"
+
+
 def error_path(settings: Settings) -> str:
     """``BLOB_ERROR_PATH``; without it the output path with ``_error`` for ``_out``."""
     if settings.blob_error_path:
         return settings.blob_error_path
-    folder, slash, name = settings.blob_output_path.rpartition("/")
+    folder, slash, name = output_path(settings).rpartition("/")
     stem, dot, extension = name.rpartition(".")
     if not dot or "}" in extension:
         stem, dot, extension = name, ".", "json"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .array_values import array, checked, empty_batch, listed, short
+from .array_values import array, checked, empty_batch, listed, shape_text, short
 from .errors import SchemaMismatch
 from .payloads import Columns, Content, Limits, Rows, Spec, Tensors
 
@@ -40,7 +40,9 @@ def tensors(content: Content, specs: Sequence[Spec], limits: Limits) -> dict[str
         return {specs[0].name: array(content.values, specs[0], limits)}
     if len(specs) == 1:
         return _by_name({specs[0].name: content.values}, specs, limits)
-    return _by_name(_split(content.values, specs), specs, limits)
+    parts = _split(content.values, specs)
+    _check_wide(parts, specs)
+    return _by_name(parts, specs, limits)
 
 
 def matrix(content: Content, spec: Spec, limits: Limits) -> NDArray[Any]:
@@ -89,6 +91,8 @@ def frame_columns(
     CSV is read as numbers where all of a column is. Missing text is None.
     """
     flat = [spec._replace(shape=(-1,)) for spec in specs]
+    if isinstance(content, Tensors) and (rows := _only_matrix(content, flat)) is not None:
+        content = Rows(rows)
     if isinstance(content, Tensors):
         found, typed = dict(content.tensors), True
     elif isinstance(content, Columns):
@@ -99,6 +103,15 @@ def frame_columns(
     made = {s.name: _loose(found[s.name], s, limits, typed) for s in flat if s.name in found}
     _check_lengths(made, "column")
     return made
+
+
+def _only_matrix(content: Tensors, specs: Sequence[Spec]) -> Any:
+    """The one array that holds all columns, under a name that none of them has."""
+    [name, *others] = content.tensors or [""]
+    values: Any = content.tensors.get(name)
+    wide = getattr(values, "ndim", 0) == 2 and values.shape[1] == len(specs)
+    named = any(spec.name == name for spec in specs)
+    return values if wide and not others and not named else None
 
 
 def number_columns(
@@ -247,6 +260,21 @@ def _split(values: Any, specs: Sequence[Spec]) -> dict[str, Any]:
     return {
         spec.name: list(each) for spec, each in zip(specs, zip(*values, strict=True), strict=True)
     }
+
+
+def _check_wide(parts: dict[str, Any], specs: Sequence[Spec]) -> None:
+    """Single values are none of an input that has several for each row."""
+    for spec in specs:
+        values = parts[spec.name]
+        single = not isinstance(values, np.ndarray) and any(
+            not isinstance(each, list) for each in values
+        )
+        if single and spec.shape not in ((), (-1,), (-1, 1)):
+            raise SchemaMismatch(
+                f"The model has several inputs: {listed([each.name for each in specs])}. Send each "
+                f'by its name, as in {{"inputs": {{name: values}}}}; {spec.name!r} takes '
+                f"{shape_text(spec)}."
+            )
 
 
 def _rows_expected(got: str, specs: Sequence[Spec]) -> str:

@@ -84,8 +84,15 @@ def _neither(error: BaseException, settings: Settings | None) -> str | None:
     kinds = f"{', '.join(SUFFIXES)} or a folder with a file MLmodel"
     return (
         "Cause: there is neither an entry script (AZUREML_ENTRY_SCRIPT, main.py) nor a model that "
-        f"scores without one in {settings.model_dir} (AZUREML_MODEL_DIR); expected is {kinds}."
+        f"scores without one in {settings.model_dir} (AZUREML_MODEL_DIR)"
+        f"{_what_it_is(Path(settings.model_dir))}; expected is {kinds}."
     )
+
+
+def _what_it_is(folder: Path) -> str:
+    if folder.is_dir():
+        return ""
+    return ", which is a file: name its folder" if folder.exists() else ", which does not exist"
 
 
 def _hint(cause: BaseException | None) -> str | None:

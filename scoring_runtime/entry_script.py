@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
 import os
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -93,8 +93,30 @@ def exists(settings: Settings) -> bool:
         return False
     if found.origin is None or not found.origin.endswith(".py"):
         return True
-    words = set(re.findall(rb"\w+", Path(found.origin).read_bytes()))
-    return {b"init", b"run"} <= words
+    return _defines_both(Path(found.origin))
+
+
+def _defines_both(path: Path) -> bool:
+    """Whether ``init`` and ``run`` are names of the module, or may be; nothing is imported."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, ValueError, SyntaxError):
+        return True  # importing it says why
+    names = {name for statement in body for name in _names_of(statement)}
+    return "*" in names or {"init", "run"} <= names
+
+
+def _names_of(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Import | ast.ImportFrom):
+        yield from (alias.asname or alias.name for alias in statement.names)
+    else:  # what an if, a try or an assignment binds
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+            elif node is not statement and isinstance(node, ast.stmt):
+                yield from _names_of(node)
 
 
 def _extend_sys_path(settings: Settings) -> None:

@@ -225,7 +225,7 @@ def _missing(path: Path, module: str) -> str:
     if "." in module and find_spec(package) is not None:
         advice = f"install the version of {package} that the model was made with"
     elif extra is None:
-        advice = "install its package, or put the module on the path that scripts are found on"
+        advice = "install its package, or put the folder of that module on PYTHONPATH"
     else:
         advice = f"pip install 'scoring-runtime[{extra}]'"
     return f"{path} cannot be loaded: it needs the module {module}, which is not there: {advice}."

@@ -26,10 +26,19 @@ def build(loaded: Mapping[Served, ModelInvocation], settings: Settings) -> Docum
 
 
 def _scored(suffix: str, loaded: ModelInvocation) -> Scored:
-    takes = input_schema(loaded.model, loaded.example)
-    return Scored(suffix, takes, output_schema(loaded.example_result))
+    shown = loaded.example if _size(loaded.example) <= _LARGEST_EXAMPLE else None
+    result = loaded.example_result if _size(loaded.example_result) <= _LARGEST_EXAMPLE else None
+    return Scored(suffix, input_schema(loaded.model, shown), output_schema(result))
 
 
+def _size(value: Any) -> int:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return sum(map(_size, value)) if isinstance(value, list) else 1
+
+
+# Values: an image would make the document a megabyte.
+_LARGEST_EXAMPLE = 1000
 _JSON_TYPES = {"B": "boolean", "I": "integer", "U": "integer", "F": "number"}
 
 

@@ -246,7 +246,6 @@ def test_a_wrong_length_of_the_v2_header_is_refused(length: str):
         ("text/csv;HEADER=PRESENT", Columns({"1": ["3"], "2": ["4"]}, typed=False)),
         ('text/csv; header="present"', Columns({"1": ["3"], "2": ["4"]}, typed=False)),
         ("text/csv; charset=utf-8; header=present", Columns({"1": ["3"], "2": ["4"]}, False)),
-        ("text/csv; header=maybe", Rows([[1.0, 2.0], [3.0, 4.0]])),
         ("application/csv; header=present", Columns({"1": ["3"], "2": ["4"]}, typed=False)),
     ],
 )

@@ -334,7 +334,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], str]] = {
         "m.pkl",
         written(b"cmy_features.scaling\nScaler\n."),
         "it needs the module my_features, which is not there: install its package, or put the "
-        "module on the path that scripts are found on.",
+        "folder of that module on PYTHONPATH.",
     ),
     "a class that is not there": (
         "m.pkl",

@@ -149,3 +149,29 @@ def test_models_are_loaded_by_each_worker_although_preload_is_asked_for(tmp_path
         body = {"data": [[5.1, 3.5, 1.4, 0.2]]}
         answers = [httpx.post(f"{host.url}/score", json=body).json() for _ in range(8)]
     assert answers == [[0]] * 8
+
+
+NOT_SCRIPTS = {
+    "words": "# init the app, then run it\nprint('started')\ndef main(): pass\n",
+    "methods": "class App:\n    def init(self): ...\n    def run(self): ...\n",
+    "one": "def run(data): return data\n",
+    "inside": "def main():\n    def init(): ...\n    def run(data): ...\n",
+}
+SCRIPTS = {
+    "functions": "def init(): ...\nasync def run(data): ...\n",
+    "assigned": "init = run = lambda data=None: data\n",
+    "imported": "from inner import init, other as run\n",
+    "star": "from inner import *\n",
+    "in a try": "try:\n    from a import init\nexcept ImportError:\n    def init(): ...\n"
+    "if True:\n    def run(data): ...\n",
+    "broken": "def init(:\n",
+}
+
+
+@pytest.mark.parametrize("case", [*NOT_SCRIPTS, *SCRIPTS])
+def test_a_main_py_is_a_script_by_the_names_it_binds(case: str, tmp_path: Path) -> None:
+    """It is not run to know it; a broken one is a script, so that its error is told."""
+    versions(tmp_path, "iris/1")
+    said = settings(tmp_path)
+    (tmp_path / "app" / "main.py").write_text({**NOT_SCRIPTS, **SCRIPTS}[case])
+    assert (served(said)[0].folder is None) is (case in SCRIPTS)

@@ -104,7 +104,7 @@ def read(
         raise UndecodableInput("The body is empty.")
     reader = codec(found, UnsupportedContentType)
     if found.module == "csv_table":
-        header = {"present": True, "absent": False}.get(_parameter(said, "header"), csv_header)
+        header = _csv_header(_parameter(said, "header"), csv_header)
         charset = _parameter(said, "charset") or "utf-8"
         return Asked(reader.decode(body, limits, header=header, names=names, charset=charset))
     return Asked(reader.decode(body, limits))
@@ -129,6 +129,15 @@ def read_json(value: Any, limits: Limits) -> Asked:
 def is_known(content_type: bytes) -> bool:
     """Whether there is a format of this content type, installed or not."""
     return is_json_type(content_type) or _kind(content_type) in BY_TYPE
+
+
+def _csv_header(said: str, default: bool | None) -> bool | None:
+    if said not in ("", "present", "absent"):
+        raise UnsupportedContentType(
+            f"header={said[:20]} of text/csv is not known. Allowed: header=present, header=absent "
+            "(RFC 4180), or neither."
+        )
+    return {"present": True, "absent": False}.get(said, default)
 
 
 def supported() -> str:

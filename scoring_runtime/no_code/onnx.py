@@ -141,7 +141,7 @@ def session_options(options: OnnxOptions) -> Any:
         how.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     # Waiting threads that spin take the processor from the event loop.
     how.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    how.log_severity_level = 3
+    how.log_severity_level = 4  # what it raises is told anyway
     return how
 
 

@@ -190,8 +190,13 @@ def _reads_text(estimator: Any) -> bool:
 def _columns(estimator: Any, known: Mapping[str, Any]) -> tuple[Spec, ...]:
     """The columns by name; text where an encoder was fitted on text, else numbers."""
     names = _attribute(estimator, "feature_names_in_")
-    if names is None or find_spec("pandas") is None:
+    if names is None:
         return ()
+    if find_spec("pandas") is None:
+        raise ModelUnusable(
+            "The model was fitted on a table and goes by the names of its columns, which needs "
+            "pandas: pip install pandas."
+        )
     return tuple(
         Spec(str(name), "BYTES" if isinstance(known.get(name), str) else "FP64", (-1,))
         for name in names

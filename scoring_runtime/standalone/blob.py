@@ -220,9 +220,7 @@ class BlobTrigger:
             self._receipts.pop(other, None)
         if not scored:
             shown = printable(found.name)
-            log.error(
-                "%s cannot be scored: %s. See %s", shown, outcome.description, printable(name)
-            )
+            log.error("%s cannot be scored: %s See %s", shown, _sentence(outcome), printable(name))
 
     async def _drain(self) -> None:
         tasks = list(self._in_flight.values())
@@ -248,3 +246,8 @@ async def _wait(stopping: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(stopping.wait(), seconds)
     except TimeoutError:
         pass
+
+
+def _sentence(outcome: Outcome) -> str:
+    text = outcome.description
+    return text if text.endswith(".") else f"{text}."
