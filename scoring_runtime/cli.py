@@ -256,6 +256,8 @@ def _banner(settings: Settings) -> None:
         score += "".join(
             f"                POST  {base}/score/{each.name}/{each.version}\n" for each in found
         )
+    if score and found[0].folder is not None:
+        score += f"V2:             POST  {base}/v2/models/NAME/infer\n"
     print("\nServer Settings\n---------------\n" + "\n".join(rows), file=sys.stderr)
     print(
         f"\nServer Routes\n---------------\n"

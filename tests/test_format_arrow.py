@@ -583,6 +583,18 @@ def test_plain_values_with_columns_inside_are_refused() -> None:
         arrow_stream.decode(body[:kind] + b"\x03" + body[kind + 1 :], LIMITS)
 
 
+def test_a_schema_that_was_checked_before_is_that_of_the_same_bytes_only() -> None:
+    """What is kept goes by every byte of it: a changed one is refused as if it were the first."""
+    body = stream(pa.table({"l": pa.array([[1.5, 2.5]], pa.list_(pa.float64(), 2))}))
+    field = next(schema_of(body).tables(1))
+    kind = 8 + field.location(2)
+    broken = body[:kind] + b"\x03" + body[kind + 1 :]
+    for _ in range(3):
+        assert "l" in str(arrow_stream.decode(body, LIMITS))
+        with pytest.raises(UndecodableInput):
+            arrow_stream.decode(broken, LIMITS)
+
+
 @pytest.mark.parametrize(
     ("limit", "message"),
     [("_MOST_COLUMNS", "more than 2 columns"), ("_MOST_MESSAGES", "more than 2 messages")],
@@ -593,6 +605,7 @@ def test_columns_and_messages_are_counted(
     body = stream(pa.table({"a": [1, 2], "b": [3, 4], "c": [5, 6]}), 1)
     assert len(arrow_stream.decode(body, LIMITS)[0]) == 3
     monkeypatch.setattr(arrow_messages, limit, 2)
+    arrow_messages._columns_of.cache_clear()
     with pytest.raises(InputTooLarge, match=message):
         arrow_stream.decode(body, LIMITS)
 

@@ -11,6 +11,7 @@ gigabytes once it is read; here, what is pointed to is counted each time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 _LITTLE_ENDIAN = 0
 _MOST_COLUMNS = _MOST_MESSAGES = 100_000
 _MOST_PAIRS = 1_000
+_LARGEST_KEPT = 64 * 1024
 # Of a Field and a KeyValue table without their texts; they are at least so long.
 _BYTES_A_FIELD, _BYTES_A_PAIR = 32, 16
 _EXTENSION = b"ARROW:extension:name"
@@ -74,7 +76,9 @@ def check(body: bytes, limits: Limits) -> Claims:
     kind, schema, _ = next(messages, (0, None, None))
     if kind != _SCHEMA or schema is None:
         raise broken("the schema is not its first message")
-    columns = _check_schema(schema)
+    metadata = _metadata(body, 0)
+    small = len(metadata) <= _LARGEST_KEPT
+    columns = _columns_of(metadata) if small else _check_schema(schema)
     claims, uncompressed = Claims(0, 0), 0
     for count, (kind, header, data) in enumerate(messages, 2):
         if kind not in (_DICTIONARY, _BATCH):
@@ -130,6 +134,14 @@ def _metadata(body: bytes, at: int) -> bytes:
     if length < 0 or length > len(body) - at - 8:
         raise broken(f"a message claims {length} bytes of metadata")
     return body[at + 8 : at + 8 + length]
+
+
+@lru_cache(maxsize=32)
+def _columns_of(metadata: bytes) -> int:
+    """The same for the metadata of a schema, which a client sends again and again."""
+    schema = Table.root(metadata).table(2)
+    assert schema is not None
+    return _check_schema(schema)
 
 
 def _check_schema(schema: Table) -> int:
