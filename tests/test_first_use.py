@@ -118,3 +118,13 @@ def test_what_is_no_model_folder_is_said_in_the_last_line(
     )
     assert done.returncode == 3
     assert cause in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_list_of_formats_says_what_one_needs_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody is sent to a format only to be told then that it is not there."""
+    arrow = "application/vnd.apache.arrow.stream"
+    assert f", {arrow}, " in table.supported()
+    monkeypatch.setattr(table, "find_spec", lambda name: None)
+    assert f", {arrow} (needs pyarrow), " in table.supported()

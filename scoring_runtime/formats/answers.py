@@ -11,7 +11,17 @@ from typing import Any, TypeAlias
 from ..conversion import parse_json
 from ..errors import NotAcceptable
 from ..messages import Headers, ScoringRequest
-from .table import BY_TYPE, HEADER_LENGTH, JSON, OCTETS, SUPPORTED, Asked, codec, open_inference
+from .table import (
+    BY_TYPE,
+    HEADER_LENGTH,
+    JSON,
+    OCTETS,
+    SUPPORTED,
+    Asked,
+    codec,
+    listed,
+    open_inference,
+)
 
 _FAILED = (b"x-ms-run-function-failed", b"False")
 # Elements of a list, and parameters of a media range: commas and semicolons may be quoted.
@@ -141,4 +151,4 @@ def _accepts(accept: bytes, kind: str) -> bool:
 
 def _not_acceptable(accept: bytes, there: Collection[str]) -> str:
     shown = accept.decode("latin-1")[:100]
-    return f"Accept {shown} names no format that there is. Supported: {', '.join(there)}."
+    return f"Accept {shown} names no format that there is. Supported: {listed(there)}."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from ..conversion import decompressed, is_json_type, parse_json
@@ -142,7 +143,14 @@ def _csv_header(said: str, default: bool | None) -> bool | None:
 
 def supported() -> str:
     """A sentence that lists the content types that can be read."""
-    return f"Supported: {', '.join(_READABLE)}."
+    return f"Supported: {listed(_READABLE)}."
+
+
+def listed(kinds: Collection[str]) -> str:
+    """Content types for a message; with one whose package is missing stands what it needs."""
+    without = find_spec("pyarrow") is None
+    shown = (f"{kind} (needs pyarrow)" if kind == ARROW and without else kind for kind in kinds)
+    return ", ".join(shown)
 
 
 def _json(body: bytes, limits: Limits) -> Any:
