@@ -8,7 +8,6 @@ refused.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +16,9 @@ from numpy.typing import NDArray
 
 from .errors import InputTooLarge, SchemaMismatch
 from .payloads import NUMPY_TYPES, Limits, Spec
+from .value_texts import HALF_A_CHARACTER, short
 
 _SHOWN = 10
-_LONGEST = 40
-_HALF = re.compile("[\ud800-\udfff]")  # of a character: JSON may hold one alone, UTF-8 may not
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 _CANNOT = (ValueError, TypeError, OverflowError)
 _ROWS = " Send a list of rows, each a list of values: [[…], […]]."
@@ -119,7 +117,7 @@ def _text(value: Any, typed: bool) -> str:
         return value.decode()
     if not isinstance(value, str):
         raise TypeError
-    if not value.isascii() and _HALF.search(value):
+    if not value.isascii() and HALF_A_CHARACTER.search(value):
         raise ValueError
     return value
 
@@ -280,25 +278,3 @@ def empty_batch(name: str) -> SchemaMismatch:
 
 def _named(spec: Spec) -> str:
     return f"The input {spec.name!r}" if spec.name else "The input"
-
-
-def listed(names: Any, limit: int = _SHOWN) -> str:
-    """Names in quotes, at most ``limit`` of them, and how many more there are."""
-    shown = [repr(name) for name in list(names)[:limit]]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-
-
-def short(value: Any) -> str:
-    """A value as JSON names it, cut to a few words."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | dict):
-        return f"a list of {len(value)}" if isinstance(value, list) else "an object"
-    if isinstance(value, str) and _HALF.search(value):
-        return "text with half a character, which is no Unicode"
-    text = repr(value[:_LONGEST] if isinstance(value, str | bytes) else value)
-    kind = "text " if isinstance(value, str) else ""
-    return kind + (text if len(text) <= _LONGEST + 2 else text[:_LONGEST] + "…")

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .array_values import array, checked, empty_batch, listed, shape_text, short
+from .array_values import array, checked, empty_batch, shape_text
 from .errors import SchemaMismatch
 from .payloads import Columns, Content, Limits, Rows, Spec, Tensors
+from .value_texts import listed, short
 
 _SHOWN = 10
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .array_values import array, checked, listed, shape_text
+from .array_values import array, checked, shape_text
 from .coercion import column, matrix
 from .errors import SchemaMismatch
 from .payloads import DATATYPES, Columns, Content, Limits, Rows, Spec, Tensors
 from .standard_values import check_rows, plain, records, table_of
+from .value_texts import listed
 
 _NO_LIMITS = Limits(2**62, 2**62, 2**62)
 

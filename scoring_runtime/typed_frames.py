@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .array_values import empty_batch, listed, short
+from .array_values import empty_batch
 from .coercion import column
 from .errors import SchemaMismatch
 from .payloads import Columns, Content, Limits, Rows, Spec, Tensors
 from .standard_values import check_rows, column_datatype, table_of
+from .value_texts import listed, short
 
 
 def frame_argument(content: Content, name: str, parameter: Any, limits: Limits) -> Any:

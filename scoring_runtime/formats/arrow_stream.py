@@ -15,10 +15,10 @@ from pyarrow import types
 from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
 from ..payloads import Columns, Limits, Tensors
 from .arrow_messages import ALLOWED, check
+from .guarded_json import check_memory
 
 # Of a str or int of Python with its place in a list.
 _BYTES_AN_OBJECT = 64
-_MEMORY_FACTOR = 10
 # Of decimals by their width in bits; pyarrow has no text for a larger scale.
 _MOST_DIGITS = {32: 9, 64: 18, 128: 38, 256: 76}
 # Buffers that do not lie as their type asks are copied; this process never swaps bytes.
@@ -116,12 +116,7 @@ def _check_memory(table: pa.Table, entries: int, limits: Limits) -> None:
     """Refuse what would take far more memory as objects than it has in the stream."""
     objects = entries + table.num_rows * sum(map(_becomes_objects, table.columns))
     memory = objects * _BYTES_AN_OBJECT
-    if memory > limits.bytes * _MEMORY_FACTOR:
-        raise InputTooLarge(
-            f"The Arrow stream would take about {memory // 1_000_000} MB of memory once read; at "
-            f"most {_MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES ({limits.bytes}) are allowed. "
-            "Send fewer rows at once."
-        )
+    check_memory(memory, limits, "The Arrow stream", "Send fewer rows at once.")
 
 
 def _check_type(field: pa.Field) -> None:

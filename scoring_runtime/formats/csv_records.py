@@ -10,6 +10,7 @@ from itertools import chain
 
 from ..errors import InputTooLarge, SchemaMismatch, UndecodableInput
 from ..payloads import Limits
+from .guarded_json import MEMORY_FACTOR
 
 # By name only: Python knows codecs that unpack, or that take a client's time.
 _CHARSET = re.compile(
@@ -19,7 +20,6 @@ _CHARSET = re.compile(
 )
 # Of a str of a few letters with its place in a list, and of a column with its name.
 _BYTES_A_TEXT, _BYTES_A_COLUMN = 64, 400
-_MEMORY_FACTOR = 10
 _WIDEST_UNCOUNTED = 1_000_000
 
 
@@ -84,9 +84,9 @@ class Records:
     def check_memory(self) -> None:
         """Refuse what would take far more memory as text objects than it has as a body."""
         memory = self.width * (self._rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
-        if memory > self._limits.bytes * _MEMORY_FACTOR:
+        if memory > self._limits.bytes * MEMORY_FACTOR:
             raise InputTooLarge(
-                f"The CSV body would take more than {_MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES "
+                f"The CSV body would take more than {MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES "
                 f"({self._limits.bytes}) of memory once read. Send application/x-npy, or fewer "
                 "rows at once."
             )

@@ -13,12 +13,10 @@ from ..conversion import parse_json
 from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
 from ..payloads import Columns, Limits, Rows
 from ..results import encoder
+from .guarded_json import check_memory, memory_of
 
 _BOM = b"\xef\xbb\xbf"
 _KINDS: Mapping[type, str] = {dict: "an object", list: "an array"}
-# What the parser makes of a list or object, and of a value, on a 64-bit CPython.
-_BYTES_A_LIST, _BYTES_A_VALUE = 88, 32
-_MEMORY_FACTOR = 10
 _json = encoder()
 
 
@@ -101,15 +99,9 @@ def _values(body: bytes) -> Iterator[tuple[int, Any]]:
 
 def _check_memory(body: bytes, limits: Limits) -> None:
     """Refuse what would take far more memory as objects than as text."""
-    lists = body.count(b"[") + body.count(b"{")
-    values = body.count(b",") + body.count(b"\n") + 1
-    memory = lists * _BYTES_A_LIST + values * _BYTES_A_VALUE
-    if memory > limits.bytes * _MEMORY_FACTOR:
-        raise InputTooLarge(
-            f"The JSON Lines body would take about {memory // 1_000_000} MB of memory once read; "
-            f"at most {_MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES ({limits.bytes}) are allowed. "
-            "Send application/x-npy, or fewer rows at once."
-        )
+    memory = memory_of(body, body.count(b",") + body.count(b"\n") + 1)
+    instead = "Send application/x-npy, or fewer rows at once."
+    check_memory(memory, limits, "The JSON Lines body", instead)
 
 
 def _columns(rows: list[dict[str, Any]], limits: Limits) -> Columns:

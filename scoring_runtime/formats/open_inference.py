@@ -15,16 +15,13 @@ from typing import Any, NamedTuple
 import orjson
 from numpy.typing import NDArray
 
-from ..conversion import parse_json
-from ..errors import InputTooLarge, SchemaMismatch, UndecodableInput
+from ..errors import SchemaMismatch, UndecodableInput
 from ..payloads import Limits, Spec, Tensors
+from .guarded_json import parse
 from .infer_tensors import HEADER_LENGTH, Inputs, flag, named, output_tensor, parameters
 from .json_tensors import is_utf8, shown
 
 _BINARY_OUTPUT = "binary_data_output"
-_GUARDED_BYTES = 1024 * 1024
-# What the parser makes of a list or object, and of a value; how much more than the body it may be.
-_BYTES_A_LIST, _BYTES_A_VALUE, _MEMORY_FACTOR = 88, 32, 10
 
 
 class RequestedOutput(NamedTuple):
@@ -83,7 +80,7 @@ def decode(
         InputTooLarge: more than the limits allow; nothing was allocated.
     """
     _check_header_length(header_length, body)
-    request = _parse(body[:header_length], limits) if parsed is None else parsed
+    request = _parsed(body[:header_length], limits) if parsed is None else parsed
     if not isinstance(request, dict):
         raise SchemaMismatch(
             f'The V2 request is {shown(request)}; expected is an object with "inputs".'
@@ -180,32 +177,8 @@ def _check_header_length(length: int | None, body: bytes) -> None:
         )
 
 
-def _parse(text: bytes, limits: Limits) -> Any:
-    if len(text) > _GUARDED_BYTES:
-        _check_size(text, limits)
-    try:
-        return parse_json(text, exact=False)
-    except RecursionError:
-        raise UndecodableInput("The V2 request is JSON that is nested too deeply.") from None
-    except ValueError as error:
-        raise UndecodableInput(f"The V2 request could not be decoded as JSON: {error}") from None
-
-
-def _check_size(text: bytes, limits: Limits) -> None:
-    """Refuse what would take far more memory as objects than as text."""
-    lists, values = text.count(b"[") + text.count(b"{"), text.count(b",") + 1
-    memory = lists * _BYTES_A_LIST + values * _BYTES_A_VALUE
-    if values > limits.values:
-        raise InputTooLarge(
-            f"The V2 request has about {values} values in JSON; at most {limits.values} are scored "
-            "at once (SCORING_MAX_VALUES)."
-        )
-    if memory > limits.bytes * _MEMORY_FACTOR:
-        raise InputTooLarge(
-            f"The V2 request would take about {memory // 1_000_000} MB of memory once read; at "
-            f"most {_MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES ({limits.bytes}) are allowed. "
-            "Send binary data, or fewer rows at once."
-        )
+def _parsed(text: bytes, limits: Limits) -> Any:
+    return parse(text, limits, "The V2 request", "Send binary data, or fewer rows at once.")
 
 
 def _requested(outputs: Any, binary: bool) -> tuple[RequestedOutput, ...]:

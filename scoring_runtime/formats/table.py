@@ -10,9 +10,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from ..conversion import decompressed, is_json_type, parse_json
+from ..conversion import decompressed, is_json_type
 from ..errors import (
-    InputTooLarge,
     SchemaMismatch,
     UndecodableInput,
     UnsupportedContentType,
@@ -20,14 +19,11 @@ from ..errors import (
 )
 from ..messages import ScoringRequest
 from ..payloads import Content, Limits, Rows
+from .guarded_json import parse
 
 JSON, OCTETS = "application/json", "application/octet-stream"
 ARROW = "application/vnd.apache.arrow.stream"
 HEADER_LENGTH = b"inference-header-content-length"
-_GUARDED_BYTES = 1024 * 1024
-# What orjson makes of a list or object, and of a number, on a 64-bit CPython.
-_BYTES_A_LIST, _BYTES_A_VALUE = 88, 32
-_MEMORY_FACTOR = 10
 
 
 class Format(NamedTuple):
@@ -156,36 +152,10 @@ def listed(kinds: Collection[str]) -> str:
 def _json(body: bytes, limits: Limits) -> Any:
     if not body:
         raise UndecodableInput("The body is empty.")
-    if len(body) > _GUARDED_BYTES:
-        _check_size(body, limits)
-    try:
-        return parse_json(body, exact=False)
-    except RecursionError:
-        raise UndecodableInput("The body is JSON that is nested too deeply.") from None
-    except ValueError as error:
-        raise UndecodableInput(f"The body could not be decoded as JSON: {error}") from None
-
-
-def _check_size(body: bytes, limits: Limits) -> None:
-    """Refuse what would take far more memory as objects than as text."""
-    lists, values = body.count(b"[") + body.count(b"{"), body.count(b",") + 1
-    if values > limits.values:
-        raise InputTooLarge(
-            f"The body holds about {values} values; at most {limits.values} are scored at once "
-            "(SCORING_MAX_VALUES)."
-        )
-    memory = lists * _BYTES_A_LIST + values * _BYTES_A_VALUE
-    if memory > limits.bytes * _MEMORY_FACTOR:
-        raise InputTooLarge(
-            f"The body would take about {memory // 1_000_000} MB of memory once read; at most "
-            f"{_MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES ({limits.bytes}) are allowed. Send "
-            "application/x-npy, or fewer rows at once."
-        )
+    return parse(body, limits, "The body", "Send application/x-npy, or fewer rows at once.")
 
 
 def _infer(body: bytes, limits: Limits, length: int | None, value: Any = None) -> Asked:
-    if length is None and len(body) > _GUARDED_BYTES:
-        _check_size(body, limits)
     infer = open_inference().decode(body, length, limits, value)
     return Asked(infer.tensors, infer.params, "", False, infer)
 

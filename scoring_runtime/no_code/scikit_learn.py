@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..array_values import array, listed
+from ..array_values import array
 from ..coercion import column, frame_columns, matrix, number_columns, tensors
 from ..errors import ModelUnusable, SchemaMismatch
 from ..payloads import DATATYPES, Columns, Content, Limits, Rows, Spec, Tensors
+from ..value_texts import listed
 
 METHODS = ("predict", "predict_proba", "decision_function")
 INPUT = "X"

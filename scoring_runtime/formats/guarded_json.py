@@ -1,0 +1,62 @@
+"""JSON from the network, refused before it takes far more memory as objects than as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..conversion import parse_json
+from ..errors import InputTooLarge, UndecodableInput
+from ..payloads import Limits
+
+MEMORY_FACTOR = 10
+"""How many times ``SCORING_MAX_BODY_BYTES`` a body may take in memory once it is read."""
+_GUARDED_BYTES = 1024 * 1024
+# What orjson makes of a list or object, and of a number, on a 64-bit CPython.
+_BYTES_A_LIST, _BYTES_A_VALUE = 88, 32
+
+
+def parse(text: bytes, limits: Limits, what: str, instead: str) -> Any:
+    """The JSON value; integers beyond 64 bits may be floats.
+
+    Args:
+        text: the body.
+        limits: how much it may hold.
+        what: the body's name in messages, such as ``The body``.
+        instead: a sentence that says what to send in place of one that is too large.
+
+    Raises:
+        UndecodableInput: not JSON.
+        InputTooLarge: more values or memory than allowed.
+    """
+    if len(text) > _GUARDED_BYTES:
+        values = text.count(b",") + 1
+        if values > limits.values:
+            raise InputTooLarge(
+                f"{what} holds about {values} values; at most {limits.values} are scored at once "
+                "(SCORING_MAX_VALUES)."
+            )
+        check_memory(memory_of(text, values), limits, what, instead)
+    try:
+        return parse_json(text, exact=False)
+    except RecursionError:
+        raise UndecodableInput(f"{what} is JSON that is nested too deeply.") from None
+    except ValueError as error:
+        raise UndecodableInput(f"{what} could not be decoded as JSON: {error}") from None
+
+
+def memory_of(text: bytes, values: int) -> int:
+    """About how many bytes the objects of a JSON text with so many values take."""
+    return (text.count(b"[") + text.count(b"{")) * _BYTES_A_LIST + values * _BYTES_A_VALUE
+
+
+def check_memory(memory: int, limits: Limits, what: str, instead: str) -> None:
+    """Refuse what would take more than ``MEMORY_FACTOR`` times the largest body.
+
+    Raises:
+        InputTooLarge: it would.
+    """
+    if memory > limits.bytes * MEMORY_FACTOR:
+        raise InputTooLarge(
+            f"{what} would take about {memory // 1_000_000} MB of memory once read; at most "
+            f"{MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES ({limits.bytes}) are allowed. {instead}"
+        )
