@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from .conversion import parse_json, query_pairs
 from .errors import RunFailed, SchemaMismatch, ScoringRuntimeError, UndecodableInput
 from .formats import table
 from .formats.answers import Encode, writer
@@ -113,7 +114,7 @@ class ModelInvocation:
             self.example = None
         else:
             assert isinstance(response.body, bytes)
-            self.example_result = orjson.loads(response.body)
+            self.example_result = parse_json(response.body)  # with SCORING_NAN=raw it has NaN
 
 
 def _outputs(wanted: list[str], there: Sequence[str]) -> list[str]:
@@ -143,6 +144,4 @@ def _is_predictions(result: Any) -> bool:
 def _from_query(query: bytes) -> str:
     if b"method=" not in query:
         return ""
-    from .conversion import query_pairs
-
     return next((value for name, value in query_pairs(query) if name == "method"), "")

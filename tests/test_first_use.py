@@ -128,3 +128,27 @@ def test_a_list_of_formats_says_what_one_needs_that_is_not_installed(
     assert f", {arrow}, " in table.supported()
     monkeypatch.setattr(table, "find_spec", lambda name: None)
     assert f", {arrow} (needs pyarrow), " in table.supported()
+
+
+@pytest.mark.parametrize("policy", ["null", "string", "error", "raw"])
+def test_an_example_that_gives_nan_keeps_no_model_from_starting(
+    policy: str, tmp_path: Path
+) -> None:
+    """Whatever SCORING_NAN says: 0 divided by 0 is the answer to an example of zeros."""
+    from onnx import helper
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(
+        onnx_model(
+            [helper.make_node("Div", ["x", "x"], ["y"])],
+            [helper.make_tensor_value_info("x", 1, ["n", 1])],
+            [helper.make_tensor_value_info("y", 1, ["n", 1])],
+        )
+    )
+    with ModelHost(folder, environ={"SCORING_NAN": policy}) as host:
+        scored = httpx.post(f"{host.url}/score", json={"data": [[2.0]]})
+        document = httpx.get(f"{host.url}/swagger.json")
+    assert (scored.status_code, scored.json()) == (200, [[1.0]])
+    assert document.status_code == 200
+    assert "ServiceInput" in document.json()["definitions"]
