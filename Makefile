@@ -28,7 +28,7 @@ serve: $(VENV)/.serve
 	@$(if $(SCRIPT),,$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/$(EXAMPLE)/requirements.txt -e '.[onnx]')
 	@$(BIN)/python examples/$(EXAMPLE)/train.py
 	@printf '\nTry it, in another terminal:\n\n  curl -H "Content-Type: application/json" -d @$(SAMPLE) http://127.0.0.1:$(PORT)/score\n\n'
-	@exec $(BIN)/scoring-runtime serve $(if $(SCRIPT),--entry-script $(SCRIPT)) --model-dir examples/$(EXAMPLE)/$(MODELS) --port $(PORT) $(if $(WATCH),--watch $(WATCH))
+	@$(if $(filter two-models,$(EXAMPLE)),SCORING_DEFAULT_MODEL=iris) exec $(BIN)/scoring-runtime serve $(if $(SCRIPT),--entry-script $(SCRIPT)) --model-dir examples/$(EXAMPLE)/$(MODELS) --port $(PORT) $(if $(WATCH),--watch $(WATCH))
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
