@@ -87,7 +87,7 @@ def _text_arguments(name: str, settings: Settings) -> ToArguments:
 
     def arguments(request: ScoringRequest) -> Arguments:
         if request.method == "POST":
-            return {name: conversion.text(_body(request, limit))}
+            return {name: conversion.text(conversion.decoded_body(request, limit))}
         if request.method == "GET":
             return {name: conversion.query_text(request.query)}
         raise _no_such_method(request)
@@ -126,7 +126,7 @@ def _named_values(request: ScoringRequest, limit: int) -> dict[str, Any]:
         raise _no_such_method(request)
     if not conversion.is_json_type(request.header(b"content-type")):
         raise UnsupportedContentType("Expects Content-Type to be application/json")
-    return conversion.json_object(_body(request, limit))
+    return conversion.json_object(conversion.decoded_body(request, limit))
 
 
 def _plus_headers(arguments: ToArguments, wanted: bool) -> ToArguments:
@@ -138,11 +138,6 @@ def _plus_headers(arguments: ToArguments, wanted: bool) -> ToArguments:
         **arguments(request),
         "request_headers": header_mapping(request.headers),
     }
-
-
-def _body(request: ScoringRequest, limit: int) -> bytes:
-    encoding = request.header(b"content-encoding")
-    return conversion.decompressed(request.body, encoding, limit) if encoding else request.body
 
 
 def _no_such_method(request: ScoringRequest) -> UnsupportedMethod:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from .conversion import has_big_integer, is_json_type
-from .messages import ScoringRequest, ScoringResponse
+from .messages import INFER_HEADER_LENGTH, ScoringRequest, ScoringResponse
 
 _MAGIC = b"SRV1"
 _DIGEST = 16
@@ -45,7 +45,7 @@ def key_of(request: ScoringRequest, version: bytes, *, in_order: bool = False) -
     accept = b",".join(value for name, value in request.headers if name == b"accept")
     if accept == b"*/*":  # which is what none means (RFC 9110 §12.5.1)
         accept = b""
-    length = request.header(b"inference-header-content-length")
+    length = request.header(INFER_HEADER_LENGTH)
     # V2 bodies mean something else elsewhere.
     model = request.model.encode() + (b"/v2" if request.path.startswith("/v2/") else b"")
     head = (request.method.encode(), request.query, kind, encoding, accept, length, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -198,7 +198,7 @@ def _by_name(
             values = column(values, spec._replace(shape=(-1,)), limits, typed)[:, np.newaxis]
         if not spec.shape:
             values = _unwrapped(values)
-            spec = spec._replace(shape=(-1,) * _depth(values))
+            spec = spec._replace(shape=(-1,) * depth_of(values))
         made[spec.name] = array(values, spec, limits, typed=typed)
     return made
 
@@ -211,7 +211,8 @@ def _unwrapped(values: Any) -> Any:
     return values[0] if single else values
 
 
-def _depth(values: Any) -> int:
+def depth_of(values: Any) -> int:
+    """The dimensions of an array; how deeply lists are nested, by the first of each."""
     depth = values.ndim if isinstance(values, np.ndarray) else 0
     while isinstance(values, list):
         values, depth = values[0] if values else None, depth + 1
@@ -224,16 +225,23 @@ def _check_names(found: dict[str, Any], specs: Sequence[Spec], what: str) -> Non
         raise SchemaMismatch(
             f"The batch is empty: at least one row is expected, with {listed(expected, 100)}."
         )
-    missing = [s.name for s in specs if s.name not in found and not s.optional]
+    check_names(found, expected, what, [spec.name for spec in specs if spec.optional])
+
+
+def check_names(
+    found: Collection[str], expected: Sequence[str], what: str, optional: Collection[str] = ()
+) -> None:
+    """Refuse names that are missing or not known; ``what`` is what they name.
+
+    Raises:
+        SchemaMismatch: it lists both, and what is expected.
+    """
+    missing = [name for name in expected if name not in found and name not in optional]
     unknown = [name for name in found if name not in expected]
-    if not missing and not unknown:
-        return
-    said = []
-    if missing:
-        said.append(f"Missing {what}s: {listed(missing)}.")
-    if unknown:
-        said.append(f"Unknown {what}s: {listed(unknown)}.")
-    raise SchemaMismatch(f"{' '.join(said)} Expected: {listed(expected, 100)}.")
+    said = [f"Missing {what}s: {listed(missing)}."] if missing else []
+    said += [f"Unknown {what}s: {listed(unknown)}."] if unknown else []
+    if said:
+        raise SchemaMismatch(f"{' '.join(said)} Expected: {listed(expected, 100)}.")
 
 
 def _check_lengths(made: dict[str, NDArray[Any]], what: str) -> None:

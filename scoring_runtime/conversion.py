@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from .errors import InputTooLarge, UndecodableInput, UnsupportedContentType
+from .messages import ScoringRequest
 
 JSON_TYPE = b"application/json"
 _PIECE = 8 * 1024
@@ -38,6 +39,12 @@ def decompressed(body: bytes, encoding: bytes, limit: int) -> bytes:
                 "Allowed: gzip, deflate, identity."
             )
     return body
+
+
+def decoded_body(request: ScoringRequest, limit: int) -> bytes:
+    """The body without its Content-Encoding; raises as :func:`decompressed`."""
+    encoding = request.header(b"content-encoding")
+    return decompressed(request.body, encoding, limit) if encoding else request.body
 
 
 def text(body: bytes) -> str:

@@ -21,7 +21,7 @@ from .errors import InputNotFound, InputTooLarge, NotStarted, ScoringRuntimeErro
 from .http_messages import Handle, HttpRequest, Reply
 from .invocation import JSON_HEADERS
 from .messages import Headers, Score, ScoringRequest, ScoringResponse
-from .model_routes import V2, Found, ModelRoutes, with_error
+from .model_routes import EVERY, SCORES, V2, Found, ModelRoutes, with_error
 from .request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from .runtime import Runtime, State
 from .settings import Settings
@@ -45,7 +45,6 @@ _METRICS_HEADERS: Headers = ((b"content-type", b"text/plain; version=0.0.4; char
 INPUTS = "/inputs/"
 _ALIVE = (State.TRANSITIONING, State.HEALTHY)
 _READ = ("GET", "HEAD", "OPTIONS")
-_SCORES = ("GET", "POST", "OPTIONS", "HEAD")
 
 
 class Endpoint:
@@ -67,7 +66,7 @@ class Endpoint:
         self._new_id = RandomIds()
         self._version_header = _version_header(runtime.settings)
         self._routes: dict[str, Found] = {
-            "/score": (self._scored, _SCORES, True),
+            "/score": (self._scored, SCORES, True),
             "/": (self._healthy, _READ, False),
             "/swagger.json": (self._document, _READ, True),
             "/health/live": (self._live, _READ, False),
@@ -229,8 +228,7 @@ async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
     return message_response(404, _NOT_FOUND)
 
 
-_EVERY = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
-_UNKNOWN: Found = (_not_found, _EVERY, False)
+_UNKNOWN: Found = (_not_found, EVERY, False)
 
 
 def _as_read(error: ScoringResponse, path: str) -> ScoringResponse:

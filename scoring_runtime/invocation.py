@@ -15,7 +15,7 @@ from .arguments import Arguments
 from .entry_script import EntryScript
 from .errors import InputError, RunFailed, SchemaMismatch, ScoringRuntimeError
 from .messages import Headers, ScoringRequest, ScoringResponse
-from .payloads import Limits, Spec
+from .payloads import Spec
 from .results import encoder
 from .settings import Settings
 from .telemetry import request_id, script_log
@@ -62,9 +62,8 @@ class Invocation:
         if self._schema_is_clients_fault:
             from .typed_calls import TypedCalls
 
-            limits = Limits(settings.max_rows, settings.max_values, settings.max_body_bytes)
             nan = settings.nan_policy
-            self._typed = TypedCalls(script, limits, self._encode, model, nan)
+            self._typed = TypedCalls(script, settings.limits, self._encode, model, nan)
             self.inputs = self._typed.inputs
         self.takes_tensors = self._typed is not None
 

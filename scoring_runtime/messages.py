@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
+INFER_HEADER_LENGTH = b"inference-header-content-length"
+"""Where the tensors of a V2 body with binary data begin: the length of the JSON before them."""
+
 Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Header lines in order: lower-case names, latin-1 values, as in ASGI."""
 

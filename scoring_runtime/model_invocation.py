@@ -14,17 +14,12 @@ from .formats import table
 from .formats.answers import Encode, writer
 from .invocation import run_failed
 from .messages import ScoringRequest, ScoringResponse
-from .payloads import Limits, NoCodeModel
+from .payloads import NoCodeModel
 from .results import encoder
 from .settings import Settings
 from .telemetry import log, request_id
 
 _NUMBERS = ("b", "i", "u", "f")
-
-
-def limits_of(settings: Settings) -> Limits:
-    """How much one request may hold."""
-    return Limits(settings.max_rows, settings.max_values, settings.max_body_bytes)
 
 
 class ModelInvocation:
@@ -49,7 +44,7 @@ class ModelInvocation:
         self.model = model
         self.platform, self.inputs, self.outputs = model.platform, model.inputs, model.outputs
         self._identity = (name, version)
-        self._limits = limits_of(settings)
+        self._limits = settings.limits
         self._nan = settings.nan_policy
         self._encode = encoder(settings.nan_policy, strict=settings.strict_compat)
         if model.platform.startswith("mlflow_"):

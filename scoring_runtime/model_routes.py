@@ -23,8 +23,8 @@ from .served import Served, chosen
 V2 = "/v2"
 SCORE = "/score/"
 _READ, _SENT = ("GET", "HEAD"), ("POST",)
-_SCORES = ("GET", "POST", "OPTIONS", "HEAD")
-_EVERY = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
+SCORES = ("GET", "POST", "OPTIONS", "HEAD")
+EVERY = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
 _NO_SUCH_PATH = (
     "There is no such path here. There are /v2, /v2/health/live, /v2/health/ready and, with or "
     "without /versions/{version}, /v2/models/{name} and its /ready and /infer."
@@ -54,13 +54,13 @@ class ModelRoutes:
         if path.startswith(SCORE):
             name, _, version = path[len(SCORE) :].partition("/")
             known = name and "/" not in version and not path.endswith("/")
-            return (self._scoring(_identity(name, version)), _SCORES, True) if known else None
+            return (self._scoring(_identity(name, version)), SCORES, True) if known else None
         if path == V2 or path.startswith(f"{V2}/"):
             found = self._open_inference(path.split("/")[2:])
             if found is None:
-                return _no_such_path, _EVERY, False
+                return _no_such_path, EVERY, False
             route, methods, logged = found
-            return _v2(route, methods), _EVERY, logged
+            return _v2(route, methods), EVERY, logged
         return None
 
     def _open_inference(self, parts: list[str]) -> Found | None:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from .error_responses import INTERNAL, error_response, message_response
 from .errors import InputError, NotBegun, NotServing, QueueFull, ScoringRuntimeError
-from .messages import Score, ScoringRequest, ScoringResponse
+from .messages import INFER_HEADER_LENGTH, Score, ScoringRequest, ScoringResponse
 from .runtime import Runtime
 from .telemetry import AccessLog, log
 
@@ -31,9 +31,8 @@ EXTENSIONS = {
 """Content types of formats by the extension of a name; mimetypes knows few of them."""
 INPUT_KEY = "x_input_key"
 """The metadata of a blob that names the key of the input to score in its place."""
-_HEADER_LENGTH = b"inference-header-content-length"
-_INFER_LENGTH = "inference_header_content_length"
-_DIRECTIONS = ("model", "method", "accept", "inference_header_content_length")
+_INFER_LENGTH = INFER_HEADER_LENGTH.decode().replace("-", "_")
+_DIRECTIONS = ("model", "method", "accept", _INFER_LENGTH)
 
 
 class Verdict(Enum):
@@ -198,7 +197,7 @@ def _of(
 ) -> Outcome:
     assert isinstance(response.body, bytes)
     headers = dict(response.headers[::-1])
-    kind, length = (headers.get(name, b"") for name in (b"content-type", _HEADER_LENGTH))
+    kind, length = (headers.get(name, b"") for name in (b"content-type", INFER_HEADER_LENGTH))
     return Outcome(
         verdict,
         response.status,

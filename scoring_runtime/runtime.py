@@ -239,12 +239,11 @@ class Runtime:
     def _load(self, model: Served, runner: asyncio.Runner) -> Loaded:
         if model.folder is None:
             return self._preloaded or load(self.settings, runner, model[:2])
-        from .model_invocation import ModelInvocation, limits_of
+        from .model_invocation import ModelInvocation
         from .no_code import loading
 
         models.use_model_dir(self.settings.model_dir)
-        limits = limits_of(self.settings)
-        found = loading.load(model.folder, self.settings, limits)
+        found = loading.load(model.folder, self.settings)
         return ModelInvocation(found, model.name, model.version, self.settings)
 
     def _finish(self, last: Loaded) -> None:

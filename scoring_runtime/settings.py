@@ -12,6 +12,7 @@ from typing import Any
 
 from . import setting_kinds as kinds
 from .errors import ConfigurationError
+from .payloads import Limits
 
 DEFAULT_APP_ROOT = "/var/azureml-app"
 DEFAULT_CONNECTIONS = ("TriggerConnectionString", "ServiceBusConnectionString")
@@ -178,6 +179,11 @@ class Settings:
     def app_insights_active(self) -> bool:
         """Enabled, and with a key that has the shape of a UUID."""
         return self.app_insights_enabled and bool(_UUID.fullmatch(self.app_insights_key))
+
+    @property
+    def limits(self) -> Limits:
+        """How much one request to a model, or in a format of arrays or tables, may hold."""
+        return Limits(self.max_rows, self.max_values, self.max_body_bytes)
 
     @property
     def cached(self) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .array_values import array, checked, shape_text
-from .coercion import column, matrix
+from .coercion import column, depth_of, matrix
 from .errors import SchemaMismatch
 from .payloads import DATATYPES, Columns, Content, Limits, Rows, Spec, Tensors
 from .standard_values import check_rows, plain, records, table_of
@@ -44,7 +44,7 @@ def array_argument(content: Content, spec: Spec, parameter: Any, limits: Limits)
         content = _rows_of(table, spec, parameter, limits)
     values = _fitted(content.values, spec) if parameter.enforce_shape else content.values
     if not parameter.enforce_shape:
-        spec = spec._replace(shape=(-1,) * _depth(values))
+        spec = spec._replace(shape=(-1,) * depth_of(values))
     if parameter.enforce_column_type and str(dtype) in DATATYPES:
         return _own(array(values, spec, limits))
     if not isinstance(values, np.ndarray):
@@ -79,22 +79,13 @@ def _fitted(values: Any, spec: Spec) -> Any:
         return values
     if len(spec.shape) == 1 and all(_is_alone(each) for each in values):
         return [each[0] for each in values]
-    if spec.shape[1:] == (1,) and _depth(values) == 1:
+    if spec.shape[1:] == (1,) and depth_of(values) == 1:
         return [[each] for each in values]
     return values
 
 
 def _is_alone(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 1
-
-
-def _depth(values: Any) -> int:
-    if isinstance(values, np.ndarray):
-        return values.ndim
-    depth = 0
-    while isinstance(values, list):
-        depth, values = depth + 1, values[0] if values else None
-    return depth
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -104,7 +95,7 @@ def _rows_of(table: Columns, spec: Spec, parameter: Any, limits: Limits) -> Rows
     """A table's values without its names: the only column, or all of them side by side."""
     first: Any = next(iter(table.columns.values()), [])
     enforced = parameter.enforce_column_type and spec.datatype != "BYTES"
-    if len(table.columns) == 1 and (len(spec.shape) == 1 or _depth(first) > 1):
+    if len(table.columns) == 1 and (len(spec.shape) == 1 or depth_of(first) > 1):
         name = next(iter(table.columns))
         if not enforced:
             return Rows(first if table.typed else _natural(first, typed=False))

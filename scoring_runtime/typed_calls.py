@@ -13,21 +13,20 @@ from importlib import import_module
 from typing import Any
 
 from .arguments import Arguments, wrapped_functions
-from .conversion import decompressed, is_json_type, parse_json, query_values
+from .conversion import decoded_body, is_json_type, parse_json, query_values
 from .entry_script import EntryScript
 from .errors import NotAcceptable, SchemaMismatch, UndecodableInput, UnsupportedContentType
 from .formats import table
 from .formats.answers import Encode, Writer, writer
-from .messages import ScoringRequest
+from .formats.mlflow_json import AZUREML_KINDS, KINDS
+from .messages import INFER_HEADER_LENGTH, ScoringRequest
 from .payloads import DATATYPES, Content, Limits, Rows, Spec, Tensors
 from .standard_values import DATATYPE_OF, column_datatype, plain, standard_value
 
 _PLAIN_ACCEPTS = (b"", b"*/*", b"application/json")
 # The text that clients of azureml-inference-server-http know.
 _EXPECTED = "Expects Content-Type to be application/json."
-_KINDS = frozenset(
-    {"dataframe_split", "dataframe_records", "instances", "inputs", "input_data", "data"}
-)
+_KINDS = frozenset({*KINDS, *AZUREML_KINDS})
 _MISSING = inspect.Parameter.empty
 _DECLARED: Mapping[str, Any] = {"optional": False, "convert_to_provided_type": True}
 
@@ -116,9 +115,7 @@ class TypedCalls:
         it has by the names of parameters."""
         if request.method != "POST" or not self._types:
             return None
-        encoding = request.header(b"content-encoding")
-        limit = self._limits.bytes
-        body = decompressed(request.body, encoding, limit) if encoding else request.body
+        body = decoded_body(request, self._limits.bytes)
         try:
             value = parse_json(body, exact=False)
         except (ValueError, RecursionError):
@@ -210,7 +207,7 @@ def _said(request: ScoringRequest) -> tuple[bytes, bytes, bytes]:
             said = said or value
         elif name == b"accept":
             accept = accept or value
-        elif name == table.HEADER_LENGTH:
+        elif name == INFER_HEADER_LENGTH:
             length = length or value
     return said, accept, length
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .array_values import empty_batch
-from .coercion import column
+from .coercion import check_names, column
 from .errors import SchemaMismatch
 from .payloads import Columns, Content, Limits, Rows, Spec, Tensors
 from .standard_values import check_rows, column_datatype, table_of
@@ -74,17 +74,8 @@ def _named(content: Content, names: list[str], name: str, parameter: Any) -> Col
     if strange and parameter.apply_column_names and len(table.columns) == len(names):
         return table._replace(columns=dict(zip(names, table.columns.values(), strict=True)))
     if parameter.enforce_shape:
-        _check_names(list(table.columns), names)
+        check_names(table.columns, names, "column")
     return table
-
-
-def _check_names(found: Sequence[str], expected: Sequence[str]) -> None:
-    missing = [each for each in expected if each not in found]
-    unknown = [each for each in found if each not in expected]
-    said = [f"Missing columns: {listed(missing)}."] if missing else []
-    said += [f"Unknown columns: {listed(unknown)}."] if unknown else []
-    if said:
-        raise SchemaMismatch(f"{' '.join(said)} Expected: {listed(expected, 100)}.")
 
 
 def _split(values: Any, names: list[str]) -> dict[str, Any]:

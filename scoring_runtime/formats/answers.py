@@ -10,10 +10,9 @@ from typing import Any, TypeAlias
 
 from ..conversion import parse_json
 from ..errors import NotAcceptable
-from ..messages import Headers, ScoringRequest
+from ..messages import INFER_HEADER_LENGTH, Headers, ScoringRequest
 from .table import (
     BY_TYPE,
-    HEADER_LENGTH,
     JSON,
     OCTETS,
     SUPPORTED,
@@ -101,7 +100,7 @@ def _infer_writer(
         body, length = open_inference().encode(outputs(result), infer, *model, nan=nan)
         if length is None:
             return body, _HEADERS[JSON]
-        return body, (*_HEADERS[OCTETS], (HEADER_LENGTH, b"%d" % length))
+        return body, (*_HEADERS[OCTETS], (INFER_HEADER_LENGTH, b"%d" % length))
 
     return write
 

@@ -10,20 +10,19 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from ..conversion import decompressed, is_json_type
+from ..conversion import decoded_body, is_json_type
 from ..errors import (
     SchemaMismatch,
     UndecodableInput,
     UnsupportedContentType,
     UnsupportedMethod,
 )
-from ..messages import ScoringRequest
+from ..messages import INFER_HEADER_LENGTH, ScoringRequest
 from ..payloads import Content, Limits, Rows
 from .guarded_json import parse
 
 JSON, OCTETS = "application/json", "application/octet-stream"
 ARROW = "application/vnd.apache.arrow.stream"
-HEADER_LENGTH = b"inference-header-content-length"
 
 
 class Format(NamedTuple):
@@ -84,10 +83,9 @@ def read(
     """
     if request.method != "POST":
         raise UnsupportedMethod("Send the input with POST.")
-    encoding = request.header(b"content-encoding")
-    body = decompressed(request.body, encoding, limits.bytes) if encoding else request.body
+    body = decoded_body(request, limits.bytes)
     said = request.header(b"content-type")
-    length = request.header(HEADER_LENGTH)
+    length = request.header(INFER_HEADER_LENGTH)
     if length:
         return _infer(body, limits, _header_length(length, body))
     if request.path.startswith("/v2/"):

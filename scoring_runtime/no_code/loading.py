@@ -10,7 +10,7 @@ from .. import manifest
 from ..errors import ModelUnusable
 from ..model_kinds import MLFLOW, ONNX, candidates
 from ..model_loading import find_model_file, load_pickle, recorded_versions, warn_of_versions
-from ..payloads import Limits, NoCodeModel
+from ..payloads import NoCodeModel
 from ..settings import Settings
 from ..telemetry import log
 from .onnx_options import OnnxOptions
@@ -21,7 +21,7 @@ _OF_OTHER_FILES = (KeyError, IndexError, ValueError, AttributeError, UnpicklingE
 _STARTS = (b"\x80", b"x", b"\x1f\x8b", b"BZ", b"\xfd7zXZ", b"]\x00", b"\x04\x22\x4d\x18")
 
 
-def load(folder: Path, settings: Settings, limits: Limits) -> NoCodeModel:
+def load(folder: Path, settings: Settings) -> NoCodeModel:
     """Load the only model in ``folder``, once its files are what was registered.
 
     Raises:
@@ -29,16 +29,17 @@ def load(folder: Path, settings: Settings, limits: Limits) -> NoCodeModel:
         ModelUnusable: no model, several, a package that is missing, or loading it failed.
     """
     manifest.check(folder)
-    several = [str(path.relative_to(folder)) for _, path in candidates(folder)]
-    if len(several) > 1:
+    found = candidates(folder)
+    if len(found) > 1:
+        several = ", ".join(str(path.relative_to(folder)) for _, path in found)
         raise ModelUnusable(
-            f"{folder} holds several models: {', '.join(several)}. Without an entry script one is "
+            f"{folder} holds several models: {several}. Without an entry script one is "
             "expected: leave one there, or register each with scoring-runtime models register."
         )
-    kind, path = find_model_file(folder)
+    kind, path = found[0] if found else find_model_file(folder)  # which says what is expected
     log.info("Loading the %s model %s", kind, path)
     try:
-        return _loaded(kind, path, folder, settings, limits)
+        return _loaded(kind, path, folder, settings)
     except ModelUnusable as error:
         if error.__cause__ is not None or str(path) in str(error):
             raise
@@ -49,22 +50,24 @@ def load(folder: Path, settings: Settings, limits: Limits) -> NoCodeModel:
         raise ModelUnusable(f"{path} cannot be loaded: {cause}.") from error
 
 
-def _loaded(kind: str, path: Path, folder: Path, settings: Settings, limits: Limits) -> NoCodeModel:
+def _loaded(kind: str, path: Path, folder: Path, settings: Settings) -> NoCodeModel:
     options = _onnx_options(settings)
     if kind == MLFLOW:
         from .mlflow_model import load as load_mlflow
         from .onnx import session_options
 
-        return load_mlflow(path, limits=limits, onnx_options=partial(session_options, options))
+        return load_mlflow(
+            path, limits=settings.limits, onnx_options=partial(session_options, options)
+        )
     warn_of_versions(path, recorded_versions(folder, kind, path))
     if kind == ONNX:
         from .onnx import OnnxModel
 
-        return OnnxModel(path, limits, options)
+        return OnnxModel(path, settings.limits, options)
     from .scikit_learn import ScikitLearnModel
 
     try:
-        return ScikitLearnModel(load_pickle(path), limits)
+        return ScikitLearnModel(load_pickle(path), settings.limits)
     except ModelUnusable as error:
         if type(error.__cause__) in _OF_OTHER_FILES:
             raise ModelUnusable(f"{error}{_first_bytes(path)}") from error.__cause__
