@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import models_cli, settings_table
+from . import models_cli, package_cli, settings_table
 from .connections import triggers
 from .diagnosis import diagnosis
 from .errors import ConfigurationError, InputError, ScoringRuntimeError, StartError
@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--method", default="", help="such as predict_proba")
     score.set_defaults(command=_score)
     models_cli.add_commands(commands)
+    package_cli.add_command(commands)
     show = commands.add_parser("settings", help="show every setting, its value and its source")
     _model_options(show)
     form = show.add_mutually_exclusive_group()

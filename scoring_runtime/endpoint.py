@@ -7,7 +7,6 @@ the :class:`Reply`. Both therefore answer alike.
 from __future__ import annotations
 
 import asyncio
-from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Any
 
@@ -22,6 +21,7 @@ from .http_messages import Handle, HttpRequest, Reply
 from .invocation import JSON_HEADERS
 from .messages import Headers, Score, ScoringRequest, ScoringResponse
 from .model_routes import EVERY, SCORES, V2, Found, ModelRoutes, with_error
+from .release import VERSION
 from .request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from .runtime import Runtime, State
 from .settings import Settings
@@ -74,7 +74,7 @@ class Endpoint:
         }
         self._models: ModelRoutes | None = None
         if "http" in triggers(runtime.settings):
-            self._models = ModelRoutes(runtime, self._scored, _version())
+            self._models = ModelRoutes(runtime, self._scored, VERSION)
         else:
             del self._routes["/score"]
         if runtime.metrics:
@@ -260,14 +260,7 @@ def _allowed() -> ScoringResponse:
 def _version_header(settings: Settings) -> tuple[bytes, bytes] | None:
     if not settings.server_version_header:
         return None
-    return (b"x-ms-server-version", f"scoring-runtime/{_version()}".encode())
-
-
-def _version() -> str:
-    try:
-        return version("scoring-runtime")
-    except PackageNotFoundError:
-        return "0"
+    return (b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode())
 
 
 def create(

@@ -33,7 +33,8 @@
     │   └── StoreAway               the store of results and inputs does not answer
     ├── TriggerTrouble              what a trigger depends on is away, or refuses
     ├── ModelNotFound
-    └── RegistrationError           a model cannot be registered or deleted
+    ├── RegistrationError           a model cannot be registered or deleted
+    └── PackagingError              a build context or an image cannot be made
 
 No error here knows an HTTP status: each trigger turns them into its own outcome at one edge.
 """
@@ -167,3 +168,7 @@ class ModelNotFound(ScoringRuntimeError):
 
 class RegistrationError(ScoringRuntimeError):
     """A model cannot be registered or deleted; the message says what was wrong."""
+
+
+class PackagingError(ScoringRuntimeError):
+    """A build context or an image cannot be made; the message says what was wrong."""

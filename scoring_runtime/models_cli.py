@@ -90,7 +90,7 @@ def _folder(settings: Settings, options: argparse.Namespace) -> Path:
 
 
 def _register(folder: Path, options: argparse.Namespace) -> int:
-    bar = _Bar() if sys.stderr.isatty() else None
+    bar = Bar() if sys.stderr.isatty() else None
     try:
         record = registry.register(
             folder,
@@ -189,7 +189,7 @@ def _lines(record: Record) -> list[str]:
     return [*lines, *(f"file: {name} {size} bytes sha256 {sha}" for name, (sha, size) in files)]
 
 
-class _Bar:
+class Bar:
     """A progress bar in one line of standard error; written only when a cell or percent changes."""
 
     def __init__(self) -> None:

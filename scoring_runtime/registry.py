@@ -28,7 +28,7 @@ from .manifest import Manifest, Progress, check
 from .model_kinds import kind_of, libraries
 from .models import RegisteredModel, is_version_folder, registered, registered_model
 
-__all__ = ["Record", "check", "delete", "details", "listing", "register", "to_delete"]
+__all__ = ["Record", "check", "check_name", "delete", "details", "listing", "register", "to_delete"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 _TEMPORARY = ".tmp-"
@@ -86,7 +86,7 @@ def register(
             out of it or into itself, or the registry cannot be written.
     """
     folder, source = Path(root), Path(os.path.abspath(path))
-    _check_name(name)
+    check_name(name)
     _check_registry(folder)
     files = _files_of(source, folder)
     noted = Manifest(
@@ -161,7 +161,12 @@ def to_delete(
 # --- what may be registered -----------------------------------------------------------------------
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what cannot be a model's name.
+
+    Raises:
+        RegistrationError: the message says what is allowed.
+    """
     if not _NAME.fullmatch(name) or name.isdecimal():
         raise RegistrationError(
             f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), "

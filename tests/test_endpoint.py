@@ -305,6 +305,7 @@ OUTCOMES: dict[type[Exception], tuple[int, bool, bytes]] = {
     errors.ModelUnusable: (500, False, b"False"),
     errors.ModelDamaged: (500, False, b"False"),
     errors.RegistrationError: (500, False, b"False"),
+    errors.PackagingError: (500, False, b"False"),
     errors.InputTooLarge: (413, True, b"False"),
     errors.RequestIdTooLong: (431, True, b"False"),
     errors.RunError: (500, True, b"True"),

@@ -16,7 +16,7 @@ import pytest
 
 from scoring_runtime.cli import main
 from scoring_runtime.manifest import METADATA_FILE
-from scoring_runtime.models_cli import _Bar
+from scoring_runtime.models_cli import Bar
 from scoring_runtime.registry import details, listing, register
 from tests.standalone_host import clean_environ
 
@@ -345,7 +345,7 @@ def test_a_progress_bar(tmp_path: Path) -> None:
 
 def test_the_bar_is_written_only_when_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
     """However many chunks there are; a file that grows meanwhile is not more than all of it."""
-    bar = _Bar()
+    bar = Bar()
     for done in range(1000, 3000):
         bar(done, 200_000)
     bar(200_001, 200_000)
@@ -358,7 +358,7 @@ def test_the_bar_is_written_only_when_it_changes(capsys: pytest.CaptureFixture[s
 
 def test_a_bar_that_was_not_begun(capsys: pytest.CaptureFixture[str]) -> None:
     """A registration that was refused leaves no empty line."""
-    _Bar().close()
+    Bar().close()
     assert capsys.readouterr() == ("", "")
 
 

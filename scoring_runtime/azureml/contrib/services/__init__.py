@@ -1,0 +1,1 @@
+"""``azureml.contrib.services``: what an entry script with ``@rawhttp`` imports."""

@@ -1,0 +1,5 @@
+"""``azureml.contrib.services.aml_response``."""
+
+from ....aml_http import AMLResponse
+
+__all__ = ["AMLResponse"]

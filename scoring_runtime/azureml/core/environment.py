@@ -1,0 +1,287 @@
+"""``azureml.core.environment``: packages and variables under a name, kept in a workspace."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ...packaging import specification
+from ...packaging.specification import STANDALONE
+from ..exceptions import UserErrorException, WebserviceException
+from .conda_dependencies import CONDA_FILE_NAME, CondaDependencies
+from .container_registry import ContainerRegistry
+from .environment_sections import DockerSection, PythonSection
+from .workspace_folders import environments_folder, version_folders
+
+ENVIRONMENT_FILE_NAME = "azureml_environment.json"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+
+class Environment:
+    """The packages, variables and base image of an image.
+
+    Raises:
+        UserErrorException: the name cannot be a folder's.
+    """
+
+    def __init__(self, name: str, **unused: Any) -> None:
+        if not _NAME.fullmatch(name):
+            raise UserErrorException(
+                f"{name!r} is not a name for an environment: allowed are letters, digits, '-', '_' "
+                "and '.', the first a letter, digit or '_'."
+            )
+        self.name, self.version = name, unused.get("version")
+        self.python, self.docker = PythonSection(), DockerSection()
+        self.environment_variables: dict[str, str] = {}
+        self.inferencing_stack_version: str | None = None
+
+    # --- made from something ----------------------------------------------------------------------
+
+    @staticmethod
+    def from_conda_specification(name: str, file_path: str | os.PathLike[str]) -> Environment:
+        """With what is in a conda environment file.
+
+        Raises:
+            UserErrorException: it cannot be read, or is none.
+        """
+        made = Environment(name)
+        made.python.conda_dependencies = CondaDependencies(file_path)
+        return made
+
+    @staticmethod
+    def from_pip_requirements(
+        name: str, file_path: str | os.PathLike[str], pip_version: str | None = None
+    ) -> Environment:
+        """With what is in a requirements file.
+
+        Raises:
+            UserErrorException: it cannot be read.
+        """
+        made = Environment(name)
+        lines = _requirement_lines(Path(file_path))
+        dependencies = CondaDependencies(_underlying_structure={"dependencies": [{"pip": lines}]})
+        dependencies.folder = Path(file_path).absolute().parent
+        made.python.conda_dependencies = dependencies
+        return made
+
+    @staticmethod
+    def from_docker_image(
+        name: str,
+        image: str,
+        container_registry: ContainerRegistry | None = None,
+        conda_specification: str | os.PathLike[str] | None = None,
+        pip_requirements: str | os.PathLike[str] | None = None,
+    ) -> Environment:
+        """With a base image, and with a conda or a requirements file.
+
+        Raises:
+            UserErrorException: the file cannot be read.
+        """
+        if conda_specification is not None:
+            made = Environment.from_conda_specification(name, conda_specification)
+        elif pip_requirements is not None:
+            made = Environment.from_pip_requirements(name, pip_requirements)
+        else:
+            made = Environment(name)
+        made.docker.base_image = image
+        made.docker.base_image_registry = container_registry or ContainerRegistry()
+        return made
+
+    @staticmethod
+    def from_existing_conda_environment(name: str, conda_environment_name: str) -> NoReturn:
+        """Not here.
+
+        Raises:
+            UserErrorException: always; it says what to do instead.
+        """
+        raise UserErrorException(
+            f"The conda environment {conda_environment_name} is not read here: export it with "
+            f"'conda env export -n {conda_environment_name} --from-history' into a file and take "
+            "Environment.from_conda_specification."
+        )
+
+    def clone(self, new_name: str) -> Environment:
+        """The same under another name, without a version."""
+        made = Environment(new_name)
+        made.python, made.docker = copy.deepcopy(self.python), copy.deepcopy(self.docker)
+        made.environment_variables = dict(self.environment_variables)
+        made.inferencing_stack_version = self.inferencing_stack_version
+        return made
+
+    # --- kept in a workspace ----------------------------------------------------------------------
+
+    def register(self, workspace: object) -> Environment:
+        """Keep it in the workspace, as its next version unless the last one is the same."""
+        folder = environments_folder(workspace) / self.name
+        versions = version_folders(folder)
+        if versions:
+            last = self.load_from_directory(versions[-1])
+            if last._document() == self._document():
+                return last
+        number = int(versions[-1].name) + 1 if versions else 1
+        kept = self.clone(self.name)
+        kept.version = str(number)
+        kept.save_to_directory(folder / str(number))
+        return kept
+
+    @staticmethod
+    def get(
+        workspace: object, name: str, version: str | None = None, label: str | None = None
+    ) -> Environment:
+        """A version from the workspace, the highest unless one is named.
+
+        Raises:
+            UserErrorException: there is none; the message lists what there is.
+        """
+        there = version_folders(environments_folder(workspace) / name)
+        wanted = [each for each in there if version is None or each.name == str(version)]
+        if wanted:
+            return Environment.load_from_directory(wanted[-1])
+        number = f" version {version}" if version is not None else ""
+        names = ", ".join(Environment.list(workspace)) or "none"
+        has = f"It has version {', '.join(each.name for each in there)}." if there else ""
+        raise UserErrorException(
+            f"There is no environment {name}{number} in the workspace. "
+            f"{has or f'Registered are: {names}.'} Make one and register it: environments that "
+            "Microsoft curates are not here."
+        )
+
+    @staticmethod
+    def list(workspace: object) -> dict[str, Environment]:
+        """The highest version of each environment in the workspace, by name."""
+        found = {}
+        for folder in _visible(environments_folder(workspace)):
+            versions = version_folders(folder)
+            if versions:
+                found[folder.name] = Environment.load_from_directory(versions[-1])
+        return found
+
+    def save_to_directory(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        """Write it as ``azureml_environment.json`` and ``conda_dependencies.yml``.
+
+        Raises:
+            UserErrorException: the folder is not empty, unless ``overwrite``.
+        """
+        folder = Path(path)
+        if not overwrite and folder.is_dir() and any(folder.iterdir()):
+            raise UserErrorException(
+                f"{folder} is not empty: name another folder, or pass overwrite=True."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.python.conda_dependencies.save(folder / CONDA_FILE_NAME)
+        text = json.dumps({**self._document(), "version": self.version}, indent=4)
+        (folder / ENVIRONMENT_FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load_from_directory(path: str | os.PathLike[str]) -> Environment:
+        """What :meth:`save_to_directory` wrote; the conda file there counts.
+
+        Raises:
+            UserErrorException: there is no such file, or it is not what is expected.
+        """
+        place = Path(path) / ENVIRONMENT_FILE_NAME
+        try:
+            made = _loaded(json.loads(place.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise UserErrorException(f"{place} cannot be read: {error.strerror}.") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserErrorException(f"{place} does not describe an environment.") from error
+        conda = Path(path) / CONDA_FILE_NAME
+        if conda.is_file():
+            made.python.conda_dependencies = CondaDependencies(conda)
+        return made
+
+    def _document(self) -> dict[str, Any]:
+        """What the old file held, without what has no use here."""
+        return {
+            "name": self.name,
+            "python": self.python.document(),
+            "docker": self.docker.document(),
+            "environmentVariables": self.environment_variables,
+            "inferencingStackVersion": self.inferencing_stack_version,
+        }
+
+    # --- what the packager makes of it ------------------------------------------------------------
+
+    def packages(self, target: str) -> specification.Environment:
+        """What an image for ``target`` has to hold.
+
+        Raises:
+            WebserviceException: it has a Dockerfile of its own, or packages that cannot be used.
+        """
+        if self.docker.base_dockerfile is not None:
+            raise WebserviceException(
+                f"The environment {self.name} has a base_dockerfile, which is not taken: package "
+                "with generate_dockerfile=True and edit the Dockerfile, or build that image and "
+                "name it as base_image."
+            )
+        made = self.python.packages(f"the environment {self.name}")
+        own = {str(name): str(value) for name, value in self.environment_variables.items()}
+        return self.docker.added_to(replace(made, variables={**made.variables, **own}), target)
+
+    def build_local(
+        self,
+        workspace: object,
+        platform: str | None = None,
+        useDocker: bool = False,
+        **unused: Any,
+    ) -> Path:
+        """Make a virtual environment of this Python with the packages; its folder.
+
+        It lies in the workspace, and is made again if it is there.
+
+        Raises:
+            WebserviceException: with ``useDocker``, or if pip cannot install the packages.
+        """
+        if useDocker or unused.get("use_docker"):
+            self.build(workspace)
+        from .virtual_environment import make
+
+        folder = environments_folder(workspace) / ".local" / self.name
+        return make(folder, self.packages(STANDALONE))
+
+    def build(self, workspace: object, image_build_compute: object = None) -> NoReturn:
+        """Not here.
+
+        Raises:
+            WebserviceException: always; it says what to do instead.
+        """
+        raise WebserviceException(
+            "An environment alone is not built into an image here: package a model with it, with "
+            "Model.package or azureml.contrib.functions.package."
+        )
+
+    def __repr__(self) -> str:
+        return f"Environment(name={self.name!r}, version={self.version!r})"
+
+
+def _loaded(said: dict[str, Any]) -> Environment:
+    made = Environment(said["name"], version=said.get("version"))
+    made.python = PythonSection.of(said.get("python") or {})
+    made.docker = DockerSection.of(said.get("docker") or {})
+    made.environment_variables = dict(said.get("environmentVariables") or {})
+    made.inferencing_stack_version = said.get("inferencingStackVersion")
+    return made
+
+
+def _requirement_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserErrorException(
+            f"The requirements file {path} cannot be read: {error.strerror}."
+        ) from error
+    joined = re.sub(r"\\\n", " ", text)
+    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in joined.splitlines())
+    return [line for line in lines if line]
+
+
+def _visible(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(each for each in folder.iterdir() if not each.name.startswith("."))

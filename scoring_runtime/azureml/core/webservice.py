@@ -1,0 +1,300 @@
+"""``azureml.core.webservice``: models served on this machine, each in a process of its own.
+
+No docker is needed; see :mod:`scoring_runtime.local_service`. A service in the cloud is made from
+an image: :mod:`scoring_runtime.azureml.contrib.functions` packages one for a Function App,
+``Model.package`` one for container services.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any, NoReturn
+
+from ... import azureml_model
+from ...local_service import FAILED, HEALTHY, check_absent, find, listing
+from ...local_service import deploy as deploy_locally
+from ..exceptions import WebserviceException, as_webservice_exceptions
+from .inference_config import InferenceConfig
+from .local_deployment import (
+    ONLY_LOCAL,
+    LocalWebserviceDeploymentConfiguration,
+    Models,
+    WebserviceDeploymentConfiguration,
+    changed,
+    check,
+    specification,
+)
+from .local_description import DELETED, Description, has_model
+from .local_scoring import body_of, result_of
+
+__all__ = [
+    "AciWebservice",
+    "AksWebservice",
+    "LocalWebservice",
+    "LocalWebserviceDeploymentConfiguration",
+    "Webservice",
+    "WebserviceDeploymentConfiguration",
+    "deploy",
+]
+
+
+class Webservice(Description):
+    """A deployed model; ``Webservice(workspace, name)`` finds one.
+
+    Raises:
+        WebserviceException: there is none; the message lists those there are.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Webservice:
+        return super().__new__(LocalWebservice if cls is Webservice else cls)
+
+    def __init__(self, workspace: object, name: str) -> None:
+        self.workspace, self.name = workspace, name
+        with as_webservice_exceptions():
+            self._service = find(azureml_model.folder_of(workspace).absolute(), name)
+        self._deleted = False
+
+    # --- what it does -----------------------------------------------------------------------------
+
+    def update_deployment_state(self) -> None:
+        """Nothing: ``state`` always asks."""
+
+    def wait_for_deployment(self, show_output: bool = False) -> None:
+        """Wait until it is Healthy.
+
+        Args:
+            show_output: print the lines of its log as they come.
+
+        Raises:
+            WebserviceException: it has failed; the text ends with the cause.
+        """
+        self._refuse_unless_there("wait_for_deployment")
+        try:
+            with as_webservice_exceptions():
+                self._service.wait(print if show_output else None)
+        except WebserviceException:
+            _finished("Failed", show_output)
+            raise
+        _finished("Succeeded", show_output)
+        print(f"Local webservice is running at {self.base_url}")
+
+    def run(self, input_data: Any) -> Any:
+        """Score one input, once the service is Healthy.
+
+        Args:
+            input_data: the body as text, bytes or an open file, or what is sent as JSON. It is
+                sent with the content type of JSON, whatever it is.
+
+        Returns:
+            The answer's JSON; an answer of another content type as text or bytes.
+
+        Raises:
+            WebserviceException: the service has failed, cannot be reached, or answers with
+                another status than 200; the text has the status, the headers and the body.
+        """
+        self._refuse_unless_there("run")
+        body = body_of(input_data)
+        with as_webservice_exceptions():
+            if self._service.state != HEALTHY:
+                self._service.wait()
+            answer = self._service.score(body)
+        return result_of(answer)
+
+    def get_logs(self, num_lines: int = 5000, raw: bool = False) -> str:
+        """The last lines that its host has written; ``raw`` changes nothing."""
+        self._refuse_unless_there("get_logs")
+        return self._service.log(num_lines)
+
+    def reload(self, wait: bool = False) -> None:
+        """Start it anew from what its script, its source folder and its models are now.
+
+        Raises:
+            WebserviceException: they cannot be packaged: the service goes on as it was; or, with
+                ``wait``, it has failed.
+        """
+        self.update(wait=wait)
+
+    def update(
+        self,
+        models: Models | None = None,
+        image_config: None = None,
+        deployment_config: WebserviceDeploymentConfiguration | None = None,
+        wait: bool = False,
+        inference_config: InferenceConfig | None = None,
+    ) -> None:
+        """Start it anew with other models, another script or port; None leaves what there is.
+
+        Raises:
+            WebserviceException: as :func:`deploy`: the service goes on as it was; or, with
+                ``wait``, it has failed.
+        """
+        self._refuse_unless_there("update")
+        check(image_config, inference_config, deployment_config)
+        wanted = None
+        if models is not None or inference_config is not None:
+            wanted = changed(self._record.specification, models, inference_config)
+        port = getattr(deployment_config, "port", None)
+        with as_webservice_exceptions():
+            self._service.restart(wanted, port)
+        if wait:
+            self.wait_for_deployment()
+
+    def delete(
+        self, delete_cache: bool = True, delete_image: bool = False, delete_volume: bool = True
+    ) -> None:
+        """End it and remove all that is kept of it; there is no image here, and no volume."""
+        self._service.delete()
+        self._deleted = True
+
+    def _refuse_unless_there(self, name: str) -> None:
+        if self._deleted:
+            raise WebserviceException(
+                f"Cannot call {name}() when service is {DELETED}: deploy {self.name} again."
+            )
+
+    @staticmethod
+    def list(
+        workspace: object,
+        compute_type: str | None = None,
+        image_name: str | None = None,
+        image_id: str | None = None,
+        model_name: str | None = None,
+        model_id: str | None = None,
+        tags: object = None,
+        properties: object = None,
+        image_digest: str | None = None,
+    ) -> builtins.list[LocalWebservice]:
+        """Its services by name, whatever their state.
+
+        Args:
+            workspace: a Workspace, or its folder.
+            compute_type: only ``Local`` ones are there.
+            image_name: with it, ``image_id``, ``image_digest``, ``tags`` or ``properties`` none is
+                found, for local services have none of these.
+            model_name: only those with a model of this name.
+            model_id: only those with this ``name:version``.
+        """
+        if any((image_name, image_id, image_digest, tags, properties)):
+            return []
+        if compute_type is not None and compute_type.lower() != "local":
+            return []
+        with as_webservice_exceptions():
+            root = azureml_model.folder_of(workspace).absolute()
+        there = (each.record for each in listing(root))
+        named = (each.name for each in there if has_model(each, model_name, model_id))
+        return [LocalWebservice(workspace, name) for name in named]
+
+    @staticmethod
+    def check_for_existing_webservice(
+        workspace: object,
+        name: str,
+        overwrite: bool = False,
+        request_func: object = None,
+        check_func: object = None,
+    ) -> None:
+        """Raise WebserviceException if a service of this name runs, unless it is overwritten."""
+        with as_webservice_exceptions():
+            check_absent(azureml_model.folder_of(workspace).absolute(), name, overwrite)
+
+
+class LocalWebservice(Webservice):
+    """A model served on this machine.
+
+    Raises:
+        WebserviceException: there is no service of this name; the message lists those there are.
+    """
+
+    @staticmethod
+    def deploy_configuration(port: int | None = None) -> LocalWebserviceDeploymentConfiguration:
+        """On which port; None is a free one."""
+        return LocalWebserviceDeploymentConfiguration(port)
+
+    @staticmethod
+    def list(  # type: ignore[override]  # the old classes differ in the same way
+        workspace: object,
+        model_name: str | None = None,
+        model_id: str | None = None,
+        all: bool | None = None,
+    ) -> builtins.list[LocalWebservice]:
+        """Those that run, or ``all``; see :meth:`Webservice.list`."""
+        found = Webservice.list(workspace, model_name=model_name, model_id=model_id)
+        return [each for each in found if all or each.state != FAILED]
+
+    def get_keys(self) -> NoReturn:
+        """Not here: there are no keys (``auth_enabled`` is False)."""
+        raise NotImplementedError("Local web services do not support auth keys.")
+
+    def get_token(self) -> NoReturn:
+        """Not here: there are no tokens (``token_auth_enabled`` is False)."""
+        raise NotImplementedError("Local web services do not support token authentication.")
+
+    def regen_key(self, key: str) -> NoReturn:
+        """Not here: there are no keys."""
+        raise NotImplementedError("Local web services do not support auth keys.")
+
+    def deploy_to_cloud(self, *args: object, **kwargs: object) -> NoReturn:
+        """Not here; the WebserviceException says what to do instead."""
+        raise WebserviceException(f"Nothing is deployed to a cloud here: {ONLY_LOCAL}")
+
+
+class AciWebservice(Webservice):
+    """Container Instances: not from here."""
+
+    @staticmethod
+    def deploy_configuration(*args: object, **kwargs: object) -> NoReturn:
+        """Always raises WebserviceException, which says what to do instead."""
+        raise WebserviceException(f"Container Instances are not deployed from here: {ONLY_LOCAL}")
+
+
+class AksWebservice(Webservice):
+    """Kubernetes: not from here."""
+
+    @staticmethod
+    def deploy_configuration(*args: object, **kwargs: object) -> NoReturn:
+        """Always raises WebserviceException, which says what to do instead."""
+        raise WebserviceException(f"Kubernetes is not deployed to from here: {ONLY_LOCAL}")
+
+
+def deploy(
+    workspace: object,
+    name: str,
+    models: Models,
+    inference_config: InferenceConfig | None = None,
+    deployment_config: WebserviceDeploymentConfiguration | None = None,
+    deployment_target: object = None,
+    overwrite: bool = False,
+    show_output: bool = False,
+) -> LocalWebservice:
+    """Start a service on this machine; it may be Transitioning yet.
+
+    Args:
+        workspace: a Workspace, or its folder; the service is noted there.
+        name: 3 to 32 lowercase letters, digits or dashes.
+        models: registered ones; there may be none if there is a script.
+        inference_config: script and environment. Without one the models are served without a
+            script, as far as they can be. The packages have to be installed in this Python.
+        deployment_config: of :meth:`LocalWebservice.deploy_configuration`; None is a free port.
+        deployment_target: None; there is none but this machine.
+        overwrite: replace a service of this name that runs; one that has ended always is.
+        show_output: print what is deployed.
+
+    Raises:
+        WebserviceException: the name is not allowed, a service of this name already exists, the
+            configuration is for something else, the port is in use, or model, script or
+            environment cannot be packaged.
+    """
+    wanted = specification(models, inference_config, deployment_config, deployment_target)
+    with as_webservice_exceptions():
+        root = azureml_model.folder_of(workspace).absolute()
+        port = getattr(deployment_config, "port", None)
+        service = deploy_locally(root, name, wanted, port=port, overwrite=overwrite)
+    deployed = LocalWebservice(workspace, name)
+    deployed._service = service
+    if show_output:
+        print(f"{name}: {', '.join(each.id for each in models)} at {deployed.scoring_uri}")
+    return deployed
+
+
+def _finished(outcome: str, shown: bool) -> None:
+    if shown:
+        print(f'Local service creation operation finished, operation "{outcome}"')

@@ -1,0 +1,66 @@
+"""``azureml.exceptions``: what the old names raise.
+
+::
+
+    AzureMLException
+    ├── UserErrorException
+    │   └── WorkspaceException       a workspace is not there, or cannot be made
+    └── WebserviceException          also a PackagingError
+        └── ModelNotFoundException   also a ModelNotFound
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import ModelNotFound, PackagingError, ScoringRuntimeError
+
+
+class AzureMLException(ScoringRuntimeError):
+    """The root of what the old names raise; ``message`` is its sentence."""
+
+    def __init__(
+        self,
+        exception_message: str = "",
+        inner_exception: BaseException | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(exception_message)
+        self.message = exception_message
+        self.inner_exception = inner_exception
+
+
+class UserErrorException(AzureMLException):
+    """Something that was passed, or is in a file, is wrong."""
+
+
+class WorkspaceException(UserErrorException):
+    """A workspace is not there, or cannot be made."""
+
+
+class WebserviceException(AzureMLException, PackagingError):
+    """A model cannot be registered, packaged or deployed; the message says what was wrong."""
+
+
+class ModelNotFoundException(WebserviceException, ModelNotFound):
+    """No such model or version in the workspace; the message lists what there is."""
+
+
+@contextmanager
+def as_webservice_exceptions() -> Iterator[None]:
+    """Raise this package's own errors as the exceptions above.
+
+    Raises:
+        ModelNotFoundException: for a ModelNotFound.
+        WebserviceException: for any other ScoringRuntimeError.
+    """
+    try:
+        yield
+    except AzureMLException:
+        raise
+    except ModelNotFound as error:
+        raise ModelNotFoundException(str(error), error) from error
+    except ScoringRuntimeError as error:
+        raise WebserviceException(str(error), error) from error

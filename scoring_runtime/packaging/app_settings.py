@@ -1,0 +1,142 @@
+"""The settings of a package: those in the image, and the names of those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..blob_paths import blob_paths, refuse_shared_documents
+from ..connections import blob_name, service_bus_name
+from ..errors import ConfigurationError, PackagingError
+from ..settings import Settings, setting_fields
+from .secret_texts import is_secret
+from .sources import entry_script_name
+from .specification import FUNCTIONS, MODELS, SOURCE, STANDALONE, RequiredSetting, Specification
+
+ROOTS: Mapping[str, str] = {FUNCTIONS: "/home/site/wwwroot", STANDALONE: "/var/azureml-app"}
+"""Where the context lies in the image, by target."""
+
+_PATHS = ("AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "AZUREML_MODEL_DIR")
+_ABOUT_STORAGE = "connection string of the storage account with the input and output containers"
+_ABOUT_BUS = "connection string of the Service Bus namespace with the input and output queues"
+_ABOUT_HOST = "connection string of the storage account that the Functions host keeps its own in"
+
+
+def image_settings(specification: Specification, root: str) -> dict[str, str]:
+    """The settings in the image, with the context at ``root``; checked as the runtime will.
+
+    Raises:
+        PackagingError: a setting has a wrong value; the message names it and what is allowed.
+    """
+    said = {**_options(specification), **_variables(specification)}
+    _check(said, specification.target)
+    return {**_paths(specification, root), **said}
+
+
+def required_settings(specification: Specification) -> tuple[RequiredSetting, ...]:
+    """The settings that have to be set where the image runs, by name."""
+    settings = settings_of(specification)
+    found = []
+    if specification.target == FUNCTIONS:
+        found.append(RequiredSetting("AzureWebJobsStorage", _ABOUT_HOST))
+    if "blob" in specification.triggers:
+        found.append(RequiredSetting(blob_name(settings), _ABOUT_STORAGE))
+    if "service_bus" in specification.triggers:
+        found.append(RequiredSetting(service_bus_name(settings), _ABOUT_BUS))
+    there = {each.name for each in found}
+    found += [
+        RequiredSetting(name, "was in the environment's variables; a secret is not packaged")
+        for name in _secrets(specification)
+        if name not in there
+    ]
+    return tuple(found)
+
+
+def settings_of(specification: Specification) -> Settings:
+    """The settings as the runtime in the image reads them."""
+    return Settings.from_environ(
+        image_settings(specification, ROOTS[specification.target]),
+        defaults={"AML_APP_ROOT": "/nonexistent"},
+    )
+
+
+def _options(specification: Specification) -> dict[str, str]:
+    blob, bus = ("blob" in specification.triggers, "service_bus" in specification.triggers)
+    said = {
+        "SCORING_TRIGGERS": ",".join(specification.triggers),
+        "SCORING_AUTH_LEVEL": specification.auth_level,
+        "BLOB_INPUT_PATH": specification.input_path,
+        "BLOB_OUTPUT_PATH": specification.output_path,
+        "SERVICEBUS_INPUT_QUEUE": specification.input_queue,
+        "SERVICEBUS_OUTPUT_QUEUE": specification.output_queue,
+    }
+    _refuse_without_trigger(specification, blob, bus)
+    found = {name: value for name, value in said.items() if value}
+    if specification.output_queue == "":
+        found["SERVICEBUS_OUTPUT_QUEUE"] = ""
+    return found
+
+
+def _refuse_without_trigger(specification: Specification, blob: bool, bus: bool) -> None:
+    http = "http" in specification.triggers
+    given = {
+        "--auth-level": (specification.auth_level, http, "http"),
+        "--input-path": (specification.input_path, blob, "blob"),
+        "--output-path": (specification.output_path, blob, "blob"),
+        "--input-queue": (specification.input_queue, bus, "service_bus_queue"),
+        "--output-queue": (specification.output_queue is not None, bus, "service_bus_queue"),
+    }
+    for option, (value, there, trigger) in given.items():
+        if value and specification.triggers and not there:
+            raise PackagingError(
+                f"{option} is for the trigger {trigger}, which is not packaged: add "
+                f"--trigger {trigger} or leave {option} out."
+            )
+
+
+def _variables(specification: Specification) -> dict[str, str]:
+    variables = specification.environment.variables
+    for name in _PATHS:
+        if name in variables:
+            raise PackagingError(
+                f"The environment's variables set {name}, which the packager sets to where the "
+                "files lie in the image: leave it out."
+            )
+    secret = _secrets(specification)
+    return {name: value for name, value in sorted(variables.items()) if name not in secret}
+
+
+def _secrets(specification: Specification) -> list[str]:
+    return sorted(
+        name
+        for name, value in specification.environment.variables.items()
+        if name in _secret_settings() or is_secret(name, value)
+    )
+
+
+def _secret_settings() -> frozenset[str]:
+    secret = (each.metadata for each in setting_fields() if each.metadata["secret"])
+    return frozenset(name for about in secret for name in (about["name"], *about["also"]))
+
+
+def _paths(specification: Specification, root: str) -> dict[str, str]:
+    inside = f"{root}/" if root else ""
+    paths = {"AML_APP_ROOT": f"{inside}{SOURCE}"}
+    if specification.entry_script is None:
+        paths["AML_APP_ROOT"] = root or "."
+    else:
+        paths["AZUREML_ENTRY_SCRIPT"] = entry_script_name(specification)
+    models = specification.models
+    if len(models) == 1:
+        paths["AZUREML_MODEL_DIR"] = f"{inside}{MODELS}/{models[0].name}/{models[0].version}"
+    elif models:
+        paths["AZUREML_MODEL_DIR"] = f"{inside}{MODELS}"
+    return paths
+
+
+def _check(said: Mapping[str, str], target: str) -> None:
+    try:
+        paths = blob_paths(Settings.from_environ(said, defaults={"AML_APP_ROOT": "/nonexistent"}))
+        if target == STANDALONE:
+            refuse_shared_documents(paths)
+    except ConfigurationError as error:
+        raise PackagingError(str(error)) from error

@@ -1,0 +1,208 @@
+"""Everything of a build context but its models, as bytes or as paths to copy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import PackagingError
+from ..model_kinds import UNKNOWN
+from ..release import VERSION
+from . import host_files, secret_texts
+from .app_settings import ROOTS, image_settings, required_settings, settings_of
+from .dockerfile import dockerfile, dockerignore
+from .document import Document
+from .imported_modules import uncovered
+from .model_files import model_files
+from .requirements import models_environment, requirements_text
+from .sources import entry_script_name, source_files
+from .specification import SOURCE, TARGETS, WHEELS, Environment, Specification
+
+RUNTIME = "scoring_runtime"
+DEFAULT_PYTHON = "3.11"
+_TRIGGERS = ("http", "blob", "service_bus")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The ``files`` of a context by path with ``/``, and what was found out about it.
+
+    ``about`` are the fields of a :class:`Context` but its path.
+    """
+
+    files: Mapping[str, bytes | Path]
+    document: Document
+    about: Mapping[str, Any]
+    requirements: str
+    python: str
+    wheels: tuple[Path, ...]
+    warnings: tuple[str, ...]
+
+
+def contents(specification: Specification, *, leave_out: Iterable[Path] = ()) -> Contents:
+    """What the context of a package holds beside its models.
+
+    Args:
+        specification: what is to be packaged.
+        leave_out: folders that are not taken from the source folder: the output itself.
+
+    Raises:
+        PackagingError: an input is wrong; the message says which and what is allowed.
+    """
+    _check(specification)
+    specification = replace(specification, environment=_environment(specification))
+    environment = specification.environment
+    notes: list[str] = []
+    script = specification.entry_script
+    source = source_files(specification, leave_out, warn=notes.append) if script else []
+    secret_texts.check(source)
+    requirements = requirements_text(specification)
+    files: dict[str, bytes | Path] = {
+        **_generated(specification, requirements, bool(source)),
+        **{f"{SOURCE}/{name}": path for name, path in source},
+        **{f"{WHEELS}/{path.name}": path for path in environment.wheels},
+        **_runtime_files(),
+    }
+    document = _document(specification, files)
+    about = {
+        "target": specification.target,
+        "triggers": specification.triggers,
+        "models": document.models,
+        "settings": document.settings,
+        "required": required_settings(specification),
+        "source_files": tuple(name for name, _ in source),
+    }
+    warnings = (
+        *environment.notes,
+        *notes,
+        *_packaged_twice(specification, source),
+        *uncovered(source, requirements.splitlines()),
+    )
+    python = document.python
+    return Contents(files, document, about, requirements, python, environment.wheels, warnings)
+
+
+def _environment(specification: Specification) -> Environment:
+    """The user's, with the wheels and notes that MLflow models bring, and their Python."""
+    said, own = specification.environment, models_environment(specification)
+    return replace(
+        said,
+        python=said.python or own.python,
+        wheels=tuple(dict.fromkeys((*said.wheels, *own.wheels))),
+        notes=(*said.notes, *own.notes),
+    )
+
+
+def _packaged_twice(
+    specification: Specification, source: Iterable[tuple[str, Path]]
+) -> Iterator[str]:
+    """A warning for each model in the source folder: the script may open it there, or not."""
+    taken = {os.path.realpath(path) for _, path in source}
+    for model in specification.models:
+        if any(os.path.realpath(file.path) in taken for file in model_files(model)):
+            yield (
+                f"The model {model.name} at {model.path} is in the source folder too, so it is "
+                "packaged twice: name it in .scoringignore unless the script opens it there."
+            )
+
+
+def digest_of(content: bytes | Path) -> str:
+    """The SHA-256 of bytes or of a file, in hexadecimal; of a link to nothing that of nothing."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(specification: Specification) -> None:
+    if specification.target not in TARGETS:
+        raise PackagingError(
+            f"There is no target {specification.target!r}. Allowed: {', '.join(TARGETS)}."
+        )
+    for trigger in specification.triggers:
+        if trigger not in _TRIGGERS:
+            raise PackagingError(
+                f"There is no trigger {trigger!r}. Allowed: {', '.join(_TRIGGERS)}."
+            )
+    identities = [f"{model.name}:{model.version}" for model in specification.models]
+    for identity in identities:
+        if identities.count(identity) > 1:
+            raise PackagingError(f"The model {identity} is given twice.")
+    if specification.entry_script is None:
+        _check_models_alone(specification)
+
+
+def _check_models_alone(specification: Specification) -> None:
+    if not specification.models:
+        raise PackagingError(
+            "There is nothing to package: give an entry script (--entry-script score.py), a model "
+            "(--model NAME=PATH), or both."
+        )
+    if specification.source_dir is not None:
+        raise PackagingError(
+            f"The source folder {specification.source_dir} needs an entry script in it: add "
+            "--entry-script."
+        )
+    for model in specification.models:
+        if model.kind in ("", UNKNOWN):
+            raise PackagingError(
+                f"The model {model.name} at {model.path} is none that scores without a script: "
+                "that is one scikit-learn file (.pkl, .joblib …), one .onnx file or one MLflow "
+                "folder. Add --entry-script score.py."
+            )
+
+
+def _generated(
+    specification: Specification, requirements: str, source: bool
+) -> dict[str, bytes | Path]:
+    environment = specification.environment
+    root = ROOTS[specification.target]
+    settings = image_settings(specification, root)
+    required = required_settings(specification)
+    inside = {"source": source, "models": bool(specification.models)}
+    inside["wheels"] = bool(environment.wheels)
+    identities = [f"{model.name}:{model.version}" for model in specification.models]
+    texts = {
+        "Dockerfile": dockerfile(
+            specification.target,
+            python=environment.python,
+            base_image=environment.base_image,
+            settings=settings,
+            labels={"scoring-runtime.models": ",".join(identities)} if identities else {},
+            **inside,
+        ),
+        ".dockerignore": dockerignore(),
+        "requirements.txt": requirements,
+        "host.json": host_files.host_json(settings_of(specification)),
+        "function_app.py": host_files.FUNCTION_APP,
+        "local.settings.json": host_files.local_settings(
+            image_settings(specification, ""), required
+        ),
+        "app-settings.json": host_files.app_settings(settings, required),
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def _runtime_files() -> dict[str, bytes | Path]:
+    folder = Path(__file__).parent.parent
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".typed")]
+    return {f"{RUNTIME}/{path.relative_to(folder).as_posix()}": path for path in found}
+
+
+def _document(specification: Specification, files: Mapping[str, bytes | Path]) -> Document:
+    required = required_settings(specification)
+    return Document(
+        runtime=VERSION,
+        target=specification.target,
+        triggers=specification.triggers,
+        python=specification.environment.python or DEFAULT_PYTHON,
+        entry_script=entry_script_name(specification) if specification.entry_script else "",
+        models=tuple(f"{model.name}:{model.version}" for model in specification.models),
+        settings=image_settings(specification, ROOTS[specification.target]),
+        required={each.name: each.about for each in required},
+        files={name: digest_of(content) for name, content in files.items()},
+    )

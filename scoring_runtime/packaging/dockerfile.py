@@ -1,0 +1,261 @@
+"""The Dockerfile and the ignore file of a build context, for docker, podman and buildah alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ..errors import PackagingError
+from ..release import VERSION
+from .specification import FUNCTIONS, MODELS, SOURCE, STANDALONE, TARGETS, WHEELS
+
+USER = 10001
+"""User and group id in the standalone image."""
+_NOTHING: Mapping[str, str] = {}
+_DEFAULT_PYTHON = "3.11"
+_OLDEST_PYTHON = (3, 11)
+_PYTHON = re.compile(r"(\d+)\.(\d+)(\.\d+)?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LABEL = re.compile(r"[a-z0-9]+([._-]+[a-z0-9]+)*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+_LABELS = {
+    "org.opencontainers.image.title": "scoring-runtime",
+    "org.opencontainers.image.version": VERSION,
+    "org.opencontainers.image.description": (
+        "A trained model behind HTTP requests, dropped blobs and queue messages"
+    ),
+    "org.opencontainers.image.licenses": "MIT",
+}
+_COPIED = ("requirements.txt", "host.json", "function_app.py", "scoring_runtime")
+
+_HEADER = """\
+# The image of one target:
+#   docker build --target functions -t scoring-functions .
+#   docker build --target standalone -t scoring-standalone .
+# Without --target it is {target}. Another base image, such as one with an own certificate or
+# system libraries: --build-arg BASE_IMAGE=…
+# Packages of a private index: --build-arg PIP_INDEX_URL=… or PIP_EXTRA_INDEX_URL=…; these and
+# PIP_CERT, a file of the base image, are not kept in the image.
+ARG BASE_IMAGE=
+"""
+
+# pip's log says why it failed: only a package that has to be compiled gets a second try.
+_PACKAGES_STAGE = """
+FROM ${{BASE_IMAGE:-{image}}} AS {target}-packages
+ARG PIP_CERT=
+ARG PIP_INDEX_URL=
+ARG PIP_EXTRA_INDEX_URL=
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off \\
+    PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+{prepare}{wheels}COPY requirements.txt ./
+RUN packages() {{ {install} --log /tmp/pip.log -r requirements.txt; }}; \\
+    packages || {{ tools=build-essential; \\
+      if grep -q "Cannot find command .git." /tmp/pip.log; then tools="git $tools"; \\
+      elif ! grep -qE "subprocess-exited-with-error|Failed building wheel" /tmp/pip.log; then \\
+        exit 1; \\
+      fi; \\
+      apt-get update -qq \\
+      && apt-get install -y -qq --no-install-recommends $tools \\
+      && packages; \\
+    }}
+"""
+
+# Outside Azure the Functions worker finds an app's packages by PYTHONPATH only.
+# https://github.com/Azure/azure-functions-python-worker (worker.py)
+_FUNCTIONS_STAGE = """
+FROM ${{BASE_IMAGE:-{image}}} AS functions
+ENV AzureWebJobsScriptRoot=/home/site/wwwroot \\
+    AzureFunctionsJobHost__Logging__Console__IsEnabled=true \\
+    FUNCTIONS_WORKER_RUNTIME=python \\
+    PYTHONPATH={pythonpath}
+COPY --from=functions-packages /packages/ {pythonpath}/
+{models}COPY scoring_runtime/ /home/site/wwwroot/scoring_runtime/
+RUN python -m compileall -q --invalidation-mode checked-hash /home/site/wwwroot/scoring_runtime
+COPY host.json function_app.py /home/site/wwwroot/
+{source}{labels}{settings}"""
+
+# In an image of small layers nothing is copied twice: find touches only what the user cannot read.
+_STANDALONE_STAGE = """
+FROM ${{BASE_IMAGE:-{image}}} AS standalone
+RUN groupadd --gid {user} scoring \\
+    && useradd --uid {user} --gid {user} --create-home --no-log-init scoring
+ENV HOME=/home/scoring \\
+    PATH=/opt/venv/bin:$PATH \\
+    PYTHONPATH={pythonpath} \\
+    PYTHONUNBUFFERED=1
+COPY --from=standalone-packages /opt/venv/ /opt/venv/
+{models}COPY scoring_runtime/ /var/azureml-app/scoring_runtime/
+RUN python -m compileall -q --invalidation-mode checked-hash /var/azureml-app/scoring_runtime
+{source}RUN find /var/azureml-app ! -type l \\
+    \\( ! -perm -a=r -o -perm /go=w -o -type d ! -perm -a=x \\) -exec chmod a+rX,go-w {{}} +
+WORKDIR {workdir}
+{labels}{settings}USER {user}:{user}
+EXPOSE 5001
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \\
+    CMD ["python", "-I", "-c", "{healthy}"]
+CMD ["python", "-m", "scoring_runtime", "serve"]
+"""
+# Isolated (-I), for the entry script's folder may hold a module by the name of a standard one.
+_HEALTHY = (
+    "import http.client as h, os; "
+    "c = h.HTTPConnection('127.0.0.1', int(os.environ.get('SERVER_PORT', 5001)), timeout=4); "
+    "c.request('GET', '/health/live'); raise SystemExit(c.getresponse().status != 200)"
+)
+_PARTS = {
+    FUNCTIONS: {
+        "root": "/home/site/wwwroot",
+        "pythonpath": "/home/site/wwwroot/.python_packages/lib/site-packages",
+        "stage": _FUNCTIONS_STAGE,
+        "prepare": "",
+        "install": "python -m pip install --target /packages",
+    },
+    STANDALONE: {
+        "root": "/var/azureml-app",
+        "pythonpath": "/var/azureml-app",
+        "stage": _STANDALONE_STAGE,
+        "prepare": "RUN python -m venv --without-pip /opt/venv\n",
+        "install": "python -m pip --python /opt/venv/bin/python install",
+    },
+}
+
+
+def dockerfile(
+    target: str,
+    *,
+    python: str = "",
+    base_image: str = "",
+    settings: Mapping[str, str] = _NOTHING,
+    source: bool,
+    models: bool,
+    wheels: bool,
+    labels: Mapping[str, str] = _NOTHING,
+) -> str:
+    """The Dockerfile with the stages ``functions`` and ``standalone``; ``target`` is the last.
+
+    Args:
+        target: what a build without ``--target`` makes.
+        python: a version such as ``3.11``; empty: the default.
+        base_image: what ``target`` starts from unless the build argument ``BASE_IMAGE`` says.
+        settings: environment variables of the image. Paths below the folder that ``target`` has
+            in its image are the other target's in the other image.
+        source: whether the context has the folder of the entry script.
+        models: whether it has the folder of models.
+        wheels: whether it has the folder of local wheels.
+        labels: labels of the image, beside or in place of those that it has anyway.
+
+    Raises:
+        PackagingError: an unknown target, a Python that the runtime does not support, or a name or
+            value that an image cannot hold.
+    """
+    if target not in TARGETS:
+        raise PackagingError(f"{target!r} is no target. Allowed: {', '.join(TARGETS)}.")
+    images = _images(python or _DEFAULT_PYTHON)
+    if base_image:
+        images[target] = _checked_image(base_image)
+    text = _HEADER.format(target=target)
+    for each in sorted(TARGETS, key=lambda name: name == target):
+        values = _values_of(each, settings, _PARTS[target]["root"])
+        text += _PACKAGES_STAGE.format(
+            target=each,
+            image=images[each],
+            wheels=f"COPY {WHEELS}/ {WHEELS}/\n" if wheels else "",
+            **_PARTS[each],
+        )
+        text += _final_stage(each, images[each], source, models, values, {**_LABELS, **labels})
+    return text
+
+
+def dockerignore() -> str:
+    """The ignore file of a context: the builder is sent what the Dockerfile copies, no more."""
+    copied = "".join(f"!{name}\n" for name in (*_COPIED, SOURCE, MODELS, WHEELS))
+    return f"*\n{copied}**/__pycache__\n"
+
+
+def _final_stage(
+    target: str,
+    image: str,
+    source: bool,
+    models: bool,
+    settings: Mapping[str, str],
+    labels: Mapping[str, str],
+) -> str:
+    root = _PARTS[target]["root"]
+    return _PARTS[target]["stage"].format(
+        image=image,
+        pythonpath=_PARTS[target]["pythonpath"],
+        user=USER,
+        source=f"COPY {SOURCE}/ {root}/{SOURCE}/\n" if source else "",
+        models=f"COPY {MODELS}/ {root}/{MODELS}/\n" if models else "",
+        workdir=f"{root}/{SOURCE}" if source else root,
+        labels=_assignments("LABEL", labels, _LABEL),
+        settings=_assignments("ENV", settings, _VARIABLE),
+        healthy=_HEALTHY,
+    )
+
+
+def _images(python: str) -> dict[str, str]:
+    """The base images of a Python version; those of Functions go by its first two numbers."""
+    found = _PYTHON.fullmatch(python)
+    oldest = ".".join(map(str, _OLDEST_PYTHON))
+    if found is None:
+        raise PackagingError(f"Python {python!r} is no version: expected one such as {oldest}.")
+    short = f"{found[1]}.{found[2]}"
+    if (int(found[1]), int(found[2])) < _OLDEST_PYTHON:
+        raise PackagingError(f"Python {python} is too old for the runtime: {oldest} or newer.")
+    return {
+        FUNCTIONS: f"mcr.microsoft.com/azure-functions/python:4-python{short}",
+        STANDALONE: f"python:{python}-slim",
+    }
+
+
+def _checked_image(name: str) -> str:
+    if not _IMAGE.fullmatch(name):
+        raise PackagingError(
+            f"The base image {name!r} is no image name: expected one such as python:3.11-slim."
+        )
+    return name
+
+
+def _values_of(target: str, settings: Mapping[str, str], root: str) -> dict[str, str]:
+    """The settings with their paths below ``root`` in the image of ``target``."""
+    own = _PARTS[target]
+    inside = re.compile(rf"{re.escape(root)}(?=/|$)")
+    values = {name: inside.sub(own["root"], value) for name, value in settings.items()}
+    if "PATH" in values:
+        raise PackagingError(
+            "The environment's variables set PATH, which the image needs as it is: leave it out."
+        )
+    if "PYTHONPATH" in values:
+        values["PYTHONPATH"] += f":{own['pythonpath']}"
+    return values
+
+
+def _assignments(instruction: str, values: Mapping[str, str], names: re.Pattern[str]) -> str:
+    """One instruction with all of them, a line each; nothing without any."""
+    lines = [f"{instruction}"] if values else []
+    lines += [f"    {_checked_name(name, names)}={_quoted(name, values[name])}" for name in values]
+    return " \\\n".join(lines) + "\n" if lines else ""
+
+
+def _checked_name(name: str, names: re.Pattern[str]) -> str:
+    if not names.fullmatch(name):
+        raise PackagingError(
+            f"{name!r} cannot be the name of a variable or label of an image: allowed are letters, "
+            "digits and _ (in a label also . and -)."
+        )
+    return name
+
+
+def _quoted(name: str, value: str) -> str:
+    r"""In double quotes, where ``\``, ``"`` and ``$`` need a backslash before them.
+
+    Source: https://docs.docker.com/reference/dockerfile/#environment-replacement
+    """
+    if _CONTROL.search(value):
+        raise PackagingError(
+            f"The value of {name} has a line break or another control character, which an image "
+            "cannot hold: expected one line of text."
+        )
+    return '"' + re.sub(r'([\\"$])', r"\\\1", value) + '"'

@@ -1,0 +1,239 @@
+"""Building an image from a build context with docker, podman or buildah."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import PackagingError
+
+BUILDERS = ("docker", "podman", "buildah")
+_NOTHING: Mapping[str, str | None] = {}
+_ANSWER_SECONDS = 30
+_STOP_SECONDS = 10
+_KEPT_LINES = 500
+_SHOWN_LINES = 8
+# Only docker's own format has HEALTHCHECK; buildah keeps layers of earlier builds only if asked.
+_OPTIONS = {
+    "docker": (),
+    "podman": ("--format", "docker"),
+    "buildah": ("--format", "docker", "--layers"),
+}
+# A command that fails unless images can be built: the docker client answers without its daemon.
+_PROBES = {
+    "docker": ("version", "--format", "{{.Server.Version}}"),
+    "podman": ("version",),
+    "buildah": ("version",),
+}
+_TELLING = re.compile(
+    r"\berror\b|\bfatal\b|no matching|could not|cannot|denied|no such|no space|unknown|unreachable"
+    r"|not found|timed? ?out|refused",
+    re.IGNORECASE,
+)
+# As BuildKit and pip write before and around a line: "#12 3.456 " and colours.
+_DECORATION = re.compile(r"^#\d+ (\d+\.\d+ )?|\x1b\[[0-9;]*m")
+_ADVICE = (
+    (
+        r"No space left on device|ENOSPC",
+        "Free some space where the builder keeps its images (docker system prune, podman system "
+        "prune, buildah rmi --prune).",
+    ),
+    (
+        r"conflicting dependencies|ResolutionImpossible",
+        "Loosen or align the versions that the environment asks for.",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|certificate signed by unknown",
+        "If a proxy replaces certificates, use a base image that has its certificate: --build-arg "
+        "BASE_IMAGE=…, --build-arg PIP_CERT=<file in it>.",
+    ),
+    (
+        r"name resolution|resolve host|i/o timeout|NewConnectionError|Network is unreachable"
+        r"|dial tcp|ConnectTimeout",
+        "The builder has no way to the registry or to the package index: check the network and "
+        "the proxy.",
+    ),
+    (
+        r"Could not find a version|No matching distribution",
+        "Correct the package's name or version, or name the index that has it: --build-arg "
+        "PIP_INDEX_URL=… or PIP_EXTRA_INDEX_URL=….",
+    ),
+    (
+        r"subprocess-exited-with-error|Failed building wheel|Failed to build",
+        "The package has no wheel for this Python and cannot be compiled: take a version that has "
+        "one, or a base image with the libraries it needs (--build-arg BASE_IMAGE=…).",
+    ),
+    (
+        r"manifest unknown|image not known|pull access denied|initializing source|unauthorized"
+        r"|failed to resolve source metadata|toomanyrequests|short-name",
+        "The base image cannot be had: check its name, sign in to its registry, or name another: "
+        "--build-arg BASE_IMAGE=….",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """A program that builds images: its ``name`` in ``BUILDERS`` and how it is called.
+
+    ``command`` are its path and options that stand before ``build``, such as ``--root``.
+    """
+
+    name: str
+    command: tuple[str, ...]
+
+
+def find_builder(wanted: str = "") -> Builder:
+    """The first of docker, podman and buildah that can build, or the one that is ``wanted``.
+
+    Raises:
+        PackagingError: none can; the message says of each why.
+    """
+    if wanted and wanted not in BUILDERS:
+        raise PackagingError(f"{wanted!r} is no image builder. Allowed: {', '.join(BUILDERS)}.")
+    tried = []
+    for name in (wanted,) if wanted else BUILDERS:
+        path = shutil.which(name)
+        reason = "is not installed" if path is None else _silent(name, path)
+        if path is not None and not reason:
+            return Builder(name, (path,))
+        tried.append(f"{name} {reason}")
+    raise PackagingError(
+        f"No image can be built here: {'; '.join(tried)}. The context is complete: build it where "
+        "there is a builder, or in Azure with az acr build."
+    )
+
+
+def build(
+    context: Path,
+    target: str,
+    tag: str,
+    *,
+    builder: Builder,
+    build_args: Mapping[str, str | None] = _NOTHING,
+    output: Callable[[str], None],
+    options: Sequence[str] = (),
+) -> str:
+    """Build the image of ``target`` from a context; the result is its name, ``tag``.
+
+    Args:
+        context: the folder with the Dockerfile.
+        target: the stage.
+        tag: the image's name, as :func:`default_tag` makes one.
+        builder: from :func:`find_builder`.
+        build_args: build arguments such as ``BASE_IMAGE``; None takes the value from this
+            process's environment, so that no list of processes shows it.
+        output: called with each line that the builder writes, as it comes.
+        options: more options of the builder's ``build``.
+
+    Raises:
+        PackagingError: it failed; the message has the last lines that tell why, and what to do.
+    """
+    said = (name if value is None else f"{name}={value}" for name, value in build_args.items())
+    arguments = [argument for each in said for argument in ("--build-arg", each)]
+    named = ["--target", target, "--tag", tag, *arguments, *_OPTIONS[builder.name], *options]
+    command = [*builder.command, "build", *named, str(context)]
+    kept: deque[str] = deque(maxlen=_KEPT_LINES)
+
+    def take(line: str) -> None:
+        kept.append(line)
+        output(line)
+
+    code = _run(command, take)
+    if code:
+        raise PackagingError(_failure(builder.name, code, list(kept), build_args))
+    return tag
+
+
+def default_tag(model: str, version: int | str = "", target: str = "") -> str:
+    """An image's name from a model's: ``My Model``, 3, ``functions`` → ``my-model-functions:3``.
+
+    Without a version the tag is ``latest``. Source of the rules:
+    https://github.com/distribution/reference
+    """
+    parts = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in (model, target))
+    name = "-".join(filter(None, parts)) or "scoring"
+    tag = re.sub(r"[^A-Za-z0-9_.-]+", "-", str(version)).lstrip(".-")
+    return f"{name[:128].rstrip('-')}:{tag[:128] or 'latest'}"
+
+
+def _silent(name: str, path: str) -> str:
+    """Why the builder does not answer; empty if it does."""
+    command = [path, *_PROBES[name]]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=_ANSWER_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"is installed but does not answer within {_ANSWER_SECONDS} seconds"
+    except OSError as error:
+        return f"is installed but cannot be started ({error.strerror})"
+    if done.returncode == 0:
+        return ""
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    reason = said[-1].strip().rstrip(".") if said else f"exit code {done.returncode}"
+    return f"is installed but does not work ({reason})"
+
+
+def _run(command: Sequence[str], output: Callable[[str], None]) -> int:
+    """Run it in a process group of its own, which ends with this call whatever happens."""
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise PackagingError(f"{command[0]} cannot be started: {error.strerror}.") from error
+    with process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                output(line.rstrip("\n"))
+            return process.wait()
+        except BaseException:
+            _stop(process)
+            raise
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(_STOP_SECONDS)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _failure(
+    name: str, code: int, lines: Sequence[str], build_args: Mapping[str, str | None]
+) -> str:
+    text = "\n".join(_DECORATION.sub("", line) for line in lines)
+    for value in build_args.values():
+        # The address of a private index has a password in it.
+        text = text.replace(value, "***") if value and "@" in value else text
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in said if _TELLING.search(line)] or said
+    shown = "\n".join(f"  {line}" for line in list(dict.fromkeys(telling))[-_SHOWN_LINES:])
+    advice = next((advice for pattern, advice in _ADVICE if re.search(pattern, text)), "")
+    ended = f"{name} could not build the image (exit code {code})"
+    return "\n".join(filter(None, (f"{ended}:" if shown else f"{ended}.", shown, advice)))

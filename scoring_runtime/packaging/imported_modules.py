@@ -1,0 +1,252 @@
+"""What Python files import, and which of it an image would lack."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from .. import import_aliases
+from .import_statements import Import, imports_of
+
+# Top-level modules whose distribution has another name.
+_DISTRIBUTIONS = {
+    "Crypto": "pycryptodome",
+    "MySQLdb": "mysqlclient",
+    "OpenSSL": "pyopenssl",
+    "PIL": "pillow",
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "catboost": "catboost",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "docx": "python-docx",
+    "dotenv": "python-dotenv",
+    "faiss": "faiss-cpu",
+    "fitz": "pymupdf",
+    "git": "gitpython",
+    "grpc": "grpcio",
+    "jwt": "pyjwt",
+    "magic": "python-magic",
+    "onnx": "onnx",
+    "pkg_resources": "setuptools",
+    "psycopg2": "psycopg2-binary",
+    "pythonjsonlogger": "python-json-logger",
+    "serial": "pyserial",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "umap": "umap-learn",
+    "win32api": "pywin32",
+    "yaml": "pyyaml",
+    "zmq": "pyzmq",
+}
+# Other distributions that bring the same module.
+_ALSO = {
+    "cv2": ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    "faiss": ("faiss-gpu",),
+    "mlflow": ("mlflow-skinny",),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
+    "psycopg2": ("psycopg2",),
+    "tensorflow": ("tensorflow-cpu", "tensorflow-gpu", "intel-tensorflow"),
+    "tflite_runtime": ("tflite-runtime",),
+    "xgboost": ("xgboost-cpu",),
+}
+# What these bring, for the case that they are not installed where the image is made.
+_BRINGS = {
+    "catboost": ("numpy", "pandas", "scipy"),
+    "inference-schema": ("numpy", "pandas", "python-dateutil", "pytz", "wrapt"),
+    "keras": ("numpy",),
+    "lightgbm": ("numpy", "scipy"),
+    "mlflow": ("numpy", "pandas", "pyyaml", "requests", "scikit-learn", "scipy"),
+    "onnx": ("numpy", "protobuf"),
+    "onnxruntime": ("numpy", "protobuf"),
+    "opencv-python": ("numpy",),
+    "opencv-python-headless": ("numpy",),
+    "pandas": ("numpy", "python-dateutil", "pytz"),
+    "scikit-image": ("numpy", "scipy", "pillow", "networkx"),
+    "scikit-learn": ("numpy", "scipy", "joblib", "threadpoolctl"),
+    "scipy": ("numpy",),
+    "spacy": ("numpy", "requests"),
+    "statsmodels": ("numpy", "scipy", "pandas", "patsy"),
+    "tensorflow": ("numpy", "keras", "protobuf", "requests"),
+    "tensorflow-cpu": ("numpy", "keras", "protobuf", "requests"),
+    "torchvision": ("torch", "numpy", "pillow"),
+    "transformers": ("numpy", "pyyaml", "requests", "tqdm", "huggingface-hub"),
+    "xgboost": ("numpy", "scipy"),
+}
+# Folders of many distributions, each of which is named like its module, and how long that is.
+_NAMESPACES = {"azure": 3, "google": 3, "azureml": 2, "mpl_toolkits": 1}
+_NAMESPACE_DISTRIBUTIONS = {
+    "azure.functions": "azure-functions",
+    "azure.identity": "azure-identity",
+    "azure.core": "azure-core",
+    "azure.servicebus": "azure-servicebus",
+    "azure.eventhub": "azure-eventhub",
+    "azure.cosmos": "azure-cosmos",
+    "google.protobuf": "protobuf",
+    "google.auth": "google-auth",
+    "google.oauth2": "google-auth",
+    "mpl_toolkits": "matplotlib",
+}
+_OF_THE_IMAGE = {"scoring_runtime", "entry_module", "__main__"}
+_REQUIREMENT = re.compile(r"([A-Za-z0-9][\w.-]*)\s*(?:\[([^]]*)\])?\s*(?=$|[\s;@=<>!~(,])")
+_FILE_NAME = re.compile(r"(?:^|/)([A-Za-z0-9][\w.-]*?)-\d[^/]*\.(?:whl|tar\.gz|zip)(?=$|[\s#;?])")
+_EGG = re.compile(r"#(?:[^\s]*&)?egg=([\w.-]+)")
+_REPOSITORY = re.compile(r"/([\w.-]+?)(?:\.git)?(?:@[^/\s]*)?(?:#\S*)?\s*$")
+
+
+def uncovered(files: Iterable[tuple[str, Path]], requirements: Iterable[str]) -> list[str]:
+    """A sentence for each module that the Python files import and the image would lack.
+
+    Each is the first place of a module that is not of the standard library, not among the files,
+    not answered by :mod:`scoring_runtime.import_aliases` and not brought by a requirement, or by
+    what that requires in turn, as far as it is known here. A file that cannot be parsed is passed
+    over.
+
+    Args:
+        files: ``(path below the source folder with /, path)``.
+        requirements: lines of a pip requirements file.
+    """
+    ordered = sorted(files)
+    local = _local_modules(name for name, _ in ordered)
+    provided = _provided(requirements)
+    found: dict[str, str] = {}
+    for name, path in ordered:
+        for each in _imports_of_file(name, path):
+            for module in _absolute(each):
+                top = module.partition(".")[0]
+                if top in local or _is_known(module) or _is_provided(module, provided):
+                    continue
+                package = _distribution(module)
+                found.setdefault(package, _sentence(name, each.line, module, package))
+    return list(found.values())
+
+
+def _sentence(name: str, line: int, module: str, package: str) -> str:
+    return (
+        f"{name} line {line} imports {_shown(module)}, which no requirement provides: "
+        f"add --pip-package {package}."
+    )
+
+
+def _imports_of_file(name: str, path: Path) -> list[Import]:
+    if not name.endswith(".py"):
+        return []
+    try:
+        return imports_of(path.read_bytes(), name)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+
+
+# --- modules --------------------------------------------------------------------------------------
+
+
+def _local_modules(names: Iterable[str]) -> set[str]:
+    """Every file and folder of code, at any depth: files extend ``sys.path`` as they like."""
+    code = (name for name in names if name.endswith((".py", ".so", ".pyd")))
+    return {part.partition(".")[0] for name in code for part in name.split("/")}
+
+
+def _absolute(each: Import) -> list[str]:
+    """The modules a file cannot do without, by their full names; for most the first part counts."""
+    if each.level or each.guarded:
+        return []
+    if each.module.partition(".")[0] not in _NAMESPACES:
+        return [each.module]
+    return [f"{each.module}.{name}" for name in each.names if name != "*"] or [each.module]
+
+
+def _is_known(module: str) -> bool:
+    top = module.partition(".")[0]
+    return top in sys.stdlib_module_names or top in _OF_THE_IMAGE or _is_old_name(module)
+
+
+def _is_old_name(module: str) -> bool:
+    answered = {*import_aliases._ALIASES, "azureml.core.Model"}
+    return module in import_aliases._PACKAGES or not answered.isdisjoint(_prefixes(module))
+
+
+def _prefixes(module: str) -> list[str]:
+    """``a.b.c``, ``a.b``, ``a``."""
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+
+
+def _is_provided(module: str, provided: set[str]) -> bool:
+    top = module.partition(".")[0]
+    if top in _NAMESPACES:
+        return not provided.isdisjoint({*map(_normal, _prefixes(module)), _distribution(module)})
+    usual = {_normal(top), _distribution(module), *_ALSO.get(top, ())}
+    return not provided.isdisjoint(usual) or not provided.isdisjoint(_installed().get(top, ()))
+
+
+def _distribution(module: str) -> str:
+    """The package to install for a module."""
+    top = module.partition(".")[0]
+    if top not in _NAMESPACES:
+        installed = sorted(_installed().get(top, ()))
+        return _DISTRIBUTIONS.get(top) or (installed[0] if len(installed) == 1 else _normal(top))
+    listed = (each for each in _prefixes(module) if each in _NAMESPACE_DISTRIBUTIONS)
+    return _NAMESPACE_DISTRIBUTIONS.get(next(listed, ""), _normal(_shown(module)))
+
+
+def _shown(module: str) -> str:
+    parts = module.split(".")
+    listed = (each for each in _prefixes(module) if each in _NAMESPACE_DISTRIBUTIONS)
+    return next(listed, ".".join(parts[: _NAMESPACES.get(parts[0], 1)]))
+
+
+@cache
+def _installed() -> Mapping[str, frozenset[str]]:
+    """Top-level modules that are installed here, and the distributions that bring them."""
+    found = metadata.packages_distributions()
+    return {module: frozenset(map(_normal, names)) for module, names in found.items()}
+
+
+def _normal(name: str) -> str:
+    """https://packaging.python.org/specifications/name-normalization/"""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# --- requirements ---------------------------------------------------------------------------------
+
+
+def _provided(requirements: Iterable[str]) -> set[str]:
+    """The distributions that are named, and those they require in turn."""
+    waiting = [named for line in requirements if (named := _named(line))]
+    found: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        each = waiting.pop()
+        if each not in found:
+            found.add(each)
+            waiting.extend(_required(*each))
+    return {name for name, _ in found}
+
+
+def _required(name: str, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
+    try:
+        lines = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        yield from ((each, frozenset()) for each in _BRINGS.get(name, ()))
+        return
+    for line in lines:
+        wanted = re.findall(r"""extra\s*==\s*["']([^"']+)""", line.partition(";")[2])
+        named = _named(line)
+        if named and (not wanted or not extras.isdisjoint(map(_normal, wanted))):
+            yield named
+
+
+def _named(line: str) -> tuple[str, frozenset[str]] | None:
+    """The distribution that a line of a requirements file names, and its extras."""
+    text = re.sub(r"(^|\s)#.*", "", re.sub(r"^\s*(-e|--editable)[\s=]+", "", line)).strip()
+    if match := _REQUIREMENT.match(text):
+        return _normal(match[1]), frozenset(
+            _normal(each.strip()) for each in (match[2] or "").split(",")
+        )
+    if not text or text.startswith("-"):
+        return None
+    place = _FILE_NAME.search(text) or _EGG.search(text) or _REPOSITORY.search(text)
+    return (_normal(place[1]), frozenset()) if place else None

@@ -1,0 +1,269 @@
+"""``requirements.txt`` of a build context: what the runtime, the models and the user need.
+
+The ranges are those of the extras in ``pyproject.toml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from ..errors import PackagingError
+from ..model_kinds import MLFLOW, ONNX, SKLEARN
+from . import requirements_mlflow
+from .environments import merged, name_of
+from .environments_files import shown
+from .specification import FUNCTIONS, STANDALONE, Environment, PackagedModel, Specification
+
+MLFLOW_LIGHT = "mlflow-light"
+"""The kind of MLflow models that load without mlflow."""
+
+REPLACEABLE = frozenset(
+    {
+        "inference-schema",
+        "joblib",
+        "mlflow",
+        "numpy",
+        "onnxruntime",
+        "pandas",
+        "redis",
+        "scikit-learn",
+    }
+)
+"""Packages that are here for a model's or a script's sake: the user's own line takes their place.
+
+Beside a line for any other package that the runtime cannot do without, ours stays.
+"""
+
+_BASE = ("orjson>=3.10,<4", "werkzeug>=3,<4", "numpy>=1.26")
+_SERVER = ("uvicorn>=0.30", "httptools>=0.6", "uvloop>=0.19; platform_system != 'Windows'")
+_IDENTITY = ("aiohttp>=3.9", "azure-identity>=1.15")
+_HOSTS: Mapping[str, tuple[str, ...]] = {
+    FUNCTIONS: ("azure-functions>=1.21,<3",),
+    STANDALONE: _SERVER,
+}
+# The Functions host itself reads and writes blobs; standalone does it through the SDK.
+_TRIGGERS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    (STANDALONE, "blob"): ("azure-storage-blob>=12.26", *_IDENTITY),
+    (STANDALONE, "service_bus"): ("azure-servicebus>=7.12,<8", *_IDENTITY),
+    (FUNCTIONS, "service_bus"): ("azure-servicebus>=7.12,<8", *_IDENTITY),
+}
+_CACHE = ("redis>=5.1",)
+_SCRIPT = ("inference-schema>=1.7", "joblib>=1.3")
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    SKLEARN: ("scikit-learn>=1.3", "joblib>=1.3"),
+    ONNX: ("onnxruntime>=1.17",),
+    MLFLOW: ("mlflow>=2.10,<4", "pandas>=2"),
+    MLFLOW_LIGHT: ("pandas>=2", "pyyaml>=6"),
+}
+_PINNED: Mapping[str, tuple[str, ...]] = {
+    SKLEARN: ("scikit-learn", "joblib", "numpy"),
+    ONNX: ("onnxruntime",),
+}
+_OTHER_NAMES = {
+    "mlflow-skinny": "mlflow",
+    "onnxruntime-gpu": "onnxruntime",
+    "onnxruntime-openvino": "onnxruntime",
+}
+_DEFAULT_PYTHON = "3.11"
+
+
+def runtime_requirements(
+    target: str,
+    triggers: Iterable[str],
+    *,
+    script: bool,
+    kinds: Iterable[str] = (),
+    cache: bool = True,
+) -> tuple[str, ...]:
+    """What the runtime needs for a target, sorted by name.
+
+    Args:
+        target: ``functions`` or ``standalone``.
+        triggers: as in ``SCORING_TRIGGERS``.
+        script: whether an entry script is packaged.
+        kinds: the kinds of the models that are loaded without a script.
+        cache: whether results can be kept in Redis.
+    """
+    lines = [*_BASE, *_HOSTS[target]]
+    for trigger in triggers:
+        lines += _TRIGGERS.get((target, trigger), ())
+    lines += _CACHE if cache else ()
+    lines += _SCRIPT if script else ()
+    for kind in kinds:
+        lines += _KINDS.get(kind, ())
+    return tuple(sorted(dict.fromkeys(lines), key=_order))
+
+
+def requirements_text(specification: Specification) -> str:
+    """The whole ``requirements.txt``: the same text for the same requirements in any order.
+
+    Raises:
+        PackagingError: models without a script need different versions of one package, or the
+            files of an MLflow model cannot be used.
+    """
+    user = specification.environment
+    models, kinds = _of_models(specification)
+    own = merged(*(environment for _, environment in models))
+    named = _named(user)
+    of_models = _by_model(models, named)
+    runtime = _of_runtime(specification, specification.target, kinds)
+    taken = named | {name_of(each) for each in of_models}
+    needed = [each for each in runtime if name_of(each) not in taken & REPLACEABLE]
+    triggers = ", ".join(specification.triggers) or "all"
+    parts = {
+        "Where pip looks": {*user.options, *own.options},
+        f"The runtime: target {specification.target}, triggers {triggers}": needed,
+        "The models, by the versions that wrote them": of_models,
+        "The environment of the package": user.requirements,
+    }
+    return "\n".join(_parts(parts))
+
+
+def other_requirements(specification: Specification) -> dict[str, tuple[str, ...]]:
+    """What the image of each other target needs beside the text, without markers.
+
+    Raises:
+        PackagingError: as :func:`requirements_text`.
+    """
+    kinds = _of_models(specification)[1]
+    own = set(_of_runtime(specification, specification.target, kinds))
+    others = (target for target in _HOSTS if target != specification.target)
+    return {
+        other: tuple(
+            line.partition(";")[0].strip()
+            for line in _of_runtime(specification, other, kinds)
+            if line not in own
+        )
+        for other in others
+    }
+
+
+def models_environment(specification: Specification) -> Environment:
+    """What the MLflow models bring that is no line of the text: wheels, notes, Python.
+
+    Raises:
+        PackagingError: their files cannot be used.
+    """
+    return merged(*(environment for _, environment in _of_models(specification)[0]))
+
+
+def _of_runtime(specification: Specification, target: str, kinds: Iterable[str]) -> tuple[str, ...]:
+    """A standalone image without triggers named takes every one whose connection is set."""
+    every = ("http", "blob", "service_bus") if target == STANDALONE else ("http",)
+    script = specification.entry_script is not None
+    return runtime_requirements(target, specification.triggers or every, script=script, kinds=kinds)
+
+
+def _parts(parts: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    yield "# What pip installs into the image.\n"
+    for title, lines in parts.items():
+        unique = sorted(set(lines), key=_order)
+        if unique:
+            yield f"# {title}.\n" + "".join(f"{line}\n" for line in unique)
+
+
+def _order(line: str) -> tuple[str, str]:
+    return name_of(line), line
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+_Models = list[tuple[PackagedModel, Environment]]
+
+
+def _of_models(specification: Specification) -> tuple[_Models, list[str]]:
+    """The models that need packages of their own, with those, and their kinds.
+
+    With a script it is the user's environment that says what the script needs; only where there is
+    none is it taken from the models.
+    """
+    user, script = specification.environment, specification.entry_script is not None
+    if script and (user.requirements or user.wheels):
+        return [], []
+    models, kinds = [], []
+    for model in specification.models:
+        environment, kind = _of_model(model, script)
+        models.append((model, environment))
+        kinds.append(kind)
+    return models, kinds
+
+
+def _of_model(model: PackagedModel, script: bool) -> tuple[Environment, str]:
+    if model.kind == MLFLOW:
+        environment, light = requirements_mlflow.environment(model.path, may_be_light=not script)
+        return environment, MLFLOW_LIGHT if light else MLFLOW
+    libraries = ((name, model.libraries.get(name)) for name in _PINNED.get(model.kind, ()))
+    pins = (f"{name}=={_public(model, name, text)}" for name, text in libraries if text)
+    return Environment(requirements=tuple(pins)), model.kind
+
+
+def _public(model: PackagedModel, name: str, text: str) -> str:
+    """A version without its local part (``1.2+cpu``), which an index does not have."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(text).public
+    except InvalidVersion as error:
+        raise PackagingError(
+            f"The model {model.name}:{model.version} says that it was written with {name} "
+            f"{shown(text)}, which is no version. Register it again."
+        ) from error
+
+
+def _by_model(models: _Models, named: set[str]) -> list[str]:
+    """The lines of all models, less the packages that the user names."""
+    wanted: dict[str, dict[str, PackagedModel]] = {}
+    for model, environment in models:
+        for line in environment.requirements:
+            wanted.setdefault(name_of(line), {}).setdefault(line, model)
+    lines = {name: by_line for name, by_line in wanted.items() if name not in named}
+    for name, by_line in lines.items():
+        exact = {line: model for line, model in by_line.items() if _is_exact(line)}
+        if len(exact) > 1:
+            raise _conflict(name, exact)
+    return [line for by_line in lines.values() for line in by_line]
+
+
+def _is_exact(line: str) -> bool:
+    return "==" in line and not any(each in line for each in (";", "*", ",", "@"))
+
+
+def _conflict(name: str, exact: Mapping[str, PackagedModel]) -> PackagingError:
+    said = ", ".join(
+        f"{model.name}:{model.version} was written with {line}" for line, model in exact.items()
+    )
+    return PackagingError(
+        f"The models need different versions of {name}, of which an image has one: {said}. Package "
+        f"them apart, save them again with one version, or decide for one: --pip-package {name}==…"
+    )
+
+
+# --- the user -------------------------------------------------------------------------------------
+
+
+def _named(user: Environment) -> set[str]:
+    """The packages that the user's lines ask for in the image; other builds of one count as it."""
+    python = user.python or _DEFAULT_PYTHON
+    names = {name_of(line) for line in user.requirements if _applies(line, python)}
+    return names | {_OTHER_NAMES[name] for name in names if name in _OTHER_NAMES}
+
+
+def _applies(line: str, python: str) -> bool:
+    """Whether the line's marker is true in the image: Linux, and its version of Python."""
+    from packaging.markers import InvalidMarker, Marker
+
+    marker = line.partition(" ; " if "@" in line or line.startswith("./") else ";")[2]
+    place = {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "platform_machine": "x86_64",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
+    try:
+        return not marker or Marker(marker).evaluate(place)
+    except InvalidMarker:
+        return True

@@ -1,0 +1,229 @@
+"""Which files of the user's code go into a build context.
+
+With a source folder all of it is taken but caches, virtual environments, version control, local
+settings (``.env``, ``local.settings.json``) and what its ignore file says: ``.scoringignore``, else
+``.amlignore``, else ``.funcignore``. A ``.gitignore`` is not honoured, for models and data are
+often kept out of git and yet needed; a link ``.amlignore -> .gitignore`` says that it is meant.
+A ``.dockerignore`` is not either: it has another syntax and is about another image. Models that lie
+in the source folder are taken like any other file, also if they are packaged as models too: name
+them in the ignore file to have them once.
+
+Without a source folder the entry script is taken, and the modules beside it that it imports, and
+that those import: a module's file, or a package's whole folder. Data files that a script opens and
+modules that are found by changing ``sys.path`` need a source folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from importlib.machinery import EXTENSION_SUFFIXES
+from itertools import islice
+from pathlib import Path
+
+from ..errors import PackagingError
+from . import ignore_rules
+from .import_statements import Import, imports_of, places
+from .source_folder import LEFT_OUT, Selection, check_name, files, why_left_out
+from .specification import Specification
+
+Warn = Callable[[str], None]
+_MODULE_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
+_LISTED = 1000
+
+
+def source_files(
+    specification: Specification,
+    leave_out: Iterable[Path] = (),
+    *,
+    warn: Warn = lambda sentence: None,
+) -> list[tuple[str, Path]]:
+    """The files of the user's code, sorted, as ``(path below source/ with /, path)``.
+
+    Links are followed. Without an entry script there are none.
+
+    Args:
+        specification: its ``entry_script`` is meant below its ``source_dir``, else as it stands.
+        leave_out: files and folders that are not taken, such as the output.
+        warn: called with a sentence for each module whose imports cannot be found out.
+
+    Raises:
+        PackagingError: the entry script or the folder is not there, or is left out; something is
+            no file, cannot be read, has a name that no image can hold, or is a link that leads out
+            of the folder or to a folder that it is in; the script is not Python.
+    """
+    if specification.entry_script is None:
+        return []
+    folder, name = _located(specification)
+    outputs = frozenset(os.path.realpath(each) for each in leave_out)
+    selection = Selection(folder, os.path.realpath(folder), ignore_rules.read(folder), outputs)
+    _check_place(selection)
+    _check_taken(selection, name)
+    imports = _imports_of_entry(specification, folder / name, warn)
+    if specification.source_dir is not None:
+        return sorted(files(selection, ""))
+    return sorted(_with_imports(selection, name, imports, warn).items())
+
+
+def entry_script_name(specification: Specification) -> str:
+    """The entry script's path below ``source/``, with ``/``; empty without one.
+
+    Raises:
+        PackagingError: it is not there, or not in the source folder.
+    """
+    return _located(specification)[1] if specification.entry_script is not None else ""
+
+
+# --- the entry script -----------------------------------------------------------------------------
+
+
+def _located(specification: Specification) -> tuple[Path, str]:
+    """The folder that stands for ``source/``, and the entry script's path below it."""
+    script = specification.entry_script or Path()
+    if specification.source_dir is None:
+        path = _existing([Path(os.path.abspath(script))])
+        check_name(path.name)
+        return path.parent, path.name
+    folder = Path(os.path.abspath(specification.source_dir))
+    if not os.path.isdir(folder):
+        problem = "is no folder" if os.path.exists(folder) else "does not exist"
+        raise PackagingError(
+            f"The source folder {folder} {problem}.{_near(folder.name, _folders(folder.parent))}"
+        )
+    path = _existing([Path(os.path.abspath(each)) for each in (folder / script, script)])
+    for top, inside in ((folder, path), (folder.resolve(), path.resolve())):
+        if inside.is_relative_to(top):
+            return folder, inside.relative_to(top).as_posix()
+    raise PackagingError(
+        f"The entry script {path} is not in the source folder {folder}: move it there, or name a "
+        f"source folder that holds it, such as {os.path.commonpath([folder, path])}."
+    )
+
+
+def _existing(places: list[Path]) -> Path:
+    found = next((path for path in places if os.path.isfile(path)), None)
+    if found is not None:
+        return found
+    path = places[0]
+    if os.path.isdir(path):
+        raise PackagingError(f"The entry script {path} is a folder: name the Python file in it.")
+    near = _near(path.name, _scripts(path.parent))
+    raise PackagingError(f"There is no entry script {path}.{near}")
+
+
+def _scripts(folder: Path) -> list[str]:
+    """Python files in the folder and one below; in a folder above if it is not there."""
+    while not os.path.isdir(folder):
+        folder = folder.parent
+    found = [path.name for path in folder.glob("*.py")]
+    below = (path for path in folder.glob("*/*.py") if path.parent.name not in LEFT_OUT)
+    return found + [path.relative_to(folder).as_posix() for path in islice(below, _LISTED)]
+
+
+def _folders(parent: Path) -> list[str]:
+    return [each.name for each in islice(parent.glob("*"), _LISTED) if os.path.isdir(each)]
+
+
+def _near(wanted: str, there: list[str]) -> str:
+    by_name = {Path(path).name: path for path in reversed(there)}
+    names = difflib.get_close_matches(wanted, by_name)
+    return f" Did you mean {' or '.join(by_name[each] for each in names)}?" if names else ""
+
+
+def _check_place(selection: Selection) -> None:
+    """An output that holds the source would be taken into itself, or replaced by itself."""
+    for output in selection.outputs:
+        if os.path.commonpath([output, selection.top]) == output:
+            raise PackagingError(
+                f"The source folder {selection.folder} lies in the output {output}: "
+                "write the output to another folder."
+            )
+
+
+def _check_taken(selection: Selection, name: str) -> None:
+    parts = name.split("/")
+    for end in range(1, len(parts) + 1):
+        reason = why_left_out(selection, "/".join(parts[:end]))
+        if reason:
+            raise PackagingError(
+                f"The entry script {selection.folder / name} would be left out: {reason}."
+            )
+
+
+def _imports_of_entry(specification: Specification, path: Path, warn: Warn) -> list[Import]:
+    try:
+        return _imports(path)
+    except PackagingError as error:
+        if not _is_newer(specification.environment.python):
+            raise
+        warn(str(error))
+        return []
+
+
+def _is_newer(version: str) -> bool:
+    """Whether the image's Python may understand what the one here does not."""
+    numbers = version.split(".")[:2]
+    return all(map(str.isdecimal, numbers)) and tuple(map(int, numbers)) > sys.version_info[:2]
+
+
+# --- the modules that a script imports ------------------------------------------------------------
+
+
+def _with_imports(
+    selection: Selection, name: str, imports: list[Import], warn: Warn
+) -> dict[str, Path]:
+    """The entry script and the modules that it imports, by their paths."""
+    found = {name: selection.folder / name}
+    waiting = [(name, imports)]
+    while waiting:
+        importer, statements = waiting.pop()
+        for place in _modules(selection.folder, importer, statements):
+            for below, path in files(selection, place):
+                if below not in found:
+                    found[below] = path
+                    waiting.append((below, _imports_of_module(path, warn)))
+    return found
+
+
+def _modules(folder: Path, importer: str, statements: list[Import]) -> list[str]:
+    """The files and package folders that are imported, each once."""
+    wanted = (
+        place
+        for each in statements
+        for place in places(each, importer)
+        if each.level or place[0] not in sys.stdlib_module_names
+    )
+    return list(dict.fromkeys(found for place in wanted if (found := _module(folder, place))))
+
+
+def _module(folder: Path, place: tuple[str, ...]) -> str:
+    """The outermost package or module on the way to a place; empty if there is none."""
+    for end in range(1, len(place) + 1):
+        name = "/".join(place[:end])
+        if os.path.isfile(folder / name / "__init__.py"):
+            return name
+        for suffix in _MODULE_SUFFIXES:
+            if os.path.isfile(folder / f"{name}{suffix}"):
+                return f"{name}{suffix}"
+    return ""
+
+
+def _imports_of_module(path: Path, warn: Warn) -> list[Import]:
+    try:
+        return _imports(path) if path.suffix == ".py" else []
+    except PackagingError as error:
+        warn(str(error))
+        return []
+
+
+def _imports(path: Path) -> list[Import]:
+    try:
+        return imports_of(path.read_bytes())
+    except OSError as error:
+        raise PackagingError(f"{path} cannot be read: {error.strerror}.") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None) or 1
+        problem = getattr(error, "msg", None) or str(error) or type(error).__name__
+        raise PackagingError(f"{path}:{line} is not Python: {problem}.") from error

@@ -1,0 +1,107 @@
+"""What is to be packaged, and what was made of it: plain data that the parts of the packager share.
+
+A build context has the same layout for both targets::
+
+    Dockerfile            the stages ``functions`` and ``standalone``; the packaged one is last
+    .dockerignore
+    requirements.txt      everything that the image installs
+    host.json             of the Functions host
+    function_app.py
+    local.settings.json   for ``func start`` in the context
+    app-settings.json     as ``az functionapp config appsettings set --settings @…`` takes them
+    scoring_runtime/      this package
+    source/               the entry script and what belongs to it
+    azureml-models/       the models as ``<name>/<version>/…``
+    wheels/               local wheels that requirements.txt names
+    scoring-package.json  what was packaged
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FUNCTIONS, STANDALONE = TARGETS = ("functions", "standalone")
+SOURCE, MODELS, WHEELS = "source", "azureml-models", "wheels"
+"""Folders of a build context."""
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """One version of a model.
+
+    ``path`` is its file or folder; for a ``registered`` one the folder of its version, which never
+    changes. ``kind`` is one of :mod:`scoring_runtime.model_kinds`, ``libraries`` are the versions
+    that matter for it.
+    """
+
+    name: str
+    version: int
+    path: Path
+    registered: bool = False
+    kind: str = ""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the image has to hold beside the runtime.
+
+    ``requirements`` are lines of a pip requirements file, ``options`` its option lines
+    (``--extra-index-url …``), ``python`` a version such as ``3.11`` (empty: the default),
+    ``variables`` environment variables, ``wheels`` local files that a line names as
+    ``./wheels/<file name>``, ``notes`` sentences about what was left out or read otherwise.
+    """
+
+    requirements: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    python: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    base_image: str = ""
+    wheels: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Specification:
+    """What is to be packaged; ``triggers`` by their names in ``SCORING_TRIGGERS``."""
+
+    target: str = FUNCTIONS
+    triggers: tuple[str, ...] = ("http",)
+    models: tuple[PackagedModel, ...] = ()
+    entry_script: Path | None = None
+    source_dir: Path | None = None
+    environment: Environment = Environment()
+    auth_level: str = ""
+    input_path: str = ""
+    output_path: str = ""
+    input_queue: str = ""
+    output_queue: str | None = None
+
+
+@dataclass(frozen=True)
+class RequiredSetting:
+    """A setting that is not in the image, for it is a secret or differs by place."""
+
+    name: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """A build context that was made.
+
+    ``settings`` are in the image, ``required`` have to be set where it runs, ``files`` are the
+    number of files in ``source/``. ``unchanged`` if it was there already.
+    """
+
+    path: Path
+    target: str
+    triggers: tuple[str, ...]
+    models: tuple[str, ...]
+    settings: Mapping[str, str]
+    required: tuple[RequiredSetting, ...] = ()
+    warnings: tuple[str, ...] = ()
+    source_files: tuple[str, ...] = ()
+    unchanged: bool = False
