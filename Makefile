@@ -4,15 +4,16 @@ BIN := $(VENV)/bin
 EXAMPLE ?= diabetes
 PORT ?= 5001
 WATCH ?=
+TARGET ?= standalone
 MODELS ?= $(if $(filter two-models,$(EXAMPLE)),azureml-models,model)
 SCRIPT := $(wildcard examples/$(EXAMPLE)/score.py)
 SAMPLE := $(firstword $(wildcard examples/$(EXAMPLE)/sample_input.json examples/$(EXAMPLE)/samples/*.json examples/$(EXAMPLE)/*.json))
 
-.PHONY: install serve lint type test bench clean
+.PHONY: install serve image lint type test bench clean
 
 $(VENV)/.serve: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[server,schema,sklearn]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[server,schema,sklearn,package]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml tests/requirements-worker.txt
@@ -30,6 +31,11 @@ serve: $(VENV)/.serve
 	@printf '\nTry it, in another terminal:\n\n  curl -H "Content-Type: application/json" -d @$(SAMPLE) http://127.0.0.1:$(PORT)/score\n\n'
 	@$(if $(filter two-models,$(EXAMPLE)),SCORING_DEFAULT_MODEL=iris) exec $(BIN)/scoring-runtime serve $(if $(SCRIPT),--entry-script $(SCRIPT)) --model-dir examples/$(EXAMPLE)/$(MODELS) --port $(PORT) $(if $(WATCH),--watch $(WATCH))
 
+image: $(VENV)/.serve
+	@$(if $(SCRIPT),,$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/$(EXAMPLE)/requirements.txt -e '.[onnx]')
+	@$(if $(wildcard examples/$(EXAMPLE)/train.py),$(BIN)/python examples/$(EXAMPLE)/train.py)
+	$(BIN)/scoring-runtime package $$(test ! -d examples/$(EXAMPLE)/model || echo --model $(EXAMPLE)=examples/$(EXAMPLE)/model) $(if $(SCRIPT),--entry-script $(SCRIPT) --requirements examples/$(EXAMPLE)/requirements.txt) --target $(TARGET) --output build/$(EXAMPLE)-$(TARGET) --build
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,6 +45,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m tests.peer
 	$(BIN)/python -m tests.azurite
 	$(BIN)/python -m tests.redis_server
+	$(BIN)/python -m tests.images
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 bench: $(VENV)/.dev

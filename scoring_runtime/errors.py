@@ -34,7 +34,9 @@
     ├── TriggerTrouble              what a trigger depends on is away, or refuses
     ├── ModelNotFound
     ├── RegistrationError           a model cannot be registered or deleted
-    └── PackagingError              a build context or an image cannot be made
+    ├── PackagingError              a build context or an image cannot be made
+    └── LocalServiceError           a local service cannot be started, found or asked
+        └── ServiceExists           one of its name runs already
 
 No error here knows an HTTP status: each trigger turns them into its own outcome at one edge.
 """
@@ -172,3 +174,11 @@ class RegistrationError(ScoringRuntimeError):
 
 class PackagingError(ScoringRuntimeError):
     """A build context or an image cannot be made; the message says what was wrong."""
+
+
+class LocalServiceError(ScoringRuntimeError):
+    """A local service cannot be started, found or asked; the message says why."""
+
+
+class ServiceExists(LocalServiceError):
+    """A service of this name runs already."""

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import local_record
-from .errors import PackagingError
+from .errors import LocalServiceError, PackagingError
 from .local_process import LOOPBACK, Process, end, is_free, spawn
-from .local_record import LocalServiceError, Record
+from .local_record import Record
 from .packaging import app_settings, context
 from .packaging.specification import STANDALONE, Specification
 from .settings import setting_fields

@@ -59,11 +59,14 @@ def started_at(pid: int) -> str:
         return _told_by_ps(pid)
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        # Until its last thread is gone a process that was killed keeps its port.
+        threads = len(os.listdir(f"/proc/{pid}/task"))
     except OSError:
         return ""
     # Fields 3 and 22 of proc(5); the second, the program's name, may hold anything.
     fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] in "ZX" else f"{_BOOT_ID.read_text().strip()} {fields[19]}"
+    gone = fields[0] in "ZX" and threads <= 1
+    return "" if gone else f"{_BOOT_ID.read_text().strip()} {fields[19]}"
 
 
 def _told_by_ps(pid: int) -> str:

@@ -11,20 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import ScoringRuntimeError
+from .errors import LocalServiceError
 from .local_process import Process
 from .packaging.specification import Environment, PackagedModel, Specification
 
 RECORD = "service.json"
 _NOT_STARTED = Process(0, "")
-
-
-class LocalServiceError(ScoringRuntimeError):
-    """A local service cannot be started, found or asked; the message says why."""
-
-
-class ServiceExists(LocalServiceError):
-    """A service of this name runs already."""
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import local_record
+from .errors import LocalServiceError, ServiceExists
 from .local_host import GRACE_SECONDS, LOG, start
 from .local_process import LOOPBACK, end, ended, free_port
-from .local_record import RECORD, LocalServiceError, Record, ServiceExists
+from .local_record import RECORD, Record
 from .packaging.specification import Specification
-
-__all__ = ["LocalService", "LocalServiceError", "ServiceExists", "deploy", "find", "listing"]
 
 TRANSITIONING, HEALTHY, UNHEALTHY, FAILED = STATES = (
     "Transitioning",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .errors import PackagingError, ScoringRuntimeError
 from .models_cli import DEFAULT_REGISTRY, Bar
@@ -22,6 +24,14 @@ from .packaging.specification import (
 )
 
 EXIT_OK, EXIT_USAGE = 0, 1
+# https://github.com/distribution/reference
+_TAG = re.compile(
+    r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?/)?"
+    r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+)
+_BUILD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LONGEST_VERSION = 9
 _TRIGGERS = {"http": "http", "blob": "blob", "service_bus_queue": "service_bus"}
 
 
@@ -30,17 +40,16 @@ def run(options: argparse.Namespace) -> int:
     try:
         return _package(options)
     except ScoringRuntimeError as error:
-        print(f"scoring-runtime: {error}", file=sys.stderr)
+        _say(f"scoring-runtime: {error}")
         return EXIT_USAGE
 
 
 def _package(options: argparse.Namespace) -> int:
+    _check(options)
     specification = specification_of(options)
-    if options.builder not in ("", *image.BUILDERS):
-        image.find_builder(options.builder)
     made = _made(specification, options)
     for warning in made.warnings:
-        print(f"scoring-runtime: warning: {warning}", file=sys.stderr)
+        _say(f"scoring-runtime: warning: {warning}")
     tag = options.tag or _default_tag(made)
     if options.build:
         _build(made, tag, options)
@@ -64,6 +73,7 @@ def _made(specification: Specification, options: argparse.Namespace) -> Context:
 
 
 def _build(made: Context, tag: str, options: argparse.Namespace) -> None:
+    _say(f"{_state(made)}: {made.path}")
     builder = image.find_builder(options.builder)
     _say(f"Building {tag} with {builder.name}")
     arguments = dict(_build_argument(each) for each in options.build_arg)
@@ -86,14 +96,64 @@ def _default_tag(made: Context) -> str:
 
 def _build_argument(text: str) -> tuple[str, str | None]:
     name, equals, value = text.partition("=")
+    if not _BUILD_NAME.fullmatch(name):
+        raise PackagingError(
+            "--build-arg is not NAME=VALUE, or NAME alone to take the value from the environment: "
+            "a name has letters, digits and '_'."
+        )
     return name, value if equals else None
 
 
+# --- what is written where ------------------------------------------------------------------------
+
+
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """On standard error, whether or not somebody still reads it."""
+    _write(sys.stderr, line)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Print it; characters that the stream's encoding has not are escaped.
+
+    A reader that went away, as ``head`` does, is no error: the package is made.
+    """
+    encoding = stream.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except BrokenPipeError:
+        # Or Python would try again at its end, and complain.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 # --- what is asked for ----------------------------------------------------------------------------
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What can be said before anything is read."""
+    if options.builder not in ("", *image.BUILDERS):
+        image.find_builder(options.builder)
+    if options.tag and not _TAG.fullmatch(options.tag):
+        raise PackagingError(
+            f"--tag {options.tag!r} is no name for an image: allowed are lower-case letters, "
+            "digits and single '.', '_' and '-' between them, parts with '/', and a tag after ':', "
+            "such as registry.example/team/net:3."
+        )
+    for each in options.build_arg:
+        _build_argument(each)
+    given = {
+        "--builder": options.builder,
+        "--build-arg": options.build_arg,
+        "--builder-option": options.builder_option,
+    }
+    for option, value in given.items():
+        if value and not options.build:
+            raise PackagingError(
+                f"{option} is for --build, which is not given: add --build or leave {option} out."
+            )
+    if not options.output:
+        raise PackagingError("--output is empty: name a folder that is empty or not there.")
 
 
 def specification_of(options: argparse.Namespace) -> Specification:
@@ -147,7 +207,9 @@ def _environments(options: argparse.Namespace) -> list[Environment]:
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise PackagingError(f"--setting {text!r} is not NAME=VALUE.")
+        # What stands there may be the value, and that a secret.
+        shown = f" {text!r}" if _BUILD_NAME.fullmatch(text) else ""
+        raise PackagingError(f"--setting{shown} is not NAME=VALUE.")
     return name, value
 
 
@@ -160,10 +222,16 @@ def _trigger(text: str) -> str:
 def _model(text: str, registry: str | None) -> PackagedModel:
     identity, equals, path = text.partition("=")
     name, colon, version = identity.partition(":")
-    if colon and not (version.isascii() and version.isdecimal()):
+    number = version.isascii() and version.isdecimal() and len(version) <= _LONGEST_VERSION
+    if colon and not number:
         raise PackagingError(
             f"--model {text!r}: the version {version!r} is no whole number. Expected is "
             "NAME[:VERSION]=PATH, or NAME[:VERSION] of a registry."
+        )
+    if equals and not path:
+        raise PackagingError(
+            f"--model {text!r} has no path after '=': name the model's file or folder, or leave "
+            "'=' out for a model of the registry."
         )
     if equals:
         return model_files.from_path(name, int(version or 1), Path(path))
@@ -176,20 +244,22 @@ def _model(text: str, registry: str | None) -> PackagedModel:
 def _print(made: Context, tag: str, options: argparse.Namespace) -> None:
     built = options.build
     if options.json:
-        print(json.dumps(_document(made, tag, built=built), indent=2))
+        _write(sys.stdout, json.dumps(_document(made, tag, built=built), indent=2))
         return
-    print(_summary(made))
-    if built:
-        print(f"Image: {tag}")
-    print()
-    print(instructions.text(instructions.sections(made, tag, built=built)))
+    image_line = [f"Image: {tag}"] if built else []
+    steps = instructions.text(instructions.sections(made, tag, built=built))
+    _write(sys.stdout, "\n".join([_summary(made), *image_line, "", steps]))
+
+
+def _state(made: Context) -> str:
+    return "Unchanged" if made.unchanged else "Made"
 
 
 def _summary(made: Context) -> str:
     count = len(made.source_files)
     source = [f"{count} source file{'s' if count > 1 else ''}"] if count else []
     holds = ", ".join([*made.models, *source])
-    lines = [f"{'Unchanged' if made.unchanged else 'Made'}: {made.path}  ({made.target}: {holds})"]
+    lines = [f"{_state(made)}: {made.path}  ({made.target}: {holds})"]
     if made.required:
         lines.append("To be set where it runs, never in the image:")
         lines += [f"  {each.name}  {each.about}" for each in made.required]

@@ -306,6 +306,8 @@ OUTCOMES: dict[type[Exception], tuple[int, bool, bytes]] = {
     errors.ModelDamaged: (500, False, b"False"),
     errors.RegistrationError: (500, False, b"False"),
     errors.PackagingError: (500, False, b"False"),
+    errors.LocalServiceError: (500, False, b"False"),
+    errors.ServiceExists: (500, False, b"False"),
     errors.InputTooLarge: (413, True, b"False"),
     errors.RequestIdTooLong: (431, True, b"False"),
     errors.RunError: (500, True, b"True"),

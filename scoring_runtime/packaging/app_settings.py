@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from ..blob_paths import blob_paths, refuse_shared_documents
@@ -18,6 +19,9 @@ ROOTS: Mapping[str, str] = {FUNCTIONS: "/home/site/wwwroot", STANDALONE: "/var/a
 _PATHS = ("AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "AZUREML_MODEL_DIR")
 _ABOUT_STORAGE = "connection string of the storage account with the input and output containers"
 _ABOUT_BUS = "connection string of the Service Bus namespace with the input and output queues"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NO_TEXT = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
+_PASSWORD_IN_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:[^\s/@]+@")
 _ABOUT_HOST = "connection string of the storage account that the Functions host keeps its own in"
 
 
@@ -27,7 +31,8 @@ def image_settings(specification: Specification, root: str) -> dict[str, str]:
     Raises:
         PackagingError: a setting has a wrong value; the message names it and what is allowed.
     """
-    said = {**_options(specification), **_variables(specification)}
+    said = {**_variables(specification), **_options(specification)}
+    _check_texts(said)
     _check(said, specification.target)
     return {**_paths(specification, root), **said}
 
@@ -42,6 +47,8 @@ def required_settings(specification: Specification) -> tuple[RequiredSetting, ..
         found.append(RequiredSetting(blob_name(settings), _ABOUT_STORAGE))
     if "service_bus" in specification.triggers:
         found.append(RequiredSetting(service_bus_name(settings), _ABOUT_BUS))
+    for each in found:
+        _check_name(each.name)
     there = {each.name for each in found}
     found += [
         RequiredSetting(name, "was in the environment's variables; a secret is not packaged")
@@ -95,6 +102,13 @@ def _refuse_without_trigger(specification: Specification, blob: bool, bus: bool)
 
 def _variables(specification: Specification) -> dict[str, str]:
     variables = specification.environment.variables
+    for name in variables:
+        _check_name(name)
+    if variables.get("SCORING_TRIGGERS", "") not in ("", ",".join(specification.triggers)):
+        raise PackagingError(
+            "The environment's variables set SCORING_TRIGGERS, which the packager sets to the "
+            "triggers that are packaged: leave it out and name each with --trigger."
+        )
     for name in _PATHS:
         if name in variables:
             raise PackagingError(
@@ -109,7 +123,7 @@ def _secrets(specification: Specification) -> list[str]:
     return sorted(
         name
         for name, value in specification.environment.variables.items()
-        if name in _secret_settings() or is_secret(name, value)
+        if name in _secret_settings() or is_secret(name, value) or _PASSWORD_IN_URL.search(value)
     )
 
 
@@ -133,10 +147,35 @@ def _paths(specification: Specification, root: str) -> dict[str, str]:
     return paths
 
 
+def _check_name(name: str) -> None:
+    """A shell can set no others, and the commands that are printed name them."""
+    if not _NAME.fullmatch(name):
+        raise PackagingError(
+            f"{name!r} cannot be the name of a setting: allowed are letters (a-z, A-Z), digits and "
+            "'_', the first no digit."
+        )
+
+
+def _check_texts(said: Mapping[str, str]) -> None:
+    for name, value in said.items():
+        if _NO_TEXT.search(value):
+            raise PackagingError(
+                f"The value of {name} has a line break, another control character or bytes that "
+                "are not UTF-8, which an image cannot hold: expected is one line of text."
+            )
+
+
 def _check(said: Mapping[str, str], target: str) -> None:
     try:
-        paths = blob_paths(Settings.from_environ(said, defaults={"AML_APP_ROOT": "/nonexistent"}))
+        settings = Settings.from_environ(said, defaults={"AML_APP_ROOT": "/nonexistent"})
+        paths = blob_paths(settings)
         if target == STANDALONE:
             refuse_shared_documents(paths)
     except ConfigurationError as error:
         raise PackagingError(str(error)) from error
+    asked, answered = settings.servicebus_input_queue, settings.servicebus_output_queue
+    if asked.lower() == answered.lower():
+        raise PackagingError(
+            f"The queue {asked} is both the input and the output: replies would be scored again "
+            "and again. Name another --output-queue, or an empty one for replies to reply_to only."
+        )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 from ..errors import PackagingError
 from ..model_kinds import UNKNOWN
 from ..release import VERSION
-from . import host_files, secret_texts
+from . import host_files, resolution, secret_texts
 from .app_settings import ROOTS, image_settings, required_settings, settings_of
 from .dockerfile import dockerfile, dockerignore
-from .document import Document
+from .document import Document, digest_of
 from .imported_modules import uncovered
 from .model_files import model_files
-from .requirements import models_environment, requirements_text
+from .requirements import models_environment, other_requirements, requirements_text
 from .sources import entry_script_name, source_files
 from .specification import SOURCE, TARGETS, WHEELS, Environment, Specification
 
@@ -43,12 +43,13 @@ class Contents:
     warnings: tuple[str, ...]
 
 
-def contents(specification: Specification, *, leave_out: Iterable[Path] = ()) -> Contents:
+def contents(specification: Specification, *, leave_out: Collection[Path] = ()) -> Contents:
     """What the context of a package holds beside its models.
 
     Args:
         specification: what is to be packaged.
-        leave_out: folders that are not taken from the source folder: the output itself.
+        leave_out: folders that are not taken from the source folder: the output itself. Nor is
+            what is made beside them for them, ``.<name>.tmp-…``.
 
     Raises:
         PackagingError: an input is wrong; the message says which and what is allowed.
@@ -59,7 +60,9 @@ def contents(specification: Specification, *, leave_out: Iterable[Path] = ()) ->
     notes: list[str] = []
     script = specification.entry_script
     source = source_files(specification, leave_out, warn=notes.append) if script else []
+    source = [(name, path) for name, path in source if not _is_temporary(name, leave_out)]
     secret_texts.check(source)
+    _check_model_texts(specification)
     requirements = requirements_text(specification)
     files: dict[str, bytes | Path] = {
         **_generated(specification, requirements, bool(source)),
@@ -67,7 +70,10 @@ def contents(specification: Specification, *, leave_out: Iterable[Path] = ()) ->
         **{f"{WHEELS}/{path.name}": path for path in environment.wheels},
         **_runtime_files(),
     }
-    document = _document(specification, files)
+    try:
+        document = _document(specification, files)
+    except OSError as error:
+        raise PackagingError(f"{error.filename} cannot be read: {error.strerror}.") from error
     about = {
         "target": specification.target,
         "triggers": specification.triggers,
@@ -101,21 +107,68 @@ def _packaged_twice(
     specification: Specification, source: Iterable[tuple[str, Path]]
 ) -> Iterator[str]:
     """A warning for each model in the source folder: the script may open it there, or not."""
-    taken = {os.path.realpath(path) for _, path in source}
+    if not specification.models:
+        return
+    taken = {_identity(path) for _, path in source}
     for model in specification.models:
-        if any(os.path.realpath(file.path) in taken for file in model_files(model)):
+        if any(_identity(file.path) in taken for file in model_files(model)):
             yield (
                 f"The model {model.name} at {model.path} is in the source folder too, so it is "
                 "packaged twice: name it in .scoringignore unless the script opens it there."
             )
 
 
-def digest_of(content: bytes | Path) -> str:
-    """The SHA-256 of bytes or of a file, in hexadecimal; of a link to nothing that of nothing."""
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _identity(path: Path) -> tuple[int, int]:
+    about = os.stat(path)
+    return about.st_dev, about.st_ino
+
+
+def _is_temporary(name: str, outputs: Iterable[Path]) -> bool:
+    """Whether it is what another run makes at this moment, for one of these outputs."""
+    return any(f".{output.name}.tmp-" in name for output in outputs)
+
+
+def _check_model_texts(specification: Specification) -> None:
+    """Text files of models, such as config.json, may hold a secret too."""
+    for model in specification.models:
+        try:
+            secret_texts.check(model_files(model))
+        except PackagingError as error:
+            found = str(error).partition(". Whoever has")[0]
+            raise PackagingError(
+                f"{found}. Whoever has the image would have it too: take it out of the model, "
+                f"{model.path}, and register it again if it is registered."
+            ) from error
+
+
+def resolved(content: Contents, previous: Document | None, resolve: bool) -> Document:
+    """The document with what pip says; it is not asked twice about the same requirements.
+
+    Args:
+        content: what is to be packaged.
+        previous: the document of the context that is there.
+        resolve: ask pip unless it is known what it says.
+
+    Raises:
+        PackagingError: the requirements cannot be installed; the message says why.
+    """
+    known = previous if previous is not None and _asks_the_same(previous, content) else None
+    if resolve and (known is None or not known.resolved or known.warnings):
+        found = resolution.check(content.requirements, content.python, content.wheels)
+        return replace(content.document, resolved=True, warnings=found)
+    if known is not None:
+        return replace(content.document, resolved=known.resolved, warnings=known.warnings)
+    return content.document
+
+
+def _asks_the_same(previous: Document, content: Contents) -> bool:
+    return _asked(previous) == _asked(content.document)
+
+
+def _asked(document: Document) -> tuple[str, dict[str, str]]:
+    names = ("requirements.txt", f"{WHEELS}/")
+    files = {name: each for name, each in document.files.items() if name.startswith(names)}
+    return document.python, files
 
 
 def _check(specification: Specification) -> None:
@@ -173,6 +226,7 @@ def _generated(
             base_image=environment.base_image,
             settings=settings,
             labels={"scoring-runtime.models": ",".join(identities)} if identities else {},
+            more=other_requirements(specification),
             **inside,
         ),
         ".dockerignore": dockerignore(),
@@ -205,4 +259,10 @@ def _document(specification: Specification, files: Mapping[str, bytes | Path]) -
         settings=image_settings(specification, ROOTS[specification.target]),
         required={each.name: each.about for each in required},
         files={name: digest_of(content) for name, content in files.items()},
+        executables=tuple(name for name, content in files.items() if _is_executable(content)),
     )
+
+
+def _is_executable(content: bytes | Path) -> bool:
+    """By the owner's bit, as in git: the same for whoever packages."""
+    return isinstance(content, Path) and bool(os.stat(content).st_mode & stat.S_IXUSR)

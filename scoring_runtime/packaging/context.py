@@ -8,23 +8,28 @@ knows whether anything changed, here or there.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import PackagingError
 from ..manifest import Progress
-from . import resolution
-from .contents import Contents, contents, digest_of
-from .document import DOCUMENT, Document
+from .contents import Contents, contents, resolved
+from .document import DOCUMENT, Document, changed_by_hand, digest_of, files_below
 from .document import read as read_document
-from .model_files import ModelFile, is_same, model_files, place
+from .model_files import ModelFile, check_place, is_same, model_files, place
 from .specification import MODELS, Context, PackagedModel, Specification
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 # 1980-01-01, the first time that zip files can hold: a build makes layers of equal digests.
 _TIME = 315532800
@@ -58,26 +63,27 @@ def make(
         PackagingError: an input is wrong, the folder holds something else, the requirements cannot
             be installed, or it cannot be written; ``output`` is as it was before.
     """
-    output = Path(os.path.abspath(output))
-    previous = _previous(output, overwrite)
-    content = contents(specification, leave_out=[output, *_temporaries(output)])
-    models = [(model, model_files(model)) for model in specification.models]
-    made = Context(path=output, **content.about)
-    if previous is not None and _is_up_to_date(previous, content, models, output):
-        return replace(made, warnings=previous.warnings, unchanged=True)
-    warnings = content.warnings
-    if resolve and not _resolved_before(previous, content):
-        warnings += resolution.check(content.requirements, content.python, content.wheels)
-    document = replace(content.document, warnings=warnings)
-    reused = output if previous is not None else None
-    with _translated(output), _temporary(output) as folder:
+    output = Path(os.path.realpath(output))
+    with _alone(output.parent):
+        previous = _previous(output, overwrite)
+        content = contents(specification, leave_out=[output])
+        for model in specification.models:
+            check_place(model, output)
+        models = [(model, model_files(model)) for model in specification.models]
+        made = Context(path=output, **content.about)
+        if previous is not None and _is_up_to_date(previous, content, models, output, resolve):
+            return replace(made, warnings=content.warnings + previous.warnings, unchanged=True)
+    _check_replaceable(output)
+    document = resolved(content, previous, resolve)
+    with _translated(output), _parents(output), _alone(output.parent), _temporary(output) as folder:
+        reused = output if _previous(output, overwrite) is not None else None
         _check_space(models, reused, folder)
-        _write(folder, content.files)
+        _write(folder, content)
         (folder / DOCUMENT).write_text(document.text(), encoding="utf-8")
         _place(models, folder, reused, progress)
         _finish(folder)
         _publish(folder, output)
-    return replace(made, warnings=warnings)
+    return replace(made, warnings=content.warnings + document.warnings)
 
 
 # --- what is there already ------------------------------------------------------------------------
@@ -100,7 +106,7 @@ def _previous(output: Path, overwrite: bool) -> Document | None:
             f"{', '.join(there[:_NAMED])}{' …' if len(there) > _NAMED else ''}. "
             "Name a folder that is empty or not there."
         )
-    changed = [] if overwrite else _changed_by_hand(output, document)
+    changed = [] if overwrite else _changes(output, document)
     if changed:
         raise PackagingError(
             f"{output} was changed after it was made: {', '.join(changed[:_NAMED])}"
@@ -110,47 +116,39 @@ def _previous(output: Path, overwrite: bool) -> Document | None:
     return document
 
 
-def _changed_by_hand(output: Path, document: Document) -> list[str]:
-    there = set(_files_below(output)) - {DOCUMENT}
-    files = document.files
-    changed = [
-        name for name in sorted(files) if name in there and digest_of(output / name) != files[name]
-    ]
-    missing = [f"{name} (missing)" for name in sorted(set(files) - there)]
-    return changed + missing + [f"{name} (new)" for name in sorted(there - set(files))]
+def _changes(output: Path, document: Document) -> list[str]:
+    try:
+        return changed_by_hand(output, document, MODELS)
+    except OSError as error:
+        place = error.filename or output
+        raise PackagingError(
+            f"{output} cannot be compared: {place} cannot be read: {error.strerror}."
+        ) from error
 
 
-def _files_below(folder: Path) -> Iterator[str]:
-    """Every file of a context but those of models and Python's own."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [
-            name
-            for name in folders
-            if name != "__pycache__" and Path(parent, name) != folder / MODELS
-        ]
-        for name in names:
-            yield (Path(parent) / name).relative_to(folder).as_posix()
-
-
-def _is_up_to_date(previous: Document, content: Contents, models: Models, output: Path) -> bool:
-    if replace(content.document, warnings=previous.warnings) != previous:
-        return False
-    if not _is_unchanged(output, content):
+def _is_up_to_date(
+    previous: Document, content: Contents, models: Models, output: Path, resolve: bool
+) -> bool:
+    """Whether a run would make what is there; its warnings may be others."""
+    asked = previous.resolved or resolve
+    wanted = replace(content.document, resolved=asked, warnings=previous.warnings)
+    if wanted != previous or _changes(output, content.document):
         return False
     return all(is_same(model, files, output) for model, files in models)
 
 
-def _is_unchanged(output: Path, content: Contents) -> bool:
-    return not _changed_by_hand(output, content.document)
-
-
-def _resolved_before(previous: Document | None, content: Contents) -> bool:
-    """Whether pip was asked before about the same requirements for the same Python."""
-    if previous is None or previous.warnings:
-        return False
-    name = "requirements.txt"
-    same = previous.files.get(name) == content.document.files.get(name)
-    return same and previous.python == content.document.python
+def _check_replaceable(output: Path) -> None:
+    """Refuse a folder that cannot be renamed, and one that a shell would be left in."""
+    if os.path.ismount(output):
+        raise PackagingError(
+            f"The output {output} is a mount point, which cannot be replaced: name a folder in it, "
+            f"such as {output / 'package'}."
+        )
+    if Path(os.getcwd()).is_relative_to(output):
+        raise PackagingError(
+            f"The output {output} holds the working folder, which would be replaced: name another "
+            "folder, or run it from another one."
+        )
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -168,32 +166,77 @@ def _translated(output: Path) -> Iterator[None]:
         raise PackagingError(f"{output} cannot be made{place}: {reason}.{free}") from error
 
 
-def _temporaries(output: Path) -> list[Path]:
-    return list(output.parent.glob(f".{output.name}.tmp-*"))
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One run at a time makes or compares what is in a folder; killed ones do not count.
+
+    Where folders cannot be locked, as on some network drives, nobody waits.
+    """
+    descriptor = None
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if descriptor is not None and fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def _parents(output: Path) -> Iterator[None]:
+    """The folders that ``output`` lies in; those that were made go again if it was not."""
+    made = [each for each in output.parents if not os.path.lexists(each)]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with suppress(OSError):
+            for each in made:
+                each.rmdir()
 
 
 @contextmanager
 def _temporary(output: Path) -> Iterator[Path]:
     """A hidden folder beside ``output``; those of killed runs go a day later."""
     oldest = time.time() - _STALE_SECONDS
-    for stale in _temporaries(output):
+    for stale in output.parent.glob(f".{glob.escape(output.name)}.tmp-*"):
         with suppress(OSError):
             if stale.stat().st_mtime < oldest:
                 shutil.rmtree(stale, ignore_errors=True)
     folder = output.parent / f".{output.name}.tmp-{uuid.uuid4().hex}"
-    folder.mkdir(parents=True)
     try:
+        folder.mkdir()
         yield folder
     finally:
+        _remove(folder)
+        if output.exists():
+            _remove(_replaced(folder))
+
+
+def _replaced(folder: Path) -> Path:
+    """Where the old context is while the new one takes its place."""
+    return folder.with_name(f"{folder.name}-old")
+
+
+def _remove(folder: Path) -> None:
+    try:
         shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _check_space(models: Models, reused: Path | None, folder: Path) -> None:
+    device = folder.stat().st_dev
     copied = sum(
-        file.path.stat().st_size
+        about.st_size
         for model, files in models
-        if not model.registered and not (reused and is_same(model, files, reused))
-        for file in files
+        if not (reused and is_same(model, files, reused))
+        for about in (file.path.stat() for file in files)
+        if not model.registered or about.st_dev != device
     )
     free = shutil.disk_usage(folder).free
     if copied > free:
@@ -201,15 +244,19 @@ def _check_space(models: Models, reused: Path | None, folder: Path) -> None:
         raise OSError(errno.ENOSPC, reason)
 
 
-def _write(folder: Path, files: Mapping[str, bytes | Path]) -> None:
-    for name, content in files.items():
+def _write(folder: Path, content: Contents) -> None:
+    for name, source in content.files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, bytes):
-            target.write_bytes(content)
-        else:
-            shutil.copyfile(content, target)
-            target.chmod(0o755 if os.access(content, os.X_OK) else 0o644)
+        if isinstance(source, bytes):
+            target.write_bytes(source)
+            continue
+        shutil.copyfile(source, target)
+        if digest_of(target) != content.document.files[name]:
+            raise PackagingError(
+                f"{source} changed while it was packaged: package it again when it is written."
+            )
+        target.chmod(0o755 if name in content.document.executables else 0o644)
 
 
 def _place(models: Models, folder: Path, previous: Path | None, progress: Progress | None) -> None:
@@ -228,24 +275,25 @@ def _place(models: Models, folder: Path, previous: Path | None, progress: Progre
 
 def _finish(folder: Path) -> None:
     """Equal modes and times whatever this machine's umask and clock; the models keep theirs."""
-    for name in [*_files_below(folder)]:
+    for name in files_below(folder, MODELS):
         path = folder / name
         if not path.stat().st_mode & 0o100:
             path.chmod(0o644)
         os.utime(path, (_TIME, _TIME))
     for parent, _, _ in os.walk(folder, topdown=False):
         Path(parent).chmod(0o755)
+        if Path(parent) != folder:  # by its time a killed run's is removed
+            os.utime(parent, (_TIME, _TIME))
 
 
 def _publish(folder: Path, output: Path) -> None:
     """Rename the folder to its place; what was there is removed afterwards."""
-    replaced = output.parent / f".{output.name}.tmp-{uuid.uuid4().hex}"
-    if output.exists():
-        output.rename(replaced)
+    replaced = _replaced(folder)
     try:
+        if output.exists():
+            output.rename(replaced)
         folder.rename(output)
-    except OSError:
-        if replaced.exists():
+    except BaseException:
+        with suppress(OSError):  # there was none, or the new one is there
             replaced.rename(output)
         raise
-    shutil.rmtree(replaced, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..errors import PackagingError
 from ..release import VERSION
@@ -12,6 +12,7 @@ from .specification import FUNCTIONS, MODELS, SOURCE, STANDALONE, TARGETS, WHEEL
 USER = 10001
 """User and group id in the standalone image."""
 _NOTHING: Mapping[str, str] = {}
+_NO_LINES: Mapping[str, Sequence[str]] = {}
 _DEFAULT_PYTHON = "3.11"
 _OLDEST_PYTHON = (3, 11)
 _PYTHON = re.compile(r"(\d+)\.(\d+)(\.\d+)?")
@@ -50,10 +51,10 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off \\
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 {prepare}{wheels}COPY requirements.txt ./
-RUN packages() {{ {install} --log /tmp/pip.log -r requirements.txt; }}; \\
+RUN packages() {{ {install} --log /tmp/pip.log -r requirements.txt{more}; }}; \\
     packages || {{ tools=build-essential; \\
       if grep -q "Cannot find command .git." /tmp/pip.log; then tools="git $tools"; \\
-      elif ! grep -qE "subprocess-exited-with-error|Failed building wheel" /tmp/pip.log; then \\
+      elif ! grep -qE "exited with [0-9]|Failed building wheel" /tmp/pip.log; then \\
         exit 1; \\
       fi; \\
       apt-get update -qq \\
@@ -131,6 +132,7 @@ def dockerfile(
     models: bool,
     wheels: bool,
     labels: Mapping[str, str] = _NOTHING,
+    more: Mapping[str, Sequence[str]] = _NO_LINES,
 ) -> str:
     """The Dockerfile with the stages ``functions`` and ``standalone``; ``target`` is the last.
 
@@ -144,6 +146,7 @@ def dockerfile(
         models: whether it has the folder of models.
         wheels: whether it has the folder of local wheels.
         labels: labels of the image, beside or in place of those that it has anyway.
+        more: requirements of a target that ``requirements.txt`` does not have, by target.
 
     Raises:
         PackagingError: an unknown target, a Python that the runtime does not support, or a name or
@@ -160,6 +163,7 @@ def dockerfile(
         text += _PACKAGES_STAGE.format(
             target=each,
             image=images[each],
+            more="".join(f' "{line}"' for line in more.get(each, ())),
             wheels=f"COPY {WHEELS}/ {WHEELS}/\n" if wheels else "",
             **_PARTS[each],
         )
@@ -221,7 +225,7 @@ def _checked_image(name: str) -> str:
 def _values_of(target: str, settings: Mapping[str, str], root: str) -> dict[str, str]:
     """The settings with their paths below ``root`` in the image of ``target``."""
     own = _PARTS[target]
-    inside = re.compile(rf"{re.escape(root)}(?=/|$)")
+    inside = re.compile(rf"\A{re.escape(root)}(?=/|\Z)")
     values = {name: inside.sub(own["root"], value) for name, value in settings.items()}
     if "PATH" in values:
         raise PackagingError(

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ _ANSWER_SECONDS = 30
 _STOP_SECONDS = 10
 _KEPT_LINES = 500
 _SHOWN_LINES = 8
+_LINE_LENGTH = 300
 # Only docker's own format has HEALTHCHECK; buildah keeps layers of earlier builds only if asked.
 _OPTIONS = {
     "docker": (),
@@ -37,8 +38,13 @@ _TELLING = re.compile(
     r"|not found|timed? ?out|refused",
     re.IGNORECASE,
 )
+# Lines that repeat an instruction, which may hold any word.
+_INSTRUCTION = re.compile(
+    r"STEP \d+/\d+:|building at STEP|^Step \d+/\d+ :|^> \[|^\d+ \||process \"/bin/sh -c"
+    r"|returned a non-zero"
+)
 # As BuildKit and pip write before and around a line: "#12 3.456 " and colours.
-_DECORATION = re.compile(r"^#\d+ (\d+\.\d+ )?|\x1b\[[0-9;]*m")
+_DECORATION = re.compile(r"^(#\d+ )?(\d+\.\d{3} )?|\x1b\[[0-9;]*m")
 _ADVICE = (
     (
         r"No space left on device|ENOSPC",
@@ -148,7 +154,7 @@ def build(
 
     code = _run(command, take)
     if code:
-        raise PackagingError(_failure(builder.name, code, list(kept), build_args))
+        raise PackagingError(_failure(builder.name, code, kept, build_args))
     return tag
 
 
@@ -218,22 +224,24 @@ def _stop(process: subprocess.Popen[str]) -> None:
         try:
             os.killpg(process.pid, number)
             process.wait(_STOP_SECONDS)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):
             return
         except subprocess.TimeoutExpired:
             continue
 
 
 def _failure(
-    name: str, code: int, lines: Sequence[str], build_args: Mapping[str, str | None]
+    name: str, code: int, lines: Iterable[str], build_args: Mapping[str, str | None]
 ) -> str:
-    text = "\n".join(_DECORATION.sub("", line) for line in lines)
+    said = [_DECORATION.sub("", line).strip() for line in lines]
+    said = [line for line in said if line and not _INSTRUCTION.search(line)]
+    text = "\n".join(said)
     for value in build_args.values():
-        # The address of a private index has a password in it.
+        # The address of a private index may have a password in it.
         text = text.replace(value, "***") if value and "@" in value else text
-    said = [line.strip() for line in text.splitlines() if line.strip()]
+    said = list(dict.fromkeys(line[:_LINE_LENGTH] for line in text.splitlines()))
     telling = [line for line in said if _TELLING.search(line)] or said
-    shown = "\n".join(f"  {line}" for line in list(dict.fromkeys(telling))[-_SHOWN_LINES:])
-    advice = next((advice for pattern, advice in _ADVICE if re.search(pattern, text)), "")
+    shown = [f"  {line}" for line in telling[-_SHOWN_LINES:]]
+    advice = [advice for pattern, advice in _ADVICE if re.search(pattern, text)][:1]
     ended = f"{name} could not build the image (exit code {code})"
-    return "\n".join(filter(None, (f"{ended}:" if shown else f"{ended}.", shown, advice)))
+    return "\n".join([f"{ended}:" if shown else f"{ended}.", *shown, *advice])

@@ -43,7 +43,8 @@ def _folder(context: Context) -> str:
 def _build(context: Context, image: str) -> tuple[str, ...]:
     folder = _folder(context)
     return (
-        f"docker build -t {image} {folder}          # or podman build",
+        f"docker build -t {image} {folder}",
+        "# the same with podman, or with buildah:",
         f"buildah bud --format docker -t {image} {folder}",
     )
 
@@ -95,15 +96,19 @@ def _http(context: Context) -> tuple[str, tuple[str, ...]]:
 def _blob(context: Context) -> tuple[str, tuple[str, ...]]:
     source = context.settings.get("BLOB_INPUT_PATH", "input/{blobname}.json")
     output = context.settings.get("BLOB_OUTPUT_PATH", "output/{blobname}_out.json")
-    connection = '--connection-string "$TriggerConnectionString"'
+    account = context.settings.get("BLOB_CONNECTION") or "TriggerConnectionString"
+    connection = f'--connection-string "${account}"'
     containers = dict.fromkeys(path.lstrip("/").partition("/")[0] for path in (source, output))
     name = source.lstrip("/").partition("/")[2]
     example = name.replace("{blobname}", "sample_input")
-    lines = [f"az storage container create --name {each} {connection}" for each in containers]
+    lines = [
+        f"az storage container create --name {shlex.quote(each)} {connection}"
+        for each in containers
+    ]
     container = next(iter(containers))
     lines.append(
-        f"az storage blob upload --container-name {container} --name {shlex.quote(example)} "
-        f"--file {_SAMPLE} {connection}"
+        f"az storage blob upload --container-name {shlex.quote(container)} "
+        f"--name {shlex.quote(example)} --file {_SAMPLE} {connection}"
     )
     return f"Blob: {source} → {output}", tuple(lines)
 
@@ -112,7 +117,8 @@ def _service_bus(context: Context) -> tuple[str, tuple[str, ...]]:
     source = context.settings.get("SERVICEBUS_INPUT_QUEUE", "input")
     output = context.settings.get("SERVICEBUS_OUTPUT_QUEUE", "output")
     lines = tuple(
-        f"az servicebus queue create --name {queue} --namespace-name <namespace> {_GROUP}"
+        f"az servicebus queue create --name {shlex.quote(queue)} "
+        f"--namespace-name <namespace> {_GROUP}"
         for queue in dict.fromkeys((source, output))
         if queue
     )
@@ -121,6 +127,7 @@ def _service_bus(context: Context) -> tuple[str, tuple[str, ...]]:
 
 
 def _deploy(context: Context, image: str) -> Iterator[str]:
+    image = _without_host(image)
     yield "az group create --name scoring --location westeurope"
     yield f"az acr create --name <registry> {_GROUP} --sku Basic --admin-enabled true"
     yield f"az acr build --registry <registry> --image {image} {_folder(context)}"
@@ -128,6 +135,15 @@ def _deploy(context: Context, image: str) -> Iterator[str]:
         yield from _deploy_functions(context, image)
     else:
         yield from _deploy_container(context, image)
+
+
+def _without_host(image: str) -> str:
+    """``host.example/net:1`` → ``net:1``: in Azure the registry is another.
+
+    Source: https://github.com/distribution/reference
+    """
+    host, slash, name = image.partition("/")
+    return name if slash and ("." in host or ":" in host or host == "localhost") else image
 
 
 def _deploy_functions(context: Context, image: str) -> Iterator[str]:

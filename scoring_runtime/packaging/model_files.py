@@ -1,9 +1,10 @@
 """Models in a build context: found, checked, and linked or copied as ``<name>/<version>/…``.
 
-The version of a registry is hard-linked where the file system can: its files never change. Any
-other file or folder is copied in chunks, as somebody may write to it again, and gets metadata with
-its digests as a registered one has. A folder's content becomes the version's: what ``serve
---model-dir`` is given can be packaged as it is.
+The version of a registry is hard-linked where the file system can: its files never change, and
+if somebody writes to one all the same, its digest tells. Any other file or folder is copied in
+chunks, as somebody may write to it again, and gets metadata with its digests as a registered one
+has. A folder's content becomes the version's: what ``serve --model-dir`` is given can be packaged
+as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +23,12 @@ from ..errors import ModelDamaged, ModelNotFound, PackagingError, RegistrationEr
 from ..manifest import METADATA_FILE, Manifest, Progress
 from ..model_kinds import kind_of, libraries
 from ..models import is_version_folder
+from .document import DOCUMENT, digest_of
+from .source_folder import check_name
 from .specification import MODELS, PackagedModel
+
+_COMPARED_BYTES = 64 << 20
+"""Models of up to this many bytes are compared to the byte, larger ones by length and time."""
 
 
 class ModelFile(NamedTuple):
@@ -43,9 +50,8 @@ def from_path(name: str, version: int, path: Path) -> PackagedModel:
         raise PackagingError(str(error)) from error
     if version < 1:
         raise PackagingError(f"The version of the model {name} is {version}: allowed is 1 or more.")
-    if not path.exists():
-        raise PackagingError(f"There is no model {name} at {path}: no such file or folder.")
-    registered = is_version_folder(path) and (path / METADATA_FILE).is_file()
+    _check_path(name, path)
+    registered = is_version_folder(path) and os.path.isfile(path / METADATA_FILE)
     noted = _noted(path) if registered else None
     kind = noted.kind if noted else kind_of(path)
     versions = noted.libraries if noted else libraries(kind, path)
@@ -58,55 +64,135 @@ def from_registry(root: Path, name: str, version: int | str | None = None) -> Pa
     Raises:
         PackagingError: there is none; the message lists what there is.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise PackagingError(
             f"There is no model {name}: the registry {root} does not exist. Name the model's file "
             f"or folder ({name}=PATH), or the folder where it is registered."
         )
     try:
+        registry.check_name(name)
         record = registry.details(root, name, version)
-    except (ModelNotFound, ModelDamaged) as error:
+    except (ModelNotFound, ModelDamaged, RegistrationError) as error:
         raise PackagingError(f"{error}") from error
+    if not os.path.isfile(record.path / METADATA_FILE):
+        return from_path(name, record.version, record.path)
     noted = record.manifest
     kind = noted.kind or kind_of(record.path)
     return PackagedModel(name, record.version, record.path, True, kind, dict(noted.libraries))
+
+
+def _check_path(name: str, path: Path) -> None:
+    """A pipe would be waited for, and a hidden file be taken for metadata or not be found."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError as error:
+        reason = f"There is no model {name} at {path}: no such file or folder."
+        raise PackagingError(reason) from error
+    except OSError as error:
+        reason = f"The model {name} at {path} cannot be read: {error.strerror}."
+        raise PackagingError(reason) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise PackagingError(f"The model {name} at {path} is neither a file nor a folder.")
+    if stat.S_ISREG(mode) and path.name.startswith("."):
+        raise PackagingError(
+            f"The model {name} at {path} is a hidden file: its name has to begin with something "
+            "but a dot, or it would not be found again."
+        )
+
+
+def check_place(model: PackagedModel, output: Path) -> None:
+    """Refuse an ``output``, a real path, that would be put into the model or in its place.
+
+    Raises:
+        PackagingError: it lies in the model's folder or among its versions, or holds the model.
+    """
+    path = Path(os.path.realpath(model.path))
+    versions = path.parent if model.registered else path
+    if os.path.isdir(path) and output.is_relative_to(versions):
+        raise PackagingError(
+            f"The output {output} lies in the folder of the model {model.name}, {versions}: write "
+            "the output to another folder."
+        )
+    if output in path.parents:
+        raise PackagingError(
+            f"The model {model.name} at {model.path} lies in the output {output}, which is "
+            "replaced as a whole: write the output to another folder."
+        )
 
 
 def model_files(model: PackagedModel) -> list[ModelFile]:
     """The files of a model, by path.
 
     Raises:
-        PackagingError: a link leads out of it or into itself, or something in it is no file.
+        PackagingError: a link leads out of it or into itself, something in it is no file or cannot
+            be read, or has a name that no image can hold.
     """
     folder = f"{MODELS}/{model.name}/{model.version}"
-    if not model.path.is_dir():
-        return [ModelFile(f"{folder}/{model.path.name}", model.path)]
-    try:
-        below = sorted(manifest.files_below(model.path, PackagingError, leave=model.registered))
-    except OSError as error:
-        raise PackagingError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    below = [(name, path) for name, path in below if "__pycache__" not in name.split("/")]
-    if not any(name != METADATA_FILE for name, _ in below):
-        raise PackagingError(f"The model {model.name} at {model.path} holds no file.")
-    for _, path in below:
-        if not path.is_file():
+    below = _files_of(model) if os.path.isdir(model.path) else [(model.path.name, model.path)]
+    for name, path in below:
+        check_name(name)
+        if not os.path.isfile(path):
             raise PackagingError(f"{path} of the model {model.name} is no file, or a link to none.")
+        if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PackagingError(
+                f"{path} of the model {model.name} cannot be read: Permission denied."
+            )
     return [ModelFile(f"{folder}/{name}", path) for name, path in below]
 
 
+def _files_of(model: PackagedModel) -> list[tuple[str, Path]]:
+    try:
+        below = sorted(manifest.files_below(model.path, PackagingError, leave=model.registered))
+    except OSError as error:
+        raise PackagingError(
+            f"{error.filename} of the model {model.name} cannot be read: {error.strerror}."
+        ) from error
+    below = [(name, path) for name, path in below if "__pycache__" not in name.split("/")]
+    if not any(name != METADATA_FILE for name, _ in below):
+        raise PackagingError(f"The model {model.name} at {model.path} holds no file.")
+    return below
+
+
+# --- in a context ---------------------------------------------------------------------------------
+
+
 def is_same(model: PackagedModel, files: Iterable[ModelFile], context: Path) -> bool:
-    """Whether the context holds these files already: the same one, or of this length and time."""
+    """Whether the context holds these files already.
+
+    Copies of models of up to 64 MiB are compared to the byte, those of larger ones by length and
+    time, as rsync does. A file that is linked is the same unless it was written to after the
+    context was made; then the digests of its registration decide.
+    """
+    try:
+        return _is_same(model, list(files), context)
+    except (OSError, ModelDamaged):
+        return False
+
+
+def _is_same(model: PackagedModel, files: list[ModelFile], context: Path) -> bool:
     there = context / MODELS / model.name / str(model.version)
     wanted = {file.target for file in files}
     if not model.registered:
         wanted.add(_metadata(model))
     if wanted != set(_below(there, context)):
         return False
-    return all(
-        _same_file(file.path, context / file.target)
-        for file in files
-        if model.registered or file.target != _metadata(model)
-    )
+    if not model.registered:
+        files = [file for file in files if file.target != _metadata(model)]
+        noted = manifest.read(there)
+        if noted is None or replace(noted, files={}) != _noted_of(model):
+            return False
+    small = sum(os.stat(file.path).st_size for file in files) <= _COMPARED_BYTES
+    if not all(_is_same_file(file.path, context / file.target, small=small) for file in files):
+        return False
+    return not model.registered or _is_as_registered(model, files, context)
+
+
+def _is_as_registered(model: PackagedModel, files: list[ModelFile], context: Path) -> bool:
+    """Writing to a linked file changes the registry's too: then only a digest tells."""
+    made = os.stat(context / DOCUMENT).st_ctime_ns
+    if any(os.stat(file.path).st_mtime_ns >= made for file in files):
+        manifest.check(model.path)
+    return True
 
 
 def place(
@@ -162,13 +248,12 @@ def _below(folder: Path, context: Path) -> Iterator[str]:
             yield (Path(parent) / name).relative_to(context).as_posix()
 
 
-def _same_file(source: Path, there: Path) -> bool:
-    try:
-        old, new = there.stat(), source.stat()
-    except OSError:
-        return False
-    if (old.st_dev, old.st_ino) == (new.st_dev, new.st_ino):
+def _is_same_file(source: Path, there: Path, *, small: bool) -> bool:
+    old, new = there.stat(), source.stat()
+    if os.path.samestat(old, new):
         return True
+    if small:
+        return old.st_size == new.st_size and digest_of(source) == digest_of(there)
     return (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns)
 
 
@@ -192,11 +277,24 @@ def _copy(
     folder = context / MODELS / model.name / str(model.version)
     inside = [(file.target.split("/", 3)[3], file.path) for file in files]
     copied = [(name, path) for name, path in inside if name != METADATA_FILE]
+    before = {name: path.stat() for name, path in copied}
     digests = manifest.copy(copied, folder, progress)
     for name, path in copied:
-        about = path.stat()
+        _check_unchanged(path, before[name], digests[name].bytes)
         (folder / name).chmod(0o644)
-        os.utime(folder / name, ns=(about.st_atime_ns, about.st_mtime_ns))
-    noted = Manifest(kind=model.kind, libraries=model.libraries, files=digests)
-    manifest.write(folder, model.name, model.version, noted)
+        os.utime(folder / name, ns=(before[name].st_mtime_ns, before[name].st_mtime_ns))
+    manifest.write(folder, model.name, model.version, replace(_noted_of(model), files=digests))
     (folder / METADATA_FILE).chmod(0o644)
+
+
+def _check_unchanged(path: Path, before: os.stat_result, copied: int) -> None:
+    after = path.stat()
+    known = (before.st_ino, before.st_size, before.st_mtime_ns)
+    if (after.st_ino, copied, after.st_mtime_ns) != known:
+        raise PackagingError(
+            f"{path} changed while it was packaged: package it again when it is written."
+        )
+
+
+def _noted_of(model: PackagedModel) -> Manifest:
+    return Manifest(kind=model.kind, libraries=model.libraries)

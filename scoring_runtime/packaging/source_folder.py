@@ -22,6 +22,8 @@ LEFT_OUT = frozenset(
         ".git",
         ".hg",
         ".ipynb_checkpoints",
+        ".local-services",
+        ".mlflow-models",
         ".mypy_cache",
         ".nox",
         ".pytest_cache",

@@ -1,0 +1,510 @@
+"""``azureml.core.webservice`` on this machine, as old programs call it.
+
+About 15 s.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from scoring_runtime import local_service
+from scoring_runtime.azureml.core import Environment, Workspace
+from scoring_runtime.azureml.core.model import InferenceConfig, Model
+from scoring_runtime.azureml.core.webservice import (
+    AciWebservice,
+    AksWebservice,
+    LocalWebservice,
+    LocalWebserviceDeploymentConfiguration,
+    Webservice,
+    WebserviceDeploymentConfiguration,
+)
+from scoring_runtime.azureml.exceptions import WebserviceException
+from scoring_runtime.local_process import free_port, started_at
+from tests.conftest import WriteScript
+from tests.models_for_tests import IRIS_ROWS, iris_estimator, saved
+
+SUM = """
+    import json, os
+    from scoring_runtime import model_path
+
+    def init():
+        global weights
+        weights = json.loads(model_path().read_text())
+
+    def run(data):
+        return sum(x * w for x, w in zip(json.loads(data), weights))
+"""
+ECHO = "def init(): pass\ndef run(data): return data\n"
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Iterator[Workspace]:
+    """A workspace; its services are ended after the test."""
+    workspace = Workspace(folder=tmp_path / "Arbeitsplätze/ws")
+    yield workspace
+    for service in Webservice.list(workspace):
+        service.delete()
+
+
+@pytest.fixture
+def model(ws: Workspace, tmp_path: Path) -> Any:
+    """Two weights as JSON."""
+    path = tmp_path / "weights.json"
+    path.write_text("[1, 10]")
+    return Model.register(ws, path, "weights")
+
+
+Config = Callable[..., InferenceConfig]
+
+
+@pytest.fixture
+def config(write_script: WriteScript) -> Config:
+    """``config(source)`` → an inference configuration with that script."""
+
+    def make(source: str = SUM, name: str = "score.py") -> InferenceConfig:
+        script = write_script(source, name)
+        return InferenceConfig(entry_script=str(script), environment=Environment("env"))
+
+    return make
+
+
+# --- from deploy() to delete() --------------------------------------------------------------------
+
+
+def test_a_service_as_the_old_samples_use_it(
+    ws: Workspace, model: Any, config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Deployed on the port that was asked for, waited for, run, described and deleted."""
+    port = free_port()
+    deployment = LocalWebservice.deploy_configuration(port=port)
+    service = Model.deploy(ws, "sum-local", [model], config(), deployment)
+    assert isinstance(service, LocalWebservice)
+    assert service.state == "Transitioning"
+    service.wait_for_deployment(show_output=True)
+    assert service.state == "Healthy"
+    assert service.run(input_data="[1, 2]") == 21
+    assert (service.name, service.port, service.error) == ("sum-local", port, None)
+    assert service.base_url == f"http://localhost:{port}"
+    assert service.scoring_uri == f"http://localhost:{port}/score"
+    assert service.swagger_uri == f"http://localhost:{port}/swagger.json"
+    out = capsys.readouterr().out
+    assert "Users's init has completed successfully" in out
+    assert out.endswith(
+        'Local service creation operation finished, operation "Succeeded"\n'
+        f"Local webservice is running at http://localhost:{port}\n"
+    )
+    assert "Users's init has completed successfully" in service.get_logs()
+    service.delete()
+    assert service.state == "Deleted"
+    assert Webservice.list(ws) == []
+    with pytest.raises(WebserviceException) as caught:
+        service.run("[1, 2]")
+    assert str(caught.value) == (
+        "Cannot call run() when service is Deleted: deploy sum-local again."
+    )
+
+
+def test_what_a_service_is(ws: Workspace, config: Config) -> None:
+    """As JSON, and what programs ask before they send a key."""
+    service = Model.deploy(ws, "echo", [], config(ECHO))
+    service.wait_for_deployment()
+    described = service.serialize()
+    assert described == {
+        "name": "echo",
+        "tags": None,
+        "properties": None,
+        "state": "Healthy",
+        "createdTime": service.created_time.isoformat(),
+        "updatedTime": service.updated_time.isoformat(),
+        "error": None,
+        "computeType": "Local",
+        "workspaceName": "ws",
+        "imageId": None,
+        "scoringUri": service.scoring_uri,
+        "swaggerUri": service.swagger_uri,
+        "port": service.port,
+    }
+    assert json.loads(json.dumps(described)) == described
+    assert (service.auth_enabled, service.token_auth_enabled) == (False, False)
+    assert service.created_time.utcoffset() is not None
+    assert repr(service) == f"LocalWebservice(workspace={ws!r}, name='echo', port={service.port})"
+
+
+def test_a_service_without_a_model(ws: Workspace, config: Config) -> None:
+    """Its script needs none."""
+    service = Model.deploy(ws, "echo", [], config(ECHO))
+    assert service.run("waits until it is healthy") == "waits until it is healthy"
+
+
+def test_a_model_without_an_inference_configuration(
+    ws: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is served without a script."""
+    path = saved(tmp_path / "saved", iris_estimator())
+    iris = Model.register(ws, path, "iris", model_framework=Model.Framework.SCIKITLEARN)
+    service = Model.deploy(ws, "iris", [iris], show_output=True)
+    assert capsys.readouterr().out == f"iris: iris:1 at {service.scoring_uri}\n"
+    assert service.run({"data": IRIS_ROWS}) == iris_estimator().predict(IRIS_ROWS).tolist()
+
+
+# --- run ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webservice]:
+    """A service that answers what it is asked for."""
+    folder = tmp_path_factory.mktemp("echo")
+    (folder / "score.py").write_text(
+        "from scoring_runtime import AMLRequest, AMLResponse, rawhttp\n"
+        "def init(): pass\n"
+        "@rawhttp\n"
+        "def run(request):\n"
+        "    body = request.get_data()\n"
+        "    if body.startswith(b'status '):\n"
+        "        return AMLResponse('not today', int(body[7:]), {'x-why': 'asked'})\n"
+        "    if body.startswith(b'kind '):\n"
+        "        kind = body[5:].decode()\n"
+        "        return AMLResponse('grün'.encode(), 200, {'Content-Type': kind})\n"
+        "    kind = request.headers['Content-Type']\n"
+        "    return AMLResponse({'body': body.decode(), 'kind': kind}, 200, json_str=True)\n"
+    )
+    script = InferenceConfig(entry_script=str(folder / "score.py"), environment=Environment("e"))
+    service = Model.deploy(Workspace(folder=folder / "ws"), "echo", [], script)
+    service.wait_for_deployment()
+    yield service
+    service.delete()
+
+
+@pytest.mark.parametrize(
+    ("value", "body"),
+    [
+        ("größer", "größer"),
+        ("größer".encode(), "größer"),
+        (bytearray(b"abc"), "abc"),
+        (io.BytesIO(b"file"), "file"),
+        (io.StringIO("text file"), "text file"),
+        ({"data": [[1, 2]]}, '{"data": [[1, 2]]}'),
+        ([1.5, None, True], "[1.5, null, true]"),
+        (np.array([[1, 2], [3, 4]]), "[[1, 2], [3, 4]]"),
+        ({"data": np.array([1.5])}, '{"data": [1.5]}'),
+    ],
+    ids=["text", "bytes", "bytearray", "file", "text file", "dict", "list", "array", "in a dict"],
+)
+def test_what_is_sent(echo: Webservice, value: Any, body: str) -> None:
+    """Text, bytes and files as they are, everything else as JSON; always named JSON."""
+    assert echo.run(value) == {"body": body, "kind": "application/json"}
+
+
+def test_an_input_that_has_no_json(echo: Webservice) -> None:
+    """Nothing is sent."""
+    with pytest.raises(WebserviceException) as caught:
+        echo.run({1, 2})
+    assert str(caught.value) == (
+        "The input, a set, cannot be turned to JSON: pass text, bytes, or what JSON has."
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "result"),
+    [("text/plain; charset=utf-8", "grün"), ("image/png", "grün".encode())],
+    ids=["text", "bytes"],
+)
+def test_an_answer_that_is_not_json(echo: Webservice, kind: str, result: object) -> None:
+    """Text stays text, anything else bytes."""
+    assert echo.run(f"kind {kind}") == result
+
+
+@pytest.mark.parametrize("status", [201, 400, 404, 500, 502])
+def test_an_answer_that_is_not_200(echo: Webservice, status: int) -> None:
+    """The text has the status, the headers and the body; the service goes on."""
+    with pytest.raises(WebserviceException) as caught:
+        echo.run(f"status {status}")
+    text = str(caught.value)
+    assert text.startswith(
+        "Received bad response from service. More information can be found by calling "
+        f"`.get_logs()` on the webservice object.\nResponse Code: {status}\nHeaders: {{"
+    )
+    assert "'x-why': 'asked'" in text
+    assert "not today" in text.partition("\nContent: ")[2]
+    assert echo.state == "Healthy"
+
+
+def test_the_last_lines_of_the_log(echo: Webservice) -> None:
+    """As many as are asked for."""
+    lines = echo.get_logs().splitlines()
+    assert len(lines) > 5
+    assert echo.get_logs(num_lines=2, raw=True).count("\n") == 2
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+NAME = "it must have 3 to 32 lowercase letters"
+
+
+@pytest.mark.parametrize("name", ["My_Service", "ab", "köln-1", "a" * 33], ids=ascii)
+def test_a_name_that_is_not_allowed(ws: Workspace, config: Config, name: str) -> None:
+    """As Azure ML's rule has it."""
+    with pytest.raises(WebserviceException, match=re.escape(f"{name!r} is not a name")) as caught:
+        Model.deploy(ws, name, [], config(ECHO))
+    assert NAME in str(caught.value)
+
+
+def test_a_name_that_exists(ws: Workspace, config: Config) -> None:
+    """The running service stays, unless it is overwritten."""
+    first = Model.deploy(ws, "echo", [], config(ECHO))
+    with pytest.raises(WebserviceException) as caught:
+        Model.deploy(ws, "echo", [], config(ECHO))
+    expected = (
+        f"A service echo already exists, on port {first.port}: update or delete it, choose another "
+        "name, or overwrite it."
+    )
+    assert str(caught.value) == expected
+    with pytest.raises(WebserviceException) as caught:
+        Webservice.check_for_existing_webservice(ws, "echo")
+    assert str(caught.value) == expected
+    Webservice.check_for_existing_webservice(ws, "other")
+    Webservice.check_for_existing_webservice(ws, "echo", overwrite=True)
+    second = Model.deploy(
+        ws, "echo", [], config("def init(): pass\ndef run(data): return 2\n"), overwrite=True
+    )
+    assert (second.run("1"), second.port) == (2, first.port)
+    assert first.run("1") == 2
+
+
+@pytest.mark.parametrize("port", [0, 65536, -1, "8890", 1.5, True], ids=repr)
+def test_a_port_that_cannot_be_one(port: Any) -> None:
+    """The configuration is not made."""
+    with pytest.raises(WebserviceException) as caught:
+        LocalWebservice.deploy_configuration(port=port)
+    assert str(caught.value) == (
+        "Invalid configuration, port must be an integer from 1 to 65535, or None for a free one; "
+        f"it is {port!r}."
+    )
+
+
+def test_a_configuration_by_default() -> None:
+    """It has no port."""
+    deployment = LocalWebservice.deploy_configuration()
+    assert type(deployment) is LocalWebserviceDeploymentConfiguration
+    assert deployment.port is None
+
+
+@pytest.mark.parametrize("kind", [AciWebservice, AksWebservice])
+def test_a_configuration_of_the_cloud(kind: Any) -> None:
+    """It says what to do instead."""
+    with pytest.raises(WebserviceException, match=r"deployed.* from here: package the models"):
+        kind.deploy_configuration(cpu_cores=1, memory_gb=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"deployment_config": WebserviceDeploymentConfiguration()},
+            "Error, provided deployment configuration must be of type "
+            "LocalWebserviceDeploymentConfiguration in order to deploy a local service; it is a "
+            "WebserviceDeploymentConfiguration.",
+        ),
+        (
+            {"inference_config": "score.py"},
+            "Error, provided inference configuration must be of type InferenceConfig in order to "
+            "deploy a local service; it is a str.",
+        ),
+        (
+            {},
+            "You must provide an InferenceConfig when deploying zero models: there is nothing to "
+            "serve.",
+        ),
+    ],
+    ids=["deployment configuration", "inference configuration", "nothing"],
+)
+def test_what_cannot_be_deployed(ws: Workspace, options: dict[str, Any], text: str) -> None:
+    """Nothing is started."""
+    with pytest.raises(WebserviceException) as caught:
+        Model.deploy(ws, "wrong", [], **options)
+    assert str(caught.value) == text
+    assert Webservice.list(ws) == []
+
+
+def test_a_deployment_target(ws: Workspace, config: Config) -> None:
+    """There is none but this machine."""
+    with pytest.raises(WebserviceException, match=r"^'aks' cannot be deployed to: "):
+        Model.deploy(ws, "echo", [], config(ECHO), deployment_target="aks")
+
+
+def test_a_model_that_needs_a_script(ws: Workspace, model: Any) -> None:
+    """Without an inference configuration the packager says what scores without one."""
+    with pytest.raises(WebserviceException, match=r"The model weights at .* is none that scores"):
+        Model.deploy(ws, "weights", [model])
+    assert Webservice.list(ws) == []
+
+
+def test_what_the_cloud_alone_has(ws: Workspace, config: Config) -> None:
+    """Keys and tokens are not supported, as they were not; a cloud is not deployed to."""
+    service = Model.deploy(ws, "echo", [], config(ECHO))
+    assert isinstance(service, LocalWebservice)
+    for call in (service.get_keys, service.get_token, lambda: service.regen_key("Primary")):
+        with pytest.raises(NotImplementedError, match=r"^Local web services do not support "):
+            call()
+    with pytest.raises(WebserviceException, match=r"^Nothing is deployed to a cloud here: package"):
+        service.deploy_to_cloud()
+
+
+# --- failing --------------------------------------------------------------------------------------
+
+
+def test_a_script_that_fails(
+    ws: Workspace, config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """wait_for_deployment() raises, the text ends with the cause; the log has it all."""
+    failing = "def init(): raise OSError('no such weights')\ndef run(data): return data\n"
+    service = Model.deploy(ws, "fails", [], config(failing))
+    with pytest.raises(WebserviceException) as caught:
+        service.wait_for_deployment(show_output=True)
+    assert str(caught.value).splitlines()[-1] == "Cause: OSError: no such weights"
+    assert service.state == "Failed"
+    assert str(service.error).endswith("\nCause: OSError: no such weights")
+    logs = service.get_logs()
+    assert "score.py:1 in init" in logs
+    out = capsys.readouterr().out
+    assert out.endswith('Local service creation operation finished, operation "Failed"\n')
+    assert "\nCause: OSError: no such weights\n" in out
+    with pytest.raises(WebserviceException, match=r"Cause: OSError: no such weights$"):
+        service.run("1")
+    assert [each.name for each in LocalWebservice.list(ws)] == []
+    assert [each.name for each in LocalWebservice.list(ws, all=True)] == ["fails"]
+
+
+def test_a_service_whose_host_was_killed(ws: Workspace, config: Config) -> None:
+    """It is Failed; run() says that its process has ended, and reload() brings it back."""
+    service = Model.deploy(ws, "echo", [], config(ECHO))
+    service.wait_for_deployment()
+    pid = local_service.find(ws.folder, "echo").record.process.pid
+    os.kill(pid, signal.SIGKILL)
+    while started_at(pid):
+        pass
+    assert service.state == "Failed"
+    with pytest.raises(WebserviceException, match=r"The process has ended.$"):
+        service.run("1")
+    service.reload(wait=True)
+    assert service.run("1") == "1"
+
+
+# --- finding --------------------------------------------------------------------------------------
+
+
+def test_a_service_is_found_by_its_name(ws: Workspace, config: Config) -> None:
+    """By either class, and the workspace may be its folder."""
+    deployed = Model.deploy(ws, "echo", [], config(ECHO))
+    deployed.wait_for_deployment()
+    for found in (
+        Webservice(ws, "echo"),
+        LocalWebservice(ws, "echo"),
+        Webservice(workspace=str(ws.folder), name="echo"),
+        ws.webservices["echo"],
+    ):
+        assert type(found) is LocalWebservice
+        assert (found.name, found.port, found.run("1")) == ("echo", deployed.port, "1")
+    with pytest.raises(WebserviceException) as caught:
+        Webservice(ws, "other")
+    assert str(caught.value) == f"There is no service 'other' in {ws.folder}. There are: echo."
+
+
+def test_services_are_listed_by_name_and_model(
+    ws: Workspace, model: Any, config: Config, tmp_path: Path
+) -> None:
+    """What a filter names is there in all of them; a filter for the cloud leaves none."""
+    second = Model.register(ws, tmp_path / "weights.json", "weights")
+    other = Model.register(ws, tmp_path / "weights.json", "other")
+    Model.deploy(ws, "two", [other, second], config(ECHO))
+    Model.deploy(ws, "one", [model], config(ECHO))
+
+    def names(found: list[LocalWebservice]) -> list[str]:
+        return [each.name for each in found]
+
+    assert names(Webservice.list(ws)) == ["one", "two"]
+    assert names(LocalWebservice.list(ws)) == ["one", "two"]
+    assert names(Webservice.list(ws, model_name="weights")) == ["one", "two"]
+    assert names(Webservice.list(ws, model_name="other")) == ["two"]
+    assert names(LocalWebservice.list(ws, model_id="weights:1")) == ["one"]
+    assert names(Webservice.list(ws, model_id="weights:3")) == []
+    assert names(Webservice.list(ws, compute_type="Local")) == ["one", "two"]
+    assert names(Webservice.list(ws, compute_type="ACI")) == []
+    assert names(Webservice.list(ws, image_name="image")) == []
+
+
+# --- updating -------------------------------------------------------------------------------------
+
+
+def test_a_service_is_updated_while_it_runs(
+    ws: Workspace, model: Any, config: Config, tmp_path: Path
+) -> None:
+    """Models, script and port each on its own; what is not named stays."""
+    service = Model.deploy(ws, "sum", [model], config())
+    assert service.run("[1, 2]") == 21
+    port = service.port
+    (tmp_path / "weights.json").write_text("[2, 20]")
+    second = Model.register(ws, tmp_path / "weights.json", "weights")
+    service.update(models=[second], wait=True)
+    assert (service.run("[1, 2]"), service.port) == (42, port)
+    service.update(inference_config=config(SUM.replace("sum(", "-sum("), "other.py"))
+    assert (service.run("[1, 2]"), service.port) == (-42, port)
+    new = free_port()
+    service.update(deployment_config=LocalWebservice.deploy_configuration(port=new))
+    assert (service.run("[1, 2]"), service.port) == (-42, new)
+
+
+def test_an_update_that_is_refused_changes_nothing(ws: Workspace, config: Config) -> None:
+    """The service goes on as it was."""
+    service = Model.deploy(ws, "echo", [], config(ECHO))
+    service.wait_for_deployment()
+    missing = InferenceConfig(entry_script="missing.py", environment=Environment("env"))
+    wrong: Any = "score.py"
+    for options in ({"inference_config": missing}, {"inference_config": wrong}):
+        with pytest.raises(WebserviceException):
+            service.update(**options)
+    with pytest.raises(WebserviceException, match=r"^Error, image configurations are not supp"):
+        service.update(image_config=wrong)
+    assert service.run("1") == "1"
+
+
+def test_an_update_to_a_script_that_fails(ws: Workspace, config: Config) -> None:
+    """With wait it raises the cause; another update helps."""
+    service = Model.deploy(ws, "echo", [], config(ECHO))
+    failing = config("def init(): 1 / 0\ndef run(data): return 1\n", "failing.py")
+    with pytest.raises(WebserviceException, match=r"Cause: ZeroDivisionError: division by zero$"):
+        service.update(inference_config=failing, wait=True)
+    service.update(inference_config=config(ECHO))
+    assert service.run("1") == "1"
+
+
+def test_a_source_folder_that_holds_the_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_script: WriteScript
+) -> None:
+    """The services in it are not packaged with it, however often it is reloaded."""
+    monkeypatch.chdir(tmp_path)
+    write_script(ECHO, "project/score.py")
+    script = InferenceConfig(
+        entry_script="score.py", source_directory="project", environment=Environment("env")
+    )
+    ws = Workspace(folder=tmp_path / "project/ws")
+    service = Model.deploy(ws, "echo", [], script)
+    try:
+        service.reload()
+        service.reload()
+        services = ws.folder / local_service.SERVICES
+        contexts = [str(path.relative_to(services)) for path in services.rglob("source")]
+        assert contexts == ["echo/context-3/source"]
+        assert service.run("1") == "1"
+    finally:
+        service.delete()

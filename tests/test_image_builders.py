@@ -1,0 +1,302 @@
+"""Finding a builder, calling it, and naming an image; builds themselves are in test_images."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from scoring_runtime.errors import PackagingError
+from scoring_runtime.packaging.image import Builder, build, default_tag, find_builder
+
+NOT_HERE = (
+    "The context is complete: build it where there is a builder, or in Azure with az acr build."
+)
+SHELL, CAT, SLEEP = (shutil.which(name) for name in ("sh", "cat", "sleep"))
+NO_DAEMON = "Cannot connect to the Docker daemon. Is the docker daemon running?"
+
+
+def program(folder: Path, name: str, script: str) -> str:
+    """A program of that name; as docker, podman and buildah differ by machine."""
+    path = folder / name
+    path.write_text(f"#!{SHELL}\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder that programs are looked for in."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_the_first_that_works_is_found(path: Path):
+    """docker, then podman, then buildah."""
+    for name in ("buildah", "podman", "docker"):
+        at = program(path, name, "exit 0")
+        assert find_builder() == Builder(name, (at,))
+    assert find_builder("buildah") == Builder("buildah", (str(path / "buildah"),))
+
+
+def test_a_docker_without_its_daemon_is_passed_over(path: Path):
+    program(path, "docker", f"echo 28.2; echo '{NO_DAEMON}' >&2; exit 1")
+    at = program(path, "buildah", "exit 0")
+    assert find_builder() == Builder("buildah", (at,))
+
+
+def test_without_a_builder_each_ones_reason_is_said(path: Path):
+    program(path, "docker", f"echo '{NO_DAEMON}' >&2; exit 1")
+    program(path, "podman", "exit 125")
+    with pytest.raises(PackagingError) as caught:
+        find_builder()
+    assert str(caught.value) == (
+        f"No image can be built here: docker is installed but does not work ({NO_DAEMON}); "
+        "podman is installed but does not work (exit code 125); buildah is not installed. "
+        f"{NOT_HERE}"
+    )
+
+
+def test_the_one_that_is_wanted_has_no_substitute(path: Path):
+    program(path, "buildah", "exit 0")
+    with pytest.raises(PackagingError) as caught:
+        find_builder("podman")
+    assert str(caught.value) == f"No image can be built here: podman is not installed. {NOT_HERE}"
+
+
+def test_a_program_that_cannot_be_started_is_said_so(path: Path):
+    (path / "docker").write_bytes(b"\x7fELF")
+    (path / "docker").chmod(0o755)
+    with pytest.raises(PackagingError) as caught:
+        find_builder("docker")
+    assert str(caught.value) == (
+        "No image can be built here: docker is installed but cannot be started (Exec format "
+        f"error). {NOT_HERE}"
+    )
+
+
+def test_a_program_that_does_not_answer_is_passed_over(path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As a client whose daemon hangs."""
+    monkeypatch.setattr("scoring_runtime.packaging.image._ANSWER_SECONDS", 0.2)
+    program(path, "docker", f"exec {SLEEP} 300")
+    with pytest.raises(PackagingError) as caught:
+        find_builder("docker")
+    assert str(caught.value) == (
+        "No image can be built here: docker is installed but does not answer within 0.2 seconds. "
+        f"{NOT_HERE}"
+    )
+
+
+def test_an_unknown_builder_is_refused():
+    with pytest.raises(PackagingError) as caught:
+        find_builder("kaniko")
+    assert str(caught.value) == ("'kaniko' is no image builder. Allowed: docker, podman, buildah.")
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("docker", []),
+        ("podman", ["--format", "docker"]),
+        ("buildah", ["--format", "docker", "--layers"]),
+    ],
+)
+def test_a_builder_is_called_with_target_tag_and_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, own: list[str]
+):
+    """An argument without a value is taken from the environment: no list of processes shows it."""
+    monkeypatch.setenv("SECRET", "from the environment")
+    at = program(tmp_path, name, 'printf "%s\\n" "$@"; echo "$SECRET"')
+    lines: list[str] = []
+    result = build(
+        tmp_path,
+        "functions",
+        "model:1",
+        builder=Builder(name, (at, "--root", "/r")),
+        build_args={"BASE_IMAGE": "a b", "SECRET": None},
+        output=lines.append,
+        options=["--network", "host"],
+    )
+    assert result == "model:1"
+    assert lines == [
+        *["--root", "/r", "build", "--target", "functions", "--tag", "model:1"],
+        *["--build-arg", "BASE_IMAGE=a b", "--build-arg", "SECRET"],
+        *own,
+        *["--network", "host", str(tmp_path), "from the environment"],
+    ]
+
+
+def test_what_a_builder_writes_comes_line_by_line(tmp_path: Path):
+    """While it works: it goes on only after its first line was read."""
+    at = program(
+        tmp_path, "docker", 'echo one; while [ ! -e "$0.go" ]; do sleep 0.01; done; echo two'
+    )
+    lines = []
+
+    def output(line: str) -> None:
+        lines.append(line)
+        Path(f"{at}.go").touch()
+
+    build(tmp_path, "functions", "a:1", builder=Builder("docker", (at,)), output=output)
+    assert lines == ["one", "two"]
+
+
+BUILDKIT = """
+#10 [functions-packages 5/5] RUN packages() { false; }
+#10 0.412 Collecting scikit-learn==9
+#10 1.507 \x1b[31mERROR: No matching distribution found for scikit-learn==9\x1b[0m
+#10 ERROR: process "/bin/sh -c packages() { false; }" did not complete successfully: exit code: 1
+------
+ > [functions-packages 5/5] RUN packages() { error; }:
+1.507 ERROR: No matching distribution found for scikit-learn==9
+------
+Dockerfile:20
+--------------------
+  20 | >>> RUN packages() { error; }
+--------------------
+ERROR: failed to solve: process "/bin/sh -c packages() { false; }" did not complete
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (
+            BUILDKIT,
+            [
+                "  ERROR: No matching distribution found for scikit-learn==9",
+                "Correct the package's name or version, or name the index that has it: --build-arg "
+                "PIP_INDEX_URL=… or PIP_EXTRA_INDEX_URL=….",
+            ],
+        ),
+        (
+            "ERROR: failed to solve: python:9-slim: failed to resolve source metadata for "
+            "docker.io/library/python:9-slim: not found",
+            [
+                "  ERROR: failed to solve: python:9-slim: failed to resolve source metadata for "
+                "docker.io/library/python:9-slim: not found",
+                "The base image cannot be had: check its name, sign in to its registry, or name "
+                "another: --build-arg BASE_IMAGE=….",
+            ],
+        ),
+        (
+            "Error: writing blob: write /layer: No space left on device",
+            [
+                "  Error: writing blob: write /layer: No space left on device",
+                "Free some space where the builder keeps its images (docker system prune, podman "
+                "system prune, buildah rmi --prune).",
+            ],
+        ),
+        ("one\ntwo", ["  one", "  two"]),
+        (
+            "Looking in https://me:s3cret@index/simple\nerror: https://me:s3cret@index/simple: 401",
+            ["  error: ***: 401"],
+        ),
+    ],
+    ids=["package", "base-image", "disk", "anything", "secret"],
+)
+def test_a_failed_build_says_why_and_what_to_do(tmp_path: Path, written: str, message: list[str]):
+    (tmp_path / "said").write_text(written)
+    at = program(tmp_path, "docker", f"{CAT} {tmp_path}/said; exit 17")
+    with pytest.raises(PackagingError) as caught:
+        build(
+            tmp_path,
+            "functions",
+            "a:1",
+            builder=Builder("docker", (at,)),
+            build_args={"PIP_INDEX_URL": "https://me:s3cret@index/simple"},
+            output=lambda line: None,
+        )
+    first, *rest = str(caught.value).splitlines()
+    assert first == "docker could not build the image (exit code 17):"
+    assert rest == message
+
+
+def test_a_build_that_fails_without_a_word_says_so(tmp_path: Path):
+    at = program(tmp_path, "podman", "exit 3")
+    with pytest.raises(PackagingError) as caught:
+        build(
+            tmp_path, "functions", "a:1", builder=Builder("podman", (at,)), output=lambda line: None
+        )
+    assert str(caught.value) == "podman could not build the image (exit code 3)."
+
+
+def test_a_builder_that_is_gone_is_named(tmp_path: Path):
+    gone = str(tmp_path / "docker")
+    with pytest.raises(PackagingError) as caught:
+        build(tmp_path, "a", "a:1", builder=Builder("docker", (gone,)), output=lambda line: None)
+    assert str(caught.value) == f"{gone} cannot be started: No such file or directory."
+
+
+def test_a_builder_that_does_not_listen_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With all that it has started."""
+    monkeypatch.setattr("scoring_runtime.packaging.image._STOP_SECONDS", 0.2)
+    script = (
+        "trap '' TERM; sh -c 'trap \"\" TERM; echo $$; sleep 300; :' & echo $$; wait; sleep 300"
+    )
+    at = program(tmp_path, "docker", script)
+    seen: list[int] = []
+
+    def output(line: str) -> None:
+        seen.append(int(line))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, "a", "a:1", builder=Builder("docker", (at,)), output=output)
+    assert len(seen) == 2
+    until = time.monotonic() + 10
+    while (left := [pid for pid in seen if is_running(pid)]) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert left == []
+
+
+def test_a_builder_that_ends_at_sigterm_is_not_killed(tmp_path: Path):
+    """What it does at its end is done."""
+    script = (
+        f"trap 'echo over > {tmp_path}/over; exit' TERM; echo begun; while :; do sleep 0.01; done"
+    )
+    at = program(tmp_path, "docker", script)
+
+    def output(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, "a", "a:1", builder=Builder("docker", (at,)), output=output)
+    assert (tmp_path / "over").read_text() == "over\n"
+
+
+def is_running(pid: int) -> bool:
+    """Not over, and not waiting for its parent to ask how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "target", "tag"),
+    [
+        ("diabetes", 3, "", "diabetes:3"),
+        ("diabetes", 3, "functions", "diabetes-functions:3"),
+        ("My Model_v2.1", "12", "standalone", "my-model-v2-1-standalone:12"),
+        ("sklearn_regression_model.pkl", "", "", "sklearn-regression-model-pkl:latest"),
+        ("--übung--", 1, "", "bung:1"),
+        ("模型", 1, "", "scoring:1"),
+        ("", "", "", "scoring:latest"),
+        ("a", ".-x y", "", "a:x-y"),
+        ("a" * 127 + "-b", 1, "", "a" * 127 + ":1"),
+        ("a", "1" * 200, "", "a:" + "1" * 128),
+    ],
+    ids=[
+        "plain", "target", "mixed", "file", "umlaut", "script", "empty", "version", "long",
+        "long-version",
+    ],
+)  # fmt: skip
+def test_a_tag_is_made_from_model_and_version(
+    model: str, version: int | str, target: str, tag: str
+):
+    """Lower case with single dashes, as every registry takes it."""
+    assert default_tag(model, version, target) == tag
