@@ -12,7 +12,7 @@ from scoring_runtime.errors import PackagingError
 from scoring_runtime.packaging.image import Builder, build, default_tag, find_builder
 
 NOT_HERE = (
-    "The context is complete: build it where there is a builder, or in Azure with az acr build."
+    "Install one, or build the context where there is one, or in Azure: az acr build."
 )
 SHELL, CAT, SLEEP = (shutil.which(name) for name in ("sh", "cat", "sleep"))
 NO_DAEMON = "Cannot connect to the Docker daemon. Is the docker daemon running?"

@@ -120,10 +120,13 @@ def _variables(specification: Specification) -> dict[str, str]:
 
 
 def _secrets(specification: Specification) -> list[str]:
+    variables = specification.environment.variables
+    known = {*_secret_settings(), "AzureWebJobsStorage"}
+    known |= {variables.get(name, "") for name in ("BLOB_CONNECTION", "SERVICEBUS_CONNECTION")}
     return sorted(
         name
-        for name, value in specification.environment.variables.items()
-        if name in _secret_settings() or is_secret(name, value) or _PASSWORD_IN_URL.search(value)
+        for name, value in variables.items()
+        if name in known or is_secret(name, value) or _PASSWORD_IN_URL.search(value)
     )
 
 

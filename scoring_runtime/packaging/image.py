@@ -112,8 +112,8 @@ def find_builder(wanted: str = "") -> Builder:
             return Builder(name, (path,))
         tried.append(f"{name} {reason}")
     raise PackagingError(
-        f"No image can be built here: {'; '.join(tried)}. The context is complete: build it where "
-        "there is a builder, or in Azure with az acr build."
+        f"No image can be built here: {'; '.join(tried)}. Install one, or build the context where "
+        "there is one, or in Azure: az acr build."
     )
 
 
