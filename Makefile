@@ -42,10 +42,8 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 test: $(VENV)/.dev
-	$(BIN)/python -m tests.peer
-	$(BIN)/python -m tests.azurite
-	$(BIN)/python -m tests.redis_server
-	$(BIN)/python -m tests.images
+	$(BIN)/python -m tests.images & images=$$!; \
+	$(BIN)/python -m tests.peer && $(BIN)/python -m tests.azurite && $(BIN)/python -m tests.redis_server && wait $$images
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 bench: $(VENV)/.dev

@@ -36,18 +36,21 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the result is the exit code."""
     options = _parser().parse_args(arguments)
+    command: Callable[[Settings, argparse.Namespace], int] = options.command
+    if not options.reads_settings:
+        return command(Settings(), options)
     try:
         settings = _settings(options)
     except ConfigurationError as error:
         print(diagnosis(error), file=sys.stderr)
         return EXIT_CANNOT_START
     _export(settings)
-    command: Callable[[Settings, argparse.Namespace], int] = options.command
     return command(settings, options)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="scoring-runtime", description="Host a trained model behind events.")
+    parser.set_defaults(reads_settings=True)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     serve = commands.add_parser("serve", help="score requests, files and messages until stopped")
     _model_options(serve)

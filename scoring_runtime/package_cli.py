@@ -36,7 +36,7 @@ def add_command(commands: Any) -> None:
     _add_triggers(parser.add_argument_group("what starts it"))
     _add_outputs(parser.add_argument_group("what is made"))
     _add_build(parser.add_argument_group("building the image"))
-    parser.set_defaults(command=_run)
+    parser.set_defaults(command=_run, reads_settings=False)
 
 
 def _add_inputs(group: argparse._ArgumentGroup) -> None:

@@ -11,9 +11,7 @@ import pytest
 from scoring_runtime.errors import PackagingError
 from scoring_runtime.packaging.image import Builder, build, default_tag, find_builder
 
-NOT_HERE = (
-    "Install one, or build the context where there is one, or in Azure: az acr build."
-)
+NOT_HERE = "Install one, or build the context where there is one, or in Azure: az acr build."
 SHELL, CAT, SLEEP = (shutil.which(name) for name in ("sh", "cat", "sleep"))
 NO_DAEMON = "Cannot connect to the Docker daemon. Is the docker daemon running?"
 

@@ -192,6 +192,17 @@ def test_a_second_run_says_that_nothing_changed(package: Command) -> None:
     assert package(*SCRIPT, "--json").document["unchanged"] is True
 
 
+def test_settings_of_this_shell_do_not_count(
+    package: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are for a service that runs here: neither refused nor packaged."""
+    monkeypatch.setenv("SERVER_PORT", "x")
+    monkeypatch.setenv("BLOB_INPUT_PATH", "mine/{blobname}.json")
+    done = package(*SCRIPT, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert "BLOB_INPUT_PATH" not in done.document["settings"]
+
+
 # --- what is printed ------------------------------------------------------------------------------
 
 

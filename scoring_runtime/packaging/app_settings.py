@@ -21,7 +21,6 @@ _ABOUT_STORAGE = "connection string of the storage account with the input and ou
 _ABOUT_BUS = "connection string of the Service Bus namespace with the input and output queues"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_TEXT = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
-_PASSWORD_IN_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:[^\s/@]+@")
 _ABOUT_HOST = "connection string of the storage account that the Functions host keeps its own in"
 
 
@@ -124,9 +123,7 @@ def _secrets(specification: Specification) -> list[str]:
     known = {*_secret_settings(), "AzureWebJobsStorage"}
     known |= {variables.get(name, "") for name in ("BLOB_CONNECTION", "SERVICEBUS_CONNECTION")}
     return sorted(
-        name
-        for name, value in variables.items()
-        if name in known or is_secret(name, value) or _PASSWORD_IN_URL.search(value)
+        name for name, value in variables.items() if name in known or is_secret(name, value)
     )
 
 

@@ -131,17 +131,9 @@ def _is_temporary(name: str, outputs: Iterable[Path]) -> bool:
 def _check_model_texts(specification: Specification) -> None:
     """Text files of models, such as config.json, may hold a secret too."""
     for model in specification.models:
-        files = model_files(model)
-        try:
-            secret_texts.check(files)
-        except PackagingError as error:
-            found, advice, _ = str(error).partition(". Whoever has")
-            if not advice:
-                raise
-            raise PackagingError(
-                f"{found}. Whoever has the image would have it too: take it out of the model, "
-                f"{model.path}, and register it again if it is registered."
-            ) from error
+        again = ", and register it again" if model.registered else ""
+        advice = f"take it out of the model, {model.path}{again}."
+        secret_texts.check(model_files(model), advice)
 
 
 def resolved(content: Contents, previous: Document | None, resolve: bool) -> Document:

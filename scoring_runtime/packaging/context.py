@@ -71,8 +71,9 @@ def make(
             check_place(model, output)
         models = [(model, model_files(model)) for model in specification.models]
         made = Context(path=output, **content.about)
-        if previous is not None and _is_up_to_date(previous, content, models, output, resolve):
-            return replace(made, warnings=content.warnings + previous.warnings, unchanged=True)
+        old = None if previous is None or (overwrite and _changes(output, previous)) else previous
+        if old is not None and _is_up_to_date(old, content, models, output, resolve):
+            return replace(made, warnings=content.warnings + old.warnings, unchanged=True)
     _check_replaceable(output)
     document = resolved(content, previous, resolve)
     with _translated(output), _parents(output), _alone(output.parent), _temporary(output) as folder:
@@ -129,12 +130,10 @@ def _changes(output: Path, document: Document) -> list[str]:
 def _is_up_to_date(
     previous: Document, content: Contents, models: Models, output: Path, resolve: bool
 ) -> bool:
-    """Whether a run would make what is there; its warnings may be others."""
+    """Whether a run would make what its document says is there; its warnings may be others."""
     asked = previous.resolved or resolve
     wanted = replace(content.document, resolved=asked, warnings=previous.warnings)
-    if wanted != previous or _changes(output, content.document):
-        return False
-    return all(is_same(model, files, output) for model, files in models)
+    return wanted == previous and all(is_same(model, files, output) for model, files in models)
 
 
 def _check_replaceable(output: Path) -> None:

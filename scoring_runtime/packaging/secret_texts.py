@@ -71,17 +71,26 @@ _SECRET_WORDS = {
     "TOKEN",
     "TOKENS",
 }
+_PASSWORD_IN_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/:@]*:([^\s/@]+)@")
 _SWITCHES = {"true", "false", "yes", "no", "on", "off"}
 
 
-def check(files: Iterable[tuple[str, Path]]) -> None:
+_OF_SOURCE = (
+    'read it from an environment variable (os.environ["NAME"]) that is set where the image runs, '
+    "such as an app setting, or leave the file out with an ignore file (.scoringignore or "
+    ".amlignore). A key that others may have seen should be renewed."
+)
+
+
+def check(files: Iterable[tuple[str, Path]], advice: str = _OF_SOURCE) -> None:
     """Refuse source files that hold a secret: whoever has the image would have it too.
 
     Text files of up to :data:`MAX_BYTES` bytes are searched line by line, so what is put together
     from several lines is not found.
 
     Args:
-        files: ``(path below the source folder with /, path)``.
+        files: ``(path in the context with /, path)``.
+        advice: what to do about it, as the end of a sentence.
 
     Raises:
         PackagingError: the places and the kinds, never the text of a secret; or a file cannot be
@@ -91,10 +100,7 @@ def check(files: Iterable[tuple[str, Path]]) -> None:
     if found:
         more = f", and {len(found) - _NAMED} more places do" if len(found) > _NAMED else ""
         raise PackagingError(
-            f"{'; '.join(found[:_NAMED])}{more}. Whoever has the image would have it too: read it "
-            'from an environment variable (os.environ["NAME"]) that is set where the image runs, '
-            "such as an app setting, or leave the file out with an ignore file (.scoringignore or "
-            ".amlignore). A key that others may have seen should be renewed."
+            f"{'; '.join(found[:_NAMED])}{more}. Whoever has the image would have it too: {advice}"
         )
 
 
@@ -107,9 +113,16 @@ def is_secret(name: str, value: str) -> bool:
     """
     if "insights" in name.lower() or "instrumentationkey=" in value.lower():
         return next(_kinds_in(value), None) is not None
-    if value.strip().lower() not in _SWITCHES and _is_secret_name(name):
+    if _is_secret_name(name) and not _is_plain(name, value.strip()):
+        return True
+    if any(_is_real(match[1]) for match in _PASSWORD_IN_URL.finditer(value)):
         return True
     return next(_kinds_in(value), None) is not None
+
+
+def _is_plain(name: str, value: str) -> bool:
+    """A switch, or a number of tokens, as in ``MAX_TOKENS=512``."""
+    return value.lower() in _SWITCHES or (value.isdecimal() and name.lower().endswith("tokens"))
 
 
 def _is_secret_name(name: str) -> bool:
