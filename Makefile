@@ -44,7 +44,7 @@ lint: $(VENV)/.dev
 test: $(VENV)/.dev
 	$(BIN)/python -m tests.images & images=$$!; \
 	$(BIN)/python -m tests.peer && $(BIN)/python -m tests.azurite && $(BIN)/python -m tests.redis_server && wait $$images
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.http

@@ -19,6 +19,7 @@ from .packaging.specification import STANDALONE, Specification
 from .settings import setting_fields
 
 LOG = "log.txt"
+_LOCK = ".lock"
 GRACE_SECONDS = 5.0
 _CONTEXT = "context-"
 _PREFIXES = ("AZUREML_", "AML_", "SCORING_", "BLOB_", "SERVICEBUS_", "REDIS_", "CACHE_")
@@ -75,7 +76,8 @@ def _locked(folder: Path) -> Iterator[None]:
     """One program at a time starts the service; the kernel frees the lock of one that ends."""
     import fcntl  # which only POSIX systems have
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    # Not the folder itself, which is locked while a context is made in it.
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -495,7 +495,7 @@ def test_a_changed_script_is_served_after_a_restart(
     assert service.score(b"1").body == b'"new"'
     assert "echo begins" not in service.log()
     names = sorted(path.name for path in folder_of(root, "echo").iterdir())
-    assert names == ["context-2", "log.txt", "service.json"]
+    assert names == [".lock", "context-2", "log.txt", "service.json"]
     assert record_of(root, "echo")["generation"] == 2
 
 
