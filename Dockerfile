@@ -7,6 +7,40 @@
 # PIP_CERT, a file of the base image, are not kept in the image.
 ARG BASE_IMAGE=
 
+FROM ${BASE_IMAGE:-mcr.microsoft.com/azure-functions/python:4-python3.11} AS functions-packages
+ARG PIP_CERT=
+ARG PIP_INDEX_URL=
+ARG PIP_EXTRA_INDEX_URL=
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off \
+    PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+COPY requirements.txt ./
+RUN packages() { python -m pip install --target /packages --log /tmp/pip.log -r requirements.txt; }; \
+    packages || { tools=build-essential; \
+      if grep -q "Cannot find command .git." /tmp/pip.log; then tools="git $tools"; \
+      elif ! grep -qE "exited with [0-9]|Failed building wheel" /tmp/pip.log; then \
+        exit 1; \
+      fi; \
+      apt-get update -qq \
+      && apt-get install -y -qq --no-install-recommends $tools \
+      && packages; \
+    }
+
+FROM ${BASE_IMAGE:-mcr.microsoft.com/azure-functions/python:4-python3.11} AS functions
+ENV AzureWebJobsScriptRoot=/home/site/wwwroot \
+    AzureFunctionsJobHost__Logging__Console__IsEnabled=true \
+    FUNCTIONS_WORKER_RUNTIME=python \
+    PYTHONPATH=/home/site/wwwroot/.python_packages/lib/site-packages
+COPY --from=functions-packages /packages/ /home/site/wwwroot/.python_packages/lib/site-packages/
+COPY scoring_runtime/ /home/site/wwwroot/scoring_runtime/
+RUN python -m compileall -q --invalidation-mode checked-hash /home/site/wwwroot/scoring_runtime
+COPY host.json function_app.py /home/site/wwwroot/
+LABEL \
+    org.opencontainers.image.title="scoring-runtime" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.description="A trained model behind HTTP requests, dropped blobs and queue messages" \
+    org.opencontainers.image.licenses="MIT"
+
 FROM ${BASE_IMAGE:-python:3.11-slim} AS standalone-packages
 ARG PIP_CERT=
 ARG PIP_INDEX_URL=
@@ -51,36 +85,5 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-I", "-c", "import http.client as h, os; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('SERVER_PORT', 5001)), timeout=4); c.request('GET', '/health/live'); raise SystemExit(c.getresponse().status != 200)"]
 CMD ["python", "-m", "scoring_runtime", "serve"]
 
-FROM ${BASE_IMAGE:-mcr.microsoft.com/azure-functions/python:4-python3.11} AS functions-packages
-ARG PIP_CERT=
-ARG PIP_INDEX_URL=
-ARG PIP_EXTRA_INDEX_URL=
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off \
-    PIP_ROOT_USER_ACTION=ignore
-WORKDIR /build
-COPY requirements.txt ./
-RUN packages() { python -m pip install --target /packages --log /tmp/pip.log -r requirements.txt; }; \
-    packages || { tools=build-essential; \
-      if grep -q "Cannot find command .git." /tmp/pip.log; then tools="git $tools"; \
-      elif ! grep -qE "exited with [0-9]|Failed building wheel" /tmp/pip.log; then \
-        exit 1; \
-      fi; \
-      apt-get update -qq \
-      && apt-get install -y -qq --no-install-recommends $tools \
-      && packages; \
-    }
-
-FROM ${BASE_IMAGE:-mcr.microsoft.com/azure-functions/python:4-python3.11} AS functions
-ENV AzureWebJobsScriptRoot=/home/site/wwwroot \
-    AzureFunctionsJobHost__Logging__Console__IsEnabled=true \
-    FUNCTIONS_WORKER_RUNTIME=python \
-    PYTHONPATH=/home/site/wwwroot/.python_packages/lib/site-packages
-COPY --from=functions-packages /packages/ /home/site/wwwroot/.python_packages/lib/site-packages/
-COPY scoring_runtime/ /home/site/wwwroot/scoring_runtime/
-RUN python -m compileall -q --invalidation-mode checked-hash /home/site/wwwroot/scoring_runtime
-COPY host.json function_app.py /home/site/wwwroot/
-LABEL \
-    org.opencontainers.image.title="scoring-runtime" \
-    org.opencontainers.image.version="0.1.0" \
-    org.opencontainers.image.description="A trained model behind HTTP requests, dropped blobs and queue messages" \
-    org.opencontainers.image.licenses="MIT"
+# What a build without --target makes.
+FROM functions

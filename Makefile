@@ -9,7 +9,7 @@ MODELS ?= $(if $(filter two-models,$(EXAMPLE)),azureml-models,model)
 SCRIPT := $(wildcard examples/$(EXAMPLE)/score.py)
 SAMPLE := $(firstword $(wildcard examples/$(EXAMPLE)/sample_input.json examples/$(EXAMPLE)/samples/*.json examples/$(EXAMPLE)/*.json))
 
-.PHONY: install serve image lint type test bench clean
+.PHONY: install serve image lint type prepare test bench clean
 
 $(VENV)/.serve: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,17 +34,20 @@ serve: $(VENV)/.serve
 image: $(VENV)/.serve
 	@$(if $(SCRIPT),,$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/$(EXAMPLE)/requirements.txt -e '.[onnx]')
 	@$(if $(wildcard examples/$(EXAMPLE)/train.py),$(BIN)/python examples/$(EXAMPLE)/train.py)
-	$(BIN)/scoring-runtime package $$(test ! -d examples/$(EXAMPLE)/model || echo --model $(EXAMPLE)=examples/$(EXAMPLE)/model) $(if $(SCRIPT),--entry-script $(SCRIPT) --requirements examples/$(EXAMPLE)/requirements.txt) --target $(TARGET) --output build/$(EXAMPLE)-$(TARGET) --build
+	$(BIN)/scoring-runtime package $(if $(filter two-models,$(EXAMPLE)),--registry examples/two-models/azureml-models --model iris --model wine --setting SCORING_DEFAULT_MODEL=iris) $$(test ! -d examples/$(EXAMPLE)/model || echo --model $(EXAMPLE)=examples/$(EXAMPLE)/model) $(if $(SCRIPT),--entry-script $(SCRIPT) --requirements examples/$(EXAMPLE)/requirements.txt) --target $(TARGET) --output build/$(EXAMPLE)-$(TARGET) --build
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: $(VENV)/.dev
+# What the tests need beside Python packages; all at once, as most of it is waiting for downloads.
+prepare: $(VENV)/.dev
 	$(BIN)/python -m tests.images & images=$$!; \
 	$(BIN)/python -m tests.peer && $(BIN)/python -m tests.azurite && $(BIN)/python -m tests.redis_server && wait $$images
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+test: prepare
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.http

@@ -54,7 +54,13 @@ Names have 3 to 32 lowercase letters, digits or dashes. The flavour is python_fu
   mlflow deployments update | get | predict | delete -t scoring-runtime --name NAME ...
   mlflow deployments list -t scoring-runtime
 
-run-local and create are the same here, so that get and delete find both.
+run-local and create are the same here, so that get and delete find both. mlflow does not tell
+run-local the target URI: name the FOLDER of scoring-runtime:/FOLDER with -C folder=/FOLDER there.
+
+predict -I FILE takes JSON as pandas.read_json does: rows [{{"a": 1, "b": 2}}], or columns
+{{"a": [1], "b": [2]}}. From Python, predict(NAME, inputs) takes a DataFrame, an array, a list, a
+dict of columns, or a payload with dataframe_split, dataframe_records, instances or inputs, as a
+dict or as its JSON text.
 
 config (-C key=value) of create, run-local, update and delete:
 {_lines(_SERVICE)}

@@ -16,36 +16,6 @@ from tests.standalone_host import clean_environ
 
 WriteScript = Callable[..., Path]
 
-# The files that take longest, which begin first: no process is left with one of them at the end.
-LONGEST = (
-    "test_nothing_lost_blobs",
-    "test_standalone_blob",
-    "test_images",
-    "test_caching_hosts",
-    "test_several_models",
-    "test_service_bus_broker",
-    "test_contract",
-    "test_nothing_lost_messages",
-    "test_standalone_serve",
-    "test_standalone_service_bus",
-    "test_azureml_samples",
-    "test_examples",
-    "test_functions_blob",
-    "test_functions_service_bus",
-    "test_load",
-    "test_differential",
-    "test_functions_start",
-    "test_mlflow_deployments",
-    "test_no_code_examples",
-    "test_azureml_webservice",
-    "test_local_service",
-    "test_packaging_edges",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else 99)
-
 
 @pytest.fixture(autouse=True)
 def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

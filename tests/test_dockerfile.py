@@ -68,11 +68,11 @@ def test_a_target_installs_what_only_its_own_host_needs():
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_packaged_target_is_the_last_stage_and_the_other_is_there_too(target: str):
+def test_the_packaged_target_is_the_first_and_the_default_and_the_other_is_there_too(target: str):
     text = dockerfile(target, **ALL)
-    stages = re.findall(r"^FROM \S+ AS (\S+)$", text, re.MULTILINE)
+    stages = re.findall(r"^FROM (?:\S+ AS )?(\S+)$", text, re.MULTILINE)
     other = STANDALONE if target == FUNCTIONS else FUNCTIONS
-    assert stages == [f"{other}-packages", other, f"{target}-packages", target]
+    assert stages == [f"{target}-packages", target, f"{other}-packages", other, target]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from scoring_runtime import local_service, mlflow_deployments
 from scoring_runtime.errors import PackagingError
 from scoring_runtime.local_process import free_port
 from scoring_runtime.mlflow_config import _PACKAGE, _SERVICE, Config
+from scoring_runtime.mlflow_sources import _PAYLOADS
 from tests.models_for_tests import IRIS_NAMES, IRIS_ROWS, named_iris_estimator
 
 with warnings.catch_warnings():
@@ -188,6 +189,31 @@ def test_the_help_names_every_key() -> None:
     """Of config, each with what it means or beside the one it goes with."""
     text = mlflow_deployments.target_help()
     assert [key for key in (*_SERVICE, *_PACKAGE) if not re.search(rf"\b{key}\b", text)] == []
+
+
+def test_the_help_says_where_run_local_notes_it_and_what_predict_takes() -> None:
+    """mlflow calls ``run_local`` without the target URI."""
+    text = mlflow_deployments.target_help()
+    assert "mlflow does not tell\nrun-local the target URI" in text
+    assert "with -C folder=/FOLDER" in text
+    assert [each for each in _PAYLOADS if each not in text] == []
+    assert 'rows [{"a": 1, "b": 2}], or columns\n{"a": [1], "b": [2]}' in text
+
+
+@pytest.mark.parametrize("orient", ["records", "list"])
+def test_predict_on_the_command_line_takes_what_the_help_says(
+    home: Path, model: Path, expected: list[int], orient: Any
+) -> None:
+    """Rows or columns; the folder that ``run-local`` was given is that of the target URI."""
+    folder = home / "noted"
+    options = ("-m", str(model), "--name", "iris", "-C", f"folder={folder}")
+    command_line("run-local", *options, "-C", f"port={free_port()}")
+    rows = home / "rows.json"
+    rows.write_text(json.dumps(ROWS.to_dict(orient=orient)))
+    target = ("-t", f"scoring-runtime:{folder}")
+    done = CliRunner().invoke(commands, ["predict", *target, "--name", "iris", "-I", str(rows)])
+    local_service.find(folder, "iris").delete()
+    assert json.loads(done.output) == {"predictions": expected}
 
 
 # --- the client -----------------------------------------------------------------------------------

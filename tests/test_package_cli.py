@@ -103,6 +103,17 @@ def test_a_registered_model(package: Command, here: Path) -> None:
     ]
 
 
+def test_a_registered_model_goes_before_a_folder_of_its_name(package: Command, here: Path) -> None:
+    """Only what is not registered is taken for a path whose name was forgotten."""
+    registry.register(here / "azureml-models", "net", here / "net.bin")
+    (here / "net").mkdir()
+    assert package("--model", "net", "--entry-script", "score.py", "--json").code == 0
+    (here / "other").mkdir()
+    done = package("--model", "other", "--entry-script", "score.py", "--json")
+    message = "--model other is a path without a name: write NAME=other.\n"
+    assert (done.code, done.err) == (1, f"scoring-runtime: {message}")
+
+
 def test_a_model_without_a_script(package: Command, tmp_path: Path) -> None:
     """Its library is pinned to the version that wrote it."""
     import sklearn
@@ -223,16 +234,61 @@ def test_it_ends_with_the_next_steps(package: Command, here: Path) -> None:
         "  ServiceBusConnectionString  connection string of the Service Bus namespace with the "
         "input and output queues",
     ]
-    for line in (
-        f"docker build -t net:2 {folder}",
+    wanted = [
+        f"docker build --target functions -t net:2 {folder}",
+        "pip install -r requirements.txt uvicorn httptools",
         "http://localhost:8080/score",
-        "https://<app>.azurewebsites.net/score?code=$KEY",
-        "az storage blob upload --container-name input --name sample_input.json",
+        f"az acr build --registry $REGISTRY --image net:2 --target functions {folder}",
+        "az storage account create --name $STORAGE ",
+        "TriggerConnectionString=$(az storage account show-connection-string ",
+        "az servicebus namespace create --name $NAMESPACE ",
+        "ServiceBusConnectionString=$(az servicebus namespace authorization-rule keys list ",
+        "az functionapp create --name $APP ",
+        "az functionapp config appsettings set --name $APP ",
+        "https://$APP.azurewebsites.net/score?code=$KEY",
+        "az storage container create --name input ",
+        "az storage blob upload --container-name input --name first.json --file input.json ",
+        "az storage blob download --container-name output --name first_out.json ",
         "az servicebus queue create --name done ",
-        "az functionapp create --name <app> ",
-        '"ServiceBusConnectionString=$ServiceBusConnectionString"',
-    ):
-        assert line in out
+    ]
+    places = [out.find(line) for line in wanted]
+    assert -1 not in places, wanted[places.index(-1)]
+    assert places == sorted(places)
+
+
+def test_a_sample_beside_the_script_is_named(package: Command, here: Path) -> None:
+    """By its path in the package; without one the user has to have an input."""
+    (here / ".scoringignore").write_text("/package\n/net.bin\n")
+    assert "-d @input.json " in package(*SCRIPT, "--source-dir", ".").out
+    (here / "sample_input.json").write_text("1")
+    out = package(*SCRIPT, "--source-dir", ".").out
+    assert f"-d @{here}/package/source/sample_input.json http://localhost:5001/score" in out
+
+
+def test_of_several_models_one_is_asked_by_name(package: Command, tmp_path: Path) -> None:
+    """/score alone is answered 404 there, unless one is the default."""
+    path = saved(tmp_path / "iris", iris_estimator())
+    models = ("--model", f"b={path}", "--model", f"a={path}", "--target", "standalone")
+    assert " http://localhost:5001/score/b\n" in package(*models).out
+    default = package(*models, "--setting", "SCORING_DEFAULT_MODEL=a").out
+    assert " http://localhost:5001/score\n" in default
+
+
+def test_an_identity_needs_no_connection_string(package: Command) -> None:
+    """The setting that says where the service is takes its place."""
+    address = "TriggerConnectionString__blobServiceUri=https://account.blob.example"
+    done = package(*SCRIPT, "--trigger", "blob", "--setting", address, "--json")
+    assert list(done.document["required_settings"]) == ["AzureWebJobsStorage"]
+    assert done.document["warnings"] == []
+
+
+def test_a_setting_that_is_none_is_said(package: Command) -> None:
+    """Names that look like the runtime's; the near one is shown."""
+    done = package(*SCRIPT, "--setting", "SCORING_TIMEOUT=3", "--json")
+    assert done.document["warnings"] == [
+        "There is no setting SCORING_TIMEOUT, so it is only a variable of the script. Did you mean "
+        "SCORING_TIMEOUT_MS?"
+    ]
 
 
 def test_the_commands_are_shell(package: Command) -> None:
@@ -251,9 +307,11 @@ def test_the_commands_are_shell(package: Command) -> None:
 def test_the_command_to_try_it_works(package: Command, here: Path) -> None:
     """`python -m scoring_runtime` in the context is the packaged runtime, with its script."""
     document = package(*SCRIPT, *MODEL, "--target", "standalone", "--json").document
-    command = document["steps"]["Try it here without an image"][0]
-    assert f"cd {here / 'package'} && python -m scoring_runtime serve " in command
-    tried = command.replace(" serve ", " score ").replace("python", sys.executable)
+    change, _, command, _ = document["steps"]["Try it here without an image"]
+    assert change == f"cd {here / 'package'}"
+    assert command.startswith("python -m scoring_runtime serve ")
+    score = command.replace(" serve ", " score ").replace("python", sys.executable)
+    tried = f"{change} && {score}"
     asked = f"cd {here} && echo '\"7\"' | ({tried})"
     done = subprocess.run(
         ["sh", "-c", asked], capture_output=True, text=True, env=clean_environ(), timeout=60

@@ -387,8 +387,8 @@ SECRETS = Environment(variables={"AZUREML_MODEL_DIR": "/x"})
         ),
         (
             {"auth_level": "root"},
-            "SCORING_AUTH_LEVEL has the value 'root' (from the environment), which is not allowed. "
-            "Allowed: anonymous, function or admin. (environment variable: SCORING_AUTH_LEVEL)",
+            "SCORING_AUTH_LEVEL has the value 'root', which is not allowed. Allowed: anonymous, "
+            "function or admin.",
         ),
         (
             {"triggers": ("blob",), "output_path": "input/{blobname}.json"},

@@ -988,8 +988,8 @@ def test_the_commands_can_be_pasted(tmp_path: Path, target: str) -> None:
     assert done.code == 0, done.err
     stubs = tmp_path / "bin"
     stubs.mkdir()
-    for name in ("az", "docker", "buildah", "curl", "python"):
-        (stubs / name).write_text('#!/bin/sh\nprintf "%s\\n" "$0 $*" >> "$LOG"\n')
+    for name in ("az", "docker", "buildah", "curl", "pip", "python"):
+        (stubs / name).write_text('#!/bin/sh\nprintf "%s\\n" "$0 $*" >> "$LOG"\necho said\n')
         (stubs / name).chmod(0o755)
     lines = [line for each in done.document["steps"].values() for line in each]
     shell = "\n".join(re.sub(r"<\w+>", "x", line) for line in lines)
@@ -1002,8 +1002,9 @@ def test_the_commands_can_be_pasted(tmp_path: Path, target: str) -> None:
     ran = log.read_text()
     assert f"-t net:1 {folder}/package\n" in ran
     assert "--entry-script source/my $(touch x).py " in ran
+    assert ran.index("servicebus namespace create") < ran.index("servicebus queue create")
     assert "queue create --name a;touch z " in ran
-    assert "--connection-string of-other-storage\n" in ran
+    assert "--connection-string said\n" in ran  # what az printed as that of the account
 
 
 SET = {
@@ -1037,7 +1038,18 @@ SET = {
         (("--model", "=w"), "'' is not a name for a model"),
         (
             ("--model", "../x"),
-            "There is no model ../x: the registry azureml-models does not exist.",
+            "--model ../x is a path without a name: write NAME=../x.",
+        ),
+        (
+            ("--model", "score.py"),
+            "--model score.py is a path without a name: write NAME=score.py.",
+        ),
+        (("--model", "./scor.py"), "write NAME=./scor.py. Did you mean score.py?"),
+        (("--model", "iris=scor.py"), "no such file or folder. Did you mean score.py?"),
+        (("--model", "iris=scre.py/1/model"), "no such file or folder. Did you mean score.py?"),
+        (
+            ("--model", "iris"),
+            "There is no model iris: the registry azureml-models does not exist.",
         ),
         (("--output", ""), "--output is empty"),
         (("--trigger", ""), "Allowed: http, blob, service_bus_queue."),
@@ -1064,7 +1076,8 @@ def test_names_of_images(tmp_path: Path, tag: str) -> None:
     assert done.code == 0, done.err
     assert done.document["image"] == tag
     name = tag.partition("/")[2] if "example" in tag else tag
-    assert f"--image {name} " in done.document["steps"]["Deploy"][2]
+    [built] = [line for line in done.document["steps"]["Deploy to Azure"] if "acr build" in line]
+    assert f"--image {name} " in built
 
 
 def test_standalone_without_triggers(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ from scoring_runtime.packaging.specification import Environment
 
 ELSEWHERE = (
     ", which are never written into a build context. Take them out, and give pip the address when "
-    "the image is built, as a build secret in PIP_EXTRA_INDEX_URL or in pip's configuration."
+    "the image is built: --build-arg PIP_EXTRA_INDEX_URL, which takes it from the environment and "
+    "keeps it out of the image."
 )
 BUILD_A_WHEEL = "build a wheel of it (pip wheel --no-deps …) and name that file."
 WHEEL = "tool-1.0-py3-none-any.whl"

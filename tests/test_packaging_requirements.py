@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -309,6 +311,73 @@ def test_with_a_script_the_users_environment_says_what_it_needs() -> None:
     assert "scikit-learn==1.3.2" in lines_of(requirements_text(specified(models=models)))
 
 
+@pytest.mark.parametrize(
+    ("line", "written"),
+    [
+        ("scikit-learn", "scikit-learn==1.3.2"),
+        ("Scikit_Learn", "Scikit_Learn==1.3.2"),
+        ("scikit-learn[alldeps]", "scikit-learn[alldeps]==1.3.2"),
+        ("numpy", "numpy==1.26.4"),
+        ("scikit-learn>=1.4", "scikit-learn>=1.4"),
+        ("scikit-learn!=1.5.0", "scikit-learn!=1.5.0"),
+        ("pandas", "pandas"),
+    ],
+)
+@pytest.mark.parametrize("script", [None, Path("score.py")], ids=["no script", "script"])
+def test_a_line_without_a_version_is_held_to_that_of_the_model(
+    line: str, written: str, script: Path | None
+) -> None:
+    """Where the user says no version, the model's is the one that loads it."""
+    specification = Specification(
+        models=(model(scikit_learn="1.3.2+local", numpy="1.26.4"),),
+        entry_script=script,
+        environment=from_packages([line]),
+    )
+    found = lines_of(requirements_text(specification))
+    assert [each for each in found if name_of(each) == name_of(written)] == [written]
+
+
+def test_a_line_with_a_marker_is_held_and_keeps_it() -> None:
+    """It still says where it applies."""
+    environment = from_packages(['scikit-learn; python_version >= "3.9"'])
+    given = specified(models=(model(scikit_learn="1.3.2"),), environment=environment)
+    [found] = [each for each in lines_of(requirements_text(given)) if "scikit" in each]
+    [line] = environment.requirements
+    assert found == line.replace("scikit-learn", "scikit-learn==1.3.2")
+
+
+@pytest.mark.parametrize(
+    ("models", "lines", "wanted"),
+    [
+        (
+            [model("a", scikit_learn="1.3.2"), model("b", scikit_learn="1.4.0")],
+            ["scikit-learn"],
+            ["scikit-learn"],
+        ),
+        (
+            [model("a", scikit_learn="1.3.2"), model("b", scikit_learn="1.3.2")],
+            ["scikit-learn"],
+            ["scikit-learn==1.3.2"],
+        ),
+        (
+            [model("a", "mlflow", scikit_learn="1.3.2", mlflow="1.30.0")],
+            ["mlflow", "scikit-learn"],
+            ["mlflow", "scikit-learn==1.3.2"],
+        ),
+        ([model("a", "onnx", onnx="1.15.0")], ["onnx"], ["onnx"]),
+    ],
+    ids=["two versions", "one version", "mlflow", "not pinned"],
+)
+def test_lines_are_held_to_one_version_or_none(
+    models: list[PackagedModel], lines: list[str], wanted: list[str]
+) -> None:
+    """Two versions cannot be had, and mlflow loads the models of older ones."""
+    given = specified(models=tuple(models), environment=from_packages(lines))
+    found = lines_of(requirements_text(given))
+    names = {name_of(line) for line in wanted}
+    assert sorted(each for each in found if name_of(each) in names) == wanted
+
+
 def test_models_of_different_versions_are_refused() -> None:
     """Unless the user decides for one."""
     models = (model("a", scikit_learn="1.3.2"), model("b", scikit_learn="1.4.0"))
@@ -574,6 +643,50 @@ def test_another_python_is_asked_about_too(index: Path) -> None:
     with pytest.raises(PackagingError) as raised:
         resolution.check("absent-one\n", "3.13")
     assert "there is no absent-one in the package index." in str(raised.value)
+
+
+def make_source(index: Path, name: str, version: str) -> None:
+    """A package of the index that has to be built, which fails."""
+    folder = index / name
+    folder.mkdir()
+    root = f"{name}-{version}"
+    with tarfile.open(folder / f"{root}.tar.gz", "w:gz") as archive:
+        for path, text in (("setup.py", "raise SystemExit(1)\n"), ("pyproject.toml", BACKEND)):
+            about = tarfile.TarInfo(f"{root}/{path}")
+            about.size = len(text)
+            archive.addfile(about, io.BytesIO(text.encode()))
+    (folder / "index.html").write_text(f'<html><a href="{root}.tar.gz">{root}.tar.gz</a></html>')
+
+
+BACKEND = '[build-system]\nrequires = []\nbuild-backend = "absent"\nbackend-path = ["."]\n'
+
+
+@pytest.mark.parametrize(
+    ("python", "image", "why"),
+    [
+        (
+            "",
+            f"{sys.version_info.major}.{sys.version_info.minor}",
+            "one of them has no wheel that fits, and building it from source fails here",
+        ),
+        (
+            "3.99",
+            "3.99",
+            "raw==1.0 has no wheel for the Python of the image, and may have to be built",
+        ),
+    ],
+    ids=["this Python", "another"],
+)
+def test_a_package_without_a_wheel_is_warned_about_with_advice(
+    index: Path, python: str, image: str, why: str
+) -> None:
+    """Another version may have a wheel, and the model says which version it needs."""
+    make_source(index, "raw", "1.0")
+    assert resolution.check("raw==1.0\n", python) == (
+        f"It could not be checked whether the packages can be installed: {why}. Name a version "
+        f"that has a wheel for Python {image}, which the image has; a pickled model should be "
+        "loaded by the version that it was written with.",
+    )
 
 
 def test_a_damaged_wheel_is_refused(index: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from scoring_runtime.packaging import ignore_rules
 from scoring_runtime.packaging.import_statements import Import, imports_of, places
 from scoring_runtime.packaging.imported_modules import uncovered
 from scoring_runtime.packaging.sources import entry_script_name, source_files
-from scoring_runtime.packaging.specification import Environment, Specification
+from scoring_runtime.packaging.specification import Environment, PackagedModel, Specification
 
 SCRIPT = "def init(): ...\ndef run(data): return data\n"
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -138,6 +138,17 @@ def test_a_link_to_a_virtual_environment_elsewhere_is_left_out(tmp_path: Path) -
     write(tmp_path / "envs/one/pyvenv.cfg", "")
     (tmp_path / "src" / "python").symlink_to(tmp_path / "envs/one")
     assert names(whole(tmp_path / "src")) == ["score.py"]
+
+
+def test_an_older_package_is_left_out_whatever_its_name(tmp_path: Path) -> None:
+    """A folder with its document, at any depth, and nothing else with it."""
+    fill(tmp_path, "old/scoring-package.json", "old/source/score.py", "deep/er/x.py")
+    fill(tmp_path, "deep/er/out/scoring-package.json", "deep/er/out/azureml-models/m/1/m.pkl")
+    assert names(whole(tmp_path)) == ["deep/er/x.py", "score.py"]
+    assert f"would be left out: {tmp_path / 'old'} is a package that was made before." in refusal(
+        whole(tmp_path, "old/source/score.py")
+    )
+    assert names(whole(tmp_path / "old/source")) == ["score.py"]
 
 
 def test_the_output_in_the_source_folder_is_left_out(tmp_path: Path) -> None:
@@ -641,6 +652,24 @@ def test_a_missing_entry_script_names_near_ones(tmp_path: Path, script: str, nea
         entry_script_name(alone(tmp_path / script))
 
 
+@pytest.mark.parametrize("suffix", [".txt", "", ".PY", ".pyc"])
+def test_a_script_that_is_named_otherwise_is_refused(tmp_path: Path, suffix: str) -> None:
+    """The runtime imports .py files, whatever is in others."""
+    path = write(tmp_path / f"score{suffix}", SCRIPT)
+    message = f"The entry script {path} is no Python file: its name ends not in .py."
+    assert refusal(alone(path)) == message
+    assert refusal(whole(tmp_path, path.name)) == message
+
+
+def test_a_notebook_is_refused(tmp_path: Path) -> None:
+    """With the command that makes a script of it."""
+    path = write(tmp_path / "nb.ipynb", "{}")
+    assert refusal(alone(path)) == (
+        f"The entry script {path} is a notebook: export it with jupyter nbconvert --to script "
+        "nb.ipynb, and name the Python file."
+    )
+
+
 def test_a_folder_is_no_entry_script(tmp_path: Path) -> None:
     """It is said what to name instead."""
     fill(tmp_path, "score/run.py")
@@ -706,6 +735,150 @@ def test_a_script_for_no_newer_python_is_refused(tmp_path: Path, python: str) ->
     assert "is not Python" in refusal(whole(tmp_path, python=python))
 
 
+# --- the functions of the script ------------------------------------------------------------------
+
+
+def warned(specification: Specification) -> list[str]:
+    warnings: list[str] = []
+    source_files(specification, warn=warnings.append)
+    return warnings
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        SCRIPT,
+        "async def init(): ...\nasync def run(data): ...\n",
+        "init = lambda: None\nrun: object = print\n",
+        "init, (run, x) = f()\n",
+        "from shared import init, predict as run\n",
+        "from shared import *\n",
+        "import init\nimport run.inner\n",
+        "if sys.platform:\n    def init(): ...\nelse:\n    init = None\n"
+        "try:\n    from fast import run\nexcept ImportError:\n    def run(data): ...\n",
+        "with x() as init:\n    for run in y: ...\n",
+        "import inner as driver_module\ndef init(): ...\n",
+        "class init: ...\ndef define():\n    global run\n    run = print\ndefine()\n",
+        "if __name__ == '__main__':\n    x()\nelse:\n    from a import init, run\n",
+    ],
+)
+def test_a_script_that_binds_init_and_run_is_not_warned_about(tmp_path: Path, code: str) -> None:
+    """However it does, at its top level."""
+    assert warned(whole(fill(tmp_path, score=code))) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "lacking"),
+    [
+        ("", "init and no run"),
+        ("def run(data): ...", "init"),
+        ("def init(): ...\ndef main():\n    def run(data): ...\n", "run"),
+        ("class Model:\n    def init(self): ...\n    def run(self): ...\n", "init and no run"),
+        ("import inner as driver_module", "init"),
+        ("from a import init as start, run", "init"),
+        ("import a.init\nrun = [init for init in a]", "init"),
+        ("def run(data): ...\nif __name__ == '__main__':\n    def init(): ...\n", "init"),
+        ("init\nrun(1)", "init and no run"),
+    ],
+)
+def test_a_script_without_init_or_run_is_warned_about(
+    tmp_path: Path, code: str, lacking: str
+) -> None:
+    """With a source folder and without."""
+    fill(tmp_path, score=code)
+    warning = f"score.py binds no {lacking}: the runtime needs init() and run()."
+    assert warned(whole(tmp_path)) == [warning]
+    assert warned(alone(tmp_path / "score.py")) == [warning]
+
+
+# --- the files that the script names --------------------------------------------------------------
+
+
+def not_packaged(line: int, place: str, name: str = "score.py") -> str:
+    return (
+        f"{name} line {line} names {place}, which is not packaged: add --source-dir FOLDER to take "
+        "its folder whole."
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("open('data/lookup.json')", "data/lookup.json"),
+        ("NAME = './data/lookup.json'", "data/lookup.json"),
+        ("f({'labels': 'labels.txt'})", "labels.txt"),
+        ("x = [f'data/{y}.json']", "data"),
+        ("os.path.join(here, 'data', 'lookup.json')", "data"),
+        ("Path(__file__).parent / 'data' / 'lookup.json'", "data"),
+        ("DATA = 'data'", "data"),
+        ("subprocess.run([sys.executable, 'other.py'])", "other.py"),
+    ],
+)
+def test_a_file_that_is_named_and_not_taken_is_warned_about(
+    tmp_path: Path, code: str, wanted: str
+) -> None:
+    """Once, where it is first named; with its folder it is taken."""
+    fill(tmp_path, "data/lookup.json", "labels.txt", "other.py", score=f"{SCRIPT}{code}\n{code}\n")
+    assert warned(alone(tmp_path / "score.py")) == [not_packaged(3, wanted)]
+    assert warned(whole(tmp_path)) == []
+
+
+def test_files_that_modules_name_are_warned_about_too(tmp_path: Path) -> None:
+    """They too are opened from the folder of the script; what a package brings is there."""
+    fill(tmp_path, "data.csv", "pack/x.csv", score=f"{SCRIPT}import pack\nopen('data.csv')\n")
+    write(tmp_path / "pack/__init__.py", "open('data.csv')\nopen('pack/x.csv')\nopen('pack')\n")
+    assert warned(alone(tmp_path / "score.py")) == [not_packaged(1, "data.csv", "pack/__init__.py")]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "json.loads(x)['data']",
+        "x.get('data')",
+        "@input_schema('data', Type())\ndef f(data): ...",
+        "'the data.csv'",
+        "open('missing.json')",
+        "open('../beside.txt')",
+        "open('/data/lookup.json')",
+        "open('score.py')",
+        "open('.')",
+        "open('.env')",
+        "open('ignored.txt')",
+        "open('data/ignored.txt')",
+        "open('x' * 9)",
+        "open('" + "x/" * 5000 + "')",
+    ],
+    ids=lambda code: code[:30],
+)
+def test_other_texts_are_no_files_that_are_missed(tmp_path: Path, code: str) -> None:
+    """Keys of a payload, what is not there or not below the script, what is never taken."""
+    source = fill(tmp_path / "src", "data/lookup.json", "data/ignored.txt", "ignored.txt", ".env")
+    write(tmp_path / "beside.txt", "")
+    write(source / ".scoringignore", "ignored.txt\n")
+    fill(source, score=f"{SCRIPT}{code}\n")
+    assert warned(alone(source / "score.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("net.pkl", "join(x, 'net.pkl')"),
+        ("models/net.pkl", "open('models/net.pkl')"),
+        ("models/net.pkl", "join('models', 'net.pkl')"),
+        ("models", "open('models/net.pkl')"),
+        ("registry/iris/1", "join(x, 'net.pkl')"),
+        ("registry/iris/1", "join(x, 'iris', '1', 'net.pkl')"),
+    ],
+)
+def test_the_files_of_packaged_models_are_not_missed(tmp_path: Path, path: str, code: str) -> None:
+    """Neither where they lie beside the script nor by the names that they have in the image."""
+    fill(tmp_path, "net.pkl", "models/net.pkl", "registry/iris/1/net.pkl", "iris/x")
+    fill(tmp_path, "data.csv", score=f"{SCRIPT}{code}, open('data.csv')\n")
+    models = (PackagedModel("iris", 1, tmp_path / path),)
+    specification = Specification(entry_script=tmp_path / "score.py", models=models)
+    assert warned(specification) == [not_packaged(3, "data.csv")]
+
+
 # --- the script and what it imports ---------------------------------------------------------------
 
 
@@ -769,7 +942,7 @@ def test_an_ignore_file_beside_the_script_counts(tmp_path: Path) -> None:
 
 def test_a_module_that_cannot_be_parsed_is_warned_about(tmp_path: Path) -> None:
     """It is taken, with a word on what could not be found out."""
-    fill(tmp_path, score="import helper", helper=WRONG)
+    fill(tmp_path, score=f"{SCRIPT}import helper", helper=WRONG)
     warnings: list[str] = []
     found = source_files(alone(tmp_path / "score.py"), warn=warnings.append)
     assert [name for name, _ in found] == ["helper.py", "score.py"]

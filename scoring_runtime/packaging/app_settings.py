@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
 
 from ..blob_paths import blob_paths, refuse_shared_documents
 from ..connections import blob_name, service_bus_name
@@ -21,6 +23,11 @@ _ABOUT_STORAGE = "connection string of the storage account with the input and ou
 _ABOUT_BUS = "connection string of the Service Bus namespace with the input and output queues"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_TEXT = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
+# Where the runtime would have read it: here it was an option, or a line of a file.
+_PLACE = re.compile(r" \(from the environment\)| \(environment variable: \w+\)$")
+_OURS = ("SCORING_", "BLOB_", "SERVICEBUS_", "CACHE_")
+# https://learn.microsoft.com/azure/azure-functions/functions-reference#configure-an-identity-based-connection
+_IDENTITY = ("__accountName", "__blobServiceUri", "__fullyQualifiedNamespace", "__serviceUri")
 _ABOUT_HOST = "connection string of the storage account that the Functions host keeps its own in"
 
 
@@ -46,15 +53,28 @@ def required_settings(specification: Specification) -> tuple[RequiredSetting, ..
         found.append(RequiredSetting(blob_name(settings), _ABOUT_STORAGE))
     if "service_bus" in specification.triggers:
         found.append(RequiredSetting(service_bus_name(settings), _ABOUT_BUS))
+    found = [each for each in found if not _by_identity(specification, each.name)]
     for each in found:
         _check_name(each.name)
     there = {each.name for each in found}
     found += [
-        RequiredSetting(name, "was in the environment's variables; a secret is not packaged")
+        RequiredSetting(name, "was given as a variable; a secret is not packaged")
         for name in _secrets(specification)
         if name not in there
     ]
     return tuple(found)
+
+
+def unknown_settings(specification: Specification) -> list[str]:
+    """A warning for each variable that looks like a setting of the runtime and is none."""
+    known = [name for each in setting_fields() for name in _names(each.metadata)]
+    given = [name for name in specification.environment.variables if name.startswith(_OURS)]
+    return [
+        f"There is no setting {name}, so it is only a variable of the script."
+        + "".join(f" Did you mean {near}?" for near in get_close_matches(name, known, 1))
+        for name in sorted(given)
+        if name not in known and not name.endswith(_IDENTITY)
+    ]
 
 
 def settings_of(specification: Specification) -> Settings:
@@ -62,6 +82,14 @@ def settings_of(specification: Specification) -> Settings:
     return Settings.from_environ(
         image_settings(specification, ROOTS[specification.target]),
         defaults={"AML_APP_ROOT": "/nonexistent"},
+    )
+
+
+def _by_identity(specification: Specification, name: str) -> bool:
+    """Whether a variable says where the service is, so that an identity signs in there."""
+    return any(
+        each.startswith(f"{name}__") and each.endswith(_IDENTITY)
+        for each in specification.environment.variables
     )
 
 
@@ -129,7 +157,11 @@ def _secrets(specification: Specification) -> list[str]:
 
 def _secret_settings() -> frozenset[str]:
     secret = (each.metadata for each in setting_fields() if each.metadata["secret"])
-    return frozenset(name for about in secret for name in (about["name"], *about["also"]))
+    return frozenset(name for about in secret for name in _names(about))
+
+
+def _names(about: Mapping[str, Any]) -> tuple[str, ...]:
+    return (about["name"], *about["also"])
 
 
 def _paths(specification: Specification, root: str) -> dict[str, str]:
@@ -172,7 +204,7 @@ def _check(said: Mapping[str, str], target: str) -> None:
         if target == STANDALONE:
             refuse_shared_documents(paths)
     except ConfigurationError as error:
-        raise PackagingError(str(error)) from error
+        raise PackagingError(_PLACE.sub("", str(error))) from error
     asked, answered = settings.servicebus_input_queue, settings.servicebus_output_queue
     if asked.lower() == answered.lower():
         raise PackagingError(

@@ -13,7 +13,13 @@ from ..errors import PackagingError
 from ..model_kinds import UNKNOWN
 from ..release import VERSION
 from . import host_files, resolution, secret_texts
-from .app_settings import ROOTS, image_settings, required_settings, settings_of
+from .app_settings import (
+    ROOTS,
+    image_settings,
+    required_settings,
+    settings_of,
+    unknown_settings,
+)
 from .dockerfile import dockerfile, dockerignore
 from .document import Document, digest_of
 from .imported_modules import uncovered
@@ -85,6 +91,7 @@ def contents(specification: Specification, *, leave_out: Collection[Path] = ()) 
     warnings = (
         *environment.notes,
         *notes,
+        *unknown_settings(specification),
         *_packaged_twice(specification, source),
         *uncovered(source, requirements.splitlines()),
     )

@@ -134,7 +134,10 @@ def dockerfile(
     labels: Mapping[str, str] = _NOTHING,
     more: Mapping[str, Sequence[str]] = _NO_LINES,
 ) -> str:
-    """The Dockerfile with the stages ``functions`` and ``standalone``; ``target`` is the last.
+    """The Dockerfile with the stages ``functions`` and ``standalone``; ``target`` is the default.
+
+    It is the first too: a builder that makes every stage up to the wanted one, as docker without
+    BuildKit does, then makes no other.
 
     Args:
         target: what a build without ``--target`` makes.
@@ -158,7 +161,7 @@ def dockerfile(
     if base_image:
         images[target] = _checked_image(base_image)
     text = _HEADER.format(target=target)
-    for each in sorted(TARGETS, key=lambda name: name == target):
+    for each in sorted(TARGETS, key=lambda name: name != target):
         values = _values_of(each, settings, _PARTS[target]["root"])
         text += _PACKAGES_STAGE.format(
             target=each,
@@ -168,7 +171,7 @@ def dockerfile(
             **_PARTS[each],
         )
         text += _final_stage(each, images[each], source, models, values, {**_LABELS, **labels})
-    return text
+    return f"{text}\n# What a build without --target makes.\nFROM {target}\n"
 
 
 def dockerignore() -> str:

@@ -134,8 +134,9 @@ def check_no_credentials(line: str, where: str) -> None:
     if line != without_credentials(line):
         raise PackagingError(
             f"{where}: {shown(line)} holds credentials, which are never written into a build "
-            "context. Take them out, and give pip the address when the image is built, as a build "
-            "secret in PIP_EXTRA_INDEX_URL or in pip's configuration."
+            "context. Take them out, and give pip the address when the image is built: "
+            "--build-arg PIP_EXTRA_INDEX_URL, which takes it from the environment and keeps it out "
+            "of the image."
         )
 
 

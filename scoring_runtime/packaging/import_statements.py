@@ -1,12 +1,24 @@
-"""The import statements of Python files, found without running them."""
+"""What Python files import, bind and name, found without running them."""
 
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeGuard
 
+_SCOPES = (
+    *(ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda),
+    *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
+)
+_PATH = re.compile(r"[\w.@+ -]+(/[\w.@+ -]+)*/?")
+# Called with the parts of a path.
+_TAKES_PATHS = {
+    *("Path", "PurePath", "exists", "glob", "isdir", "iterdir", "join", "joinpath"),
+    *("listdir", "open", "rglob", "scandir", "walk"),
+}
 _MISSING = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 
 
@@ -31,10 +43,77 @@ def imports_of(content: bytes, name: str = "<unknown>") -> list[Import]:
     Raises:
         SyntaxError, ValueError, RecursionError, MemoryError: Python cannot parse it.
     """
+    return list(_imports(_parsed(content, name)))
+
+
+def names_bound(content: bytes) -> frozenset[str]:
+    """The names that a module binds when it is imported, in functions by ``global``.
+
+    One of them is ``*`` if there is a ``from … import *``.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: Python cannot parse it.
+    """
+    tree = _parsed(content, "<unknown>")
+    said = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        said.update(_bound_at(node))
+        if not isinstance(node, _SCOPES):
+            skipped = node.body if _is_idle(node) else []
+            waiting.extend(each for each in _children(node) if each not in skipped)
+    return frozenset(said)
+
+
+def paths_named(content: bytes) -> list[tuple[int, str]]:
+    """String constants that look like a relative path, by line: ``(line, text)``.
+
+    They have an extension or a slash, or stand where a path does: in a call such as ``join`` or
+    ``Path``, beside the operator ``/``, or as what a name is assigned.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: Python cannot parse it.
+    """
+    tree = _parsed(content, "<unknown>")
+    found = set[tuple[int, str]]()
+    for node in ast.walk(tree):
+        for each in _children(node):
+            text = getattr(each, "value", None)
+            if not isinstance(each, ast.Constant) or not isinstance(text, str):
+                continue
+            if _PATH.fullmatch(text) and (re.search("[./]", text) or _takes_path(node)):
+                found.add((each.lineno, text))
+    return sorted(found)
+
+
+def _takes_path(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return _name(node.func) in _TAKES_PATHS
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.Div)
+    return isinstance(node, ast.Assign | ast.AnnAssign)
+
+
+def _bound_at(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [(each.asname or each.name).partition(".")[0] for each in node.names]
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return [node.id]
+    return []
+
+
+def _is_idle(node: ast.AST) -> TypeGuard[ast.If]:
+    """Whether its body is not run when the module is imported."""
+    return isinstance(node, ast.If) and _never_when_imported(node.test)
+
+
+def _parsed(content: bytes, name: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the file's own string literals
-        tree = ast.parse(content, name)
-    return list(_imports(tree))
+        return ast.parse(content, name)
 
 
 def places(each: Import, name: str) -> list[tuple[str, ...]]:
@@ -103,7 +182,7 @@ def _guarded(node: ast.AST) -> list[ast.AST]:
             for call in calls
         )
         return [*node.body] if suppressed else []
-    if isinstance(node, ast.If) and _never_when_imported(node.test):
+    if _is_idle(node):
         return [*node.body]
     return []
 

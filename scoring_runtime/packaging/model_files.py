@@ -24,7 +24,7 @@ from ..manifest import METADATA_FILE, Manifest, Progress
 from ..model_kinds import kind_of, libraries
 from ..models import is_version_folder
 from .document import DOCUMENT, digest_of
-from .source_folder import check_name
+from .source_folder import check_name, first_missing, near_misses
 from .specification import MODELS, PackagedModel
 
 _COMPARED_BYTES = 64 << 20
@@ -62,8 +62,11 @@ def from_registry(root: Path, name: str, version: int | str | None = None) -> Pa
     """A version of a registered model, the highest unless one is named.
 
     Raises:
-        PackagingError: there is none; the message lists what there is.
+        PackagingError: there is none; the message lists what there is. It is a path.
     """
+    if "/" in name or (os.path.exists(name) and not os.path.isdir(root / name)):
+        near = "" if os.path.exists(name) else near_misses(first_missing(Path(name)))
+        raise PackagingError(f"--model {name} is a path without a name: write NAME={name}.{near}")
     if not os.path.isdir(root):
         raise PackagingError(
             f"There is no model {name}: the registry {root} does not exist. Name the model's file "
@@ -87,7 +90,7 @@ def _check_path(name: str, path: Path) -> None:
         mode = os.stat(path).st_mode
     except FileNotFoundError as error:
         reason = f"There is no model {name} at {path}: no such file or folder."
-        raise PackagingError(reason) from error
+        raise PackagingError(reason + near_misses(first_missing(path))) from error
     except OSError as error:
         reason = f"The model {name} at {path} cannot be read: {error.strerror}."
         raise PackagingError(reason) from error
@@ -211,8 +214,8 @@ def place(
         OSError: the context cannot be written.
     """
     if previous is not None and is_same(model, files, previous):
-        linked = [ModelFile(name, previous / name) for name in _names(model, previous)]
-        _link(linked, context)
+        there = previous / MODELS / model.name / str(model.version)
+        _link((ModelFile(name, previous / name) for name in _below(there, previous)), context)
     elif model.registered:
         _check(model)
         _link(files, context)
@@ -236,10 +239,6 @@ def _noted(path: Path) -> Manifest | None:
 
 def _metadata(model: PackagedModel) -> str:
     return f"{MODELS}/{model.name}/{model.version}/{METADATA_FILE}"
-
-
-def _names(model: PackagedModel, context: Path) -> list[str]:
-    return list(_below(context / MODELS / model.name / str(model.version), context))
 
 
 def _below(folder: Path, context: Path) -> Iterator[str]:

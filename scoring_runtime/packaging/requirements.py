@@ -5,7 +5,8 @@ The ranges are those of the extras in ``pyproject.toml``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import PackagingError
 from ..model_kinds import MLFLOW, ONNX, SKLEARN
@@ -65,6 +66,7 @@ _OTHER_NAMES = {
     "onnxruntime-openvino": "onnxruntime",
 }
 _DEFAULT_PYTHON = "3.11"
+_PLAIN = re.compile(r"(?P<package>[\w.-]+(?:\[[^]]*\])?)(?P<marker>\s*;.*)?")
 
 
 def runtime_requirements(
@@ -97,6 +99,10 @@ def runtime_requirements(
 def requirements_text(specification: Specification) -> str:
     """The whole ``requirements.txt``: the same text for the same requirements in any order.
 
+    A line of the user's without a version or an address is held to the one version that the models
+    were written with, if they were: ``scikit-learn`` becomes ``scikit-learn==1.3.2``, with its
+    extras and marker, as others may fail to load them. But mlflow loads those of older versions.
+
     Raises:
         PackagingError: models without a script need different versions of one package, or the
             files of an MLflow model cannot be used.
@@ -114,7 +120,7 @@ def requirements_text(specification: Specification) -> str:
         "Where pip looks": {*user.options, *own.options},
         f"The runtime: target {specification.target}, triggers {triggers}": needed,
         "The models, by the versions that wrote them": of_models,
-        "The environment of the package": user.requirements,
+        "The environment of the package": _held(user.requirements, specification.models),
     }
     return "\n".join(_parts(parts))
 
@@ -246,6 +252,31 @@ def _named(user: Environment) -> set[str]:
     python = user.python or _DEFAULT_PYTHON
     names = {name_of(line) for line in user.requirements if _applies(line, python)}
     return names | {_OTHER_NAMES[name] for name in names if name in _OTHER_NAMES}
+
+
+def _held(lines: Sequence[str], models: Sequence[PackagedModel]) -> list[str]:
+    """The lines, those without a version held to the one that the models were written with."""
+    names = [name_of(line) for line in lines]
+    return [
+        _held_line(line, _written_with(name, models)) if names.count(name) == 1 else line
+        for name, line in zip(names, lines, strict=True)
+    ]
+
+
+def _held_line(line: str, versions: set[str]) -> str:
+    plain = _PLAIN.fullmatch(line)
+    if plain is None or len(versions) != 1:
+        return line
+    return f"{plain['package']}=={versions.pop()}{plain['marker'] or ''}"
+
+
+def _written_with(name: str, models: Iterable[PackagedModel]) -> set[str]:
+    return {
+        _public(model, name, model.libraries[name])
+        for model in models
+        if name in _PINNED.get(model.kind, model.libraries.keys() - {"mlflow"})
+        and model.libraries.get(name)
+    }
 
 
 def _applies(line: str, python: str) -> bool:

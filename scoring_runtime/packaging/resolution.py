@@ -26,7 +26,13 @@ _COMMAND = (
     "--retries=2",
     "--timeout=20",
 )
+_HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 _UNKNOWN = "It could not be checked whether the packages can be installed"
+
+_ADVICE = (
+    " Name a version that has a wheel for Python {python}, which the image has; a pickled model "
+    "should be loaded by the version that it was written with."
+)
 
 
 def check(
@@ -61,7 +67,7 @@ def check(
                 found = _only_from_source(found, folder, timeout)
         except subprocess.TimeoutExpired:
             return (f"{_UNKNOWN}: pip has not answered within {timeout:g} s.",)
-    return _outcome(found)
+    return _outcome(found, python or _HERE)
 
 
 def _place(folder: Path, wheels: Iterable[Path]) -> None:
@@ -71,7 +77,7 @@ def _place(folder: Path, wheels: Iterable[Path]) -> None:
 
 
 def _other_python(python: str) -> list[str]:
-    if python in ("", f"{sys.version_info.major}.{sys.version_info.minor}"):
+    if python in ("", _HERE):
         return []
     return ["--python-version", python, "--only-binary=:all:", "--target", "target"]
 
@@ -100,12 +106,13 @@ def _only_from_source(found: Trouble, folder: Path, timeout: float) -> Trouble:
     if again is not None and again.certain:
         return found
     text = f"{found.requirement} has no wheel for the Python of the image, and may have to be built"
-    return Trouble(text, certain=False)
+    return Trouble(text, certain=False, unbuilt=True)
 
 
-def _outcome(found: Trouble | None) -> tuple[str, ...]:
+def _outcome(found: Trouble | None, python: str) -> tuple[str, ...]:
     if found is None:
         return ()
     if found.certain:
         raise PackagingError(f"The packages cannot be installed: {found.text}.")
-    return (f"{_UNKNOWN}: {found.text}.",)
+    advice = _ADVICE.format(python=python) if found.unbuilt else ""
+    return (f"{_UNKNOWN}: {found.text}.{advice}",)

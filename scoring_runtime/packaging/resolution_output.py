@@ -44,11 +44,15 @@ _SHOWN = 8
 
 
 class Trouble(NamedTuple):
-    """Why pip failed; ``certain`` if the requirements are at fault and no other place can do."""
+    """Why pip failed; ``certain`` if the requirements are at fault and no other place can do.
+
+    ``unbuilt`` if there is no wheel of a package, which would have to be built from source.
+    """
 
     text: str
     certain: bool
     requirement: str = ""
+    unbuilt: bool = False
 
 
 def trouble(output: str) -> Trouble:
@@ -65,7 +69,7 @@ def trouble(output: str) -> Trouble:
     if conflict:
         return Trouble(_of_conflict(conflict["causes"]), certain=True)
     if _BUILD.search(output):
-        return Trouble(_of_build(output), certain=False)
+        return Trouble(_of_build(output), certain=False, unbuilt=True)
     return _of_other(output)
 
 

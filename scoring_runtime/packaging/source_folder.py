@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from ..errors import PackagingError
+from .document import DOCUMENT
 from .ignore_rules import IGNORE_FILES, IgnoreRules
 
 LEFT_OUT = frozenset(
@@ -39,6 +42,7 @@ LEFT_OUT = frozenset(
 
 _PATTERNS = ("*.pyc", ".env.*", "*.egg-info")
 _ENVIRONMENT_SIGNS = ("pyvenv.cfg", "conda-meta")
+_LISTED = 1000
 _NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -71,6 +75,8 @@ def why_left_out(selection: Selection, name: str) -> str:
     folder = os.path.isdir(path)
     if folder and any(os.path.exists(path / each) for each in _ENVIRONMENT_SIGNS):
         return f"{path} is a virtual environment"
+    if folder and os.path.isfile(path / DOCUMENT):
+        return f"{path} is a package that was made before"
     if real in selection.outputs:
         return f"{path} is what is being made"
     rule = selection.rules.rule_against(name, folder=folder)
@@ -162,3 +168,33 @@ def _check_file(selection: Selection, path: Path) -> None:
     except OSError as error:
         problem = "is a link to nothing" if path.is_symlink() else "cannot be read"
         raise PackagingError(f"{path} {problem}: {error.strerror}. {selection.hint}") from error
+
+
+# --- near misses ----------------------------------------------------------------------------------
+
+
+def near_misses(path: Path, pattern: str = "*") -> str:
+    """``" Did you mean …?"`` with what has a similar name; empty if nothing has.
+
+    Looked at is what is beside the path and one folder below, in a folder above if its own is not
+    there.
+    """
+    folder = path.parent
+    while not os.path.isdir(folder):
+        folder = folder.parent
+    found = [each.name for each in islice(folder.glob(pattern), _LISTED)]
+    below = (each for each in folder.glob(f"*/{pattern}") if each.parent.name not in LEFT_OUT)
+    found += [each.relative_to(folder).as_posix() for each in islice(below, _LISTED)]
+    return did_you_mean(path.name, found)
+
+
+def first_missing(path: Path) -> Path:
+    """The outermost folder on the way to a path that is not there, or the path itself."""
+    return next((each for each in reversed(path.parents) if not os.path.exists(each)), path)
+
+
+def did_you_mean(wanted: str, there: list[str]) -> str:
+    """``" Did you mean …?"`` with those whose last part is similar; empty if none is."""
+    by_name = {Path(path).name: path for path in reversed(there)}
+    names = difflib.get_close_matches(wanted, by_name)
+    return f" Did you mean {' or '.join(by_name[each] for each in names)}?" if names else ""

@@ -1,35 +1,45 @@
 """Which files of the user's code go into a build context.
 
 With a source folder all of it is taken but caches, virtual environments, version control, local
-settings (``.env``, ``local.settings.json``) and what its ignore file says: ``.scoringignore``, else
-``.amlignore``, else ``.funcignore``. A ``.gitignore`` is not honoured, for models and data are
-often kept out of git and yet needed; a link ``.amlignore -> .gitignore`` says that it is meant.
+settings (``.env``, ``local.settings.json``), packages that were made before, and what its ignore
+file says: ``.scoringignore``, else ``.amlignore``, else ``.funcignore``. A ``.gitignore`` is not
+honoured, for models and data are often kept out of git and yet needed; a link
+``.amlignore -> .gitignore`` says that it is meant.
 A ``.dockerignore`` is not either: it has another syntax and is about another image. Models that lie
 in the source folder are taken like any other file, also if they are packaged as models too: name
 them in the ignore file to have them once.
 
 Without a source folder the entry script is taken, and the modules beside it that it imports, and
-that those import: a module's file, or a package's whole folder. Data files that a script opens and
-modules that are found by changing ``sys.path`` need a source folder.
+that those import: a module's file, or a package's whole folder. Data files that a script opens,
+which is warned about, and modules that are found by changing ``sys.path`` need a source folder.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
+from typing import TypeVar
 
 from ..errors import PackagingError
 from . import ignore_rules
-from .import_statements import Import, imports_of, places
-from .source_folder import LEFT_OUT, Selection, check_name, files, why_left_out
-from .specification import Specification
+from .import_statements import Import, imports_of, names_bound, paths_named, places
+from .source_folder import (
+    Selection,
+    check_name,
+    did_you_mean,
+    files,
+    near_misses,
+    why_left_out,
+)
+from .specification import PackagedModel, Specification
 
 Warn = Callable[[str], None]
+_Found = TypeVar("_Found")
 _MODULE_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 _LISTED = 1000
 
@@ -47,12 +57,13 @@ def source_files(
     Args:
         specification: its ``entry_script`` is meant below its ``source_dir``, else as it stands.
         leave_out: files and folders that are not taken, such as the output.
-        warn: called with a sentence for each module whose imports cannot be found out.
+        warn: called with a sentence for each module whose imports cannot be found out, for a script
+            without ``init`` or ``run``, and for each file that is named and not taken.
 
     Raises:
         PackagingError: the entry script or the folder is not there, or is left out; something is
             no file, cannot be read, has a name that no image can hold, or is a link that leads out
-            of the folder or to a folder that it is in; the script is not Python.
+            of the folder or to a folder that it is in; the script is not Python, or not named so.
     """
     if specification.entry_script is None:
         return []
@@ -64,7 +75,10 @@ def source_files(
     imports = _imports_of_entry(specification, folder / name, warn)
     if specification.source_dir is not None:
         return sorted(files(selection, ""))
-    return sorted(_with_imports(selection, name, imports, warn).items())
+    found = _with_imports(selection, name, imports, warn)
+    for sentence in _not_taken(selection, found, specification.models):
+        warn(sentence)
+    return sorted(found.items())
 
 
 def entry_script_name(specification: Specification) -> str:
@@ -90,7 +104,8 @@ def _located(specification: Specification) -> tuple[Path, str]:
     if not os.path.isdir(folder):
         problem = "is no folder" if os.path.exists(folder) else "does not exist"
         raise PackagingError(
-            f"The source folder {folder} {problem}.{_near(folder.name, _folders(folder.parent))}"
+            f"The source folder {folder} {problem}."
+            + did_you_mean(folder.name, _folders(folder.parent))
         )
     path = _existing([Path(os.path.abspath(each)) for each in (folder / script, script)])
     for top, inside in ((folder, path), (folder.resolve(), path.resolve())):
@@ -105,31 +120,28 @@ def _located(specification: Specification) -> tuple[Path, str]:
 def _existing(places: list[Path]) -> Path:
     found = next((path for path in places if os.path.isfile(path)), None)
     if found is not None:
+        _check_suffix(found)
         return found
     path = places[0]
     if os.path.isdir(path):
         raise PackagingError(f"The entry script {path} is a folder: name the Python file in it.")
-    near = _near(path.name, _scripts(path.parent))
-    raise PackagingError(f"There is no entry script {path}.{near}")
+    raise PackagingError(f"There is no entry script {path}.{near_misses(path, '*.py')}")
 
 
-def _scripts(folder: Path) -> list[str]:
-    """Python files in the folder and one below; in a folder above if it is not there."""
-    while not os.path.isdir(folder):
-        folder = folder.parent
-    found = [path.name for path in folder.glob("*.py")]
-    below = (path for path in folder.glob("*/*.py") if path.parent.name not in LEFT_OUT)
-    return found + [path.relative_to(folder).as_posix() for path in islice(below, _LISTED)]
+def _check_suffix(path: Path) -> None:
+    if path.suffix == ".ipynb":
+        raise PackagingError(
+            f"The entry script {path} is a notebook: export it with jupyter nbconvert --to script "
+            f"{path.name}, and name the Python file."
+        )
+    if path.suffix != ".py":
+        raise PackagingError(
+            f"The entry script {path} is no Python file: its name ends not in .py."
+        )
 
 
 def _folders(parent: Path) -> list[str]:
     return [each.name for each in islice(parent.glob("*"), _LISTED) if os.path.isdir(each)]
-
-
-def _near(wanted: str, there: list[str]) -> str:
-    by_name = {Path(path).name: path for path in reversed(there)}
-    names = difflib.get_close_matches(wanted, by_name)
-    return f" Did you mean {' or '.join(by_name[each] for each in names)}?" if names else ""
 
 
 def _check_place(selection: Selection) -> None:
@@ -154,12 +166,22 @@ def _check_taken(selection: Selection, name: str) -> None:
 
 def _imports_of_entry(specification: Specification, path: Path, warn: Warn) -> list[Import]:
     try:
-        return _imports(path)
+        bound = _read(path, names_bound)
+        _check_bound(path.name, bound, warn)
+        return _read(path, imports_of)
     except PackagingError as error:
         if not _is_newer(specification.environment.python):
             raise
         warn(str(error))
         return []
+
+
+def _check_bound(name: str, bound: frozenset[str], warn: Warn) -> None:
+    """A script with ``driver_module`` has the ``run`` of that module."""
+    there = {*bound, "run"} if "driver_module" in bound else bound
+    lacking = [each for each in ("init", "run") if each not in there]
+    if lacking and "*" not in there:
+        warn(f"{name} binds no {' and no '.join(lacking)}: the runtime needs init() and run().")
 
 
 def _is_newer(version: str) -> bool:
@@ -212,18 +234,62 @@ def _module(folder: Path, place: tuple[str, ...]) -> str:
 
 def _imports_of_module(path: Path, warn: Warn) -> list[Import]:
     try:
-        return _imports(path) if path.suffix == ".py" else []
+        return _read(path, imports_of) if path.suffix == ".py" else []
     except PackagingError as error:
         warn(str(error))
         return []
 
 
-def _imports(path: Path) -> list[Import]:
+def _read(path: Path, what: Callable[[bytes], _Found]) -> _Found:
     try:
-        return imports_of(path.read_bytes())
+        return what(path.read_bytes())
     except OSError as error:
         raise PackagingError(f"{path} cannot be read: {error.strerror}.") from error
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None) or 1
         problem = getattr(error, "msg", None) or str(error) or type(error).__name__
         raise PackagingError(f"{path}:{line} is not Python: {problem}.") from error
+
+
+# --- the files that a script names ----------------------------------------------------------------
+
+
+def _not_taken(
+    selection: Selection, found: Mapping[str, Path], models: Iterable[PackagedModel]
+) -> Iterator[str]:
+    """A warning for each file or folder beside the script that the code names and that is left."""
+    seen = {place for name in found for place in (*map(str, PurePosixPath(name).parents), name)}
+    for name in sorted(found):
+        for line, text in _paths_named(found[name]):
+            place = normpath(text)
+            if place not in seen and _is_left(selection, place, models):
+                seen.add(place)
+                yield (
+                    f"{name} line {line} names {place}, which is not packaged: add --source-dir "
+                    "FOLDER to take its folder whole."
+                )
+
+
+def _paths_named(path: Path) -> list[tuple[int, str]]:
+    try:
+        return _read(path, paths_named) if path.suffix == ".py" else []
+    except PackagingError:  # its imports could not be found out either, which was said
+        return []
+
+
+def _is_left(selection: Selection, place: str, models: Iterable[PackagedModel]) -> bool:
+    parts = place.split("/")
+    if parts[0] == ".." or not os.path.exists(selection.folder / place):
+        return False
+    ways = ("/".join(parts[:end]) for end in range(1, len(parts) + 1))
+    if any(why_left_out(selection, way) for way in ways):
+        return False
+    return not any(_is_of_model(selection.folder / place, place, each) for each in models)
+
+
+def _is_of_model(path: Path, place: str, model: PackagedModel) -> bool:
+    """Whether it is the model, holds it or lies in it, or has the name of a file of it."""
+    here, there = Path(os.path.realpath(path)), Path(os.path.realpath(model.path))
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        return True
+    return place in (model.name, model.path.name) or os.path.exists(model.path / place)

@@ -2,13 +2,13 @@
 
 A build context has the same layout for both targets::
 
-    Dockerfile            the stages ``functions`` and ``standalone``; the packaged one is last
+    Dockerfile            the stages ``functions`` and ``standalone``; the packaged one by default
     .dockerignore
     requirements.txt      everything that the image installs
     host.json             of the Functions host
     function_app.py
     local.settings.json   for ``func start`` in the context
-    app-settings.json     as ``az functionapp config appsettings set --settings @…`` takes them
+    app-settings.json     the settings in the image, and the names of those to set where it runs
     scoring_runtime/      this package
     source/               the entry script and what belongs to it
     azureml-models/       the models as ``<name>/<version>/…``
