@@ -162,11 +162,7 @@ def to_delete(
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be a model's name.
-
-    Raises:
-        RegistrationError: the message says what is allowed.
-    """
+    """Raise RegistrationError, which says what is allowed, for what cannot be a model's name."""
     if not _NAME.fullmatch(name) or name.isdecimal():
         raise RegistrationError(
             f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), "

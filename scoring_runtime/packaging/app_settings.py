@@ -13,10 +13,15 @@ from ..errors import ConfigurationError, PackagingError
 from ..settings import Settings, setting_fields
 from .secret_texts import is_secret
 from .sources import entry_script_name
-from .specification import FUNCTIONS, MODELS, SOURCE, STANDALONE, RequiredSetting, Specification
-
-ROOTS: Mapping[str, str] = {FUNCTIONS: "/home/site/wwwroot", STANDALONE: "/var/azureml-app"}
-"""Where the context lies in the image, by target."""
+from .specification import (
+    FUNCTIONS,
+    MODELS,
+    ROOTS,
+    SOURCE,
+    STANDALONE,
+    RequiredSetting,
+    Specification,
+)
 
 _PATHS = ("AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "AZUREML_MODEL_DIR")
 _ABOUT_STORAGE = "connection string of the storage account with the input and output containers"

@@ -14,7 +14,6 @@ from ..model_kinds import UNKNOWN
 from ..release import VERSION
 from . import host_files, resolution, secret_texts
 from .app_settings import (
-    ROOTS,
     image_settings,
     required_settings,
     settings_of,
@@ -26,10 +25,17 @@ from .imported_modules import uncovered
 from .model_files import model_files
 from .requirements import models_environment, other_requirements, requirements_text
 from .sources import entry_script_name, source_files
-from .specification import SOURCE, TARGETS, WHEELS, Environment, Specification
+from .specification import (
+    DEFAULT_PYTHON,
+    ROOTS,
+    SOURCE,
+    TARGETS,
+    WHEELS,
+    Environment,
+    Specification,
+)
 
 RUNTIME = "scoring_runtime"
-DEFAULT_PYTHON = "3.11"
 _TRIGGERS = ("http", "blob", "service_bus")
 
 

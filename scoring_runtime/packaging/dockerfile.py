@@ -7,13 +7,21 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import PackagingError
 from ..release import VERSION
-from .specification import FUNCTIONS, MODELS, SOURCE, STANDALONE, TARGETS, WHEELS
+from .specification import (
+    DEFAULT_PYTHON,
+    FUNCTIONS,
+    MODELS,
+    ROOTS,
+    SOURCE,
+    STANDALONE,
+    TARGETS,
+    WHEELS,
+)
 
 USER = 10001
 """User and group id in the standalone image."""
 _NOTHING: Mapping[str, str] = {}
 _NO_LINES: Mapping[str, Sequence[str]] = {}
-_DEFAULT_PYTHON = "3.11"
 _OLDEST_PYTHON = (3, 11)
 _PYTHON = re.compile(r"(\d+)\.(\d+)(\.\d+)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -106,14 +114,12 @@ _HEALTHY = (
 )
 _PARTS = {
     FUNCTIONS: {
-        "root": "/home/site/wwwroot",
         "pythonpath": "/home/site/wwwroot/.python_packages/lib/site-packages",
         "stage": _FUNCTIONS_STAGE,
         "prepare": "",
         "install": "python -m pip install --target /packages",
     },
     STANDALONE: {
-        "root": "/var/azureml-app",
         "pythonpath": "/var/azureml-app",
         "stage": _STANDALONE_STAGE,
         "prepare": "RUN python -m venv --without-pip /opt/venv\n",
@@ -157,12 +163,12 @@ def dockerfile(
     """
     if target not in TARGETS:
         raise PackagingError(f"{target!r} is no target. Allowed: {', '.join(TARGETS)}.")
-    images = _images(python or _DEFAULT_PYTHON)
+    images = _images(python or DEFAULT_PYTHON)
     if base_image:
         images[target] = _checked_image(base_image)
     text = _HEADER.format(target=target)
     for each in sorted(TARGETS, key=lambda name: name != target):
-        values = _values_of(each, settings, _PARTS[target]["root"])
+        values = _values_of(each, settings, ROOTS[target])
         text += _PACKAGES_STAGE.format(
             target=each,
             image=images[each],
@@ -188,7 +194,7 @@ def _final_stage(
     settings: Mapping[str, str],
     labels: Mapping[str, str],
 ) -> str:
-    root = _PARTS[target]["root"]
+    root = ROOTS[target]
     return _PARTS[target]["stage"].format(
         image=image,
         pythonpath=_PARTS[target]["pythonpath"],
@@ -229,7 +235,7 @@ def _values_of(target: str, settings: Mapping[str, str], root: str) -> dict[str,
     """The settings with their paths below ``root`` in the image of ``target``."""
     own = _PARTS[target]
     inside = re.compile(rf"\A{re.escape(root)}(?=/|\Z)")
-    values = {name: inside.sub(own["root"], value) for name, value in settings.items()}
+    values = {name: inside.sub(ROOTS[target], value) for name, value in settings.items()}
     if "PATH" in values:
         raise PackagingError(
             "The environment's variables set PATH, which the image needs as it is: leave it out."

@@ -13,23 +13,20 @@ from ..model_kinds import MLFLOW, ONNX, SKLEARN
 from . import requirements_mlflow
 from .environments import merged, name_of
 from .environments_files import shown
-from .specification import FUNCTIONS, STANDALONE, Environment, PackagedModel, Specification
+from .specification import (
+    DEFAULT_PYTHON,
+    FUNCTIONS,
+    STANDALONE,
+    Environment,
+    PackagedModel,
+    Specification,
+)
 
 MLFLOW_LIGHT = "mlflow-light"
 """The kind of MLflow models that load without mlflow."""
 
-REPLACEABLE = frozenset(
-    {
-        "inference-schema",
-        "joblib",
-        "mlflow",
-        "numpy",
-        "onnxruntime",
-        "pandas",
-        "redis",
-        "scikit-learn",
-    }
-)
+_OF_MODELS = ("joblib", "mlflow", "numpy", "onnxruntime", "pandas", "scikit-learn")
+REPLACEABLE = frozenset((*_OF_MODELS, "inference-schema", "redis"))
 """Packages that are here for a model's or a script's sake: the user's own line takes their place.
 
 Beside a line for any other package that the runtime cannot do without, ours stays.
@@ -65,7 +62,6 @@ _OTHER_NAMES = {
     "onnxruntime-gpu": "onnxruntime",
     "onnxruntime-openvino": "onnxruntime",
 }
-_DEFAULT_PYTHON = "3.11"
 _PLAIN = re.compile(r"(?P<package>[\w.-]+(?:\[[^]]*\])?)(?P<marker>\s*;.*)?")
 
 
@@ -249,7 +245,7 @@ def _conflict(name: str, exact: Mapping[str, PackagedModel]) -> PackagingError:
 
 def _named(user: Environment) -> set[str]:
     """The packages that the user's lines ask for in the image; other builds of one count as it."""
-    python = user.python or _DEFAULT_PYTHON
+    python = user.python or DEFAULT_PYTHON
     names = {name_of(line) for line in user.requirements if _applies(line, python)}
     return names | {_OTHER_NAMES[name] for name in names if name in _OTHER_NAMES}
 

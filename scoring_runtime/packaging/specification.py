@@ -23,6 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FUNCTIONS, STANDALONE = TARGETS = ("functions", "standalone")
+ROOTS: Mapping[str, str] = {FUNCTIONS: "/home/site/wwwroot", STANDALONE: "/var/azureml-app"}
+"""Where the context lies in the image, by target."""
+
+DEFAULT_PYTHON = "3.11"
+"""The Python of images that are not asked for another."""
+
 SOURCE, MODELS, WHEELS = "source", "azureml-models", "wheels"
 """Folders of a build context."""
 

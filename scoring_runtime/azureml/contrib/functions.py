@@ -95,7 +95,10 @@ def package_blob(
     input_path: str | None = None,
     output_path: str | None = None,
 ) -> ModelPackage:
-    """Package models for dropped blobs: ``input/{blobname}.json``, ``output/{blobname}.json``."""
+    """Package models for dropped blobs.
+
+    Without paths ``input/{blobname}.json`` and ``output/{blobname}_out.json``.
+    """
     return package(
         workspace,
         models,
