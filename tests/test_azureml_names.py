@@ -383,7 +383,7 @@ def test_a_package_of_files(
     assert (made.state, made.location) == ("Succeeded", str(context))
     assert out.startswith(f"Packaging for standalone in {context.parent}\nWarning: ")
     assert out.endswith("Package creation Succeeded\n")
-    assert f"docker build -t package:one {context}" in out
+    assert f"docker build --target standalone -t package:one {context}" in out
     assert made.get_logs() == out.removesuffix("\nPackage creation Succeeded\n")
     assert (context.parent / "log.txt").read_text(encoding="utf-8") == f"{made.get_logs()}\n"
     assert made.serialize() == {
