@@ -47,7 +47,7 @@ prepare: $(VENV)/.dev
 	$(BIN)/python -m tests.peer && $(BIN)/python -m tests.azurite && $(BIN)/python -m tests.redis_server && wait $$images
 
 test: prepare
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.http

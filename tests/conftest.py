@@ -16,38 +16,6 @@ from tests.standalone_host import clean_environ
 
 WriteScript = Callable[..., Path]
 
-# Files that take long begin first, so that no process is left with one of them at the end. Those
-# that wait stand between those that compute.
-LONGEST = (
-    "test_nothing_lost_blobs",
-    "test_service_bus_broker",
-    "test_contract",
-    "test_standalone_blob",
-    "test_several_models",
-    "test_images",
-    "test_caching_hosts",
-    "test_standalone_serve",
-    "test_nothing_lost_messages",
-    "test_azureml_samples",
-    "test_standalone_service_bus",
-    "test_examples",
-    "test_load",
-    "test_functions_blob",
-    "test_packaging_edges",
-    "test_functions_service_bus",
-    "test_differential",
-    "test_mlflow_deployments",
-    "test_functions_start",
-    "test_azureml_webservice",
-    "test_no_code_examples",
-    "test_local_service",
-    "test_properties",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else 99)
-
 
 @pytest.fixture(autouse=True)
 def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
