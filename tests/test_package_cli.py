@@ -124,6 +124,7 @@ def test_a_model_without_a_script(package: Command, tmp_path: Path) -> None:
     text = (Path(done.document["path"]) / "requirements.txt").read_text()
     assert f"scikit-learn=={sklearn.__version__}" in text.splitlines()
     assert "AZUREML_ENTRY_SCRIPT" not in done.document["settings"]
+    assert "pandas>=2" in text.splitlines()  # it may have been fitted on a table
 
 
 def test_triggers_and_their_options(package: Command) -> None:

@@ -226,6 +226,7 @@ def test_the_whole_text() -> None:
         "# The runtime: target functions, triggers http, blob.\n"
         "azure-functions>=1.21,<3\n"
         "orjson>=3.10,<4\n"
+        "pandas>=2\n"
         "redis>=5.1\n"
         "werkzeug>=3,<4\n"
         "\n"

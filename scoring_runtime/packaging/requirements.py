@@ -47,8 +47,11 @@ _TRIGGERS: Mapping[tuple[str, str], tuple[str, ...]] = {
 }
 _CACHE = ("redis>=5.1",)
 _SCRIPT = ("inference-schema>=1.7", "joblib>=1.3")
+# A model fitted on a table is called with one when no script does it; only loading it would tell.
+_TABLES = "tables"
 _KINDS: Mapping[str, tuple[str, ...]] = {
     SKLEARN: ("scikit-learn>=1.3", "joblib>=1.3"),
+    _TABLES: ("pandas>=2",),
     ONNX: ("onnxruntime>=1.17",),
     MLFLOW: ("mlflow>=2.10,<4", "pandas>=2"),
     MLFLOW_LIGHT: ("pandas>=2", "pyyaml>=6"),
@@ -186,7 +189,7 @@ def _of_models(specification: Specification) -> tuple[_Models, list[str]]:
     for model in specification.models:
         environment, kind = _of_model(model, script)
         models.append((model, environment))
-        kinds.append(kind)
+        kinds += [kind, _TABLES] if kind == SKLEARN and not script else [kind]
     return models, kinds
 
 
