@@ -21,6 +21,20 @@ SUFFIXES: Mapping[str, str] = {
 }
 """Suffix of a file, in lower case → its kind."""
 
+LIGHT_MLFLOW_KEYS = frozenset(
+    {
+        "code",
+        "data",
+        "env",
+        "loader_module",
+        "model_path",
+        "predict_fn",
+        "python_version",
+        "streamable",
+    }
+)
+"""Keys of MLflow's flavour ``python_function`` with which a model loads without mlflow."""
+
 _LIBRARIES = {SKLEARN: ("scikit-learn", "joblib", "numpy"), ONNX: ("onnxruntime", "onnx")}
 _OTHER_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime-gpu",), "mlflow": ("mlflow-skinny",)}
 # Keys of MLmodel files, one or a few per flavour of https://mlflow.org/docs/latest/ml/model/

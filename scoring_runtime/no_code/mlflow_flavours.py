@@ -18,6 +18,7 @@ import numpy as np
 
 from ..errors import ModelUnusable, SchemaMismatch
 from ..formats.mlflow_json import TableRows
+from ..model_kinds import LIGHT_MLFLOW_KEYS
 from ..payloads import Columns, Content, Rows, Tensors
 from .mlflow_columns import read_text
 from .mlflow_onnx import OnnxPyfunc
@@ -35,16 +36,7 @@ class Loaded(NamedTuple):
     pyfunc: Any = None
 
 
-_KNOWN_KEYS = {
-    "code",
-    "data",
-    "env",
-    "loader_module",
-    "model_path",
-    "predict_fn",
-    "python_version",
-    "streamable",
-}
+_KNOWN_KEYS = LIGHT_MLFLOW_KEYS
 
 
 def load_light(

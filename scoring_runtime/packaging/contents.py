@@ -32,6 +32,7 @@ from .specification import (
     TARGETS,
     WHEELS,
     Environment,
+    RequiredSetting,
     Specification,
 )
 
@@ -76,22 +77,24 @@ def contents(specification: Specification, *, leave_out: Collection[Path] = ()) 
     secret_texts.check(source)
     _check_model_texts(specification)
     requirements = requirements_text(specification)
+    settings = image_settings(specification, ROOTS[specification.target])
+    required = required_settings(specification)
     files: dict[str, bytes | Path] = {
-        **_generated(specification, requirements, bool(source)),
+        **_generated(specification, settings, required, requirements, bool(source)),
         **{f"{SOURCE}/{name}": path for name, path in source},
         **{f"{WHEELS}/{path.name}": path for path in environment.wheels},
         **_runtime_files(),
     }
     try:
-        document = _document(specification, files)
+        document = _document(specification, settings, required, files)
     except OSError as error:
         raise PackagingError(f"{error.filename} cannot be read: {error.strerror}.") from error
     about = {
         "target": specification.target,
         "triggers": specification.triggers,
         "models": document.models,
-        "settings": document.settings,
-        "required": required_settings(specification),
+        "settings": settings,
+        "required": required,
         "source_files": tuple(name for name, _ in source),
     }
     warnings = (
@@ -189,7 +192,7 @@ def _check(specification: Specification) -> None:
             raise PackagingError(
                 f"There is no trigger {trigger!r}. Allowed: {', '.join(_TRIGGERS)}."
             )
-    identities = [f"{model.name}:{model.version}" for model in specification.models]
+    identities = _identities(specification)
     for identity in identities:
         if identities.count(identity) > 1:
             raise PackagingError(f"The model {identity} is given twice.")
@@ -218,15 +221,16 @@ def _check_models_alone(specification: Specification) -> None:
 
 
 def _generated(
-    specification: Specification, requirements: str, source: bool
+    specification: Specification,
+    settings: Mapping[str, str],
+    required: Iterable[RequiredSetting],
+    requirements: str,
+    source: bool,
 ) -> dict[str, bytes | Path]:
     environment = specification.environment
-    root = ROOTS[specification.target]
-    settings = image_settings(specification, root)
-    required = required_settings(specification)
     inside = {"source": source, "models": bool(specification.models)}
     inside["wheels"] = bool(environment.wheels)
-    identities = [f"{model.name}:{model.version}" for model in specification.models]
+    identities = _identities(specification)
     texts = {
         "Dockerfile": dockerfile(
             specification.target,
@@ -249,22 +253,30 @@ def _generated(
     return {name: text.encode() for name, text in texts.items()}
 
 
+def _identities(specification: Specification) -> tuple[str, ...]:
+    return tuple(f"{model.name}:{model.version}" for model in specification.models)
+
+
 def _runtime_files() -> dict[str, bytes | Path]:
     folder = Path(__file__).parent.parent
     found = [path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".typed")]
     return {f"{RUNTIME}/{path.relative_to(folder).as_posix()}": path for path in found}
 
 
-def _document(specification: Specification, files: Mapping[str, bytes | Path]) -> Document:
-    required = required_settings(specification)
+def _document(
+    specification: Specification,
+    settings: Mapping[str, str],
+    required: Iterable[RequiredSetting],
+    files: Mapping[str, bytes | Path],
+) -> Document:
     return Document(
         runtime=VERSION,
         target=specification.target,
         triggers=specification.triggers,
         python=specification.environment.python or DEFAULT_PYTHON,
         entry_script=entry_script_name(specification) if specification.entry_script else "",
-        models=tuple(f"{model.name}:{model.version}" for model in specification.models),
-        settings=image_settings(specification, ROOTS[specification.target]),
+        models=_identities(specification),
+        settings=settings,
         required={each.name: each.about for each in required},
         files={name: digest_of(content) for name, content in files.items()},
         executables=tuple(name for name, content in files.items() if _is_executable(content)),

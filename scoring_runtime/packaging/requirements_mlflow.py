@@ -13,25 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PackagingError
-from ..model_kinds import MLFLOW, candidates, mlflow_versions
+from ..model_kinds import LIGHT_MLFLOW_KEYS, MLFLOW, candidates, mlflow_versions
 from .environments import from_conda, from_requirements, name_of
 from .environments_files import parse_yaml, read_text
 from .specification import Environment
 
-KNOWN_KEYS = frozenset(
-    {
-        "code",
-        "data",
-        "env",
-        "loader_module",
-        "model_path",
-        "predict_fn",
-        "python_version",
-        "streamable",
-    }
-)
-"""Keys of the flavour ``python_function`` with which a model loads without mlflow."""
-
+KNOWN_KEYS = LIGHT_MLFLOW_KEYS
 PLAIN_TYPES = frozenset(
     {"boolean", "integer", "long", "float", "double", "string", "binary", "datetime"}
 )
