@@ -131,6 +131,30 @@ class Invocation:
         return ScoringResponse(error.code, body, headers, run_ms)
 
 
+class InFlask(Invocation):
+    """The same for a script that uses flask: its ``request``, ``jsonify()``, ``g`` work in run()."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        from flask import Flask
+
+        self._app = Flask(self.script.path.stem)
+
+    def __call__(self, request: ScoringRequest) -> ScoringResponse:
+        with self._context(request):
+            return super().__call__(request)
+
+    async def awaited(self, request: ScoringRequest) -> ScoringResponse:
+        """The same for an ``async def run``."""
+        with self._context(request):
+            return await super().awaited(request)
+
+    def _context(self, request: ScoringRequest) -> Any:
+        from .aml_http import to_aml_request
+
+        return self._app.request_context(to_aml_request(request, request.body).environ)
+
+
 def _is_response(result: Any) -> bool:
     wrappers = sys.modules.get("werkzeug.wrappers")
     return wrappers is not None and isinstance(result, wrappers.Response)
