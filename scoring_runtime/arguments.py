@@ -45,6 +45,11 @@ def choose(run: Callable[..., Any], settings: Settings) -> tuple[str, ToArgument
         )
         return "schema", _plus_headers(_schema_arguments(parameters, settings), with_headers)
     first = _first_alone(parameters)
+    if first == "mini_batch":
+        script_log.warning(
+            "run(mini_batch) looks like a script of a batch endpoint (ParallelRunStep), which gets "
+            "a list of files; here run() gets the body of one request."
+        )
     if raw:
         script_log.info(
             "run() is decorated with @rawhttp. Server will invoke it with the request object."
