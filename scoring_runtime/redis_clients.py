@@ -16,7 +16,7 @@ _SCOPE = "https://redis.azure.com/.default"
 # redis-py takes more, and reads it otherwise than it was meant.
 _URL = re.compile(
     r"(rediss?|rediss?(?P<cluster>\+cluster))://([^\s/?#]*@)?([\w.-]+|\[[\da-f:.]+\])(:[1-9]\d*)?"
-    r"(?(cluster)/?0?|(/\d*)?)(\?[^\s#]*)?|unix://[^\s#]+",
+    r"(?(cluster)/?0?(?!.*[?&]db=)|(/\d*)?)(\?[^\s#]*)?|unix://[^\s#]+",
     re.IGNORECASE | re.ASCII,
 )
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")

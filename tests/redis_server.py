@@ -54,7 +54,8 @@ class RedisServer:
         self.password = password
         credentials = f":{password}@" if password else ""
         self.url = f"redis://{credentials}127.0.0.1:{self.port}/0"
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.folder = Path(self._folder.name)
         self._command = [
             binary or str(_binary.get_binary_path()), "--port", str(self.port),
             "--bind", "127.0.0.1", "--save", "", "--dir", self._folder.name,
@@ -164,9 +165,18 @@ class Proxy:
 
     def close(self) -> None:
         """Stop listening."""
-        self._loop.call_soon_threadsafe(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
+        for each in serving:
+            each.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.sleep(0)  # what was closed ends in the next turn
 
     def __enter__(self) -> Self:
         return self

@@ -151,7 +151,7 @@ class Ways:
     def functions_message(self, properties: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         """The same on the Functions host."""
         self.broker.send("input-functions", BODY, message_id="m", properties=properties)
-        [message] = self.receiver.receive_messages(1, max_wait_time=10)
+        [message] = self.receiver.receive_messages(1, max_wait_time=60)
         done = self.functions.deliver("score_message", message_event(message))
         assert done.failure == ""
         if self.broker.counts("input-functions").locked:
