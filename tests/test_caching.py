@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from scoring_runtime.errors import (
     InputNotFound,
     InputTooLarge,
     RunFailed,
+    RunTimeout,
     StoreAway,
     UndecodableInput,
 )
@@ -27,10 +29,11 @@ from scoring_runtime.manifest import fingerprint
 from scoring_runtime.messages import ScoringRequest, ScoringResponse
 from scoring_runtime.redis_store import RedisStore
 from scoring_runtime.runtime import Runtime, build
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings import Settings, setting_fields
 from scoring_runtime.stored_inputs import StoredInputs
 from scoring_runtime.stores import BUSY, MemoryStore, Store
 from tests.conftest import WriteScript
+from tests.models_for_tests import registered, sum_estimator
 from tests.redis_server import RedisServer
 
 JSON = (b"content-type", b"application/json")
@@ -254,10 +257,9 @@ BODIES = st.recursive(SCALARS.map(lambda text: (text, text)), texts, max_leaves=
 @given(BODIES, BODIES)
 @settings(max_examples=1000)
 def test_two_bodies_have_one_key_only_if_they_differ_in_form_alone(one: Any, other: Any) -> None:
-    """And then they have one; names that are there twice are compared as they are written."""
-    same = key_of(request_of(one[1].encode()), b"v") == key_of(request_of(other[1].encode()), b"v")
-    if same or "object" not in repr((one[0], other[0])):
-        assert same == (one[0] == other[0])
+    """Names that are there twice are compared as they are written."""
+    keys = {key_of(request_of(each.encode()), b"v") for _, each in (one, other)}
+    assert len(keys) == 2 or one[0] == other[0]
 
 
 @given(BODIES)
@@ -584,6 +586,242 @@ def test_another_model_or_script_never_gets_the_old_result(
     assert asyncio.run(state(script)) == "miss"
     write_script("x = 1\n", "code/helper.py")
     assert [asyncio.run(state(script)) for _ in range(2)] == ["miss", "hit"]
+
+
+async def first_state(settings: Settings) -> tuple[str, Any]:
+    """What a process with these settings answers to one and the same request at first."""
+    runtime = build(settings)
+    runtime.start()
+    await runtime.started()
+    store = RedisStore(settings)
+    cache = Cache(runtime, store)
+    answer = await cache(request_of(b"[[1.0, 2.0]]"))
+    await cache.close()
+    await runtime.stop()
+    return state_of(answer), answer.body
+
+
+def test_what_is_served_is_part_of_the_key(
+    server: RedisServer, write_script: WriteScript, tmp_path: Path
+) -> None:
+    """Two scripts of one folder; other default models; a script and none; settings."""
+    registry = registered(
+        tmp_path / "azureml-models",
+        {f"m/{n}": sum_estimator(float(n)) for n in (1, 2)} | {"other/1": sum_estimator(9.0)},
+    )
+    one = write_script("def init(): pass\ndef run(data): return 1\n", "code/one.py")
+    two = write_script("def init(): pass\ndef run(data): return 2\n", "code/two.py")
+    redis = {"CACHE_URL": server.url, "CACHE_PREFIX": "served:", "CACHE_TIMEOUT_MS": "5000"}
+
+    def asked(**environ: str) -> tuple[str, Any]:
+        return asyncio.run(first_state(Settings.from_environ({**redis, **environ})))
+
+    models = {"AZUREML_MODEL_DIR": str(registry), "AML_APP_ROOT": str(tmp_path / "code")}
+    ways: list[dict[str, str]] = [
+        {"AZUREML_ENTRY_SCRIPT": str(one)},
+        {"AZUREML_ENTRY_SCRIPT": str(two)},
+        {**models, "SCORING_DEFAULT_MODEL": "m"},
+        {**models, "SCORING_DEFAULT_MODEL": "m:1"},
+        {**models, "SCORING_DEFAULT_MODEL": "other"},
+        {**models, "AZUREML_ENTRY_SCRIPT": str(one)},
+        {**models, "SCORING_DEFAULT_MODEL": "m", "SCORING_MAX_ROWS": "1000"},
+        {**models, "SCORING_DEFAULT_MODEL": "m", "SCORING_STRICT_COMPAT": "true"},
+    ]
+    first = [asked(**way) for way in ways]
+    again = [asked(**way) for way in ways]
+    assert [state for state, _ in first] == ["miss"] * len(ways)
+    assert again == [("hit", body) for _, body in first]
+    assert len({body for _, body in first[:5]}) == 5
+    # A default that is the highest version, named or not, is one and the same.
+    assert asked(**models, SCORING_DEFAULT_MODEL="m:2") == ("hit", first[2][1])
+
+
+def test_a_model_folder_that_a_link_leads_to_is_looked_into(tmp_path: Path) -> None:
+    """As a volume that is changed at once is: a rollback is another target."""
+    for number in ("1", "2"):
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "weights").write_text(number)
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "model").symlink_to(tmp_path / "1")
+    first = fingerprint(str(tmp_path / "served"), [])
+    (tmp_path / "served" / "model").unlink()
+    (tmp_path / "served" / "model").symlink_to(tmp_path / "2")
+    assert fingerprint(str(tmp_path / "served"), []) != first
+
+
+def test_files_that_cannot_be_read_keep_no_results_and_no_request(
+    write_script: WriteScript, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "itself").symlink_to(model)
+
+    async def scenario() -> None:
+        environ = {"AZUREML_MODEL_DIR": str(model)}
+        async with Serving(write_script(COUNTING), **environ) as cache:
+            assert [state_of(await cache(request_of(b"1"))) for _ in range(2)] == ["bypass"] * 2
+
+    asyncio.run(scenario())
+    assert caplog.text.count("No results are kept") == 1
+
+
+def test_every_setting_is_in_the_key_or_known_to_change_no_answer() -> None:
+    """A new one has to be marked in its row, ``in_results``, or named here."""
+    no_result = {
+        # In the key by what they lead to: script and model by name, version and files.
+        "entry_script", "model_dir", "app_root", "source_dir", "config_file", "default_model",
+        # Where, when and how many.
+        "host", "port", "health_port", "separate_health_endpoint", "worker_count",
+        "worker_timeout", "worker_preload", "shutdown_seconds", "scoring_timeout_ms",
+        "concurrency", "queue_size", "init_grace_seconds", "auth_level", "triggers", "debug_port",
+        # What is said of the service, and in its log.
+        "service_name", "service_version", "service_path_prefix", "workspace_name", "hostname",
+        "cors_origins", "server_version_header", "log_level", "app_insights_enabled",
+        "app_insights_key", "app_insights_log_response", "model_data_collection",
+    }  # fmt: skip
+    ways = ("blob_", "servicebus_", "cache_", "redis_")
+    for each in setting_fields():
+        known = each.name in no_result or each.name.startswith(ways)
+        assert known != each.metadata["in_results"], each.name
+    changing = Settings().changing_results
+    assert {"nan", "strict_compat", "max_rows", "onnx_providers"} <= changing.keys()
+    assert replace(Settings(), nan="error").changing_results != changing
+
+
+# RFC 9111 §5.2.2 and §4.2.1: how many seconds others may have it, of CACHE_TTL_SECONDS.
+LIFETIMES = {
+    "public": 3600,
+    "max-age=60": 60,
+    "Max-Age=60, Must-Revalidate": 60,
+    'max-age="60"': 60,
+    "max-age=86400": 3600,
+    "max-age=60, s-maxage=30": 30,
+    "s-maxage=90, max-age=60": 90,
+    "max-age=60, max-age=50": 50,
+    "x-max-age=5": 3600,
+    "max-age=0": 0,
+    "s-maxage=0, max-age=60": 0,
+    "max-age=soon": 0,
+    "max-age=-1": 0,
+    "max-age": 3600,
+    "No-Store": 0,
+    "PRIVATE": 0,
+    'Private="x-name"': 0,
+    "no-cache": 0,
+    "max-age=60,no-STORE": 0,
+}
+
+
+@pytest.mark.parametrize("said", list(LIFETIMES))
+def test_an_answer_is_kept_as_long_as_it_says(said: str, write_script: WriteScript) -> None:
+    script = write_script(
+        f"""
+        from azureml.contrib.services.aml_response import AMLResponse
+
+        def init():
+            pass
+
+        def run(data):
+            return AMLResponse("x", 200, {{"Cache-Control": {said!r}}})
+        """
+    )
+    kept: list[float] = []
+
+    async def scenario() -> list[str]:
+        serving = Serving(script)
+        async with serving as cache:
+            keep = serving.store.set
+
+            async def noted(key: str, value: bytes, seconds: float) -> None:
+                kept.append(seconds)
+                await keep(key, value, seconds)
+
+            serving.store.set = noted  # type: ignore[method-assign]
+            return [state_of(await cache(request_of(b"1"))) for _ in range(2)]
+
+    states = asyncio.run(scenario())
+    assert states == (["miss", "hit"] if LIFETIMES[said] else ["miss", "miss"])
+    assert kept == ([LIFETIMES[said]] if LIFETIMES[said] else [])
+
+
+# --- waiting for others ---------------------------------------------------------------------------
+
+GATED = """
+    import pathlib, time
+
+    def init():
+        pass
+
+    def run(data):
+        name, _, gate = data.partition(":")
+        with open(gate + ".calls", "a") as calls:
+            calls.write("x")
+        while not pathlib.Path(gate).exists():
+            time.sleep(0.01)
+        return name
+"""
+
+
+def test_who_waits_for_another_keeps_its_own_deadline(
+    write_script: WriteScript, tmp_path: Path
+) -> None:
+    """Who came first is too late before the others are; who waited is not given twice the time."""
+    gate, text = tmp_path / "gate", (b"content-type", b"text/plain")
+
+    async def scenario() -> None:
+        serving = Serving(write_script(GATED), SCORING_TIMEOUT_MS="6000")
+        async with serving as cache:
+            asked = request_of(f"a:{gate}".encode(), headers=(text,))
+
+            async def timed() -> tuple[str, float]:
+                began = time.monotonic()
+                try:
+                    answer = str((await cache(asked)).status)
+                except RunTimeout as error:
+                    answer = str(error)
+                return answer, time.monotonic() - began
+
+            first = asyncio.create_task(timed())
+            await asyncio.sleep(3)
+            later = [asyncio.create_task(timed()) for _ in range(3)]
+            leaving = asyncio.create_task(timed())
+            await asyncio.sleep(0.2)
+            leaving.cancel()
+            found = [await first, *[await each for each in later]]
+            assert {answer for answer, _ in found} == {"Scoring timeout after 6000 ms"}
+            assert all(5.9 < seconds < 11 for _, seconds in found), found
+            assert leaving.cancelled()
+            gate.touch()
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_another_process_keeps_its_own_deadline(
+    server: RedisServer, write_script: WriteScript, tmp_path: Path
+) -> None:
+    gate, text = tmp_path / "gate", (b"content-type", b"text/plain")
+    script = write_script(GATED)
+
+    async def scenario() -> None:
+        environ = {"CACHE_PREFIX": "deadline:"}
+        async with (
+            Serving(script, server.url, SCORING_TIMEOUT_MS="60000", **environ) as owner,
+            Serving(script, server.url, SCORING_TIMEOUT_MS="2000", **environ) as other,
+        ):
+            asked = request_of(f"a:{gate}".encode(), headers=(text,))
+            scoring = asyncio.create_task(owner(asked))
+            while not Path(f"{gate}.calls").exists():
+                await asyncio.sleep(0.05)
+            began = time.monotonic()
+            with pytest.raises(RunTimeout, match="2000 ms"):
+                await other(asked)
+            assert 1.9 < time.monotonic() - began < 6.5
+            # Meanwhile the mark has ended twice, but for its being renewed: nobody else scores.
+            assert Path(f"{gate}.calls").read_text() == "x"
+            gate.touch()
+            assert (await scoring).body == b'"a"'
+
+    asyncio.run(scenario())
 
 
 def test_hostile_values_under_our_keys_are_misses(
