@@ -108,16 +108,16 @@ def _canonical(body: bytes, in_order: bool) -> tuple[bytes, bytes]:
     option = 0 if in_order else orjson.OPT_SORT_KEYS
     with suppress(ValueError, TypeError):
         value = orjson.loads(body)
-        plain = orjson.dumps(value)
-        # Without white space, in strings too: what is read alike has as much there.
-        if body.translate(None, _WHITE_SPACE) == plain.translate(None, _WHITE_SPACE):
-            return b"", plain if in_order else orjson.dumps(value, option=option)
+        whole, bare = orjson.dumps(value, option=option), body.translate(None, _WHITE_SPACE)
+        # White space in strings is left out on both sides: what is read alike has as much there.
+        if bare == whole or bare == orjson.dumps(value).translate(None, _WHITE_SPACE):
+            return b"", whole
     with suppress(ValueError, TypeError, RecursionError):  # not JSON, or a name is there twice
         if len(body) <= _LARGEST_READ_AS_TEXTS and _MARKS not in body:
             text = body
             for escape, mark in _ESCAPES:
                 text = text.replace(escape, mark)
-            return b"texts", orjson.dumps(json.loads(text.decode(), **_AS_WRITTEN), option=option)
+            return b"texts", orjson.dumps(_AS_WRITTEN.decode(text.decode()), option=option)
     return b"", body
 
 
@@ -128,10 +128,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-_AS_WRITTEN: Any = {
-    "object_pairs_hook": _once,
-    **dict.fromkeys(("parse_float", "parse_int", "parse_constant"), orjson.Fragment),
-}
+_AS_WRITTEN = json.JSONDecoder(
+    parse_float=orjson.Fragment,
+    parse_int=orjson.Fragment,
+    parse_constant=orjson.Fragment,
+    object_pairs_hook=_once,
+)
 
 
 def _digest(key: str, content: bytes) -> bytes:
