@@ -34,10 +34,10 @@ _MOST_AT_ONCE = 200
 _LARGEST_HEAD = 64 * 1024
 # One round trip: the value, unless it is larger than any of ours, or the mark for those who come
 # next.
-_GET = "return redis.call('STRLEN', KEYS[1]) <= tonumber(ARGV[1]) and redis.call('GET', KEYS[1])"
+_FOUND = "redis.call('STRLEN', KEYS[1]) <= {} and redis.call('GET', KEYS[1])"
 _TAKE = (
-    "local v = redis.call('STRLEN', KEYS[1]) <= tonumber(ARGV[1]) and redis.call('GET', KEYS[1]) "
-    "if v then return v end redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) return false"
+    "local v = {} if v then return v end redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) "
+    "return false"
 )
 # What redis-py or the server calls it, and what an operator can do.
 _REASONS = {
@@ -81,17 +81,19 @@ class RedisStore:
         self._largest = _LARGEST_HEAD + max(
             settings.cache_max_value_bytes, settings.cache_max_input_bytes
         )
+        self._found = _FOUND.format(self._largest)
+        self._take = _TAKE.format(self._found).encode()
         self.is_open = True
         make(settings, "redis.asyncio")  # to refuse what cannot be read now
 
     async def get(self, key: str) -> bytes | None:
         """GET, of nothing larger than the largest input or result."""
-        return _bytes(await self._call("EVAL", _GET, 1, self._prefix + key, self._largest))
+        return _bytes(await self._call("EVAL", f"return {self._found}", 1, self._prefix + key))
 
     async def take(self, key: str, seconds: float) -> bytes | None:
         """The same, or SET to BUSY with an expiry, in one script."""
-        mark = (self._largest, BUSY, max(1, int(seconds * 1000)))
-        return _bytes(await self._call("EVAL", _TAKE, 1, self._prefix + key, *mark))
+        mark = (BUSY, max(1, int(seconds * 1000)))
+        return _bytes(await self._call("EVAL", self._take, 1, self._prefix + key, *mark))
 
     async def hold(self, key: str, seconds: float) -> None:
         """PEXPIRE."""
@@ -251,10 +253,10 @@ def _parser(largest: int) -> Any:
     """redis-py's, which reads no text that is announced to be larger."""
 
     class BoundedParser(importlib.import_module("redis._parsers")._AsyncRESP3Parser):  # type: ignore[misc]
-        async def _read(self, length: int) -> Any:
+        def _read(self, length: int) -> Any:
             if length > largest:
                 raise ValueError(f"A value of {length} bytes is none of ours.")
-            return await super()._read(length)
+            return super()._read(length)
 
     return BoundedParser
 
