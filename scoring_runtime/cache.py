@@ -31,7 +31,7 @@ _FIRST_LOOK_SECONDS = 0.005
 _LONGEST_LOOK_SECONDS = 0.1
 # RFC 9111 §5.2.2.
 _FOR_ONE = frozenset({b"no-store", b"private", b"no-cache"})
-_AGE = re.compile(rb',\s*(s-maxage|max-age)\s*=\s*"?\s*([^",\s]{0,12})')
+_AGE = re.compile(rb',\s*(s-maxage|max-age)\s*(?:=\s*"?([^",\s]{0,12})|(?=,|$))')
 
 
 class _NotShared(Exception):
