@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from .cache import Cache
-from .errors import UndecodableInput
+from .errors import ConfigurationError, UndecodableInput
 from .messages import Score, ScoringRequest, ScoringResponse
 from .redis_clients import MEMORY
 from .redis_store import RedisStore
@@ -24,25 +24,33 @@ class Caching(NamedTuple):
     close: Callable[[], Awaitable[None]]
 
 
-def caching(runtime: Runtime) -> Caching:
-    """The runtime's ``score``, with the cache of its settings around it.
-
-    Raises:
-        ConfigurationError: the cache's address is none, or its package is not installed.
-    """
+def caching(runtime: Runtime, processes: str = "") -> Caching:
+    """The runtime's ``score``, with the cache of its settings around it; as :func:`store_of`."""
     settings = runtime.settings
     if not settings.cached:
         return Caching(_without_inputs(runtime.score), None, _nothing)
-    store = store_of(settings)
+    store = store_of(settings, processes)
     cache = Cache(runtime, store)
     runtime.metrics.update(cache.metrics())
     inputs = StoredInputs(store, cache, settings)
     return Caching(inputs.score, inputs, cache.close)
 
 
-def store_of(settings: Settings) -> Store:
-    """The store that the settings name."""
+def store_of(settings: Settings, processes: str = "") -> Store:
+    """The store that the settings name, for the number of ``processes`` in this variable.
+
+    Raises:
+        ConfigurationError: the cache's address is none, its package is not installed, or it is
+            the memory of one process and there are several.
+    """
     if settings.cache_url.startswith(MEMORY):
+        count = settings.environ.get(processes, "").strip()
+        if count.isdecimal() and int(count) > 1:
+            raise ConfigurationError(
+                f"CACHE_URL is memory://, which each process has for itself, and {processes} is "
+                f"{count}: what one keeps the others do not find. Allowed: a Redis server, as in "
+                "redis://host:6379, or one process. (environment variable: CACHE_URL)"
+            )
         return MemoryStore(settings.cache_memory_bytes)
     return RedisStore(settings)
 

@@ -177,6 +177,39 @@ def check(path: Path) -> None:
         raise _damaged(folder, problems)
 
 
+def fingerprint(model_dir: str, code: list[Path]) -> bytes:
+    """A digest of every file of the model and of the Python files in ``code`` and below.
+
+    It changes with any name or byte of them. Hidden folders, caches and virtual environments in
+    ``code`` are left out.
+
+    Raises:
+        OSError, ModelDamaged: a file cannot be read; a link leads to a folder that it is in itself.
+    """
+    digest = hashlib.sha256()
+    files = [Path(model_dir)]
+    if os.path.isdir(model_dir):
+        files = sorted(path for _, path in files_below(files[0], ModelDamaged))
+    for path in [*files, *sorted({each for folder in code for each in _python_files(folder)})]:
+        if path.is_file():
+            name = str(path).encode("utf-8", "surrogateescape")
+            digest.update(len(name).to_bytes(8, "big") + name)
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.digest()
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    if folder.is_file():
+        yield folder
+        return
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [each for each in folders if not each.startswith((".", "__pycache__"))]
+        if "pyvenv.cfg" in names or "site-packages" in folders or "node_modules" in folders:
+            folders.clear()
+        yield from (Path(parent, name) for name in names if name.endswith(".py"))
+
+
 def _may_be_there(name: str) -> bool:
     return any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
 

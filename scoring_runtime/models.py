@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -161,34 +159,6 @@ def tree(folder: Path, limit: int = TREE_LINES) -> list[str]:
     if len(lines) <= limit:
         return lines
     return [*lines[:limit], f"Output Truncated. First {limit} lines shown."]
-
-
-def fingerprint(model_dir: str, code: list[Path]) -> bytes:
-    """A digest of every file of the model and of the Python files in ``code`` and below.
-
-    It changes with any name or byte of them. Hidden folders, caches and virtual environments in
-    ``code`` are left out.
-    """
-    digest = hashlib.sha256()
-    files = sorted(Path(model_dir).rglob("*")) if model_dir else []
-    for path in [*files, *sorted({each for folder in code for each in _python_files(folder)})]:
-        if path.is_file():
-            name = str(path).encode("utf-8", "surrogateescape")
-            digest.update(len(name).to_bytes(8, "big") + name)
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.digest()
-
-
-def _python_files(folder: Path) -> Iterator[Path]:
-    if folder.is_file():
-        yield folder
-        return
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [each for each in folders if not each.startswith((".", "__pycache__"))]
-        if "pyvenv.cfg" in names or "site-packages" in folders or "node_modules" in folders:
-            folders.clear()
-        yield from (Path(parent, name) for name in names if name.endswith(".py"))
 
 
 def _walk(path: Path, depth: int) -> Iterator[str]:

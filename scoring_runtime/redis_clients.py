@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, NamedTuple
+import re
+from typing import Any
 
 from .errors import ConfigurationError
 from .settings import Settings
@@ -12,36 +13,15 @@ MEMORY = "memory://"
 # https://learn.microsoft.com/azure/azure-cache-for-redis/cache-azure-active-directory-for-authentication
 _AZURE_HOSTS = (".redis.cache.windows.net", ".redis.azure.net", ".redisenterprise.cache.azure.net")
 _SCOPE = "https://redis.azure.com/.default"
-_SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+# redis-py takes more, and reads it otherwise than it was meant.
+_URL = re.compile(
+    r"(rediss?|rediss?(?P<cluster>\+cluster))://([^\s/?#]*@)?([\w.-]+|\[[\da-f:.]+\])(:[1-9]\d*)?"
+    r"(?(cluster)/?0?(?!.*[?&]db=)|(/\d*)?)(\?[^\s#]*)?|unix://[^\s#]+",
+    re.IGNORECASE | re.ASCII,
+)
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _settings: Settings | None = None
 _client: Any = None
-
-
-class Target(NamedTuple):
-    """A Redis server: a URL, or the options of a client; ``cluster`` asks for a cluster client."""
-
-    url: str
-    options: dict[str, Any]
-    cluster: bool
-
-
-def target(settings: Settings) -> Target:
-    """Where the settings say that Redis is.
-
-    Raises:
-        ConfigurationError: the URL is none of Redis, or a package is missing.
-    """
-    url = settings.cache_url
-    if not url:
-        return Target("", _options(settings), False)
-    scheme = url.partition("://")[0].lower()
-    if scheme not in _SCHEMES or "://" not in url:
-        raise ConfigurationError(
-            "CACHE_URL (or REDIS_URL) is not a URL of a cache. Allowed: memory://, "
-            "redis://host:6379, rediss://user:password@host:6380, redis+cluster://…, "
-            "rediss+cluster://…. (environment variable: CACHE_URL)"
-        )
-    return Target(url.replace("+cluster", "", 1), {}, scheme.endswith("+cluster"))
 
 
 def make(settings: Settings, module_name: str, **options: Any) -> Any:
@@ -50,7 +30,12 @@ def make(settings: Settings, module_name: str, **options: Any) -> Any:
     Raises:
         ConfigurationError: redis is not installed, or the URL cannot be read.
     """
-    found = target(settings)
+    url, cluster = settings.cache_url, False
+    if url:
+        parts = _URL.fullmatch(url)
+        if parts is None:
+            raise _no_url()
+        cluster = bool(parts["cluster"])
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError:
@@ -58,17 +43,26 @@ def make(settings: Settings, module_name: str, **options: Any) -> Any:
             "CACHE_URL or REDIS_HOST is set, which needs redis: pip install "
             "'scoring-runtime[redis]'"
         ) from None
-    kind = module.RedisCluster if found.cluster else module.Redis
+    kind = module.RedisCluster if cluster else module.Redis
+    if not url:
+        return kind(**_options(settings), **options)
     try:
-        if found.url:
-            return kind.from_url(found.url, **options)
-        return kind(**found.options, **options)
-    except (ValueError, TypeError):
-        # What it says may hold the password.
-        raise ConfigurationError(
-            "CACHE_URL (or REDIS_URL) cannot be read as a URL. Allowed: "
-            "rediss://user:password@host:6380/0. (environment variable: CACHE_URL)"
-        ) from None
+        made = kind.from_url(url.replace("+cluster", "", 1), **options)
+        if not cluster:  # which of its options there are, it would say when it connects
+            made.connection_pool.connection_class(**made.connection_pool.connection_kwargs)
+        return made
+    except (ValueError, TypeError, module.RedisError):
+        raise _no_url() from None
+
+
+def _no_url() -> ConfigurationError:
+    # Without what was given: it may hold the password.
+    return ConfigurationError(
+        "CACHE_URL (or REDIS_URL) is not a URL of a cache. Allowed: memory://, redis://host:6379, "
+        "rediss://user:password@host:6380/0, and redis+cluster://… or rediss+cluster://… without a "
+        "database; in a password %23 for #, %2F for / and %3F for ?; after ? options of redis-py. "
+        "(environment variable: CACHE_URL)"
+    )
 
 
 def use(settings: Settings) -> None:
@@ -88,6 +82,11 @@ def client_for_scripts() -> Any:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
+    if not _HOST.fullmatch(settings.redis_host):
+        raise ConfigurationError(
+            "REDIS_HOST is not the name of a host. Allowed: a name or an IP address; the port is "
+            "REDIS_PORT. (environment variable: REDIS_HOST)"
+        )
     port = settings.redis_port or (6380 if settings.redis_ssl else 6379)
     options: dict[str, Any] = {"host": settings.redis_host, "port": port, "ssl": settings.redis_ssl}
     if settings.redis_password:

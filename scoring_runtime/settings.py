@@ -29,9 +29,10 @@ def _setting(
     *,
     also: tuple[str, ...] = (),
     secret: bool = False,
+    in_results: bool = False,
 ) -> Any:
     about = {"name": name, "parse": parse, "allowed": allowed, "doc": doc}
-    about |= {"also": also, "secret": secret}
+    about |= {"also": also, "secret": secret, "in_results": in_results}
     return field(default=default, repr=not secret, metadata=about)
 
 
@@ -63,16 +64,16 @@ class Settings:
     scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, kinds.integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included.")
     concurrency: int = _setting("SCORING_CONCURRENCY", 1, kinds.integer(1, 512), "1 to 512", "Scoring threads per process. More than one only for a thread-safe `run()`.")
     queue_size: int = _setting("SCORING_QUEUE_SIZE", 1000, kinds.integer(1), "a whole number from 1", "Requests that may wait; one more is answered 503 with Retry-After.")
-    max_body_bytes: int = _setting("SCORING_MAX_BODY_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Largest request body, as sent and after decompression; a larger one is answered 413.")
+    max_body_bytes: int = _setting("SCORING_MAX_BODY_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Largest request body, as sent and after decompression; a larger one is answered 413.", in_results=True)
     default_model: str = _setting("SCORING_DEFAULT_MODEL", "", kinds.text, "a model served here, as name or name:version", "Of several models without a script, the one that `/score` means. Default: the only one, in its highest version.")
-    max_rows: int = _setting("SCORING_MAX_ROWS", 1_000_000, kinds.integer(1), "a whole number from 1", "Rows in one request to a model without a script, or in CSV, JSON Lines, npy, Arrow and V2; more are answered 413.")
-    max_values: int = _setting("SCORING_MAX_VALUES", 20_000_000, kinds.integer(1), "a whole number from 1", "Values (rows times columns) in one such request.")
-    onnx_providers: tuple[str, ...] = _setting("SCORING_ONNX_PROVIDERS", (), kinds.list_of, "execution providers of onnxruntime, separated by commas", "Where ONNX models run, the first that can. Default: the CPU.")
-    onnx_optimization: str = _setting("SCORING_ONNX_OPTIMIZATION", "all", kinds.one_of("disabled", "basic", "extended", "all"), "disabled, basic, extended or all", "Graph optimisation of ONNX models.")
-    onnx_intra_op_threads: int = _setting("SCORING_ONNX_INTRA_OP_THREADS", 0, kinds.integer(0, 1024), "0 to 1024", "Threads within an operator of an ONNX model. 0: the processors this container may use, shared by `WORKER_COUNT`.")
-    onnx_inter_op_threads: int = _setting("SCORING_ONNX_INTER_OP_THREADS", 1, kinds.integer(0, 1024), "0 to 1024", "Operators of an ONNX model that run side by side; above 1 its graph runs in parallel mode. 0: as many as processors.")
-    nan: str = _setting("SCORING_NAN", "", kinds.one_of("null", "string", "error", "raw", ""), "null, string, error or raw", "What NaN and Infinity in a result become: `null` (default), the strings `NaN`, `Infinity`, `-Infinity`, an error, or the bare words that are not JSON (default with `SCORING_STRICT_COMPAT`).")
-    strict_compat: bool = _setting("SCORING_STRICT_COMPAT", False, kinds.boolean, _SWITCH, "Answer byte for byte as azureml-inference-server-http: spaced ASCII JSON, NaN written raw, 500 for an input that does not fit the schema.")
+    max_rows: int = _setting("SCORING_MAX_ROWS", 1_000_000, kinds.integer(1), "a whole number from 1", "Rows in one request to a model without a script, or in CSV, JSON Lines, npy, Arrow and V2; more are answered 413.", in_results=True)
+    max_values: int = _setting("SCORING_MAX_VALUES", 20_000_000, kinds.integer(1), "a whole number from 1", "Values (rows times columns) in one such request.", in_results=True)
+    onnx_providers: tuple[str, ...] = _setting("SCORING_ONNX_PROVIDERS", (), kinds.list_of, "execution providers of onnxruntime, separated by commas", "Where ONNX models run, the first that can. Default: the CPU.", in_results=True)
+    onnx_optimization: str = _setting("SCORING_ONNX_OPTIMIZATION", "all", kinds.one_of("disabled", "basic", "extended", "all"), "disabled, basic, extended or all", "Graph optimisation of ONNX models.", in_results=True)
+    onnx_intra_op_threads: int = _setting("SCORING_ONNX_INTRA_OP_THREADS", 0, kinds.integer(0, 1024), "0 to 1024", "Threads within an operator of an ONNX model. 0: the processors this container may use, shared by `WORKER_COUNT`.", in_results=True)
+    onnx_inter_op_threads: int = _setting("SCORING_ONNX_INTER_OP_THREADS", 1, kinds.integer(0, 1024), "0 to 1024", "Operators of an ONNX model that run side by side; above 1 its graph runs in parallel mode. 0: as many as processors.", in_results=True)
+    nan: str = _setting("SCORING_NAN", "", kinds.one_of("null", "string", "error", "raw", ""), "null, string, error or raw", "What NaN and Infinity in a result become: `null` (default), the strings `NaN`, `Infinity`, `-Infinity`, an error, or the bare words that are not JSON (default with `SCORING_STRICT_COMPAT`).", in_results=True)
+    strict_compat: bool = _setting("SCORING_STRICT_COMPAT", False, kinds.boolean, _SWITCH, "Answer byte for byte as azureml-inference-server-http: spaced ASCII JSON, NaN written raw, 500 for an input that does not fit the schema.", in_results=True)
     init_grace_seconds: float = _setting("SCORING_INIT_GRACE_SECONDS", 8.0, kinds.seconds, "seconds", "Functions host: how long loading `function_app.py` waits for `init()` before it goes on in the background.")
     auth_level: str = _setting("SCORING_AUTH_LEVEL", "function", kinds.one_of("anonymous", "function", "admin"), "anonymous, function or admin", "Functions host: the key that /score and /swagger.json ask for. Health is always anonymous.")
 
@@ -184,6 +185,12 @@ class Settings:
     def limits(self) -> Limits:
         """How much one request to a model, or in a format of arrays or tables, may hold."""
         return Limits(self.max_rows, self.max_values, self.max_body_bytes)
+
+    @property
+    def changing_results(self) -> dict[str, Any]:
+        """What can change the answer to a request, by attribute: part of what a cache goes by."""
+        marked = (each.name for each in setting_fields() if each.metadata["in_results"])
+        return {name: getattr(self, name) for name in marked}
 
     @property
     def cached(self) -> bool:

@@ -25,6 +25,9 @@ class Store(Protocol):
         Others get BUSY until the caller sets or deletes the key.
         """
 
+    async def hold(self, key: str, seconds: float) -> None:
+        """Let the BUSY mark under ``key``, if it is there, last for ``seconds`` from now."""
+
     async def set(self, key: str, value: bytes, seconds: float) -> None:
         """Keep ``value`` under ``key`` for ``seconds``."""
 
@@ -67,6 +70,9 @@ class MemoryStore:
     async def take(self, key: str, seconds: float) -> bytes | None:
         """The same: within one process equal requests wait for each other anyway."""
         return await self.get(key)
+
+    async def hold(self, key: str, seconds: float) -> None:
+        """There are no marks."""
 
     async def set(self, key: str, value: bytes, seconds: float) -> None:
         """Keep it, unless it is larger than the whole store."""

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -53,7 +54,8 @@ class RedisServer:
         self.password = password
         credentials = f":{password}@" if password else ""
         self.url = f"redis://{credentials}127.0.0.1:{self.port}/0"
-        self._folder = tempfile.TemporaryDirectory()
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.folder = Path(self._folder.name)
         self._command = [
             binary or str(_binary.get_binary_path()), "--port", str(self.port),
             "--bind", "127.0.0.1", "--save", "", "--dir", self._folder.name,
@@ -121,7 +123,7 @@ class RedisServerWithTls(RedisServer):
 
     def __init__(self, folder: Path, *options: str, password: str = "") -> None:
         key, self.ca = certificate(folder)
-        self._proxy: _TlsProxy | None = None
+        self._proxy: Proxy | None = None
         binary = redis_server_with_tls()
         if binary:
             files = ["--tls-cert-file", str(self.ca), "--tls-key-file", str(key)]
@@ -131,7 +133,9 @@ class RedisServerWithTls(RedisServer):
             self._command[at : at + 2] = ["--port", "0", "--tls-port", str(self.port)]
         else:
             super().__init__(*options, password=password)
-            self._proxy = _TlsProxy(self.port, self.ca, key)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.ca, key)
+            self._proxy = Proxy(self.port, context)
             self.port = self._proxy.port
         credentials = f":{password}@" if password else ""
         self.url = f"rediss://{credentials}127.0.0.1:{self.port}/0?ssl_ca_certs={self.ca}"
@@ -142,38 +146,60 @@ class RedisServerWithTls(RedisServer):
             self._proxy.close()
 
 
-class _TlsProxy:
-    """Ends TLS before a plain server; one thread with a loop of its own."""
+class Proxy:
+    """A way to a plain server, with TLS if there is a context; one thread with a loop of its own.
 
-    def __init__(self, target: int, cert: Path, key: Path) -> None:
-        self._target = target
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(cert, key)
+    ``target`` is the port that new connections lead to, ``delay`` how many seconds each piece of an
+    answer takes; both may change.
+    """
+
+    def __init__(self, target: int, context: ssl.SSLContext | None = None) -> None:
+        self.target, self.delay = target, 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        started = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        started = asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
         self._server = asyncio.run_coroutine_threadsafe(started, self._loop).result(10)
         self.port = int(self._server.sockets[0].getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self.port}/0"
 
     def close(self) -> None:
         """Stop listening."""
-        self._loop.call_soon_threadsafe(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        serving = asyncio.all_tasks() - {asyncio.current_task()}
+        for each in serving:
+            each.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.sleep(0)  # what was closed ends in the next turn
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            inner = await asyncio.open_connection("127.0.0.1", self._target)
+            inner = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.close()
             return
-        await asyncio.gather(_copy(reader, inner[1]), _copy(inner[0], writer))
+        await asyncio.gather(_copy(reader, inner[1]), _copy(inner[0], writer, lambda: self.delay))
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: Callable[[], float] = float
+) -> None:
     try:
         while data := await reader.read(65536):
+            if delay():
+                await asyncio.sleep(delay())
             writer.write(data)
             await writer.drain()
     except OSError:

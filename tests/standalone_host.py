@@ -57,7 +57,7 @@ class StandaloneHost:
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         ready_path: str = "/",
-        startup_timeout: float = 30,
+        startup_timeout: float = 120,
     ) -> None:
         self._reserved = reserved_port()
         self.port = int(self._reserved.getsockname()[1])

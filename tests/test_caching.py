@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoring_runtime.cache import Cache
@@ -20,17 +21,19 @@ from scoring_runtime.errors import (
     InputNotFound,
     InputTooLarge,
     RunFailed,
+    RunTimeout,
     StoreAway,
     UndecodableInput,
 )
+from scoring_runtime.manifest import fingerprint
 from scoring_runtime.messages import ScoringRequest, ScoringResponse
-from scoring_runtime.models import fingerprint
 from scoring_runtime.redis_store import RedisStore
 from scoring_runtime.runtime import Runtime, build
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings import Settings, setting_fields
 from scoring_runtime.stored_inputs import StoredInputs
 from scoring_runtime.stores import BUSY, MemoryStore, Store
 from tests.conftest import WriteScript
+from tests.models_for_tests import registered, sum_estimator
 from tests.redis_server import RedisServer
 
 JSON = (b"content-type", b"application/json")
@@ -163,11 +166,12 @@ def request_of(body: bytes, **more: Any) -> ScoringRequest:
     [
         (b'{"a":1,"b":2}', b'{ "b" : 2,\n"a":1 }'),
         (b'{"a":{"y":[1,2],"x":0}}', b'{"a":{"x":0,"y":[1, 2]}}'),
-        (b"[1e2]", b"[100.0]"),
-        (b'["\\u00fc"]', '["ü"]'.encode()),
+        (b'{"a":1e2,"b":"\\u00fc\\\\\\""}', b'{ "b": "\\u00fc\\\\\\"",\t"a": 1e2}'),
+        (b"[123456789012345678.5]", b"[ 123456789012345678.5 ]\n"),
+        (b'{"a":"b: c, d","e":[]}', b'{"e" : [ ], "a" : "b: c, d"}'),
     ],
 )
-def test_json_that_means_the_same_has_one_key(one: bytes, other: bytes) -> None:
+def test_json_that_differs_in_form_alone_has_one_key(one: bytes, other: bytes) -> None:
     assert key_of(request_of(one), b"v") == key_of(request_of(other), b"v")
 
 
@@ -181,10 +185,114 @@ def test_json_that_means_the_same_has_one_key(one: bytes, other: bytes) -> None:
         (b'{"a":1}', b'{"a":"1"}'),
         (b"[0.1]", b"[0.10000000000000002]"),
         (b"{", b"{ "),
+        (b"[1e2]", b"[100.0]"),
+        (b"[NaN,1e2]", b"[null,1e2]"),
+        (b"[1e400]", b"[1e401]"),
+        ("[1e2]".encode("utf-16"), b"[1e2]"),
+        (b"[0.10]", b"[0.1]"),
+        (b"[-0]", b"[0]"),
+        (b"[123456789012345678.5]", b"[123456789012345678.6]"),
+        (b'{"a":1,"a":2}', b'{"a":2}'),
+        (b'{"a":1,"a":2}', b'{"a":1}'),
+        (b'{"a":{"b":1,"b":1}}', b'{"a":{"b":1}}'),
+        (b'["\\u00fc"]', '["ü"]'.encode()),
+        (b'["\\u00fc"]', b'["\\u00FC"]'),
+        (b'["a b"]', b'["ab"]'),
+        (b'[" a"]', b'["a "]'),
+        (b'["\\/"]', b'["/"]'),
+        (b'{"1":1e1}', b'{"1":"1e1"}'),
+        (b'["\\\\",1e1]', '["\ufdd0",1e1]'.encode()),
     ],
 )
 def test_json_that_differs_has_keys_that_differ(one: bytes, other: bytes) -> None:
     assert key_of(request_of(one), b"v") != key_of(request_of(other), b"v")
+
+
+def test_without_a_script_white_space_alone_is_a_matter_of_form() -> None:
+    """The order of names is that of columns."""
+
+    def key(body: bytes) -> str:
+        return key_of(request_of(body), b"v", in_order=True)
+
+    assert key(b'{"a":1,"b":[1e2]}') == key(b'{ "a": 1,\n"b": [1e2] }')
+    assert key(b'{"a":1,"b":2}') == key(b'{ "a": 1,\n"b": 2 }')
+    assert key(b'{"a":1,"b":2}') != key(b'{"b":2,"a":1}')
+    assert key(b'{"a":1,"b":[1e2]}') != key(b'{"b":[1e2],"a":1}')
+
+
+WHITE = st.text(" \t\n\r", max_size=2)
+SCALARS = st.sampled_from(
+    [
+        "0", "-0", "1", "1.0", "1.00", "1e0", "1E0", "1e+0", "12345678901234567890", "1e400",
+        "1e-7", "1e-07", "true", "null", "NaN", '""', '"1"', '" "', '"\\u0020"', '"\\\\"',
+        '"\\\\\\""', '"\\n"', '"a"', '"\\u0061"', '"\ufdd0"', '"\\\\u0061"', '"\u00fc"', '"{"',
+        '"\\ud800"',
+    ]
+)  # fmt: skip
+NAMES = st.sampled_from(['"a"', '"\\u0061"', '"b"', '" "', '"\\\\"', '""'])
+
+
+def texts(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Arrays and objects as ``(how it is compared, how it is written)``."""
+
+    def array(items: list[Any], white: str) -> tuple[Any, str]:
+        return ("array", *(meant for meant, _ in items)), (
+            f"[{white}" + f"{white},{white}".join(text for _, text in items) + f"{white}]"
+        )
+
+    def thing(members: list[tuple[str, Any]], white: str) -> tuple[Any, str]:
+        meant = [(name, value[0]) for name, value in members]
+        if len({name for name, _ in meant}) == len(meant):
+            meant.sort(key=repr)
+        lines = (f"{name}{white}:{white}{value[1]}" for name, value in members)
+        return ("object", *meant), "{" + f"{white},".join(lines) + white + "}"
+
+    members = st.lists(st.tuples(NAMES, inner), max_size=3)
+    return st.builds(array, st.lists(inner, max_size=3), WHITE) | st.builds(thing, members, WHITE)
+
+
+BODIES = st.recursive(SCALARS.map(lambda text: (text, text)), texts, max_leaves=6)
+
+
+@given(BODIES, BODIES)
+@settings(max_examples=1000)
+def test_two_bodies_have_one_key_only_if_they_differ_in_form_alone(one: Any, other: Any) -> None:
+    """Names that are there twice are compared as they are written."""
+    keys = {key_of(request_of(each.encode()), b"v") for _, each in (one, other)}
+    assert len(keys) == 2 or one[0] == other[0]
+
+
+@given(BODIES)
+def test_white_space_and_the_order_of_names_are_no_difference(body: Any) -> None:
+    def written(meant: Any) -> str:
+        match meant:
+            case ("array", *items):
+                return f"[{','.join(map(written, items))}]"
+            case ("object", *members):
+                return "{" + ", ".join(f"{n}: {written(v)}" for n, v in members) + "}"
+        return str(meant)
+
+    def has_twins(meant: Any) -> bool:
+        match meant:
+            case ("array", *items):
+                return any(map(has_twins, items))
+            case ("object", *members):
+                names = [name.replace("\\u0061", "a") for name, _ in members]
+                return len(set(names)) < len(names) or any(has_twins(v) for _, v in members)
+        return False
+
+    text = written(body[0])
+    if not has_twins(body[0]) and ("\ufdd0" not in text or text == body[1]):
+        assert key_of(request_of(text.encode()), b"v") == key_of(request_of(body[1].encode()), b"v")
+
+
+def test_a_body_too_large_to_be_read_is_compared_as_it_is() -> None:
+    """Keys are made on the event loop: 100 MB in 2 s at most, and nothing of it is copied apart."""
+    body = b"[" + b"{}," * 33_000_000 + b"{}]"
+    began = time.monotonic()
+    key = key_of(request_of(body), b"v")
+    assert time.monotonic() - began < 2
+    assert key != key_of(request_of(body + b" "), b"v")
 
 
 def test_what_else_changes_a_result_changes_the_key_and_ids_do_not() -> None:
@@ -197,8 +305,11 @@ def test_what_else_changes_a_result_changes_the_key_and_ids_do_not() -> None:
         request_of(b"{}", headers=(JSON, (b"content-encoding", b"gzip"))),
         request_of(b"{ }", headers=((b"content-type", b"text/plain"),)),
     ]
-    keys = {key_of(each, b"v") for each in [base, *others]} | {key_of(base, b"w")}
-    assert len(keys) == 8
+    others.append(base._replace(path="/v2/models/m/infer"))
+    others.append(request_of(b"{}", headers=(JSON, (b"inference-header-content-length", b"2"))))
+    keys = {key_of(each, b"v") for each in [base, *others]}
+    keys |= {key_of(base, b"w"), key_of(base, b"v", b"m:1"), key_of(base, b"v", b"m:2")}
+    assert len(keys) == 12
     same = [base._replace(request_id="2", client="1.2.3.4", path="/x")]
     same.append(request_of(b"{}", headers=(JSON, (b"x-request-id", b"7"), (b"traceid", b"t"))))
     same.append(request_of(b"{}", headers=(JSON, (b"accept", b"*/*"))))
@@ -475,6 +586,244 @@ def test_another_model_or_script_never_gets_the_old_result(
     assert asyncio.run(state(script)) == "miss"
     write_script("x = 1\n", "code/helper.py")
     assert [asyncio.run(state(script)) for _ in range(2)] == ["miss", "hit"]
+
+
+async def first_state(settings: Settings) -> tuple[str, Any]:
+    """What a process with these settings answers to one and the same request at first."""
+    runtime = build(settings)
+    runtime.start()
+    await runtime.started()
+    store = RedisStore(settings)
+    cache = Cache(runtime, store)
+    answer = await cache(request_of(b"[[1.0, 2.0]]"))
+    await cache.close()
+    await runtime.stop()
+    return state_of(answer), answer.body
+
+
+def test_what_is_served_is_part_of_the_key(
+    server: RedisServer, write_script: WriteScript, tmp_path: Path
+) -> None:
+    """Two scripts of one folder; other default models; a script and none; settings."""
+    registry = registered(
+        tmp_path / "azureml-models",
+        {f"m/{n}": sum_estimator(float(n)) for n in (1, 2)} | {"other/1": sum_estimator(9.0)},
+    )
+    one = write_script("def init(): pass\ndef run(data): return 1\n", "code/one.py")
+    two = write_script("def init(): pass\ndef run(data): return 2\n", "code/two.py")
+    redis = {"CACHE_URL": server.url, "CACHE_PREFIX": "served:", "CACHE_TIMEOUT_MS": "5000"}
+
+    def asked(**environ: str) -> tuple[str, Any]:
+        return asyncio.run(first_state(Settings.from_environ({**redis, **environ})))
+
+    models = {"AZUREML_MODEL_DIR": str(registry), "AML_APP_ROOT": str(tmp_path / "code")}
+    ways: list[dict[str, str]] = [
+        {"AZUREML_ENTRY_SCRIPT": str(one)},
+        {"AZUREML_ENTRY_SCRIPT": str(two)},
+        {**models, "SCORING_DEFAULT_MODEL": "m"},
+        {**models, "SCORING_DEFAULT_MODEL": "m:1"},
+        {**models, "SCORING_DEFAULT_MODEL": "other"},
+        {**models, "AZUREML_ENTRY_SCRIPT": str(one)},
+        {**models, "SCORING_DEFAULT_MODEL": "m", "SCORING_MAX_ROWS": "1000"},
+        {**models, "SCORING_DEFAULT_MODEL": "m", "SCORING_STRICT_COMPAT": "true"},
+    ]
+    first = [asked(**way) for way in ways]
+    again = [asked(**way) for way in ways]
+    assert [state for state, _ in first] == ["miss"] * len(ways)
+    assert again == [("hit", body) for _, body in first]
+    assert len({body for _, body in first[:5]}) == 5
+    # A default that is the highest version, named or not, is one and the same.
+    assert asked(**models, SCORING_DEFAULT_MODEL="m:2") == ("hit", first[2][1])
+
+
+def test_a_model_folder_that_a_link_leads_to_is_looked_into(tmp_path: Path) -> None:
+    """As a volume that is changed at once is: a rollback is another target."""
+    for number in ("1", "2"):
+        (tmp_path / number).mkdir()
+        (tmp_path / number / "weights").write_text(number)
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "model").symlink_to(tmp_path / "1")
+    first = fingerprint(str(tmp_path / "served"), [])
+    (tmp_path / "served" / "model").unlink()
+    (tmp_path / "served" / "model").symlink_to(tmp_path / "2")
+    assert fingerprint(str(tmp_path / "served"), []) != first
+
+
+def test_files_that_cannot_be_read_keep_no_results_and_no_request(
+    write_script: WriteScript, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "itself").symlink_to(model)
+
+    async def scenario() -> None:
+        environ = {"AZUREML_MODEL_DIR": str(model)}
+        async with Serving(write_script(COUNTING), **environ) as cache:
+            assert [state_of(await cache(request_of(b"1"))) for _ in range(2)] == ["bypass"] * 2
+
+    asyncio.run(scenario())
+    assert caplog.text.count("No results are kept") == 1
+
+
+def test_every_setting_is_in_the_key_or_known_to_change_no_answer() -> None:
+    """A new one has to be marked in its row, ``in_results``, or named here."""
+    no_result = {
+        # In the key by what they lead to: script and model by name, version and files.
+        "entry_script", "model_dir", "app_root", "source_dir", "config_file", "default_model",
+        # Where, when and how many.
+        "host", "port", "health_port", "separate_health_endpoint", "worker_count",
+        "worker_timeout", "worker_preload", "shutdown_seconds", "scoring_timeout_ms",
+        "concurrency", "queue_size", "init_grace_seconds", "auth_level", "triggers", "debug_port",
+        # What is said of the service, and in its log.
+        "service_name", "service_version", "service_path_prefix", "workspace_name", "hostname",
+        "cors_origins", "server_version_header", "log_level", "app_insights_enabled",
+        "app_insights_key", "app_insights_log_response", "model_data_collection",
+    }  # fmt: skip
+    ways = ("blob_", "servicebus_", "cache_", "redis_")
+    for each in setting_fields():
+        known = each.name in no_result or each.name.startswith(ways)
+        assert known != each.metadata["in_results"], each.name
+    changing = Settings().changing_results
+    assert {"nan", "strict_compat", "max_rows", "onnx_providers"} <= changing.keys()
+    assert replace(Settings(), nan="error").changing_results != changing
+
+
+# RFC 9111 §5.2.2 and §4.2.1: how many seconds others may have it, of CACHE_TTL_SECONDS.
+LIFETIMES = {
+    "public": 3600,
+    "max-age=60": 60,
+    "Max-Age=60, Must-Revalidate": 60,
+    'max-age="60"': 60,
+    "max-age=86400": 3600,
+    "max-age=60, s-maxage=30": 30,
+    "s-maxage=90, max-age=60": 90,
+    "max-age=60, max-age=50": 50,
+    "x-max-age=5": 3600,
+    "max-age=0": 0,
+    "s-maxage=0, max-age=60": 0,
+    "max-age=soon": 0,
+    "max-age=-1": 0,
+    "max-age": 0,
+    "max-age, public": 0,
+    "max-age=99999999999999999999": 3600,
+    "No-Store": 0,
+    "PRIVATE": 0,
+    'Private="x-name"': 0,
+    "no-cache": 0,
+    "max-age=60,no-STORE": 0,
+}
+
+
+@pytest.mark.parametrize("said", list(LIFETIMES))
+def test_an_answer_is_kept_as_long_as_it_says(said: str, write_script: WriteScript) -> None:
+    script = write_script(
+        f"""
+        from azureml.contrib.services.aml_response import AMLResponse
+
+        def init():
+            pass
+
+        def run(data):
+            return AMLResponse("x", 200, {{"Cache-Control": {said!r}}})
+        """
+    )
+    kept: list[float] = []
+
+    async def scenario() -> list[str]:
+        serving = Serving(script)
+        async with serving as cache:
+            keep = serving.store.set
+
+            async def noted(key: str, value: bytes, seconds: float) -> None:
+                kept.append(seconds)
+                await keep(key, value, seconds)
+
+            serving.store.set = noted  # type: ignore[method-assign]
+            return [state_of(await cache(request_of(b"1"))) for _ in range(2)]
+
+    states = asyncio.run(scenario())
+    assert states == (["miss", "hit"] if LIFETIMES[said] else ["miss", "miss"])
+    assert kept == ([LIFETIMES[said]] if LIFETIMES[said] else [])
+
+
+# --- waiting for others ---------------------------------------------------------------------------
+
+GATED = """
+    import pathlib, time
+
+    def init():
+        pass
+
+    def run(data):
+        name, _, gate = data.partition(":")
+        with open(gate + ".calls", "a") as calls:
+            calls.write("x")
+        while not pathlib.Path(gate).exists():
+            time.sleep(0.01)
+        return name
+"""
+
+
+def test_who_waits_for_another_keeps_its_own_deadline(
+    write_script: WriteScript, tmp_path: Path
+) -> None:
+    """Who came first is too late before the others are; who waited is not given twice the time."""
+    gate, text = tmp_path / "gate", (b"content-type", b"text/plain")
+
+    async def scenario() -> None:
+        serving = Serving(write_script(GATED), SCORING_TIMEOUT_MS="6000")
+        async with serving as cache:
+            asked = request_of(f"a:{gate}".encode(), headers=(text,))
+
+            async def timed() -> tuple[str, float]:
+                began = time.monotonic()
+                try:
+                    answer = str((await cache(asked)).status)
+                except RunTimeout as error:
+                    answer = str(error)
+                return answer, time.monotonic() - began
+
+            first = asyncio.create_task(timed())
+            await asyncio.sleep(3)
+            later = [asyncio.create_task(timed()) for _ in range(3)]
+            leaving = asyncio.create_task(timed())
+            await asyncio.sleep(0.2)
+            leaving.cancel()
+            found = [await first, *[await each for each in later]]
+            assert {answer for answer, _ in found} == {"Scoring timeout after 6000 ms"}
+            assert all(5.9 < seconds < 11 for _, seconds in found), found
+            assert leaving.cancelled()
+            gate.touch()
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_another_process_keeps_its_own_deadline(
+    server: RedisServer, write_script: WriteScript, tmp_path: Path
+) -> None:
+    gate, text = tmp_path / "gate", (b"content-type", b"text/plain")
+    script = write_script(GATED)
+
+    async def scenario() -> None:
+        environ = {"CACHE_PREFIX": "deadline:"}
+        async with (
+            Serving(script, server.url, SCORING_TIMEOUT_MS="60000", **environ) as owner,
+            Serving(script, server.url, SCORING_TIMEOUT_MS="2000", **environ) as other,
+        ):
+            asked = request_of(f"a:{gate}".encode(), headers=(text,))
+            scoring = asyncio.create_task(owner(asked))
+            while not Path(f"{gate}.calls").exists():
+                await asyncio.sleep(0.05)
+            began = time.monotonic()
+            with pytest.raises(RunTimeout, match="2000 ms"):
+                await other(asked)
+            assert 1.9 < time.monotonic() - began < 6.5
+            # Meanwhile the mark has ended twice, but for its being renewed: nobody else scores.
+            assert Path(f"{gate}.calls").read_text() == "x"
+            gate.touch()
+            assert (await scoring).body == b'"a"'
+
+    asyncio.run(scenario())
 
 
 def test_hostile_values_under_our_keys_are_misses(

@@ -44,7 +44,7 @@ from tests.models_for_tests import (
 from tests.service_bus_broker import ServiceBusBroker
 from tests.standalone_host import StandaloneHost, clean_environ
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 FACTORS = {"iris:1": 1.0, "iris:2": 2.0, "iris:10": 10.0, "other:1": 100.0}
 """The models of the registry: each gives another multiple of the weighted sum of two numbers."""
 BODY = b'{"data": [[1, 2], [3.5, -1]]}'
@@ -79,7 +79,7 @@ def until(condition: Callable[..., Any], *given: object) -> Any:
 def post(url: str, body: bytes = BODY, **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     named.setdefault("content-type", "application/json")
-    return httpx.post(url, content=body, headers=named, timeout=60)
+    return httpx.post(url, content=body, headers=named, timeout=120)
 
 
 # --- both hosts with every trigger ----------------------------------------------------------------
@@ -151,7 +151,7 @@ class Ways:
     def functions_message(self, properties: Mapping[str, Any]) -> tuple[Any, list[Any]]:
         """The same on the Functions host."""
         self.broker.send("input-functions", BODY, message_id="m", properties=properties)
-        [message] = self.receiver.receive_messages(1, max_wait_time=10)
+        [message] = self.receiver.receive_messages(1, max_wait_time=60)
         done = self.functions.deliver("score_message", message_event(message))
         assert done.failure == ""
         if self.broker.counts("input-functions").locked:
@@ -679,7 +679,7 @@ def score(registry: Path, *options: str) -> tuple[int, bytes, str]:
         capture_output=True,
         env=clean_environ(PYTHONPATH=str(ROOT)),
         cwd=registry,
-        timeout=60,
+        timeout=300,
     )
     return done.returncode, done.stdout, done.stderr.decode()
 

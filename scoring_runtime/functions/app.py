@@ -52,7 +52,7 @@ def create_app(runtime: Runtime) -> func.FunctionApp:
 
 def _register(app: func.FunctionApp, runtime: Runtime) -> None:
     wanted = triggers(runtime.settings)
-    cached = caching(runtime)
+    cached = caching(runtime, "FUNCTIONS_WORKER_PROCESS_COUNT")
     if "http" in wanted:
         http.register(app, runtime, cached)
     scoring = Scoring(runtime, cached.score, access_log=False)  # the host logs each invocation

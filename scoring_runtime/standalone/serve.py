@@ -8,6 +8,7 @@ import socket
 import sys
 from dataclasses import replace
 
+from ..caching import store_of
 from ..diagnosis import diagnosis
 from ..errors import ConfigurationError, StartError
 from ..invocation import Invocation
@@ -35,6 +36,8 @@ def run(settings: Settings) -> int:
             "which this system does not have. Allowed here: 1."
         )
     triggers.check(settings)
+    if settings.cached:
+        store_of(settings, "WORKER_COUNT")  # what is wrong is said once, before there are workers
     sockets = _listen(settings)
     preloaded: Invocation | None = None
     try:

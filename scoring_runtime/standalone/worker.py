@@ -44,7 +44,7 @@ class Worker:
         self._sockets = sockets
         self._supervised = supervised
         self._runtime = build(settings, preloaded)
-        self._caching = caching(self._runtime)
+        self._caching = caching(self._runtime, "WORKER_COUNT")
         self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
         self._shared = Shared(self._runtime, handle)
         self._server = _Server(_server_config(self._shared))
