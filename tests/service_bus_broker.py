@@ -359,6 +359,15 @@ class BrokerMessage:
     sequence_number: int
     locked: bool
 
+    @property
+    def answers(self) -> str:
+        """The message that this one is a reply to: the id within its own id."""
+        entity, found, number, end = self.message_id.split(":")
+        assert entity
+        assert number.isdecimal()
+        assert end == "reply"
+        return str(found)
+
 
 def snapshot(message: Message) -> BrokerMessage:
     named = message.named_properties()

@@ -193,8 +193,8 @@ def test_one_reply_that_the_sdk_cannot_make_leaves_the_others_alone(broker: Serv
 def test_a_queue_that_does_not_exist_refuses_without_much_delay(broker: ServiceBusBroker):
     started = time.monotonic()
     missing, fine = send(broker, REPLY._replace(target="nowhere"), REPLY)
-    assert isinstance(missing, ReplyRefused)
-    assert "The queue 'nowhere' for replies" in str(missing)
+    assert isinstance(missing, TriggerTrouble)
+    assert "The queue 'nowhere' does not exist" in str(missing)
     assert "SERVICEBUS_OUTPUT_QUEUE" in str(missing)
     assert fine is None
     assert time.monotonic() - started < 10
