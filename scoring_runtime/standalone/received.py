@@ -69,7 +69,9 @@ def decoded(message: Any) -> QueueMessage:
         _text(message.reply_to),
         _text(message.reply_to_session_id),
         {
-            _text(name): value if types.get(_text(name)) == "BINARY" else _plain(value)
+            _text(name): _text(value)
+            if isinstance(value, bytes) and types.get(_text(name)) != "BINARY"
+            else value
             for name, value in properties.items()
         },
         message.delivery_count or 0,
