@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import uuid
 from collections.abc import Iterator
@@ -271,6 +272,7 @@ def test_without_reply_to_the_reply_goes_to_the_output_queue(queue: Listener):
     """With the request's message id as correlation id when it has none of its own."""
     assert queue(b"a", message_id="two").failure == ""
     reply = queue.reply()
+    assert reply.message_id.startswith("input:two:")
     assert (reply.answers, reply.correlation_id) == ("two", "two")
     assert (reply.session_id, reply.application_properties) == (None, {"status": 200})
 
@@ -334,6 +336,48 @@ def test_16_messages_at_once_each_get_their_own_reply(queue: Listener):
     assert [each.failure for each in done] == [""] * 16
     found = {each.correlation_id: each.body for each in queue.broker.take_all("output")}
     assert found == {str(n): b'{"got":"message %d"}' % n for n in range(16)}
+
+
+def test_16_messages_at_once_that_take_longer_than_the_deadline_are_all_scored():
+    """The deadline is that of run(), not of waiting for the others."""
+    with listening(SCRIPTS / "trigger_text.py", SCORING_TIMEOUT_MS="4000") as queue:
+        for number in range(4):
+            queue.broker.send("input", b"sleep", message_id=str(number))
+        messages = [queue.receive() for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(queue.deliver, messages))
+        assert [each.failure for each in done] == [""] * 4
+        statuses = [e.application_properties["status"] for e in queue.broker.messages("output")]
+        assert statuses == [200] * 4
+
+
+def test_a_full_output_keeps_the_function_waiting_and_its_answer():
+    """Nothing is scored again, and readiness names the setting."""
+    with listening(SCRIPTS / "trigger_text.py") as queue:
+        assert queue(b"first").failure == ""
+        queue.broker.refuse("output", "amqp:resource-limit-exceeded")
+        message = queue.send(b"second")
+        with ThreadPoolExecutor(1) as pool:
+            delivery = pool.submit(queue.deliver, message)
+
+            def is_unready() -> bool:
+                answer = httpx.get(f"{queue.host.url}/health/ready")
+                return answer.status_code == 503 and "SERVICEBUS_OUTPUT_QUEUE" in answer.text
+
+            queue.broker.wait_for(is_unready, 40)
+            assert not delivery.done()
+            queue.broker.refuse("output")
+            assert delivery.result().failure == ""
+        calls = httpx.post(f"{queue.host.url}/score", content=b"calls").json()
+        assert calls == 3  # with this one
+        assert httpx.get(f"{queue.host.url}/health/ready").status_code == 200
+        assert [each.body for each in queue.broker.messages("output")][1:] == [b'{"got":"second"}']
+
+
+def test_a_gzip_body_is_decoded(queue: Listener):
+    body, said = gzip.compress(b"zipped"), {"content-encoding": "gzip"}
+    assert queue(body, properties=said).failure == ""
+    assert queue.reply().body == b'{"got":"zipped"}'
 
 
 def test_16_dead_letters_at_once_each_get_their_own_reason(queue: Listener):

@@ -125,6 +125,20 @@ def test_a_property_cannot_take_the_place_of_the_request_id_or_of_another():
     assert (headers[b"x-request-id"], headers[b"x-a"]) == (b"own", b"first")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        QueueMessage(b"", "i", content_encoding="gzip"),
+        QueueMessage(b"", "i", properties={"content-encoding": "gzip"}),
+        QueueMessage(b"", "i", properties={"Content-Encoding": "gzip"}),
+        QueueMessage(b"", "i", content_encoding="gzip", properties={"content-encoding": "br"}),
+    ],
+)
+def test_the_encoding_is_that_of_amqp_or_of_the_application(message: QueueMessage):
+    """Azure Functions gives the properties of the application only."""
+    assert headers_of(message)[b"content-encoding"] == b"gzip"
+
+
 # --- answers --------------------------------------------------------------------------------------
 
 
@@ -253,6 +267,31 @@ def test_a_reply_to_the_queue_that_is_scored_is_refused(reply_to: str):
     with pytest.raises(UndecodableInput, match="the queue that is scored") as refused:
         reply_of(QueueMessage(b"", "m", reply_to=reply_to), SCORED, settings())
     assert repr(reply_to) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("message_id", "properties", "hops"),
+    [
+        ("m", {}, 0),
+        ("m", {"status": 200}, 0),
+        ("input:m:1:reply", {}, 0),
+        ("input:m:1:reply", {"status": 200}, 1),
+        ("m", {"x-scoring-hops": 3}, 3),
+        ("m", {"x-scoring-hops": "3"}, 3),
+        ("m", {"x-scoring-hops": "many"}, 0),
+        ("m", {"x-scoring-hops": "9" * 400}, 999_999_999),
+    ],
+)
+def test_hops_are_counted_from_the_second_host_on(
+    message_id: str, properties: dict[str, object], hops: int
+):
+    """So that a client's reply has nothing that it did not ask for."""
+    message = QueueMessage(b"", message_id, properties=properties)
+    assert message.hops == hops
+    reply = reply_of(message, SCORED, settings(SERVICEBUS_OUTPUT_QUEUE="next"))
+    assert reply is not None
+    said = {"x-scoring-hops": hops + 1} if hops else {}
+    assert reply.properties == {**properties, **said, "status": 200} or not said
 
 
 def test_a_reply_keeps_what_belongs_to_the_request():
