@@ -124,17 +124,12 @@ class Scoring:
 class Health:
     """Whether a trigger works, as the log and readiness say it.
 
-    Readiness changes when a trouble lasts: links are closed and opened again all the time.
-
-    Args:
-        troubles: those of the runtime.
-        name: of the trigger.
-        connecting: what is its trouble until it works for the first time.
+    Readiness changes when a trouble lasts: links are closed and opened again all the time. What
+    is said to be ``connecting`` is not ready from the start.
     """
 
     def __init__(self, troubles: dict[str, str], name: str, connecting: str = "") -> None:
-        self._troubles, self._name, self._connecting = troubles, name, connecting
-        self._said = ""
+        self._troubles, self._name, self._said = troubles, name, ""
         self._timer: asyncio.TimerHandle | None = None
         if connecting:
             troubles[name] = connecting

@@ -134,7 +134,7 @@ def reply_of(message: QueueMessage, outcome: Outcome, settings: Settings) -> Que
     Raises:
         UndecodableInput: ``reply_to`` is the queue that the messages come from, or none at all.
     """
-    target = _entity(message.reply_to) or settings.servicebus_output_queue
+    target = _target(message.reply_to) or settings.servicebus_output_queue
     if not target:
         return None
     if "$" in target:
@@ -169,15 +169,20 @@ def reply_id(message: QueueMessage, settings: Settings) -> str:
     A message that is enqueued again, or elsewhere, has another sequence number or entity: its
     reply is no repeat.
     """
-    parts = (settings.servicebus_input_queue, settings.servicebus_input_subscription)
-    entity = "/".join(filter(None, parts)).lower()  # names do not distinguish case
-    made = f"{entity}:{message.message_id}:{message.sequence_number}"
+    source = entity(settings).lower()  # names do not distinguish case
+    made = f"{source}:{message.message_id}:{message.sequence_number}"
     if len(made) + len(_REPLY) > _LONGEST_ID or not (made.isascii() and made.isprintable()):
         made = hashlib.sha256(made.encode("utf-8", "surrogatepass")).hexdigest()
     return made + _REPLY
 
 
-def _entity(reply_to: str) -> str:
+def entity(settings: Settings) -> str:
+    """What is scored: ``queue``, or ``topic/subscription``."""
+    name, subscription = settings.servicebus_input_queue, settings.servicebus_input_subscription
+    return f"{name}/{subscription}" if subscription else name
+
+
+def _target(reply_to: str) -> str:
     """The queue's name; some clients write the whole address, ``sb://namespace/queue``."""
     name = reply_to.strip()
     if "://" in name:

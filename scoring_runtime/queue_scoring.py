@@ -44,7 +44,7 @@ class QueueScoring:
         scoring: scores one input.
         replies: sends.
         settings: names of queues, and how often to try.
-        health: is told whether the output takes replies.
+        health: is told whether the output queue takes replies.
         patience: seconds to wait while a message cannot be scored, or answered, just now.
     """
 
@@ -115,8 +115,8 @@ class QueueScoring:
     ) -> Answer:
         """How to settle a message, once its reply has been sent.
 
-        A reply that the output queue does not take waits for it. One to a queue that the message
-        chose is tried ``SERVICEBUS_MAX_ATTEMPTS`` times.
+        A reply waits for the output queue; one to a queue that the message chose is tried
+        ``SERVICEBUS_MAX_ATTEMPTS`` times.
 
         Args:
             decided: what :meth:`decided` gave.
@@ -124,25 +124,25 @@ class QueueScoring:
             goes_on: whether to wait.
 
         Raises:
-            TriggerTrouble: the reply could not be sent; give the message back. Its answer is kept
-                for its next delivery.
+            TriggerTrouble: it could not be sent; give the message back.
         """
         if not is_ours():
             self.keep(decided)
             return Answer(None, Settlement.RELEASE, "LockLost", "its lock was lost")
-        reply = decided.reply
-        if reply is None:
+        if decided.reply is None:
             return decided
-        if reply.target == self._settings.servicebus_output_queue:
-            return await self._sent(decided, reply, goes_on)
-        self.elsewhere += 1
+        is_chosen = decided.reply.target != self._settings.servicebus_output_queue
+        self.elsewhere += is_chosen
         try:
-            return await self._sent(decided, reply, goes_on)
+            return await self._sent(decided, decided.reply, is_chosen, goes_on)
+        except TriggerTrouble:
+            self.keep(decided)
+            raise
         finally:
-            self.elsewhere -= 1
+            self.elsewhere -= is_chosen
 
     def keep(self, decided: Answer) -> None:
-        """Keep the answer to a message that is delivered again, so that it is not scored again."""
+        """Keep the answer for the next delivery of its message, which is not scored again."""
         if decided.reply is not None:
             self._kept[decided.reply.message_id] = decided
             if len(self._kept) > _MOST_KEPT:
@@ -168,26 +168,24 @@ class QueueScoring:
             text = f"It has been scored {message.hops} times, by one host after the other."
             return Answer(None, Settlement.DEAD_LETTER, "TooManyHops", text)
         try:
-            refused = self._unreadable(message)
-            outcome = refused or await self._scoring(request, what)
+            outcome = self._refused(message) or await self._scoring(request, what)
             return answer(message, outcome, self._settings)
         except UndecodableInput as error:  # where to reply to
             return Answer(None, Settlement.DEAD_LETTER, type(error).__name__, str(error))
 
-    def _unreadable(self, message: QueueMessage) -> Outcome | None:
+    def _refused(self, message: QueueMessage) -> Outcome | None:
+        limit = self._settings.max_body_bytes
         if message.fault:
             return failed(UndecodableInput(message.fault))
-        limit = self._settings.max_body_bytes
         if len(message.body) > limit:
             text = f"The message is larger than {limit} bytes (SCORING_MAX_BODY_BYTES)."
             return failed(InputTooLarge(text))
         return None
 
     async def _sent(
-        self, decided: Answer, reply: QueueReply, goes_on: Callable[[], bool]
+        self, decided: Answer, reply: QueueReply, is_chosen: bool, goes_on: Callable[[], bool]
     ) -> Answer:
         began, tries = monotonic(), 0
-        is_chosen = reply.target != self._settings.servicebus_output_queue
         while True:
             try:
                 await self.replies.send(reply)
@@ -201,7 +199,6 @@ class QueueScoring:
                 self._is_away(is_chosen, error)
                 patience = self._patience / (_OUT_OF_REACH if error.is_out_of_reach else 1)
                 if monotonic() - began > patience or not goes_on():
-                    self.keep(decided)
                     raise
                 await asyncio.sleep(min(0.25 * 2**tries, _LONGEST_PAUSE))
             else:

@@ -68,7 +68,8 @@ class Scorer(Generic[_C]):
         self._tasks: set[Future[None]] = set()
         self._deadlines: deque[tuple[float, Future[Any]]] = deque()
         self._timer_on: AbstractEventLoop | None = None
-        self._in_flight = self._patient = 0
+        self._in_flight = 0
+        self._patient: set[Future[Any]] = set()
         self._waking_on: AbstractEventLoop | None = None
         self._collecting_on: AbstractEventLoop | None = None
         self._refusal: Callable[[], NotServing] | None = None
@@ -101,9 +102,7 @@ class Scorer(Generic[_C]):
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._in_flight += 1
-        self._patient += patient
-        watching = partial(loop.call_soon_threadsafe, self._watch, loop, future)
-        begins = watching if patient and self._timeout and self._async_loop is None else None
+        begins = self._patiently(loop, future) if patient else None
         try:
             self._queue.waiting.append(Job(function, argument, future, loop, begins))
             if self._queue.sleeping and self._waking_on is not loop:
@@ -123,15 +122,24 @@ class Scorer(Generic[_C]):
             return await future
         finally:
             self._in_flight -= 1
-            self._patient -= patient
 
     def _admit(self, patient: bool) -> None:
         if self._refusal is not None:
             raise self._refusal()
-        if not patient and len(self._queue.waiting) - self._patient >= self._queue_size:
+        if not patient and len(self._queue.waiting) - len(self._patient) >= self._queue_size:
             raise QueueFull(
                 f"{self._queue_size} requests wait already (SCORING_QUEUE_SIZE). Try again later."
             )
+
+    def _patiently(
+        self, loop: AbstractEventLoop, future: Future[Any]
+    ) -> Callable[[], object] | None:
+        """What begins the deadline of a patient call, unless it begins now."""
+        self._patient.add(future)
+        future.add_done_callback(self._patient.discard)
+        if not self._timeout or self._async_loop is not None:
+            return None
+        return partial(loop.call_soon_threadsafe, self._watch, loop, future)
 
     @property
     def stuck(self) -> bool:

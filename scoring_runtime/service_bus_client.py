@@ -58,16 +58,18 @@ def receiver_of(settings: Settings, client: ServiceBusClient) -> ServiceBusRecei
 def trouble(
     error: BaseException, connection_name: str, entity: str, setting: str
 ) -> TriggerTrouble:
-    """What an operator can do about an error of the SDK; never its own text.
+    """What an operator can do about an error of the SDK, at the entity that a setting names.
 
-    Args:
-        error: as it was raised.
-        connection_name: of the setting that holds the connection.
-        entity: the queue, topic or subscription.
-        setting: what names it.
+    Never the SDK's own text.
     """
     named = f"{connection_name} (SERVICEBUS_CONNECTION)"
-    is_deleted = getattr(error, "_condition", "") == "amqp:resource-deleted"
+    condition = getattr(error, "_condition", "")
+    is_deleted = condition == "amqp:resource-deleted"
+    if condition == "amqp:not-allowed" and "requires sessions" in str(error):
+        return TriggerTrouble(
+            f"The queue {entity!r} requires sessions, which are not received here ({setting}). "
+            "Name one without. Trying again."
+        )
     if is_deleted or isinstance(error, MessagingEntityNotFoundError):
         return TriggerTrouble(f"The queue {entity!r} does not exist ({setting}). Trying again.")
     if isinstance(error, ServiceBusQuotaExceededError):

@@ -460,11 +460,13 @@ class Queue:
         lock_seconds: float = 30,
         max_delivery_count: int = 10,
         duplicate_detection: bool = False,
+        requires_session: bool = False,
         dead_letters: Queue | None = None,
     ) -> None:
         self.name = name
         self.lock_seconds = lock_seconds
         self.max_delivery_count = max_delivery_count
+        self.requires_session = requires_session
         self.dead_letters = dead_letters
         self.active: list[tuple[int, Message]] = []
         self.locked: dict[bytes, Message] = {}
@@ -684,6 +686,12 @@ TRANSFER_HEAD = struct.Struct(">IBBH5sBBIBIBB16sBBB")
 def error(condition: str, description: str) -> Described:
     """With its empty info, which the SDK reads."""
     return Described(ERROR, [Symbol(condition), description, None])
+
+
+NEEDS_SESSION = (
+    "It is not possible for an entity that requires sessions to create a non-sessionful message"
+    " receiver."
+)
 
 
 class LinkRefused(Exception):
@@ -941,6 +949,8 @@ class Session:
             return self._open_node(address, handle, client_receives, management)
         if client_receives:
             queue = self._find(self.connection.namespace.source, address)
+            if queue.requires_session:
+                raise LinkRefused("amqp:not-allowed", NEEDS_SESSION)
             return Consumer(self, handle, queue, removes=removes)
         queues = self._find(self.connection.namespace.targets, address)
         publish = self.connection.namespace.publish
@@ -1465,11 +1475,13 @@ class ServiceBusBroker:
         lock_seconds: float = 30,
         max_delivery_count: int = 10,
         duplicate_detection: bool = False,
+        requires_session: bool = False,
     ) -> None:
         options = {
             "lock_seconds": lock_seconds,
             "max_delivery_count": max_delivery_count,
             "duplicate_detection": duplicate_detection,
+            "requires_session": requires_session,
         }
         self._call(lambda: self._namespace.add_queue(name, **options))
 

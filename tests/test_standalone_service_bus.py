@@ -275,7 +275,9 @@ def told_to_stop(own: Own) -> None:
     assert (counts.locked, counts.dead) == (0, 0)
     assert 2 <= len(replies) == len(calls_of(host)) <= 8
     assert counts.active == 40 - len(replies)
-    left = {each.message_id for each in own.broker.messages("input")}
+    given_back = own.broker.messages("input")
+    assert {each.delivery_count for each in given_back} == {0}, "its end used deliveries up"
+    left = {each.message_id for each in given_back}
     assert left | {str(each.correlation_id) for each in replies} == {str(n) for n in range(40)}
 
 

@@ -12,6 +12,7 @@ from azure.core.exceptions import AzureError
 from ..connections import service_bus
 from ..errors import TriggerTrouble
 from ..outcomes import Health, Scoring
+from ..queue_messages import entity
 from ..queue_scoring import QueueScoring
 from ..replies import Replies
 from ..runtime import Runtime
@@ -86,18 +87,12 @@ class ServiceBusTrigger:
         try:
             yield
         except (AzureError, OSError, ValueError) as error:
-            name, subscription = _names(self._settings)
             setting = "SERVICEBUS_INPUT_QUEUE, SERVICEBUS_INPUT_SUBSCRIPTION"
-            entity = f"{name}/{subscription}" if subscription else name
-            raise trouble(error, self._connection.name, entity, setting) from error
-
-
-def _names(settings: Settings) -> tuple[str, str]:
-    return settings.servicebus_input_queue, settings.servicebus_input_subscription
+            raise trouble(error, self._connection.name, entity(self._settings), setting) from error
 
 
 def _source(settings: Settings) -> str:
-    name, subscription = _names(settings)
+    name, subscription = settings.servicebus_input_queue, settings.servicebus_input_subscription
     return f"subscription {name}/{subscription}" if subscription else f"queue {name!r}"
 
 
