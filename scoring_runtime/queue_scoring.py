@@ -135,7 +135,7 @@ class QueueScoring:
         self.elsewhere += is_chosen
         try:
             return await self._sent(decided, decided.reply, is_chosen, goes_on)
-        except TriggerTrouble:
+        except (TriggerTrouble, asyncio.CancelledError):
             self.keep(decided)
             raise
         finally:

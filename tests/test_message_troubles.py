@@ -400,6 +400,15 @@ def test_properties_come_back_with_their_amqp_types(plain: Place):
     } == {}
 
 
+def test_ids_that_are_no_text_are_told_apart(plain: Place):
+    """The output queue removes what it takes for a repeat."""
+    for number in (0xFE, 0xFF):
+        plain.broker.send("input", b"binary", message_id=Raw(bytes((0xA0, 1, number))))
+    plain.until(lambda: len(plain.broker.messages("output")) == 2)
+    replies = plain.broker.take_all("output")
+    assert {each.correlation_id for each in replies} == {"\\xfe", "\\xff"}
+
+
 def test_a_message_that_is_too_large_is_refused_as_over_http(plain: Place):
     plain.broker.send("input", b"x" * 1001, message_id="big")
     plain.until(lambda: plain.broker.counts("input").dead)

@@ -26,6 +26,7 @@ _QUICK = 3
 # Most messages are settled long before; the others get their lock renewed.
 _RENEW_AFTER_SECONDS = 1.0
 _LONGEST_RENEWAL = 7 * 86400.0
+_OPEN_SECONDS = 30.0
 _SETTLE_SECONDS = 5.0
 _MOST_ELSEWHERE = 500
 _FEW = 4
@@ -66,7 +67,7 @@ class Reception:
 
     async def open(self) -> None:
         """Connect, or connect again."""
-        async with self._opening:
+        async with self._opening, asyncio.timeout(_OPEN_SECONDS):  # it may never be answered
             await self._receiver.__aenter__()
 
     async def run(self) -> None:
