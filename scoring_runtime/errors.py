@@ -163,6 +163,9 @@ class StoreAway(NotServing):
 class TriggerTrouble(ScoringRuntimeError):
     """What a trigger depends on is away, or refuses; the message names the setting to look at."""
 
+    is_out_of_reach = False
+    """Whether nothing answers, so that no lock is renewed either."""
+
 
 class ModelNotFound(ScoringRuntimeError):
     """No model of that name, version or file below ``AZUREML_MODEL_DIR``."""

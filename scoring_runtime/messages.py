@@ -18,7 +18,8 @@ class ScoringRequest(NamedTuple):
     ``body`` holds the bytes exactly as they arrived (still compressed when ``content-encoding``
     says so). ``enter`` is called in the scoring thread before ``run()``: a host uses it to tie the
     lines that the script logs to its own invocation. ``model`` is ``name`` or ``name:version``;
-    without it the default is meant.
+    without it the default is meant. ``patient``: nobody waits for the answer, so the deadline is
+    that of ``run()`` alone and the request is not refused for those that wait before it.
     """
 
     body: bytes
@@ -31,6 +32,7 @@ class ScoringRequest(NamedTuple):
     request_id: str = ""
     enter: Callable[[], object] | None = None
     model: str = ""
+    patient: bool = False
 
     def header(self, name: bytes) -> bytes:
         """The value of the first header line of this (lower-case) name, or ``b""``."""

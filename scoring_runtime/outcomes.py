@@ -21,6 +21,7 @@ _JSON = "application/json"
 # What tools write when they do not know: then the name of the blob says more.
 _SAYS_NOTHING = frozenset({"", "application/octet-stream", "text/plain"})
 _LONGEST_DESCRIPTION = 1000
+_GRACE_SECONDS = 10.0
 EXTENSIONS = {
     ".csv": "text/csv",
     ".jsonl": "application/jsonl",
@@ -102,8 +103,8 @@ class Scoring:
 
     async def _outcome(self, request: ScoringRequest) -> Outcome:
         try:
-            response = await self._score(request)
-            body = await self._runtime.whole(response.body)
+            response = await self._score(request._replace(patient=True))
+            body = await self._runtime.whole(response.body, True)
         except NotServing:
             raise
         except NotBegun as error:
@@ -118,6 +119,44 @@ class Scoring:
         verdict = Verdict.REFUSED if response.status < 500 else Verdict.FAILED
         text = body.decode("utf-8", "replace")
         return _of(verdict, response._replace(body=body), f"Status{response.status}", text)
+
+
+class Health:
+    """Whether a trigger works, as the log and readiness say it.
+
+    Readiness changes when a trouble lasts: links are closed and opened again all the time. What
+    is said to be ``connecting`` is not ready from the start.
+    """
+
+    def __init__(self, troubles: dict[str, str], name: str, connecting: str = "") -> None:
+        self._troubles, self._name, self._said = troubles, name, ""
+        self._timer: asyncio.TimerHandle | None = None
+        if connecting:
+            troubles[name] = connecting
+
+    def has_trouble(self, error: ScoringRuntimeError) -> None:
+        """It does not work; the log says so once."""
+        if self._said != str(error):
+            log.error("%s", error)
+        self._said = str(error)
+        if self._name in self._troubles:
+            self._troubles[self._name] = self._said
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._show)
+
+    def is_well(self) -> None:
+        """It works."""
+        if self._said:
+            log.info("The %s trigger works again.", self._name.replace("_", " ").title())
+        self._said = ""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._troubles.pop(self._name, None)
+
+    def _show(self) -> None:
+        self._timer = None
+        self._troubles[self._name] = self._said
 
 
 def failed(error: ScoringRuntimeError) -> Outcome:

@@ -16,12 +16,20 @@ from .settings import Settings
 # https://learn.microsoft.com/azure/service-bus-messaging/service-bus-quotas
 _LONGEST_ID = 128
 _LONGEST_REASON = 4096
-_HEADER = re.compile(r"x-[a-z0-9_.-]{1,100}")
+_HEADER = re.compile(r"x-[a-z0-9_.-]{1,100}|content-encoding")
+_REPLY = ":reply"
+_HOPS = "x-scoring-hops"
+MOST_HOPS = 10
+"""A message that comes from so many scoring hosts goes round in a circle of them."""
 _ID = re.compile(r"[\x21-\x7e]{1,100}")
 
 
 class QueueMessage(NamedTuple):
-    """One message as it was received; ``deliveries`` counts those before this one."""
+    """One message as it was received; ``deliveries`` counts those before this one.
+
+    ``sequence_number`` is what the broker calls the message by, once it is enqueued. ``types``:
+    the AMQP types of properties whose values do not tell them. ``fault``: why it cannot be read.
+    """
 
     body: bytes
     message_id: str = ""
@@ -31,6 +39,19 @@ class QueueMessage(NamedTuple):
     reply_to_session_id: str = ""
     properties: Mapping[str, object] = {}
     deliveries: int = 0
+    sequence_number: int = 0
+    content_encoding: str = ""
+    types: Mapping[str, str] = {}
+    fault: str = ""
+
+    @property
+    def hops(self) -> int:
+        """How many scoring hosts it comes from, one after the other."""
+        said = str(self.properties.get(_HOPS, ""))
+        if said.isdecimal():
+            return int(said[:9])
+        # The first host does not say it: most replies are for a client.
+        return int(self.message_id.endswith(_REPLY) and "status" in self.properties)
 
 
 class QueueReply(NamedTuple):
@@ -50,6 +71,9 @@ class Settlement(Enum):
 
     COMPLETE = "complete"
     ABANDON = "abandon"
+    """It is delivered again, which the broker counts."""
+    RELEASE = "release"
+    """The same, but not counted where that can be told."""
     DEAD_LETTER = "dead-letter"
 
 
@@ -67,14 +91,18 @@ def request_of(
 ) -> ScoringRequest:
     """A message as a request: its ``x-`` properties are headers, its id is the request id.
 
-    The properties ``model``, ``method`` and ``accept`` say how it is scored.
+    The properties ``model``, ``method`` and ``accept`` say how it is scored, ``content-encoding``
+    (of AMQP, else of the application) how it is encoded.
     """
     known = _ID.fullmatch(message.message_id) is not None
     request_id = message.message_id if known else new_id().decode()
     lines = {"content-type": content_type_of(message.content_type), "x-request-id": request_id}
     for name, value in message.properties.items():
         if _HEADER.fullmatch(name.lower()) and name.lower() not in lines:
-            lines[name.lower()] = " ".join(str(value).split())
+            text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+            lines[name.lower()] = " ".join(text.split())
+    if message.content_encoding:
+        lines["content-encoding"] = message.content_encoding
     headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in lines.items()]
     request = ScoringRequest(message.body, headers, request_id=request_id, enter=enter)
     return directed(request, directions(message.properties))
@@ -100,13 +128,13 @@ def answer(message: QueueMessage, outcome: Outcome, settings: Settings) -> Answe
 def reply_of(message: QueueMessage, outcome: Outcome, settings: Settings) -> QueueReply | None:
     """The reply to ``reply_to``, else to the output queue; None when there is neither.
 
-    Its id is made of the message's id, so that duplicate detection removes the repeat that a
-    redelivery makes.
+    Its id is the same for each delivery of the message, so that duplicate detection removes the
+    repeat that a redelivery makes.
 
     Raises:
         UndecodableInput: ``reply_to`` is the queue that the messages come from, or none at all.
     """
-    target = _entity(message.reply_to) or settings.servicebus_output_queue
+    target = _target(message.reply_to) or settings.servicebus_output_queue
     if not target:
         return None
     if "$" in target:
@@ -116,28 +144,45 @@ def reply_of(message: QueueMessage, outcome: Outcome, settings: Settings) -> Que
             f"reply_to is {message.reply_to!r}, the queue that is scored: the reply would be an "
             "input again."
         )
-    kept = {name: value for name, value in message.properties.items() if name[:2].lower() == "x-"}
+    kept = {
+        name: {"TYPE": message.types[name], "VALUE": value} if name in message.types else value
+        for name, value in message.properties.items()
+        if name[:2].lower() == "x-"
+    }
+    if message.hops:
+        kept[_HOPS] = message.hops + 1
+    own_id = reply_id(message, settings)
     return QueueReply(
         target,
         outcome.body,
         outcome.content_type,
-        reply_id(message.message_id),
-        message.correlation_id or message.message_id,
+        own_id,
+        message.correlation_id or message.message_id or own_id,
         message.reply_to_session_id,
         {**kept, **outcome.properties, "status": outcome.status},
     )
 
 
-def reply_id(message_id: str) -> str:
-    """``<id>:reply``; of an id too long for that its digest; "" (a new one) without an id."""
-    if not message_id:
-        return ""
-    if len(message_id) + len(":reply") > _LONGEST_ID:
-        message_id = hashlib.sha256(message_id.encode("utf-8", "replace")).hexdigest()
-    return f"{message_id}:reply"
+def reply_id(message: QueueMessage, settings: Settings) -> str:
+    """``<entity>:<message id>:<sequence number>:reply``; a digest where that is no short ASCII.
+
+    A message that is enqueued again, or elsewhere, has another sequence number or entity: its
+    reply is no repeat.
+    """
+    source = entity(settings).lower()  # names do not distinguish case
+    made = f"{source}:{message.message_id}:{message.sequence_number}"
+    if len(made) + len(_REPLY) > _LONGEST_ID or not (made.isascii() and made.isprintable()):
+        made = hashlib.sha256(made.encode("utf-8", "surrogatepass")).hexdigest()
+    return made + _REPLY
 
 
-def _entity(reply_to: str) -> str:
+def entity(settings: Settings) -> str:
+    """What is scored: ``queue``, or ``topic/subscription``."""
+    name, subscription = settings.servicebus_input_queue, settings.servicebus_input_subscription
+    return f"{name}/{subscription}" if subscription else name
+
+
+def _target(reply_to: str) -> str:
     """The queue's name; some clients write the whole address, ``sb://namespace/queue``."""
     name = reply_to.strip()
     if "://" in name:

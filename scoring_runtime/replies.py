@@ -7,25 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import struct
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 from azure.core.exceptions import AzureError
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
-from azure.servicebus.exceptions import MessageSizeExceededError, MessagingEntityNotFoundError
+from azure.servicebus.exceptions import MessageSizeExceededError
 
-from .errors import ScoringRuntimeError
+from .errors import ScoringRuntimeError, TriggerTrouble
 from .queue_messages import QueueReply
 from .service_bus_client import trouble
 
 _MOST_SENDERS = 50
 _MOST_AT_ONCE = 100
+_LONGEST_SECONDS = 15.0
+# What the broker says of one message, not of its queue.
+_REFUSALS = ("amqp:invalid-field", "amqp:decode-error", "com.microsoft:argument-")
+# What the SDK's encoder raises.
+_IMPOSSIBLE = (TypeError, OverflowError, UnicodeError, struct.error)
 _Batch: TypeAlias = list[tuple[ServiceBusMessage, asyncio.Future[None]]]
 
 
 class ReplyRefused(ScoringRuntimeError):
-    """This reply can never be sent: too large, a property too long, or no such queue."""
+    """This reply can never be sent: too large, or a property that cannot be."""
 
 
 class Replies:
@@ -46,7 +52,7 @@ class Replies:
 
         Raises:
             ReplyRefused: this reply can never be sent.
-            TriggerTrouble: the broker is away, or refuses.
+            TriggerTrouble: the broker or the queue is away, or refuses.
         """
         await self._sender(reply.target).send(reply)
 
@@ -54,8 +60,7 @@ class Replies:
         """Connect to a queue now.
 
         Raises:
-            ReplyRefused: the queue does not exist.
-            TriggerTrouble: the broker is away, or refuses.
+            TriggerTrouble: the broker or the queue is away, or refuses.
         """
         await self._sender(target).open()
 
@@ -103,7 +108,7 @@ class _Sender:
 
     async def open(self) -> None:
         """Connect."""
-        with self._translated():
+        async with self._translated():
             await self._opened()
 
     async def close(self) -> None:
@@ -112,8 +117,9 @@ class _Sender:
             await asyncio.wait([self._sending])
         sender, self._sender = self._sender, None
         if sender is not None:
-            with contextlib.suppress(AzureError, OSError):
-                await sender.close()
+            with contextlib.suppress(AzureError, OSError):  # a time-out is an OSError
+                async with asyncio.timeout(_LONGEST_SECONDS):
+                    await sender.close()
 
     async def _opened(self) -> Any:
         if self._sender is None:
@@ -142,7 +148,7 @@ class _Sender:
     async def _send_batch(self, batch: _Batch) -> None:
         messages = [message for message, _ in batch]
         try:
-            with self._translated():
+            async with self._translated():
                 sender = await self._opened()
                 await sender.send_messages(messages if len(messages) > 1 else messages[0])
         except ReplyRefused as error:
@@ -152,31 +158,38 @@ class _Sender:
             for each in batch:  # to find the one that is too large
                 await self._send_batch([each])
         except BaseException as error:
-            with contextlib.suppress(AzureError, OSError):
-                broken, self._sender = self._sender, None
-                if broken is not None:
-                    await broken.close()
             _settle(batch, error)
+            broken, self._sender = self._sender, None
+            if broken is not None:
+                with contextlib.suppress(AzureError, OSError):
+                    async with asyncio.timeout(_LONGEST_SECONDS):
+                        await broken.close()
             if not isinstance(error, Exception):
                 raise
         else:
             _settle(batch, None)
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
         try:
-            yield
-        except MessagingEntityNotFoundError as error:
-            raise ReplyRefused(
-                f"The queue {self._target!r} for replies (reply_to, or SERVICEBUS_OUTPUT_QUEUE) "
-                "does not exist."
-            ) from error
-        except MessageSizeExceededError as error:
-            raise ReplyRefused(
+            async with asyncio.timeout(_LONGEST_SECONDS):  # an attach may never be answered
+                yield
+        except (AzureError, OSError, ValueError, *_IMPOSSIBLE) as error:
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: Exception) -> ReplyRefused | TriggerTrouble:
+        if isinstance(error, MessageSizeExceededError):
+            return ReplyRefused(
                 f"The reply is larger than {self._target!r} takes (256 kB on the Standard tier)."
-            ) from error
-        except (AzureError, OSError, ValueError) as error:
-            raise trouble(error, self._connection_name, self._target) from error
+            )
+        cause = getattr(error, "inner_exception", None) or error
+        if isinstance(cause, _IMPOSSIBLE):
+            return ReplyRefused(f"There can be no such reply: {cause}")
+        condition = getattr(error, "_condition", None) or ""
+        if condition.startswith(_REFUSALS):
+            return ReplyRefused(f"{self._target!r} refuses the reply: {condition}")
+        named = "reply_to, or SERVICEBUS_OUTPUT_QUEUE"
+        return trouble(error, self._connection_name, self._target, named)
 
 
 def _message(reply: QueueReply) -> ServiceBusMessage:

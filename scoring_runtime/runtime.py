@@ -133,8 +133,8 @@ class Runtime:
                 several are.
         """
         if self._default is None or (request.model and not self.has_script):
-            return self._scorers[self.model(request.model)].call(request)
-        return self._default.call(request)
+            return self._scorers[self.model(request.model)].call(request, None, request.patient)
+        return self._default.call(request, None, request.patient)
 
     def model(self, wanted: str) -> Served:
         """The model of this ``name`` or ``name:version``; without a name the default.
@@ -231,11 +231,11 @@ class Runtime:
         finally:
             await self._all[0].call(body, close_stream)
 
-    async def whole(self, body: bytes | Iterator[bytes]) -> bytes:
+    async def whole(self, body: bytes | Iterator[bytes], patient: bool = False) -> bytes:
         """A response's body, a stream joined together."""
         if isinstance(body, bytes):
             return body
-        joined: bytes = await self._all[0].call(body, joined_stream)
+        joined: bytes = await self._all[0].call(body, joined_stream, patient)
         return joined
 
     async def stop(self, seconds: float | None = None) -> None:

@@ -16,6 +16,7 @@ from asyncio import AbstractEventLoop, Future
 from collections import deque
 from collections.abc import Callable
 from concurrent import futures
+from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -43,7 +44,7 @@ class Scorer(Generic[_C]):
             coroutines.
         threads: how many scoring threads (one is what old scripts rely on).
         queue_size: how many calls may wait.
-        timeout_seconds: deadline of one call, waiting included; 0 is none.
+        timeout_seconds: deadline of one call, waiting included unless it is patient; 0 is none.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Scorer(Generic[_C]):
         self._deadlines: deque[tuple[float, Future[Any]]] = deque()
         self._timer_on: AbstractEventLoop | None = None
         self._in_flight = 0
+        self._patient: set[Future[Any]] = set()
         self._waking_on: AbstractEventLoop | None = None
         self._collecting_on: AbstractEventLoop | None = None
         self._refusal: Callable[[], NotServing] | None = None
@@ -77,25 +79,32 @@ class Scorer(Generic[_C]):
         """Start the first thread, which prepares; the others follow it."""
         self._workers[0].start()
 
-    async def call(self, argument: Any, function: Callable[[Any], Any] | None = None) -> Any:
+    async def call(
+        self,
+        argument: Any,
+        function: Callable[[Any], Any] | None = None,
+        patient: bool = False,
+    ) -> Any:
         """The callee's answer to ``argument``, or ``function(argument)``, in a scoring thread.
 
         Before the callee is prepared, calls wait for it. A ``function`` goes on with what has
-        begun (the next part of a stream), so it is neither refused nor counted by the queue.
+        begun (the next part of a stream), so it is neither refused nor counted by the queue. Nor
+        is a ``patient`` call, whose deadline begins with it in the scoring thread.
 
         Raises:
             QueueFull, Stopping, NotStarted: at once.
             RunTimeout: the deadline passed; the function may still run, or never begins.
         """
         if function is None:
-            self._admit()
+            self._admit(patient)
         elif self._ended:
             raise _stopping()
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._in_flight += 1
+        begins = self._patiently(loop, future) if patient else None
         try:
-            self._queue.waiting.append(Job(function, argument, future, loop))
+            self._queue.waiting.append(Job(function, argument, future, loop, begins))
             if self._queue.sleeping and self._waking_on is not loop:
                 self._waking_on = loop
                 # Not at once: what else this turn of the loop reads joins the same hand-over.
@@ -105,7 +114,7 @@ class Scorer(Generic[_C]):
             if self._in_flight > 1 and self._collecting_on is not loop:
                 self._collecting_on = loop
                 loop.call_later(HAND_OVER_SECONDS, self._collect, loop)
-            if self._timeout:
+            if self._timeout and begins is None:
                 self._watch(loop, future)
             if self._refusal is _not_started:
                 # prepare() failed between the look at the top and the append.
@@ -114,13 +123,23 @@ class Scorer(Generic[_C]):
         finally:
             self._in_flight -= 1
 
-    def _admit(self) -> None:
+    def _admit(self, patient: bool) -> None:
         if self._refusal is not None:
             raise self._refusal()
-        if len(self._queue.waiting) >= self._queue_size:
+        if not patient and len(self._queue.waiting) - len(self._patient) >= self._queue_size:
             raise QueueFull(
                 f"{self._queue_size} requests wait already (SCORING_QUEUE_SIZE). Try again later."
             )
+
+    def _patiently(
+        self, loop: AbstractEventLoop, future: Future[Any]
+    ) -> Callable[[], object] | None:
+        """What begins the deadline of a patient call, unless it begins now."""
+        self._patient.add(future)
+        future.add_done_callback(self._patient.discard)
+        if not self._timeout or self._async_loop is not None:
+            return None
+        return partial(loop.call_soon_threadsafe, self._watch, loop, future)
 
     @property
     def stuck(self) -> bool:

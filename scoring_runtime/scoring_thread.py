@@ -29,13 +29,15 @@ class Callee(Protocol):
 class Job(NamedTuple):
     """One call; ``future`` belongs to ``loop``. A call whose future is done is not made.
 
-    ``call`` is None for the callee itself, which may not be prepared yet.
+    ``call`` is None for the callee itself, which may not be prepared yet. ``begins`` is called
+    right before the call.
     """
 
     call: Callable[[Any], Any] | None
     argument: Any
     future: Future[Any]
     loop: AbstractEventLoop
+    begins: Callable[[], object] | None = None
 
 
 Done = deque[tuple[Future[Any], Any, BaseException | None]]
@@ -141,6 +143,8 @@ class ScoringThread(threading.Thread):
     def _do(self, job: Job) -> None:
         self._current = job.future
         try:
+            if job.begins is not None:
+                job.begins()
             self.done.append((job.future, (job.call or self._callee)(job.argument), None))
         except BaseException as error:
             self.done.append((job.future, None, _for_future(error)))
@@ -152,6 +156,8 @@ class ScoringThread(threading.Thread):
 async def answered(job: Job, callee: Callee) -> None:
     """Await a job on the loop of the scoring thread, and hand its result back."""
     try:
+        if job.begins is not None:
+            job.begins()
         if job.call is None:
             value = await callee.awaited(job.argument)
         else:

@@ -8,8 +8,10 @@ from azure.servicebus import TransportType
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from azure.servicebus.exceptions import (
     MessagingEntityDisabledError,
+    MessagingEntityNotFoundError,
     ServiceBusAuthenticationError,
     ServiceBusAuthorizationError,
+    ServiceBusQuotaExceededError,
 )
 
 from .connections import Connection
@@ -53,17 +55,36 @@ def receiver_of(settings: Settings, client: ServiceBusClient) -> ServiceBusRecei
     return client.get_queue_receiver(name)
 
 
-def trouble(error: BaseException, connection_name: str, entity: str) -> TriggerTrouble:
-    """What an operator can do about an error of the SDK; never its own text."""
+def trouble(
+    error: BaseException, connection_name: str, entity: str, setting: str
+) -> TriggerTrouble:
+    """What an operator can do about an error of the SDK, at the entity that a setting names.
+
+    Never the SDK's own text.
+    """
     named = f"{connection_name} (SERVICEBUS_CONNECTION)"
+    condition = getattr(error, "_condition", "")
+    is_deleted = condition == "amqp:resource-deleted"
+    if condition == "amqp:not-allowed" and "requires sessions" in str(error):
+        return TriggerTrouble(
+            f"The queue {entity!r} requires sessions, which are not received here ({setting}). "
+            "Name one without. Trying again."
+        )
+    if is_deleted or isinstance(error, MessagingEntityNotFoundError):
+        return TriggerTrouble(f"The queue {entity!r} does not exist ({setting}). Trying again.")
+    if isinstance(error, ServiceBusQuotaExceededError):
+        return TriggerTrouble(f"The queue {entity!r} is full ({setting}). Trying again.")
+    if isinstance(error, MessagingEntityDisabledError):
+        return TriggerTrouble(f"The queue {entity!r} is disabled ({setting}). Trying again.")
     if isinstance(error, ServiceBusAuthenticationError | ServiceBusAuthorizationError):
         return TriggerTrouble(
-            f"Service Bus refuses {named} for {entity!r}: it needs to listen to the input and send "
-            "to the output (roles Azure Service Bus Data Receiver and Sender). Trying again."
+            f"Service Bus refuses {named} for {entity!r} ({setting}): it needs to listen to the "
+            "input and send to the output (roles Azure Service Bus Data Receiver and Sender). "
+            "Trying again."
         )
-    if isinstance(error, MessagingEntityDisabledError):
-        return TriggerTrouble(f"The queue {entity!r} is disabled. Trying again.")
-    return TriggerTrouble(
-        f"Service Bus cannot be reached or does not answer: {named}, {entity!r}, "
+    away = TriggerTrouble(
+        f"Service Bus cannot be reached or does not answer: {named}, {entity!r} ({setting}), "
         f"{type(error).__name__}. Trying again."
     )
+    away.is_out_of_reach = True
+    return away

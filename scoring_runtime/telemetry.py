@@ -68,8 +68,10 @@ def configure_logging(level: str, places: list[Path], stream: str = "stdout") ->
 
 def quiet_sdks() -> None:
     """Keep the lines that Azure's SDKs write for each request out of the log."""
-    for name in ("azure.core", "azure.identity", "azure.servicebus", "azure.storage", "msal"):
+    for name in ("azure.core", "azure.identity", "azure.storage", "msal"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It writes a traceback for each link that is closed; the trigger says what is to be known.
+    logging.getLogger("azure.servicebus").setLevel(logging.CRITICAL)
 
 
 def redirect_print() -> None:

@@ -29,6 +29,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ FIXED: dict[int, struct.Struct] = {
     0x56: struct.Struct(">?"), 0x60: struct.Struct(">H"), 0x61: struct.Struct(">h"),
     0x70: struct.Struct(">I"), 0x71: struct.Struct(">i"), 0x72: struct.Struct(">f"),
     0x80: struct.Struct(">Q"), 0x81: struct.Struct(">q"), 0x82: struct.Struct(">d"),
-    0x83: struct.Struct(">q"),
+    0x83: struct.Struct(">q"), 0x73: struct.Struct(">I"), 0x74: struct.Struct(">4s"),
+    0x84: struct.Struct(">8s"), 0x94: struct.Struct(">16s"),
 }  # fmt: skip
 CONSTANTS: dict[int, Any] = {0x40: None, 0x41: True, 0x42: False, 0x43: 0, 0x44: 0}
 
@@ -243,6 +245,15 @@ class RawMap(NamedTuple):
 
     def encoded(self) -> bytes:
         return struct.pack(">BII", 0xD1, len(self.entries) + 4, self.size) + self.entries
+
+    def each(self) -> dict[str, bytes]:
+        """The values by name, encoded."""
+        found, at = {}, 0
+        while at < len(self.entries):
+            name, value = decode(self.entries, at)
+            at = skip(self.entries, value)
+            found[name] = self.entries[value:at]
+        return found
 
     def decoded(self) -> dict[str, Any]:
         value: dict[str, Any] = decode(self.encoded())[0]
@@ -355,9 +366,19 @@ class BrokerMessage:
     session_id: str | None
     subject: str | None
     application_properties: dict[str, Any]
+    encoded_properties: dict[str, bytes]
     delivery_count: int
     sequence_number: int
     locked: bool
+
+    @property
+    def answers(self) -> str:
+        """The message that this one is a reply to: the id within its own id."""
+        entity, found, number, end = self.message_id.split(":")
+        assert entity
+        assert number.isdecimal()
+        assert end == "reply"
+        return str(found)
 
 
 def snapshot(message: Message) -> BrokerMessage:
@@ -372,6 +393,7 @@ def snapshot(message: Message) -> BrokerMessage:
         session_id=named.get("session_id"),
         subject=named.get("subject"),
         application_properties=message.application.decoded(),
+        encoded_properties=message.application.each(),
         delivery_count=message.delivery_count,
         sequence_number=message.sequence,
         locked=bool(message.tag),
@@ -381,14 +403,14 @@ def snapshot(message: Message) -> BrokerMessage:
 def encode_message(
     body: bytes, properties: Mapping[str, Any], application: Mapping[str, Any]
 ) -> bytes:
-    """A message as a sender would encode it."""
+    """A message as a sender would encode it; a raw body is its sections, encoded already."""
     values = [properties.get(name) for name in PROPERTY_NAMES]
     if values[6] is not None:
         values[6] = Symbol(values[6])
     parts = [section(PROPERTIES, encode(values))]
     if application:
         parts.append(section(APPLICATION, encode(dict(application))))
-    return b"".join((*parts, section(DATA, encode(body))))
+    return b"".join((*parts, body if isinstance(body, Raw) else section(DATA, encode(body))))
 
 
 # --- queues -----------------------------------------------------------------------------------
@@ -438,16 +460,19 @@ class Queue:
         lock_seconds: float = 30,
         max_delivery_count: int = 10,
         duplicate_detection: bool = False,
+        requires_session: bool = False,
         dead_letters: Queue | None = None,
     ) -> None:
         self.name = name
         self.lock_seconds = lock_seconds
         self.max_delivery_count = max_delivery_count
+        self.requires_session = requires_session
         self.dead_letters = dead_letters
         self.active: list[tuple[int, Message]] = []
         self.locked: dict[bytes, Message] = {}
         self.deferred: dict[int, Message] = {}
         self.consumers: deque[Consumer] = deque()
+        self.refusal: Described | None = None
         self._statistics = statistics
         self._seen: set[Any] | None = set() if duplicate_detection else None
         self._sequence = itertools.count(1)
@@ -615,6 +640,7 @@ class Namespace:
         self.queues: dict[str, Queue] = {}
         self.topics: dict[str, list[Queue]] = {}
         self.refuse_tokens = False
+        self.silent: set[str] = set()
 
     def add_queue(self, name: str, **options: Any) -> Queue:
         dead = Queue(
@@ -660,6 +686,12 @@ TRANSFER_HEAD = struct.Struct(">IBBH5sBBIBIBB16sBBB")
 def error(condition: str, description: str) -> Described:
     """With its empty info, which the SDK reads."""
     return Described(ERROR, [Symbol(condition), description, None])
+
+
+NEEDS_SESSION = (
+    "It is not possible for an entity that requires sessions to create a non-sessionful message"
+    " receiver."
+)
 
 
 class LinkRefused(Exception):
@@ -760,9 +792,16 @@ class Replies(OutgoingLink):
 class IncomingLink:
     """The broker's end of a link on which the client sends; `accept` takes each payload."""
 
-    def __init__(self, session: Session, handle: int, accept: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        handle: int,
+        accept: Callable[[bytes], None],
+        queues: Iterable[Queue] = (),
+    ) -> None:
         self.session = session
         self.handle = handle
+        self.queues = list(queues)
         self._accept = accept
         self._partial: list[bytes] = []
         self._first: list[Any] = []
@@ -795,6 +834,9 @@ class IncomingLink:
         if len(payload) > limit:
             text = f"The message of {len(payload)} bytes exceeds the limit of {limit} bytes."
             return Described(REJECTED, [error("amqp:link:message-size-exceeded", text)])
+        for queue in self.queues:
+            if queue.refusal:
+                return Described(REJECTED, [queue.refusal])
         for each in unpack_batch(payload) if batch else [payload]:
             self._accept(each)
         return Described(ACCEPTED, [])
@@ -880,6 +922,8 @@ class Session:
         sizes = [None, None, uint(0), ulong(self.connection.max_message_size)]
         terminus = source if client_receives else target
         address = entity_of(terminus.value[0] if terminus and terminus.value else None)
+        if address.lower() in self.connection.namespace.silent:
+            return
         try:
             link = self._open(address, handle, client_receives, removes=send_mode == 1)
         except LinkRefused as refusal:
@@ -905,10 +949,12 @@ class Session:
             return self._open_node(address, handle, client_receives, management)
         if client_receives:
             queue = self._find(self.connection.namespace.source, address)
+            if queue.requires_session:
+                raise LinkRefused("amqp:not-allowed", NEEDS_SESSION)
             return Consumer(self, handle, queue, removes=removes)
         queues = self._find(self.connection.namespace.targets, address)
         publish = self.connection.namespace.publish
-        return IncomingLink(self, handle, lambda payload: publish(queues, payload))
+        return IncomingLink(self, handle, lambda payload: publish(queues, payload), queues)
 
     def _find(self, find: Callable[[str], T | None], address: str) -> T:
         if (found := find(address)) is None:
@@ -944,7 +990,9 @@ class Session:
             self.links[fields[4]].on_flow(fields)
 
     def on_transfer(self, fields: list[Any], payload: bytes) -> None:
-        link = self.links[fields[0]]
+        link = self.links.get(fields[0])
+        if link is None:
+            return  # it was on its way when the link was detached
         assert isinstance(link, IncomingLink), "a transfer on a link that receives"
         link.on_transfer(fields, payload)
 
@@ -970,6 +1018,12 @@ class Session:
         if link := self.links.pop(fields[0], None):
             link.close()
             self.send(DETACH, [uint(fields[0]), bool(fields[1])])
+
+    def detach(self, link: OutgoingLink | IncomingLink, why: Described) -> None:
+        """End a link from here, for the reason given."""
+        del self.links[link.handle]
+        link.close()
+        self.send(DETACH, [uint(link.handle), True, why])
 
     def close(self) -> None:
         for link in self.links.values():
@@ -1110,6 +1164,12 @@ class Connection(asyncio.Protocol):
         if session := self.sessions.pop(channel, None):
             session.close()
             self.send(channel, END, [])
+
+    def end(self, why: Described) -> None:
+        """Close from here, for the reason given."""
+        self.send(0, CLOSE, [why])
+        self._flush()
+        self.transport.close()
 
     def _on_close(self, channel: int, fields: list[Any]) -> None:
         self.send(0, CLOSE, [])
@@ -1415,11 +1475,13 @@ class ServiceBusBroker:
         lock_seconds: float = 30,
         max_delivery_count: int = 10,
         duplicate_detection: bool = False,
+        requires_session: bool = False,
     ) -> None:
         options = {
             "lock_seconds": lock_seconds,
             "max_delivery_count": max_delivery_count,
             "duplicate_detection": duplicate_detection,
+            "requires_session": requires_session,
         }
         self._call(lambda: self._namespace.add_queue(name, **options))
 
@@ -1451,8 +1513,9 @@ class ServiceBusBroker:
         queue: str,
         body: bytes,
         *,
-        message_id: str | None = None,
+        message_id: str | Raw | None = None,
         content_type: str | None = None,
+        content_encoding: str | None = None,
         correlation_id: str | None = None,
         reply_to: str | None = None,
         reply_to_session_id: str | None = None,
@@ -1464,6 +1527,7 @@ class ServiceBusBroker:
         named = {
             "message_id": message_id or uuid.uuid4().hex,
             "content_type": content_type,
+            "content_encoding": content_encoding and Symbol(content_encoding),
             "correlation_id": correlation_id,
             "reply_to": reply_to,
             "reply_to_session_id": reply_to_session_id,
@@ -1534,6 +1598,54 @@ class ServiceBusBroker:
     def refuse_tokens(self, refuse: bool) -> None:
         """From now on `$cbs` answers 401, or 200 again."""
         self._namespace.refuse_tokens = refuse
+
+    def refuse(self, queue: str, condition: str = "") -> None:
+        """From now on a queue rejects what is sent to it; without a condition no more.
+
+        A full one does so with ``amqp:resource-limit-exceeded``.
+        """
+        found, why = self._queue(queue), error(condition, f"'{queue}' refuses.")
+        self._call(lambda: setattr(found, "refusal", why if condition else None))
+
+    def be_silent(self, address: str, *, silent: bool = True) -> None:
+        """From now on an attach to this address is never answered."""
+        change = self._namespace.silent.add if silent else self._namespace.silent.discard
+        self._call(lambda: change(address.lower()))
+
+    def detach(self, queue: str, condition: str, description: str) -> int:
+        """Detach all links of a queue, as after 10 minutes of idleness; how many there were."""
+        found, why = self._queue(queue), error(condition, description)
+
+        def detach() -> int:
+            sessions = [each for one in self._connections for each in one.sessions.values()]
+            links = [
+                (session, link)
+                for session in sessions
+                for link in list(session.links.values())
+                if getattr(link, "queue", None) is found or found in getattr(link, "queues", ())
+            ]
+            for session, link in links:
+                session.detach(link, why)
+            return len(links)
+
+        return self._call(detach)
+
+    def remove_queue(self, name: str) -> None:
+        """Delete a queue, with what is in it; its links are detached."""
+        self.detach(name, "amqp:resource-deleted", f"The messaging entity '{name}' is deleted.")
+        for each in (name.lower(), name.lower() + DEAD_LETTER_SUFFIX):
+            self._call(partial(self._namespace.queues.pop, each))
+
+    def close_connections(self, condition: str, description: str) -> int:
+        """Close every client's connection for a reason; the result is how many there were."""
+
+        def close() -> int:
+            closed = list(self._connections)
+            for each in closed:
+                each.end(error(condition, description))
+            return len(closed)
+
+        return self._call(close)
 
     def cut_connections(self) -> int:
         """Abort every client's connection; the result is how many there were."""

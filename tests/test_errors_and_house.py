@@ -179,6 +179,7 @@ LAYERS = {
     "azureml.core.model": 13,
     "functions.links": 13,
     "queue_scoring": 13,
+    "standalone.received": 13,
     "azureml.core.workspace": 14,
     "functions.service_bus": 14,
     "standalone.reception": 14,
@@ -307,8 +308,8 @@ def test_the_service_bus_sdk_is_imported_by_the_senders_and_receivers_only() -> 
         "functions.links",
         "replies",
         "service_bus_client",
+        "standalone.received",
         "standalone.reception",
-        "standalone.service_bus",
     }
 
 
@@ -476,7 +477,7 @@ def test_a_request_needs_only_a_body() -> None:
     """A queue message is a POST to /score without headers."""
     assert ScoringRequest(b"x") == (
         *(b"x", (), "POST", "/score", b"", "", "http", "", None),
-        "",
+        *("", False),
     )
 
 

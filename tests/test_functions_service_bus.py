@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import uuid
 from collections.abc import Iterator
@@ -253,7 +254,7 @@ def test_a_reply_carries_what_the_request_asked_for(queue: Listener):
     assert (done.failure, done.outputs) == ("", {})
     reply = queue.reply("answers")
     assert reply.body == '{"got":"grüße"}'.encode()
-    assert reply.message_id == "one:reply"
+    assert reply.answers == "one"
     assert reply.correlation_id == "talk"
     assert reply.session_id == "session"
     assert reply.content_type == "application/json"
@@ -271,7 +272,8 @@ def test_without_reply_to_the_reply_goes_to_the_output_queue(queue: Listener):
     """With the request's message id as correlation id when it has none of its own."""
     assert queue(b"a", message_id="two").failure == ""
     reply = queue.reply()
-    assert (reply.message_id, reply.correlation_id) == ("two:reply", "two")
+    assert reply.message_id.startswith("input:two:")
+    assert (reply.answers, reply.correlation_id) == ("two", "two")
     assert (reply.session_id, reply.application_properties) == (None, {"status": 200})
 
 
@@ -320,10 +322,8 @@ def test_50_replies_share_one_connection(queue: Listener):
     for number in range(50):
         assert queue(b"%d" % number, message_id=str(number)).failure == ""
     assert queue.broker.statistics.connections_opened == opened
-    ids = [each.message_id for each in queue.broker.messages("output")]
-    assert sorted(ids[1:], key=lambda each: int(each.partition(":")[0])) == [
-        f"{number}:reply" for number in range(50)
-    ]
+    ids = [each.answers for each in queue.broker.messages("output")]
+    assert sorted(ids[1:], key=int) == [str(number) for number in range(50)]
 
 
 def test_16_messages_at_once_each_get_their_own_reply(queue: Listener):
@@ -336,6 +336,48 @@ def test_16_messages_at_once_each_get_their_own_reply(queue: Listener):
     assert [each.failure for each in done] == [""] * 16
     found = {each.correlation_id: each.body for each in queue.broker.take_all("output")}
     assert found == {str(n): b'{"got":"message %d"}' % n for n in range(16)}
+
+
+def test_16_messages_at_once_that_take_longer_than_the_deadline_are_all_scored():
+    """The deadline is that of run(), not of waiting for the others."""
+    with listening(SCRIPTS / "trigger_text.py", SCORING_TIMEOUT_MS="4000") as queue:
+        for number in range(4):
+            queue.broker.send("input", b"sleep", message_id=str(number))
+        messages = [queue.receive() for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(queue.deliver, messages))
+        assert [each.failure for each in done] == [""] * 4
+        statuses = [e.application_properties["status"] for e in queue.broker.messages("output")]
+        assert statuses == [200] * 4
+
+
+def test_a_full_output_keeps_the_function_waiting_and_its_answer():
+    """Nothing is scored again, and readiness names the setting."""
+    with listening(SCRIPTS / "trigger_text.py") as queue:
+        assert queue(b"first").failure == ""
+        queue.broker.refuse("output", "amqp:resource-limit-exceeded")
+        message = queue.send(b"second")
+        with ThreadPoolExecutor(1) as pool:
+            delivery = pool.submit(queue.deliver, message)
+
+            def is_unready() -> bool:
+                answer = httpx.get(f"{queue.host.url}/health/ready")
+                return answer.status_code == 503 and "SERVICEBUS_OUTPUT_QUEUE" in answer.text
+
+            queue.broker.wait_for(is_unready, 40)
+            assert not delivery.done()
+            queue.broker.refuse("output")
+            assert delivery.result().failure == ""
+        calls = httpx.post(f"{queue.host.url}/score", content=b"calls").json()
+        assert calls == 3  # with this one
+        assert httpx.get(f"{queue.host.url}/health/ready").status_code == 200
+        assert [each.body for each in queue.broker.messages("output")][1:] == [b'{"got":"second"}']
+
+
+def test_a_gzip_body_is_decoded(queue: Listener):
+    body, said = gzip.compress(b"zipped"), {"content-encoding": "gzip"}
+    assert queue(body, properties=said).failure == ""
+    assert queue.reply().body == b'{"got":"zipped"}'
 
 
 def test_16_dead_letters_at_once_each_get_their_own_reason(queue: Listener):
@@ -403,7 +445,7 @@ def test_the_clients_fault_is_answered_and_ends_as_a_dead_letter_with_its_reason
     message = queue.send(body, message_id="bad", reply_to="answers")
     assert queue.deliver(message).failure == ""
     reply = queue.reply("answers")
-    assert (reply.message_id, reply.correlation_id) == ("bad:reply", "bad")
+    assert (reply.answers, reply.correlation_id) == ("bad", "bad")
     assert reply.application_properties == {"status": status}
     assert reply.body == httpx.post(f"{queue.host.url}/score", content=body).content
     assert said is None or reply.body == said
@@ -432,7 +474,7 @@ def test_a_reply_that_no_queue_takes_is_not_tried_again(queue: Listener):
     assert "'nowhere'" in queue.dead_letter().application_properties["DeadLetterErrorDescription"]
     assert queue.deliver(queue.send(b"large", message_id="big")).failure == ""
     reply = queue.reply()
-    assert (reply.message_id, reply.application_properties) == ("big:reply", {"status": 500})
+    assert (reply.answers, reply.application_properties) == ("big", {"status": 500})
     assert list(json.loads(reply.body)) == ["message"]
     letter = queue.dead_letter().application_properties
     assert letter["DeadLetterReason"] == "ReplyRefused"
@@ -452,11 +494,11 @@ def test_a_lock_that_is_lost_fails_the_function_with_the_reason_why(token: str, 
     failed = queue.host.deliver("score_message", event)
     assert "TryAgain: InputError: not this one" in failed.failure
     assert "could not be dead-lettered with its reason" in failed.failure
-    assert queue.reply().message_id == "late:reply"
+    assert queue.reply().answers == "late"
     queue.settle(message, failed)
     assert queue.broker.counts("input") == Counts(active=1, locked=0, dead=0)
     assert queue.deliver(queue.receive()).failure == ""
-    assert queue.reply().message_id == "late:reply"
+    assert queue.reply().answers == "late"
     assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
 
 
@@ -487,7 +529,7 @@ def test_a_failed_run_is_tried_again_and_then_answered_and_dead_lettered(
     assert queue.deliver(queue.receive()).failure == ""
     reply = queue.reply()
     answer = httpx.post(f"{queue.host.url}/score", content=body)
-    assert (reply.message_id, reply.body) == ("m:reply", answer.content)
+    assert (reply.answers, reply.body) == ("m", answer.content)
     assert reply.application_properties == {"status": answer.status_code}
     assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
     letter = queue.dead_letter().application_properties
@@ -548,8 +590,8 @@ def test_connections_that_are_cut_lose_no_reply():
         for message in sent:
             failures = [queue.deliver(message).failure for _ in range(2)]
             assert "" in failures
-        replies = {each.message_id for each in queue.broker.messages("output")}
-        assert replies == {"before 0:reply", "before 1:reply", "b:reply", "status 422:reply"}
+        replies = {each.answers for each in queue.broker.messages("output")}
+        assert replies == {"before 0", "before 1", "b", "status 422"}
         assert queue.broker.counts("input").dead == 2
 
 

@@ -210,7 +210,7 @@ def test_the_standalone_image_scores_a_dropped_file(running: Running):
 def test_the_standalone_image_answers_a_message(running: Running):
     running.broker.send("input", BODY, message_id="m1")
     [reply] = until(lambda: running.broker.take_all("output"))
-    assert (reply.body, reply.message_id) == (ANSWER, "m1:reply")
+    assert (reply.body, reply.answers) == (ANSWER, "m1")
 
 
 def test_the_health_check_passes_while_it_serves_and_fails_otherwise(
@@ -365,7 +365,7 @@ def test_the_functions_image_answers_a_message_in_the_worker(served: Served):
         assert done.failure == ""
         receiver.complete_message(message)
     [reply] = served.broker.take_all("output")
-    assert (reply.body, reply.message_id) == (ANSWER, "m1:reply")
+    assert (reply.body, reply.answers) == (ANSWER, "m1")
 
 
 def test_what_the_functions_image_imports_is_its_own(images: ImageStore, functions: Built):

@@ -173,7 +173,7 @@ def check(broker: ServiceBusBroker, inputs: list[Input]) -> None:
         print(broker.counts("input"), broker.counts("output"), broker.statistics)
     replies = broker.messages("output")
     by_id = {each.message_id: each for each in replies}
-    assert sorted(by_id) == [f"{each.name}:reply" for each in inputs]
+    assert sorted(each.answers for each in by_id.values()) == [each.name for each in inputs]
     by_name = {each.name: each for each in inputs}
     wrong = [each for each in replies if not by_name[each.correlation_id].is_answered_by(each)]
     assert wrong == []

@@ -13,6 +13,7 @@ import pytest
 from scoring_runtime import errors
 from scoring_runtime.messages import ScoringRequest
 from scoring_runtime.outcomes import (
+    Health,
     Outcome,
     Scoring,
     Verdict,
@@ -146,6 +147,50 @@ def test_a_run_that_gives_no_result_has_failed_and_its_details_are_not_told(writ
 def test_a_run_past_its_deadline_has_failed(write_script):
     [found] = scored(write_script, b"slow", SCORING_TIMEOUT_MS="200")
     assert (found.verdict, found.status, found.reason) == (FAILED, 500, "RunTimeout")
+
+
+def test_the_deadline_is_that_of_run_alone(write_script):
+    """Blobs and messages wait for each other, and for HTTP that fills the queue."""
+
+    async def scenario() -> list[Outcome]:
+        settings = {"SCORING_TIMEOUT_MS": "1500", "SCORING_QUEUE_SIZE": "1"}
+        async with started(write_script, **settings) as runtime:
+            score = Scoring(runtime)
+            requests = [ScoringRequest(b"slow")] * 5
+            return await asyncio.gather(*(score(each, "blob input/a") for each in requests))
+
+    assert [each.verdict for each in asyncio.run(scenario())] == [SCORED] * 5
+
+
+def test_a_trouble_that_passes_is_logged_and_one_that_lasts_is_shown(monkeypatch, caplog):
+    monkeypatch.setattr("scoring_runtime.outcomes._GRACE_SECONDS", 0.2)
+    trouble = errors.TriggerTrouble("The queue is away.")
+
+    async def scenario() -> None:
+        shown: dict[str, str] = {}
+        health = Health(shown, "service_bus", "connecting")
+        assert shown == {"service_bus": "connecting"}
+        health.has_trouble(trouble)  # before it has worked
+        assert shown == {"service_bus": "The queue is away."}
+        health.is_well()
+        assert shown == {}
+        for _ in range(2):
+            health.has_trouble(trouble)
+            assert shown == {}
+            health.is_well()
+        await asyncio.sleep(0.3)
+        assert shown == {}
+        health.has_trouble(trouble)
+        await asyncio.sleep(0.3)
+        assert shown == {"service_bus": "The queue is away."}
+        health.is_well()
+        health.is_well()
+        assert shown == {}
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(scenario())
+    said = [each.getMessage() for each in caplog.records if each.name == "azmlinfsrv"]
+    assert said == ["The queue is away.", "The Service Bus trigger works again."] * 4
 
 
 def test_an_input_that_cannot_be_taken_now_raises_and_has_no_outcome(write_script):

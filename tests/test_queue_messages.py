@@ -125,19 +125,33 @@ def test_a_property_cannot_take_the_place_of_the_request_id_or_of_another():
     assert (headers[b"x-request-id"], headers[b"x-a"]) == (b"own", b"first")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        QueueMessage(b"", "i", content_encoding="gzip"),
+        QueueMessage(b"", "i", properties={"content-encoding": "gzip"}),
+        QueueMessage(b"", "i", properties={"Content-Encoding": "gzip"}),
+        QueueMessage(b"", "i", content_encoding="gzip", properties={"content-encoding": "br"}),
+    ],
+)
+def test_the_encoding_is_that_of_amqp_or_of_the_application(message: QueueMessage):
+    """Azure Functions gives the properties of the application only."""
+    assert headers_of(message)[b"content-encoding"] == b"gzip"
+
+
 # --- answers --------------------------------------------------------------------------------------
 
 
 def test_a_result_is_replied_and_completes():
     reply = QueueReply(
-        "output", b"result", "application/x-own", "m:reply", "m", "", {"status": 200}
+        "output", b"result", "application/x-own", "input:m:0:reply", "m", "", {"status": 200}
     )
     given = answer(QueueMessage(b"", "m"), SCORED, settings())
     assert given == Answer(reply, Settlement.COMPLETE)
 
 
 def test_the_clients_fault_is_replied_and_dead_lettered_at_once():
-    reply = QueueReply("output", b"why", "text/plain", "m:reply", "m", "", {"status": 422})
+    reply = QueueReply("output", b"why", "text/plain", "input:m:0:reply", "m", "", {"status": 422})
     given = answer(QueueMessage(b"", "m"), REFUSED, settings())
     assert given == Answer(reply, Settlement.DEAD_LETTER, "Status422", "why not")
 
@@ -153,7 +167,7 @@ def test_a_failed_run_is_abandoned_until_the_last_attempt(
     given = answer(message, FAILED, settings(SERVICEBUS_MAX_ATTEMPTS=attempts))
     if is_last:
         reply = QueueReply(
-            "output", b"error", FAILED.content_type, "m:reply", "m", "", {"status": 500}
+            "output", b"error", FAILED.content_type, "input:m:0:reply", "m", "", {"status": 500}
         )
         assert given == Answer(reply, Settlement.DEAD_LETTER, "RunFailed", "it raised")
     else:
@@ -168,21 +182,46 @@ def test_a_reason_is_cut_to_what_a_dead_letter_can_hold():
 # --- replies --------------------------------------------------------------------------------------
 
 
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() + ":reply"
+
+
 @pytest.mark.parametrize(
     ("message_id", "expected"),
     [
-        ("", ""),
-        ("a", "a:reply"),
-        ("x" * 122, "x" * 122 + ":reply"),
-        ("x" * 123, hashlib.sha256(b"x" * 123).hexdigest() + ":reply"),
-        ("x" * 128, hashlib.sha256(b"x" * 128).hexdigest() + ":reply"),
-        ("\ud800" * 123, hashlib.sha256(b"?" * 123).hexdigest() + ":reply"),
+        ("", "jobs::7:reply"),
+        ("a", "jobs:a:7:reply"),
+        ("x" * 115, "jobs:" + "x" * 115 + ":7:reply"),
+        ("x" * 116, digest("jobs:" + "x" * 116 + ":7")),
+        ("grüße", digest("jobs:grüße:7")),
+        ("\ud800", digest("jobs:\ud800:7")),
+        ("a\nb", digest("jobs:a\nb:7")),
     ],
-    ids=["none", "short", "122", "123", "128", "surrogates"],
+    ids=["none", "short", "115", "116", "umlaut", "surrogate", "line end"],
 )
-def test_a_reply_id_is_made_of_the_message_id_and_fits(message_id: str, expected: str):
-    assert reply_id(message_id) == expected
+def test_a_reply_id_is_made_of_queue_message_and_number_and_fits(message_id: str, expected: str):
+    """At most 128 characters, as the broker takes them; without an id it correlates too."""
+    message = QueueMessage(b"", message_id, sequence_number=7)
+    assert reply_id(message, settings(SERVICEBUS_INPUT_QUEUE="Jobs")) == expected
     assert len(expected) <= 128
+    reply = reply_of(message, SCORED, settings(SERVICEBUS_INPUT_QUEUE="Jobs"))
+    assert reply is not None
+    assert (reply.message_id, reply.correlation_id) == (expected, message_id or expected)
+
+
+def test_reply_ids_differ_for_whatever_is_enqueued_apart():
+    """By queue, subscription, id and number; a dead letter that is sent again has another."""
+    queues = [
+        settings(SERVICEBUS_INPUT_QUEUE="q"),
+        settings(SERVICEBUS_INPUT_QUEUE="r"),
+        settings(SERVICEBUS_INPUT_QUEUE="q", SERVICEBUS_INPUT_SUBSCRIPTION="s"),
+    ]
+    ids = ["", "a", "b", "x" * 128, "x" * 127 + "y", "\ud800", "\ud801"]
+    messages = [QueueMessage(b"", each, sequence_number=n) for each in ids for n in (1, 2**60)]
+    made = [reply_id(message, each) for each in queues for message in messages]
+    assert len(set(made)) == len(made) == 42
+    again = [message._replace(deliveries=3, body=b"other") for message in messages]
+    assert made == [reply_id(message, each) for each in queues for message in again]
 
 
 @pytest.mark.parametrize(
@@ -230,6 +269,31 @@ def test_a_reply_to_the_queue_that_is_scored_is_refused(reply_to: str):
     assert repr(reply_to) in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("message_id", "properties", "hops"),
+    [
+        ("m", {}, 0),
+        ("m", {"status": 200}, 0),
+        ("input:m:1:reply", {}, 0),
+        ("input:m:1:reply", {"status": 200}, 1),
+        ("m", {"x-scoring-hops": 3}, 3),
+        ("m", {"x-scoring-hops": "3"}, 3),
+        ("m", {"x-scoring-hops": "many"}, 0),
+        ("m", {"x-scoring-hops": "9" * 400}, 999_999_999),
+    ],
+)
+def test_hops_are_counted_from_the_second_host_on(
+    message_id: str, properties: dict[str, object], hops: int
+):
+    """So that a client's reply has nothing that it did not ask for."""
+    message = QueueMessage(b"", message_id, properties=properties)
+    assert message.hops == hops
+    reply = reply_of(message, SCORED, settings(SERVICEBUS_OUTPUT_QUEUE="next"))
+    assert reply is not None
+    said = {"x-scoring-hops": hops + 1} if hops else {}
+    assert reply.properties == {**properties, **said, "status": 200} or not said
+
+
 def test_a_reply_keeps_what_belongs_to_the_request():
     """Its properties that start with x-, with their types; the others stay behind."""
     identity = uuid.uuid4()
@@ -250,7 +314,7 @@ def test_a_reply_keeps_what_belongs_to_the_request():
 
 @pytest.mark.parametrize(
     ("correlation_id", "message_id", "expected"),
-    [("c", "m", "c"), ("", "m", "m"), ("c", "", "c"), ("", "", "")],
+    [("c", "m", "c"), ("", "m", "m"), ("c", "", "c"), ("", "", "input::0:reply")],
 )
 def test_the_correlation_id_is_the_requests_own_else_its_message_id(
     correlation_id: str, message_id: str, expected: str

@@ -193,11 +193,67 @@ def test_one_reply_that_the_sdk_cannot_make_leaves_the_others_alone(broker: Serv
 def test_a_queue_that_does_not_exist_refuses_without_much_delay(broker: ServiceBusBroker):
     started = time.monotonic()
     missing, fine = send(broker, REPLY._replace(target="nowhere"), REPLY)
-    assert isinstance(missing, ReplyRefused)
-    assert "The queue 'nowhere' for replies" in str(missing)
+    assert isinstance(missing, TriggerTrouble)
+    assert "The queue 'nowhere' does not exist" in str(missing)
     assert "SERVICEBUS_OUTPUT_QUEUE" in str(missing)
     assert fine is None
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("condition", "kind", "said"),
+    [
+        ("amqp:resource-limit-exceeded", TriggerTrouble, "'output' is full (reply_to, or SERV"),
+        ("amqp:unauthorized-access", TriggerTrouble, "Service Bus refuses TriggerConnection"),
+        ("com.microsoft:entity-disabled", TriggerTrouble, "'output' is disabled (reply_to, or"),
+        ("com.microsoft:server-busy", TriggerTrouble, "cannot be reached or does not answer"),
+        ("amqp:not-allowed", TriggerTrouble, "'output' (reply_to, or SERVICEBUS_OUTPUT_QUEUE)"),
+        ("com.microsoft:argument-error", ReplyRefused, "'output' refuses the reply: com.micro"),
+        ("amqp:invalid-field", ReplyRefused, "'output' refuses the reply: amqp:invalid-field"),
+    ],
+)
+def test_what_a_queue_refuses_is_its_trouble_or_that_of_one_reply(
+    condition: str, kind: type[Exception], said: str, broker: ServiceBusBroker
+):
+    broker.refuse("output", condition)
+    try:
+        [refused] = send(broker, REPLY)
+    finally:
+        broker.refuse("output")
+    assert type(refused) is kind
+    assert said in str(refused)
+
+
+def test_an_attach_that_is_never_answered_ends_and_delays_no_other(
+    broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("scoring_runtime.replies._LONGEST_SECONDS", 5.0)
+    broker.be_silent("quiet")
+    took: dict[str, float] = {}
+
+    async def scenario(replies: Replies, client: ServiceBusClient) -> Any:
+        async def sent(target: str) -> None:
+            try:
+                await replies.send(REPLY._replace(target=target))
+            finally:
+                took[target] = time.monotonic() - started
+
+        started = time.monotonic()
+        return await asyncio.gather(sent("quiet"), sent("output"), return_exceptions=True)
+
+    [silent, fine] = with_replies(broker, scenario)
+    assert isinstance(silent, TriggerTrouble)
+    assert "'quiet'" in str(silent)
+    assert fine is None
+    assert took["output"] < 5 <= took["quiet"]
+
+
+def test_a_property_that_amqp_cannot_hold_refuses_its_own_reply_alone(broker: ServiceBusBroker):
+    given = [REPLY, REPLY._replace(properties={"x-a": object()}), REPLY]
+    assert [type(each) for each in send(broker, *given)] == [type(None), ReplyRefused, type(None)]
+    [alone] = send(broker, given[1])
+    assert isinstance(alone, ReplyRefused)
+    assert len(broker.take_all("output")) == 2
 
 
 def test_queues_that_do_not_exist_leave_no_connection_behind(broker: ServiceBusBroker):

@@ -319,6 +319,51 @@ def test_a_request_past_its_deadline_in_the_queue_never_reaches_run(gate):
     assert ran == ["first", "next"]
 
 
+def test_a_patient_call_waits_without_a_deadline_and_runs_with_one(gate):
+    """Five at once that take longer than the deadline together; then one that takes too long."""
+
+    async def main() -> None:
+        scorer = scoring(lambda wait: wait() or "done", timeout_seconds=0.5)
+        waits = [lambda: time.sleep(0.2)] * 5
+        calls = [scorer.call(wait, patient=True) for wait in waits]
+        assert await asyncio.gather(*calls) == ["done"] * 5
+        with pytest.raises(RunTimeout):
+            await scorer.call(lambda: gate.wait(PATIENCE), patient=True)
+        assert scorer.stuck
+        late = asyncio.create_task(scorer.call(lambda: None, patient=True))
+        with pytest.raises(NotBegun):
+            await scorer.call(lambda: None)
+        assert not late.done()
+        gate.set()
+        assert await late == "done"
+        await scorer.stop(PATIENCE)
+
+    asyncio.run(main())
+
+
+def test_patient_calls_are_not_refused_and_take_no_place_of_others(gate):
+    def prepare(_: asyncio.Runner) -> Sync:
+        gate.wait(PATIENCE)
+        return Sync(lambda argument: argument)
+
+    async def main() -> None:
+        scorer: Scorer[Sync] = Scorer(prepare, queue_size=1)
+        scorer.start()
+        calls = [asyncio.create_task(scorer.call(n, patient=True)) for n in range(5)]
+        await asyncio.sleep(0)
+        calls.append(asyncio.create_task(scorer.call(5)))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await scorer.call("too many")
+        calls.append(asyncio.create_task(scorer.call(6, patient=True)))
+        await asyncio.sleep(0)
+        gate.set()
+        assert await asyncio.gather(*calls) == list(range(7))
+        await scorer.stop(PATIENCE)
+
+    asyncio.run(main())
+
+
 def test_stuck_while_the_thread_is_late_and_not_after_it_returns(gate):
     async def main() -> None:
         scorer = scoring(lambda wait: wait and gate.wait(PATIENCE), timeout_seconds=0.05)

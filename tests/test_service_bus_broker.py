@@ -591,6 +591,7 @@ def test_the_controls_carry_thousands_of_messages(broker: ServiceBusBroker) -> N
         reply_to_session_id=None,
         session_id=None,
         subject=None,
+        encoded_properties={},
         application_properties={},
         delivery_count=0,
         sequence_number=8,

@@ -188,7 +188,7 @@ class Queues:
         return {each.correlation_id: self._ending(each, letters) for each in replies}
 
     def _ending(self, reply: BrokerMessage, letters: dict[str, BrokerMessage]) -> Ending:
-        assert reply.message_id == f"{reply.correlation_id}:reply"
+        assert reply.answers == reply.correlation_id
         letter = letters.get(reply.correlation_id)
         return Ending(
             "reply and dead letter" if letter else "reply",

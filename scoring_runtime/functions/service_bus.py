@@ -9,7 +9,7 @@ from typing import Any
 import azure.functions as func
 
 from ..connections import service_bus, service_bus_name
-from ..outcomes import Scoring
+from ..outcomes import Health, Scoring
 from ..queue_messages import Answer, QueueMessage, Settlement
 from ..queue_scoring import QueueScoring
 from ..runtime import Runtime
@@ -17,8 +17,8 @@ from ..telemetry import log
 from .invocations import TryAgain, name_invocation
 from .links import Links, NotMoved
 
-# The host renews the lock meanwhile.
-_PATIENCE = 60.0
+# The host renews the lock meanwhile; its own time-out is 5 minutes on the Consumption plan.
+_PATIENCE = 240.0
 
 
 def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
@@ -29,7 +29,8 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
     """
     settings = runtime.settings
     links = Links(settings, service_bus(settings))
-    handler = _handler(QueueScoring(scoring, links.replies, settings, _PATIENCE), links)
+    health = Health(runtime.troubles, "service_bus")
+    handler = _handler(QueueScoring(scoring, links.replies, settings, health, _PATIENCE), links)
     common: dict[str, Any] = {
         "arg_name": "message",
         "connection": service_bus_name(settings),
@@ -80,4 +81,5 @@ def decoded(message: func.ServiceBusMessage) -> QueueMessage:
         message.reply_to_session_id or "",
         dict(message.application_properties or {}),
         max((message.delivery_count or 1) - 1, 0),
+        message.sequence_number or 0,
     )

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from azure.core.exceptions import AzureError
 from azure.servicebus.aio import AutoLockRenewer, ServiceBusReceiver
-from azure.servicebus.amqp import AmqpMessageBodyType
-from azure.servicebus.exceptions import MessageLockLostError
+from azure.servicebus.exceptions import MessageLockLostError, MessagingEntityNotFoundError
 
 from ..errors import NotServing, TriggerTrouble
-from ..queue_messages import Answer, QueueMessage, Settlement
+from ..queue_messages import Answer, Settlement
 from ..queue_scoring import QueueScoring
 from ..settings import Settings
 from ..telemetry import log
+from .received import decoded
 
 _RECEIVE_SECONDS = 0.2
 _AT_ONCE_SECONDS = 0.02
 _QUICK = 3
 # Most messages are settled long before; the others get their lock renewed.
 _RENEW_AFTER_SECONDS = 1.0
+_LONGEST_RENEWAL = 7 * 86400.0
+_OPEN_SECONDS = 30.0
 _SETTLE_SECONDS = 5.0
-_AGAIN = Answer(None, Settlement.ABANDON)
+_MOST_ELSEWHERE = 500
+_FEW = 4
+_AGAIN = Answer(None, Settlement.RELEASE)
+_FAILED = Answer(None, Settlement.ABANDON)
+_TROUBLE = (AzureError, OSError, ValueError)
 
 
 class Reception:
@@ -49,7 +56,9 @@ class Reception:
         self._stopping = stopping
         self._renewer = AutoLockRenewer(on_lock_renew_failure=self._lock_is_lost)
         self._slots = asyncio.Semaphore(settings.servicebus_max_concurrent)
-        self._most = settings.servicebus_max_concurrent + settings.servicebus_prefetch
+        self._pace = _Pace(settings)
+        self._opening = asyncio.Lock()
+        self._is_opened_again = False
         self._in_flight: dict[asyncio.Task[None], _Held] = {}
         self._answered: list[_Held] = []
         self._some_answered = asyncio.Event()
@@ -57,8 +66,9 @@ class Reception:
         self._broken: BaseException | None = None
 
     async def open(self) -> None:
-        """Connect."""
-        await self._receiver.__aenter__()
+        """Connect, or connect again."""
+        async with self._opening, asyncio.timeout(_OPEN_SECONDS):  # it may never be answered
+            await self._receiver.__aenter__()
 
     async def run(self) -> None:
         """Receive until the connection breaks or the host stops; then end what is in flight."""
@@ -73,38 +83,64 @@ class Reception:
         finally:
             await self._drain(_SETTLE_SECONDS)
             await self._renewer.close()
-            with contextlib.suppress(AzureError, OSError, ValueError):
+            with contextlib.suppress(*_TROUBLE):
                 await self._receiver.close()
 
+    @property
+    def _room(self) -> int:
+        busy = len(self._in_flight) + len(self._answered)
+        if self._score.output_is_away:
+            return 1 - busy  # one, whose reply shows whether it is back
+        return self._pace.most - busy + min(self._score.elsewhere, _MOST_ELSEWHERE)
+
     async def _receive_or_wait(self) -> None:
-        room = self._most - len(self._in_flight) - len(self._answered)
+        room = self._room
         if room <= 0:
             await wait_for(self._some_answered, _RECEIVE_SECONDS)
             return
         asked, began = min(room, self._ask), monotonic()
-        received = await self._receiver.receive_messages(asked, _RECEIVE_SECONDS)
+        received = await self._received(asked)
         self._got_all = len(received) == asked
         # To ask for more than there is delays what there is by 0.2 s: one at a time, unless they
         # come at once.
         more = self._got_all and monotonic() - began < _AT_ONCE_SECONDS
         self._quick = self._quick + 1 if more else 0
-        self._ask = min(self._ask * 4, self._most) if self._quick >= _QUICK else 1
+        self._ask = min(self._ask * 4, self._pace.most) if self._quick >= _QUICK else 1
         for message in received:
             held = _Held(message, monotonic())
             task = asyncio.create_task(self._handled(held))
             self._in_flight[task] = held
             task.add_done_callback(self._in_flight.pop)
 
+    async def _received(self, most: int) -> list[Any]:
+        try:
+            received: list[Any] = await self._receiver.receive_messages(most, _RECEIVE_SECONDS)
+        except MessagingEntityNotFoundError:
+            raise
+        except _TROUBLE:
+            # The broker closes links that are idle, and moves its queues: what is in flight holds
+            # its locks meanwhile.
+            if self._is_opened_again:
+                raise
+            self._is_opened_again = True
+            await self._open_again()
+            return []
+        self._is_opened_again = False
+        return received
+
+    async def _open_again(self) -> None:
+        await self.open()
+        for held in self._in_flight.values():
+            held.renewed = False  # the SDK renews no lock of a link that was closed
+
     def _renew_those_that_take_long(self) -> None:
         long_ago = monotonic() - _RENEW_AFTER_SECONDS
-        # A little more than the deadline: the answer to a message that is late is due then.
-        longest = (self._settings.timeout_seconds or 7 * 86400) + 60
         for held in self._in_flight.values():
             if held.since > long_ago:
                 break  # they are in the order of their arrival
             if not held.renewed:
                 held.renewed = True
-                self._renewer.register(self._receiver, held.message, longest)
+                self._renewer.register(self._receiver, held.message, _LONGEST_RENEWAL)
 
     async def _lock_is_lost(self, message: Any, error: Exception | None) -> None:
         for held in self._in_flight.values():
@@ -113,28 +149,26 @@ class Reception:
                 _say_lost(message)
 
     async def _handled(self, held: _Held) -> None:
-        async with self._slots:
-            held.answer = await self._answer(held)
+        held.answer = await self._answer(held)
         self._answered.append(held)
         self._some_answered.set()
 
     async def _answer(self, held: _Held) -> Answer:
-        if self._stopping.is_set() or self._broken is not None:
-            return _AGAIN
+        def goes_on() -> bool:
+            return not (held.lost or self._stopping.is_set() or self._broken)
+
         try:
-            return await self._score(
-                decoded(held.message),
-                is_ours=lambda: not held.lost,
-                goes_on=lambda: not (held.lost or self._stopping.is_set() or self._broken),
-            )
-        except NotServing:
-            return _AGAIN
-        except TriggerTrouble as error:
-            self._broken = self._broken or error
+            async with self._slots:
+                if not goes_on():
+                    return _AGAIN
+                with self._pace.measured():
+                    given = await self._score.decided(decoded(held.message), goes_on=goes_on)
+            return await self._score.replied(given, is_ours=lambda: not held.lost, goes_on=goes_on)
+        except (NotServing, TriggerTrouble):
             return _AGAIN
         except Exception:
             log.exception("Encountered Exception while scoring %s", held.message.message_id)
-            return _AGAIN
+            return _FAILED
 
     async def _settle_answered(self) -> None:
         answered, self._answered = self._answered, []
@@ -152,6 +186,8 @@ class Reception:
                 await self._receiver.complete_message(message)
             elif answer.settlement is Settlement.ABANDON:
                 await self._receiver.abandon_message(message)
+            elif answer.settlement is Settlement.RELEASE:
+                await self._release(message)
             else:
                 await self._receiver.dead_letter_message(
                     message, reason=answer.reason, error_description=answer.description
@@ -159,8 +195,29 @@ class Reception:
         except MessageLockLostError:
             if not held.lost:
                 _say_lost(message)
-        except (AzureError, OSError, ValueError) as error:
-            self._broken = self._broken or error
+        except _TROUBLE as error:
+            await self._settle_again(held, error)
+
+    async def _settle_again(self, held: _Held, error: BaseException) -> None:
+        """By its token, over a new link; a second failure is the connection's."""
+        if not held.again:
+            held.again = True
+            try:
+                await self._open_again()
+                return await self._settle(held)
+            except _TROUBLE:
+                pass
+        self._score.keep(held.answer)
+        self._broken = self._broken or error
+
+    async def _release(self, message: Any) -> None:
+        try:
+            # The SDK offers no settlement that the broker does not count as a delivery.
+            await self._receiver._handler.settle_messages_async(
+                message._delivery_id, message._delivery_tag, "released"
+            )
+        except Exception:  # its AMQP layer has errors of its own
+            await self._receiver.abandon_message(message)
 
     async def _drain(self, seconds: float) -> None:
         until = monotonic() + seconds
@@ -185,6 +242,7 @@ class _Held:
     since: float
     renewed: bool = False
     lost: bool = False
+    again: bool = False
     answer: Answer = _AGAIN
 
 
@@ -192,36 +250,33 @@ def _say_lost(message: Any) -> None:
     log.warning("The lock of message %s is lost; it is delivered again.", message.message_id)
 
 
-def decoded(message: Any) -> QueueMessage:
-    """A received message as plain data; the SDK gives names and texts of properties as bytes."""
-    return QueueMessage(
-        _body(message),
-        _text(message.message_id),
-        _text(message.correlation_id),
-        _text(message.content_type),
-        _text(message.reply_to),
-        _text(message.reply_to_session_id),
-        {
-            _text(name): _text(value) if isinstance(value, bytes) else value
-            for name, value in (message.application_properties or {}).items()
-        },
-        message.delivery_count or 0,
-    )
+class _Pace:
+    """How many messages to hold: those that can begin within half the deadline.
 
+    What one takes is measured, with all that it waits for.
+    """
 
-def _body(message: Any) -> bytes:
-    if message.body_type is AmqpMessageBodyType.DATA:
-        return b"".join(message.body)
-    value = message.body
-    if isinstance(value, bytes):
-        return value
-    return value.encode() if isinstance(value, str) else str(message).encode()
+    def __init__(self, settings: Settings) -> None:
+        self._largest = settings.servicebus_max_concurrent + settings.servicebus_prefetch
+        self._least = settings.concurrency + 1
+        self._window = settings.timeout_seconds / 2 or float("inf")
+        self._each = 0.0
+        self._at_once = 0
+        self.most = min(self._largest, max(self._least, _FEW))
 
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return "" if value is None else str(value)
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[None]:
+        """Around one message."""
+        self._at_once += 1
+        began, beside = monotonic(), self._at_once
+        try:
+            yield
+        finally:
+            self._at_once -= 1
+            each = max((monotonic() - began) / beside, 1e-6)
+            self._each += (each - self._each) * (0.3 if self._each else 1)
+            fitting = min(self._window / self._each, self._largest)
+            self.most = min(self._largest, max(self._least, int(fitting)))
 
 
 async def wait_for(event: asyncio.Event, seconds: float) -> None:

@@ -8,17 +8,18 @@ from time import monotonic
 from typing import Any
 
 from azure.core.exceptions import AzureError
-from azure.servicebus.exceptions import MessagingEntityNotFoundError
 
 from ..connections import service_bus
 from ..errors import TriggerTrouble
-from ..outcomes import Scoring
+from ..outcomes import Health, Scoring
+from ..queue_messages import entity
 from ..queue_scoring import QueueScoring
-from ..replies import Replies, ReplyRefused
+from ..replies import Replies
 from ..runtime import Runtime
 from ..service_bus_client import client_of, receiver_of, trouble
 from ..settings import Settings
 from ..telemetry import log
+from .received import isolate_faults
 from .reception import Reception, wait_for
 
 _LONGEST_PAUSE = 30.0
@@ -34,13 +35,14 @@ class ServiceBusTrigger:
 
     def __init__(self, runtime: Runtime, scoring: Scoring) -> None:
         self._settings = runtime.settings
-        self._troubles = runtime.troubles
-        self._troubles["service_bus"] = _CONNECTING
+        self._health = Health(runtime.troubles, "service_bus", _CONNECTING)
         self._scoring = scoring
+        self._score: QueueScoring | None = None
         self._connection = service_bus(self._settings)
         self.where = _where(self._settings)
         if self._connection.text:
             client_of(self._settings, self._connection)  # to refuse a bad connection string now
+        isolate_faults()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Receive until ``stopping``, then finish what is in flight; reconnects for ever."""
@@ -50,7 +52,7 @@ class ServiceBusTrigger:
             try:
                 await self._session(stopping)
             except TriggerTrouble as error:
-                self._has_trouble(error)
+                self._health.has_trouble(error)
                 pause = 0.5 if monotonic() - began > _LONGEST_PAUSE else min(pause * 2, 30.0)
                 await wait_for(stopping, pause)
         self._scoring.flush_log()
@@ -61,49 +63,32 @@ class ServiceBusTrigger:
         replies = Replies(client, self._connection.name)
         try:
             if self._settings.servicebus_output_queue:
-                await self._open_output(replies)
-            reception = Reception(
-                self._settings,
-                receiver_of(self._settings, client),
-                QueueScoring(self._scoring, replies, self._settings),
-                stopping,
-            )
+                await replies.open(self._settings.servicebus_output_queue)
+            receiver = receiver_of(self._settings, client)
+            reception = Reception(self._settings, receiver, self._scores(replies), stopping)
             with self._translated():
                 await reception.open()
             log.info("Receiving from %s", self.where)
-            self._is_well()
+            self._health.is_well()
             with self._translated():
                 await reception.run()
         finally:
             await _closed(replies, client, credential)
 
-    async def _open_output(self, replies: Replies) -> None:
-        try:
-            await replies.open(self._settings.servicebus_output_queue)
-        except ReplyRefused as error:
-            raise TriggerTrouble(f"{error} Trying again.") from error
+    def _scores(self, replies: Replies) -> QueueScoring:
+        """The same for each connection: it keeps answers that could not be sent."""
+        if self._score is None:
+            self._score = QueueScoring(self._scoring, replies, self._settings, self._health)
+        self._score.replies, self._score.output_is_away = replies, False
+        return self._score
 
     @contextlib.contextmanager
     def _translated(self) -> Any:
         try:
             yield
-        except MessagingEntityNotFoundError as error:
-            raise TriggerTrouble(
-                f"The {_source(self._settings)} does not exist (SERVICEBUS_INPUT_QUEUE, "
-                "SERVICEBUS_INPUT_SUBSCRIPTION). Trying again."
-            ) from error
         except (AzureError, OSError, ValueError) as error:
-            name = self._settings.servicebus_input_queue
-            raise trouble(error, self._connection.name, name) from error
-
-    def _is_well(self) -> None:
-        if self._troubles.pop("service_bus", _CONNECTING) != _CONNECTING:
-            log.info("The Service Bus trigger works again.")
-
-    def _has_trouble(self, error: TriggerTrouble) -> None:
-        if self._troubles.get("service_bus") != str(error):
-            log.error("%s", error)
-        self._troubles["service_bus"] = str(error)
+            setting = "SERVICEBUS_INPUT_QUEUE, SERVICEBUS_INPUT_SUBSCRIPTION"
+            raise trouble(error, self._connection.name, entity(self._settings), setting) from error
 
 
 def _source(settings: Settings) -> str:
