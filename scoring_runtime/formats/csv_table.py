@@ -6,6 +6,7 @@ import csv
 import io
 from array import array
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
@@ -55,14 +56,14 @@ def decode(
         InputTooLarge: more rows or values than the limits allow, or more than ten times
             ``limits.bytes`` of memory once read.
     """
-    table = Records(body, limits, charset)
-    with_header, first = table.find_header(header, names)
-    if with_header:
-        return _columns(table, first)
-    try:
-        return Rows(_numbers(table, first))
-    except _NotNumeric:
-        return Rows(_texts(Records(body, limits, charset)))
+    with closing(Records(body, limits, charset)) as table:
+        with_header, first = table.find_header(header, names)
+        if with_header:
+            return _columns(table, first)
+        with suppress(_NotNumeric):
+            return Rows(_numbers(table, first))
+    with closing(Records(body, limits, charset)) as table:
+        return Rows(_texts(table))
 
 
 def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
@@ -122,6 +123,7 @@ def _texts(table: Records) -> NDArray[Any]:
 
 def _columns(table: Records, records: list[list[str]]) -> Columns:
     names = records[0]
+    table.check_columns()
     table.check_memory()
     _check_names(names)
     at_once_most = max(1, _VALUES_AT_ONCE // table.width)
