@@ -59,6 +59,7 @@ def run(request): return len(request.get_data())
 """
 _SLOW = "import time\ndef init(): pass\ndef run(data): time.sleep(0.05)"
 _MODEL = ""
+_ONE, _ONE_ARRAY = _TEXT.format("return 1"), _ARRAY + "def run(data): return 1"
 _ROWS = json.dumps({"data": [[0.5, 1.5]] * (MEGABYTE // 12)}).encode()
 _TEXT_BODY = b"x" * MEGABYTE
 
@@ -95,33 +96,33 @@ KINDS = {
     "answered schema": Kind(_ARRAY + "def run(data): return len(data)", _ROWS, 200),
     "answered CSV": Kind(_TABLE, _TABLE_BODY, 200, "text/csv"),
     "answered cached": Kind(_TEXT.format("return len(data)"), _TEXT_BODY, 200, environ=_CACHED),
-    "not text": Kind(_TEXT.format("return 1"), b"\xff" * MEGABYTE, 400),
-    "not gzip": Kind(_TEXT.format("return 1"), _TEXT_BODY, 400, headers=_ENCODED),
+    "not text": Kind(_ONE, b"\xff" * MEGABYTE, 400),
+    "not gzip": Kind(_ONE, _TEXT_BODY, 400, headers=_ENCODED),
     "cut gzip": Kind(
-        _TEXT.format("return 1"), _gzip(np.random.default_rng(1).bytes(MEGABYTE))[:-9], 400,
+        _ONE, _gzip(np.random.default_rng(1).bytes(MEGABYTE))[:-9], 400,
         headers=_ENCODED,
     ),
     "gzip bomb": Kind(
-        _TEXT.format("return 1"), _gzip(b"x" * 3 * MEGABYTE), 413, headers=_ENCODED,
+        _ONE, _gzip(b"x" * 3 * MEGABYTE), 413, headers=_ENCODED,
         environ=(("SCORING_MAX_BODY_BYTES", "2000000"),),
     ),
     "coding unknown": Kind(
-        _TEXT.format("return 1"), _TEXT_BODY, 415, headers=((b"content-encoding", b"br"),)
+        _ONE, _TEXT_BODY, 415, headers=((b"content-encoding", b"br"),)
     ),
-    "not JSON": Kind(_ARRAY + "def run(data): return 1", _ROWS[:-2], 400),
-    "other name": Kind(_ARRAY + "def run(data): return 1", b'{"x": ' + _ROWS + b"}", 400),
-    "schema mismatch": Kind(_ARRAY + "def run(data): return 1", _MIXED, 400),
+    "not JSON": Kind(_ONE_ARRAY, _ROWS[:-2], 400),
+    "other name": Kind(_ONE_ARRAY, b'{"x": ' + _ROWS + b"}", 400),
+    "schema mismatch": Kind(_ONE_ARRAY, _MIXED, 400),
     "table mismatch": Kind(_TABLE, b'{"data":[' + b'{"a":"no","b":"x"},' * 50_000 + b"{}]}", 400),
-    "content type": Kind(_ARRAY + "def run(data): return 1", _ROWS, 415, "text/html"),
+    "content type": Kind(_ONE_ARRAY, _ROWS, 415, "text/html"),
     "ragged CSV": Kind(_TABLE, _TABLE_BODY + b"1\n", 400, "text/csv"),
-    "quote in CSV": Kind(_TABLE, _TABLE_BODY[: MEGABYTE // 2] + b'"x"y\n' + _TABLE_BODY, 400, "text/csv"),
+    "quote in CSV": Kind(_TABLE, _TABLE_BODY + b'"x"y\n' + _TABLE_BODY, 400, "text/csv"),
     "too many rows of CSV": Kind(
         _TABLE, _TABLE_BODY, 413, "text/csv", environ=(("SCORING_MAX_ROWS", "1000"),)
     ),
     "JSON Lines": Kind(_TABLE, b'{"a":1,"b":"x"}\n' * 60_000 + b"{", 400, "application/jsonl"),
-    "npy": Kind(_ARRAY + "def run(data): return 1", b"\x93NUMPY" + _TEXT_BODY, 400, "application/x-npy"),
+    "npy": Kind(_ONE_ARRAY, b"\x93NUMPY" + _TEXT_BODY, 400, "application/x-npy"),
     "too large": Kind(
-        _TEXT.format("return 1"), _TEXT_BODY, 413, environ=(("SCORING_MAX_BODY_BYTES", "9"),)
+        _ONE, _TEXT_BODY, 413, environ=(("SCORING_MAX_BODY_BYTES", "9"),)
     ),
     "run() raises": Kind(_TEXT.format(_RAISES), _TEXT_BODY, 500),
     "run() raises, cached": Kind(_TEXT.format(_RAISES), _TEXT_BODY, 500, environ=_CACHED),

@@ -29,7 +29,7 @@ class Records:
     """The records of a body, one after the other, and the checks that hold for each of them."""
 
     def __init__(self, body: bytes, limits: Limits, charset: str) -> None:
-        if _CHARSET.fullmatch(charset) is None:
+        if charset != "utf-8" and _CHARSET.fullmatch(charset) is None:
             raise UndecodableInput(
                 f"The charset {charset[:50]!r} of the CSV body is not known. Allowed: utf-8, "
                 "utf-16, utf-32, ascii, iso-8859-1 to -16, windows-1250 to -1258, gb18030, gbk, "
@@ -138,6 +138,8 @@ class Records:
             if self._commas > most_commas:
                 raise self._too_many("values", self._limits.values, "SCORING_MAX_VALUES")
             yield lines
+            if len(text) < _BATCH:
+                return
 
     def _ragged(self, length: int) -> None:
         raise SchemaMismatch(

@@ -6,7 +6,6 @@ import csv
 import io
 from array import array
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
@@ -56,14 +55,18 @@ def decode(
         InputTooLarge: more rows or values than the limits allow, or more than ten times
             ``limits.bytes`` of memory once read.
     """
-    with closing(Records(body, limits, charset)) as table:
+    table = Records(body, limits, charset)
+    try:
         with_header, first = table.find_header(header, names)
         if with_header:
             return _columns(table, first)
-        with suppress(_NotNumeric):
-            return Rows(_numbers(table, first))
-    with closing(Records(body, limits, charset)) as table:
+        return Rows(_numbers(table, first))
+    except _NotNumeric:
+        table.close()
+        table = Records(body, limits, charset)
         return Rows(_texts(table))
+    finally:
+        table.close()
 
 
 def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
