@@ -107,7 +107,8 @@ def to_aml_request(request: ScoringRequest, body: bytes) -> AMLRequest:
     if body or "CONTENT_LENGTH" in environ:
         environ["CONTENT_LENGTH"] = str(len(body))
     _name_server(environ)
-    return AMLRequest(environ)
+    # Not in environ itself: they would keep each other, and the body, from being freed.
+    return AMLRequest(environ, populate_request=False)
 
 
 def header_mapping(headers: Headers) -> dict[str, str]:

@@ -16,7 +16,9 @@ from .errors import (
     UnsupportedContentType,
     UnsupportedMethod,
 )
+from .formats import guarded_json
 from .messages import ScoringRequest
+from .payloads import Limits
 from .settings import Settings
 from .telemetry import script_log
 
@@ -114,10 +116,10 @@ def _schema_arguments(
     parameters: Mapping[str, inspect.Parameter], settings: Settings
 ) -> ToArguments:
     defaults = {name: each.default for name, each in parameters.items()}
-    limit = settings.max_body_bytes
+    limits = settings.limits._replace(values=sys.maxsize)  # by names, memory alone is limited
 
     def arguments(request: ScoringRequest) -> Arguments:
-        values = _named_values(request, limit)
+        values = _named_values(request, limits)
         found = {name: values.get(name, default) for name, default in defaults.items()}
         for name, value in found.items():
             if value is inspect.Parameter.empty:
@@ -127,14 +129,16 @@ def _schema_arguments(
     return arguments
 
 
-def _named_values(request: ScoringRequest, limit: int) -> dict[str, Any]:
+def _named_values(request: ScoringRequest, limits: Limits) -> dict[str, Any]:
     if request.method == "GET":
         return conversion.query_values(request.query)
     if request.method != "POST":
         raise _no_such_method(request)
     if not conversion.is_json_type(request.header(b"content-type")):
         raise UnsupportedContentType("Expects Content-Type to be application/json")
-    return conversion.json_object(conversion.decoded_body(request, limit))
+    body = conversion.decoded_body(request, limits.bytes)
+    guarded_json.check(body, limits, "POST body", "Send fewer values at once.")
+    return conversion.json_object(body)
 
 
 def _plus_headers(arguments: ToArguments, wanted: bool) -> ToArguments:

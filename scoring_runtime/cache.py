@@ -141,7 +141,7 @@ class Cache:
                 del self._flights[key]
             else:  # until then the flight is where the result is found
                 keeping.add_done_callback(lambda _: self._flights.pop(key, None))
-            del flight
+            del flight  # its error has this frame in its traceback
 
     async def _kept_or_scored(
         self, key: str, request: ScoringRequest, keep: bool, until: float

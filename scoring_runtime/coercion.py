@@ -251,7 +251,8 @@ def check_names(
         SchemaMismatch: it lists both, and what is expected.
     """
     missing = [name for name in expected if name not in found and name not in optional]
-    unknown = [name for name in found if name not in expected]
+    known = {*expected}
+    unknown = [name for name in found if name not in known]
     said = [f"Missing {what}s: {listed(missing)}."] if missing else []
     said += [f"Unknown {what}s: {listed(unknown)}."] if unknown else []
     if said:

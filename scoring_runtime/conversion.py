@@ -16,6 +16,9 @@ from .messages import ScoringRequest
 
 JSON_TYPE = b"application/json"
 _PIECE = 8 * 1024
+# Each costs time though nothing comes out of it: a body of empty members, or of many codings.
+_MOST_MEMBERS = 250_000
+_MOST_CODINGS = 3
 _ALL_DIGITS_ZERO = bytes(ord("0") if chr(i).isdecimal() and i < 128 else i for i in range(256))
 _NINETEEN_DIGITS = b"0" * 19
 _DIGITS = re.compile(rb"0+")
@@ -23,14 +26,20 @@ _BEFORE_INTEGERS = frozenset(b"[,: \t\r\n\v\f")
 
 
 def decompressed(body: bytes, encoding: bytes, limit: int) -> bytes:
-    """Undo the Content-Encoding (RFC 9110 §8.4) ``gzip``, ``deflate`` or ``identity``.
+    """Undo the Content-Encoding (RFC 9110 §8.4) ``gzip``, ``deflate`` or ``identity``; three at
+    most.
 
     Raises:
         InputTooLarge: more than ``limit`` bytes come out; it stops there.
         UndecodableInput: the body is not in that encoding.
-        UnsupportedContentType: another encoding.
+        UnsupportedContentType: another encoding, or more than three.
     """
-    for name in reversed([each.strip().lower() for each in encoding.split(b",")]):
+    names = [each.strip().lower() for each in encoding.split(b",")]
+    if len(names) > _MOST_CODINGS:
+        raise UnsupportedContentType(
+            f"Content-Encoding lists {len(names)} codings. Allowed: at most {_MOST_CODINGS}."
+        )
+    for name in reversed(names):
         if name in (b"gzip", b"x-gzip", b"deflate"):
             body = _inflate(body, name.decode(), limit)
         elif name not in (b"", b"identity"):
@@ -154,8 +163,13 @@ def _inflate(body: bytes, name: str, limit: int) -> bytes:
 
 def _inflate_members(body: bytes, window: int, limit: int) -> bytes:
     parts: list[bytes] = []
-    left, at, view = limit, 0, memoryview(body)
+    left, at, members, view = limit, 0, 0, memoryview(body)
     while at < len(view):
+        members += 1
+        if members > _MOST_MEMBERS:
+            raise InputTooLarge(
+                f"The compressed body has more than {_MOST_MEMBERS} members; it is to have one."
+            )
         member = zlib.decompressobj(window)
         while not member.eof:
             # In pieces: what follows a member is copied out of the piece, not out of the body.

@@ -39,13 +39,24 @@ INTERNAL = "An unexpected internal error occurred. Check the logs for more info.
 
 
 def error_response(error: ScoringRuntimeError) -> ScoringResponse:
-    """The response that a client gets for an error; ``run_ms`` is -1, as run() gave no answer."""
+    """The response that a client gets for an error; ``run_ms`` is -1, as run() gave no answer.
+
+    With it the error's tracebacks and causes are forgotten: they hold what was sent.
+    """
+    _forget(error)
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return message_response(status, str(error), failed=kind is RunError)
     # The others are for operators: their texts name folders of this machine.
     log.error("%s", error)
     return message_response(500, INTERNAL)
+
+
+def _forget(error: BaseException | None) -> None:
+    while error is not None:
+        before = error.__cause__ or error.__context__
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error = before
 
 
 def message_response(status: int, message: str, *, failed: bool = False) -> ScoringResponse:

@@ -44,7 +44,7 @@ class ModelInvocation:
         self.model = model
         self.platform, self.inputs, self.outputs = model.platform, model.inputs, model.outputs
         self._identity = (name, version)
-        self._limits = settings.limits
+        self._limits = settings.limits.for_inputs(len(model.inputs))
         self._nan = settings.nan_policy
         self._encode = encoder(settings.nan_policy, strict=settings.strict_compat)
         if model.platform.startswith("mlflow_"):

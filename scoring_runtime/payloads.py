@@ -71,11 +71,17 @@ class Spec(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How much a body may hold: rows, values (rows times columns), bytes of memory once read."""
+    """How much a body may hold: rows, values (rows times columns), bytes as sent or decompressed,
+    and columns (or other values) by name."""
 
     rows: int
     values: int
     bytes: int
+    columns: int = 10_000
+
+    def for_inputs(self, inputs: int) -> Limits:
+        """The same for a model that itself declares so many inputs."""
+        return self._replace(columns=max(self.columns, inputs))
 
 
 class NoCodeModel(Protocol):

@@ -66,7 +66,7 @@ class Scorer(Generic[_C]):
         ]
         self._async_loop: AbstractEventLoop | None = None
         self._tasks: set[Future[None]] = set()
-        self._deadlines: deque[tuple[float, Future[Any]]] = deque()
+        self._deadlines: dict[Future[Any], float] = {}
         self._timer_on: AbstractEventLoop | None = None
         self._in_flight = 0
         self._patient: set[Future[Any]] = set()
@@ -122,6 +122,8 @@ class Scorer(Generic[_C]):
             return await future
         finally:
             self._in_flight -= 1
+            self._deadlines.pop(future, None)
+            del future  # its error has this frame in its traceback
 
     def _admit(self, patient: bool) -> None:
         if self._refusal is not None:
@@ -179,28 +181,29 @@ class Scorer(Generic[_C]):
             self._collecting_on = None
 
     def _watch(self, loop: AbstractEventLoop, future: Future[Any]) -> None:
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][1].done():
-            deadlines.popleft()
-        deadlines.append((monotonic() + self._timeout, future))
+        if future.done():  # a patient call that was cancelled meanwhile
+            return
+        self._deadlines[future] = monotonic() + self._timeout
         if self._timer_on is not loop:
             self._timer_on = loop
             loop.call_later(self._timeout, self._expire, loop)
 
     def _expire(self, loop: AbstractEventLoop) -> None:
-        deadlines, now = self._deadlines, monotonic()
-        # A copy: the other thread may take the oldest meanwhile.
-        waiting = {id(job.future) for job in self._queue.waiting.copy() if job is not None}
-        while deadlines and (deadlines[0][0] <= now or deadlines[0][1].done()):
-            future = deadlines.popleft()[1]
+        now = monotonic()
+        # Copies: the other threads may take the oldest meanwhile.
+        waiting = {job.future: job for job in self._queue.waiting.copy() if job is not None}
+        for future, deadline in [*self._deadlines.items()]:  # in the order of the deadlines
+            if deadline > now:
+                loop.call_later(deadline - now, self._expire, loop)
+                return
             if not future.done() and future.get_loop() is loop:
                 milliseconds = round(self._timeout * 1000)
-                kind = NotBegun if id(future) in waiting else RunTimeout
+                job = waiting.get(future)
+                kind = RunTimeout if job is None else NotBegun
                 future.set_exception(kind(f"Scoring timeout after {milliseconds} ms"))
-        if deadlines:
-            loop.call_later(deadlines[0][0] - now, self._expire, loop)
-        else:
-            self._timer_on = None
+                if job is not None:
+                    job.argument = None
+        self._timer_on = None
 
     # --- in the scoring threads ---------------------------------------------------------------
 
@@ -240,11 +243,12 @@ class Scorer(Generic[_C]):
     def _begin_tasks(self) -> None:
         while self._queue.waiting:
             job = self._queue.waiting.popleft()
+            argument = job and job.argument
             if job is None:
                 asyncio.get_running_loop().stop()
             elif not job.future.done():
                 assert self._queue.callee is not None
-                task = asyncio.ensure_future(answered(job, self._queue.callee))
+                task = asyncio.ensure_future(answered(job, argument, self._queue.callee))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
+import traceback
 from _thread import allocate_lock
 from asyncio import AbstractEventLoop, Future
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from .errors import RunFailed
 
 HAND_OVER_SECONDS = 0.005
+# Before Python 3.13, to clear the frame of a generator that only waits would close it.
+_MAY_WAIT = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 class Callee(Protocol):
@@ -26,11 +32,13 @@ class Callee(Protocol):
     async def awaited(self, request: Any) -> Any: ...
 
 
-class Job(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Job:
     """One call; ``future`` belongs to ``loop``. A call whose future is done is not made.
 
     ``call`` is None for the callee itself, which may not be prepared yet. ``begins`` is called
-    right before the call.
+    right before the call. ``argument`` is taken away once the deadline has passed: who reads it
+    before ``future`` is seen to be open has it.
     """
 
     call: Callable[[Any], Any] | None
@@ -129,6 +137,7 @@ class ScoringThread(threading.Thread):
             if job is None:
                 hand_over(self.loop, self.done)
                 return True
+            argument = job.argument
             if job.future.done():
                 continue
             if job.loop is not self.loop:
@@ -136,16 +145,16 @@ class ScoringThread(threading.Thread):
                 self.done, self.loop = deque(), job.loop
             elif self.holds_back:
                 hand_over(self.loop, self.done)
-            self._do(job)
+            self._do(job, argument)
         hand_over(self.loop, self.done)
         return False
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: Job, argument: Any) -> None:
         self._current = job.future
         try:
             if job.begins is not None:
                 job.begins()
-            self.done.append((job.future, (job.call or self._callee)(job.argument), None))
+            self.done.append((job.future, (job.call or self._callee)(argument), None))
         except BaseException as error:
             self.done.append((job.future, None, _for_future(error)))
         if len(self.done) == 1:
@@ -153,15 +162,15 @@ class ScoringThread(threading.Thread):
         self._current = None
 
 
-async def answered(job: Job, callee: Callee) -> None:
+async def answered(job: Job, argument: Any, callee: Callee) -> None:
     """Await a job on the loop of the scoring thread, and hand its result back."""
     try:
         if job.begins is not None:
             job.begins()
         if job.call is None:
-            value = await callee.awaited(job.argument)
+            value = await callee.awaited(argument)
         else:
-            value = job.call(job.argument)
+            value = job.call(argument)
         done: Done = deque([(job.future, value, None)])
     except BaseException as error:
         done = deque([(job.future, None, _for_future(error))])
@@ -170,11 +179,32 @@ async def answered(job: Job, callee: Callee) -> None:
 
 def _for_future(error: BaseException) -> Exception:
     """The error for the caller alone: these would end the loop that awaits, or its generator."""
+    _forget_locals(error)
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     failed = RunFailed(f"The call ended with {type(error).__name__}.")
     failed.__cause__ = error
     return failed
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Let go of the variables of all functions that an error, or one before it, has ended.
+
+    They hold the request, and often an error again: such a cycle would keep both until the
+    garbage collector's last generation. The lines of the traceback stay.
+    """
+    if error.__traceback__ is not None:  # its first frame, the caller's, has the error's future
+        error.__traceback__ = error.__traceback__.tb_next
+    seen, waiting = set[int](), [error]
+    while waiting:
+        each = waiting.pop()
+        seen.add(id(each))
+        for frame, _ in traceback.walk_tb(each.__traceback__):
+            if not frame.f_code.co_flags & _MAY_WAIT:
+                with suppress(RuntimeError):  # it still runs
+                    frame.clear()
+        before = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+        waiting += [one for one in before if one is not None and id(one) not in seen]
 
 
 def hand_over(loop: AbstractEventLoop | None, done: Done) -> None:

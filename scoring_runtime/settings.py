@@ -68,6 +68,7 @@ class Settings:
     default_model: str = _setting("SCORING_DEFAULT_MODEL", "", kinds.text, "a model served here, as name or name:version", "Of several models without a script, the one that `/score` means. Default: the only one, in its highest version.")
     max_rows: int = _setting("SCORING_MAX_ROWS", 1_000_000, kinds.integer(1), "a whole number from 1", "Rows in one request to a model without a script, or in CSV, JSON Lines, npy, Arrow and V2; more are answered 413.", in_results=True)
     max_values: int = _setting("SCORING_MAX_VALUES", 20_000_000, kinds.integer(1), "a whole number from 1", "Values (rows times columns) in one such request.", in_results=True)
+    max_columns: int = _setting("SCORING_MAX_COLUMNS", 10_000, kinds.integer(1), "a whole number from 1", "Columns, or other inputs by name, in one such request; as many as the model declares are always taken.", in_results=True)
     onnx_providers: tuple[str, ...] = _setting("SCORING_ONNX_PROVIDERS", (), kinds.list_of, "execution providers of onnxruntime, separated by commas", "Where ONNX models run, the first that can. Default: the CPU.", in_results=True)
     onnx_optimization: str = _setting("SCORING_ONNX_OPTIMIZATION", "all", kinds.one_of("disabled", "basic", "extended", "all"), "disabled, basic, extended or all", "Graph optimisation of ONNX models.", in_results=True)
     onnx_intra_op_threads: int = _setting("SCORING_ONNX_INTRA_OP_THREADS", 0, kinds.integer(0, 1024), "0 to 1024", "Threads within an operator of an ONNX model. 0: the processors this container may use, shared by `WORKER_COUNT`.", in_results=True)
@@ -184,7 +185,7 @@ class Settings:
     @property
     def limits(self) -> Limits:
         """How much one request to a model, or in a format of arrays or tables, may hold."""
-        return Limits(self.max_rows, self.max_values, self.max_body_bytes)
+        return Limits(self.max_rows, self.max_values, self.max_body_bytes, self.max_columns)
 
     @property
     def changing_results(self) -> dict[str, Any]:

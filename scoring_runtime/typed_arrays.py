@@ -18,7 +18,7 @@ from .payloads import DATATYPES, Columns, Content, Limits, Rows, Spec, Tensors
 from .standard_values import check_rows, plain, records, table_of
 from .value_texts import listed
 
-_NO_LIMITS = Limits(2**62, 2**62, 2**62)
+_NO_LIMITS = Limits(2**62, 2**62, 2**62, 2**62)
 
 
 def array_argument(content: Content, spec: Spec, parameter: Any, limits: Limits) -> Any:

@@ -62,7 +62,6 @@ class TypedCalls:
         self._with_headers = script.sees_headers
         self._defaults = _defaults(script.run)
         self._answers_itself = _may_answer_itself(script.run)
-        self._limits = limits
         self._encode = encode
         self._model, self._nan = model, nan
         self._main = _main_parameter(self._types)
@@ -70,6 +69,7 @@ class TypedCalls:
         self.inputs = tuple(
             spec for name, each in self._types.items() for spec in _specs(name, each)
         )
+        self._limits = limits.for_inputs(len(self.inputs))
         main = _sample(self._types.get(self._main))
         self._columns = frozenset(str(name) for name in getattr(main, "columns", ()))
         self._members = frozenset(main) if isinstance(main, dict) else self._columns

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -907,3 +908,57 @@ def test_a_second_loop_can_use_the_scorer_after_the_first_is_closed(gate, is_asy
 
     asyncio.run(leave_one_behind())
     asyncio.run(second())
+
+
+@pytest.mark.parametrize("kind", ["async", "threads"])
+def test_a_slow_call_keeps_no_answer_of_those_after_it(gate, kind):
+    class Answer:
+        """What weak references can be made to."""
+
+    def run(slow: bool) -> Answer:
+        if slow:
+            gate.wait(PATIENCE)
+        return Answer()
+
+    async def run_async(slow: bool) -> Answer:
+        while slow and not gate.is_set():
+            await asyncio.sleep(0.01)
+        return Answer()
+
+    async def main() -> None:
+        function, threads = (run_async, 1) if kind == "async" else (run, 4)
+        scorer = scoring(function, threads=threads, timeout_seconds=PATIENCE)
+        slow = asyncio.create_task(scorer.call(True))
+        answers = [weakref.ref(await scorer.call(False)) for _ in range(50)]
+        await soon(lambda: all(each() is None for each in answers))
+        assert not slow.done()
+        gate.set()
+        await slow
+        await scorer.stop(PATIENCE)
+
+    asyncio.run(main())
+
+
+def test_what_waits_past_its_deadline_is_let_go_though_the_thread_is_stuck(gate):
+    class Request:
+        """What weak references can be made to."""
+
+    async def main() -> None:
+        scorer = scoring(lambda request: gate.wait(PATIENCE), timeout_seconds=0.1)
+        first = asyncio.create_task(scorer.call(Request()))
+        await asyncio.sleep(0)
+        request = Request()
+        sent = weakref.ref(request)
+        second = asyncio.create_task(scorer.call(request))
+        del request
+        with pytest.raises(NotBegun):
+            await second
+        del second
+        await soon(lambda: sent() is None)
+        assert not gate.is_set()
+        gate.set()
+        with pytest.raises(RunTimeout):
+            await first
+        await scorer.stop(PATIENCE)
+
+    asyncio.run(main())

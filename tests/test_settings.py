@@ -95,6 +95,7 @@ TABLE: list[tuple[str, str, object, dict[str, object], str, list[str]]] = [
     ("default_model", "SCORING_DEFAULT_MODEL", "", {"a:1": "a:1"}, DEFAULT_MODEL, []),
     ("max_rows", "SCORING_MAX_ROWS", 1_000_000, {"1": 1}, FROM_1, ["0", "many"]),
     ("max_values", "SCORING_MAX_VALUES", 20_000_000, {"1": 1}, FROM_1, ["0", "1e6"]),
+    ("max_columns", "SCORING_MAX_COLUMNS", 10_000, {"1": 1}, FROM_1, ["0", "1e6"]),
     (
         "onnx_providers",
         "SCORING_ONNX_PROVIDERS",

@@ -15,7 +15,7 @@ from pyarrow import types
 from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
 from ..payloads import Columns, Limits, Tensors
 from .arrow_messages import ALLOWED, check
-from .guarded_json import check_memory
+from .guarded_json import check_columns, check_memory
 
 # Of a str or int of Python with its place in a list.
 _BYTES_AN_OBJECT = 64
@@ -98,6 +98,7 @@ def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def _check_columns(schema: pa.Schema, rows: int, limits: Limits) -> None:
+    check_columns(len(schema), limits, "The Arrow stream")
     width, seen = 0, set()
     for field in schema:
         _check_type(field)

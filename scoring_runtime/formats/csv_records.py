@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from itertools import chain
 
 from ..errors import InputTooLarge, SchemaMismatch, UndecodableInput
 from ..payloads import Limits
-from .guarded_json import MEMORY_FACTOR
+from .guarded_json import MEMORY_FACTOR, check_columns
 
 # By name only: Python knows codecs that unpack, or that take a client's time.
 _CHARSET = re.compile(
@@ -21,13 +21,15 @@ _CHARSET = re.compile(
 # Of a str of a few letters with its place in a list, and of a column with its name.
 _BYTES_A_TEXT, _BYTES_A_COLUMN = 64, 400
 _WIDEST_UNCOUNTED = 1_000_000
+# Lines, blank ones and those within quotes included, for each row; and characters read at once.
+_LINES_A_ROW, _BATCH = 10, 64 * 1024
 
 
 class Records:
     """The records of a body, one after the other, and the checks that hold for each of them."""
 
     def __init__(self, body: bytes, limits: Limits, charset: str) -> None:
-        if _CHARSET.fullmatch(charset) is None:
+        if charset != "utf-8" and _CHARSET.fullmatch(charset) is None:
             raise UndecodableInput(
                 f"The charset {charset[:50]!r} of the CSV body is not known. Allowed: utf-8, "
                 "utf-16, utf-32, ascii, iso-8859-1 to -16, windows-1250 to -1258, gb18030, gbk, "
@@ -37,7 +39,8 @@ class Records:
         self._limits = limits
         self._stream = io.TextIOWrapper(io.BytesIO(body), charset, newline="")
         self._commas = 0
-        self._reader = csv.reader(self._lines(), strict=True)
+        self._batches = self._read_batches()
+        self._reader = csv.reader(chain.from_iterable(self._batches), strict=True)
         self._records = self._read()
         self._rows = 0
         self._header = 0
@@ -81,6 +84,15 @@ class Records:
         self.width = len(first)
         return self.rows([first])
 
+    def close(self) -> None:
+        """Read no further; else generators that have not ended would keep each other, and all."""
+        self._records.close()
+        self._batches.close()
+
+    def check_columns(self) -> None:
+        """Refuse more names in a header than the limits allow."""
+        check_columns(self.width, self._limits, "The CSV body")
+
     def check_memory(self) -> None:
         """Refuse what would take far more memory as text objects than it has as a body."""
         memory = self.width * (self._rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
@@ -91,7 +103,7 @@ class Records:
                 "rows at once."
             )
 
-    def _read(self) -> Iterator[list[str]]:
+    def _read(self) -> Generator[list[str], None, None]:
         try:
             for record in self._reader:
                 self._commas = 0
@@ -107,19 +119,27 @@ class Records:
                 f"{error}."
             ) from None
 
-    def _lines(self) -> Iterator[str]:
-        most = max(self._limits.values, _WIDEST_UNCOUNTED)
-        mark = "\ufeff"
-        for line in self._stream:
-            if "\0" in line:
-                number = self._reader.line_num + 1
+    def _read_batches(self) -> Generator[list[str], None, None]:
+        most_lines = self._limits.rows * _LINES_A_ROW
+        most_commas = max(self._limits.values, _WIDEST_UNCOUNTED)
+        before = 0
+        while lines := self._stream.readlines(_BATCH):
+            text = "".join(lines)
+            if "\0" in text:
+                number = before + next(at for at, line in enumerate(lines, 1) if "\0" in line)
                 raise UndecodableInput(f"The CSV body has a NUL character in line {number}.")
+            if not before:
+                lines[0] = lines[0].removeprefix("\ufeff")
+            before += len(lines)
+            if before > most_lines:
+                raise self._too_many("lines", most_lines, f"{_LINES_A_ROW} x SCORING_MAX_ROWS")
             # The reader makes a whole record before it can be counted.
-            self._commas += line.count(",")
-            if self._commas > most:
+            self._commas += text.count(",")
+            if self._commas > most_commas:
                 raise self._too_many("values", self._limits.values, "SCORING_MAX_VALUES")
-            yield line.removeprefix(mark) if mark else line
-            mark = ""
+            yield lines
+            if len(text) < _BATCH:
+                return
 
     def _ragged(self, length: int) -> None:
         raise SchemaMismatch(

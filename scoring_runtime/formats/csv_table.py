@@ -56,13 +56,17 @@ def decode(
             ``limits.bytes`` of memory once read.
     """
     table = Records(body, limits, charset)
-    with_header, first = table.find_header(header, names)
-    if with_header:
-        return _columns(table, first)
     try:
+        with_header, first = table.find_header(header, names)
+        if with_header:
+            return _columns(table, first)
         return Rows(_numbers(table, first))
     except _NotNumeric:
-        return Rows(_texts(Records(body, limits, charset)))
+        table.close()
+        table = Records(body, limits, charset)
+        return Rows(_texts(table))
+    finally:
+        table.close()
 
 
 def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
@@ -122,6 +126,7 @@ def _texts(table: Records) -> NDArray[Any]:
 
 def _columns(table: Records, records: list[list[str]]) -> Columns:
     names = records[0]
+    table.check_columns()
     table.check_memory()
     _check_names(names)
     at_once_most = max(1, _VALUES_AT_ONCE // table.width)

@@ -11,8 +11,8 @@ from ..payloads import Limits
 MEMORY_FACTOR = 10
 """How many times ``SCORING_MAX_BODY_BYTES`` a body may take in memory once it is read."""
 _GUARDED_BYTES = 1024 * 1024
-# What orjson makes of a list or object, and of a number, on a 64-bit CPython.
-_BYTES_A_LIST, _BYTES_A_VALUE = 88, 32
+# What orjson makes of them on a 64-bit CPython; a value is a number with its place in a list.
+_BYTES_A_LIST, _BYTES_AN_OBJECT, _BYTES_A_VALUE = 88, 240, 32
 
 
 def parse(text: bytes, limits: Limits, what: str, instead: str) -> Any:
@@ -28,14 +28,7 @@ def parse(text: bytes, limits: Limits, what: str, instead: str) -> Any:
         UndecodableInput: not JSON.
         InputTooLarge: more values or memory than allowed.
     """
-    if len(text) > _GUARDED_BYTES:
-        values = text.count(b",") + 1
-        if values > limits.values:
-            raise InputTooLarge(
-                f"{what} holds about {values} values; at most {limits.values} are scored at once "
-                "(SCORING_MAX_VALUES)."
-            )
-        check_memory(memory_of(text, values), limits, what, instead)
+    check(text, limits, what, instead)
     try:
         return parse_json(text, exact=False)
     except RecursionError:
@@ -44,9 +37,27 @@ def parse(text: bytes, limits: Limits, what: str, instead: str) -> Any:
         raise UndecodableInput(f"{what} could not be decoded as JSON: {error}") from None
 
 
+def check(text: bytes, limits: Limits, what: str, instead: str) -> None:
+    """Refuse what :func:`parse` refuses before it looks whether it is JSON.
+
+    Raises:
+        InputTooLarge: more values or memory than allowed.
+    """
+    if len(text) <= _GUARDED_BYTES:
+        return
+    values = text.count(b",") + 1
+    if values > limits.values:
+        raise InputTooLarge(
+            f"{what} holds about {values} values; at most {limits.values} are scored at once "
+            "(SCORING_MAX_VALUES)."
+        )
+    check_memory(memory_of(text, values), limits, what, instead)
+
+
 def memory_of(text: bytes, values: int) -> int:
     """About how many bytes the objects of a JSON text with so many values take."""
-    return (text.count(b"[") + text.count(b"{")) * _BYTES_A_LIST + values * _BYTES_A_VALUE
+    containers = text.count(b"[") * _BYTES_A_LIST + text.count(b"{") * _BYTES_AN_OBJECT
+    return containers + values * _BYTES_A_VALUE
 
 
 def check_memory(memory: int, limits: Limits, what: str, instead: str) -> None:
@@ -59,4 +70,16 @@ def check_memory(memory: int, limits: Limits, what: str, instead: str) -> None:
         raise InputTooLarge(
             f"{what} would take about {memory // 1_000_000} MB of memory once read; at most "
             f"{MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES ({limits.bytes}) are allowed. {instead}"
+        )
+
+
+def check_columns(there: int, limits: Limits, what: str, kind: str = "columns") -> None:
+    """Refuse more columns, or other parts with names, than the limits allow.
+
+    Raises:
+        InputTooLarge: the message says how many there are.
+    """
+    if there > limits.columns:
+        raise InputTooLarge(
+            f"{what} has {there} {kind}; at most {limits.columns} are taken (SCORING_MAX_COLUMNS)."
         )

@@ -13,6 +13,7 @@ from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableIn
 from ..payloads import NUMPY_TYPES, Limits, Spec
 from ..results import encoder
 from .binary_tensors import from_bytes, to_bytes
+from .guarded_json import check_columns
 from .json_tensors import from_json, is_utf8, shown
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -49,6 +50,7 @@ class Inputs:
                 f'The V2 request has {_got(inputs)} as "inputs"; expected is a list of at least '
                 "one object with name, datatype, shape and data."
             )
+        check_columns(len(inputs), self._limits, "The V2 request", "inputs")
         tensors: dict[str, NDArray[Any]] = {}
         datatypes: dict[str, str] = {}
         for index, each in enumerate(inputs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..conversion import parse_json
 from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
 from ..payloads import Columns, Limits, Rows
 from ..results import encoder
-from .guarded_json import check_memory, memory_of
+from .guarded_json import check_columns, check_memory, memory_of
 
 _BOM = b"\xef\xbb\xbf"
 _KINDS: Mapping[type, str] = {dict: "an object", list: "an array"}
@@ -105,9 +106,8 @@ def _check_memory(body: bytes, limits: Limits) -> None:
 
 
 def _columns(rows: list[dict[str, Any]], limits: Limits) -> Columns:
-    keys: dict[str, None] = {}
-    for row in rows:
-        keys.update(dict.fromkeys(row))
+    keys = dict.fromkeys(chain.from_iterable(rows))
+    check_columns(len(keys), limits, "The JSON Lines body")
     _check_values(len(keys) * len(rows), limits)
     return Columns({key: [row.get(key) for row in rows] for key in keys})
 

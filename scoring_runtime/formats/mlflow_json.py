@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from ..errors import InputTooLarge, SchemaMismatch, UndecodableInput
 from ..payloads import Columns, Content, Limits, Rows, Tensors
+from .guarded_json import check_columns
 
 KINDS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 """The kinds of mlflow; a body holds exactly one of them, and ``params`` next to it."""
 AZUREML_KINDS = ("input_data", "data")
+_ANY = Limits(2**62, 2**62, 2**62, 2**62)
 MISSING = float("nan")
 """What stands in a column for a key that a record does not have: NaN, as in pandas."""
 
@@ -52,8 +55,10 @@ def decode(
         InputTooLarge: more rows or values than ``limits`` allow.
     """
     kind = _kind(value)
-    content = _READERS[kind](value[kind], kind)
+    content = _READERS[kind](value[kind], kind, limits or _ANY)
     if limits is not None:
+        if not isinstance(content, Rows):
+            check_columns(len(content[0]), limits, "The input")
         check_limits(content, limits)
     return content, _params(value.get("params"))
 
@@ -66,7 +71,10 @@ def check_limits(content: Content, limits: Limits) -> None:
     """
     parts = [content.values] if isinstance(content, Rows) else list(content[0].values())
     rows = max((len(each) for each in parts if hasattr(each, "__len__")), default=0)
-    values = sum(_size(each) for each in parts)
+    _check_size(rows, sum(_size(each) for each in parts), limits)
+
+
+def _check_size(rows: int, values: int, limits: Limits) -> None:
     if rows > limits.rows or values > limits.values:
         raise InputTooLarge(
             f"The input has {rows} rows and {values} values; at most {limits.rows} rows and "
@@ -103,7 +111,7 @@ def _params(value: Any) -> dict[str, Any]:
 # --- tables -----------------------------------------------------------------------------------
 
 
-def _split(value: Any, kind: str) -> Content:
+def _split(value: Any, kind: str, limits: Limits) -> Content:
     if not isinstance(value, dict) or "data" not in value:
         got = f"an object with {_listed(value)}" if isinstance(value, dict) else _type_of(value)
         raise SchemaMismatch(
@@ -171,8 +179,8 @@ def _check_widths(rows: Sequence[list[Any]], width: int, kind: str) -> None:
             )
 
 
-def _records(value: Any, kind: str) -> Columns:
-    return Columns(_by_name(_objects(value, kind)))
+def _records(value: Any, kind: str, limits: Limits) -> Columns:
+    return Columns(_by_name(_objects(value, kind), limits))
 
 
 def _objects(value: Any, kind: str) -> list[dict[str, Any]]:
@@ -186,20 +194,23 @@ def _objects(value: Any, kind: str) -> list[dict[str, Any]]:
     return value
 
 
-def _by_name(records: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    names = dict.fromkeys(name for record in records for name in record)
+def _by_name(records: list[dict[str, Any]], limits: Limits) -> dict[str, list[Any]]:
+    names = dict.fromkeys(chain.from_iterable(records))
+    # Before it is made: a new name in each record is a column for all of them.
+    check_columns(len(names), limits, "The input")
+    _check_size(len(records), len(records) * len(names), limits)
     return {name: [record.get(name, MISSING) for record in records] for name in names}
 
 
 # --- arrays -----------------------------------------------------------------------------------
 
 
-def _instances(value: Any, kind: str) -> Content:
+def _instances(value: Any, kind: str, limits: Limits) -> Content:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         records = _objects(value, kind)
         _check_same_keys(records, kind)
-        return Tensors(_by_name(records))
-    content = _inputs(value, kind)
+        return Tensors(_by_name(records, limits))
+    content = _inputs(value, kind, limits)
     if isinstance(content, Tensors):
         _check_same_length(content.tensors, kind)
     return content
@@ -222,7 +233,7 @@ def _check_same_length(tensors: Mapping[str, Any], kind: str) -> None:
         raise SchemaMismatch(f"The arrays of {kind} must be equally long; they have: {shown}.")
 
 
-def _inputs(value: Any, kind: str) -> Content:
+def _inputs(value: Any, kind: str, limits: Limits) -> Content:
     if isinstance(value, dict):
         return Tensors(dict(value))
     if not isinstance(value, list):
@@ -230,13 +241,13 @@ def _inputs(value: Any, kind: str) -> Content:
             raise SchemaMismatch(f"{kind} is null; it must be a list, an object or one value.")
         return Rows([value])
     if value and all(isinstance(each, dict) for each in value):
-        return _input_records(value)
+        return _input_records(value, limits)
     _check_rows(value, kind)
     return Rows(value)
 
 
-def _input_records(records: list[dict[str, Any]]) -> Content:
-    columns = _by_name(records)
+def _input_records(records: list[dict[str, Any]], limits: Limits) -> Content:
+    columns = _by_name(records, limits)
     flat = all(
         value is not MISSING and not isinstance(value, list | dict)
         for values in columns.values()
@@ -261,15 +272,15 @@ def _check_rows(values: list[Any], kind: str) -> None:
 # --- Azure ML ---------------------------------------------------------------------------------
 
 
-def _azureml(value: Any, kind: str) -> Content:
+def _azureml(value: Any, kind: str, limits: Limits) -> Content:
     if isinstance(value, dict) and "data" in value and value.keys() <= {"columns", "index", "data"}:
-        return _split(value, kind)
+        return _split(value, kind, limits)
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return _records(value, kind)
-    return _inputs(value, kind)
+        return _records(value, kind, limits)
+    return _inputs(value, kind, limits)
 
 
-_READERS: Mapping[str, Callable[[Any, str], Content]] = {
+_READERS: Mapping[str, Callable[[Any, str, Limits], Content]] = {
     "dataframe_split": _split,
     "dataframe_records": _records,
     "instances": _instances,

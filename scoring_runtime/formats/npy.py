@@ -131,7 +131,10 @@ def _header_end(body: bytes) -> int:
 def _layout(header: bytes) -> _Layout:
     fields = _literal(header)
     shape = _shape(fields["shape"])
-    dtype = _dtype(fields["descr"])
+    try:
+        dtype = _dtype(fields["descr"])
+    except (TypeError, ValueError, OverflowError) as error:  # such as items of 4 GB
+        raise UndecodableInput(f"The npy header has no type that NumPy has: {error}.") from None
     if dtype.names is not None and len(shape) != 1:
         raise SchemaMismatch(
             f"The npy array is structured and has the shape {list(shape)}; structured arrays are "
