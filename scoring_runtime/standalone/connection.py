@@ -41,9 +41,8 @@ class Shared:
         settings = runtime.settings
         self.limit = settings.max_body_bytes
         self.idle_seconds = settings.idle_timeout_seconds or math.inf
-        self.most_bytes = max(settings.max_bytes_in_flight, self.limit)
-        self.bytes = 0
-        """Of bodies that are being received, wait for their turn, or are being scored."""
+        self.room = max(settings.max_bytes_in_flight, self.limit)
+        """Bytes that may come beside the bodies that are received, wait, or are scored."""
         self.most_connections = min(settings.max_connections, _descriptors_for_connections())
         self.spare: dict[Connection, None] = {}
         self.now = 0.0
@@ -120,7 +119,7 @@ class Connection(asyncio.Protocol):
         self._shared.spare.pop(self, None)
         self._refused = True
         self._forget_body()
-        self._shared.bytes -= sum(each.size for each in self._turns)
+        self._shared.room += sum(each.size for each in self._turns)
         self._turns.clear()
         if self._writable is not None:
             self._writable.set()
@@ -211,7 +210,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             return
         finally:
-            self._shared.bytes -= item.size
+            self._shared.room += item.size
         self._answered(item, keep_alive)
 
     def _goes_on_after(self, item: Turn) -> bool:

@@ -24,8 +24,11 @@ MAX_HEADERS = 100
 _MAX_HEAD = 256 * 1024
 _IN_BODY = -(2**62)
 _LEAST_RATE = 500  # bytes per second, as Apache's mod_reqtimeout asks of bodies
-_NOTED = frozenset({b"host", b"content-length", b"expect", b"upgrade"})
 _HEALTH = (b"/", b"/health/live", b"/health/ready")
+_TOO_LARGE_HEADERS = (
+    f"A header line has more than {MAX_HEADER_LINE} bytes, or there are more than {MAX_HEADERS} of "
+    "them."
+)
 _TOO_MANY_BYTES = "The bodies of all requests are too large (SCORING_MAX_BYTES_IN_FLIGHT)"
 _PLAIN_TARGETS = {b"/score": "/score", b"/": "/"}
 
@@ -37,6 +40,8 @@ class HttpProtocol(Connection):
         super().__init__(shared, server_state, loop)
         self._parser = httptools.HttpRequestParser(self)
         self._seen: list[tuple[bytes, bytes]] | None = None
+        self._problem: Reply | None = None
+        self._too_large = False
         self._reset()
 
     def _reset(self) -> None:
@@ -49,11 +54,9 @@ class HttpProtocol(Connection):
         self._length = 0
         self._expects = False
         self._hosts = 0
-        self._problem: Reply | None = None
-        self._too_large = False
 
     def _forget_body(self) -> None:
-        self._shared.bytes -= self._length
+        self._shared.room += self._length
         self._first, self._parts, self._length = b"", None, 0
 
     # --- the connection -----------------------------------------------------------------------
@@ -124,24 +127,16 @@ class HttpProtocol(Connection):
             return  # a trailer, which must not pass for a header (RFC 9110 §6.5.1)
         name, value = name.lower(), value.rstrip(b" \t")
         self._headers.append((name, value))
-        if len(name) + len(value) > MAX_HEADER_LINE or len(self._headers) > MAX_HEADERS:
-            self._problem = plain(
-                431,
-                f"A header line has more than {MAX_HEADER_LINE} bytes, or there are more than "
-                f"{MAX_HEADERS} of them.",
-            )
-        elif name in _NOTED:
-            self._note(name, value)
-
-    def _note(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
+        if len(name) + len(value) > MAX_HEADER_LINE:
+            self._problem = plain(431, _TOO_LARGE_HEADERS)
+        elif name == b"host":
             self._hosts += 1
         elif name == b"content-length":
             self._too_large = int(value) > self._shared.limit
+        elif name == b"expect":
+            self._expects = value.lower() == b"100-continue"
         elif name == b"upgrade":
             self._upgrades = True
-        else:
-            self._expects = value.lower() == b"100-continue"
 
     def on_headers_complete(self) -> None:
         self._upgrades = self._upgrades and self._parser.should_upgrade()
@@ -149,8 +144,14 @@ class HttpProtocol(Connection):
             return
         self._head_is_complete = True
         self._head_bytes = _IN_BODY  # which is limited by its own rule
-        if self._hosts != 1 or self._spare or len(self._url) > MAX_REQUEST_LINE:
-            self._problem = self._problem_of_head() or self._problem
+        lines = len(self._headers)
+        if (
+            self._hosts != 1
+            or self._spare
+            or len(self._url) > MAX_REQUEST_LINE
+            or lines > MAX_HEADERS
+        ):
+            self._problem = self._problem_of_head()
         if self._problem is not None:
             self._refuse(self._problem)
         elif self._too_large:
@@ -165,6 +166,8 @@ class HttpProtocol(Connection):
     def _problem_of_head(self) -> Reply | None:
         if len(self._url) > MAX_REQUEST_LINE:
             return plain(414, f"The request line is longer than {MAX_REQUEST_LINE} bytes.")
+        if self._problem is not None or len(self._headers) > MAX_HEADERS:
+            return plain(431, _TOO_LARGE_HEADERS)
         if self._hosts > 1 or not (self._hosts or self._is_old):  # RFC 9112 §3.2
             return plain(400, f"A request has one Host header line; this one has {self._hosts}.")
         if self._spare and self._url not in _HEALTH:
@@ -180,10 +183,10 @@ class HttpProtocol(Connection):
         self._head_bytes = _IN_BODY
         size, shared = len(body), self._shared
         self._length += size
-        shared.bytes += size
+        shared.room -= size
         if self._length > shared.limit:
             self._refuse_body()
-        elif shared.bytes > shared.most_bytes:
+        elif shared.room < 0:
             shared.tally.add(f"{_TOO_MANY_BYTES}: one more is told 503")
             self._refuse(plain(503, f"{_TOO_MANY_BYTES}. Try again later."))
         elif self._parts is not None:
@@ -200,7 +203,7 @@ class HttpProtocol(Connection):
             return
         parser = self._parser
         request = self._request(self._first if self._parts is None else bytes(self._parts))
-        old_http = self._is_old
+        old_http = parser.get_http_version() == "1.0"
         keep_alive = parser.should_keep_alive() and not self._spare
         self._refused = not keep_alive  # what the client sends after its last request is not one
         self._take(Turn(request, None, request.method, keep_alive, old_http, self._length))

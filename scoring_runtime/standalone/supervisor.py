@@ -7,6 +7,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _QUICK_END_SECONDS = _LONGEST_PAUSE = 30.0
 _SHARED_BYTES = 64 * 1024
+_write_id = struct.Struct("128s").pack_into
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -32,15 +34,15 @@ class Supervision:
         self._supervisor = os.getpid()
         self._shared = mmap.mmap(-1, _SHARED_BYTES)
 
-    def tell(self, text: str) -> None:
-        """In the worker: why it cannot start, or the id of the request that it begins."""
-        told = text.encode(errors="replace")[: _SHARED_BYTES - 2] + b"\0"
-        self._shared[1 : 1 + len(told)] = told
+    def tell(self, why: str) -> None:
+        """In the worker: why it cannot start."""
+        text = why.encode(errors="replace")[: _SHARED_BYTES - 1]
+        self._shared[1 : 1 + len(text)] = text
 
     def began(self, request: str) -> None:
-        """In a scoring thread of the worker: this request is begun."""
+        """In a scoring thread of the worker, at each request: the id of the one it begins."""
         request_id.set(request)
-        self.tell(request)
+        _write_id(self._shared, 1, request.encode("latin-1", "replace"))
 
     def tell_ready(self) -> None:
         """In the worker: it has started."""
