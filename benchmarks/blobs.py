@@ -130,11 +130,11 @@ async def _until_logged(host: StandaloneHost, size: int) -> None:
 
 
 def _figures(host: StandaloneHost, size: int, seconds: float) -> Figures:
-    status = Path(f"/proc/{host.process.pid}/status").read_text()
+    status = Path(f"/proc/{host.worker}/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return {
         "per_second": size / seconds,
-        "host_cpu_ms": _cpu_seconds(host.process.pid) / size * 1000,
+        "host_cpu_ms": _cpu_seconds(host.worker) / size * 1000,
         "peak_mb": int(peak.split()[1]) / 1024,
     }
 
@@ -183,7 +183,7 @@ async def _idle() -> Figures:
                     sum(b"?comp=list" not in line and b"&comp=list" not in line for line in before)
                     / size
                 )
-                cpu = _cpu_seconds(host.process.pid)
+                cpu = _cpu_seconds(host.worker)
                 begin = time.perf_counter()
                 starts = _first_pages(before)
                 while _first_pages(relay.lines) < starts + polls:
@@ -193,7 +193,7 @@ async def _idle() -> Figures:
                     "size": size,
                     "requests_each": each,
                     "requests": (len(relay.lines) - len(before)) / polls,
-                    "cpu_percent": (_cpu_seconds(host.process.pid) - cpu) / seconds * 100,
+                    "cpu_percent": (_cpu_seconds(host.worker) - cpu) / seconds * 100,
                 }
 
 

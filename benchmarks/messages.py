@@ -79,7 +79,7 @@ def _throughput(script: Path, size: int) -> Figures:
             seconds = call("drained", size)
             return {
                 "per_second": size / seconds,
-                "host_cpu_ms": _cpu_seconds(host.process.pid) / size * 1000,
+                "host_cpu_ms": _cpu_seconds(host.worker) / size * 1000,
                 "broker_cpu_ms": (_cpu_seconds(pid) - broker) / size * 1000,
             }
 

@@ -45,7 +45,7 @@ def _ready() -> tuple[float, float]:
     begin = time.perf_counter()
     with StandaloneHost(SCRIPT) as host:
         seconds = time.perf_counter() - begin
-        status = Path(f"/proc/{host.process.pid}/status").read_text()
+        status = Path(f"/proc/{host.worker}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
         return seconds, int(line.split()[1]) / 1024
 

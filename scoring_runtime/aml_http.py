@@ -7,6 +7,7 @@ The names and behaviour are those of ``azureml.contrib.services`` and
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BytesIO
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from werkzeug.wrappers import Request, Response
 
+from .errors import ResponseNotSendable
 from .messages import Headers, ScoringRequest
 
 RAW_MARK = "__scoring_raw_http__"
@@ -21,6 +23,9 @@ _HOLDS_COMMAS = frozenset(
     {"set-cookie", "date", "expires", "last-modified", "retry-after", "content-type"}
 )
 
+# RFC 9110 §5.1 and §5.5: a name is a token, a value has no control characters but the tab.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROLS = re.compile(r"[\0-\x08\n-\x1f\x7f]")
 _Run = TypeVar("_Run", bound=Callable[..., Any])
 
 
@@ -52,6 +57,7 @@ class AMLResponse(Response):
 
     Raises:
         TypeError: ``message`` with ``json_str`` has no JSON form.
+        ResponseNotSendable: a header has a newline in it, or a name that is none; a ValueError.
     """
 
     default_mimetype = "text/html"
@@ -71,7 +77,9 @@ class AMLResponse(Response):
             super().__init__(message, status=status_code)
         self.headers["x-ms-run-function-failed"] = str(run_function_failed)
         for name, value in (response_headers or {}).items():
-            self._add(name, str(value))
+            text = str(value).strip()
+            _check_header(name, text)
+            self._add(name, text)
 
     def _add(self, name: str, value: str) -> None:
         if name.lower() == "content-type":
@@ -116,11 +124,30 @@ def header_mapping(headers: Headers) -> dict[str, str]:
     return {name.title(): value for name, value in _merged(headers)}
 
 
+def _check_header(name: str, value: str) -> None:
+    if not _NAME.fullmatch(name) or _CONTROLS.search(value):
+        raise ResponseNotSendable(
+            f"run() answered with the header {name!r}, whose name or value holds a newline, or "
+            "another character that it may not."
+        )
+
+
 def response_parts(response: Response) -> tuple[bytes | Iterator[bytes], Headers]:
-    """Body (bytes, or an iterator for a stream) and header lines of a werkzeug response."""
+    """Body (bytes, or an iterator for a stream) and header lines of a werkzeug response.
+
+    Raises:
+        ResponseNotSendable: its status or a header is none of HTTP.
+    """
+    if not 200 <= response.status_code <= 999:  # those below end no request (RFC 9110 §15.2)
+        raise ResponseNotSendable(
+            f"run() answered with the status {response.status_code}; allowed are 200 to 999."
+        )
+    headers = list(response.get_wsgi_headers({}).items())
+    for name, value in headers:
+        _check_header(name, value)
     lines = tuple(
         (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
-        for name, value in response.get_wsgi_headers({}).items()
+        for name, value in headers
         if name.lower() != "content-length"
     )
     if response.is_streamed or response.direct_passthrough:

@@ -231,6 +231,8 @@ def _show_settings(settings: Settings, options: argparse.Namespace) -> int:
     if options.markdown:
         print(settings_table.markdown())
         return EXIT_OK
+    for warning in settings.warnings:
+        print(f"scoring-runtime: {warning}", file=sys.stderr)
     rows = settings_table.rows(settings)
     if options.json:
         print(json.dumps(rows, indent=2))

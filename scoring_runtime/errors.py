@@ -25,7 +25,8 @@
     │   ├── RunFailed
     │   ├── RunTimeout
     │   │   └── NotBegun            it passed while the request still waited
-    │   └── ResultNotSerializable
+    │   ├── ResultNotSerializable
+    │   └── ResponseNotSendable     its status or a header has no place in an HTTP response
     ├── NotServing                  not now; later, or elsewhere, it can succeed
     │   ├── QueueFull
     │   ├── Stopping
@@ -138,6 +139,10 @@ class NotBegun(RunTimeout):
 
 class ResultNotSerializable(RunError):
     """The result of ``run()`` has no JSON form; the message says which type at which path."""
+
+
+class ResponseNotSendable(RunError, ValueError):
+    """The status or a header that ``run()`` chose is none of HTTP; the message says which."""
 
 
 class NotServing(ScoringRuntimeError):

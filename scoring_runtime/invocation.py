@@ -6,14 +6,20 @@ import inspect
 import reprlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from .arguments import Arguments
 from .entry_script import EntryScript
-from .errors import InputError, RunFailed, SchemaMismatch, ScoringRuntimeError
+from .errors import (
+    InputError,
+    ResponseNotSendable,
+    RunFailed,
+    SchemaMismatch,
+    ScoringRuntimeError,
+)
 from .messages import Headers, ScoringRequest, ScoringResponse
 from .payloads import Spec
 from .results import encoder
@@ -49,6 +55,7 @@ class Invocation:
         self, script: EntryScript, settings: Settings, model: tuple[str, str] = ("model", "1")
     ) -> None:
         self.script = script
+        self.began: Callable[[str], object] = request_id.set
         self.is_async = script.is_async
         self.sees_headers = script.sees_headers
         self.takes_any_method = script.kind == "raw"
@@ -89,7 +96,7 @@ class Invocation:
         return self._response(result, (perf_counter() - started) * 1000, write)
 
     def _begin(self, request: ScoringRequest) -> tuple[Arguments, Writer | None]:
-        request_id.set(request.request_id)
+        self.began(request.request_id)
         if request.enter is not None:
             request.enter()
         if self._typed is not None:
@@ -112,6 +119,9 @@ class Invocation:
 
     def _raised(self, error: BaseException, started: float) -> ScoringResponse:
         if isinstance(error, InputError):
+            raise error
+        if isinstance(error, ResponseNotSendable):
+            script_log.error("%s", error)
             raise error
         if _is_http_exception(error):
             return self._aborted(error, (perf_counter() - started) * 1000)
@@ -155,6 +165,19 @@ class InFlask(Invocation):
         return self._app.request_context(to_aml_request(request, request.body).environ)
 
 
+def _as_it_is(response: Any, run_ms: float) -> ScoringResponse:
+    from .aml_http import response_parts
+
+    if response.status_code >= 500:
+        response.headers["x-ms-run-function-failed"] = "True"
+    try:
+        body, headers = response_parts(response)
+    except ResponseNotSendable as error:
+        script_log.error("%s", error)
+        raise
+    return ScoringResponse(response.status_code, body, headers, run_ms)
+
+
 def _is_response(result: Any) -> bool:
     wrappers = sys.modules.get("werkzeug.wrappers")
     return wrappers is not None and isinstance(result, wrappers.Response)
@@ -167,15 +190,6 @@ def _is_http_exception(error: BaseException) -> TypeGuard[Any]:
         and isinstance(error, exceptions.HTTPException)
         and (error.code is not None or error.response is not None)
     )
-
-
-def _as_it_is(response: Any, run_ms: float) -> ScoringResponse:
-    from .aml_http import response_parts
-
-    if response.status_code >= 500:
-        response.headers["x-ms-run-function-failed"] = "True"
-    body, headers = response_parts(response)
-    return ScoringResponse(response.status_code, body, headers, run_ms)
 
 
 def run_failed(error: BaseException) -> RunFailed:

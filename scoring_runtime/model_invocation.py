@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -42,6 +42,7 @@ class ModelInvocation:
 
     def __init__(self, model: NoCodeModel, name: str, version: str, settings: Settings) -> None:
         self.model = model
+        self.began: Callable[[str], object] = request_id.set
         self.platform, self.inputs, self.outputs = model.platform, model.inputs, model.outputs
         self._identity = (name, version)
         self._limits = settings.limits.for_inputs(len(model.inputs))
@@ -62,7 +63,7 @@ class ModelInvocation:
             InputError: the client's fault.
             RunFailed: the model raised; the traceback is in the log.
         """
-        request_id.set(request.request_id)
+        self.began(request.request_id)
         if request.enter is not None:
             request.enter()
         asked = table.read(request, self._limits, names=self._columns)

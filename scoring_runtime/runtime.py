@@ -20,7 +20,7 @@ from .scorer import Scorer
 from .served import Served, chosen, default, served
 from .settings import Settings
 from .streams import close_stream, joined_stream, next_chunk
-from .telemetry import log, script_log
+from .telemetry import log, request_id, script_log
 
 if TYPE_CHECKING:
     from .model_invocation import ModelInvocation
@@ -90,6 +90,7 @@ class Loaded(Protocol):
     platform: str
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
+    began: Callable[[str], object]
 
     def __call__(self, request: ScoringRequest) -> ScoringResponse: ...
 
@@ -113,6 +114,8 @@ class Runtime:
         """What keeps a trigger from working, by its name: it is not ready, but alive."""
         self.metrics: dict[str, Callable[[], float]] = {}
         """Numbers that ``/metrics`` shows: name → what to call for the value."""
+        self.began: Callable[[str], object] = request_id.set
+        """Called in a scoring thread with the id of each request that is begun."""
         self._preloaded = preloaded
         self._scorers: dict[Served, Scorer[Loaded]] = {}
         for each in self.served:
@@ -229,6 +232,11 @@ class Runtime:
             while (chunk := await self._all[0].call(body, next_chunk)) is not None:
                 yield chunk
         finally:
+            await self.close(body)
+
+    async def close(self, body: bytes | Iterator[bytes]) -> None:
+        """End a streaming response in the scoring thread, though not all of it was made."""
+        if not isinstance(body, bytes):
             await self._all[0].call(body, close_stream)
 
     async def whole(self, body: bytes | Iterator[bytes], patient: bool = False) -> bytes:
@@ -249,6 +257,7 @@ class Runtime:
             if any(each.prepared.exception() is not None for each in before):
                 raise NotStarted("A model before it could not be loaded; its log says why.")
             loaded = self._load(model, runner)
+            loaded.began = self.began
             if model is self.served[-1]:
                 self._finish(loaded)
             return loaded

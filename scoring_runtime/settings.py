@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,14 @@ from .payloads import Limits
 DEFAULT_APP_ROOT = "/var/azureml-app"
 DEFAULT_CONNECTIONS = ("TriggerConnectionString", "ServiceBusConnectionString")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_PREFIXES = ("SCORING_", "BLOB_", "SERVICEBUS_", "REDIS_", "CACHE_")
+# For a service "redis" Kubernetes sets REDIS_SERVICE_HOST, REDIS_PORT_6379_TCP and the like, and
+# REDIS_PORT=tcp://10.0.0.11:6379, in every container: that is no setting.
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_OF_A_SERVICE = re.compile(
+    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_ADDRESS_OF_A_SERVICE = re.compile("(tcp|udp|sctp)://.*")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -58,13 +66,16 @@ class Settings:
     separate_health_endpoint: bool = _setting("SEPERATE_HEALTH_ENDPOINT", False, kinds.exactly_true, "true (this spelling) or anything else", "Listen on `HEALTH_PORT` too.")
     worker_count: int = _setting("WORKER_COUNT", 1, kinds.integer(1), "a whole number from 1", "Processes of the standalone host; each loads the model.")
     worker_timeout: float = _setting("WORKER_TIMEOUT", 300.0, kinds.seconds, "seconds, 0 for none", "Upper bound of one `run()` in the standalone host; `SCORING_TIMEOUT_MS` may be lower.")
-    worker_preload: bool = _setting("WORKER_PRELOAD", False, kinds.true_in_any_case, "true or anything else", "Run `init()` once, before the worker processes are forked. Models without a script are loaded by each.")
+    worker_preload: bool = _setting("WORKER_PRELOAD", False, kinds.true_in_any_case, "true or anything else", "Run `init()` once, before the worker processes are forked, if there are several. Models without a script are loaded by each.")
     shutdown_seconds: float = _setting("SCORING_SHUTDOWN_SECONDS", 30.0, kinds.seconds, "seconds", "How long SIGTERM waits for what is in flight.")
 
     scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, kinds.integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included; of a blob or a message that of `run()` alone.")
     concurrency: int = _setting("SCORING_CONCURRENCY", 1, kinds.integer(1, 512), "1 to 512", "Scoring threads per process. More than one only for a thread-safe `run()`.")
     queue_size: int = _setting("SCORING_QUEUE_SIZE", 1000, kinds.integer(1), "a whole number from 1", "Requests that may wait; one more is answered 503 with Retry-After.")
     max_body_bytes: int = _setting("SCORING_MAX_BODY_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Largest body of a request or message, as sent and after decompression; a larger one is answered 413.", in_results=True)
+    idle_timeout_seconds: float = _setting("SCORING_IDLE_TIMEOUT_SECONDS", 60.0, kinds.seconds, "seconds, 0 for none", "Standalone host: a request of which no byte comes for so long (or which comes, after that time, with less than 500 bytes a second) is answered 408, and an answer that is not read for so long is ended.")
+    max_connections: int = _setting("SCORING_MAX_CONNECTIONS", 10_000, kinds.integer(1), "a whole number from 1", "Standalone host: connections per process, and never more than its open files allow (`ulimit -n`, less 64 or an eighth). On one more, health is answered, and all else 503 with Retry-After.")
+    max_bytes_in_flight: int = _setting("SCORING_MAX_BYTES_IN_FLIGHT", 1024**3, kinds.integer(1), "a whole number of bytes from 1", "Standalone host: bytes of all bodies that are received, wait or are scored in one process, at least one of `SCORING_MAX_BODY_BYTES`; a body above it is answered 503 with Retry-After.")
     default_model: str = _setting("SCORING_DEFAULT_MODEL", "", kinds.text, "a model served here, as name or name:version", "Of several models without a script, the one that `/score` means. Default: the only one, in its highest version.")
     max_rows: int = _setting("SCORING_MAX_ROWS", 1_000_000, kinds.integer(1), "a whole number from 1", "Rows in one request to a model without a script, or in CSV, JSON Lines, npy, Arrow and V2; more are answered 413.", in_results=True)
     max_values: int = _setting("SCORING_MAX_VALUES", 20_000_000, kinds.integer(1), "a whole number from 1", "Values (rows times columns) in one such request.", in_results=True)
@@ -151,6 +162,7 @@ class Settings:
         Raises:
             ConfigurationError: naming variable, value, where it came from and what is allowed.
         """
+        environ = _without_services(environ)
         sources = {"command line": command_line, "environment": _any_case(environ)}
         path = _config_file(sources, defaults)
         sources["config file"] = _read_config(path) if path else {}
@@ -170,7 +182,7 @@ class Settings:
             environ=MappingProxyType({name.upper(): value for name, value in said.items()}),
             sources=MappingProxyType(found),
         )
-        return replace(settings, warnings=_unknown_keys(sources["config file"], path, settings))
+        return replace(settings, warnings=_unknown(sources["config file"], path, environ, settings))
 
     @property
     def nan_policy(self) -> str:
@@ -288,17 +300,41 @@ def _as_text(path: Path, key: str, value: object) -> str:
     )
 
 
-def _unknown_keys(
-    config: Mapping[str, str], path: Path | None, settings: Settings
+def _without_services(environ: Mapping[str, str]) -> Mapping[str, str]:
+    return {
+        name: value
+        for name, value in environ.items()
+        if not (_ADDRESS_OF_A_SERVICE.match(value) and name.upper().endswith("_PORT"))
+        and not _OF_A_SERVICE.fullmatch(name.upper())
+    }
+
+
+def _unknown(
+    config: Mapping[str, str], path: Path | None, environ: Mapping[str, str], settings: Settings
 ) -> tuple[str, ...]:
+    """Warnings by name of what is given, looks like a setting, and is none; never with a value."""
     known = {name for each in setting_fields() for name in _names(each)}
     connections = [each.upper() for each in settings.connection_names]
-    unknown = sorted(
-        key
-        for key in config
-        if key not in known and key.upper().partition("__")[0] not in connections
-    )
-    return (f"{path} has keys that are not settings: {', '.join(unknown)}.",) if unknown else ()
+    ours = [name for name in environ if name.upper().startswith(_PREFIXES) and "__" not in name]
+    given = {
+        f"{path} has keys": [name for name in config if name not in known],
+        "The environment has names": [name for name in ours if name.upper() not in known],
+    }
+    warnings = []
+    for where, names in given.items():
+        rest = [name for name in names if name.upper().partition("__")[0] not in connections]
+        if rest:
+            listed = ", ".join(_with_nearest(name, known) for name in sorted(rest))
+            warnings.append(f"{where} that are not settings: {listed}.")
+    return tuple(warnings)
+
+
+def _with_nearest(name: str, known: Collection[str]) -> str:
+    import difflib
+
+    longer = [each for each in known if each.startswith(name.upper())]
+    nearest = difflib.get_close_matches(name.upper(), longer or known, 1)
+    return f"{name} (the nearest setting is {nearest[0]})" if nearest else name
 
 
 def _names(each: Field[Any]) -> tuple[str, ...]:

@@ -7,9 +7,11 @@ import functools
 import json
 import logging
 import logging.config
+import math
 import sys
 import time
 from asyncio import AbstractEventLoop
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -28,6 +30,7 @@ request_id: ContextVar[str] = ContextVar("scoring_request_id", default="")
 FORMAT = "%(asctime)s %(levelname).1s [%(process)d] %(name)s - %(message)s"
 _FLUSH_SECONDS = 0.05
 _FLUSH_LINES = 512
+_TALLY_SECONDS = 60.0
 
 
 class LineFormatter(logging.Formatter):
@@ -104,6 +107,26 @@ def metrics_text(metrics: Mapping[str, Callable[[], float]]) -> str:
         kind = "counter" if name.endswith("_total") else "gauge"
         lines += [f"# TYPE {name} {kind}", f"{name} {value():g}"]
     return "\n".join(lines) + "\n"
+
+
+class Tally:
+    """Warnings that may come in floods: each text is one line a minute at most, with a count."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._said: dict[str, float] = {}
+
+    def add(self, text: str) -> None:
+        """Count it; it is logged by the next :meth:`flush` that may."""
+        self._counts[text] += 1
+
+    def flush(self, now: float) -> None:
+        """Log each text whose last line is a minute old; ``now`` is in seconds, of any clock."""
+        for text, count in list(self._counts.items()):
+            if now - self._said.get(text, -math.inf) >= _TALLY_SECONDS:
+                self._said[text] = now
+                del self._counts[text]
+                log.warning("%s (%d since the last such line)", text, count)
 
 
 class AccessLog:

@@ -58,6 +58,7 @@ class StandaloneHost:
         cwd: Path | None = None,
         ready_path: str = "/",
         startup_timeout: float = 120,
+        descriptors: int = 0,
     ) -> None:
         self._reserved = reserved_port()
         self.port = int(self._reserved.getsockname()[1])
@@ -66,6 +67,9 @@ class StandaloneHost:
             sys.executable, "-m", "scoring_runtime", "serve", "--entry-script", str(script),
             "--port", str(self.port), "--host", "127.0.0.1", *options,
         ]  # fmt: skip
+        if descriptors:
+            limit = f'ulimit -n {descriptors}; exec "$@"'
+            self._command = ["/bin/sh", "-c", limit, "sh", *self._command]
         self._environ = clean_environ(**(environ or {}))
         self._cwd = cwd or script.parent
         self._ready_path = ready_path
@@ -104,6 +108,13 @@ class StandaloneHost:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+    @property
+    def worker(self) -> int:
+        """The process id of the one worker, which the process that was started looks after."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(children[0])
 
     @property
     def log(self) -> str:

@@ -20,6 +20,7 @@ from scoring_runtime.aml_http import (
     response_parts,
     to_aml_request,
 )
+from scoring_runtime.errors import ResponseNotSendable
 from scoring_runtime.messages import ScoringRequest
 
 ALL_BYTES = bytes(range(256))
@@ -409,6 +410,37 @@ def test_a_line_break_cannot_get_into_a_header() -> None:
     """Nobody can split the response."""
     with pytest.raises(ValueError, match="newline"):
         AMLResponse("", 200, {"x-a": "1\r\nset-cookie: b=2"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("x\r\nset-cookie: b=2", "1"), ("x: y", "1"), ("x ", "1"), ("", "1"), ("é", "1"),
+        ("x\0", "1"),
+        ("x", "1\r\nset-cookie: b=2"), ("x", "1\rb"), ("x", "1\nb"), ("x", "1\0b"), ("x", "\x7fb"),
+        ("content-type", "text/html\r\n\r\n<b>"), ("set-cookie", "a\nb"),
+    ],
+)  # fmt: skip
+def test_headers_that_are_none_of_http_are_not_sendable(name: str, value: str) -> None:
+    """RFC 9110 §5.1, §5.5; whether they are given or set later, where werkzeug lets it be."""
+    with pytest.raises(ResponseNotSendable, match="newline, or another character"):
+        AMLResponse("", 200, {name: value})
+    response = Response("")
+    with pytest.raises(ValueError, match=r"newline"):
+        response.headers[name] = value
+        response_parts(response)
+
+
+@pytest.mark.parametrize("status", [0, 1, 100, 101, 199, 1000])
+def test_a_status_that_ends_no_request_is_not_sendable(status: int) -> None:
+    """RFC 9110 §15.2: after 1xx the client waits for the answer proper."""
+    with pytest.raises(ResponseNotSendable, match=f"status {status}; allowed are 200 to 999"):
+        response_parts(AMLResponse("", status))
+
+
+@pytest.mark.parametrize("value", ["a\tb", " padded ", "ü€", "1\n", ""])
+def test_headers_that_may_be_sent(value: str) -> None:
+    assert response_parts(AMLResponse("", 200, {"x!#$%&'*+-.^_`|~9": value}))
 
 
 def test_what_json_does_not_have_raises_in_the_script() -> None:

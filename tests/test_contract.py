@@ -1560,7 +1560,7 @@ def test_row_56_the_format_of_a_line(hosts: Hosts, ask: Ask) -> None:
     eventually(lambda: "POST /score" in host.log)
     [line] = [each for each in host.log.splitlines() if "POST /score" in each]
     assert re.fullmatch(LINE, line)
-    pid, name = str(host.process.pid), "azmlinfsrv"
+    pid, name = str(host.worker), "azmlinfsrv"
     assert f" I [{pid}] {name} - POST /score 200 " in line
     logged = time.strptime(line.partition(",")[0], "%Y-%m-%d %H:%M:%S")
     assert abs(time.mktime(logged) - time.mktime(time.gmtime())) < 120
@@ -1792,7 +1792,7 @@ def test_row_64_messages_that_people_grep_for(hosts: Hosts) -> None:
     host = hosts("diff_text.py")
     for text in (
         "Users's init has completed successfully",
-        f"Worker with pid {host.process.pid} ready for serving traffic",
+        f"Worker with pid {host.worker} ready for serving traffic",
         "Scoring timeout is set to ",
         "Server Settings",
         "Server Routes",

@@ -315,6 +315,7 @@ OUTCOMES: dict[type[Exception], tuple[int, bool, bytes]] = {
     errors.RunTimeout: (500, True, b"True"),
     errors.NotBegun: (500, True, b"True"),
     errors.ResultNotSerializable: (500, True, b"True"),
+    errors.ResponseNotSendable: (500, True, b"True"),
     errors.NotServing: (503, True, b"False"),
     errors.QueueFull: (503, True, b"False"),
     errors.Stopping: (503, True, b"False"),

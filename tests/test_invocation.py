@@ -16,6 +16,7 @@ import pytest
 from scoring_runtime import InputError, ScoringRequest, ScoringResponse, Settings
 from scoring_runtime.errors import (
     InputTooLarge,
+    ResponseNotSendable,
     ResultNotSerializable,
     RunFailed,
     SchemaMismatch,
@@ -287,6 +288,26 @@ def test_a_result_without_a_json_form_names_type_and_path_also_in_the_log(script
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert record.name == "azmlinfsrv.user_script"
     assert "result['rows'][1] is of type object" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ("AMLResponse('', 100)", "status 100"),
+        ("AMLResponse('', 200, {'x': 'a\\r\\nb: c'})", "header 'x'"),
+        ("Response('', headers={'x: y': 'a'})", "header 'x: y'"),
+        ("abort(Response('', 101))", "status 101"),
+    ],
+)
+def test_a_response_that_is_none_of_http_says_why_also_in_the_log(script, caplog, made, reason):
+    loaded = script(
+        "from scoring_runtime import AMLResponse; from werkzeug.wrappers import Response; "
+        f"from werkzeug.exceptions import abort; return {made}"
+    )
+    with pytest.raises(ResponseNotSendable, match=rf"^run\(\) answered with the {reason}"):
+        loaded()
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert reason in record.getMessage()
 
 
 def test_the_invocation_serves_on_after_every_kind_of_failure(script):

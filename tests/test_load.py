@@ -93,7 +93,7 @@ class Load(NamedTuple):
 
 
 def memory_of(host: StandaloneHost) -> int:
-    pages = Path(f"/proc/{host.process.pid}/statm").read_text().split()[1]
+    pages = Path(f"/proc/{host.worker}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 

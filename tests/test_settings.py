@@ -92,6 +92,23 @@ TABLE: list[tuple[str, str, object, dict[str, object], str, list[str]]] = [
         "a whole number of bytes from 1",
         ["0", "100MB"],
     ),
+    (
+        "idle_timeout_seconds",
+        "SCORING_IDLE_TIMEOUT_SECONDS",
+        60.0,
+        {"2.5": 2.5, "0": 0.0},
+        "seconds, 0 for none",
+        ["-1", "inf", "soon"],
+    ),
+    ("max_connections", "SCORING_MAX_CONNECTIONS", 10_000, {"1": 1}, FROM_1, ["0", "many"]),
+    (
+        "max_bytes_in_flight",
+        "SCORING_MAX_BYTES_IN_FLIGHT",
+        1_073_741_824,
+        {"1": 1},
+        "a whole number of bytes from 1",
+        ["0", "1GB"],
+    ),
     ("default_model", "SCORING_DEFAULT_MODEL", "", {"a:1": "a:1"}, DEFAULT_MODEL, []),
     ("max_rows", "SCORING_MAX_ROWS", 1_000_000, {"1": 1}, FROM_1, ["0", "many"]),
     ("max_values", "SCORING_MAX_VALUES", 20_000_000, {"1": 1}, FROM_1, ["0", "1e6"]),
@@ -528,10 +545,14 @@ def test_the_exact_name_wins_over_another_case(first: str) -> None:
 
 
 def test_unknown_variables_of_the_environment_are_not_looked_at() -> None:
-    """PATH and the like neither warn nor fail."""
-    settings = Settings.from_environ({"PATH": "x", "SCORING_NOPE": "y"})
+    """PATH and the like neither warn nor fail; what looks like a setting only warns."""
+    settings = Settings.from_environ(
+        {"PATH": "x", "SCORING_NOPE": "y", "CACHE_LOCATION_OF_MINE": "z"}
+    )
     assert settings == Settings()
-    assert settings.warnings == ()
+    assert settings.warnings == (
+        "The environment has names that are not settings: CACHE_LOCATION_OF_MINE, SCORING_NOPE.",
+    )
 
 
 # --- the config file ------------------------------------------------------------------------------
@@ -676,6 +697,58 @@ def test_unknown_keys_only_warn(tmp_path: Path) -> None:
     settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path), "OTHER": "x"})
     assert settings.warnings == (f"{path} has keys that are not settings: AAA, ZZZ.",)
     assert (settings.port, settings.model_data_collection) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("SCORING_TIMEOUT", "SCORING_TIMEOUT_MS"),
+        ("SCORING_MAX_BODY_BYTE", "SCORING_MAX_BODY_BYTES"),
+        ("scoring_quue_size", "SCORING_QUEUE_SIZE"),
+        ("BLOB_OUTPUT_PATTERN", "BLOB_OUTPUT_PATH"),
+        ("SERVICEBUS_INPUT_QUEUES", "SERVICEBUS_INPUT_QUEUE"),
+        ("REDIS_USER", "REDIS_USERNAME"),
+        ("CACHE_TTL_SECOND", "CACHE_TTL_SECONDS"),
+    ],
+)
+def test_names_like_settings_are_warned_of_with_the_nearest(name: str, nearest: str) -> None:
+    """Their values are not shown."""
+    expected = (
+        "The environment has names that are not settings: "
+        f"{name} (the nearest setting is {nearest})."
+    )
+    assert Settings.from_environ({name: "hunter2"}).warnings == (expected,)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"REDIS_CONN__blobServiceUri": "https://a", "BLOB_CONNECTION": "REDIS_CONN"},
+        {"BLOB_IN": "DefaultEndpointsProtocol=…", "BLOB_CONNECTION": "BLOB_IN"},
+        {"SCORING__nested": "1"},
+        {"MY_SCORING_TIMEOUT": "1", "SCORINGX": "1", "PATH": "/bin", "redis_url": "memory://"},
+        {
+            "REDIS_SERVICE_HOST": "10.0.0.11",
+            "REDIS_SERVICE_PORT": "6379",
+            "REDIS_SERVICE_PORT_CLIENT": "6379",
+            "REDIS_PORT": "tcp://10.0.0.11:6379",
+            "REDIS_PORT_6379_TCP": "tcp://10.0.0.11:6379",
+            "REDIS_PORT_6379_TCP_PROTO": "tcp",
+            "REDIS_PORT_6379_TCP_PORT": "6379",
+            "REDIS_PORT_6379_TCP_ADDR": "10.0.0.11",
+            "SCORING_HOST_SERVICE_HOST": "10.0.0.12",
+            "SCORING_HOST_PORT": "udp://10.0.0.12:53",
+            "SERVER_PORT": "tcp://10.0.0.13:80",
+            "HEALTH_PORT": "tcp://10.0.0.14:80",
+        },
+    ],
+    ids=["identity", "connection", "nested", "others", "kubernetes"],
+)
+def test_names_that_belong_to_others_are_not_warned_of(environ: dict[str, str]) -> None:
+    """Nor are the addresses that Kubernetes sets for a service read as ports."""
+    settings = Settings.from_environ(environ)
+    assert settings.warnings == ()
+    assert (settings.port, settings.health_port, settings.redis_port) == (5001, 5000, 0)
 
 
 def test_known_keys_do_not_warn(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import httpx
 import pytest
@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 
 from scoring_runtime import Settings, build
 from scoring_runtime.endpoint import create
-from scoring_runtime.standalone.connection import KEEP_ALIVE_SECONDS, Shared
+from scoring_runtime.standalone.connection import HURRIED_SECONDS, KEEP_ALIVE_SECONDS, Shared
 from scoring_runtime.standalone.http import HttpProtocol
 from tests.standalone_host import StandaloneHost
 
@@ -157,7 +157,7 @@ class Memory:
     """By how many bytes the process grew at most since this was made."""
 
     def __init__(self, host: StandaloneHost) -> None:
-        self._folder = Path(f"/proc/{host.process.pid}")
+        self._folder = Path(f"/proc/{host.worker}")
         (self._folder / "clear_refs").write_text("5")  # the peak begins anew
         self._before = self._peak()
 
@@ -196,7 +196,8 @@ def test_connection_close_is_granted(host):
 def test_what_follows_connection_close_is_not_answered(host, after):
     with Wire(host) as wire:
         wire.send(
-            b"POST /score HTTP/1.1\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok", after
+            b"POST /score HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+            after,
         )
         assert wire.reply().body == b"ok"
         assert wire.ended
@@ -222,7 +223,7 @@ def test_pipelined_requests_wait_for_a_slow_one_before_them(host):
 
 @pytest.mark.parametrize(
     "last",
-    [b"NONSENSE\r\n\r\n", b"GET /score HTTP/1.1\r\nx: %b\r\n\r\n" % (b"y" * 9000)],
+    [b"NONSENSE\r\n\r\n", b"GET /score HTTP/1.1\r\nhost: a\r\nx: %b\r\n\r\n" % (b"y" * 9000)],
     ids=["not HTTP", "too long"],
 )
 def test_a_bad_request_behind_good_ones_is_refused_in_its_turn(host, last):
@@ -292,7 +293,7 @@ def test_a_client_that_closes_its_side_is_still_answered_and_then_let_go(host):
 def test_a_client_that_closes_its_side_in_the_middle_of_a_request_is_let_go(host):
     with Wire(host) as wire:
         wire.request("GET /score?do=sleep&seconds=0.1&name=a")
-        wire.send("POST /score HTTP/1.1\r\ncontent-length: 10\r\n\r\nhalf")
+        wire.send("POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf")
         wire.half_close()
         wire.socket.settimeout(5)
         assert wire.reply().json == "a"
@@ -344,18 +345,21 @@ def test_an_upgrade_is_ignored_and_the_connection_goes_on(host):
 class Local:
     """The protocol on a socket of this process, so that its clock and shutdown can be given."""
 
-    async def __aenter__(self) -> Self:
+    def __init__(self, **settings: Any) -> None:
         script = str(SCRIPTS / "standalone_raw.py")
-        self._runtime = build(Settings(entry_script=script, app_root=str(SCRIPTS)))
+        self._settings = Settings(entry_script=script, app_root=str(SCRIPTS), **settings)
+
+    async def __aenter__(self) -> Self:
+        self._runtime = build(self._settings)
         self._runtime.start()
         await self._runtime.started()
         handle = create(self._runtime)[1]
-        shared, state = Shared(self._runtime, handle), ServerState()
+        self.shared, self.state = Shared(self._runtime, handle), cast("Any", ServerState())
         loop = asyncio.get_running_loop()
         self.protocols: list[HttpProtocol] = []
 
         def protocol() -> HttpProtocol:
-            self.protocols.append(HttpProtocol(shared, state, loop))
+            self.protocols.append(HttpProtocol(self.shared, self.state, loop))
             return self.protocols[-1]
 
         self._server = await loop.create_server(protocol, "127.0.0.1", 0)
@@ -370,6 +374,26 @@ class Local:
         await asyncio.sleep(0.05)
         return reader, writer
 
+    async def pass_time(self, seconds: float) -> None:
+        """Let the connections look at their clock so much later, once what was sent is read."""
+        await asyncio.sleep(0.05)
+        self.shared.now += seconds
+        for protocol in self.protocols:
+            if protocol in self.state.connections:
+                protocol.look(self.shared.now)
+        await asyncio.sleep(0.05)
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes of bodies that the protocol counts."""
+        most: int = self._settings.max_bytes_in_flight
+        return most - self.shared.room
+
+    async def asked(self, target: str) -> bytes:
+        """The whole answer to a GET on a connection of its own."""
+        lines = b"GET %b HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n" % target.encode()
+        return await (await self.connect(lines))[0].read()
+
     async def __aexit__(self, *exc_info: object) -> None:
         for writer in self._writers:
             writer.close()
@@ -378,8 +402,8 @@ class Local:
         await self._runtime.stop()
 
 
-BUSY = b"GET /score?do=sleep&seconds=0.3&name=busy HTTP/1.1\r\n\r\n"
-HALF = b"POST /score HTTP/1.1\r\ncontent-length: 4\r\n\r\nha"
+BUSY = b"GET /score?do=sleep&seconds=0.3&name=busy HTTP/1.1\r\nhost: a\r\n\r\n"
+HALF = b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nha"
 
 
 def test_shutdown_closes_idle_connections_and_the_others_after_their_answer():
@@ -398,31 +422,297 @@ def test_shutdown_closes_idle_connections_and_the_others_after_their_answer():
                 assert b"connection: close\r\n" in answer
                 assert answer.endswith(end)
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
-def test_connections_without_a_whole_head_are_closed_after_the_keep_alive_time():
-    """Those that are being answered, or send a body, are not."""
+def test_connections_without_a_request_are_closed_after_the_keep_alive_time():
+    """Those that are being answered, or send a request, are not."""
 
     async def main() -> None:
-        async with Local() as local:
+        async with Local(idle_timeout_seconds=1000.0) as local:
             idle, head = await local.connect(b""), await local.connect(HALF[:10])
             busy, body = await local.connect(BUSY), await local.connect(HALF)
-            for protocol in local.protocols:
-                protocol.close_if_idle(time.monotonic() + KEEP_ALIVE_SECONDS - 5)
-            await asyncio.sleep(0.05)
+            await local.pass_time(KEEP_ALIVE_SECONDS - 5)
             assert not idle[0].at_eof()
-            for protocol in local.protocols:
-                protocol.close_if_idle(time.monotonic() + KEEP_ALIVE_SECONDS + 5)
+            await local.pass_time(10)
             assert await idle[0].read() == b""
-            assert await head[0].read() == b""
+            head[1].write(HALF[10:] + b"lf")
             body[1].write(b"lf")
-            for connection, end in ((busy, b'"busy"'), (body, b"half")):
+            for connection, end in ((busy, b'"busy"'), (body, b"half"), (head, b"half")):
                 answer = await connection[0].readuntil(end)
                 assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
                 assert b"connection: close" not in answer
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+CHUNKS = b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def is_408(answer: bytes, text: bytes) -> bool:
+    return (
+        answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        and b"connection: close\r\n" in answer
+        and b'{"message":"%b' % text in answer
+    )
+
+
+@pytest.mark.parametrize(
+    ("begin", "on"),
+    [
+        (b"P", b"O"),
+        (HALF[:10], HALF[10:11]),
+        (HALF[:-2], b"h"),
+        (HALF, b"l"),
+        (CHUNKS, b"2"),
+        (CHUNKS + b"2;x", b"y"),
+        (CHUNKS + b"2\r\nab\r\n0\r\nx", b":"),
+        (BUSY + HALF[:10], HALF[10:11]),
+        (BUSY + HALF, b"l"),
+    ],
+)
+def test_a_request_of_which_no_byte_comes_for_the_idle_time_is_408(begin, on):
+    """In its head, body, chunk sizes and trailers, pipelined or not; what came is let go."""
+
+    async def main() -> None:
+        async with Local(idle_timeout_seconds=60.0) as local:
+            reader, writer = await local.connect(begin)
+            await local.pass_time(1)
+            await local.pass_time(30)
+            writer.write(on)
+            await local.pass_time(20)
+            await local.pass_time(9)
+            assert not reader.at_eof()
+            await local.pass_time(52)
+            answer = await reader.read()
+            if begin.startswith(BUSY):
+                first, busy, answer = answer.partition(b'"busy"')
+                assert busy and first.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert is_408(
+                answer, b"No byte of a request came for 60 seconds (SCORING_IDLE_TIMEOUT_SECONDS)."
+            )
+            assert local.in_flight == 0
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "survives"), [(1, 3, False), (480, 1, False), (520, 1, True)]
+)
+def test_a_request_is_to_come_at_a_least_rate(size, seconds, survives):
+    """500 bytes a second on the whole, the first 60 seconds apart: a drip holds no place."""
+
+    async def main() -> None:
+        async with Local(idle_timeout_seconds=60.0) as local:
+            length = 1_000_000
+            head = b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % length
+            reader, _ = await local.connect(head)
+            [protocol] = local.protocols
+            for moment in range(0, 1800, seconds):
+                protocol.look(float(moment))
+                if not survives or moment >= 60:
+                    protocol.data_received(bytes(size * seconds))
+            if survives:
+                protocol.data_received(bytes(length))
+                assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+            else:
+                slow = b"A request came with less than 500 bytes per second"
+                assert is_408(await reader.read(), slow)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/score?do=big&size=30000000", "/score?do=stream&parts=1000000&size=100000"],
+    ids=["whole", "streamed"],
+)
+def test_an_answer_that_is_not_read_is_ended_and_its_stream_closed(target):
+    """One that is read, however slowly, is not; nothing waits behind it for ever."""
+
+    async def main() -> None:
+        async with Local(idle_timeout_seconds=60.0) as local:
+            asked = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % target.encode()
+            slow, _ = await local.connect(asked + BUSY)
+            await local.pass_time(1)
+            for _ in range(5):
+                await slow.readexactly(1_000_000)
+                await local.pass_time(50)
+            assert local.protocols[0] in local.state.connections
+            await local.pass_time(50)
+            await local.pass_time(11)
+            with contextlib.suppress(ConnectionResetError):
+                await slow.read()
+            assert local.protocols[0] not in local.state.connections
+            if "stream" in target:
+                while b'"closed":1' not in await local.asked("/score?do=counts"):
+                    await asyncio.sleep(0.05)
+            while local.state.tasks:
+                await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(main(), 200))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_stream_that_nobody_gets_is_closed(method):
+    """Of HEAD, and of a client that has left while run() made it."""
+
+    async def main() -> None:
+        async with Local() as local:
+            target = b"/score?do=stream&parts=5&size=5"
+            lines = b"%b %b HTTP/1.1\r\nhost: a\r\n\r\n" % (method.encode(), target)
+            if method == "HEAD":
+                _, writer = await local.connect(lines)
+            else:
+                await local.connect(BUSY)
+                _, writer = await local.connect(lines)
+                writer.transport.abort()
+            answer = b""
+            while b'"closed":0' not in answer:  # it was not begun, so there is nothing to end
+                answer = await local.asked("/score?do=counts")
+            while local.state.tasks:
+                await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_while_the_loop_is_held_up_no_client_is_idle(monkeypatch):
+    """A run() that keeps Python busy for two minutes lets nothing be read meanwhile."""
+
+    async def main() -> None:
+        async with Local(idle_timeout_seconds=60.0) as local:
+            reader, writer = await local.connect(HALF)
+            local.shared.sweep(local.state.connections)
+            monkeypatch.setattr(local.shared, "_swept", time.monotonic() - 120)
+            local.shared.sweep(local.state.connections)
+            writer.write(b"lf")
+            assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_bodies_in_flight_are_counted_until_they_are_answered_or_lost():
+    async def main() -> None:
+        async with Local(max_bytes_in_flight=3000, max_body_bytes=1000) as local:
+            whole = b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n"
+            slow = whole % b"/score?do=sleep&seconds=0.5&name=slow" + bytes(1000)
+            scoring, _ = await local.connect(slow + whole % b"/score" + bytes(1000))  # one waits
+            _, uploading = await local.connect(whole % b"/score" + bytes(900))
+            assert local.in_flight == 2900
+            refused = await local.connect(whole % b"/score" + bytes(101))
+            answer = await refused[0].readuntil(b"(SCORING_MAX_BYTES_IN_FLIGHT)")
+            assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert b"\r\nretry-after: 1\r\n" in answer
+            assert b"Healthy" in await local.asked("/")
+            assert (await scoring.readuntil(b'"slow"')).startswith(b"HTTP/1.1 200 OK\r\n")
+            uploading.transport.abort()
+            while local.in_flight:
+                await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("what", ["turns", "body"])
+def test_what_a_lost_connection_held_is_no_longer_in_flight(what):
+    async def main() -> None:
+        async with Local() as local:
+            more = HALF if what == "body" else (HALF + b"lf") * 3
+            _, writer = await local.connect(BUSY + more)
+            assert local.in_flight == (2 if what == "body" else 12)
+            writer.transport.abort()
+            while local.in_flight:
+                await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_above_the_bound_of_connections_health_is_answered_and_all_else_is_503():
+    """The first are served on; of those above it, silent ones give way to the next."""
+
+    async def main() -> None:
+        async with Local(max_connections=3) as local:
+            first = [await local.connect(HALF) for _ in range(3)]
+            silent = [await local.connect(b"") for _ in range(40)]
+            for path in ("/", "/health/live", "/health/ready"):
+                assert (await local.asked(path)).startswith(b"HTTP/1.1 200 OK\r\n")
+            reader, _ = await local.connect(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert b"\r\nconnection: close\r\n" in await reader.read()
+            answer = await local.asked("/score")
+            assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert b"\r\nretry-after: 1\r\n" in answer
+            assert b"(SCORING_MAX_CONNECTIONS, ulimit -n). Try again later." in answer
+            await local.pass_time(HURRIED_SECONDS + 1)
+            for reader, _ in silent:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            for reader, writer in first:
+                writer.write(b"lf")
+                assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_connections_that_wait_for_a_request_make_room_for_others():
+    async def main() -> None:
+        async with Local(max_connections=8) as local:
+            waiting = []
+            for _ in range(8):
+                waiting.append(await local.connect(b""))
+                await local.pass_time(1)
+            local.shared.sweep(local.state.connections)
+            assert await waiting[0][0].read() == b""  # the one that has waited longest
+            assert len(local.state.connections) == 7
+            reader, _ = await local.connect(HALF + b"lf")
+            assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+STUCK = 290
+
+
+@pytest.mark.parametrize("data", [b"", b"POST /sco", HALF, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"])
+def test_with_few_descriptors_stuck_connections_do_not_shut_out_health(data):
+    """300 open files, 290 connections; the log says so once, not 290 times."""
+    with StandaloneHost(SCRIPTS / "standalone_raw.py", descriptors=300) as host:
+        with contextlib.ExitStack() as stack:
+            for _ in range(STUCK):
+                wire = stack.enter_context(Wire(host))
+                with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                    wire.send(data)
+            for _ in range(3):
+                assert exchange(host, LIVE).json == {"state": "Healthy"}
+            soon(lambda: "There are too many connections" in host.log)
+            assert exchange(host, LIVE).json == {"state": "Healthy"}
+        soon(lambda: exchange(host, HALF + b"lf").status == 200)
+    assert 1 <= host.log.count("There are too many connections") <= 2
+    assert "Traceback" not in host.log
+
+
+LIVE = b"GET /health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+
+
+def test_sigterm_waits_for_good_requests_and_not_for_those_that_stand_still():
+    environ = {"SCORING_SHUTDOWN_SECONDS": "600"}
+    with contextlib.ExitStack() as stack:
+        host = stack.enter_context(StandaloneHost(SCRIPTS / "standalone_raw.py", environ=environ))
+        stuck = [stack.enter_context(Wire(host, receive_buffer=4096)) for _ in range(4)]
+        stuck[0].send(HALF)
+        stuck[1].send(HALF[:10])
+        stuck[2].request("GET /score?do=big&size=30000000")
+        stuck[3].request("GET /score?do=stream&parts=1000000&size=100000")
+        stuck[3].head()
+        good = stack.enter_context(Wire(host))
+        good.request("GET /score?do=sleep&seconds=6&name=good")
+        body = stack.enter_context(Wire(host))
+        body.send(HALF)
+        host.process.terminate()
+        for byte in (b"l", b"f"):  # it goes on, if slowly
+            time.sleep(HURRIED_SECONDS / 2)
+            body.send(byte)
+        assert good.reply().json == "good"
+        assert body.reply().body == b"half"
+        assert host.process.wait(60) == 0
 
 
 # --- requests -------------------------------------------------------------------------------------
@@ -442,7 +732,11 @@ def test_chunked_uploads_of_every_split(host, size):
     body = ALL_BYTES * 20
     parts = [body[at : at + size] for at in range(0, len(body), size)]
     coded = b"".join(b"%X;name=value\r\n%b\r\n" % (len(part), part) for part in parts)
-    coded = b"POST /score HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n" + coded + b"0\r\n\r\n"
+    coded = (
+        b"POST /score HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: Chunked\r\n\r\n"
+        + coded
+        + b"0\r\n\r\n"
+    )
     with Wire(host) as wire:
         step = max(5, len(coded) // 50)
         for at in range(0, len(coded), step):
@@ -455,7 +749,10 @@ def test_chunked_uploads_of_every_split(host, size):
 @pytest.mark.parametrize("byte", [0, 9, 10, 13, 26, 32, 127, 128, 255])
 def test_every_byte_survives_alone(host, byte):
     body = bytes([byte])
-    assert exchange(host, b"POST /score HTTP/1.1\r\ncontent-length: 1\r\n\r\n", body).body == body
+    assert (
+        exchange(host, b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\n", body).body
+        == body
+    )
 
 
 def test_all_256_byte_values_survive_both_ways(host):
@@ -489,9 +786,9 @@ def test_50_megabytes_in_chunks_without_a_length(host):
 )
 def test_an_empty_body(host, head):
     end = "0\r\n\r\n" if "chunked" in head else ""
-    reply = exchange(host, f"POST /score?do=describe HTTP/1.1\r\n{head}\r\n{end}")
+    reply = exchange(host, f"POST /score?do=describe HTTP/1.1\r\nhost: a\r\n{head}\r\n{end}")
     assert (reply.status, reply.json["length"]) == (200, 0)
-    reply = exchange(host, f"POST /score?do=echo HTTP/1.1\r\n{head}\r\n{end}")
+    reply = exchange(host, f"POST /score?do=echo HTTP/1.1\r\nhost: a\r\n{head}\r\n{end}")
     assert (reply.status, reply.headers["content-length"], reply.body) == (200, "0", b"")
 
 
@@ -513,17 +810,43 @@ def test_expect_100_continue(host):
     """The client is told to go on before it sends its body."""
     with Wire(host) as wire:
         for _ in range(2):
-            wire.send("POST /score HTTP/1.1\r\nContent-Length: 4\r\nExpect: 100-Continue\r\n\r\n")
+            wire.request("POST /score", b"", "Content-Length: 4", "Expect: 100-Continue")
             assert wire.file.readline() == b"HTTP/1.1 100 Continue\r\n"
             assert wire.file.readline() == b"\r\n"
             wire.send("body")
             assert wire.reply().body == b"body"
 
 
+def test_100_continue_is_not_for_http_1_0(host):
+    """RFC 9110 §10.1.1: an expectation in an HTTP/1.0 request is ignored."""
+    head = "POST /score HTTP/1.0\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+    assert exchange(host, head, "body").body == b"body"
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize(
+    "lines", ["", "host: a\r\n", "host:\r\n", "host: a\r\nx: y\r\nHOST: a\r\n"]
+)
+def test_http_1_1_has_one_host_line_and_http_1_0_at_most_one(host, version, lines):
+    """RFC 9112 §3.2: anything else is 400, and nothing behind it is answered."""
+    count = lines.lower().count("host")
+    with Wire(host) as wire:
+        wire.send(f"POST /score HTTP/{version}\r\n{lines}content-length: 2\r\n\r\nok")
+        wire.send(SMUGGLED)
+        reply = wire.reply()
+        if count == 1 or (count == 0 and version == "1.0"):
+            assert (reply.status, reply.body) == (200, b"ok")
+        else:
+            assert reply.status == 400
+            assert reply.message == f"A request has one Host header line; this one has {count}."
+            wire.half_close()
+            assert wire.ended
+
+
 def test_expect_100_continue_with_an_upgrade(host):
     with Wire(host) as wire:
         wire.send(
-            "POST /score HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n"
+            "POST /score HTTP/1.1\r\nhost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n"
             "Content-Length: 4\r\nExpect: 100-continue\r\n\r\n"
         )
         assert wire.head()[1] == 100
@@ -534,7 +857,8 @@ def test_expect_100_continue_with_an_upgrade(host):
 def test_expect_100_continue_of_a_body_that_is_too_large_is_refused_at_once(small):
     reply = exchange(
         small,
-        f"POST /score HTTP/1.1\r\nContent-Length: {LIMIT + 1}\r\nExpect: 100-continue\r\n\r\n",
+        f"POST /score HTTP/1.1\r\nhost: a\r\nContent-Length: {LIMIT + 1}\r\n"
+        "Expect: 100-continue\r\n\r\n",
     )
     assert reply.status == 413
 
@@ -577,7 +901,7 @@ def test_trailers_do_not_pass_for_headers(host):
     with Wire(host) as wire:
         for _ in range(2):
             wire.send(
-                "POST /score?do=describe HTTP/1.1\r\nTransfer-Encoding: chunked\r\n"
+                "POST /score?do=describe HTTP/1.1\r\nhost: a\r\nTransfer-Encoding: chunked\r\n"
                 "Trailer: X-User\r\n\r\n1\r\na\r\n0\r\nX-User: admin\r\n"
                 "X-Request-Id: forged\r\n\r\n"
             )
@@ -596,7 +920,9 @@ def test_a_body_of_exactly_the_limit_is_scored(small):
         wire.request("POST /score", b"x" * LIMIT)
         assert wire.reply().json == LIMIT
         half = b"%x\r\n%b\r\n" % (LIMIT // 2, b"x" * (LIMIT // 2))
-        wire.send("POST /score HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", half, half)
+        wire.send(
+            "POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", half, half
+        )
         wire.send("0\r\n\r\n")
         assert wire.reply().json == LIMIT
 
@@ -604,7 +930,8 @@ def test_a_body_of_exactly_the_limit_is_scored(small):
 def test_one_byte_more_is_413_before_the_body_is_read(small):
     with Wire(small) as wire:
         wire.send(
-            f"POST /score HTTP/1.1\r\nx-request-id: big\r\ncontent-length: {LIMIT + 1}\r\n\r\n"
+            "POST /score HTTP/1.1\r\nhost: a\r\nx-request-id: big\r\n"
+            f"content-length: {LIMIT + 1}\r\n\r\n"
         )
         reply = wire.reply()
         assert (reply.status, reply.headers["connection"]) == (413, "close")
@@ -614,7 +941,7 @@ def test_one_byte_more_is_413_before_the_body_is_read(small):
 
 def test_one_byte_more_in_chunks_is_413(small):
     with Wire(small) as wire:
-        wire.send("POST /score HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        wire.send("POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
         wire.send(b"%x\r\n%b" % (LIMIT + 1, b"x" * (LIMIT + 1)))
         reply = wire.reply()
         assert (reply.status, reply.headers["connection"]) == (413, "close")
@@ -627,9 +954,11 @@ def test_memory_does_not_grow_by_a_body_that_is_refused(small, coded):
     part = b"x" * MEGABYTE
     with Wire(small) as wire, contextlib.suppress(ConnectionResetError, BrokenPipeError):
         if coded:
-            wire.send("POST /score HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+            wire.send("POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
         else:
-            wire.send(f"POST /score HTTP/1.1\r\ncontent-length: {200 * MEGABYTE}\r\n\r\n")
+            wire.send(
+                f"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: {200 * MEGABYTE}\r\n\r\n"
+            )
         for _ in range(200):
             wire.send(b"%x\r\n%b\r\n" % (MEGABYTE, part) if coded else part)
         assert wire.reply().status == 413
@@ -657,12 +986,36 @@ def test_a_bomb_is_413_and_does_not_explode(small, encoding):
 @pytest.mark.parametrize(
     ("request_", "status", "text"),
     [
-        ("GET / HTTP/1.1\r\nx: %s\r\n\r\n" % ("y" * 8300), 431, "A header line has more than 8190"),
-        ("GET / HTTP/1.1\r\n%s: y\r\n\r\n" % ("x" * 8300), 431, "A header line has more than 8190"),
-        ("GET / HTTP/1.1\r\n%s\r\n" % ("x: y\r\n" * 101), 431, "there are more than 100 of them"),
-        ("GET /%s HTTP/1.1\r\n\r\n" % ("a" * 4100), 414, "The request line is longer than 4094"),
-        ("GET /?%s HTTP/1.1\r\n\r\n" % ("a" * 70000), 414, "The request line is longer than 4094"),
-        ("GET / HTTP/1.1\r\nx-request-id: %s\r\n\r\n" % ("y" * 101), 431, "x-request-id must not"),
+        (
+            "GET / HTTP/1.1\r\nhost: a\r\nx: %s\r\n\r\n" % ("y" * 8300),
+            431,
+            "A header line has more than 8190",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: a\r\n%s: y\r\n\r\n" % ("x" * 8300),
+            431,
+            "A header line has more than 8190",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: a\r\n%s\r\n" % ("x: y\r\n" * 101),
+            431,
+            "there are more than 100 of them",
+        ),
+        (
+            "GET /%s HTTP/1.1\r\nhost: a\r\n\r\n" % ("a" * 4100),
+            414,
+            "The request line is longer than 4094",
+        ),
+        (
+            "GET /?%s HTTP/1.1\r\nhost: a\r\n\r\n" % ("a" * 70000),
+            414,
+            "The request line is longer than 4094",
+        ),
+        (
+            "GET / HTTP/1.1\r\nhost: a\r\nx-request-id: %s\r\n\r\n" % ("y" * 101),
+            431,
+            "x-request-id must not",
+        ),
     ],
     ids=["value", "name", "count", "path", "query", "id"],
 )
@@ -676,9 +1029,9 @@ def test_heads_that_are_too_large(host, request_, status, text):
 @pytest.mark.parametrize(
     "request_",
     [
-        "GET / HTTP/1.1\r\nx: %s\r\n\r\n" % ("y" * 8100),
-        "GET / HTTP/1.1\r\n%s\r\n" % ("x: y\r\n" * 100),
-        "GET /?%s HTTP/1.1\r\n\r\n" % ("a" * 4000),
+        "GET / HTTP/1.1\r\nhost: a\r\nx: %s\r\n\r\n" % ("y" * 8100),
+        "GET / HTTP/1.1\r\nhost: a\r\n%s\r\n" % ("x: y\r\n" * 99),
+        "GET /?%s HTTP/1.1\r\nhost: a\r\n\r\n" % ("a" * 4000),
     ],
     ids=["value", "count", "query"],
 )
@@ -686,16 +1039,16 @@ def test_heads_that_are_just_small_enough(host, request_):
     assert exchange(host, request_).body == b"Healthy"
 
 
-CHUNKED = b"POST /score HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+CHUNKED = b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
 
 
 @pytest.mark.parametrize(
     ("begin", "on", "status"),
     [
         (b"GET /", b"a" * 1000, 431),
-        (b"GET / HTTP/1.1\r\nx: ", b"a" * 1000, 431),
-        (b"GET / HTTP/1.1\r\n", b"a" * 1000, 431),
-        (b"GET / HTTP/1.1\r\n", b"a: b\r\n" * 200, 431),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nx: ", b"a" * 1000, 431),
+        (b"GET / HTTP/1.1\r\nhost: a\r\n", b"a" * 1000, 431),
+        (b"GET / HTTP/1.1\r\nhost: a\r\n", b"a: b\r\n" * 200, 431),
         (CHUNKED + b"x: ", b"a" * 1000, 431),
         (CHUNKED, b"a: b\r\n" * 200, 431),
         (b"", b"A" * 1000, 400),
@@ -737,22 +1090,24 @@ def test_a_refused_client_that_stays_is_let_go(host):
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"hello there\r\n\r\n",
-        b"GET /\xe4 HTTP/1.1\r\n\r\n",
+        b"GET /\xe4 HTTP/1.1\r\nhost: a\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET / FTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nno colon here\r\n\r\n",
-        b"GET / HTTP/1.1\r\nname : space before colon\r\n\r\n",
-        b"GET / HTTP/1.1\r\nx: a\0b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nno colon here\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nname : space before colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx: a\0b\r\n\r\n",
         b"GET / HTTP/1.1\nx: y\n\n",
-        b"POST /score HTTP/1.1\r\ncontent-length: -1\r\n\r\n",
-        b"POST /score HTTP/1.1\r\ncontent-length: +1\r\n\r\n1",
-        b"POST /score HTTP/1.1\r\ncontent-length: 1 1\r\n\r\n1",
-        b"POST /score HTTP/1.1\r\ncontent-length: 0x1\r\n\r\n1",
-        b"POST /score HTTP/1.1\r\ncontent-length: 99999999999999999999999\r\n\r\n1",
-        b"POST /score HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
-        b"POST /score HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n-1\r\na\r\n",
-        b"POST /score HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nabc\r\n",
-        b"POST /score HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + b"F" * 17 + b"\r\n",
+        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\n1",
+        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 1 1\r\n\r\n1",
+        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 0x1\r\n\r\n1",
+        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999999\r\n\r\n1",
+        b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
+        b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n-1\r\na\r\n",
+        b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nabc\r\n",
+        b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+        + b"F" * 17
+        + b"\r\n",
     ],
 )
 def test_what_is_not_http_is_400(host, data):
@@ -798,7 +1153,9 @@ def test_slow_clients_do_not_hold_up_others(host):
         for number in range(50):
             wire = stack.enter_context(Wire(host))
             wire.send(
-                "POST /score HTTP/1.1\r\ncontent-length: 1000\r\n\r\nonly a par"[: 10 + number]
+                "POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nonly a par"[
+                    : 10 + number
+                ]
             )
         started = time.monotonic()
         with Wire(host) as quick:
@@ -809,7 +1166,7 @@ def test_slow_clients_do_not_hold_up_others(host):
 
 
 def open_files(host: StandaloneHost) -> int:
-    return len(list(Path(f"/proc/{host.process.pid}/fd").iterdir()))
+    return len(list(Path(f"/proc/{host.worker}/fd").iterdir()))
 
 
 def soon(condition: Callable[[], bool]) -> None:
@@ -824,12 +1181,12 @@ def soon(condition: Callable[[], bool]) -> None:
     [
         b"",
         b"POST /sco",
-        b"POST /score HTTP/1.1\r\ncontent-length: 1000\r\n\r\nhalf",
-        b"POST /score HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
-        b"GET /score?do=sleep&seconds=0.02 HTTP/1.1\r\n\r\n",
-        b"GET /score?do=big&size=9000000 HTTP/1.1\r\n\r\n",
-        b"GET /score?do=stream&parts=1000&size=100000 HTTP/1.1\r\n\r\n",
-        b"GET /score?do=sleep&seconds=0.02 HTTP/1.1\r\n\r\n" * 10,
+        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nhalf",
+        b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab",
+        b"GET /score?do=sleep&seconds=0.02 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET /score?do=big&size=9000000 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET /score?do=stream&parts=1000&size=100000 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET /score?do=sleep&seconds=0.02 HTTP/1.1\r\nhost: a\r\n\r\n" * 10,
         b"junk\r\n\r\n",
     ],
     ids=["nothing", "head", "body", "chunk", "run", "answer", "stream", "pipelined", "refused"],

@@ -633,9 +633,9 @@ def test_worker_preload_runs_init_once_in_the_parent(pids_script, tmp_path):
 
 def test_worker_preload_with_one_process(pids_script, tmp_path):
     with StandaloneHost(pids_script, environ={"WORKER_PRELOAD": "true"}) as host:
-        assert post(host).json() == host.process.pid
+        assert post(host).json() == host.worker
         notes = (tmp_path / "notes").read_text()
-        assert notes == f"import {host.process.pid}\ninit {host.process.pid}\n"
+        assert notes == f"import {host.worker}\ninit {host.worker}\n"
 
 
 def test_children_that_init_begins_in_the_parent_are_no_workers(write_script):
@@ -669,6 +669,116 @@ def test_a_worker_that_dies_is_replaced_and_service_goes_on(pids_script):
     at_once(check, zip([signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM], hows, strict=True))
 
 
+DIES = """
+import ctypes, os, signal
+def init(): pass
+def run(data):
+    if data.startswith("exit"): os._exit(int(data[5:]))
+    if data == "segfault": ctypes.string_at(0)
+    if data == "killed": os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
+"""
+DEATHS = {
+    "exit 3": "exit code 3",
+    "exit 0": "exit code 0",
+    "segfault": "signal SIGSEGV",
+    "killed": "signal SIGKILL",
+}
+
+
+def test_a_worker_that_crashes_while_it_scores_is_replaced_and_its_request_named(write_script):
+    """The only one too, and with the exit code that means at the start that it cannot."""
+    script = write_script(DIES)
+
+    def check(case: tuple[str, tuple[str, str]]) -> None:
+        workers, (body, how) = case
+        with StandaloneHost(script, "--workers", workers) as host:
+            pid = post(host).json()
+            line = rf"Worker ([0-9]+) ended with {how}; starting another\."
+            headers = {"x-request-id": "the one that kills"}
+            with pytest.raises(httpx.TransportError):
+                httpx.post(f"{host.url}/score", content=body, headers=headers, timeout=PATIENCE)
+            named = r" The last request that it began to score was the one that kills\.$"
+            soon(lambda: re.search(line + named, host.log, re.MULTILINE))
+            dead = int(re.findall(line, host.log)[0])
+            assert (dead == pid) or workers == "2"
+            assert serving(host, lambda pids: len(pids) == int(workers)).isdisjoint({dead})
+            assert host.stop() == 0
+
+    at_once(check, itertools.product(["1", "2"], DEATHS.items()))
+
+
+def test_a_worker_that_keeps_crashing_is_started_again_after_growing_pauses(write_script):
+    """And SIGTERM ends the pause."""
+    script = write_script("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
+    host = StandaloneHost(script)
+    host.start()
+    try:
+        ends = r"ended with signal SIGSEGV; starting another(.*)\."
+        soon(lambda: re.findall(ends, host.log)[3:], 60)
+        assert re.findall(ends, host.log)[:4] == ["", " in 1 s", " in 2 s", " in 4 s"]
+        started = time.monotonic()
+        host.process.terminate()
+        assert host.process.wait(PATIENCE) == 0
+        assert time.monotonic() - started < 3.5
+    finally:
+        host.stop(signal.SIGKILL)
+
+
+def test_an_exit_in_init_is_no_crash(write_script):
+    host = StandaloneHost(write_script(f"import os\ndef init(): os._exit(3)\n{GOOD_RUN}"))
+    host.start()
+    code, log = ended(host)
+    assert code == 3
+    assert "starting another" not in log
+
+
+def test_sighup_neither_ends_nor_reloads_anything(pids_script, tmp_path):
+    with StandaloneHost(pids_script) as host:
+        pid, notes = host.worker, (tmp_path / "notes").read_text()
+        for each in (host.process.pid, pid):
+            os.kill(each, signal.SIGHUP)
+        assert post(host).json() == pid
+        assert host.process.poll() is None
+        assert (tmp_path / "notes").read_text() == notes
+        assert host.stop() == 0
+
+
+def test_what_a_script_leaves_to_be_done_at_the_end_is_done(write_script, tmp_path):
+    script = write_script(
+        "import atexit, pathlib\n"
+        f"def init(): atexit.register(pathlib.Path({str(tmp_path / 'done')!r}).touch)\n{GOOD_RUN}"
+    )
+    with StandaloneHost(script) as host:
+        assert host.stop() == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_a_killed_service_leaves_nothing_behind(write_script, tmp_path, pool):
+    """SIGKILL of the process that was started ends its worker at once, whatever it does."""
+    noted = tmp_path / "noted"
+    script = write_script(
+        "import pathlib, re\ndef init(): pass\n"
+        f"def run(data):\n    pathlib.Path({str(noted)!r}).touch()\n"
+        "    re.match('(a+)+$', 'a' * 64 + 'b')  # for ever, and no other thread runs meanwhile\n"
+    )
+    with StandaloneHost(script) as host:
+        worker = host.worker
+        pool.submit(post, host)
+        soon(noted.exists)
+        host.process.kill()
+        host.process.wait()
+        soon(lambda: gone(worker), 5)
+        assert refused(host)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process is a zombie: where nobody is init, nobody waits for an orphan."""
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
 def test_a_worker_that_is_stuck_past_its_deadline_is_replaced(pids_script, pool):
     """The requests behind it are answered in time, and the service does not stop."""
     environ = {"SCORING_TIMEOUT_MS": "300", "WORKER_COUNT": "2"}
@@ -700,7 +810,7 @@ def test_one_process_that_is_stuck_is_not_live_until_run_returns(pids_script, tm
         assert get(host, "/").status_code == 503
         (tmp_path / "go").touch()
         soon(lambda: get(host, "/health/live").status_code == 200)
-        assert post(host).json() == host.process.pid
+        assert post(host).json() == host.worker
 
 
 def test_workers_end_when_the_process_that_supervises_them_is_killed(pids_script):
@@ -825,7 +935,7 @@ def test_sys_exit_and_interrupts_in_run_end_no_process(write_script):
             assert reply.json()["message"].startswith("An unexpected error occurred in scoring")
         with pytest.raises(httpx.RemoteProtocolError):
             post(host, b"stream")
-        assert post(host).json() == host.process.pid
+        assert post(host).json() == host.worker
 
 
 def test_what_the_script_prints_and_logs_is_in_the_log(write_script):

@@ -670,7 +670,7 @@ def claims(rows: int) -> bytes:
 
 def peak(host: StandaloneHost) -> int:
     """The most memory that the process has had at once, in bytes."""
-    status = Path(f"/proc/{host.process.pid}/status").read_text()
+    status = Path(f"/proc/{host.worker}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) * 1024

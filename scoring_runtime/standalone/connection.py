@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
+import sys
 from collections import deque
-from collections.abc import Iterator
-from contextlib import aclosing
+from collections.abc import Collection, Iterator
 from time import monotonic
 from typing import Any
 
-from ..http_messages import Handle, Reply
+from ..http_messages import Handle, HttpRequest, Reply
 from ..runtime import Runtime
-from ..telemetry import log
+from ..telemetry import Tally, log
 from .framing import NO_BODY, Turn, chunk, head
 
 KEEP_ALIVE_SECONDS = 65.0
+# Of what stands still while the process is to end, or while there are too many connections.
+HURRIED_SECONDS = 5.0
+# Connections above the bound: they may ask for health, and the oldest gives way to the next.
+_SPARE = 16
+_FILES = 64
 _MAX_PIPELINED = 32
 _LINGER_SECONDS = 2.0
 _ONE_WRITE = 64 * 1024
+
+UNREAD = "An answer was not read by its client: the connection is ended"
+TOO_MANY_CONNECTIONS = (
+    "There are too many connections (SCORING_MAX_CONNECTIONS, ulimit -n): one more is told 503"
+)
 
 
 class Shared:
@@ -26,7 +38,17 @@ class Shared:
     def __init__(self, runtime: Runtime, handle: Handle) -> None:
         self.runtime = runtime
         self.handle = handle
-        self.limit = runtime.settings.max_body_bytes
+        settings = runtime.settings
+        self.limit = settings.max_body_bytes
+        self.idle_seconds = settings.idle_timeout_seconds or math.inf
+        self.room = max(settings.max_bytes_in_flight, self.limit)
+        """Bytes that may come beside the bodies that are received, wait, or are scored."""
+        self.most_connections = min(settings.max_connections, _descriptors_for_connections())
+        self.spare: dict[Connection, None] = {}
+        self.now = 0.0
+        """Seconds, as :meth:`sweep` counts them."""
+        self.tally = Tally()
+        self._swept = monotonic()
         self._defaults: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
 
@@ -36,6 +58,33 @@ class Shared:
             self._defaults = defaults
             self._default_lines = b"".join(b"%b: %b\r\n" % line for line in defaults)
         return self._default_lines
+
+    def sweep(self, connections: Collection[Connection]) -> None:
+        """Once a second: end what stands still, and make room where few places are left."""
+        moment = monotonic()
+        # While something else held up the loop it read nothing: that is no client's idleness.
+        self.now += min(moment - self._swept, 2.0)
+        self._swept = moment
+        for each in list(connections):
+            each.look(self.now)
+        surplus = len(connections) - self.most_connections * 7 // 8
+        if surplus > 0:
+            waiting = (each for each in connections if each.waits_since < self.now)
+            for each in sorted(waiting, key=lambda one: one.waits_since)[:surplus]:
+                each.shutdown()
+        self.tally.flush(self.now)
+
+    def takes(self, connection: Connection, connections: int) -> bool:
+        """Whether a new one is within the bound; above it, it has a place for a moment only."""
+        if connections <= self.most_connections:
+            return True
+        self.tally.add(TOO_MANY_CONNECTIONS)
+        if len(self.spare) >= _SPARE:
+            oldest = next(iter(self.spare))
+            del self.spare[oldest]
+            oldest._transport.abort()
+        self.spare[connection] = None
+        return False
 
 
 class Connection(asyncio.Protocol):
@@ -51,19 +100,26 @@ class Connection(asyncio.Protocol):
         self._refused = False
         self._stopping = False
         self._head_bytes = 0
-        self._since = monotonic()
+        self._since = shared.now
+        self._unsent: tuple[int, bytes] | None = None
+        self._moved = 0.0
+        self._spare = False
         self._writable: asyncio.Event | None = None
         self._client = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
         self._state.connections.add(self)
+        self._spare = not self._shared.takes(self, len(self._state.connections))
         peer = transport.get_extra_info("peername")
         self._client = peer[0] if peer else ""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
+        self._shared.spare.pop(self, None)
         self._refused = True
+        self._forget_body()
+        self._shared.room += sum(each.size for each in self._turns)
         self._turns.clear()
         if self._writable is not None:
             self._writable.set()
@@ -87,11 +143,32 @@ class Connection(asyncio.Protocol):
         if not self._active and not self._receiving:
             self._transport.close()
 
-    def close_if_idle(self, now: float) -> None:
-        """Close when no request, or no whole head of one, has come for the keep-alive time."""
-        waits = not self._active and (not self._receiving or self._head_bytes > 0)
-        if waits and now - self._since > KEEP_ALIVE_SECONDS:
-            self._transport.close()
+    @property
+    def waits_since(self) -> float:
+        """Since when it waits for a request; infinite while there is one."""
+        return math.inf if self._active or self._receiving else self._since
+
+    def look(self, now: float) -> None:
+        """Once a second: end it when an answer is not read, or no request comes."""
+        unsent = _unsent(self._transport)
+        if unsent != self._unsent:
+            self._unsent, self._moved = unsent, now
+        elif unsent is None:
+            keeps = HURRIED_SECONDS if self._spare else KEEP_ALIVE_SECONDS
+            if now - self.waits_since > keeps:
+                self._transport.close()
+        elif now - self._moved > self._patience:
+            self._shared.tally.add(UNREAD)
+            self._transport.abort()
+
+    @property
+    def _is_paused(self) -> bool:
+        return len(self._turns) >= _MAX_PIPELINED
+
+    @property
+    def _patience(self) -> float:
+        idle = self._shared.idle_seconds
+        return min(idle, HURRIED_SECONDS) if self._stopping or self._spare else idle
 
     # --- answering ----------------------------------------------------------------------------
 
@@ -113,11 +190,14 @@ class Connection(asyncio.Protocol):
         try:
             if self._writable is not None:
                 await self._writable.wait()
+                if self._transport.is_closing():
+                    return
             reply = item.reply
             if reply is None:
                 assert item.request is not None
                 reply = await self._shared.handle(item.request)
             if self._transport.is_closing():
+                await self._shared.runtime.close(reply.body)
                 return
             keep_alive = self._goes_on_after(item)
             if isinstance(reply.body, bytes):
@@ -129,6 +209,8 @@ class Connection(asyncio.Protocol):
             log.exception("The answer could not be sent")
             self._transport.abort()
             return
+        finally:
+            self._shared.room += item.size
         self._answered(item, keep_alive)
 
     def _goes_on_after(self, item: Turn) -> bool:
@@ -138,7 +220,7 @@ class Connection(asyncio.Protocol):
     def _answered(self, item: Turn, keep_alive: bool) -> None:
         self._state.total_requests += 1
         self._active = False
-        self._since = monotonic()
+        self._since = self._shared.now
         if item.lingers:
             # The client may still send: closing now would reset the connection before it reads.
             self._loop.call_later(_LINGER_SECONDS, self._transport.close)
@@ -149,12 +231,17 @@ class Connection(asyncio.Protocol):
         elif not keep_alive or (self._stopping and not self._receiving):
             self._transport.close()
 
-    def _refuse(self, reply: Reply) -> None:
+    def _refuse(self, reply: Reply | None, request: HttpRequest | None = None) -> None:
         """Answer in turn and read no further request from this connection."""
         if not self._refused:
             self._refused = True
             self._receiving = False
-            self._take(Turn(None, reply, "", keep_alive=False))
+            self._forget_body()
+            self._take(Turn(request, reply, request.method if request else "", keep_alive=False))
+
+    def _forget_body(self) -> None:
+        """Let go of the part of a body that has come."""
+        raise NotImplementedError
 
     def _head(self, reply: Reply, item: Turn, more: bytes, keep_alive: bool) -> list[bytes]:
         defaults = self._shared.default_lines(self._state.default_headers)
@@ -179,8 +266,9 @@ class Connection(asyncio.Protocol):
         more = b"" if item.old_http or empty else b"transfer-encoding: chunked\r\n"
         self._transport.write(b"".join(self._head(reply, item, more, keep_alive)))
         if item.method == "HEAD" or empty:
+            await self._shared.runtime.close(body)
             return
-        async with aclosing(self._shared.runtime.chunks(body)) as chunks:
+        async with contextlib.aclosing(self._shared.runtime.chunks(body)) as chunks:
             async for part in chunks:
                 if self._writable is not None:
                     await self._writable.wait()
@@ -190,3 +278,27 @@ class Connection(asyncio.Protocol):
                     self._transport.write(chunk(part, item))
         if not item.old_http:
             self._transport.write(b"0\r\n\r\n")
+
+
+def _descriptors_for_connections() -> int:
+    """How many this process may open, but for those that files and libraries need."""
+    with contextlib.suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if descriptors != resource.RLIM_INFINITY:
+            return max(1, descriptors - max(_FILES, descriptors // 8) - _SPARE)
+    return sys.maxsize
+
+
+def _unsent(transport: Any) -> tuple[int, bytes] | None:
+    """How much the client has not taken, while it holds up what is to be sent; None if not."""
+    size = transport.get_write_buffer_size()
+    queued = b""
+    if size:  # on Linux with what has left this process: slow readers take that first (tcp(7))
+        with contextlib.suppress(ImportError, OSError, AttributeError):
+            from fcntl import ioctl
+            from termios import TIOCOUTQ
+
+            queued = ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
+    return (size, queued) if size else None

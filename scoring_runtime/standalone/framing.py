@@ -15,7 +15,7 @@ NO_BODY = (204, 304)
 class Turn:
     """One request, or one answer that is already known, in its turn on a connection."""
 
-    __slots__ = ("keep_alive", "method", "old_http", "reply", "request")
+    __slots__ = ("keep_alive", "method", "old_http", "reply", "request", "size")
 
     def __init__(
         self,
@@ -24,12 +24,14 @@ class Turn:
         method: str,
         keep_alive: bool,
         old_http: bool = False,
+        size: int = 0,
     ) -> None:
         self.request = request
         self.reply = reply
         self.method = method
         self.keep_alive = keep_alive
         self.old_http = old_http
+        self.size = size
 
     @property
     def lingers(self) -> bool:
@@ -60,4 +62,6 @@ def chunk(data: bytes, turn: Turn) -> bytes:
 def plain(status: int, message: str) -> Reply:
     """An error that is found before a request is whole."""
     headers = [(b"content-type", b"application/json")]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
     return Reply(status, headers, orjson.dumps({"message": message}))

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import httptools
 
 from ..http_messages import HttpRequest, Reply
-from .connection import Connection, Shared
+from .connection import TOO_MANY_CONNECTIONS, Connection, Shared
 from .framing import Turn, plain
 
 # gunicorn's limits, which clients of the old server have lived with.
@@ -23,6 +23,13 @@ MAX_REQUEST_LINE = 4094
 MAX_HEADERS = 100
 _MAX_HEAD = 256 * 1024
 _IN_BODY = -(2**62)
+_LEAST_RATE = 500  # bytes per second, as Apache's mod_reqtimeout asks of bodies
+_HEALTH = (b"/", b"/health/live", b"/health/ready")
+_TOO_LARGE_HEADERS = (
+    f"A header line has more than {MAX_HEADER_LINE} bytes, or there are more than {MAX_HEADERS} of "
+    "them."
+)
+_TOO_MANY_BYTES = "The bodies of all requests are too large (SCORING_MAX_BYTES_IN_FLIGHT)"
 _PLAIN_TARGETS = {b"/score": "/score", b"/": "/"}
 
 
@@ -32,6 +39,9 @@ class HttpProtocol(Connection):
     def __init__(self, shared: Shared, server_state: Any, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(shared, server_state, loop)
         self._parser = httptools.HttpRequestParser(self)
+        self._seen: list[tuple[bytes, bytes]] | None = None
+        self._problem: Reply | None = None
+        self._too_large = False
         self._reset()
 
     def _reset(self) -> None:
@@ -43,10 +53,35 @@ class HttpProtocol(Connection):
         self._parts: bytearray | None = None
         self._length = 0
         self._expects = False
-        self._problem: Reply | None = None
-        self._too_large = False
+        self._hosts = 0
+
+    def _forget_body(self) -> None:
+        self._shared.room += self._length
+        self._first, self._parts, self._length = b"", None, 0
 
     # --- the connection -----------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Once a second: refuse a request, too, whose rest does not come, or too slowly."""
+        super().look(now)
+        came, patience = (self._length, self._head_bytes), self._patience
+        if not self._receiving or self._refused or self._is_paused:
+            self._seen = None
+        elif self._seen is not self._headers:  # another request than before
+            self._seen, self._seen_at, self._heard, self._came = self._headers, now, now, came
+        elif came != self._came:
+            self._heard, self._came = now, came
+        if self._seen is None:
+            return
+        if now - self._heard > patience:
+            self._give_up(f"No byte of a request came for {patience:g} seconds")
+        elif self._length < _LEAST_RATE * (now - self._seen_at - patience):
+            self._give_up(f"A request came with less than {_LEAST_RATE} bytes per second")
+
+    def _give_up(self, why: str) -> None:
+        why = f"{why} (SCORING_IDLE_TIMEOUT_SECONDS)"
+        self._shared.tally.add(f"{why}: it is told 408")
+        self._refuse(plain(408, f"{why}."))
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -92,17 +127,14 @@ class HttpProtocol(Connection):
             return  # a trailer, which must not pass for a header (RFC 9110 §6.5.1)
         name, value = name.lower(), value.rstrip(b" \t")
         self._headers.append((name, value))
-        if len(name) + len(value) > MAX_HEADER_LINE or len(self._headers) > MAX_HEADERS:
-            self._problem = plain(
-                431,
-                f"A header line has more than {MAX_HEADER_LINE} bytes, or there are more than "
-                f"{MAX_HEADERS} of them.",
-            )
+        if len(name) + len(value) > MAX_HEADER_LINE:
+            self._problem = plain(431, _TOO_LARGE_HEADERS)
+        elif name == b"host":
+            self._hosts += 1
         elif name == b"content-length":
-            if int(value) > self._shared.limit:
-                self._too_large = True
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self._expects = True
+            self._too_large = int(value) > self._shared.limit
+        elif name == b"expect":
+            self._expects = value.lower() == b"100-continue"
         elif name == b"upgrade":
             self._upgrades = True
 
@@ -112,14 +144,35 @@ class HttpProtocol(Connection):
             return
         self._head_is_complete = True
         self._head_bytes = _IN_BODY  # which is limited by its own rule
-        if len(self._url) > MAX_REQUEST_LINE:
-            self._problem = plain(414, f"The request line is longer than {MAX_REQUEST_LINE} bytes.")
+        lines = len(self._headers)
+        if (
+            self._hosts != 1
+            or self._spare
+            or len(self._url) > MAX_REQUEST_LINE
+            or lines > MAX_HEADERS
+        ):
+            self._problem = self._problem_of_head()
         if self._problem is not None:
             self._refuse(self._problem)
         elif self._too_large:
             self._refuse_body()
-        elif self._expects and not self._active:
+        elif self._expects and not self._active and not self._is_old:  # RFC 9110 §10.1.1
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    @property
+    def _is_old(self) -> bool:
+        return bool(self._parser.get_http_version() == "1.0")
+
+    def _problem_of_head(self) -> Reply | None:
+        if len(self._url) > MAX_REQUEST_LINE:
+            return plain(414, f"The request line is longer than {MAX_REQUEST_LINE} bytes.")
+        if self._problem is not None or len(self._headers) > MAX_HEADERS:
+            return plain(431, _TOO_LARGE_HEADERS)
+        if self._hosts > 1 or not (self._hosts or self._is_old):  # RFC 9112 §3.2
+            return plain(400, f"A request has one Host header line; this one has {self._hosts}.")
+        if self._spare and self._url not in _HEALTH:
+            return plain(503, f"{TOO_MANY_CONNECTIONS.partition(':')[0]}. Try again later.")
+        return None
 
     def on_chunk_header(self) -> None:
         self._head_bytes = 0  # data follows, or trailers, and those are limited as headers are
@@ -128,9 +181,14 @@ class HttpProtocol(Connection):
         if self._refused:
             return
         self._head_bytes = _IN_BODY
-        self._length += len(body)
-        if self._length > self._shared.limit:
+        size, shared = len(body), self._shared
+        self._length += size
+        shared.room -= size
+        if self._length > shared.limit:
             self._refuse_body()
+        elif shared.room < 0:
+            shared.tally.add(f"{_TOO_MANY_BYTES}: one more is told 503")
+            self._refuse(plain(503, f"{_TOO_MANY_BYTES}. Try again later."))
         elif self._parts is not None:
             self._parts += body
         elif self._first:
@@ -146,9 +204,9 @@ class HttpProtocol(Connection):
         parser = self._parser
         request = self._request(self._first if self._parts is None else bytes(self._parts))
         old_http = parser.get_http_version() == "1.0"
-        keep_alive = parser.should_keep_alive()
+        keep_alive = parser.should_keep_alive() and not self._spare
         self._refused = not keep_alive  # what the client sends after its last request is not one
-        self._take(Turn(request, None, request.method, keep_alive, old_http))
+        self._take(Turn(request, None, request.method, keep_alive, old_http, self._length))
         self._reset()
 
     def _request(self, body: bytes | None) -> HttpRequest:
@@ -170,7 +228,4 @@ class HttpProtocol(Connection):
         return (unquote(path) if "%" in path else path), parsed.query or b""
 
     def _refuse_body(self) -> None:
-        request = self._request(None)
-        self._refused = True
-        self._receiving = False
-        self._take(Turn(request, None, request.method, keep_alive=False))
+        self._refuse(None, self._request(None))

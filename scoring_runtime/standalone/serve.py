@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from dataclasses import replace
@@ -35,6 +36,8 @@ def run(settings: Settings) -> int:
             f"WORKER_COUNT is {settings.worker_count}, but several worker processes need fork(), "
             "which this system does not have. Allowed here: 1."
         )
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing is read again
     triggers.check(settings)
     if settings.cached:
         store_of(settings, "WORKER_COUNT")  # what is wrong is said once, before there are workers
@@ -42,11 +45,12 @@ def run(settings: Settings) -> int:
     preloaded: Invocation | None = None
     try:
         _attach_debugger(settings.debug_port)
-        if settings.worker_preload:
+        if settings.worker_preload and settings.worker_count > 1:
             preloaded = _preloaded(settings)
     except StartError as error:
         return _say_why(error, settings)
-    if settings.worker_count == 1:
+    # A debugger is in this process; where fork() is missing or frail, one worker does without.
+    if settings.worker_count == 1 and (settings.debug_port or sys.platform != "linux"):
         return Worker(settings, sockets, preloaded).run()
 
     def work(supervision: Supervision) -> int:

@@ -3,51 +3,84 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from ..telemetry import log
+from ..telemetry import log, request_id
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LONGEST_TOLD = 60_000  # a pipe holds 65,536 bytes
+_QUICK_END_SECONDS = _LONGEST_PAUSE = 30.0
+_SHARED_BYTES = 64 * 1024
+_write_id = struct.Struct("128s").pack_into
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Supervision:
-    """What a worker knows of the process that supervises it."""
+    """What a worker and its supervisor know of each other, in memory that both see: whether the
+    worker is ready, and a text. ``quick_ends`` workers in a row before it have ended quickly."""
 
-    def __init__(self) -> None:
+    def __init__(self, quick_ends: int) -> None:
+        self.pause = min(2.0 ** (quick_ends - 2), _LONGEST_PAUSE) if quick_ends > 1 else 0.0
+        self._quick_ends = quick_ends
+        self._born = time.monotonic() + self.pause
         self._supervisor = os.getpid()
-        self._told, self._telling = os.pipe()
-        os.set_blocking(self._told, False)
-        os.set_blocking(self._telling, False)
+        self._shared = mmap.mmap(-1, _SHARED_BYTES)
 
     def tell(self, why: str) -> None:
-        """In a worker: why it cannot start."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._telling, why.encode(errors="replace")[:_LONGEST_TOLD] + b"\0")
+        """In the worker: why it cannot start."""
+        text = why.encode(errors="replace")[: _SHARED_BYTES - 1]
+        self._shared[1 : 1 + len(text)] = text
 
+    def began(self, request: str) -> None:
+        """In a scoring thread of the worker, at each request: the id of the one it begins."""
+        request_id.set(request)
+        _write_id(self._shared, 1, request.encode("latin-1", "replace"))
+
+    def tell_ready(self) -> None:
+        """In the worker: it has started."""
+        self._shared[0] = 1
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether the worker had started."""
+        return bool(self._shared[0])
+
+    @property
     def told(self) -> str:
-        """In the supervisor: what the first worker has told, or nothing."""
-        try:
-            return os.read(self._told, 2 * _LONGEST_TOLD).split(b"\0")[0].decode(errors="replace")
-        except BlockingIOError:
-            return ""
+        """What the worker told last, or nothing."""
+        return self._shared[1:].partition(b"\0")[0].decode(errors="replace")
+
+    def next(self) -> Supervision:
+        """That of the worker that replaces this one."""
+        quick = time.monotonic() - self._born < _QUICK_END_SECONDS
+        return Supervision(self._quick_ends + 1 if quick else 0)
 
     @property
     def has_ended(self) -> bool:
         """Whether the workers are alone: it was killed."""
         return os.getppid() != self._supervisor
 
+    def bind(self) -> None:
+        """Have Linux kill this worker as soon as the supervisor is gone, however that ends."""
+        if sys.platform == "linux":
+            import ctypes
+
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+        if self.has_ended:
+            os._exit(EXIT_USAGE)
+
 
 class Supervisor:
-    """Worker processes on the same sockets; one that dies is replaced, one that cannot start
-    stops them all.
+    """Worker processes on the same sockets; one that dies is replaced, after pauses that grow
+    when that goes on; one that cannot start stops them all.
 
     ``work`` is what a worker process does; its result is that process's exit code.
     """
@@ -58,8 +91,7 @@ class Supervisor:
         self._count = count
         self._sockets = sockets
         self._work = work
-        self._supervision = Supervision()
-        self._born: dict[int, float] = {}
+        self._workers: dict[int, Supervision] = {}
         self._stopping = False
         self._exit_code = EXIT_OK
 
@@ -68,54 +100,62 @@ class Supervisor:
         for each in END_SIGNALS:
             signal.signal(each, self._stop)
         for _ in range(self._count):
-            self._fork()
-        while self._born:
+            self._fork(Supervision(0))
+        why = ""
+        while self._workers:
             pid, status = os.waitpid(-1, 0)
-            if pid in self._born:  # and not a child of the script, which init() may have begun
-                self._ended(pid, os.waitstatus_to_exitcode(status))
-        if self._exit_code == EXIT_CANNOT_START:
+            if pid in self._workers:  # and not a child of the script, which init() may have begun
+                why = self._ended(pid, os.waitstatus_to_exitcode(status)) or why
+        if why:
             # Now that all have ended: it is said once, and nothing is logged after it.
-            print(self._supervision.told(), file=sys.stderr, flush=True)
+            print(why, file=sys.stderr, flush=True)
         return self._exit_code
 
-    def _fork(self) -> None:
+    def _fork(self, supervision: Supervision) -> None:
         sys.stdout.flush()
         with _no_end_meanwhile():
             if self._stopping:
                 return
             pid = os.fork()
             if pid:
-                self._born[pid] = time.monotonic()
+                self._workers[pid] = supervision
                 return
             for each in END_SIGNALS:
                 signal.signal(each, signal.SIG_DFL)
+        supervision.bind()
+        time.sleep(supervision.pause)  # here, since the supervisor has others to look after
         code = EXIT_USAGE
         try:
-            code = self._work(self._supervision)
+            code = self._work(supervision)
         except BaseException:
             log.exception("The worker failed")
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self._count == 1:
+            sys.exit(code)  # with what the script has left to be done at the end
+        os._exit(code)
 
-    def _ended(self, pid: int, code: int) -> None:
-        age = time.monotonic() - self._born.pop(pid)
+    def _ended(self, pid: int, code: int) -> str:
+        """Replace a worker; or why none can start, now that all are told to end."""
+        ended = self._workers.pop(pid)
         if self._stopping:
-            return
-        if code == EXIT_CANNOT_START:
+            return ""
+        if code == EXIT_CANNOT_START and not ended.was_ready:
             self._exit_code = EXIT_CANNOT_START
             self._stop()
-            return
-        log.error("Worker %s ended with %s; starting another.", pid, _how(code))
-        time.sleep(max(0.0, 1.0 - age))
-        self._fork()
+            return ended.told
+        following = ended.next()
+        pause = f" in {following.pause:g} s" if following.pause else ""
+        last = f" The last request that it began to score was {ended.told}." if ended.told else ""
+        log.error("Worker %s ended with %s; starting another%s.%s", pid, _how(code), pause, last)
+        self._fork(following)
+        return ""
 
     def _stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         self._stopping = True
         for listener in self._sockets:
             listener.close()
-        for pid in list(self._born):
+        for pid in list(self._workers):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
@@ -44,6 +44,8 @@ class Worker:
         self._sockets = sockets
         self._supervised = supervised
         self._runtime = build(settings, preloaded)
+        if supervised is not None:
+            self._runtime.began = supervised.began
         self._caching = caching(self._runtime, "WORKER_COUNT")
         self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
         self._shared = Shared(self._runtime, handle)
@@ -62,10 +64,12 @@ class Worker:
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._server.when_told_to_stop = partial(loop.call_soon_threadsafe, stopping.set)
-        watcher = asyncio.create_task(self._watch())
+        watchers = [asyncio.create_task(each) for each in (self._watch(), self._sweep())]
         triggered = asyncio.create_task(self._run_triggers(stopping))
         await self._server.serve(sockets=self._sockets)
-        watcher.cancel()
+        for each in watchers:
+            each.cancel()
+        self._shared.tally.flush(math.inf)
         stopping.set()
         await triggered
         await self._runtime.stop(0 if self._exit_code else self._settings.shutdown_seconds)
@@ -91,20 +95,23 @@ class Worker:
                 self._supervised.tell(diagnosis(error, self._settings))
             self._server.should_exit = True
             return
+        if self._supervised is not None:
+            self._supervised.tell_ready()
         log.info("Worker with pid %s ready for serving traffic", os.getpid())
+
+    async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1)
-            for connection in list(self._server.server_state.connections):
-                connection.close_if_idle(time.monotonic())  # type: ignore[union-attr]
-            if self._supervised is not None and self._is_to_end(self._supervised):
-                self._server.should_exit = True
-                return
+            self._shared.sweep(self._server.server_state.connections)  # type: ignore[arg-type]
+            if self._supervised is not None and not self._server.should_exit:
+                self._server.should_exit = self._is_to_end(self._supervised)
 
     def _is_to_end(self, supervised: Supervision) -> bool:
         if supervised.has_ended:
             log.error("The process that supervises the workers is gone; this worker ends.")
             return True
-        if self._runtime.state is State.UNHEALTHY:
+        # The only one is left alone: run() may yet return, and this process serve again.
+        if self._settings.worker_count > 1 and self._runtime.state is State.UNHEALTHY:
             log.error("run() has not returned after its deadline; this worker is replaced.")
             self._exit_code = EXIT_STUCK
             return True
