@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import json
 import logging
@@ -15,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from . import standard_streams
 from .errors import ConfigurationError
 
 log = logging.getLogger("azmlinfsrv")
@@ -41,7 +43,25 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         current = request_id.get()
-        return f"{line} [{current}]" if current and record.name != log.name else line
+        return f"{line} [{printable(current)}]" if current and record.name != log.name else line
+
+
+class ClientText(logging.Filter):
+    """Escapes what clients could have put into a record of ours, for whatever handler there is.
+
+    A record is one line; those after it, of a traceback, are indented, so that no text of a client
+    looks like a record. What scripts log and print themselves stays as it is.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record; it is always kept."""
+        text = record.getMessage()
+        # Only the script's failures are told with their traceback in the message.
+        record.msg = _indented(text) if record.name == script_log.name else printable(text)
+        record.args = None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = _indented(logging.Formatter().formatException(record.exc_info))
+        return True
 
 
 class RootAccessFilter(logging.Filter):
@@ -64,6 +84,32 @@ def configure_logging(level: str, places: list[Path], stream: str = "stdout") ->
             log.info("Loaded logging config from %s", path)
             return
     logging.config.dictConfig(_default_config(level, stream))
+
+
+def printable(text: str) -> str:
+    """A text on one line: control characters, line ends and marks of direction are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _indented(text: str) -> str:
+    return "\n    ".join(map(printable, text.rstrip("\n").split("\n")))
+
+
+for _each in (log, script_log, swagger_log):
+    _each.addFilter(ClientText())
+
+
+def protect_streams() -> None:
+    """Never wait for, or fail with, whoever reads standard output and error."""
+    standard_streams.install(_lost_line)
+
+
+def _lost_line(count: int) -> bytes:
+    text = f"Lines of the log that could not be written for a while and are lost: {count}."
+    record = log.makeRecord(log.name, logging.WARNING, __file__, 0, text, (), None)
+    return f"{LineFormatter().format(record)}\n".encode()
 
 
 def quiet_sdks() -> None:
@@ -133,6 +179,8 @@ class AccessLog:
         lines, self._waiting = self._waiting, []
         handlers, plain = _effective_handlers(log)
         if plain:
+            if not "".join([line for _, line in lines]).isprintable():
+                lines = [(moment, printable(line)) for moment, line in lines]
             self._write(handlers, lines)
         else:
             for moment, line in lines:
@@ -182,7 +230,7 @@ class _LineHandler(logging.StreamHandler[Any]):
         """The stream is always the current one of ``sys``."""
 
     def write_lines(self, lines: str) -> None:
-        with self.lock:  # type: ignore[union-attr]
+        with self.lock, contextlib.suppress(OSError, ValueError):  # type: ignore[union-attr]
             self.stream.write(lines)
             self.flush()
 
@@ -190,7 +238,7 @@ class _LineHandler(logging.StreamHandler[Any]):
 def _effective_handlers(logger: logging.Logger) -> tuple[list[logging.Handler], bool]:
     found: list[logging.Handler] = []
     current: logging.Logger | None = logger
-    filtered = bool(logger.filters)
+    filtered = any(not isinstance(each, ClientText) for each in logger.filters)
     while current is not None:
         found += current.handlers
         current = current.parent if current.propagate else None

@@ -43,6 +43,7 @@ LAYERS = {
     "setting_kinds": 0,
     "standalone.files": 0,
     "standalone.place": 0,
+    "standard_streams": 0,
     "stores": 0,
     "value_texts": 0,
     "aml_http": 1,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from .. import standard_streams
 from ..telemetry import log
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
@@ -97,6 +98,7 @@ class Supervisor:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
+            standard_streams.settle()
             os._exit(code)
 
     def _ended(self, pid: int, code: int) -> None:

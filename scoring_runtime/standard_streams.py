@@ -1,0 +1,156 @@
+"""Standard output and error that never wait for their reader, nor raise when it is gone.
+
+A pipe that nobody reads, or a file on a full disk, would else block or fail whoever logs. What
+cannot be written at once waits in memory, up to a bound, for a thread that writes it later; what is
+beyond the bound is lost, counted, and said when writing works again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import os
+import select
+import stat
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+MOST_WAITING_BYTES = 8 << 20
+"""What waits for one stream at most; one text alone may be longer."""
+
+_RETRY_SECONDS = 0.5
+_EXIT_SECONDS = 1.0
+_outlets: list[Outlet] = []
+
+
+class Outlet(io.BufferedIOBase):
+    """The binary side of a standard stream.
+
+    Args:
+        descriptor: of the stream; it is neither changed nor closed, as other processes share it.
+        name: of the stream, for those who ask it.
+        lost: makes the line that says how many lines have been lost.
+    """
+
+    def __init__(self, descriptor: int, name: str, lost: Callable[[int], bytes]) -> None:
+        self._descriptor, self.name, self._lost_line = descriptor, name, lost
+        self._target, self._blocks = _unblocked(descriptor)
+        self._forget()
+
+    def write(self, data: Any, /) -> int:
+        """Write now if that takes no time, else later; from any thread."""
+        kept = bytes(data)
+        with self._changed:
+            at_once = 0 if self._blocks or self._waiting else self._written(kept)
+            if at_once < len(kept):
+                self._keep(memoryview(kept)[at_once:])
+        return len(kept)
+
+    def settle(self, until: float) -> None:
+        """Wait until all is written, or until this moment of the monotonic clock."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, max(0.0, until - time.monotonic()))
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def _forget(self) -> None:
+        """Begin anew; in a forked process too, where the thread is not."""
+        self._changed = threading.Condition()
+        self._waiting: deque[memoryview] = deque()
+        self._bytes = self._lost = 0
+        self._writes_on = False
+
+    def _keep(self, rest: memoryview) -> None:
+        if self._waiting and self._bytes + len(rest) > MOST_WAITING_BYTES:
+            self._lost += bytes(rest).count(b"\n")
+            return
+        self._waiting.append(rest)
+        self._bytes += len(rest)
+        if not self._writes_on:
+            with contextlib.suppress(RuntimeError):  # no more threads, or at the very end
+                threading.Thread(target=self._write_on, name="log", daemon=True).start()
+                self._writes_on = True
+        self._changed.notify_all()
+
+    def _write_on(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                first = self._waiting[0]
+            done = self._written(first, patient=True)
+            with self._changed:
+                self._bytes -= done
+                self._waiting[0] = first[done:]
+                if done == len(first):
+                    self._waiting.popleft()
+                if not self._waiting and self._lost:
+                    said, self._lost = self._lost_line(self._lost), 0
+                    self._keep(memoryview(said))
+                self._changed.notify_all()
+
+    def _written(self, data: bytes | memoryview, *, patient: bool = False) -> int:
+        try:
+            return os.write(self._target, data)
+        except BlockingIOError:
+            if patient:
+                select.select([], [self._target], [], _RETRY_SECONDS)
+        except OSError:
+            if patient:
+                time.sleep(_RETRY_SECONDS)
+        return 0
+
+
+def install(lost: Callable[[int], bytes]) -> None:
+    """Put outlets in the place of the process's own ``sys.stdout`` and ``sys.stderr``, once.
+
+    A stream that somebody has put there already stays.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and stream is getattr(sys, f"__{name}__"):
+            with contextlib.suppress(OSError):
+                stream.flush()
+            setattr(sys, name, _text(Outlet(stream.fileno(), stream.name, lost), stream.encoding))
+
+
+def settle(seconds: float = _EXIT_SECONDS) -> None:
+    """Wait for what has not been written yet, this long at most; before the process ends."""
+    until = time.monotonic() + seconds
+    for each in _outlets:
+        each.settle(until)
+
+
+def _text(outlet: Outlet, encoding: str) -> io.TextIOWrapper:
+    if not _outlets:
+        atexit.register(settle)
+    _outlets.append(outlet)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=outlet._forget)
+    return io.TextIOWrapper(
+        outlet, encoding, "backslashreplace", line_buffering=True, write_through=True
+    )
+
+
+def _unblocked(descriptor: int) -> tuple[int, bool]:
+    """A descriptor to write to, and whether a write to it may wait.
+
+    ``O_NONBLOCK`` would be that of every process that shares the pipe, so it is opened once more.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(mode):
+        with contextlib.suppress(OSError, AttributeError):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            return os.open(f"/proc/self/fd/{descriptor}", flags), False
+    return descriptor, not stat.S_ISREG(mode)
