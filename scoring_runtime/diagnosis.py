@@ -14,6 +14,7 @@ from .errors import (
 )
 from .model_kinds import SUFFIXES
 from .models import tree
+from .secret_values import masked
 from .settings import Settings
 
 _RULE = "=" * 51
@@ -22,7 +23,7 @@ _RULE = "=" * 51
 def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
     """What failed, where in the user's script, what is in the model folder, what is missing.
 
-    Secrets are not in it: it holds the script's own traceback, paths and the error's text.
+    What looks like a secret is not shown, such as the URL in the error of a client of the script.
     """
     parts: list[str | None] = [_RULE, _headline(error)]
     cause = error.__cause__ if isinstance(error, EntryScriptFailed) else None
@@ -31,7 +32,7 @@ def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
     if settings is not None and (cause is not None or _is_about_the_model(error, settings)):
         parts += _model_folder(settings)
     parts += [_RULE, _hint(cause), _neither(error, settings) or _last_line(error, cause)]
-    return "\n".join(part for part in parts if part is not None)
+    return masked("\n".join(part for part in parts if part is not None))
 
 
 def _headline(error: BaseException) -> str:

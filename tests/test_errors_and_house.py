@@ -41,6 +41,7 @@ LAYERS = {
     "payloads": 0,
     "release": 0,
     "setting_kinds": 0,
+    "secret_values": 0,
     "standalone.files": 0,
     "standalone.place": 0,
     "standard_streams": 0,
