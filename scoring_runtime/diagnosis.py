@@ -35,6 +35,15 @@ def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
     return masked("\n".join(part for part in parts if part is not None))
 
 
+def summary(error: BaseException) -> str:
+    """The same on one line, where a message is all that arrives: what failed, and the cause."""
+    cause = error.__cause__ if isinstance(error, EntryScriptFailed) else None
+    if cause is None:
+        return masked(str(error) or repr(error))
+    parts = (f"{error}.", _hint(cause), _last_line(error, cause))
+    return masked(" ".join(part for part in parts if part))
+
+
 def _headline(error: BaseException) -> str:
     if isinstance(error, ConfigurationError):
         return f"===============Configuration Error=================\n{error}"

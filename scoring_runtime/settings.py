@@ -74,7 +74,7 @@ class Settings:
     onnx_inter_op_threads: int = _setting("SCORING_ONNX_INTER_OP_THREADS", 1, kinds.integer(0, 1024), "0 to 1024", "Operators of an ONNX model that run side by side; above 1 its graph runs in parallel mode. 0: as many as processors.")
     nan: str = _setting("SCORING_NAN", "", kinds.one_of("null", "string", "error", "raw", ""), "null, string, error or raw", "What NaN and Infinity in a result become: `null` (default), the strings `NaN`, `Infinity`, `-Infinity`, an error, or the bare words that are not JSON (default with `SCORING_STRICT_COMPAT`).")
     strict_compat: bool = _setting("SCORING_STRICT_COMPAT", False, kinds.boolean, _SWITCH, "Answer byte for byte as azureml-inference-server-http: spaced ASCII JSON, NaN written raw, 500 for an input that does not fit the schema.")
-    init_grace_seconds: float = _setting("SCORING_INIT_GRACE_SECONDS", 8.0, kinds.seconds, "seconds", "Functions host: how long loading `function_app.py` waits for `init()` before it goes on in the background.")
+    init_grace_seconds: float = _setting("SCORING_INIT_GRACE_SECONDS", 8.0, kinds.seconds, "seconds", "Functions host: how long after the start of the process, whose limit is 10 s, loading `function_app.py` still waits for `init()`; then it goes on in the background.")
     auth_level: str = _setting("SCORING_AUTH_LEVEL", "function", kinds.one_of("anonymous", "function", "admin"), "anonymous, function or admin", "Functions host: the key that /score and /swagger.json ask for. Health is always anonymous.")
 
     triggers: tuple[str, ...] = _setting("SCORING_TRIGGERS", (), kinds.triggers, "http, blob and service_bus, separated by commas", "The triggers to serve. Default: `http`, and each of `blob` and `service_bus` whose connection is set.")
