@@ -260,7 +260,8 @@ def _not_empty(path: Path, must_exist: bool = False) -> Path | None:
     if path.is_file():
         return path if path.stat().st_size else None
     if must_exist:
-        raise ConfigurationError(f"Invalid config file! AZUREML_CONFIG_FILE={path}: no such file.")
+        named = masked(str(path))
+        raise ConfigurationError(f"Invalid config file! AZUREML_CONFIG_FILE={named}: no such file.")
     return None
 
 

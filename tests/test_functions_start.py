@@ -320,3 +320,16 @@ def test_host_json_keeps_the_urls():
     settings = json.loads((ROOT / "host.json").read_text())
     assert settings["extensions"]["http"]["routePrefix"] == ""
     assert settings["extensionBundle"]["id"] == "Microsoft.Azure.Functions.ExtensionBundle"
+
+
+def test_no_text_of_a_client_looks_like_a_record_of_the_log(write_script: WriteScript):
+    """In what run() raises, and in a blob's name; the worker's own handler writes the records."""
+    script = write_script("def init(): ...\ndef run(data): raise ValueError(data)")
+    forged = "x\nERROR:azmlinfsrv:forged\x1b[31m\u2028"
+    with host(script, TriggerConnectionString=STORAGE) as started:
+        httpx.post(f"{started.url}/score", content=forged.encode())
+        started.deliver("score_blob", blob_event(f"input/{forged}.json", forged.encode()))
+        log = started.log
+    assert log.count("ERROR:azmlinfsrv.user_script:Encountered Exception: Traceback") == 2
+    assert log.count("    ERROR:azmlinfsrv:forged\\x1b[31m\\u2028") == 2
+    assert not re.search("^ERROR:azmlinfsrv:forged|[\x1b\u2028]", log, re.MULTILINE)

@@ -21,7 +21,7 @@ _NAMES = {
     **dict.fromkeys(("*.ppk", "*.p12", "*.pfx"), _KEY),
     **dict.fromkeys((".netrc", "_netrc", ".pgpass", ".pypirc", ".git-credentials"), _LOGIN),
     **dict.fromkeys((".dockercfg", ".docker/config.json", ".aws/credentials"), _LOGIN),
-    **dict.fromkeys((".kube/config", "kubeconfig", "kubeconfig[-.]*", "*.kubeconfig"), _LOGIN),
+    **dict.fromkeys((".kube/config", "kubeconfig*", "*.kubeconfig"), _LOGIN),
 }
 """Files that are refused whatever they hold, by the end of their path."""
 _VARIABLES = ("*.env", "*.env.*", "*.envrc", "*.tfvars")
@@ -62,7 +62,7 @@ def check(files: Iterable[tuple[str, Path]], advice: str = _OF_SOURCE) -> None:
 def _problems(name: str, path: Path) -> Iterator[str]:
     whole = f"/{name.lower()}"
     for pattern, kind in _NAMES.items():
-        if fnmatchcase(whole, f"*/{pattern}"):
+        if fnmatchcase(whole, f"*/{pattern}") and not whole.endswith(".py"):
             yield f"{name} is {kind}"
             return
     variables = any(fnmatchcase(whole, each) for each in _VARIABLES)
