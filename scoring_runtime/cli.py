@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import models_cli, package_cli, settings_table
+from . import models_cli, package_cli, settings_table, standard_streams
 from .connections import triggers
 from .diagnosis import diagnosis
 from .errors import ConfigurationError, InputError, ScoringRuntimeError, StartError
@@ -21,7 +21,7 @@ from .outcomes import EXTENSIONS, directed, directions
 from .runtime import build
 from .served import served
 from .settings import Settings, environment_name
-from .telemetry import configure_logging, log, protect_streams, redirect_print
+from .telemetry import configure_logging, log, redirect_print
 
 EXIT_OK, EXIT_USAGE, EXIT_REFUSED, EXIT_CANNOT_START, EXIT_RUN_FAILED = 0, 1, 2, 3, 4
 
@@ -168,7 +168,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
         )
         return EXIT_USAGE
     try:
-        protect_streams()
+        standard_streams.install()
         _configure_logging(settings, "stdout")
         _banner(settings)
         return serve.run(settings)

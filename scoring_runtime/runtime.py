@@ -147,11 +147,6 @@ class Runtime:
         return next((each for each in order if each in states), State.HEALTHY)
 
     @property
-    def failure(self) -> BaseException | None:
-        """What an ``init()`` has raised, if one has failed."""
-        return self._started.exception() if self._started.done() else None
-
-    @property
     def sees_headers(self) -> bool:
         """Whether a run() is given the request's headers; only once started."""
         return any(each.prepared.result(0).sees_headers for each in self._all)

@@ -69,22 +69,9 @@ _WORDS = re.compile(
     r"none|null)(?=$|[-_. ])|^(?:your|my|the|some)[a-z]*(?:key|password|token|secret|sig)$",
     re.IGNORECASE,
 )
-_SECRET_WORDS = {
-    "CREDENTIAL",
-    "CREDENTIALS",
-    "KEY",
-    "KEYS",
-    "PASSPHRASE",
-    "PASSWD",
-    "PASSWORD",
-    "PASSWORDS",
-    "PWD",
-    "SAS",
-    "SECRET",
-    "SECRETS",
-    "TOKEN",
-    "TOKENS",
-}
+_SECRET_WORD = re.compile(
+    r"(?:CREDENTIAL|KEY|PASSWORD|SECRET|TOKEN)S?|PASSPHRASE|PASSWD|PWD|SAS", re.IGNORECASE
+)
 _SWITCHES = {"true", "false", "yes", "no", "on", "off"}
 _ASSIGNED = re.compile(
     rf"""((?:account_?key|access_?key|access_?signature|client_?secret|api_?key|passw(?:or)?d|pwd)
@@ -94,7 +81,7 @@ _ASSIGNED = re.compile(
 # Whatever looks like one, placeholders too: rather too much is hidden than too little.
 _HIDDEN = (
     _ASSIGNED,
-    re.compile(rf"((?<![a-z0-9_])(?:sig|code|(?:access_)?token)=){_VALUE}", re.IGNORECASE),
+    re.compile(rf"((?<![a-z0-9_])(?:sig|code|(?:access_)?token)=)(?!=){_VALUE}", re.IGNORECASE),
     re.compile(r"""(://[^\s:@/"'`]{0,99}:)(?!\d+/)[^\s"'`]{1,300}(?=@)"""),
     re.compile(r"(?<![A-Za-z0-9+/=])()(?:[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{43}=)(?![\w=])"),
 )
@@ -131,7 +118,7 @@ def _is_plain(name: str, value: str) -> bool:
 def _is_secret_name(name: str) -> bool:
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
     plain = "".join(words).upper()
-    return plain.endswith("CONNECTIONSTRING") or bool(words and words[-1].upper() in _SECRET_WORDS)
+    return plain.endswith("CONNECTIONSTRING") or bool(words and _SECRET_WORD.fullmatch(words[-1]))
 
 
 def kinds_in(text: str) -> Iterator[str]:

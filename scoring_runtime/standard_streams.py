@@ -17,30 +17,26 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 MOST_WAITING_BYTES = 8 << 20
 """What waits for one stream at most; one text alone may be longer."""
-
 _RETRY_SECONDS = 0.5
-_EXIT_SECONDS = 1.0
 _outlets: list[Outlet] = []
 
 
-class Outlet(io.BufferedIOBase):
+class Outlet(io.FileIO):
     """The binary side of a standard stream.
 
-    Args:
-        descriptor: of the stream; it is neither changed nor closed, as other processes share it.
-        name: of the stream, for those who ask it.
-        lost: makes the line that says how many lines have been lost.
+    Its descriptor is neither changed nor closed, as other processes share it.
     """
 
-    def __init__(self, descriptor: int, name: str, lost: Callable[[int], bytes]) -> None:
-        self._descriptor, self.name, self._lost_line = descriptor, name, lost
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "w", closefd=False)
         self._target, self._blocks = _unblocked(descriptor)
-        self._forget()
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)  # the thread is not there
 
     def write(self, data: Any, /) -> int:
         """Write now if that takes no time, else later; from any thread."""
@@ -51,22 +47,12 @@ class Outlet(io.BufferedIOBase):
                 self._keep(memoryview(kept)[at_once:])
         return len(kept)
 
-    def settle(self, until: float) -> None:
-        """Wait until all is written, or until this moment of the monotonic clock."""
+    def settle(self, seconds: float = 0.5) -> None:
+        """Wait until all is written, this long at most."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting, max(0.0, until - time.monotonic()))
+            self._changed.wait_for(lambda: not self._waiting, seconds)
 
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def isatty(self) -> bool:
-        return os.isatty(self._descriptor)
-
-    def writable(self) -> bool:
-        return True
-
-    def _forget(self) -> None:
-        """Begin anew; in a forked process too, where the thread is not."""
+    def _begin(self) -> None:
         self._changed = threading.Condition()
         self._waiting: deque[memoryview] = deque()
         self._bytes = self._lost = 0
@@ -96,8 +82,9 @@ class Outlet(io.BufferedIOBase):
                 if done == len(first):
                     self._waiting.popleft()
                 if not self._waiting and self._lost:
-                    said, self._lost = self._lost_line(self._lost), 0
-                    self._keep(memoryview(said))
+                    said = f"{self._lost} lines that could not be written here are lost.\n"
+                    self._lost = 0
+                    self._keep(memoryview(said.encode()))
                 self._changed.notify_all()
 
     def _written(self, data: bytes | memoryview, *, patient: bool = False) -> int:
@@ -112,7 +99,7 @@ class Outlet(io.BufferedIOBase):
         return 0
 
 
-def install(lost: Callable[[int], bytes]) -> None:
+def install() -> None:
     """Put outlets in the place of the process's own ``sys.stdout`` and ``sys.stderr``, once.
 
     A stream that somebody has put there already stays.
@@ -122,25 +109,18 @@ def install(lost: Callable[[int], bytes]) -> None:
         if stream is not None and stream is getattr(sys, f"__{name}__"):
             with contextlib.suppress(OSError):
                 stream.flush()
-            setattr(sys, name, _text(Outlet(stream.fileno(), stream.name, lost), stream.encoding))
+            outlet = Outlet(stream.fileno())
+            outlet.name = stream.name
+            _outlets.append(outlet)
+            made = io.TextIOWrapper(outlet, stream.encoding, "backslashreplace", write_through=True)
+            setattr(sys, name, made)
+            atexit.register(outlet.settle)
 
 
-def settle(seconds: float = _EXIT_SECONDS) -> None:
-    """Wait for what has not been written yet, this long at most; before the process ends."""
-    until = time.monotonic() + seconds
+def settle() -> None:
+    """Wait for what has not been written yet, for a moment; before the process ends."""
     for each in _outlets:
-        each.settle(until)
-
-
-def _text(outlet: Outlet, encoding: str) -> io.TextIOWrapper:
-    if not _outlets:
-        atexit.register(settle)
-    _outlets.append(outlet)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=outlet._forget)
-    return io.TextIOWrapper(
-        outlet, encoding, "backslashreplace", line_buffering=True, write_through=True
-    )
+        each.settle()
 
 
 def _unblocked(descriptor: int) -> tuple[int, bool]:

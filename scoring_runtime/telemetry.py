@@ -16,7 +16,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from . import standard_streams
 from .errors import ConfigurationError
 
 log = logging.getLogger("azmlinfsrv")
@@ -99,17 +98,6 @@ def _indented(text: str) -> str:
 
 for _each in (log, script_log, swagger_log):
     _each.addFilter(ClientText())
-
-
-def protect_streams() -> None:
-    """Never wait for, or fail with, whoever reads standard output and error."""
-    standard_streams.install(_lost_line)
-
-
-def _lost_line(count: int) -> bytes:
-    text = f"Lines of the log that could not be written for a while and are lost: {count}."
-    record = log.makeRecord(log.name, logging.WARNING, __file__, 0, text, (), None)
-    return f"{LineFormatter().format(record)}\n".encode()
 
 
 def quiet_sdks() -> None:

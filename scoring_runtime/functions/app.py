@@ -22,12 +22,12 @@ from .. import standard_streams
 from ..caching import caching
 from ..connections import triggers
 from ..diagnosis import diagnosis, summary
-from ..errors import ConfigurationError, EntryScriptFailed, NotStarted
+from ..errors import ConfigurationError, NotStarted, StartError
 from ..messages import Score, ScoringRequest, ScoringResponse
 from ..outcomes import Scoring
-from ..runtime import Runtime, State, build
+from ..runtime import Runtime, build
 from ..settings import Settings
-from ..telemetry import LineFormatter, log, protect_streams, quiet_sdks
+from ..telemetry import LineFormatter, log, quiet_sdks
 from . import blob, http
 
 EXIT_CANNOT_START = 3
@@ -35,7 +35,7 @@ _LAST_SECONDS = 2.0
 _AND_AFTER = 1.2
 _PLACEHOLDER_SECONDS = 60
 _IMPORTED = time.monotonic()
-_failures: dict[Settings, Exception] = {}
+_failures: dict[Settings, StartError] = {}
 
 
 def create_app(environ: Mapping[str, str], app_root: Path) -> func.FunctionApp:
@@ -53,7 +53,7 @@ def create_app(environ: Mapping[str, str], app_root: Path) -> func.FunctionApp:
         StartError: no function is registered; the message has the cause. Workers for Python up to
             3.12 import ``function_app.py`` again for each function, and get the same error.
     """
-    protect_streams()
+    standard_streams.install()
     try:
         settings = Settings.from_environ(environ, defaults={"AML_APP_ROOT": str(app_root)})
     except ConfigurationError as error:
@@ -63,10 +63,13 @@ def create_app(environ: Mapping[str, str], app_root: Path) -> func.FunctionApp:
         try:
             return _started(settings)
         except Exception as error:
-            print(diagnosis(error, settings), file=sys.stderr, flush=True)
-            is_the_scripts = isinstance(error, EntryScriptFailed)
-            _failures[settings] = EntryScriptFailed(summary(error)) if is_the_scripts else error
+            _tell(error, settings)
     raise _failures[settings]
+
+
+def _tell(error: BaseException, settings: Settings) -> None:
+    print(diagnosis(error, settings), file=sys.stderr, flush=True)
+    _failures[settings] = StartError(summary(error))
 
 
 def _started(settings: Settings) -> func.FunctionApp:
@@ -85,7 +88,7 @@ def _started(settings: Settings) -> func.FunctionApp:
             "background.",
             settings.init_grace_seconds,
         )
-        runtime.on_started(lambda future: _end_if_failed(future, runtime))
+        runtime.on_started(lambda future: _end_if_failed(future, settings))
     return app
 
 
@@ -126,7 +129,7 @@ def _register(app: func.FunctionApp, runtime: Runtime) -> None:
     if "http" in wanted:
         http.register(app, runtime, cached)
     # The host logs each invocation.
-    scoring = Scoring(runtime, _telling_why(runtime, cached.score), access_log=False)
+    scoring = Scoring(runtime, _telling_why(runtime.settings, cached.score), access_log=False)
     if "blob" in wanted:
         blob.register(app, runtime, scoring)
     if "service_bus" in wanted:
@@ -144,26 +147,25 @@ def _register_service_bus(app: func.FunctionApp, runtime: Runtime, scoring: Scor
     service_bus.register(app, runtime, scoring)
 
 
-def _telling_why(runtime: Runtime, score: Score) -> Score:
+def _telling_why(settings: Settings, score: Score) -> Score:
     """``score`` whose error says why ``init()`` has failed: it is for operators alone."""
 
     async def scored(request: ScoringRequest) -> ScoringResponse:
-        if runtime.state is State.FAILED:
+        if settings in _failures:
             # The process is about to end. To fail at once would use up the input's deliveries.
             await asyncio.sleep(2 * _LAST_SECONDS)
         try:
             return await score(request)
         except NotStarted as error:
-            cause = runtime.failure
-            raise NotStarted(summary(cause) if cause else str(error)) from cause
+            raise NotStarted(str(_failures.get(settings, error))) from error
 
     return scored
 
 
-def _end_if_failed(future: futures.Future[object], runtime: Runtime) -> None:
+def _end_if_failed(future: futures.Future[object], settings: Settings) -> None:
     error = future.exception()
     if error is not None:
-        print(diagnosis(error, runtime.settings), file=sys.stderr, flush=True)
+        _tell(error, settings)
         # Once the invocations that waited have been answered.
         threading.Timer(_LAST_SECONDS, _end).start()
 
