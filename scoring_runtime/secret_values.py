@@ -24,39 +24,24 @@ _STORAGE = "a storage account key (AccountKey=…)"
 _SHARED = "a shared access key (SharedAccessKey=…)"
 _SAS = "a SAS token (sig=…)"
 _REDIS = "a Redis password"
+_URL, _KEY = "a password in a URL (//user:…@)", "a private key"
 _IS = rf"""{_QUOTES}\s*[:=]\s*(?:[a-z]{{1,2}}(?=["']))?{_QUOTES}"""
-_KINDS = (
-    (_STORAGE, re.compile(rf"(?:key|credential){_IS}([A-Za-z0-9+/]{{86}}==)", re.IGNORECASE)),
-    (_SHARED, re.compile(rf"SharedAccessKey{_IS}{_VALUE}", re.IGNORECASE)),
-    (_SAS, re.compile(rf"(?<![A-Za-z0-9_])sig={_VALUE}")),
-    (
-        _REDIS,
-        re.compile(
-            r"""rediss?(?:\+[a-z]+)?://[^\s:@/"'`]{0,99}:(?!\d+/)([^\s@"'`]{1,300})@""",
-            re.IGNORECASE,
-        ),
-    ),
-    (_REDIS, re.compile(rf"""redis[^\s"']{{0,300}},\s*password={_VALUE}""", re.IGNORECASE)),
-    (
-        "a password in a URL (//user:…@)",
-        re.compile(
-            r"""(?<!redis)(?<!rediss)(?<!cluster)://[^\s:@/"'`]{0,99}:(?!\d+/)([^\s@/"'`]{1,300})@""",
-            re.IGNORECASE,
-        ),
-    ),
-    (
-        "a private key",
-        re.compile(
-            r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?=\s*$|\\[nr])"
-            r"|^PuTTY-User-Key-File-\d"
-        ),
-    ),
-    ("an AWS secret key", re.compile(rf"aws_secret_access_key{_IS}([A-Za-z0-9/+]{{40}})", re.I)),
-    ("a token of a registry", re.compile(rf":_(?:authToken|auth|password)\s*=\s*{_VALUE}")),
-    (
-        "a Kubernetes login",
-        re.compile(r"^current-context:\s*\S|client-key-data:\s*[A-Za-z0-9+/]{9}"),
-    ),
+_USER = r"""://[^\s:@/"'`]{0,99}:(?!\d+/)"""
+_KINDS = tuple(
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        (_STORAGE, rf"(?i)(?:key|credential){_IS}([A-Za-z0-9+/]{{86}}==)"),
+        (_SHARED, rf"(?i)SharedAccessKey{_IS}{_VALUE}"),
+        (_SAS, rf"(?<![A-Za-z0-9_])sig={_VALUE}"),
+        (_REDIS, rf"""(?i)rediss?(?:\+[a-z]+)?{_USER}([^\s@"'`]{{1,300}})@"""),
+        (_REDIS, rf"""(?i)redis[^\s"']{{0,300}},\s*password={_VALUE}"""),
+        (_URL, rf"""(?i)(?<!redis)(?<!rediss)(?<!cluster){_USER}([^\s@/"'`]{{1,300}})@"""),
+        (_KEY, r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?=\s*$|\\[nr])"),
+        (_KEY, r"^PuTTY-User-Key-File-\d"),
+        ("an AWS secret key", rf"(?i)aws_secret_access_key{_IS}([A-Za-z0-9/+]{{40}})"),
+        ("a token of a registry", rf":_(?:authToken|auth|password)\s*=\s*{_VALUE}"),
+        ("a Kubernetes login", r"^current-context:\s*\S|client-key-data:\s*[\w+/]{9}"),
+    )
 )
 _MARKS = re.compile(r"key|credential|sig=|redis|://|:_|^current-", re.IGNORECASE)
 _OTHER_FIELDS = re.compile(r"(?<![A-Za-z0-9_])(?:se|si|sv|skn)=")
@@ -74,15 +59,14 @@ _SECRET_WORD = re.compile(
 )
 _SWITCHES = {"true", "false", "yes", "no", "on", "off"}
 _ASSIGNED = re.compile(
-    rf"""((?:account_?key|access_?key|access_?signature|client_?secret|api_?key|passw(?:or)?d|pwd)
-    {_QUOTES}\s*[:=]\s*{_QUOTES}){_VALUE}""",
-    re.IGNORECASE | re.VERBOSE,
+    r"(?i)((?:account_?key|access_?key|access_?signature|client_?secret|api_?key|passw(?:or)?d|pwd)"
+    rf"{_QUOTES}\s*[:=]\s*{_QUOTES}){_VALUE}"
 )
 # Whatever looks like one, placeholders too: rather too much is hidden than too little.
 _HIDDEN = (
     _ASSIGNED,
-    re.compile(rf"((?<![a-z0-9_])(?:sig|code|(?:access_)?token)=)(?!=){_VALUE}", re.IGNORECASE),
-    re.compile(r"""(://[^\s:@/"'`]{0,99}:)(?!\d+/)[^\s"'`]{1,300}(?=@)"""),
+    re.compile(rf"(?i)((?<![a-z0-9_])(?:sig|code|(?:access_)?token)=)(?!=){_VALUE}"),
+    re.compile(rf"""({_USER})[^\s"'`]{{1,300}}(?=@)"""),
     re.compile(r"(?<![A-Za-z0-9+/=])()(?:[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{43}=)(?![\w=])"),
 )
 
