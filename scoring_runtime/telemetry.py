@@ -55,8 +55,8 @@ class ClientText(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record; it is always kept."""
         text = record.getMessage()
-        # Only the script's failures are told with their traceback in the message.
-        record.msg = _indented(text) if record.name == script_log.name else printable(text)
+        # The script's failures, and asyncio's, are told with a traceback in the message.
+        record.msg = (printable if record.name in _ONE_LINE else _indented)(text)
         record.args = None
         if record.exc_info and not record.exc_text:
             record.exc_text = _indented(logging.Formatter().formatException(record.exc_info))
@@ -96,8 +96,9 @@ def _indented(text: str) -> str:
     return "\n    ".join(map(printable, text.rstrip("\n").split("\n")))
 
 
-for _each in (log, script_log, swagger_log):
-    _each.addFilter(ClientText())
+_ONE_LINE = (log.name, swagger_log.name)
+for _name in (*_ONE_LINE, script_log.name, "asyncio", "uvicorn.error"):
+    logging.getLogger(_name).addFilter(ClientText())
 
 
 def quiet_sdks() -> None:

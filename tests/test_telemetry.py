@@ -596,8 +596,12 @@ def forged_lines(text: str) -> list[str]:
     return [line for line in text.split("\n") if line.startswith("2026-01-01 00:00:00,000 E [1]")]
 
 
-@pytest.mark.parametrize("logger", [log, swagger_log, script_log], ids=lambda each: each.name)
-@pytest.mark.parametrize("handler", ["default", "own"])
+@pytest.mark.parametrize(
+    ("logger", "handler"),
+    [(each, where) for each in (log, swagger_log, script_log) for where in ("default", "own")]
+    + [(logging.getLogger("asyncio"), "default")],
+    ids=lambda each: getattr(each, "name", each),
+)
 def test_no_text_of_a_client_looks_like_a_record(
     handler: str, logger: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

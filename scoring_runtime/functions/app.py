@@ -22,7 +22,7 @@ from .. import standard_streams
 from ..caching import caching
 from ..connections import triggers
 from ..diagnosis import diagnosis, summary
-from ..errors import ConfigurationError, NotStarted, StartError
+from ..errors import ConfigurationError, EntryScriptFailed, NotStarted
 from ..messages import Score, ScoringRequest, ScoringResponse
 from ..outcomes import Scoring
 from ..runtime import Runtime, build
@@ -35,7 +35,7 @@ _LAST_SECONDS = 2.0
 _AND_AFTER = 1.2
 _PLACEHOLDER_SECONDS = 60
 _IMPORTED = time.monotonic()
-_failures: dict[Settings, StartError] = {}
+_failures: dict[Settings, BaseException] = {}
 
 
 def create_app(environ: Mapping[str, str], app_root: Path) -> func.FunctionApp:
@@ -69,7 +69,8 @@ def create_app(environ: Mapping[str, str], app_root: Path) -> func.FunctionApp:
 
 def _tell(error: BaseException, settings: Settings) -> None:
     print(diagnosis(error, settings), file=sys.stderr, flush=True)
-    _failures[settings] = StartError(summary(error))
+    is_the_scripts = isinstance(error, EntryScriptFailed)
+    _failures[settings] = EntryScriptFailed(summary(error)) if is_the_scripts else error
 
 
 def _started(settings: Settings) -> func.FunctionApp:
