@@ -51,7 +51,7 @@ _TEMPLATE = re.compile(r"^[<\[$]|[{}…]|\.\.\.|^%\w+%$|%s|%\(")
 _WORDS = re.compile(
     r"(?:^|[-_. ])(?:your|my|some|the|example|sample|dummy|test|fake|placeholder|changeme|change|"
     r"insert|replace|redacted|removed|secret|password|passwd|pass|pwd|key|value|token|sas|todo|"
-    r"none|null)(?=$|[-_. ])|^(?:your|my|the|some)[a-z]*(?:key|password|token|secret|sig)$",
+    r"none|null|guest)(?=$|[-_. ])|^(?:your|my|the|some)[a-z]*(?:key|password|token|secret|sig)$",
     re.IGNORECASE,
 )
 _SECRET_WORD = re.compile(

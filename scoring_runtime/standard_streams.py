@@ -35,8 +35,7 @@ class Outlet(io.FileIO):
         super().__init__(descriptor, "w", closefd=False)
         self._target, self._blocks = _unblocked(descriptor)
         self._begin()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)  # the thread is not there
+        os.register_at_fork(after_in_child=self._begin)  # the thread is not there
 
     def write(self, data: Any, /) -> int:
         """Write now if that takes no time, else later; from any thread."""
@@ -102,9 +101,9 @@ class Outlet(io.FileIO):
 def install() -> None:
     """Put outlets in the place of the process's own ``sys.stdout`` and ``sys.stderr``, once.
 
-    A stream that somebody has put there already stays.
+    A stream that somebody has put there already stays, and so do Windows', which may be no files.
     """
-    for name in ("stdout", "stderr"):
+    for name in ("stdout", "stderr") if os.name == "posix" else ():
         stream = getattr(sys, name)
         if stream is not None and stream is getattr(sys, f"__{name}__"):
             with contextlib.suppress(OSError):
@@ -130,7 +129,7 @@ def _unblocked(descriptor: int) -> tuple[int, bool]:
     """
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISFIFO(mode):
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError):
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
             return os.open(f"/proc/self/fd/{descriptor}", flags), False
     return descriptor, not stat.S_ISREG(mode)

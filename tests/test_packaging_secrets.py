@@ -301,6 +301,7 @@ def test_keys_and_logins_are_refused_by_what_they_hold(
         "postgresql://user:password@host/db",
         "postgresql://{user}:{password}@host",
         "postgresql://user@host:5432/db@x",
+        "amqp://guest:guest@localhost:5672//",
         "https://example.org:8080/@scope/package",
         "//registry.npmjs.org/:_authToken=${NPM_TOKEN}",
         "aws_secret_access_key = os.environ['AWS_SECRET_ACCESS_KEY']",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -127,6 +129,25 @@ def test_a_full_disk_costs_no_answer_and_what_is_lost_is_said(
         resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, unlimited)
         until(lambda: b" are lost.\n" in path.read_bytes())
         assert host.stop(timeout=60) == 0
+
+
+def test_no_text_of_a_client_is_a_line_of_the_log(write_script: WriteScript, tmp_path: Path):
+    """Paths, queries, ids, bodies and the names of files, through the standalone host."""
+    script = write_script("def init(): ...\ndef run(data): raise ValueError(data)")
+    forged, said = "x\n2026-01-01 forged\x1b[31m\u2028", "2026-01-01 forged\\x1b[31m\\u2028"
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    (inputs / f"{forged}.json").write_text(forged)
+    settings = {"BLOB_INPUT_FOLDER": str(inputs), "BLOB_MAX_ATTEMPTS": "1"}
+    with StandaloneHost(script, environ=settings, startup_timeout=60) as host:
+        path, ids = quote(forged, safe=""), {b"x-request-id": b"i\x85d"}
+        for target in (f"/score/{path}?{path}", "/score"):
+            httpx.post(host.url + target, content=forged.encode(), headers=ids, timeout=60)
+        until(lambda: f" x\\n{said}.json cannot be scored" in host.log)
+        until(lambda: f"POST /score/x\\n{said}" in host.log)
+        assert host.stop() == 0
+    assert f"    {said}" in host.log  # of what run() has raised
+    assert not re.search("^2026-01-01 forged|[\x1b\x85\u2028]", host.log, re.MULTILINE)
 
 
 # --- one stream -----------------------------------------------------------------------------------
