@@ -260,7 +260,16 @@ def test_files_of_keys_and_logins_are_refused_by_their_name(
 
 
 @pytest.mark.parametrize(
-    "name", ["id_rsa.pub", "kubeconfig.py", "config.json", "docker/config.json", "p12.py", "netrc"]
+    "name",
+    [
+        "id_rsa.pub",
+        "kubeconfig.py",
+        "kubeconfigs/a.md",
+        "config.json",
+        "docker/config.json",
+        "p12.py",
+        "netrc",
+    ],
 )
 def test_names_that_resemble_those_are_let_through(name: str, tmp_path: Path) -> None:
     check([(name, _written(tmp_path, "x = 1")[1])])

@@ -60,12 +60,13 @@ def check(files: Iterable[tuple[str, Path]], advice: str = _OF_SOURCE) -> None:
 
 
 def _problems(name: str, path: Path) -> Iterator[str]:
-    whole = f"/{name.lower()}"
+    parts = name.lower().split("/")
     for pattern, kind in _NAMES.items():
-        if fnmatchcase(whole, f"*/{pattern}") and not whole.endswith(".py"):
+        end = "/".join(parts[-1 - pattern.count("/") :])
+        if fnmatchcase(end, pattern) and not end.endswith(".py"):
             yield f"{name} is {kind}"
             return
-    variables = any(fnmatchcase(whole, each) for each in _VARIABLES)
+    variables = any(fnmatchcase(parts[-1], each) for each in _VARIABLES)
     yield from (f"{name}:{line} holds {kind}" for line, kind in _in(path, variables))
 
 
