@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from itertools import islice
 from pathlib import Path
 
 from .errors import (
@@ -18,6 +19,7 @@ from .secret_values import masked
 from .settings import Settings
 
 _RULE = "=" * 51
+_LONGEST_CAUSE = 1000
 
 
 def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
@@ -31,16 +33,16 @@ def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
         parts += ["", *_where(cause, settings), "", _traceback(cause)]
     if settings is not None and (cause is not None or _is_about_the_model(error, settings)):
         parts += _model_folder(settings)
-    parts += [_RULE, _hint(cause), _neither(error, settings) or _last_line(error, cause)]
+    parts += [_RULE, _hint(cause, settings), _neither(error, settings) or _last_line(error, cause)]
     return masked("\n".join(part for part in parts if part is not None))
 
 
-def summary(error: BaseException) -> str:
+def summary(error: BaseException, settings: Settings | None = None) -> str:
     """The same on one line, where a message is all that arrives: what failed, and the cause."""
     cause = error.__cause__ if isinstance(error, EntryScriptFailed) else None
     if cause is None:
         return masked(str(error) or repr(error))
-    parts = (f"{error}.", _hint(cause), _last_line(error, cause))
+    parts = (f"{error}.", _hint(cause, settings), _last_line(error, cause))
     return masked(" ".join(part for part in parts if part))
 
 
@@ -105,12 +107,9 @@ def _what_it_is(folder: Path) -> str:
     return ", which is a file: name its folder" if folder.exists() else ", which does not exist"
 
 
-def _hint(cause: BaseException | None) -> str | None:
+def _hint(cause: BaseException | None, settings: Settings | None) -> str | None:
     if isinstance(cause, ModuleNotFoundError) and cause.name:
-        return (
-            f"The package that provides {cause.name!r} is not installed here: add it to the "
-            "requirements of the model's environment."
-        )
+        return _missing_module(cause.name, settings)
     if isinstance(cause, AttributeError) and "__main__" in str(cause):
         return (
             "The model was pickled by a script that defined its classes itself. Put them into a "
@@ -121,10 +120,47 @@ def _hint(cause: BaseException | None) -> str | None:
     return None
 
 
+def _missing_module(name: str, settings: Settings | None) -> str:
+    """What to do about it, by whether its file lies in the source folder or beside the script."""
+    if settings is not None:
+        root = Path(settings.app_root)
+        places = [root, *([settings.script_path.parent] if settings.script_path else [])]
+        top, _, rest = name.partition(".")
+        for place in places:
+            if rest and ((place / top).is_dir() or (place / f"{top}.py").is_file()):
+                return f"{place / top} is yours and has no module {rest!r}."
+        for found in _own_modules(root, top):
+            return (
+                f"{found} is not on the path of modules: name its folder in "
+                "AZUREML_SOURCE_DIRECTORY, or put it beside the entry script."
+            )
+    return (
+        f"The package that provides {name!r} is not installed here: add it to the requirements of "
+        "the model's environment. A module of your own belongs beside the entry script."
+    )
+
+
+def _own_modules(root: Path, name: str) -> list[Path]:
+    """Files and folders of this module's name up to three folders below ``root``."""
+    patterns = [
+        f"{'*/' * depth}{name}{end}" for depth in (1, 2, 3) for end in (".py", "/__init__.py")
+    ]
+    return [found for each in patterns for found in islice(root.glob(each), 1)]
+
+
 def _last_line(error: BaseException, cause: BaseException | None) -> str:
     if cause is None:
         first = str(error).splitlines()[0] if str(error) else repr(error)
         return f"Cause: {first}"
-    shown = traceback.TracebackException.from_exception(cause)
+    return f"Cause: {in_one_line(cause)}"
+
+
+def in_one_line(error: BaseException) -> str:
+    """Type and text of what a script raised, its lines joined; of a syntax error its place too."""
+    shown = traceback.TracebackException.from_exception(error)
     text = next(line for line in shown.format_exception_only() if not line.startswith("  "))
-    return f"Cause: {text.splitlines()[0]}"
+    joined = " ".join(text.split())
+    joined = joined if len(joined) <= _LONGEST_CAUSE else f"{joined[:_LONGEST_CAUSE]} …"
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{joined} ({error.filename}, line {error.lineno})"
+    return joined

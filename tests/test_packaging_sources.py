@@ -1071,7 +1071,7 @@ def sentence(line: int, module: str, package: str) -> str:
         ("from azure import functions", "azure.functions", "azure-functions"),
         ("from google.cloud import storage", "google.cloud.storage", "google-cloud-storage"),
         ("import google.protobuf", "google.protobuf", "protobuf"),
-        ("from azureml.core import Workspace", "azureml.core", "azureml-core"),
+        ("import azureml.dataprep", "azureml.dataprep", "azureml-dataprep"),
         ("from azureml.train.hyperdrive import X", "azureml.train", "azureml-train"),
         ("from mpl_toolkits.mplot3d import Axes3D", "mpl_toolkits", "matplotlib"),
     ],

@@ -69,8 +69,8 @@ def create_app(environ: Mapping[str, str], app_root: Path) -> func.FunctionApp:
 
 def _tell(error: BaseException, settings: Settings) -> None:
     print(diagnosis(error, settings), file=sys.stderr, flush=True)
-    is_the_scripts = isinstance(error, EntryScriptFailed)
-    _failures[settings] = EntryScriptFailed(summary(error)) if is_the_scripts else error
+    told = isinstance(error, EntryScriptFailed)
+    _failures[settings] = EntryScriptFailed(summary(error, settings)) if told else error
 
 
 def _started(settings: Settings) -> func.FunctionApp:
