@@ -30,7 +30,9 @@ FROM ${BASE_IMAGE:-mcr.microsoft.com/azure-functions/python:4-python3.11} AS fun
 ENV AzureWebJobsScriptRoot=/home/site/wwwroot \
     AzureFunctionsJobHost__Logging__Console__IsEnabled=true \
     FUNCTIONS_WORKER_RUNTIME=python \
-    PYTHONPATH=/home/site/wwwroot/.python_packages/lib/site-packages
+    PYTHON_ISOLATE_WORKER_DEPENDENCIES=1 \
+    PYTHONPATH=/home/site/wwwroot/.python_packages/lib/site-packages \
+    PYTHONUNBUFFERED=1
 COPY --from=functions-packages /packages/ /home/site/wwwroot/.python_packages/lib/site-packages/
 COPY scoring_runtime/ /home/site/wwwroot/scoring_runtime/
 RUN python -m compileall -q --invalidation-mode checked-hash /home/site/wwwroot/scoring_runtime

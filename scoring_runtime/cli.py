@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import models_cli, package_cli, settings_table
+from . import models_cli, package_cli, settings_table, standard_streams
 from .connections import triggers
 from .diagnosis import diagnosis, in_one_line
 from .errors import ConfigurationError, InputError, RunFailed, ScoringRuntimeError, StartError
@@ -173,6 +173,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
         )
         return EXIT_USAGE
     try:
+        standard_streams.install()
         _configure_logging(settings, "stdout")
         _banner(settings)
         return serve.run(settings)

@@ -9,19 +9,21 @@ Source: https://learn.microsoft.com/azure/azure-functions/functions-reference#co
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigurationError
+from .secret_values import AZURITE_KEY, masked
 from .settings import Settings
 
 _SERVICE_BUS = "Endpoint=sb://<namespace>.servicebus.windows.net/;SharedAccessKeyName=…;…"
+_HOST = re.compile(r"(sb://)?[^/\s;=]+/?")
+_URL = re.compile(r"https?://[^\s;]+")
+_ACCOUNT = re.compile(r"[A-Za-z0-9-]+")
 _STORAGE = "DefaultEndpointsProtocol=https;AccountName=…;AccountKey=…;…"
-# Azurite's account and key are the same everywhere, and public.
-# https://learn.microsoft.com/azure/storage/common/storage-use-azurite#well-known-storage-account-and-key
 AZURITE = (
-    "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlm"
-    "EtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;"
+    f"DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey={AZURITE_KEY};"
     "BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1;"
 )
 """What ``UseDevelopmentStorage=true`` stands for."""
@@ -90,17 +92,15 @@ def blob(settings: Settings) -> Connection:
         return Connection(found.name, AZURITE)
     account = _value(settings, f"{found.name}__accountName")
     if not found.text and not found.address and account:
+        _check_address(account, _ACCOUNT, f"{found.name}__accountName", "a storage account's name")
         return Connection(
             found.name, "", f"https://{account}.blob.core.windows.net", found.client_id
         )
     _check(found, "BLOB_CONNECTION", "blobServiceUri", _STORAGE)
     if found.text and not _names_account_and_secret(found.text.lower()):
         raise _malformed(found.name, "BLOB_CONNECTION", _STORAGE)
-    if found.address and not found.address.startswith(("https://", "http://")):
-        raise ConfigurationError(
-            f"{found.name}__blobServiceUri has the value {found.address!r}, which is not allowed. "
-            "Allowed: a URL such as https://<account>.blob.core.windows.net."
-        )
+    example = "a URL such as https://<account>.blob.core.windows.net"
+    _check_address(found.address, _URL, f"{found.name}__blobServiceUri", example)
     return found
 
 
@@ -115,11 +115,8 @@ def service_bus(settings: Settings) -> Connection:
     _check(found, "SERVICEBUS_CONNECTION", "fullyQualifiedNamespace", _SERVICE_BUS)
     if found.text and "endpoint=sb://" not in found.text.lower().replace(" ", ""):
         raise _malformed(found.name, "SERVICEBUS_CONNECTION", _SERVICE_BUS)
-    if "/" in found.address.removeprefix("sb://").rstrip("/"):
-        raise ConfigurationError(
-            f"{found.name}__fullyQualifiedNamespace has the value {found.address!r}, which is not "
-            "allowed. Allowed: a host name such as <namespace>.servicebus.windows.net."
-        )
+    example = "a host name such as <namespace>.servicebus.windows.net"
+    _check_address(found.address, _HOST, f"{found.name}__fullyQualifiedNamespace", example)
     return found
 
 
@@ -168,6 +165,13 @@ def _check(found: Connection, setting: str, address: str, example: str) -> None:
             f"{found.name} is not set, which {setting} names as the connection. Set {found.name} "
             f"to a connection string ({example}), or {found.name}__{address} to sign in with an "
             "identity, or take the trigger out of SCORING_TRIGGERS."
+        )
+
+
+def _check_address(value: str, allowed: re.Pattern[str], setting: str, example: str) -> None:
+    if value and not allowed.fullmatch(value):
+        raise ConfigurationError(
+            f"{setting} has the value {masked(value)!r}, which is not allowed. Allowed: {example}."
         )
 
 

@@ -15,6 +15,7 @@ from .errors import (
 )
 from .model_kinds import SUFFIXES
 from .models import tree
+from .secret_values import masked
 from .settings import Settings
 
 _RULE = "=" * 51
@@ -24,7 +25,7 @@ _LONGEST_CAUSE = 1000
 def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
     """What failed, where in the user's script, what is in the model folder, what is missing.
 
-    Secrets are not in it: it holds the script's own traceback, paths and the error's text.
+    What looks like a secret is not shown, such as the URL in the error of a client of the script.
     """
     parts: list[str | None] = [_RULE, _headline(error)]
     cause = error.__cause__ if isinstance(error, EntryScriptFailed) else None
@@ -33,7 +34,16 @@ def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
     if settings is not None and (cause is not None or _is_about_the_model(error, settings)):
         parts += _model_folder(settings)
     parts += [_RULE, _hint(cause, settings), _neither(error, settings) or _last_line(error, cause)]
-    return "\n".join(part for part in parts if part is not None)
+    return masked("\n".join(part for part in parts if part is not None))
+
+
+def summary(error: BaseException, settings: Settings | None = None) -> str:
+    """The same on one line, where a message is all that arrives: what failed, and the cause."""
+    cause = error.__cause__ if isinstance(error, EntryScriptFailed) else None
+    if cause is None:
+        return masked(str(error) or repr(error))
+    parts = (f"{error}.", _hint(cause, settings), _last_line(error, cause))
+    return masked(" ".join(part for part in parts if part))
 
 
 def _headline(error: BaseException) -> str:

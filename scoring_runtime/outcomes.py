@@ -93,7 +93,7 @@ class Scoring:
         milliseconds = (perf_counter() - started) * 1000
         self._access.add(
             asyncio.get_running_loop(),
-            f"{printable(what)} {outcome.status} {milliseconds:.3f}ms {len(outcome.body)}",
+            f"{what} {outcome.status} {milliseconds:.3f}ms {len(outcome.body)}",
         )
         return outcome
 
@@ -163,11 +163,6 @@ def failed(error: ScoringRuntimeError) -> Outcome:
     """The outcome of an error: refused when it is the client's fault."""
     verdict = Verdict.REFUSED if isinstance(error, InputError) else Verdict.FAILED
     return _of(verdict, error_response(error), type(error).__name__, str(error))
-
-
-def printable(name: str) -> str:
-    """A name for a line of the log, which may hold no line ends."""
-    return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
 def content_type_of(said: str, name: str = "") -> str:

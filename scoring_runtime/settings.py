@@ -13,6 +13,7 @@ from typing import Any
 from . import setting_kinds as kinds
 from .errors import ConfigurationError
 from .payloads import Limits
+from .secret_values import masked
 
 DEFAULT_APP_ROOT = "/var/azureml-app"
 DEFAULT_CONNECTIONS = ("TriggerConnectionString", "ServiceBusConnectionString")
@@ -86,11 +87,11 @@ class Settings:
     onnx_inter_op_threads: int = _setting("SCORING_ONNX_INTER_OP_THREADS", 1, kinds.integer(0, 1024), "0 to 1024", "Operators of an ONNX model that run side by side; above 1 its graph runs in parallel mode. 0: as many as processors.", in_results=True)
     nan: str = _setting("SCORING_NAN", "", kinds.one_of("null", "string", "error", "raw", ""), "null, string, error or raw", "What NaN and Infinity in a result become: `null` (default), the strings `NaN`, `Infinity`, `-Infinity`, an error, or the bare words that are not JSON (default with `SCORING_STRICT_COMPAT`).", in_results=True)
     strict_compat: bool = _setting("SCORING_STRICT_COMPAT", False, kinds.boolean, _SWITCH, "Answer byte for byte as azureml-inference-server-http: spaced ASCII JSON, NaN written raw, 500 for an input that does not fit the schema.", in_results=True)
-    init_grace_seconds: float = _setting("SCORING_INIT_GRACE_SECONDS", 8.0, kinds.seconds, "seconds", "Functions host: how long loading `function_app.py` waits for `init()` before it goes on in the background.")
+    init_grace_seconds: float = _setting("SCORING_INIT_GRACE_SECONDS", 8.0, kinds.seconds, "seconds", "Functions host: how long after the start of the process, whose limit is 10 s, loading `function_app.py` still waits for `init()`; then it goes on in the background.")
     auth_level: str = _setting("SCORING_AUTH_LEVEL", "function", kinds.one_of("anonymous", "function", "admin"), "anonymous, function or admin", "Functions host: the key that /score and /swagger.json ask for. Health is always anonymous.")
 
     triggers: tuple[str, ...] = _setting("SCORING_TRIGGERS", (), kinds.triggers, "http, blob and service_bus, separated by commas", "The triggers to serve. Default: `http`, and each of `blob` and `service_bus` whose connection is set.")
-    blob_connection: str = _setting("BLOB_CONNECTION", "", kinds.text, "the name of a setting", "Name of the setting that holds the storage account's connection string; or, with a managed identity, set `<name>__blobServiceUri`. Default: `TriggerConnectionString`.")
+    blob_connection: str = _setting("BLOB_CONNECTION", "", kinds.setting_name, "the name of a setting", "Name of the setting that holds the storage account's connection string; or, with a managed identity, set `<name>__blobServiceUri`. Default: `TriggerConnectionString`.")
     blob_input_path: str = _setting("BLOB_INPUT_PATH", "input/{blobname}.json", kinds.text, "container/name with placeholders", "Which blobs are scored.")
     blob_output_path: str = _setting("BLOB_OUTPUT_PATH", "output/{blobname}_out.json", kinds.text, "container/name with the same placeholders", "Where the result goes. When only `BLOB_INPUT_PATH` is set: that path with `_out`, in the container `output`.")
     blob_error_path: str = _setting("BLOB_ERROR_PATH", "", kinds.text, "container/name with the same placeholders", "Where the error document of an input that cannot be scored goes. Default: the output path with `_error` for `_out`, `output/{blobname}_error.json`.")
@@ -102,7 +103,7 @@ class Settings:
     blob_max_attempts: int = _setting("BLOB_MAX_ATTEMPTS", 5, kinds.integer(1), "a whole number from 1", "Standalone host: how often a blob is tried before it gets an error document. In Functions: `poisonBlobThreshold` in host.json.")
     blob_max_bytes: int = _setting("BLOB_MAX_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "A larger blob gets an error document without being downloaded.")
     blob_lease_seconds: int = _setting("BLOB_LEASE_SECONDS", 30, kinds.integer(15, 60), "15 to 60", "Standalone host: lease on a blob while it is scored, renewed as long as that takes. A blob of a killed process is taken up again after it.")
-    servicebus_connection: str = _setting("SERVICEBUS_CONNECTION", "", kinds.text, "the name of a setting", "Name of the setting that holds the Service Bus connection string; or, with a managed identity, set `<name>__fullyQualifiedNamespace`. Default: `ServiceBusConnectionString`; when blob is off, `TriggerConnectionString`.")
+    servicebus_connection: str = _setting("SERVICEBUS_CONNECTION", "", kinds.setting_name, "the name of a setting", "Name of the setting that holds the Service Bus connection string; or, with a managed identity, set `<name>__fullyQualifiedNamespace`. Default: `ServiceBusConnectionString`; when blob is off, `TriggerConnectionString`.")
     servicebus_input_queue: str = _setting("SERVICEBUS_INPUT_QUEUE", "input", kinds.text, "a queue", "The queue whose messages are scored; with `SERVICEBUS_INPUT_SUBSCRIPTION` the topic.")
     servicebus_input_subscription: str = _setting("SERVICEBUS_INPUT_SUBSCRIPTION", "", kinds.text, "a subscription", "Score the messages of this subscription; `SERVICEBUS_INPUT_QUEUE` names its topic.")
     servicebus_output_queue: str = _setting("SERVICEBUS_OUTPUT_QUEUE", "output", kinds.text, "a queue or topic, or nothing", "Where replies go to messages without `reply_to`. Empty: those get none.")
@@ -247,10 +248,14 @@ def _named_in(mapping: Mapping[str, str], each: Field[Any]) -> str | None:
 
 
 def _parsed(each: Field[Any], name: str, value: str, source: str) -> object:
+    secret = each.metadata["secret"]
+    shown = "***" if secret else repr(masked(value))
     try:
+        # What looks like a secret belongs into no setting that is shown elsewhere.
+        if not secret and shown != repr(value):
+            raise ValueError
         return each.metadata["parse"](value)
     except (ValueError, KeyError, OverflowError):
-        shown = "***" if each.metadata["secret"] else repr(value)
         raise ConfigurationError(
             f"{name} has the value {shown} (from the {source}), which is not allowed. "
             f"Allowed: {each.metadata['allowed']}. (environment variable: {name})"
@@ -275,7 +280,8 @@ def _not_empty(path: Path, must_exist: bool = False) -> Path | None:
     if path.is_file():
         return path if path.stat().st_size else None
     if must_exist:
-        raise ConfigurationError(f"Invalid config file! AZUREML_CONFIG_FILE={path}: no such file.")
+        named = masked(str(path))
+        raise ConfigurationError(f"Invalid config file! AZUREML_CONFIG_FILE={named}: no such file.")
     return None
 
 

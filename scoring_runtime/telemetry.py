@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import json
 import logging
@@ -44,7 +45,25 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         current = request_id.get()
-        return f"{line} [{current}]" if current and record.name != log.name else line
+        return f"{line} [{printable(current)}]" if current and record.name != log.name else line
+
+
+class ClientText(logging.Filter):
+    """Escapes what clients could have put into a record of ours, for whatever handler there is.
+
+    A record is one line; those after it, of a traceback, are indented, so that no text of a client
+    looks like a record. What scripts log and print themselves stays as it is.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record; it is always kept."""
+        text = record.getMessage()
+        # The script's failures, and asyncio's, are told with a traceback in the message.
+        record.msg = (printable if record.name in _ONE_LINE else _indented)(text)
+        record.args = None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = _indented(logging.Formatter().formatException(record.exc_info))
+        return True
 
 
 class RootAccessFilter(logging.Filter):
@@ -67,6 +86,22 @@ def configure_logging(level: str, places: list[Path], stream: str = "stdout") ->
             log.info("Loaded logging config from %s", path)
             return
     logging.config.dictConfig(_default_config(level, stream))
+
+
+def printable(text: str) -> str:
+    """A text on one line: control characters, line ends and marks of direction are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _indented(text: str) -> str:
+    return "\n    ".join(map(printable, text.rstrip("\n").split("\n")))
+
+
+_ONE_LINE = (log.name, swagger_log.name)
+for _name in (*_ONE_LINE, script_log.name, "asyncio", "uvicorn.error"):
+    logging.getLogger(_name).addFilter(ClientText())
 
 
 def quiet_sdks() -> None:
@@ -158,6 +193,8 @@ class AccessLog:
         lines, self._waiting = self._waiting, []
         handlers, plain = _effective_handlers(log)
         if plain:
+            if not "".join([line for _, line in lines]).isprintable():
+                lines = [(moment, printable(line)) for moment, line in lines]
             self._write(handlers, lines)
         else:
             for moment, line in lines:
@@ -207,7 +244,7 @@ class _LineHandler(logging.StreamHandler[Any]):
         """The stream is always the current one of ``sys``."""
 
     def write_lines(self, lines: str) -> None:
-        with self.lock:  # type: ignore[union-attr]
+        with self.lock, contextlib.suppress(OSError, ValueError):  # type: ignore[union-attr]
             self.stream.write(lines)
             self.flush()
 
@@ -215,7 +252,7 @@ class _LineHandler(logging.StreamHandler[Any]):
 def _effective_handlers(logger: logging.Logger) -> tuple[list[logging.Handler], bool]:
     found: list[logging.Handler] = []
     current: logging.Logger | None = logger
-    filtered = bool(logger.filters)
+    filtered = any(not isinstance(each, ClientText) for each in logger.filters)
     while current is not None:
         found += current.handlers
         current = current.parent if current.propagate else None

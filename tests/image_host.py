@@ -103,9 +103,7 @@ class FunctionsContainer(FunctionsHost):
                 **self.environ,
             )
             self.container = stack.enter_context(container)
-            command = self.container.command(
-                "python", "-u", f"{_WORKER}/functions_host.py", WWWROOT
-            )
+            command = self.container.command("python", f"{_WORKER}/functions_host.py", WWWROOT)
             self._output = tempfile.TemporaryFile()
             self.process = subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT)
             stack.callback(self.stop)
@@ -125,7 +123,6 @@ class FunctionsContainer(FunctionsHost):
         report = json.loads(ready[1])
         self.url = f"http://127.0.0.1:{report['port']}"
         self.functions = report["functions"]
-        self.seconds_to_index = report["seconds_to_index"]
 
     def stop(self) -> None:
         """End the worker."""

@@ -233,3 +233,23 @@ def test_a_missing_identity_package_is_said_with_its_setting(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_identity)
     with pytest.raises(ConfigurationError, match="Mine asks for an identity, which needs azure-id"):
         Connection("Mine", address=URI).credential()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("blobServiceUri", STORAGE, "AccountKey=***"),
+        ("blobServiceUri", f"{URI} ;AccountKey={KEY}", "AccountKey=***"),
+        ("accountName", STORAGE, "AccountKey=***"),
+        ("fullyQualifiedNamespace", BUS, "SharedAccessKey=***"),
+        ("fullyQualifiedNamespace", f"ns;SharedAccessKey={KEY}", "SharedAccessKey=***"),
+    ],
+)
+def test_a_connection_string_in_place_of_an_address_is_not_shown(name, value, shown):
+    read = connections.service_bus if name == "fullyQualifiedNamespace" else connections.blob
+    found = settings({f"{TRIGGER}__{name}": value, "SERVICEBUS_CONNECTION": TRIGGER})
+    with pytest.raises(ConfigurationError) as caught:
+        read(found)
+    assert f"{TRIGGER}__{name} has the value" in str(caught.value)
+    assert shown in str(caught.value)
+    assert KEY[:10] not in str(caught.value)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime.diagnosis import diagnosis
+from scoring_runtime.diagnosis import diagnosis, summary
 from scoring_runtime.errors import (
     ConfigurationError,
     EntryScriptContract,
@@ -360,3 +360,20 @@ def test_no_secret_is_shown(write_script: WriteScript) -> None:
         text, _ = shown(settings)
     assert text.endswith("Cause: ValueError: x")
     assert secret not in text
+
+
+def test_a_secret_in_what_a_script_raises_is_not_shown(write_script: WriteScript) -> None:
+    """Such as the address of a database that does not answer."""
+    script = write_script(
+        """
+        def init():
+            raise OSError("no answer from postgresql://me:hunter2@db/x")
+        def run(data): ...
+        """
+    )
+    text, error = shown(settings_for(script))
+    assert "hunter2" not in text
+    assert text.endswith("Cause: OSError: no answer from postgresql://me:***@db/x")
+    assert summary(error) == (
+        "User's init function failed. Cause: OSError: no answer from postgresql://me:***@db/x"
+    )

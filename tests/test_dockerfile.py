@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from scoring_runtime.errors import PackagingError
 from scoring_runtime.packaging.dockerfile import dockerfile, dockerignore
 from scoring_runtime.packaging.requirements import runtime_requirements
 from scoring_runtime.packaging.specification import FUNCTIONS, STANDALONE, TARGETS
+from tests.standalone_host import clean_environ
+from tests.worker_packages import ensure_worker_packages
 
 REPOSITORY = Path(__file__).parent.parent
 ALL: Any = {"source": True, "models": True, "wheels": True}
@@ -291,3 +296,41 @@ def test_the_builder_is_sent_what_is_copied_and_no_more():
                 copied |= {name.rstrip("/") for name in line.split()[1:-1]}
     assert {f"!{name}" for name in copied} < set(dockerignore().splitlines())
     assert len(copied) == 7
+
+
+# --- the worker's own packages --------------------------------------------------------------------
+
+AS_THE_WORKER_DOES = """
+import os, sys
+own = sys.argv[1]
+sys.path.insert(1, own)
+import google.protobuf
+assert google.protobuf.__version__.startswith("4.25."), google.protobuf.__version__
+if os.environ.get("PYTHON_ISOLATE_WORKER_DEPENDENCIES") == "1":
+    sys.path.remove(own)
+    for name, module in list(sys.modules.items()):
+        places = [*(getattr(module, "__path__", None) or []), getattr(module, "__file__", "") or ""]
+        if any(place.startswith(own) for place in places):
+            del sys.modules[name]
+    sys.path.append(own)
+import onnx
+print(len(onnx.ModelProto().SerializeToString()), google.protobuf.__version__)
+"""
+
+
+@pytest.mark.parametrize("isolated", [True, False], ids=["image", "without it"])
+def test_onnx_can_be_imported_beside_the_workers_older_protobuf(isolated: bool):
+    """Off Azure the worker's folder stands first on the path until its dependencies are isolated.
+
+    Source: worker.py and utils/dependency.py of Azure/azure-functions-python-worker 4.34.
+    """
+    stage = " ".join(stage_of(dockerfile(FUNCTIONS, **ALL), FUNCTIONS))
+    variables = dict(re.findall(r"\b(PYTHON[A-Z_]+)=(\S+)", stage))
+    assert variables["PYTHONUNBUFFERED"] == "1"
+    name = "PYTHON_ISOLATE_WORKER_DEPENDENCIES"
+    environ = clean_environ(**({name: variables[name]} if isolated else {}))
+    command = [sys.executable, "-c", AS_THE_WORKER_DOES, str(ensure_worker_packages())]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert (done.returncode == 0) is isolated, done.stderr
+    if isolated:
+        assert done.stdout.split() == ["0", version("protobuf")]

@@ -40,7 +40,7 @@ def ask(host: FunctionsHost, do: str, body: bytes = b"", **headers: str) -> http
 def test_the_functions_are_async(host: FunctionsHost):
     """So that one thread of the worker has any number of requests in flight."""
     ask(host, "echo")
-    httpx.get(host.url)
+    httpx.get(host.url, timeout=60)
     kinds = re.findall(r"Function name: (\w+), Function Type: (\w+)", host.log)
     assert {("score", "async"), ("web", "async")} <= set(kinds)
     assert {kind for _, kind in kinds} == {"async"}
@@ -73,7 +73,7 @@ def test_a_body_over_the_limit_is_413(host: FunctionsHost):
 
 def test_a_body_that_the_host_has_lost_is_not_scored_as_an_empty_one(host: FunctionsHost):
     """The Functions host passes on no body of a request without a content-length."""
-    answer = httpx.post(f"{host.url}/score?do=echo", content=iter([b"a chunk"]))
+    answer = httpx.post(f"{host.url}/score?do=echo", content=iter([b"a chunk"]), timeout=60)
     assert answer.status_code == 400
     assert "Send it with a Content-Length" in answer.json()["message"]
     assert "x-request-id" in answer.headers
@@ -118,7 +118,7 @@ def test_repeated_lines_are_joined(host: FunctionsHost):
     """Both ways: the worker keeps one line a name, and joined by commas they mean the same."""
     assert ask(host, "repeated").headers.get_list("x-many") == ["a, b, c"]
     url, lines = f"{host.url}/score?do=headers", [("x-many", "a"), ("x-many", "b")]
-    assert httpx.get(url, headers=lines).json()["X-Many"] == "a,b"
+    assert httpx.get(url, headers=lines, timeout=60).json()["X-Many"] == "a,b"
 
 
 def test_repeated_lines_are_joined_and_cookies_are_not():
@@ -139,7 +139,9 @@ def test_statuses_without_a_body_are_given_none(status: int, body: bytes):
 def test_run_is_given_the_request_headers(host: FunctionsHost):
     """By the names that scripts know; values beyond ASCII as the bytes that were sent."""
     headers = {b"X-Own": "grüße €".encode(), b"content-type": b"text/x"}
-    seen = httpx.post(f"{host.url}/score?do=headers", content=b"b", headers=headers).json()
+    seen = httpx.post(
+        f"{host.url}/score?do=headers", content=b"b", headers=headers, timeout=60
+    ).json()
     assert seen["X-Own"].encode("latin-1").decode() == "grüße €"
     assert seen["Content-Type"] == "text/x"
     assert seen["Content-Length"] == "1"
@@ -159,7 +161,7 @@ def test_run_is_given_the_request_headers(host: FunctionsHost):
 def test_the_script_sees_the_request_as_it_was(
     target: str, path: str, args: dict[str, list[str]], host: FunctionsHost
 ):
-    answer = httpx.get(host.url + target, headers={"x-own": "h"}).json()
+    answer = httpx.get(host.url + target, headers={"x-own": "h"}, timeout=60).json()
     assert answer.pop("url").startswith(f"{host.url}/score?do=see")
     wanted = {"do": ["see"], **args}
     assert answer == {"method": "GET", "path": path, "args": wanted, "own": "h", "client": ""}
@@ -199,16 +201,21 @@ def test_lines_of_a_stream_belong_to_the_invocation_of_its_run(host: FunctionsHo
     assert len({of_run for of_run, _ in pairs}) == 6
 
 
-def test_two_requests_at_once_and_health_while_run_is_busy(host: FunctionsHost):
-    """run() computes for two seconds in all."""
+def test_two_requests_at_once_and_health_while_run_is_busy(host: FunctionsHost, tmp_path: Path):
+    """run() computes until health has answered."""
+    began, until = tmp_path / "began", tmp_path / "until"
+    what = f"busy&began={began}&until={until}"
     with ThreadPoolExecutor() as pool:
-        busy = [pool.submit(ask, host, "busy", str(n).encode()) for n in (1, 2)]
-        time.sleep(0.3)
-        began = time.monotonic()
-        for path in ("/", "/health/live", "/health/ready"):
-            assert httpx.get(host.url + path).status_code == 200
-        assert time.monotonic() - began < 1
-        assert not any(each.done() for each in busy)
+        busy = [pool.submit(ask, host, what, str(n).encode()) for n in (1, 2)]
+        try:
+            while not began.exists():
+                assert not any(each.done() for each in busy)
+                time.sleep(0.02)
+            for path in ("/", "/health/live", "/health/ready"):
+                assert httpx.get(host.url + path, timeout=60).status_code == 200
+            assert not any(each.done() for each in busy)
+        finally:
+            until.touch()
         assert [each.result().content for each in busy] == [b"1", b"2"]
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.conftest import WriteScript
-from tests.functions_host import FunctionsHost
+from tests.functions_host import FunctionsHost, blob_event
 from tests.standalone_host import clean_environ
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +38,7 @@ def init():
 def run(data):
     return data
 """
+STORAGE = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=a2V5;EndpointSuffix=x.net"
 PLAIN = "def init(): ...\ndef run(data): return data"
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
@@ -44,65 +46,130 @@ KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models")
 
 
 def host(script: Path | str, **settings: str) -> FunctionsHost:
-    environ = clean_environ(AZUREML_ENTRY_SCRIPT=str(script), **settings)
-    return FunctionsHost(ROOT, environ)
+    return FunctionsHost(ROOT, clean_environ(AZUREML_ENTRY_SCRIPT=str(script), **settings))
 
 
 def test_an_init_of_20_seconds_goes_on_behind_the_start_and_requests_wait_for_it(
     write_script: WriteScript,
 ):
-    """The app is indexed when the grace is over, within the host's limit also at the default."""
     script = write_script(SLOW)
     began = time.monotonic()
-    hosts = [host(script, SCORING_INIT_GRACE_SECONDS="2"), host(script)]
-    with ExitStack() as stack, ThreadPoolExecutor() as pool:
-        short, default = pool.map(stack.enter_context, hosts)
-        assert 2 <= short.seconds_to_index < 8
-        assert 8 <= default.seconds_to_index < HOST_LIMIT_SECONDS
-        waiting = []
-        for each in (short, default):
-            assert [f["name"] for f in each.functions] == [*KEYED, "v2_health", "health", "web"]
-            assert httpx.get(f"{each.url}/health/live").json() == {"state": "Transitioning"}
-            assert httpx.get(f"{each.url}/health/ready").status_code == 503
-            assert "it goes on in the background" in each.log
-            for body in (b"a", b"b"):
-                url = f"{each.url}/score"
-                waiting.append(pool.submit(httpx.post, url, content=body, timeout=60))
-            waiting.append(pool.submit(httpx.get, each.url, timeout=60))
-        time.sleep(1)
-        assert not any(each.done() for each in waiting)
+    with host(script, SCORING_INIT_GRACE_SECONDS="2") as started, ThreadPoolExecutor() as pool:
+        assert [f["name"] for f in started.functions] == [*KEYED, "v2_health", "health", "web"]
+        assert httpx.get(f"{started.url}/health/live").json() == {"state": "Transitioning"}
+        assert httpx.get(f"{started.url}/health/ready").status_code == 503
+        assert "it goes on in the background" in started.log
+        url = f"{started.url}/score"
+        waiting = [pool.submit(httpx.post, url, content=each, timeout=90) for each in (b"a", b"b")]
+        waiting.append(pool.submit(httpx.get, started.url, timeout=90))
         answers = [each.result() for each in waiting]
         assert time.monotonic() - began >= 20
-        assert [each.status_code for each in answers] == [200] * 6
+        assert [each.status_code for each in answers] == [200] * 3
         scored = [b'["loaded","a"]', b'["loaded","b"]', b"Healthy"]
-        assert [each.content for each in answers] == scored * 2
-        for each in (short, default):
-            assert httpx.get(f"{each.url}/health/ready").json() == {"state": "Healthy"}
+        assert [each.content for each in answers] == scored
+        assert httpx.get(f"{started.url}/health/ready").json() == {"state": "Healthy"}
+
+
+def test_on_a_busy_machine_the_start_stays_within_the_hosts_limit(write_script: WriteScript):
+    """With three triggers and three busy loops beside it; the limit counts from the process start.
+
+    What the machine takes for all but the wait is measured first: it may be more than the limit.
+    """
+    triggers = {
+        "SCORING_INIT_GRACE_SECONDS": "8",
+        "TriggerConnectionString": STORAGE,
+        "ServiceBusConnectionString": "Endpoint=sb://127.0.0.1;SharedAccessKeyName=a;"
+        "SharedAccessKey=a2V5;UseDevelopmentEmulator=true",
+    }
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        with host(write_script(PLAIN, "plain.py"), **triggers) as plain:
+            least = plain.seconds_to_start
+        with host(write_script(SLOW), **triggers) as slow:
+            assert {"score_blob", "score_message"} <= {f["name"] for f in slow.functions}
+            assert "it goes on in the background" in slow.log
+            assert slow.seconds_to_start < max(HOST_LIMIT_SECONDS, 2 * least)
+    finally:
+        for each in busy:
+            each.kill()
+            each.wait()
+
+
+def test_the_grace_counts_from_the_start_of_the_process():
+    """What is left of it, less what the host has still to do."""
+    child = (
+        "import time; time.sleep(2)\n"
+        "from scoring_runtime.functions import app; print(app._process_seconds(), app._left_of(8))"
+    )
+    began = time.monotonic()
+    said = subprocess.run([sys.executable, "-c", child], stdout=subprocess.PIPE, check=True).stdout
+    age, left = map(float, said.split())
+    assert 2 <= age <= time.monotonic() - began
+    assert left == pytest.approx(max(0, 8 - 1.2 * age), abs=0.5)
 
 
 def test_an_init_within_the_grace_is_waited_for(write_script: WriteScript):
     script = write_script("import time\ndef init(): time.sleep(1)\ndef run(data): return data")
     with host(script) as started:
         assert httpx.get(f"{started.url}/health/ready").json() == {"state": "Healthy"}
-        assert 1 <= started.seconds_to_index < 8
         assert "in the background" not in started.log
 
 
-def test_an_init_that_fails_late_ends_the_process(write_script: WriteScript):
-    """So that the host starts another; a request that waits is not scored, the diagnosis says.
+def test_a_failing_init_runs_once_though_the_app_is_imported_for_each_function(
+    write_script: WriteScript, tmp_path: Path
+):
+    """As workers for Python up to 3.12 do; and the diagnosis is written once."""
+    script = write_script(
+        "import pathlib\n"
+        f"def init():\n  with open({str(tmp_path / 'runs')!r}, 'a') as f: f.write('run\\n')\n"
+        "  raise ValueError('no model')\ndef run(data): ...\n"
+    )
+    child = (
+        "for _ in range(3):\n  try: import function_app\n"
+        "  except Exception as error: print(error)\n"
+    )
+    environ = clean_environ(AZUREML_ENTRY_SCRIPT=str(script), SCORING_INIT_GRACE_SECONDS="60")
+    command = [sys.executable, "-c", child]
+    done = subprocess.run(
+        command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert (tmp_path / "runs").read_text() == "run\n"
+    assert (
+        done.stdout.splitlines() == ["User's init function failed. Cause: ValueError: no model"] * 3
+    )
+    assert done.stderr.count("Cause: ValueError: no model") == 1
 
-    The diagnosis goes to standard error itself: log lines wait in a queue of the worker's, and
-    would end with the process.
-    """
+
+def test_warnings_of_a_start_up_are_on_standard_error(write_script: WriteScript, tmp_path: Path):
+    """The host drops the records of a start-up: settings that are none, the script's own."""
+    script = write_script(
+        "import logging\ndef init(): logging.warning('an old model')\ndef run(data): return data"
+    )
+    (tmp_path / "config.json").write_text('{"SCORING_NANN": "null"}')
+    with host(script, AZUREML_CONFIG_FILE=str(tmp_path / "config.json")) as started:
+        httpx.post(f"{started.url}/score", content=b"1")
+        log = started.log
+    assert re.search(r" W \[\d+\] azmlinfsrv - .*SCORING_NANN", log)
+    assert re.search(r" W \[\d+\] root - an old model", log)
+
+
+def test_an_init_that_fails_late_ends_what_waits_with_its_cause_and_then_the_process(
+    write_script: WriteScript,
+):
+    """So that the host starts another; what operators get is standard error, and the messages."""
     script = write_script(LATE_FAILURE)
-    with host(script, SCORING_INIT_GRACE_SECONDS="0.5") as late:
-        with pytest.raises(httpx.TransportError):
-            httpx.post(f"{late.url}/score", content=b"x", timeout=30)
-        assert late.process.wait(20) == 3
+    settings = {"SCORING_INIT_GRACE_SECONDS": "0.5", "TriggerConnectionString": STORAGE}
+    with host(script, **settings) as late, ThreadPoolExecutor() as pool:
+        blob = pool.submit(late.deliver, "score_blob", blob_event("input/a.json", b"1"))
+        answer = httpx.post(f"{late.url}/score", content=b"x", timeout=60)
+        assert answer.status_code == 503
+        assert "model.pkl" not in answer.text  # that is for operators
+        assert "Cause: FileNotFoundError: model.pkl is not there" in blob.result().failure
+        assert late.process.wait(60) == 3
         log = late.log
     assert re.search("^={51}\nUser's init function failed$", log, re.MULTILINE)
     assert f"Where: {script}:5 in init" in log
-    assert log.endswith("\nCause: FileNotFoundError: model.pkl is not there\n")
+    assert "it goes on in the background" in log
 
 
 @pytest.mark.parametrize(
@@ -120,14 +187,15 @@ def test_an_init_that_fails_late_ends_the_process(write_script: WriteScript):
 def test_what_fails_at_once_registers_no_function_and_says_why(
     source: str, message: str, write_script: WriteScript
 ):
-    """The worker's own error names it too; the diagnosis with file and line is in the log."""
+    """Also the message of what the import raises, beside the diagnosis on standard error."""
     script = write_script(source)
     with pytest.raises(RuntimeError, match="exit code 1") as failed, host(script):
         pass
     log = str(failed.value)
     assert message in log
-    assert "CRITICAL:azmlinfsrv:" + "=" * 51 in log
-    assert re.search(r'^\{"error": ".*Traceback', log, re.MULTILINE)
+    assert re.search("^={51}$", log, re.MULTILINE)
+    [raised] = re.findall(r'^(\{"error": .*)$', log, re.MULTILINE)
+    assert message in json.loads(raised)["error"].partition("Traceback")[0]
     assert '"functions":' not in log
 
 
@@ -252,3 +320,16 @@ def test_host_json_keeps_the_urls():
     settings = json.loads((ROOT / "host.json").read_text())
     assert settings["extensions"]["http"]["routePrefix"] == ""
     assert settings["extensionBundle"]["id"] == "Microsoft.Azure.Functions.ExtensionBundle"
+
+
+def test_no_text_of_a_client_looks_like_a_record_of_the_log(write_script: WriteScript):
+    """In what run() raises, and in a blob's name; the worker's own handler writes the records."""
+    script = write_script("def init(): ...\ndef run(data): raise ValueError(data)")
+    forged = "x\nERROR:azmlinfsrv:forged\x1b[31m\u2028"
+    with host(script, TriggerConnectionString=STORAGE) as started:
+        httpx.post(f"{started.url}/score", content=forged.encode())
+        started.deliver("score_blob", blob_event(f"input/{forged}.json", forged.encode()))
+        log = started.log
+    assert log.count("ERROR:azmlinfsrv.user_script:Encountered Exception: Traceback") == 2
+    assert log.count("    ERROR:azmlinfsrv:forged\\x1b[31m\\u2028") == 2
+    assert not re.search("^ERROR:azmlinfsrv:forged|[\x1b\u2028]", log, re.MULTILINE)

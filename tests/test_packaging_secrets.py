@@ -10,7 +10,8 @@ import pytest
 
 from scoring_runtime.connections import AZURITE
 from scoring_runtime.errors import PackagingError
-from scoring_runtime.packaging.secret_texts import MAX_BYTES, check, is_secret
+from scoring_runtime.packaging.secret_texts import MAX_BYTES, check
+from scoring_runtime.secret_values import is_secret
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -222,6 +223,117 @@ def test_the_repository_raises_no_false_alarm() -> None:
     assert len(found) > 100
     check([(str(path.relative_to(REPOSITORY)), path) for path in sorted(found)])
     check([("README.md", REPOSITORY / "README.md"), ("host.json", REPOSITORY / "host.json")])
+
+
+# --- keys and logins ------------------------------------------------------------------------------
+
+KEY, LOGIN, URL = "a private key", "a login", "a password in a URL (//user:…@)"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("id_rsa", KEY),
+        ("keys/id_ed25519", KEY),
+        ("me.ppk", KEY),
+        ("certs/Me.P12", KEY),
+        ("me.pfx", KEY),
+        (".netrc", LOGIN),
+        ("_netrc", LOGIN),
+        (".pgpass", LOGIN),
+        (".pypirc", LOGIN),
+        ("a/.git-credentials", LOGIN),
+        (".docker/config.json", LOGIN),
+        (".aws/credentials", LOGIN),
+        ("home/.kube/config", LOGIN),
+        ("kubeconfig", LOGIN),
+        ("kubeconfig-prod.yaml", LOGIN),
+        ("prod.kubeconfig", LOGIN),
+    ],
+)
+def test_files_of_keys_and_logins_are_refused_by_their_name(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    """Whatever they hold; binary ones too."""
+    _, path = _written(tmp_path, "\0")
+    assert _refusal((name, path)) == f"{name} is {kind}{ADVICE}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "id_rsa.pub",
+        "kubeconfig.py",
+        "kubeconfigs/a.md",
+        "config.json",
+        "docker/config.json",
+        "p12.py",
+        "netrc",
+    ],
+)
+def test_names_that_resemble_those_are_let_through(name: str, tmp_path: Path) -> None:
+    check([(name, _written(tmp_path, "x = 1")[1])])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("-----BEGIN RSA PRIVATE KEY-----", KEY),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----", KEY),
+        ("-----BEGIN PRIVATE KEY-----", KEY),
+        ('"private_key": "-----BEGIN PRIVATE KEY-----\\nMIIE\\n"', KEY),
+        ("-----BEGIN PGP PRIVATE KEY BLOCK-----", KEY),
+        ("PuTTY-User-Key-File-3: ssh-ed25519", KEY),
+        ("postgresql://user:pw@host/db", URL),
+        ("mysql+pymysql://user:s3cr3t@host/db", URL),
+        ("mongodb+srv://user:s3cr3t@host", URL),
+        ("amqp://user:s3cr3t@host//", URL),
+        ("git+https://x-access-token:ghp_16C7e42F@github.com/a/b", URL),
+        ("//registry.npmjs.org/:_authToken=npm_abcdef012345", "a token of a registry"),
+        (f"aws_secret_access_key = {_base64(30)}", "an AWS secret key"),
+        ("    client-key-data: LS0tLS1CRUdJTi", "a Kubernetes login"),
+        ("current-context: prod", "a Kubernetes login"),
+    ],
+)
+def test_keys_and_logins_are_refused_by_what_they_hold(
+    text: str, kind: str, tmp_path: Path
+) -> None:
+    assert _refusal(_written(tmp_path, f"\n{text}\n")) == f"score.py:2 holds {kind}{ADVICE}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-----BEGIN PUBLIC KEY-----",
+        "-----BEGIN CERTIFICATE-----",
+        'if text.startswith("-----BEGIN PRIVATE KEY-----"):',
+        "postgresql://user:password@host/db",
+        "postgresql://{user}:{password}@host",
+        "postgresql://user@host:5432/db@x",
+        "amqp://guest:guest@localhost:5672//",
+        "https://example.org:8080/@scope/package",
+        "//registry.npmjs.org/:_authToken=${NPM_TOKEN}",
+        "aws_secret_access_key = os.environ['AWS_SECRET_ACCESS_KEY']",
+        "print('current-context: x')",
+    ],
+)
+def test_what_only_resembles_a_key_or_login_is_let_through(text: str, tmp_path: Path) -> None:
+    check([_written(tmp_path, f"{text}\n")])
+
+
+@pytest.mark.parametrize("name", ["prod.env", "conf/.env", "a.env.local", ".envrc", "x.tfvars"])
+def test_a_file_of_variables_with_secret_names_is_refused(name: str, tmp_path: Path) -> None:
+    """With the line and the name."""
+    lines = ["# ours", "MODEL=ridge", "export DB_PASSWORD='hunter2'", "API_KEY = abc123", "TOKEN="]
+    _, path = _written(tmp_path, "\n".join(lines))
+    assert _refusal((name, path)) == (
+        f"{name}:3 holds a secret (DB_PASSWORD); {name}:4 holds a secret (API_KEY){ADVICE}"
+    )
+
+
+@pytest.mark.parametrize("line", ["API_KEY=<key>", "TOKEN=$TOKEN", "PASSWORD=changeme", "A=b"])
+def test_a_file_of_variables_without_secrets_is_let_through(line: str, tmp_path: Path) -> None:
+    check([("prod.env", _written(tmp_path, f"{line}\n")[1])])
 
 
 # --- environment variables ------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 
 from scoring_runtime import settings as module
 from scoring_runtime.errors import ConfigurationError
+from scoring_runtime.secret_values import masked
 from scoring_runtime.settings import Settings, environment_name, setting_fields
 
 KEY = "0a1b2c3d-4e5f-6789-ABCD-ef0123456789"
@@ -786,6 +787,62 @@ def test_secrets_are_those() -> None:
     """Settings whose values must not be shown."""
     secret = [each.name for each in setting_fields() if each.metadata["secret"]]
     assert secret == ["cache_url", "redis_password", "app_insights_key"]
+
+
+KEY_OF_BUS = "c2VjcmV0LWtleS1vZi10aGUtbmFtZXNwYWNlLTEyMzQ="
+SECRET_VALUES = [
+    f"DefaultEndpointsProtocol=https;AccountName=acc;AccountKey={KEY_OF_BUS};EndpointSuffix=x.net",
+    f"Endpoint=sb://ns.example.net/;SharedAccessKeyName=a;SharedAccessKey={KEY_OF_BUS}",
+    f"https://acc.blob.core.windows.net/input/{{b}}.json?sv=1&sp=r&sig={KEY_OF_BUS}",
+    f"input/{{blobname}}.json?sv=1&sig={KEY_OF_BUS}",
+    f"rediss://user:{KEY_OF_BUS}@host:6380",
+    f"postgresql://u:{KEY_OF_BUS}@h/db",
+    f"Server=x;User=y;Password={KEY_OF_BUS}",
+    KEY_OF_BUS,
+]
+
+
+@pytest.mark.parametrize("value", SECRET_VALUES)
+@pytest.mark.parametrize(
+    "name", [each.metadata["name"] for each in setting_fields() if not each.metadata["secret"]]
+)
+def test_a_secret_in_a_setting_where_it_does_not_belong_is_refused_and_not_shown(
+    name: str, value: str
+) -> None:
+    """The rest of the value is, so that one sees what was taken for the other."""
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_environ({name: value})
+    said = str(caught.value)
+    assert name in said
+    assert KEY_OF_BUS not in said
+    assert KEY_OF_BUS[:20] not in said
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (SECRET_VALUES[0], "AccountName=acc;AccountKey=***;EndpointSuffix=x.net"),
+        (SECRET_VALUES[4], "rediss://user:***@host:6380"),
+        ("redis://:pa/ss@wo:rd@host", "redis://:***@host"),
+        ("accountkey = abc", "accountkey = ***"),
+        ('{"password": "abc"}', '{"password": "***"}'),
+        ("https://h/score?code=abc&x=1", "https://h/score?code=***&x=1"),
+        ("https://host:443/a@b", "https://host:443/a@b"),
+        ("SharedAccessKeyName=Root", "SharedAccessKeyName=Root"),
+        ("/home/me/models/production/sklearn/regression/model", ""),
+        ("design=abc", ""),
+        ("redis://user@host:6379/0", ""),
+    ],
+)
+def test_what_is_masked(value: str, shown: str) -> None:
+    assert masked(value).endswith(shown or value)
+
+
+@pytest.mark.parametrize("name", ["BLOB_CONNECTION", "SERVICEBUS_CONNECTION"])
+@pytest.mark.parametrize("value", ["UseDevelopmentStorage=true", "a b", "https://x"])
+def test_the_name_of_a_connection_is_a_name(name: str, value: str) -> None:
+    with pytest.raises(ConfigurationError, match="Allowed: the name of a setting"):
+        Settings.from_environ({name: value})
 
 
 def test_repr_does_not_show_secrets() -> None:

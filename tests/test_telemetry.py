@@ -581,3 +581,86 @@ def test_an_access_line_has_no_request_id(
     request_id.set("abc")
     lines = logged([MOMENT], monkeypatch)
     assert capsys.readouterr().out.endswith(f" - {lines[0]}\n")
+
+
+# --- what clients say -----------------------------------------------------------------------------
+
+FORGED = (
+    "a\n2026-01-01 00:00:00,000 E [1] azmlinfsrv - forged\r\x1b[31m\x85\u2028\u2029\u202e\x7f\0"
+)
+
+
+def forged_lines(text: str) -> list[str]:
+    """The lines that begin as a record does and are none of ours, and what could colour them."""
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]", text)
+    return [line for line in text.split("\n") if line.startswith("2026-01-01 00:00:00,000 E [1]")]
+
+
+@pytest.mark.parametrize(
+    ("logger", "handler"),
+    [(each, where) for each in (log, swagger_log, script_log) for where in ("default", "own")]
+    + [(logging.getLogger("asyncio"), "default")],
+    ids=lambda each: getattr(each, "name", each),
+)
+def test_no_text_of_a_client_looks_like_a_record(
+    handler: str, logger: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the message, in an error's traceback and in the id, whatever formats the record."""
+    if handler == "own":
+        write(tmp_path, own_config())
+    configure_logging("INFO", [tmp_path])
+    request_id.set(f"id{FORGED}")
+    logger.error("%s is odd", FORGED)
+    try:
+        raise ValueError(FORGED) from KeyError(FORGED)
+    except ValueError:
+        logger.exception("Encountered Exception while scoring %s", FORGED)
+    out = capsys.readouterr().out
+    assert forged_lines(out) == []
+    assert r"\r\x1b[31m\x85\u2028\u2029\u202e\x7f\x00" in out
+    assert "\n    Traceback (most recent call last):\n" in out
+
+
+def test_what_a_script_says_itself_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its lines and colours are its own."""
+    configure_logging("INFO", [])
+    redirect_print()
+    print("two\nlines", "\x1b[32mgreen")
+    logging.getLogger("of.the.user").info("three\n\nlines")
+    out = capsys.readouterr().out
+    assert "two\nlines \x1b[32mgreen\n" in out
+    assert "three\n\nlines\n" in out
+
+
+def test_an_access_line_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines beside it are left alone."""
+    configure_logging("INFO", [])
+
+    async def add() -> None:
+        access = AccessLog()
+        for line in ("POST /score 200", f"POST /{FORGED} 404", "POST /grüße 404"):
+            access.add(asyncio.get_running_loop(), line)
+        access.flush()
+
+    asyncio.run(add())
+    out = capsys.readouterr().out
+    assert forged_lines(out) == []
+    first, odd, last = (message for *_, message in parsed(out))
+    assert (first, last) == ("POST /score 200", "POST /grüße 404")
+    assert odd.startswith(r"POST /a\n2026-01-01 00:00:00,000 E [1] azmlinfsrv - forged\r\x1b")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("input/a b.json", "input/a b.json"),
+        ("日本語 😀 é", "日本語 😀 é"),
+        ("a\tb\nc", r"a\tb\nc"),
+        ("\udc80", r"\udc80"),
+        ("a\u200db", r"a\u200db"),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    assert telemetry.printable(text) == shown

@@ -1,53 +1,127 @@
-"""The function app: every trigger that the settings ask for, on one runtime."""
+"""The function app: every trigger that the settings ask for, on one runtime.
+
+Of a start-up the Functions host passes on what is written to standard error, and the message of
+what the import of ``function_app.py`` raises; log records outside of invocations it drops.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import sys
+import threading
+import time
+from collections.abc import Mapping
 from concurrent import futures
+from pathlib import Path
 
 import azure.functions as func
 
+from .. import standard_streams
 from ..caching import caching
 from ..connections import triggers
-from ..diagnosis import diagnosis
-from ..errors import ConfigurationError
+from ..diagnosis import diagnosis, summary
+from ..errors import ConfigurationError, EntryScriptFailed, NotStarted
+from ..messages import Score, ScoringRequest, ScoringResponse
 from ..outcomes import Scoring
-from ..runtime import Runtime
-from ..telemetry import log, quiet_sdks
+from ..runtime import Runtime, build
+from ..settings import Settings
+from ..telemetry import LineFormatter, log, quiet_sdks
 from . import blob, http
 
 EXIT_CANNOT_START = 3
+_LAST_SECONDS = 2.0
+_AND_AFTER = 1.2
+_PLACEHOLDER_SECONDS = 60
+_IMPORTED = time.monotonic()
+_failures: dict[Settings, BaseException] = {}
 
 
-def create_app(runtime: Runtime) -> func.FunctionApp:
-    """The function app for a runtime, once its ``init()`` is done or its grace has passed.
+def create_app(environ: Mapping[str, str], app_root: Path) -> func.FunctionApp:
+    """The function app, once ``init()`` is done or its grace has passed.
 
-    The worker imports ``function_app.py`` inside the host's start-up limit (10 s on Python 3.13),
-    so loading it waits ``SCORING_INIT_GRACE_SECONDS`` at most. An ``init()`` that takes longer
-    goes on in the background and invocations wait for it; if it fails then, the process ends, so
-    that the host starts another and nothing is taken from a queue meanwhile.
+    An ``init()`` that takes longer than ``SCORING_INIT_GRACE_SECONDS`` goes on in the background
+    and invocations wait for it; if it fails then, they end with the cause, and soon after the
+    process, so that the host starts another.
+
+    Args:
+        environ: the settings.
+        app_root: where ``function_app.py`` lies; the default of ``AML_APP_ROOT``.
 
     Raises:
-        EntryScriptError, ConfigurationError: within the grace; no function is registered then.
+        StartError: no function is registered; the message has the cause. Workers for Python up to
+            3.12 import ``function_app.py`` again for each function, and get the same error.
     """
+    standard_streams.install()
+    try:
+        settings = Settings.from_environ(environ, defaults={"AML_APP_ROOT": str(app_root)})
+    except ConfigurationError as error:
+        print(diagnosis(error), file=sys.stderr, flush=True)
+        raise
+    if settings not in _failures:
+        try:
+            return _started(settings)
+        except Exception as error:
+            _tell(error, settings)
+    raise _failures[settings]
+
+
+def _tell(error: BaseException, settings: Settings) -> None:
+    print(diagnosis(error, settings), file=sys.stderr, flush=True)
+    told = isinstance(error, EntryScriptFailed)
+    _failures[settings] = EntryScriptFailed(summary(error, settings)) if told else error
+
+
+def _started(settings: Settings) -> func.FunctionApp:
     quiet_sdks()
-    log.setLevel(runtime.settings.log_level)
-    for warning in runtime.settings.warnings:
+    log.setLevel(settings.log_level)
+    runtime = build(settings)
+    app = func.FunctionApp()
+    _register(app, runtime)  # imports the triggers' SDKs, before the wait
+    _log_to_stderr_until_started(runtime)
+    for warning in settings.warnings:
         log.warning("%s", warning)
     runtime.start()
-    grace = runtime.settings.init_grace_seconds
-    try:
-        started = runtime.wait_started(grace)
-    except Exception as error:
-        log.critical("%s", diagnosis(error, runtime.settings))
-        raise
-    if not started:
-        log.warning("init() takes longer than %s s; it goes on in the background.", grace)
-        runtime.on_started(lambda future: _end_if_failed(future, runtime))
-    app = func.FunctionApp()
-    _register(app, runtime)
+    if not runtime.wait_started(_left_of(settings.init_grace_seconds)):
+        log.warning(
+            "init() takes longer than %s s after the start of the process; it goes on in the "
+            "background.",
+            settings.init_grace_seconds,
+        )
+        runtime.on_started(lambda future: _end_if_failed(future, settings))
     return app
+
+
+def _left_of(grace: float) -> float:
+    """What is left of a grace that counts from the start of the process, as the host's limit does.
+
+    What comes after the wait takes a part of what came before it, more on a busy machine. A process
+    that had waited for its app as a placeholder is much older.
+    """
+    age = _process_seconds()
+    return grace if age > _PLACEHOLDER_SECONDS else max(0.0, grace - _AND_AFTER * age)
+
+
+def _process_seconds() -> float:
+    """The age of this process; without Linux's /proc since this module was imported.
+
+    Source: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html (starttime)
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks
+    except (OSError, ValueError, IndexError, AttributeError):
+        return time.monotonic() - _IMPORTED
+
+
+def _log_to_stderr_until_started(runtime: Runtime) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(LineFormatter())
+    logging.getLogger().addHandler(handler)
+    runtime.on_started(lambda _: logging.getLogger().removeHandler(handler))
 
 
 def _register(app: func.FunctionApp, runtime: Runtime) -> None:
@@ -55,7 +129,8 @@ def _register(app: func.FunctionApp, runtime: Runtime) -> None:
     cached = caching(runtime, "FUNCTIONS_WORKER_PROCESS_COUNT")
     if "http" in wanted:
         http.register(app, runtime, cached)
-    scoring = Scoring(runtime, cached.score, access_log=False)  # the host logs each invocation
+    # The host logs each invocation.
+    scoring = Scoring(runtime, _telling_why(runtime.settings, cached.score), access_log=False)
     if "blob" in wanted:
         blob.register(app, runtime, scoring)
     if "service_bus" in wanted:
@@ -73,10 +148,29 @@ def _register_service_bus(app: func.FunctionApp, runtime: Runtime, scoring: Scor
     service_bus.register(app, runtime, scoring)
 
 
-def _end_if_failed(future: futures.Future[object], runtime: Runtime) -> None:
+def _telling_why(settings: Settings, score: Score) -> Score:
+    """``score`` whose error says why ``init()`` has failed: it is for operators alone."""
+
+    async def scored(request: ScoringRequest) -> ScoringResponse:
+        if settings in _failures:
+            # The process is about to end. To fail at once would use up the input's deliveries.
+            await asyncio.sleep(2 * _LAST_SECONDS)
+        try:
+            return await score(request)
+        except NotStarted as error:
+            raise NotStarted(str(_failures.get(settings, error))) from error
+
+    return scored
+
+
+def _end_if_failed(future: futures.Future[object], settings: Settings) -> None:
     error = future.exception()
-    if error is None:
-        return
-    # The worker's log handler puts lines into a queue, which would end with the process.
-    print(diagnosis(error, runtime.settings), file=sys.stderr, flush=True)
+    if error is not None:
+        _tell(error, settings)
+        # Once the invocations that waited have been answered.
+        threading.Timer(_LAST_SECONDS, _end).start()
+
+
+def _end() -> None:
+    standard_streams.settle()
     os._exit(EXIT_CANNOT_START)

@@ -10,8 +10,8 @@ from typing import Any
 from ..blob_paths import blob_paths, refuse_shared_documents
 from ..connections import blob_name, service_bus_name
 from ..errors import ConfigurationError, PackagingError
+from ..secret_values import is_secret, masked
 from ..settings import Settings, setting_fields
-from .secret_texts import is_secret
 from .sources import entry_script_name
 from .specification import (
     FUNCTIONS,
@@ -188,8 +188,8 @@ def _check_name(name: str) -> None:
     """A shell can set no others, and the commands that are printed name them."""
     if not _NAME.fullmatch(name):
         raise PackagingError(
-            f"{name!r} cannot be the name of a setting: allowed are letters (a-z, A-Z), digits and "
-            "'_', the first no digit."
+            f"{masked(name)!r} cannot be the name of a setting: allowed are letters (a-z, A-Z), "
+            "digits and '_', the first no digit."
         )
 
 

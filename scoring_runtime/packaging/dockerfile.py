@@ -71,14 +71,17 @@ RUN packages() {{ {install} --log /tmp/pip.log -r requirements.txt{more}; }}; \\
     }}
 """
 
-# Outside Azure the Functions worker finds an app's packages by PYTHONPATH only.
+# Outside Azure the Functions worker finds an app's packages by PYTHONPATH only, and puts its own
+# before them (its older protobuf breaks onnx) unless its dependencies are isolated.
 # https://github.com/Azure/azure-functions-python-worker (worker.py)
 _FUNCTIONS_STAGE = """
 FROM ${{BASE_IMAGE:-{image}}} AS functions
 ENV AzureWebJobsScriptRoot=/home/site/wwwroot \\
     AzureFunctionsJobHost__Logging__Console__IsEnabled=true \\
     FUNCTIONS_WORKER_RUNTIME=python \\
-    PYTHONPATH={pythonpath}
+    PYTHON_ISOLATE_WORKER_DEPENDENCIES=1 \\
+    PYTHONPATH={pythonpath} \\
+    PYTHONUNBUFFERED=1
 COPY --from=functions-packages /packages/ {pythonpath}/
 {models}COPY scoring_runtime/ /home/site/wwwroot/scoring_runtime/
 RUN python -m compileall -q --invalidation-mode checked-hash /home/site/wwwroot/scoring_runtime

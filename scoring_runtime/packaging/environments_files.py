@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PackagingError
+from ..secret_values import is_secret
 
 LARGEST_BYTES = 10 << 20
 """No file that describes an environment is larger."""
@@ -17,14 +18,6 @@ INSTALL = 'pip install "scoring-runtime[package]"'
 _USER = re.compile(r"(?P<scheme>[\w.+-]*)://(?P<user>[^/@\s]+)@")
 _SIGNATURE = re.compile(
     r"(?i)(?<=[?&;])(sig|token|access_token|api_?key|password|code)=[^&;\s]{4,}"
-)
-_SECRET_VALUE = re.compile(
-    r"(?i)\b(AccountKey|SharedAccessKey|SharedAccessSignature|password|pwd|ClientSecret)\s*=\s*\S"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
-_SECRET_NAME = re.compile(
-    r"(?i)(password|passwd|secret|connection_?string|(access|account|api|storage|primary|secondary)"
-    r"_?key|(auth|access|sas|bearer|api)_?token)$"
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SHOWN = 120
@@ -189,14 +182,10 @@ def _variable(name: str, value: object, where: str) -> str:
         raise PackagingError(
             f"{where}: the value of {name} has a line break or another control character."
         )
-    if text and not text.startswith("@Microsoft.KeyVault(") and _is_secret(name, text):
+    signs_in = is_secret(name, text) or text != without_credentials(text)
+    if text and not text.startswith("@Microsoft.KeyVault(") and signs_in:
         raise PackagingError(
             f"{where}: {name} looks like a secret, and secrets are never written into an image. "
             f"Take it out, and set {name} where the image runs."
         )
     return text
-
-
-def _is_secret(name: str, text: str) -> bool:
-    found = _SECRET_NAME.search(name) or _SECRET_VALUE.search(text)
-    return bool(found) or text != without_credentials(text)

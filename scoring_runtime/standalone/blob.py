@@ -12,7 +12,7 @@ from time import monotonic
 
 from ..blob_paths import BlobPaths, Documents
 from ..errors import InputTooLarge, NotServing, RunFailed, Stopping, TriggerTrouble
-from ..outcomes import Outcome, Scoring, Verdict, blob_request, directed, failed, printable
+from ..outcomes import Outcome, Scoring, Verdict, blob_request, directed, failed
 from ..request_ids import RandomIds
 from ..runtime import Runtime
 from ..telemetry import log
@@ -157,7 +157,7 @@ class BlobTrigger:
             self._has_trouble(error)
             self._not_before[found.name] = monotonic() + 1
         except Exception:
-            log.exception("Encountered Exception while scoring %s", printable(found.name))
+            log.exception("Encountered Exception while scoring %s", found.name)
             self._not_before[found.name] = monotonic() + _LONGEST_PAUSE
         finally:
             del self._in_flight[found.name]
@@ -198,9 +198,7 @@ class BlobTrigger:
         if outcome.verdict is Verdict.FAILED and attempts < most:
             await claim.count(attempts)
             self._not_before[found.name] = monotonic() + min(2.0**attempts / 2, _LONGEST_PAUSE)
-            log.warning(
-                "%s failed at try %s of %s; it is tried again.", printable(path), attempts, most
-            )
+            log.warning("%s failed at try %s of %s; it is tried again.", path, attempts, most)
             return None
         return outcome
 
@@ -219,8 +217,8 @@ class BlobTrigger:
             await self._place.remove(other)
             self._receipts.pop(other, None)
         if not scored:
-            shown = printable(found.name)
-            log.error("%s cannot be scored: %s See %s", shown, _sentence(outcome), printable(name))
+            shown = found.name
+            log.error("%s cannot be scored: %s See %s", shown, _sentence(outcome), name)
 
     async def _drain(self) -> None:
         tasks = list(self._in_flight.values())

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from .. import standard_streams
 from ..telemetry import log, request_id
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
@@ -133,6 +134,7 @@ class Supervisor:
         sys.stderr.flush()
         if self._count == 1:
             sys.exit(code)  # with what the script has left to be done at the end
+        standard_streams.settle()
         os._exit(code)
 
     def _ended(self, pid: int, code: int) -> str:

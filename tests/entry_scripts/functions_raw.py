@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from pathlib import Path
 
 from azureml.contrib.services.aml_request import rawhttp
 from azureml.contrib.services.aml_response import AMLResponse
@@ -57,8 +58,10 @@ def streamed_invocation(request):
 
 
 def busy(request):
-    until = time.monotonic() + 1
-    while time.monotonic() < until:
+    """Compute until a file is there, a minute at most; another file says that it has begun."""
+    Path(request.args["began"]).touch()
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not Path(request.args["until"]).exists():
         pass
     return echo(request)
 
