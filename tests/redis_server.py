@@ -8,6 +8,7 @@ in a proxy of a few lines before Valkey: the client's side, which is what is tes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -190,7 +191,11 @@ class Proxy:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(_copy(reader, inner[1]), _copy(inner[0], writer, lambda: self.delay))
+        # asyncio's streams report a task of theirs that was cancelled.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(
+                _copy(reader, inner[1]), _copy(inner[0], writer, lambda: self.delay)
+            )
 
 
 async def _copy(
