@@ -121,12 +121,15 @@ def model_folder(
 def entry_of(model: Path, file: str | None = None) -> Path:
     """The file of this name in a model's folder; without one its only file or folder, or itself.
 
+    It may be in the only folder of the model's.
+
     Raises:
         ModelNotFound: no such file; the message lists what there is.
     """
     if file is not None:
-        if (model / file).exists():
-            return model / file
+        for folder in (model, entry_of(model)):  # a folder that was registered keeps its name
+            if (folder / file).exists():
+                return folder / file
         raise ModelNotFound(
             f"There is no {file} in {model}.{_near(file, _files(model))}\n" + _shown(model)
         )

@@ -234,7 +234,8 @@ def _model(text: str, registry: str | None) -> PackagedModel:
             "'=' out for a model of the registry."
         )
     if equals:
-        return model_files.from_path(name, int(version or 1), Path(path))
+        content = path == "." or path.rstrip("/").endswith("/.")
+        return model_files.from_path(name, int(version or 1), Path(path), content=content)
     return model_files.from_registry(Path(registry or DEFAULT_REGISTRY), name, version or None)
 
 

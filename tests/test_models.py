@@ -292,6 +292,7 @@ def test_the_only_entry_or_the_folder(files: list[str], path: str, tmp_path: Pat
         ("pair", "b.onnx", "pair/1/b.onnx"),
         ("digits", "saved/labels.txt", "digits/3/saved/labels.txt"),
         ("digits", "saved", "digits/3/saved"),
+        ("digits", "labels.txt", "digits/3/saved/labels.txt"),
         ("iris", "iris.pkl", "iris/10/iris.pkl"),
     ],
 )
@@ -410,7 +411,6 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     ("file", "hint"),
     [
         ("label.txt", " Did you mean saved/labels.txt?"),
-        ("labels.txt", " Did you mean saved/labels.txt?"),
         ("other/weights.bin", " Did you mean saved/weights.bin?"),
         ("xyz", ""),
     ],

@@ -24,7 +24,7 @@ from .contents import Contents, contents, resolved
 from .document import DOCUMENT, Document, changed_by_hand, digest_of, files_below
 from .document import read as read_document
 from .model_files import ModelFile, check_place, is_same, model_files, place
-from .specification import MODELS, Context, PackagedModel, Specification
+from .specification import MODELS, NOTES, Context, PackagedModel, Specification
 
 try:
     import fcntl
@@ -119,7 +119,7 @@ def _previous(output: Path, overwrite: bool) -> Document | None:
 
 def _changes(output: Path, document: Document) -> list[str]:
     try:
-        return changed_by_hand(output, document, MODELS)
+        return changed_by_hand(output, document, MODELS, NOTES)
     except OSError as error:
         place = error.filename or output
         raise PackagingError(
