@@ -20,7 +20,7 @@ from typing import NamedTuple
 from .. import manifest, registry
 from ..errors import ModelDamaged, ModelNotFound, PackagingError, RegistrationError
 from ..manifest import METADATA_FILE, FileDigest, Manifest, Progress
-from ..model_kinds import kind_of, libraries
+from ..model_kinds import agreeing, kind_of, libraries
 from ..models import is_version_folder
 from .document import DOCUMENT, digest_of
 from .source_folder import check_name, first_missing, near_misses
@@ -54,10 +54,10 @@ def from_path(name: str, version: int, path: Path, *, content: bool = False) -> 
     registered = is_version_folder(real) and manifest.is_noted(path)
     noted = _noted(path) if registered else None
     kind = noted.kind if noted else kind_of(path)
-    versions = noted.libraries if noted else libraries(kind, path)
+    versions = agreeing(noted.libraries, path) if noted else libraries(kind, path)
     plain = content or is_version_folder(real) or not os.path.isdir(path)
     folder = "" if plain else _checked_folder(name, real)
-    return PackagedModel(name, version, path, registered, kind, dict(versions), folder)
+    return PackagedModel(name, version, path, registered, kind, versions, folder)
 
 
 def _checked_folder(name: str, path: Path) -> str:
@@ -92,7 +92,8 @@ def from_registry(root: Path, name: str, version: int | str | None = None) -> Pa
         return from_path(name, record.version, record.path)
     noted = record.manifest
     kind = noted.kind or kind_of(record.path)
-    return PackagedModel(name, record.version, record.path, True, kind, dict(noted.libraries))
+    versions = agreeing(noted.libraries, record.path)
+    return PackagedModel(name, record.version, record.path, True, kind, versions)
 
 
 def _check_path(name: str, path: Path) -> None:
