@@ -150,10 +150,10 @@ def notes_folder(registry: Path) -> Path:
     """Where the metadata of a registry are, or would be."""
     real = Path(os.path.realpath(registry))
     beside, inside = real.parent / f"{real.name}{_SUFFIX}", real / _SUFFIX
-    if beside.is_dir():
+    if os.path.isdir(beside):
         return beside
-    alone = os.path.ismount(real) or (real.exists() and not os.access(real.parent, os.W_OK))
-    return inside if alone or inside.is_dir() else beside
+    alone = os.path.ismount(real) or (os.path.exists(real) and not os.access(real.parent, os.W_OK))
+    return inside if alone or os.path.isdir(inside) else beside
 
 
 def notes_file(folder: Path) -> Path:

@@ -60,6 +60,8 @@ def _add_environment(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--requirements", metavar="FILE", help="pip requirements of the script")
     package = "one more package, such as 'pillow>=10'; may be given several times"
     _repeated(group, "--pip-package", "PACKAGE", package)
+    missing = "package although nothing provides a module that the script or a model needs"
+    group.add_argument("--allow-missing", action="store_true", help=missing)
     setting = (
         "a setting of the runtime, or a variable of the script, in the image; of a secret only "
         "the name is kept; may be given several times"

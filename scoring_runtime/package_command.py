@@ -66,6 +66,7 @@ def _made(specification: Specification, options: argparse.Namespace) -> Context:
             progress=bar,
             resolve=not options.no_resolve,
             overwrite=options.overwrite,
+            allow_missing=options.allow_missing,
         )
     finally:
         if bar is not None:

@@ -1,4 +1,4 @@
-"""What a pickle says of itself in plain bytes; nothing of it is run.
+"""What a model's file says of itself in plain bytes; nothing of it is run.
 
 Looked for are the forms in which :mod:`pickletools` documents that a module is named (``GLOBAL``,
 ``STACK_GLOBAL``) and a text is written, wherever they stand: joblib writes arrays between them,
@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import mmap
 import os
 import re
 import zlib
@@ -39,6 +40,10 @@ _STACK_GLOBAL = re.compile(
     re.DOTALL,
 )
 _VERSION = re.compile(rb"_sklearn_version(?:\x94|q.|r.{4})?(?:[\x8cU](.)|X(.)\0\0\0)", re.DOTALL)
+
+
+# external_data of a TensorProto: the entry "location" (onnx.proto).
+_LOCATION = re.compile(rb"\x0a\x08location\x12(.)", re.DOTALL)
 
 
 class Said(NamedTuple):
@@ -74,6 +79,15 @@ def _said(path: Path, size: int, written: int) -> Said:
     except (OSError, EOFError, zlib.error, lzma.LZMAError):
         pass  # whoever loads it says so
     return Said(frozenset(map(bytes.decode, modules)), version.decode())
+
+
+def weights(path: Path) -> set[str]:
+    """The files, by their paths beside it, in which an ONNX file says that its weights lie."""
+    if not os.path.getsize(path):
+        return set()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        places = {text[m.end() : m.end() + m[1][0]] for m in _LOCATION.finditer(text)}
+    return {place.decode(errors="replace") for place in places}
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

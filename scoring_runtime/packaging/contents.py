@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PackagingError
-from ..model_kinds import UNKNOWN
+from ..model_kinds import UNKNOWN, pickles
+from ..pickled import said
 from ..release import VERSION
 from . import host_files, resolution, secret_texts
 from .app_settings import (
@@ -22,9 +23,9 @@ from .app_settings import (
 from .dockerfile import dockerfile, dockerignore
 from .document import Document, digest_of
 from .imported_modules import uncovered
-from .model_files import model_files
+from .model_files import ModelFile, model_files
 from .requirements import models_environment, other_requirements, requirements_text
-from .sources import entry_script_name, source_files
+from .sources import beside, entry_script_name, misplaced, reached, source_files
 from .specification import (
     DEFAULT_PYTHON,
     ROOTS,
@@ -32,6 +33,7 @@ from .specification import (
     TARGETS,
     WHEELS,
     Environment,
+    PackagedModel,
     RequiredSetting,
     Specification,
 )
@@ -44,7 +46,8 @@ _TRIGGERS = ("http", "blob", "service_bus")
 class Contents:
     """The ``files`` of a context by path with ``/``, and what was found out about it.
 
-    ``about`` are the fields of a :class:`Context` but its path.
+    ``about`` are the fields of a :class:`Context` but its path, ``missing`` says what a model or
+    the script cannot do without and nothing provides.
     """
 
     files: Mapping[str, bytes | Path]
@@ -54,6 +57,21 @@ class Contents:
     python: str
     wheels: tuple[Path, ...]
     warnings: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+
+def files_of(specification: Specification, model: PackagedModel) -> list[ModelFile]:
+    """The files of a model; without a script also what its one file needs of what lies beside it.
+
+    Raises:
+        PackagingError: as :func:`.model_files.model_files`, of which they are.
+    """
+    own = model_files(model)
+    if specification.entry_script is not None or os.path.isdir(model.path):
+        return own
+    place = own[0].target.removesuffix(model.path.name)
+    more = [ModelFile(f"{place}{name}", path) for name, path in beside(model.path)]
+    return [*own, *(each for each in more if each.target != own[0].target)]
 
 
 def contents(specification: Specification, *, leave_out: Collection[Path] = ()) -> Contents:
@@ -97,15 +115,45 @@ def contents(specification: Specification, *, leave_out: Collection[Path] = ()) 
         "required": required,
         "source_files": tuple(name for name, _ in source),
     }
+    missing, rest = _missing(specification, source, requirements.splitlines())
     warnings = (
         *environment.notes,
         *notes,
         *unknown_settings(specification),
         *_packaged_twice(specification, source),
-        *uncovered(source, requirements.splitlines()),
+        *_misplaced(specification),
+        *missing,
+        *rest,
     )
-    python = document.python
-    return Contents(files, document, about, requirements, python, environment.wheels, warnings)
+    python, wheels = document.python, environment.wheels
+    return Contents(files, document, about, requirements, python, wheels, warnings, missing)
+
+
+def _missing(
+    specification: Specification, source: list[tuple[str, Path]], requirements: list[str]
+) -> tuple[tuple[str, ...], list[str]]:
+    """What the script or a model cannot do without, and what only other files import.
+
+    What a base image of the user's has nobody knows.
+    """
+    script, models = specification.entry_script, specification.models
+    pickled = {
+        f"The model {model.name} ({each.name})": sorted(said(each).modules)
+        for model in models
+        for each in pickles(model.path)
+    }
+    code, folders = [], [Path(os.path.abspath(each.path)).parent for each in models]
+    if script is None:
+        own = (each for model in models for each in files_of(specification, model))
+        code, folders = [(each.target.split("/", 3)[3], each.path) for each in own], []
+    else:
+        folders += [Path(os.path.abspath(script)).parent, specification.source_dir or Path()]
+    found = uncovered([*source, *code], requirements, pickled=pickled, folders=folders)
+    needed = {*pickled, *(name for name, _ in code), *(reached(specification) if script else ())}
+    if specification.environment.base_image:
+        needed = set()
+    missing = tuple(sentence for sentence, name in found.items() if name in needed)
+    return missing, [sentence for sentence in found if sentence not in missing]
 
 
 def _environment(specification: Specification) -> Environment:
@@ -127,11 +175,22 @@ def _packaged_twice(
         return
     taken = {_identity(path) for _, path in source}
     for model in specification.models:
-        if any(_identity(file.path) in taken for file in model_files(model)):
+        if any(_identity(file.path) in taken for file in files_of(specification, model)):
             yield (
                 f"The model {model.name} at {model.path} is in the source folder too, so it is "
                 "packaged twice: name it in .scoringignore unless the script opens it there."
             )
+
+
+def _misplaced(specification: Specification) -> Iterable[str]:
+    if specification.entry_script is None:
+        return ()
+    models = {}
+    for each in specification.models:
+        names = [file.target.split("/", 3)[3] for file in model_files(each)]
+        folder = each.path if each.folder else each.path / names[0].partition("/")[0]
+        models[f"{each.name}={folder}/."] = names
+    return misplaced(specification, models)
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -149,7 +208,7 @@ def _check_model_texts(specification: Specification) -> None:
     for model in specification.models:
         again = ", and register it again" if model.registered else ""
         advice = f"take it out of the model, {model.path}{again}."
-        secret_texts.check(model_files(model), advice)
+        secret_texts.check(files_of(specification, model), advice)
 
 
 def resolved(content: Contents, previous: Document | None, resolve: bool) -> Document:

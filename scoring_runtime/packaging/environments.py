@@ -64,8 +64,13 @@ def from_conda_document(document: object, where: str, *, folder: Path = Path()) 
     Raises:
         PackagingError: something in it cannot be used; the message names the entry.
     """
-    content = fields(document, _CONDA_KEYS, where)
     found, left_out, python = Found(), list[str](), ""
+    content = document if isinstance(document, dict) and "dependencies" in document else {}
+    unknown = [str(key) for key in content if key not in _CONDA_KEYS]
+    if unknown:  # as conda itself does
+        found.notes.append(f"{where}: {shown(', '.join(unknown))} is not used.")
+    known = {key: content[key] for key in content if key in _CONDA_KEYS}
+    content = fields(known or document, _CONDA_KEYS, where)
     for number, entry in enumerate(_listed(content.get("dependencies"), f"{where}: dependencies")):
         place = f"{where}: dependencies[{number}]"
         if isinstance(entry, dict):

@@ -17,6 +17,7 @@ which is warned about, and modules that are found by changing ``sys.path`` need 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -26,6 +27,8 @@ from posixpath import normpath
 from typing import TypeVar
 
 from ..errors import PackagingError
+from ..model_kinds import ONNX, kind_of, pickles
+from ..pickled import said, weights
 from . import ignore_rules
 from .import_statements import Import, imports_of, names_bound, paths_named, places
 from .source_folder import (
@@ -42,6 +45,7 @@ Warn = Callable[[str], None]
 _Found = TypeVar("_Found")
 _MODULE_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 _LISTED = 1000
+_SAMPLES = ("sample_input.json", "sample_input.csv")
 
 
 def source_files(
@@ -75,10 +79,73 @@ def source_files(
     imports = _imports_of_entry(specification, folder / name, warn)
     if specification.source_dir is not None:
         return sorted(files(selection, ""))
+    imports += [Import(0, each) for model in specification.models for each in _pickled(model.path)]
     found = _with_imports(selection, name, imports, warn)
     for sentence in _not_taken(selection, found, specification.models):
         warn(sentence)
     return sorted(found.items())
+
+
+def reached(specification: Specification) -> set[str]:
+    """The entry script and the modules that it imports, by their paths below ``source/``."""
+    folder, name = _located(specification)
+    rules = ignore_rules.read(folder)
+    selection = Selection(folder, os.path.realpath(folder), rules, frozenset())
+    imports = _imports_of_module(folder / name, _untold)
+    return {*_with_imports(selection, name, imports, _untold)}
+
+
+def misplaced(specification: Specification, models: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    """A warning for each file of a model that the script opens where it does not lie.
+
+    Azure ML kept the name of a folder, so the script may name it. Nothing is said of scripts that
+    look for the folder themselves.
+
+    Args:
+        specification: its entry script is looked at.
+        models: the files of each by their paths below the version, by its ``--model`` option.
+    """
+    folder, script = _located(specification)
+    text = _read(folder / script, lambda content: content.decode(errors="replace"))
+    if "AZUREML_MODEL_DIR" not in text or re.search("get_model_path|listdir|glob|walk", text):
+        return
+    named = {normpath(each): line for line, each in reversed(_paths_named(folder / script))}
+    for option, files in models.items():
+        there = {*files}
+        [top, *more] = {each.partition("/")[0] for each in there}
+        if more or any(top in each.split("/") for each in named):
+            continue
+        for each in (each for each in named if f"{top}/{each}" in there):
+            yield (
+                f"{script} line {named[each]} names {each}, which lies in the folder {top}/ of the "
+                f"model, as in Azure ML. If the script opens it beside that: --model {option}."
+            )
+
+
+def beside(model: Path) -> list[tuple[str, Path]]:
+    """What a model's file needs of what lies beside it, as ``(path below its folder, path)``.
+
+    Those are the modules that its pickle names, what these import and name, the files that hold
+    the weights of an ONNX model, and samples.
+    """
+    folder = model.parent
+    rules = ignore_rules.read(folder)
+    selection = Selection(folder, os.path.realpath(folder), rules, frozenset())
+    imports = [Import(0, each) for each in _pickled(model)]
+    found = _with_imports(selection, model.name, imports, _untold)
+    named = [*_SAMPLES, *(text for name in found for _, text in _paths_named(found[name]))]
+    named += weights(model) if kind_of(model) == ONNX else ()
+    relative = (normpath(name) for name in named if not name.startswith("/"))
+    found |= {name: folder / name for name in relative if _is_left(selection, name, ())}
+    return sorted((name, path) for name, path in found.items() if os.path.isfile(path))
+
+
+def _untold(sentence: str) -> None:
+    """It is said elsewhere."""
+
+
+def _pickled(path: Path) -> list[str]:
+    return sorted(module for each in pickles(path) for module in said(each).modules)
 
 
 def entry_script_name(specification: Specification) -> str:
