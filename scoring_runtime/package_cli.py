@@ -51,7 +51,7 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--entry-script", metavar="FILE", help=script)
     whole = "folder of the script, taken whole (default: the script and the modules it imports)"
     group.add_argument("--source-dir", metavar="FOLDER", help=whole)
-    config = "inferenceconfig.json with script, source folder and environment"
+    config = "inferenceconfig.json, or a deployment's YAML, with script, folder and environment"
     group.add_argument("--inference-config", metavar="FILE", help=config)
 
 

@@ -195,7 +195,7 @@ def _path(text: str | None) -> Path | None:
 def _environments(options: argparse.Namespace) -> list[Environment]:
     found = []
     if options.conda:
-        found.append(environments.from_conda(Path(options.conda)))
+        found.append(inference_config.packages(Path(options.conda)))
     if options.requirements:
         found.append(environments.from_requirements(Path(options.requirements)))
     if options.pip_package:

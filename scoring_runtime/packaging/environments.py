@@ -65,12 +65,11 @@ def from_conda_document(document: object, where: str, *, folder: Path = Path()) 
         PackagingError: something in it cannot be used; the message names the entry.
     """
     found, left_out, python = Found(), list[str](), ""
-    content = document if isinstance(document, dict) and "dependencies" in document else {}
-    unknown = [str(key) for key in content if key not in _CONDA_KEYS]
-    if unknown:  # as conda itself does
-        found.notes.append(f"{where}: {shown(', '.join(unknown))} is not used.")
-    known = {key: content[key] for key in content if key in _CONDA_KEYS}
-    content = fields(known or document, _CONDA_KEYS, where)
+    if isinstance(document, dict) and "dependencies" in document:  # conda passes over the others
+        unknown = [each for each in document if each not in _CONDA_KEYS]
+        found.notes += [f"{where}: the key {shown(each)} is not used." for each in unknown]
+        document = {key: each for key, each in document.items() if key in _CONDA_KEYS}
+    content = fields(document, _CONDA_KEYS, where)
     for number, entry in enumerate(_listed(content.get("dependencies"), f"{where}: dependencies")):
         place = f"{where}: dependencies[{number}]"
         if isinstance(entry, dict):

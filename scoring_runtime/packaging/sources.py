@@ -110,8 +110,8 @@ def misplaced(specification: Specification, models: Mapping[str, Iterable[str]])
     if "AZUREML_MODEL_DIR" not in text or re.search("get_model_path|listdir|glob|walk", text):
         return
     named = {normpath(each): line for line, each in reversed(_paths_named(folder / script))}
-    for option, files in models.items():
-        there = {*files}
+    for option, inside in models.items():
+        there = {*inside}
         [top, *more] = {each.partition("/")[0] for each in there}
         if more or any(top in each.split("/") for each in named):
             continue
