@@ -259,7 +259,9 @@ def _no_model(
         versions = [str(model.version) for model in models if model.name == name]
         near = _near(name, names)
         wanted += f" It has version {', '.join(versions)}." if versions else near
-    return ModelNotFound(f"{wanted} The model folder is {root}:\n{_shown(root)}")
+    named = [f"{model.name}:{model.version}" for model in models]
+    there = named[:TREE_LINES] or [_shown(root)]
+    return ModelNotFound("\n".join([f"{wanted} The model folder is {root}:", *there]))
 
 
 def _near(wanted: str, there: list[str]) -> str:

@@ -30,7 +30,7 @@ from .models import RegisteredModel, is_version_folder, registered, registered_m
 
 __all__ = ["Record", "check", "check_name", "delete", "details", "listing", "register", "to_delete"]
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. -]{0,253}[A-Za-z0-9_.-])?")
 _TEMPORARY = ".tmp-"
 _GIVEN = ".versions"  # where earlier releases marked the versions that were given
 _STALE_SECONDS = 24 * 60 * 60
@@ -75,7 +75,7 @@ def register(
 
     Args:
         root: the registry; it is made if it does not exist.
-        name: letters, digits, ``-``, ``_`` and ``.``.
+        name: letters, digits, ``-``, ``_`` and ``.``, and spaces between them as in Azure ML.
         path: the model's file or folder.
         tags: texts by name; so are ``properties``.
         description: for people, as are ``framework`` and ``framework_version``.
@@ -166,7 +166,8 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name.isdecimal():
         raise RegistrationError(
             f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), "
-            "digits, '-', '_' and '.', the first a letter, digit or '_', and not digits alone."
+            "digits, '-', '_' and '.', the first a letter, digit or '_', spaces between them, and "
+            "not digits alone."
         )
 
 

@@ -355,13 +355,12 @@ def test_a_relative_folder_stays_relative(tmp_path: Path, monkeypatch: pytest.Mo
 def test_no_such_model(
     name: str | None, version: int | str | None, message: str, several: Path
 ) -> None:
-    """What there is instead: near names, the versions, and the folder's content."""
+    """What there is instead: near names, the versions, and the models that there are."""
     with pytest.raises(ModelNotFound) as caught:
         model_path(name, version, root=several)
     first, *rest = str(caught.value).splitlines()
     assert first == f"{message} The model folder is {several}:"
-    assert rest == tree(several)
-    assert "        10/" in rest
+    assert rest == ["digits:3", "iris:1", "iris:2", "iris:10", "pair:1"]
 
 
 def test_no_such_version_of_the_only_model(one: Path) -> None:

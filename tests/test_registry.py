@@ -259,10 +259,10 @@ def test_a_link_that_is_refused(
 
 # --- what is refused ------------------------------------------------------------------------------
 
-GOOD = ["iris", "a", "A-b_c.d", "_x", "7x", "x7", "1.0", "a" * 255, "a..b"]
+GOOD = ["iris", "a", "A-b_c.d", "_x", "7x", "x7", "1.0", "a" * 255, "a..b", "a b", "My  model 1"]
 BAD = [
-    "", ".", "..", ".hidden", "a/b", "../a", "/a", "a\\b", "a b", "a\n", "\n", "7", "007", "-a",
-    "a:1", "ä", "٣", "a\0", "a" * 256, "a*",
+    "", ".", "..", ".hidden", "a/b", "../a", "/a", "a\\b", "a ", " a", "a\n", "\n", "7", "007",
+    "-a", "a:1", "ä", "٣", "a\0", "a" * 256, "a*",
 ]  # fmt: skip
 
 
@@ -281,7 +281,8 @@ def test_names_that_are_refused(name: str, root: Path, model: Path) -> None:
         register(root, name, model)
     assert str(caught.value) == (
         f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), digits, "
-        "'-', '_' and '.', the first a letter, digit or '_', and not digits alone."
+        "'-', '_' and '.', the first a letter, digit or '_', spaces between them, and not digits "
+        "alone."
     )
     assert shape(root.parent) == before
 

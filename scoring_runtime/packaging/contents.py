@@ -170,12 +170,20 @@ def _environment(specification: Specification) -> Environment:
 def _packaged_twice(
     specification: Specification, source: Iterable[tuple[str, Path]]
 ) -> Iterator[str]:
-    """A warning for each model in the source folder: the script may open it there, or not."""
-    if not specification.models:
+    """A warning for each model in the source folder: the script may open it there, or not.
+
+    In a model's folder that holds the script too, there is nothing to leave out.
+    """
+    if not specification.models or not source:
         return
-    taken = {_identity(path) for _, path in source}
+    taken, script = (
+        {_identity(path): name for name, path in source},
+        entry_script_name(specification),
+    )
     for model in specification.models:
-        if any(_identity(file.path) in taken for file in files_of(specification, model)):
+        files = files_of(specification, model)
+        twice = [taken[each] for file in files if (each := _identity(file.path)) in taken]
+        if twice and script not in twice:
             yield (
                 f"The model {model.name} at {model.path} is in the source folder too, so it is "
                 "packaged twice: name it in .scoringignore unless the script opens it there."

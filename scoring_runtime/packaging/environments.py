@@ -23,7 +23,7 @@ from .environments_files import (
     variables,
 )
 from .environments_lines import Found, read_file, read_line
-from .environments_names import RETIRED, canonical
+from .environments_names import MONITORING, RETIRED, canonical
 from .specification import WHEELS, Environment
 
 _CONDA_KEYS = ("name", "channels", "dependencies", "variables", "prefix")
@@ -243,6 +243,11 @@ def _notes(found: Found, ignored: set[str]) -> Iterator[str]:
     if found.retired:
         names, are = sorted(found.retired), "are" if len(found.retired) > 1 else "is"
         yield f"{', '.join(names)} {are} left out: this runtime takes the place of that SDK."
+    for name in sorted(MONITORING.intersection(map(name_of, found.requirements))):
+        yield (
+            f"{name} collects nothing here: it sends to an agent of Azure ML's services. Leave it "
+            "out, and the runtime answers its import."
+        )
     if found.hashes:
         yield (
             "The hashes of the requirements are left out: with one, pip asks for a hash of every "

@@ -49,6 +49,9 @@ RETIRED = frozenset(
 )
 """Packages of the retired SDK that this runtime takes the place of."""
 
+MONITORING = frozenset({"azureml-ai-monitoring", "azureml-monitoring"})
+"""Packages that send what they collect to an agent of Azure ML's services."""
+
 _WORDS = """
     arrow-cpp blas boost bzip2 c-ares c-compiler ca-certificates cairo clang cmake compilers conda
     cpuonly cuda cudatoolkit cudnn curl cxx-compiler expat ffmpeg fontconfig freetype gcc gdal-bin

@@ -76,10 +76,6 @@ _NEW = {
     "image": "environment",
     "$schema": "document",
 }
-_NEW_ENVIRONMENT_KEYS = (
-    *("$schema", "name", "version", "description", "tags", "properties", "inference_config"),
-    *("conda_file", "image", "build", "os_type"),
-)
 _RUNTIMES = ("python", "slim", "spark-py")
 _RETIRED_IMAGE = re.compile(
     r"(?i)(mcr\.microsoft\.com/azureml(/|:|$)|viennaglobal\.azurecr\.io/).*"
@@ -153,7 +149,9 @@ def packages(path: Path) -> Environment:
     document = _document(path) if path.suffix.lower() in (".yml", ".yaml") else None
     kind = _new(document)
     if kind in ("", "environment"):
-        return _new_environment(document, str(path), path.parent) if kind else from_conda(path)
+        return (
+            environment(_old_form(document), str(path), path.parent) if kind else from_conda(path)
+        )
     raise PackagingError(
         f"{path} is the {kind} of Azure ML's command line, version 2: name a deployment with "
         "--inference-config, and the conda file of its environment here."
@@ -256,30 +254,25 @@ def _of_deployment(document: Any, kind: str, path: Path) -> InferenceConfigurati
     script = code.get("scoring_script")
     source = _source_dir(code.get("code", "."), script, path) or path.parent
     entry = _file(script, f"{path}: code_configuration.scoring_script", (source,))
-    where, value = f"{path}: environment", document.get("environment")
-    notes = [f"{path}: the model is not taken from here: name it with --model."]
-    found = Environment()
-    if isinstance(value, dict):
-        found = _new_environment(value, where, path.parent)
-    elif isinstance(value, str) and (path.parent / value).is_file():
-        found = packages(path.parent / value)
-    elif value is not None:
-        notes.append(f"{where} {shown(value)} is none of this machine: name its file with --conda.")
-    own = variables(document.get("environment_variables"), f"{path}: environment_variables")
-    given = Environment(variables=own, notes=tuple(notes if document.get("model") else notes[1:]))
-    return InferenceConfiguration(entry, source, merged(found, given))
+    value, notes = document.get("environment"), []
+    if isinstance(value, str) and (path.parent / value).is_file():
+        value = _document(path.parent / value)
+    elif isinstance(value, str):
+        notes.append(f"{path}: {shown(value)} is none of this machine: name its file with --conda.")
+    if document.get("model"):
+        notes.append(f"{path}: the model is not taken from here: name it with --model.")
+    said = {**_old_form(value), "environmentVariables": document.get("environment_variables")}
+    found = environment(said, f"{path}: environment", path.parent)
+    return InferenceConfiguration(entry, source, merged(found, Environment(notes=tuple(notes))))
 
 
-def _new_environment(document: object, where: str, folder: Path) -> Environment:
-    content = fields(document, _NEW_ENVIRONMENT_KEYS, where)
-    conda, found = content.get("conda_file"), Environment()
-    if isinstance(conda, dict):
-        found = from_conda_document(conda, f"{where}: conda_file", folder=folder)
-    elif conda is not None:
-        found = from_conda(_file(conda, f"{where}: conda_file", (folder,)))
-    notes = (f"{where}: build {_NO_STEPS}",) if content.get("build") else ()
-    base = _base_image(content.get("image"), f"{where}: image")
-    return merged(base, found, Environment(notes=notes))
+def _old_form(document: Any) -> dict[str, Any]:
+    """An environment of the new command line as the old one had it."""
+    said = document if isinstance(document, dict) else {}
+    conda, image = said.get("conda_file"), said.get("image")
+    key = "condaDependencies" if isinstance(conda, dict) else "condaDependenciesFile"
+    docker = {"baseImage": image, "buildContext": said.get("build")}
+    return {"python": {key: conda}, "docker": docker}
 
 
 # --- the environment ------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def misplaced(specification: Specification, models: Mapping[str, Iterable[str]])
         for each in (each for each in named if f"{top}/{each}" in there):
             yield (
                 f"{script} line {named[each]} names {each}, which lies in the folder {top}/ of the "
-                f"model, as in Azure ML. If the script opens it beside that: --model {option}."
+                f"model, as in Azure ML: --model {option} packages what is in it without it."
             )
 
 
