@@ -190,15 +190,11 @@ def _packaged_twice(
             )
 
 
-def _misplaced(specification: Specification) -> Iterable[str]:
-    if specification.entry_script is None:
-        return ()
-    models = {}
-    for each in specification.models:
+def _misplaced(specification: Specification) -> Iterator[str]:
+    for each in specification.models if specification.entry_script else ():
         names = [file.target.split("/", 3)[3] for file in model_files(each)]
         folder = each.path if each.folder else each.path / names[0].partition("/")[0]
-        models[f"{each.name}={folder}/."] = names
-    return misplaced(specification, models)
+        yield from misplaced(specification, f"{each.name}={folder}/.", names)
 
 
 def _identity(path: Path) -> tuple[int, int]:

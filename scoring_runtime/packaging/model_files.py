@@ -22,7 +22,7 @@ from ..errors import ModelDamaged, ModelNotFound, PackagingError, RegistrationEr
 from ..manifest import METADATA_FILE, FileDigest, Manifest, Progress
 from ..model_kinds import agreeing, kind_of, libraries
 from ..models import is_version_folder
-from .document import DOCUMENT, digest_of
+from .document import DOCUMENT, digest_of, files_below
 from .source_folder import check_name, first_missing, near_misses
 from .specification import MODELS, PackagedModel
 
@@ -260,9 +260,7 @@ def _place_of(model: PackagedModel, context: Path) -> Path:
 
 
 def _below(folder: Path, context: Path) -> Iterator[str]:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            yield (Path(parent) / name).relative_to(context).as_posix()
+    return (f"{folder.relative_to(context).as_posix()}/{name}" for name in files_below(folder))
 
 
 def _is_same_file(source: Path, there: Path, *, small: bool) -> bool:

@@ -64,19 +64,12 @@ _PINNED: Mapping[str, tuple[str, ...]] = {
 }
 # The first versions whose wheels were built for numpy 2, of packages whose earlier metadata do not
 # say that they need numpy 1: https://github.com/numpy/numpy/issues/26191
-_BUILT_FOR_NUMPY_2 = {
-    "h5py": "3.11",
-    "onnxruntime": "1.19",
-    "opencv-contrib-python": "4.10.0.84",
-    "opencv-python": "4.10.0.84",
-    "opencv-python-headless": "4.10.0.84",
-    "pandas": "2.2.2",
-    "pyarrow": "16",
-    "scikit-image": "0.23.1",
-    "scikit-learn": "1.4.2",
-    "statsmodels": "0.14.2",
-    "torch": "2.3",
-}
+_FIRST = """
+    h5py=3.11 onnxruntime=1.19 opencv-contrib-python=4.10.0.84 opencv-python=4.10.0.84
+    opencv-python-headless=4.10.0.84 pandas=2.2.2 pyarrow=16 scikit-image=0.23.1
+    scikit-learn=1.4.2 statsmodels=0.14.2 torch=2.3
+"""
+_BUILT_FOR_NUMPY_2 = dict(each.split("=") for each in _FIRST.split())
 _OTHER_NAMES = {
     "mlflow-skinny": "mlflow",
     "onnxruntime-gpu": "onnxruntime",

@@ -72,8 +72,7 @@ def source_files(
     if specification.entry_script is None:
         return []
     folder, name = _located(specification)
-    outputs = frozenset(os.path.realpath(each) for each in leave_out)
-    selection = Selection(folder, os.path.realpath(folder), ignore_rules.read(folder), outputs)
+    selection = _selection(folder, leave_out)
     _check_place(selection)
     _check_taken(selection, name)
     imports = _imports_of_entry(specification, folder / name, warn)
@@ -89,37 +88,33 @@ def source_files(
 def reached(specification: Specification) -> set[str]:
     """The entry script and the modules that it imports, by their paths below ``source/``."""
     folder, name = _located(specification)
-    rules = ignore_rules.read(folder)
-    selection = Selection(folder, os.path.realpath(folder), rules, frozenset())
     imports = _imports_of_module(folder / name, _untold)
-    return {*_with_imports(selection, name, imports, _untold)}
+    return {*_with_imports(_selection(folder), name, imports, _untold)}
 
 
-def misplaced(specification: Specification, models: Mapping[str, Iterable[str]]) -> Iterator[str]:
-    """A warning for each file of a model that the script opens where it does not lie.
+def misplaced(specification: Specification, option: str, names: Iterable[str]) -> Iterator[str]:
+    """A warning for each file of a model that the script opens beside the folder that it lies in.
 
-    Azure ML kept the name of a folder, so the script may name it. Nothing is said of scripts that
-    look for the folder themselves.
+    Azure ML kept the folder's name. Nothing is said of scripts that look for the folder themselves.
 
     Args:
         specification: its entry script is looked at.
-        models: the files of each by their paths below the version, by its ``--model`` option.
+        option: the value of ``--model`` that packages the folder's content alone.
+        names: the model's files by their paths below the version.
     """
-    folder, script = _located(specification)
-    text = _read(folder / script, lambda content: content.decode(errors="replace"))
-    if "AZUREML_MODEL_DIR" not in text or re.search("get_model_path|listdir|glob|walk", text):
+    there, script = {*names}, Path(*_located(specification))
+    named = {normpath(text): line for line, text in reversed(_paths_named(script))}
+    tops = {each.partition("/")[0] for each in there}
+    text = _read(script, lambda content: content.decode(errors="replace"))
+    found = "AZUREML_MODEL_DIR" in text and not re.search("get_model_path|listdir|glob|walk", text)
+    if not found or len(tops) > 1 or any(top in each.split("/") for each in named for top in tops):
         return
-    named = {normpath(each): line for line, each in reversed(_paths_named(folder / script))}
-    for option, inside in models.items():
-        there = {*inside}
-        [top, *more] = {each.partition("/")[0] for each in there}
-        if more or any(top in each.split("/") for each in named):
-            continue
-        for each in (each for each in named if f"{top}/{each}" in there):
-            yield (
-                f"{script} line {named[each]} names {each}, which lies in the folder {top}/ of the "
-                f"model, as in Azure ML: --model {option} packages what is in it without it."
-            )
+    [top] = tops
+    for each in (each for each in named if f"{top}/{each}" in there):
+        yield (
+            f"{script.name} line {named[each]} names {each}, which lies in the model's folder "
+            f"{top}/, as in Azure ML: --model {option} packages what is in it without it."
+        )
 
 
 def beside(model: Path) -> list[tuple[str, Path]]:
@@ -128,9 +123,7 @@ def beside(model: Path) -> list[tuple[str, Path]]:
     Those are the modules that its pickle names, what these import and name, the files that hold
     the weights of an ONNX model, and samples.
     """
-    folder = model.parent
-    rules = ignore_rules.read(folder)
-    selection = Selection(folder, os.path.realpath(folder), rules, frozenset())
+    folder, selection = model.parent, _selection(model.parent)
     imports = [Import(0, each) for each in _pickled(model)]
     found = _with_imports(selection, model.name, imports, _untold)
     named = [*_SAMPLES, *(text for name in found for _, text in _paths_named(found[name]))]
@@ -138,6 +131,11 @@ def beside(model: Path) -> list[tuple[str, Path]]:
     relative = (normpath(name) for name in named if not name.startswith("/"))
     found |= {name: folder / name for name in relative if _is_left(selection, name, ())}
     return sorted((name, path) for name, path in found.items() if os.path.isfile(path))
+
+
+def _selection(folder: Path, leave_out: Iterable[Path] = ()) -> Selection:
+    outputs = frozenset(os.path.realpath(each) for each in leave_out)
+    return Selection(folder, os.path.realpath(folder), ignore_rules.read(folder), outputs)
 
 
 def _untold(sentence: str) -> None:
