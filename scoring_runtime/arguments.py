@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from datetime import date, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,8 @@ def choose(run: Callable[..., Any], settings: Settings) -> tuple[str, ToArgument
     Raises:
         EntryScriptContract: run() has a signature that cannot be called so.
     """
+    if not settings.strict_compat:
+        _mend_dates()
     parameters, with_headers = _parameters(run)
     raw, schema = _is_raw(run), schema_carrier(run) is not None
     if raw and schema:
@@ -42,6 +45,11 @@ def choose(run: Callable[..., Any], settings: Settings) -> tuple[str, ToArgument
         )
         return "schema", _plus_headers(_schema_arguments(parameters, settings), with_headers)
     first = _first_alone(parameters)
+    if first == "mini_batch":
+        script_log.warning(
+            "run(mini_batch) looks like a script of a batch endpoint (ParallelRunStep), which gets "
+            "a list of files; here run() gets the body of one request."
+        )
     if raw:
         script_log.info(
             "run() is decorated with @rawhttp. Server will invoke it with the request object."
@@ -196,6 +204,22 @@ def schema_carrier(run: Callable[..., Any]) -> Any:
         if util.is_schema_decorated(name):
             return name
     return None
+
+
+def _mend_dates() -> None:
+    """Have inference-schema read a date: it calls ``date.strptime``, which Python 3.14 brought."""
+    module = sys.modules.get("inference_schema.parameter_types.standard_py_parameter_type")
+    kind = getattr(module, "StandardPythonParameterType", None)
+    if kind is None or hasattr(date, "strptime") or hasattr(kind, "_reads_dates"):
+        return
+    deserialize = kind.deserialize_input
+
+    def deserialize_input(parameter: Any, value: Any) -> Any:
+        if parameter.sample_data_type is date:
+            return datetime.strptime(value, module.DATE_FORMAT).date()  # type: ignore[union-attr]
+        return deserialize(parameter, value)
+
+    kind.deserialize_input, kind._reads_dates = deserialize_input, True
 
 
 def _call_method(value: Any) -> Any:

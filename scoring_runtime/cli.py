@@ -14,8 +14,8 @@ from typing import NoReturn
 
 from . import models_cli, package_cli, settings_table
 from .connections import triggers
-from .diagnosis import diagnosis
-from .errors import ConfigurationError, InputError, ScoringRuntimeError, StartError
+from .diagnosis import diagnosis, in_one_line
+from .errors import ConfigurationError, InputError, RunFailed, ScoringRuntimeError, StartError
 from .messages import ScoringRequest, ScoringResponse
 from .outcomes import EXTENSIONS, directed, directions
 from .runtime import build
@@ -128,6 +128,11 @@ def _check_command_line(said: dict[str, str]) -> None:
             raise
         print(f"scoring-runtime: {error}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE) from None
+    folder = Path(said.get("AZUREML_MODEL_DIR", ""))
+    if folder.is_file():
+        said_so = f"--model-dir names the file {folder}: name its folder, {folder.parent}"
+        print(f"scoring-runtime: {said_so}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
 
 
 def _export(settings: Settings) -> None:
@@ -199,6 +204,8 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
         return EXIT_CANNOT_START
     except ScoringRuntimeError as error:
         print(error, file=sys.stderr)
+        if isinstance(error, RunFailed) and error.__cause__ is not None:
+            print(f"Cause: {in_one_line(error.__cause__)}", file=sys.stderr)
         return EXIT_REFUSED if isinstance(error, InputError) else EXIT_RUN_FAILED
     (sys.stdout if answer.status < 400 else sys.stderr).buffer.write(content)
     if answer.status < 400:

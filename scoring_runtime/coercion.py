@@ -29,6 +29,8 @@ def tensors(content: Content, specs: Sequence[Spec], limits: Limits) -> dict[str
     """
     if isinstance(content, Tensors):
         return _by_name(content.tensors, specs, limits)
+    if len(specs) == 1 and len(specs[0].shape) == 1:
+        return {specs[0].name: _only_column(content, specs[0], limits)}
     if isinstance(content, Columns):
         if (
             len(specs) == 1
@@ -44,6 +46,18 @@ def tensors(content: Content, specs: Sequence[Spec], limits: Limits) -> dict[str
     parts = _split(content.values, specs)
     _check_wide(parts, specs)
     return _by_name(parts, specs, limits)
+
+
+def _only_column(content: Rows | Columns, spec: Spec, limits: Limits) -> NDArray[Any]:
+    """Rows of one value, or a table of one column, whatever its name, as an array without rows."""
+    if isinstance(content, Columns):
+        if len(content.columns) != 1:
+            check_names(content.columns, [spec.name], "input")
+        return column(next(iter(content.columns.values())), spec, limits, content.typed)
+    values = content.values
+    if isinstance(values, list) and all(isinstance(v, list) and len(v) == 1 for v in values):
+        values = [value[0] for value in values]
+    return column(values, spec, limits)
 
 
 def matrix(content: Content, spec: Spec, limits: Limits) -> NDArray[Any]:
@@ -221,7 +235,7 @@ def depth_of(values: Any) -> int:
 
 def _check_names(found: dict[str, Any], specs: Sequence[Spec], what: str) -> None:
     expected = [spec.name for spec in specs]
-    if not found:
+    if not found and not all(spec.optional for spec in specs):
         raise SchemaMismatch(
             f"The batch is empty: at least one row is expected, with {listed(expected, 100)}."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from itertools import islice
 from pathlib import Path
 
 from .errors import (
@@ -17,6 +18,7 @@ from .models import tree
 from .settings import Settings
 
 _RULE = "=" * 51
+_LONGEST_CAUSE = 1000
 
 
 def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
@@ -30,7 +32,7 @@ def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
         parts += ["", *_where(cause, settings), "", _traceback(cause)]
     if settings is not None and (cause is not None or _is_about_the_model(error, settings)):
         parts += _model_folder(settings)
-    parts += [_RULE, _hint(cause), _neither(error, settings) or _last_line(error, cause)]
+    parts += [_RULE, _hint(cause, settings), _neither(error, settings) or _last_line(error, cause)]
     return "\n".join(part for part in parts if part is not None)
 
 
@@ -95,12 +97,9 @@ def _what_it_is(folder: Path) -> str:
     return ", which is a file: name its folder" if folder.exists() else ", which does not exist"
 
 
-def _hint(cause: BaseException | None) -> str | None:
+def _hint(cause: BaseException | None, settings: Settings | None) -> str | None:
     if isinstance(cause, ModuleNotFoundError) and cause.name:
-        return (
-            f"The package that provides {cause.name!r} is not installed here: add it to the "
-            "requirements of the model's environment."
-        )
+        return _missing_module(cause.name, settings)
     if isinstance(cause, AttributeError) and "__main__" in str(cause):
         return (
             "The model was pickled by a script that defined its classes itself. Put them into a "
@@ -111,10 +110,47 @@ def _hint(cause: BaseException | None) -> str | None:
     return None
 
 
+def _missing_module(name: str, settings: Settings | None) -> str:
+    """What to do about it, by whether its file lies in the source folder or beside the script."""
+    if settings is not None:
+        root = Path(settings.app_root)
+        places = [root, *([settings.script_path.parent] if settings.script_path else [])]
+        top, _, rest = name.partition(".")
+        for place in places:
+            if rest and ((place / top).is_dir() or (place / f"{top}.py").is_file()):
+                return f"{place / top} is yours and has no module {rest!r}."
+        for found in _own_modules(root, top):
+            return (
+                f"{found} is not on the path of modules: name its folder in "
+                "AZUREML_SOURCE_DIRECTORY, or put it beside the entry script."
+            )
+    return (
+        f"The package that provides {name!r} is not installed here: add it to the requirements of "
+        "the model's environment. A module of your own belongs beside the entry script."
+    )
+
+
+def _own_modules(root: Path, name: str) -> list[Path]:
+    """Files and folders of this module's name up to three folders below ``root``."""
+    patterns = [
+        f"{'*/' * depth}{name}{end}" for depth in (1, 2, 3) for end in (".py", "/__init__.py")
+    ]
+    return [found for each in patterns for found in islice(root.glob(each), 1)]
+
+
 def _last_line(error: BaseException, cause: BaseException | None) -> str:
     if cause is None:
         first = str(error).splitlines()[0] if str(error) else repr(error)
         return f"Cause: {first}"
-    shown = traceback.TracebackException.from_exception(cause)
+    return f"Cause: {in_one_line(cause)}"
+
+
+def in_one_line(error: BaseException) -> str:
+    """Type and text of what a script raised, its lines joined; of a syntax error its place too."""
+    shown = traceback.TracebackException.from_exception(error)
     text = next(line for line in shown.format_exception_only() if not line.startswith("  "))
-    return f"Cause: {text.splitlines()[0]}"
+    joined = " ".join(text.split())
+    joined = joined if len(joined) <= _LONGEST_CAUSE else f"{joined[:_LONGEST_CAUSE]} …"
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{joined} ({error.filename}, line {error.lineno})"
+    return joined

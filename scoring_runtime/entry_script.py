@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from .settings import Settings
 from .telemetry import script_log
 
 MODULE_NAME = "entry_module"
+_IMPORTS_JOBLIB = re.compile(rb"^\s*(?:import|from)\s+joblib\b", re.MULTILINE)
+_CLOUDPICKLES = ("cloudpickle", "joblib.externals.cloudpickle")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class EntryScript:
 
     ``kind`` is ``text`` (run() gets the body as str), ``schema`` (typed arguments by name) or
     ``raw`` (the request itself). ``arguments`` makes the keyword arguments of one call.
+    ``uses_flask``: its code names something of flask, which needs flask's request context.
     """
 
     path: Path
@@ -37,6 +42,7 @@ class EntryScript:
     run: Callable[..., Any]
     kind: str
     arguments: ToArguments
+    uses_flask: bool
 
     @property
     def is_async(self) -> bool:
@@ -73,7 +79,26 @@ def load(settings: Settings) -> EntryScript:
             )
     run = _run_of(module, path)
     kind, arguments = choose(run, settings)
-    return EntryScript(path, module.init, run, kind, arguments)
+    return EntryScript(path, module.init, run, kind, arguments, _uses_flask(module))
+
+
+def carry_by_value() -> None:
+    """Have the script's functions sent to other processes whole, as those of ``__main__`` are.
+
+    joblib, loky and Dask send functions with cloudpickle, which sends the name of one that is in a
+    module; no other process can import the entry script by its name. To be called whenever the
+    script may have imported one of them.
+    """
+    module = sys.modules.get(MODULE_NAME)
+    if module is None:
+        return
+    if _IMPORTS_JOBLIB.search(Path(str(module.__file__)).read_bytes()):
+        with contextlib.suppress(ImportError):
+            importlib.import_module("joblib")  # run() may be the first to do it
+    for name in _CLOUDPICKLES:
+        cloudpickle = sys.modules.get(name)
+        if cloudpickle is not None:
+            cloudpickle.register_pickle_by_value(module)
 
 
 def exists(settings: Settings) -> bool:
@@ -186,6 +211,14 @@ def _run_of(module: ModuleType, path: Path) -> Callable[..., Any]:
     script_log.info("Found user script at %s", path)
     run = module.run
     return run
+
+
+def _uses_flask(module: ModuleType) -> bool:
+    flask = sys.modules.get("flask")
+    if flask is None:
+        return False
+    names = [flask, *vars(flask).values()]
+    return any(value is each for value in vars(module).values() for each in names)
 
 
 def _forget_schemas() -> None:

@@ -12,6 +12,8 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from . import stand_ins
+
 _AML_HTTP = "scoring_runtime.aml_http"
 _ALIASES = {
     "azureml.contrib.services.aml_request": _AML_HTTP,
@@ -19,11 +21,12 @@ _ALIASES = {
     "azureml_inference_server_http.api.aml_request": _AML_HTTP,
     "azureml_inference_server_http.api.aml_response": _AML_HTTP,
     "azureml.core.model": "scoring_runtime.azureml_model",
+    "azureml.exceptions": "scoring_runtime.azureml.exceptions",
     "sklearn.externals.joblib": "joblib",
 }
 _PACKAGES = frozenset(
     name.rsplit(".", depth)[0]
-    for name in _ALIASES
+    for name in {*_ALIASES, *stand_ins.MODULES}
     for depth in range(1, name.count(".") + 1)
     if not name.startswith("sklearn.")
 )
@@ -34,6 +37,13 @@ def install() -> None:
     """Make the old names importable; calling it again changes nothing."""
     if not any(isinstance(finder, _AliasFinder) for finder in sys.meta_path):
         sys.meta_path.append(_AliasFinder())
+
+
+def answers(module: str) -> bool:
+    """Whether ``import module`` works here though its package is not installed."""
+    parts = module.split(".")
+    prefixes = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+    return module in _PACKAGES or not prefixes.isdisjoint({*_ALIASES, *stand_ins.MODULES})
 
 
 def raw_flag_of_installed_packages() -> bool:
@@ -52,8 +62,8 @@ class _AliasFinder(MetaPathFinder):
         real = _ALIASES.get(fullname)
         if real is not None:
             return ModuleSpec(fullname, _AliasLoader(real))
-        if fullname in _PACKAGES:
-            return ModuleSpec(fullname, _EmptyPackageLoader(), is_package=True)
+        if fullname in _PACKAGES or fullname in stand_ins.MODULES:
+            return ModuleSpec(fullname, _MadeUpLoader(), is_package=True)
         return None
 
 
@@ -71,8 +81,9 @@ class _AliasLoader(Loader):
                 sys.modules[module.__name__ + name[len(self.real) :]] = each
 
 
-class _EmptyPackageLoader(Loader):
+class _MadeUpLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run: the package only holds the names below it, and one class of them."""
+        """The package holds the names below it, and those that stand in for what is gone."""
+        module.__getattr__ = stand_ins.names_of(module.__name__)  # type: ignore[method-assign]
         if module.__name__ == "azureml.core":
             module.Model = importlib.import_module("scoring_runtime.azureml_model").Model  # type: ignore[attr-defined]

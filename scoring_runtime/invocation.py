@@ -131,6 +131,30 @@ class Invocation:
         return ScoringResponse(error.code, body, headers, run_ms)
 
 
+class InFlask(Invocation):
+    """The same for a script that uses flask: ``request``, ``jsonify()`` and ``g`` work in run()."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        from flask import Flask
+
+        self._app = Flask(self.script.path.stem)
+
+    def __call__(self, request: ScoringRequest) -> ScoringResponse:
+        with self._context(request):
+            return super().__call__(request)
+
+    async def awaited(self, request: ScoringRequest) -> ScoringResponse:
+        """The same for an ``async def run``."""
+        with self._context(request):
+            return await super().awaited(request)
+
+    def _context(self, request: ScoringRequest) -> Any:
+        from .aml_http import to_aml_request
+
+        return self._app.request_context(to_aml_request(request, request.body).environ)
+
+
 def _is_response(result: Any) -> bool:
     wrappers = sys.modules.get("werkzeug.wrappers")
     return wrappers is not None and isinstance(result, wrappers.Response)
@@ -167,18 +191,29 @@ def run_failed(error: BaseException) -> RunFailed:
 
 def _schema_mismatch(error: BaseException) -> SchemaMismatch | None:
     """The client's fault, when it was inference-schema's conversion that raised."""
-    for frame in _frames(error.__traceback__):
-        names = frame.f_locals
-        if (
-            frame.f_code.co_name == "_deserialize_input_argument"
-            and frame.f_globals.get("__name__") == "inference_schema.schema_decorators"
-        ):
-            return SchemaMismatch(
-                f"The value of the {names.get('param_name')!r} parameter does not fit its schema: "
-                f"expected {_expected(names.get('param_type'))}, got "
-                f"{_got(names.get('input_data'))}. ({_first_line(error)})"
-            )
-    return None
+    converting = [
+        frame.f_locals
+        for frame in _frames(error.__traceback__)
+        if frame.f_code.co_name == "_deserialize_input_argument"
+        and frame.f_globals.get("__name__") == "inference_schema.schema_decorators"
+    ]
+    if not converting:
+        return None
+    outer, inner = converting[0], converting[-1]
+    inside = "".join(map(_step, converting, converting[1:]))
+    return SchemaMismatch(
+        f"The value of the {outer['param_name']!r} parameter does not fit its schema: "
+        f"{f'{inside}: ' if inside else ''}expected {_expected(inner['param_type'])}, got "
+        f"{_got(inner['input_data'])}. ({_first_line(error)})"
+    )
+
+
+def _step(outer: dict[str, Any], inner: dict[str, Any]) -> str:
+    """Which element of the outer value the inner one is."""
+    if isinstance(outer["input_data"], dict):
+        return f"[{inner['param_name']!r}]"
+    place = next(n for n, each in enumerate(outer["input_data"]) if each is inner["input_data"])
+    return f"[{place}]"
 
 
 def _frames(trace: TracebackType | None) -> Iterator[Any]:

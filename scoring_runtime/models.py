@@ -146,8 +146,16 @@ class Model:
     def get_model_path(
         model_name: str, version: int | None = None, _workspace: object = None
     ) -> str:
-        """The path of a registered model's file or folder, as text; see :func:`model_path`."""
-        return str(model_path(model_name, version))
+        """The path of a registered model's file or folder, as text; see :func:`model_path`.
+
+        What is not registered is looked for in the working directory, as azureml-core did.
+        """
+        try:
+            return str(model_path(model_name, version))
+        except ModelNotFound:
+            if version is None and Path(model_name).exists():
+                return model_name
+            raise
 
 
 def tree(folder: Path, limit: int = TREE_LINES) -> list[str]:
@@ -257,11 +265,23 @@ def _no_model(
     else:
         wanted = f"There is no model {name}" + (f" version {version}." if version else ".")
         versions = [str(model.version) for model in models if model.name == name]
-        near = _near(name, names)
+        near = _near(name, names) or _unregistered(root, name)
         wanted += f" It has version {', '.join(versions)}." if versions else near
     named = [f"{model.name}:{model.version}" for model in models]
     there = named[:TREE_LINES] or [_shown(root)]
     return ModelNotFound("\n".join([f"{wanted} The model folder is {root}:", *there]))
+
+
+def _unregistered(root: Path, name: str) -> str:
+    """What to do with a file or folder of this name that lies there by itself."""
+    lying = next((each for each in _visible(root) if each.stem == name != each.name), None)
+    if lying is None:
+        return ""
+    return (
+        f" {lying.name} lies there, but not as a registered model, whose layout is "
+        f"azureml-models/{name}/1/{lying.name}: scoring-runtime models register -n {name} "
+        f"-p {lying}"
+    )
 
 
 def _near(wanted: str, there: list[str]) -> str:

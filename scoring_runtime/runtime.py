@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent import futures
 from enum import Enum
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from . import entry_script, models, redis_clients, schema
 from .errors import EntryScriptFailed, NotStarted, UnknownModel
-from .invocation import Invocation
+from .invocation import InFlask, Invocation
 from .messages import ScoringRequest, ScoringResponse
 from .payloads import Spec
 from .scorer import Scorer
@@ -43,16 +45,39 @@ def load(
     """
     models.use_model_dir(settings.model_dir)
     redis_clients.use(settings)
-    script = entry_script.load(settings)
-    script_log.info("Invoking user's init function")
-    try:
-        result = script.init()
-        if asyncio.iscoroutine(result):
-            runner.run(result)
-    except BaseException as error:
-        raise EntryScriptFailed("User's init function failed") from error
+    with _signals_refused_quietly():
+        script = entry_script.load(settings)
+        script_log.info("Invoking user's init function")
+        try:
+            result = script.init()
+            if asyncio.iscoroutine(result):
+                runner.run(result)
+        except BaseException as error:
+            raise EntryScriptFailed("User's init function failed") from error
+    entry_script.carry_by_value()
     script_log.info("Users's init has completed successfully")
-    return Invocation(script, settings, model)
+    return (InFlask if script.uses_flask else Invocation)(script, settings, model)
+
+
+@contextlib.contextmanager
+def _signals_refused_quietly() -> Iterator[None]:
+    """``signal.signal()`` in a scoring thread warns instead of ending the start: Python lets the
+    main thread alone handle signals, and there they are the host's."""
+    real = signal.signal
+
+    def set_handler(number: int, handler: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            return real(number, handler)
+        script_log.warning(
+            "signal.signal(%s) has no effect: the host handles the signals of this process.", number
+        )
+        return signal.getsignal(number)
+
+    signal.signal = set_handler  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = real
 
 
 class Loaded(Protocol):

@@ -199,9 +199,9 @@ class Scorer(Generic[_C]):
             if callee.is_async:
                 self._serve_tasks(runner.get_loop())
                 return
-        for other in self._workers[1:]:
-            other.start()
-        worker.work()
+            for other in self._workers[1:]:
+                other.start()
+            worker.work()  # the runner's loop stays the thread's own: scripts use it
 
     def _refuse_waiting(self) -> None:
         # Called in the thread that failed and by a caller that came too late for it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from _thread import allocate_lock
 from asyncio import AbstractEventLoop, Future
@@ -89,7 +90,8 @@ class ScoringThread(threading.Thread):
     def run(self) -> None:
         if self._first is not None:
             self._first(self)
-        else:
+            return
+        with asyncio.Runner():  # whose loop a script's asyncio.get_event_loop() finds
             self.work()
 
     def work(self) -> None:

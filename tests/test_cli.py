@@ -179,7 +179,12 @@ EXITS = {
     "script raises at import": ("1 / 0", b"", 3, b"Cause: ZeroDivisionError: division by zero\n"),
     "init raises": ("def init(): 1 / 0\ndef run(data): pass", b"", 3, b"Cause: ZeroDivisionError"),
     "no run": ("def init(): pass", b"", 3, b"does not have a run() function defined.\n"),
-    "run raises": (FAILS.format("1 / 0"), b"", 4, b"ZeroDivisionError: division by zero"),
+    "run raises": (
+        FAILS.format("1 / 0"),
+        b"",
+        4,
+        b"\nCause: ZeroDivisionError: division by zero\n",
+    ),
     "run exits": (FAILS.format("raise SystemExit(0)"), b"", 4, b"An unexpected error occurred"),
     "answered 503": (FAILS.format("return AMLResponse('later', 503)"), b"", 4, b"later"),
     "not serialisable": (FAILS.format("return object()"), b"", 4, b"result is of type object"),
@@ -213,6 +218,15 @@ def test_exit_codes_of_score(exits, name):
     assert done.returncode == code
     assert done.stdout == b""
     assert text in done.stderr
+
+
+@pytest.mark.parametrize("command", ["score", "serve"])
+def test_a_model_dir_that_is_a_file_is_said_at_once(cli, tmp_path, command):
+    (tmp_path / "model.pkl").touch()
+    done = cli(command, "--model-dir", tmp_path / "model.pkl")
+    assert (done.returncode, done.stdout) == (1, b"")
+    said = f"--model-dir names the file {tmp_path / 'model.pkl'}: name its folder, {tmp_path}\n"
+    assert done.stderr == f"scoring-runtime: {said}".encode()
 
 
 def test_a_script_that_is_not_there_is_exit_3(cli, tmp_path):

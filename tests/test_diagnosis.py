@@ -100,9 +100,24 @@ def test_a_package_is_missing(write_script: WriteScript) -> None:
     assert "AZUREML_MODEL_DIR is not set (--model-dir)." in lines
     assert lines[-2:] == [
         "The package that provides 'lightgbm_of_the_user' is not installed here: add it to the "
-        "requirements of the model's environment.",
+        "requirements of the model's environment. A module of your own belongs beside the entry "
+        "script.",
         "Cause: ModuleNotFoundError: No module named 'lightgbm_of_the_user'",
     ]
+
+
+def test_a_module_of_ones_own_is_not_called_a_package(write_script: WriteScript) -> None:
+    """Its file is named where it lies, or the package of one's own that lacks it."""
+    beside = write_script("", "src/deep/features.py")
+    write_script("", "helpers/__init__.py")
+    script = write_script("import features\ndef init(): ...\ndef run(data): ...\n")
+    assert shown(settings_for(script))[0].splitlines()[-2] == (
+        f"{beside} is not on the path of modules: name its folder in AZUREML_SOURCE_DIRECTORY, or "
+        "put it beside the entry script."
+    )
+    script = write_script("import helpers.texts\ndef init(): ...\ndef run(data): ...\n")
+    hint = shown(settings_for(script))[0].splitlines()[-2]
+    assert hint == f"{script.parent / 'helpers'} is yours and has no module 'texts'."
 
 
 def test_a_syntax_error(write_script: WriteScript) -> None:
@@ -110,7 +125,7 @@ def test_a_syntax_error(write_script: WriteScript) -> None:
     script = write_script("def init(): ...\n\ndef run(data)\n    return data\n")
     lines = shown(settings_for(script))[0].splitlines()
     assert lines[3] == f"Where: {script}:3"
-    assert lines[-1] == "Cause: SyntaxError: expected ':'"
+    assert lines[-1] == f"Cause: SyntaxError: expected ':' ({script}, line 3)"
 
 
 def test_a_syntax_error_in_a_module_beside_the_script(write_script: WriteScript) -> None:
@@ -192,7 +207,13 @@ def failing(source: str, write_script: WriteScript, **environ: str) -> list[str]
 @pytest.mark.parametrize(
     ("source", "last"),
     [
-        ("raise ValueError('one\\ntwo\\nthree')", "Cause: ValueError: one"),
+        ("raise ValueError('one\\ntwo\\n  three')", "Cause: ValueError: one two three"),
+        ("raise ValueError('\\n\\nwhy')", "Cause: ValueError: why"),
+        ("raise ValueError('x' * 2000)", f"Cause: ValueError: {'x' * 988} …"),
+        (
+            "exec(compile('(', 'rules.py', 'exec'))",
+            "Cause: SyntaxError: '(' was never closed (rules.py, line 1)",
+        ),
         ("raise ValueError()", "Cause: ValueError"),
         ("raise ValueError('')", "Cause: ValueError"),
         ("e = ValueError('x'); e.add_note('a note'); raise e", "Cause: ValueError: x"),
@@ -209,7 +230,7 @@ def failing(source: str, write_script: WriteScript, **environ: str) -> list[str]
 def test_the_last_line_is_the_cause(
     source: str, last: str | None, write_script: WriteScript
 ) -> None:
-    """One line, of the exception itself: not its further lines, not its notes."""
+    """One line with all that the exception itself says, without its notes; why, not only what."""
     expected = last or "Cause: FileNotFoundError: [Errno 2] No such file: 'm.pkl'"
     assert failing(source, write_script)[-1] == expected
 

@@ -13,7 +13,7 @@ import joblib
 import numpy as np
 import pytest
 
-from scoring_runtime import import_aliases
+from scoring_runtime import import_aliases, stand_ins
 
 REPOSITORY = Path(__file__).parent.parent
 INSTALL = "from scoring_runtime import import_aliases; import_aliases.install()\n"
@@ -125,8 +125,9 @@ def test_model_get_model_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "azureml.train",
-        "azureml.core.workspace",
+        "azureml.pipeline",
+        "azureml.core.nothing",
+        "azureml.train.other",
         "azureml.contrib.services.other",
         "azureml_inference_server_http.server",
         "azureml_other",
@@ -259,6 +260,121 @@ def test_the_runtimes_own_mark_is_no_flag() -> None:
 def test_without_any_import_no_flag_is_up() -> None:
     """In this process no installed package of that kind is loaded."""
     assert import_aliases.raw_flag_of_installed_packages() is False
+
+
+# --- names of packages that are gone --------------------------------------------------------------
+
+# As the scripts of public repositories import them.
+LINES = [
+    "from azureml.core import Run, Workspace, Dataset, Datastore, Model, Experiment, Environment",
+    "from azureml.core.run import Run",
+    "from azureml.core.workspace import Workspace",
+    "from azureml.core.dataset import Dataset",
+    "from azureml.core.authentication import ServicePrincipalAuthentication, MsiAuthentication",
+    "import azureml.core; azureml.core.VERSION, azureml.core.__version__",
+    "from azureml.exceptions import AzureMLException, UserErrorException, WebserviceException",
+    "from azureml.exceptions import ComputeTargetException, RunEnvironmentException",
+    "from azureml.monitoring import ModelDataCollector",
+    "from azureml.monitoring.modeldatacollector import ModelDataCollector",
+    "from azureml.ai.monitoring import Collector",
+    "from azureml.ai.monitoring.collector import Collector",
+    "from azureml.ai.monitoring.context import BasicCorrelationContext",
+    "from azure.ai.mlmonitoring import Collector",
+    "from mlmonitoring import Collector",
+    "from azureml.telemetry import INSTRUMENTATION_KEY, set_diagnostics_collection",
+    "from azureml.telemetry import get_telemetry_log_handler",
+    "from azureml.automl.core.shared import log_server, logging_utilities",
+    "import azureml.automl.core, azureml.train.automl",
+    "from azureml.automl.core.shared.logging_utilities import get_logger",
+    "from azureml.api.schema.dataTypes import DataTypes",
+    "from azureml.api.schema.sampleDefinition import SampleDefinition",
+]
+
+
+def test_what_scripts_import_of_packages_that_are_gone_can_be_imported() -> None:
+    """Each line in an interpreter without any of them, and without any other package."""
+    code = f"""
+        for line in {LINES!r}:
+            exec(line, {{}})
+        print("all")
+    """
+    assert run_python(code) == "all"
+
+
+@pytest.mark.parametrize("module", sorted(stand_ins.MODULES))
+def test_a_really_installed_package_is_never_shadowed(module: str, tmp_path: Path) -> None:
+    """Whatever is installed under the name is what the script gets."""
+    files = {f"{module.replace('.', '/')}.py": "origin = 'installed'"}
+    folder = installed(tmp_path, files)
+    assert run_python(f"import {module} as m; print(m.origin)", folder) == "installed"
+
+
+@pytest.mark.parametrize(
+    ("use", "says"),
+    [
+        ("Run.get_context()", "azureml.core.Run was the context of an Azure ML run, and a service"),
+        ("Workspace.from_config()", "(scoring_runtime.model_path)"),
+        ("Workspace('s', 'g', 'w')", "azureml.core.Workspace was a connection to an Azure ML"),
+        ("Dataset.get_by_name(1, 'x')", "package the file beside the script"),
+        ("Experiment(1, 'x')", "install azureml-core if the service needs it"),
+    ],
+)
+def test_using_what_is_gone_says_what_it_was_and_what_to_do(use: str, says: str) -> None:
+    """An ImportError of its own, which a script can catch like that of a missing package."""
+    code = f"""
+        from azureml.core import Dataset, Experiment, Run, Workspace
+        def load(workspace: Workspace) -> Run: ...
+        print(isinstance(1, Workspace), Run is __import__("azureml.core").core.Run)
+        try:
+            {use}
+        except ImportError as error:
+            print(error)
+    """
+    first, second = run_python(code).splitlines()
+    assert first == "False True"
+    assert says in second
+    assert second.endswith("It can be imported here, not used.")
+
+
+def test_collectors_take_everything_and_say_once_that_nothing_is_kept() -> None:
+    """One warning for each of the two packages, whatever is collected."""
+    code = """
+        import logging, sys
+        logging.basicConfig(stream=sys.stdout, format="%(message)s")
+        from azureml.ai.monitoring import Collector
+        from azureml.monitoring import ModelDataCollector
+        for _ in range(3):
+            old = ModelDataCollector("iris", designation="inputs", feature_names=["a"])
+            old.add_correlations({}), old.collect([1], user_correlation_id="x")
+        inputs = Collector(name="model_inputs", on_error=print)
+        outputs = Collector(name="model_outputs")
+        context = inputs.collect([1])
+        print(outputs.collect([2], context) is context, len(context.get_id()))
+    """
+    one, two, answer = run_python(code).splitlines()
+    assert one.startswith("azureml-monitoring (ModelDataCollector) is not installed here")
+    assert two.startswith("azureml-ai-monitoring (Collector) is not installed here")
+    assert answer == "True 36"
+
+
+def test_the_logging_of_automls_scoring_script() -> None:
+    """As the script that AutoML generates has it; the traceback is in the log."""
+    code = """
+        import logging, sys
+        logging.basicConfig(stream=sys.stdout, format="%(message)s")
+        from azureml.automl.core.shared import log_server, logging_utilities
+        from azureml.telemetry import INSTRUMENTATION_KEY
+        log_server.enable_telemetry(INSTRUMENTATION_KEY)
+        log_server.set_verbosity("INFO")
+        logger = logging.getLogger("azureml.automl.core.scoring_script")
+        try:
+            1 / 0
+        except Exception as error:
+            log_server.update_custom_dimensions({"model_name": "a", "model_version": "1"})
+            logging_utilities.log_traceback(error, logger)
+    """
+    lines = run_python(code).splitlines()
+    assert (lines[0], lines[-1]) == ("division by zero", "ZeroDivisionError: division by zero")
 
 
 # --- sklearn.externals.joblib ---------------------------------------------------------------------

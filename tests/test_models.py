@@ -512,3 +512,28 @@ def test_a_folder_that_cannot_be_read_is_named(
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     assert tree(root) == ["m/", "    a/", "        (Permission denied)", "    b"]
+
+
+def test_a_file_that_lies_there_unregistered_is_told_how_to_be_one(tmp_path: Path) -> None:
+    """The message has the layout and the command."""
+    (tmp_path / "x.pkl").touch()
+    with pytest.raises(ModelNotFound) as caught:
+        model_path("x", root=tmp_path)
+    assert str(caught.value).startswith(
+        "There is no model x. x.pkl lies there, but not as a registered model, whose layout is "
+        f"azureml-models/x/1/x.pkl: scoring-runtime models register -n x -p {tmp_path / 'x.pkl'}"
+    )
+
+
+def test_get_model_path_takes_a_file_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As azureml-core did: registered models first, then ``./x``; a version is registered."""
+    (tmp_path / "x.pkl").touch()
+    (tmp_path / "models" / "y" / "1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    models.use_model_dir(tmp_path / "models")
+    assert Model.get_model_path("x.pkl") == "x.pkl"
+    for missing in (("x.pkl", 1), ("z.pkl",)):
+        with pytest.raises(ModelNotFound):
+            Model.get_model_path(*missing)

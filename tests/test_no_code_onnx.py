@@ -26,7 +26,7 @@ from scoring_runtime.model_invocation import ModelInvocation
 from scoring_runtime.no_code import onnx_options
 from scoring_runtime.no_code.onnx import OnnxModel, session_options
 from scoring_runtime.no_code.onnx_options import OnnxOptions, processors
-from scoring_runtime.payloads import Limits, Rows, Spec
+from scoring_runtime.payloads import Limits, Rows, Spec, Tensors
 
 LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
@@ -403,6 +403,107 @@ def test_a_sequence_is_a_list_of_arrays(tmp_path):
     path = saved(model, tmp_path / "model")
     answer = scored(OnnxModel(path, LIMITS), [[1, 2, 3], [4, 5, 6]])
     assert answer == [[[1.0], [4.0]], [[2.0, 3.0], [5.0, 6.0]]]
+
+
+def test_initialisers_that_may_be_overridden_are_inputs_that_need_not_be_given(tmp_path):
+    """By name in JSON and V2; rows, CSV and JSON Lines feed the inputs proper."""
+    model = model_of(
+        [helper.make_node("Mul", ["x", "factor"], ["y"])],
+        [("x", FLOAT, ["N", 2]), ("factor", FLOAT, [1])],
+        [("y", FLOAT, ["N", 2])],
+        {"factor": np.array([3], np.float32)},
+    )
+    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    assert served.inputs == (Spec("x", "FP32", (-1, 2)), Spec("factor", "FP32", (1,), True))
+    assert served.example == {"data": [[0.0, 0.0]]}
+    assert scored(served, {"data": [[1, 2]]}) == [[3.0, 6.0]]
+    assert scored(served, b"a,b\n1,2\n", "text/csv") == [[3.0, 6.0]]
+    assert scored(served, b'{"a": 1, "b": 2}\n', "application/x-ndjson") == [[3.0, 6.0]]
+    assert scored(served, {"inputs": {"x": [[1, 2]]}}) == {"predictions": [[3.0, 6.0]]}
+    both = {"inputs": {"x": [[1, 2]], "factor": [5]}}
+    assert scored(served, both) == {"predictions": [[5.0, 10.0]]}
+    tensors = [
+        {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]},
+        {"name": "factor", "datatype": "FP32", "shape": [1], "data": [7]},
+    ]
+    assert scored(served, {"inputs": tensors})["outputs"][0]["data"] == [7.0, 14.0]
+    with pytest.raises(SchemaMismatch, match=r"Expected: 'x', 'factor'\.$"):
+        scored(served, {"inputs": {"factor": [1]}})
+
+
+def test_optional_tensors_may_be_left_out(tmp_path):
+    """``optional(tensor(float))``: what onnxruntime gives with and without it."""
+    kind = helper.make_tensor_type_proto(FLOAT, [None])
+    optional = helper.make_value_info("x", helper.make_optional_type_proto(kind))
+    node = helper.make_node("OptionalHasElement", ["x"], ["there"])
+    there = helper.make_tensor_value_info("there", TensorProto.BOOL, [])
+    graph = helper.make_graph([node], "graph", [optional], [there])
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
+    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    assert served.inputs == (Spec("x", "FP32", (-1,), True),)
+    assert served.predict(Rows([1.0]), {}, "").tolist() is True
+    assert served.predict(Tensors({}), {}, "").tolist() is False
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"1\n2\n", "text/csv"),
+        (b"any name\n1\n2\n", "text/csv"),
+        (b"[1]\n[2]\n", "application/x-ndjson"),
+        (b'{"v": 1}\n{"v": 2}\n', "application/x-ndjson"),
+        (b'{"data": [[1], [2]]}', "application/json"),
+        (b'{"dataframe_split": {"columns": ["v"], "data": [[1], [2]]}}', "application/json"),
+        (as_npy(np.array([[1], [2]])), "application/x-npy"),
+    ],
+)
+def test_one_column_feeds_an_input_without_rows(body, kind, tmp_path):
+    """The one input has the shape [N]: a column is what formats of rows make of it."""
+    served = OnnxModel(saved(echo(FLOAT, ["N"]), tmp_path / "model"), LIMITS)
+    answer = scored(served, body, kind)
+    assert answer in ([1.0, 2.0], {"predictions": [1.0, 2.0]})
+    with pytest.raises(SchemaMismatch, match=r"Unknown inputs: 'a', 'b'\. Expected: 'x0'\.$"):
+        scored(served, b"a,b\n1,2\n", "text/csv")
+
+
+def test_the_outputs_that_v2_declares_are_those_it_answers(tmp_path):
+    """Datatype and dimensions of single values and of lists of tensors, which V2 does not know."""
+    pair = helper.make_node("SequenceConstruct", ["x", "x"], ["pair"])
+    total = helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, ["N"]))
+    graph = helper.make_graph(
+        [pair, total],
+        "graph",
+        [helper.make_tensor_value_info("x", FLOAT, ["N"])],
+        [
+            helper.make_value_info("pair", kind),
+            helper.make_tensor_value_info("total", FLOAT, []),
+        ],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
+    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    assert served.outputs == (Spec("pair", "FP32", (-1,)), Spec("total", "FP32", (-1,)))
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
+    pair_out, total_out = scored(served, {"inputs": [tensor]})["outputs"]
+    assert [pair_out[key] for key in ("datatype", "shape")] == ["FP32", [2, 2]]
+    assert [total_out[key] for key in ("datatype", "shape", "data")] == ["FP32", [1], [3.0]]
+
+
+def test_a_locale_that_is_not_there_says_how_to_install_it(tmp_path):
+    """Text models of skl2onnx compare by a locale; C.UTF-8 is everywhere."""
+
+    def normaliser(locale: str) -> Path:
+        node = helper.make_node(
+            "StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale=locale
+        )
+        value = ("x", STRING, ["N"]), ("y", STRING, ["N"])
+        return saved(model_of([node], [value[0]], [value[1]]), tmp_path / "model")
+
+    with pytest.raises(ModelUnusable, match=r"zz_ZZ\.UTF-8.* apt-get install locales && localedef"):
+        OnnxModel(normaliser("zz_ZZ.UTF-8"), LIMITS)
+    assert scored(OnnxModel(normaliser("C.UTF-8"), LIMITS), ["ÄB"]) == ["äb"]
 
 
 def test_external_data_are_read_from_beside_the_model(tmp_path):

@@ -1040,9 +1040,6 @@ def test_places_of_modules(each: Import, name: str, wanted: list[tuple[str, ...]
 # --- modules that no requirement provides ---------------------------------------------------------
 
 
-MONITORING = ("azureml.ai.monitoring", "azureml-ai-monitoring")
-
-
 def missing(tmp_path: Path, code: str, *requirements: str, also: tuple[str, ...] = ()) -> list[str]:
     fill(tmp_path, *also, score=code)
     files = [(name, tmp_path / name) for name in ("score.py", *also)]
@@ -1074,10 +1071,9 @@ def sentence(line: int, module: str, package: str) -> str:
         ("from azure import functions", "azure.functions", "azure-functions"),
         ("from google.cloud import storage", "google.cloud.storage", "google-cloud-storage"),
         ("import google.protobuf", "google.protobuf", "protobuf"),
-        ("from azureml.ai.monitoring import Collector", *MONITORING),
-        ("import azureml.ai.monitoring", *MONITORING),
         ("from azure.eventgrid import EventGridClient", "azure.eventgrid", "azure-eventgrid"),
         ("from imblearn.over_sampling import SMOTE", "imblearn", "imbalanced-learn"),
+        ("import azureml.dataprep", "azureml.dataprep", "azureml-dataprep"),
         ("from azureml.train.hyperdrive import X", "azureml.train", "azureml-train"),
         ("from mpl_toolkits.mplot3d import Axes3D", "mpl_toolkits", "matplotlib"),
     ],
@@ -1157,7 +1153,7 @@ def test_another_requirement_does_not_provide_it(
     assert len(missing(tmp_path, code, requirement)) == 1
 
 
-@pytest.mark.parametrize("code", ["from azureml.core import Workspace", "import azureml.data"])
+@pytest.mark.parametrize("code", ["import azureml.data", "from azureml.data.constants import X"])
 def test_what_was_left_out_is_not_named_as_what_to_add(tmp_path: Path, code: str) -> None:
     """The packages that the runtime takes the place of are taken out of every environment."""
     [said] = missing(tmp_path, code)

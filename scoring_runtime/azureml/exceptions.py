@@ -3,6 +3,7 @@
 ::
 
     AzureMLException
+    ├── ComputeTargetException, RunEnvironmentException: never raised here, scripts name them
     ├── UserErrorException
     │   └── WorkspaceException       a workspace is not there, or cannot be made
     └── WebserviceException          also a PackagingError
@@ -30,6 +31,14 @@ class AzureMLException(ScoringRuntimeError):
         super().__init__(exception_message)
         self.message = exception_message
         self.inner_exception = inner_exception
+
+
+class ComputeTargetException(AzureMLException):
+    """A cluster is not there; there are none here."""
+
+
+class RunEnvironmentException(AzureMLException):
+    """A run is not there; there are none here."""
 
 
 class UserErrorException(AzureMLException):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..coercion import tensors
 from ..errors import ModelUnusable, SchemaMismatch
-from ..payloads import Content, Limits, Spec
+from ..payloads import Content, Limits, Rows, Spec
 from ..telemetry import log
 from .onnx_options import OnnxOptions, processors
 
@@ -32,6 +32,7 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+_TENSOR = re.compile(r"tensor\(\w+\)")  # alone, or in optional(…) or seq(…)
 # Where in its source onnxruntime found the trouble: a file, and a function with its parameters.
 _SOURCE = re.compile(
     r"\S+\.(?:cc|h):\d+ (?:[^()]*::[^()]*\([^()]*\) (?:\[with [^\]]*\] )?)?"
@@ -47,7 +48,8 @@ _EXAMPLES: Mapping[str, Any] = {"BOOL": False, "BYTES": "", "FP16": 0.0, "FP32":
 class OnnxModel:
     """An ONNX file.
 
-    A single input takes rows. Several inputs of one value a row are the columns of a table.
+    A single input takes rows. Several inputs of one value a row are the columns of a table. Inputs
+    that need not be given, and initialisers that may be, are taken by name alone.
 
     Args:
         path: the ``.onnx`` file; external data is looked for beside it.
@@ -65,12 +67,14 @@ class OnnxModel:
     def __init__(self, path: Path, limits: Limits, options: OnnxOptions | None = None) -> None:
         self._session = session(path, options or OnnxOptions())
         self._limits = limits
-        self.inputs = tuple(_spec(each, path) for each in self._session.get_inputs())
+        self.inputs = tuple(_inputs(self._session, path))
         self.outputs = tuple(_output(each) for each in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
-        several = len(self.inputs) > 1
-        self.tabular = several and all(s.shape in ((-1,), (-1, 1)) for s in self.inputs)
-        self.example: Mapping[str, Any] = _example(self.inputs, self.tabular)
+        self._optional = {spec.name for spec in self.inputs if spec.optional}
+        needed = tuple(spec for spec in self.inputs if not spec.optional)
+        self._fed = needed or self.inputs
+        self.tabular = len(needed) > 1 and all(s.shape in ((-1,), (-1, 1)) for s in needed)
+        self.example: Mapping[str, Any] = _example(self._fed, self.tabular)
         self._refusals = _refusals()
         self._lengths = _shared_lengths(self._session.get_inputs())
 
@@ -81,7 +85,9 @@ class OnnxModel:
             SchemaMismatch: names, datatypes or shapes do not fit the model's inputs, or an
                 operator cannot work with the values.
         """
-        given = tensors(content, self.inputs, self._limits)
+        named = () if isinstance(content, Rows) else content[0]
+        specs = self._fed if self._optional.isdisjoint(named) else self.inputs
+        given = tensors(content, specs, self._limits)
         try:
             results = self._session.run(None, given)
         except self._refusals as error:
@@ -175,6 +181,11 @@ _ADVICE = {
     "not a registered function": (
         "It has operators that onnxruntime does not: write an entry script that registers them."
     ),
+    "locale": (
+        "Its text is compared by the rules of a locale that is not installed (Debian: apt-get "
+        "install locales && localedef -i en_US -f UTF-8 en_US.UTF-8); or export the model with "
+        "the locale C.UTF-8."
+    ),
     "File doesn't exist": "There is no such file.",
     "Protobuf|No graph was found": "The file was cut short, or is of another kind: copy it again.",
 }
@@ -202,19 +213,32 @@ def _shared_lengths(inputs: Sequence[Any]) -> dict[str, list[tuple[str, int]]]:
     return {name: places for name, places in found.items() if len(places) > 1}
 
 
+def _inputs(session: Any, path: Path) -> Iterator[Spec]:
+    for each in session.get_inputs():
+        spec = _spec(each, path)
+        yield spec._replace(optional=each.type.startswith("optional("))
+    for each in session.get_overridable_initializers():
+        yield _spec(each, path)._replace(optional=True)
+
+
 def _spec(each: Any, path: Path) -> Spec:
-    if each.type not in _DATATYPES:
+    kind = re.sub(r"^optional\((.*)\)$", r"\1", each.type)
+    if kind not in _DATATYPES:
         raise ModelUnusable(
             f"{path.name} has the input {each.name!r} of type {each.type}, which no format can "
             f"carry. Possible: {', '.join(_DATATYPES)}. Write an entry script for this model."
         )
-    return Spec(each.name, _DATATYPES[each.type], _shape(each.shape))
+    return Spec(each.name, _DATATYPES[kind], _shape(each.shape))
 
 
 def _output(each: Any) -> Spec:
+    """As V2 answers it, which knows no single values: without dimensions it has one, of any
+    length; so has a list of tensors, of whose shapes the session tells nothing."""
     if each.type.startswith("seq(map("):  # ZipMap: class → probability, for each row
         return Spec(each.name, "FP64", (-1, -1))
-    return Spec(each.name, _DATATYPES.get(each.type, "BYTES"), _shape(each.shape))
+    inner = _TENSOR.search(each.type)
+    datatype = _DATATYPES.get(inner[0] if inner else "", "BYTES")
+    return Spec(each.name, datatype, _shape(each.shape) or (-1,))
 
 
 def _shape(shape: Any) -> tuple[int, ...]:

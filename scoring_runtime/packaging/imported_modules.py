@@ -95,7 +95,6 @@ _NAMESPACE_DISTRIBUTIONS = {
     "azure.cosmos": "azure-cosmos",
     "azureml.ai.monitoring": "azureml-ai-monitoring",
     "azureml.data": "azureml-core",
-    "azureml.exceptions": "azureml-core",
     "google.protobuf": "protobuf",
     "google.auth": "google-auth",
     "google.oauth2": "google-auth",
@@ -194,12 +193,7 @@ def _absolute(each: Import) -> list[str]:
 def _is_known(module: str) -> bool:
     top = module.partition(".")[0]
     standard = top in sys.stdlib_module_names or top in IMPORT_MAPPING
-    return standard or top in _OF_THE_IMAGE or _is_old_name(module)
-
-
-def _is_old_name(module: str) -> bool:
-    answered = {*import_aliases._ALIASES, "azureml.core.Model"}
-    return module in import_aliases._PACKAGES or not answered.isdisjoint(_prefixes(module))
+    return standard or top in _OF_THE_IMAGE or import_aliases.answers(module)
 
 
 def _prefixes(module: str) -> list[str]:

@@ -1,0 +1,194 @@
+"""What entry scripts import from Azure ML packages that are not installed here.
+
+Importing such a name always works, so that the rest of the script can. What wrote telemetry or
+collected data takes what it is given and says once that it goes nowhere. What spoke to an Azure ML
+workspace says, when it is used, what it was and what to do instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+
+class NameGone(ImportError):
+    """A name of the Azure ML SDK was used; the message says what it was and what to do."""
+
+
+@cache
+def _say_once(what: str) -> None:
+    logging.getLogger("azmlinfsrv.user_script").warning(
+        "%s is not installed here: the script goes on, and nothing is collected or sent.", what
+    )
+
+
+# --- what takes everything ------------------------------------------------------------------------
+
+
+class ModelDataCollector:
+    """``azureml.monitoring.ModelDataCollector`` without its package."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _say_once("azureml-monitoring (ModelDataCollector)")
+
+    def collect(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is kept."""
+
+    def add_correlations(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is kept."""
+
+
+class BasicCorrelationContext:
+    """``azureml.ai.monitoring.context.BasicCorrelationContext``: an id that joins two data sets."""
+
+    def __init__(self, id: str | None = None, *args: Any, **kwargs: Any) -> None:
+        self._id = id or str(uuid.uuid4())
+
+    def get_id(self) -> str:
+        """The id."""
+        return self._id
+
+    def get_headers(self) -> Mapping[str, str]:
+        """No headers."""
+        return {}
+
+
+class Collector:
+    """``azureml.ai.monitoring.Collector`` without its package."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _say_once("azureml-ai-monitoring (Collector)")
+
+    def collect(self, data: Any = None, correlation_context: Any = None) -> Any:
+        """Nothing is kept; the result is the context to go on with."""
+        return correlation_context or BasicCorrelationContext()
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Telemetry has no place to go."""
+
+
+def _null_handler(*args: Any, **kwargs: Any) -> logging.Handler:
+    return logging.NullHandler()
+
+
+def _log_traceback(exception: BaseException, logger: logging.Logger, *args: Any) -> None:
+    logger.error("%s", exception, exc_info=exception)
+
+
+def _get_logger(name: str = "azureml.automl", *args: Any, **kwargs: Any) -> logging.Logger:
+    return logging.getLogger(name)
+
+
+_MONITORING = {
+    "Collector": Collector,
+    "BasicCorrelationContext": BasicCorrelationContext,
+    "ModelDataCollector": ModelDataCollector,
+}
+_LOG_SERVER = {
+    name: _nothing
+    for name in ("enable_telemetry", "set_verbosity", "set_log_file", "update_custom_dimensions")
+}
+_LOGGING_UTILITIES = {"log_traceback": _log_traceback, "get_logger": _get_logger}
+PROVIDED: dict[str, dict[str, Any]] = {
+    "azureml.monitoring": _MONITORING,
+    "azureml.monitoring.modeldatacollector": _MONITORING,
+    "azureml.ai.monitoring": _MONITORING,
+    "azureml.ai.monitoring.collector": _MONITORING,
+    "azureml.ai.monitoring.context": _MONITORING,
+    "azure.ai.mlmonitoring": _MONITORING,
+    "mlmonitoring": _MONITORING,
+    "azureml.core": {"VERSION": "0", "__version__": "0"},
+    "azureml.telemetry": {
+        "INSTRUMENTATION_KEY": "",
+        "set_diagnostics_collection": _nothing,
+        "get_telemetry_log_handler": _null_handler,
+    },
+    "azureml.automl.core": {},
+    "azureml.automl.core.shared": {
+        "log_server": SimpleNamespace(**_LOG_SERVER),
+        "logging_utilities": SimpleNamespace(**_LOGGING_UTILITIES),
+    },
+    "azureml.automl.core.shared.log_server": _LOG_SERVER,
+    "azureml.automl.core.shared.logging_utilities": _LOGGING_UTILITIES,
+    "azureml.train.automl": {},
+}
+"""Module → its names. AutoML's own classes are in no public package: a model that was pickled with
+them needs azureml-automl-runtime."""
+
+
+# --- what spoke to a workspace --------------------------------------------------------------------
+
+_FILES = (
+    "package the file beside the script, or read it with its own SDK (azure-storage-blob and "
+    "the like)"
+)
+_INSTEAD = {
+    "Run": "the context of an Azure ML run, and a service has none: read files beside the script, "
+    "AZUREML_MODEL_DIR and environment variables",
+    "Workspace": "a connection to an Azure ML workspace: models are below AZUREML_MODEL_DIR "
+    "(scoring_runtime.model_path), settings in environment variables",
+    "Dataset": f"data of an Azure ML workspace: {_FILES}",
+    "Datastore": f"storage of an Azure ML workspace: {_FILES}",
+    "Keyvault": "the secrets of an Azure ML workspace: set them as environment variables",
+}
+GONE = frozenset(
+    f"azureml.core.{name}"
+    for name in (
+        *("authentication", "compute", "conda_dependencies", "dataset", "datastore", "environment"),
+        *("experiment", "image", "keyvault", "run", "runconfig", "webservice", "workspace"),
+    )
+) | {"azureml.api.schema.dataTypes", "azureml.api.schema.sampleDefinition"}
+"""Modules of the SDK whose every name can be imported and none used."""
+MODULES = GONE | PROVIDED.keys()
+
+
+class _Gone(type):
+    """The class of a name that is gone: to be imported, annotated and compared with, no more."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise _refusal(cls)
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise _refusal(cls)
+
+
+def _refusal(gone: type) -> NameGone:
+    belongs = "a part of the Azure ML SDK: install azureml-core if the service needs it"
+    return NameGone(
+        f"{gone.__module__}.{gone.__name__} was {_INSTEAD.get(gone.__name__, belongs)}, or take "
+        "the line out. It can be imported here, not used."
+    )
+
+
+def names_of(module: str) -> Callable[[str], Any]:
+    """``__getattr__`` of a module that is made up (PEP 562).
+
+    Raises:
+        AttributeError: by the function, for a name that the module would not have.
+    """
+    provided = PROVIDED.get(module, {})
+
+    def find(name: str) -> Any:
+        if name in provided:
+            return provided[name]
+        if name.startswith("_") or (module not in GONE and not _is_class_of_sdk(module, name)):
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return _gone(module, name)
+
+    return find
+
+
+def _is_class_of_sdk(module: str, name: str) -> bool:
+    return module == "azureml.core" and name[0].isupper()
+
+
+@cache
+def _gone(module: str, name: str) -> type:
+    return _Gone(name, (), {"__module__": module})
