@@ -34,7 +34,7 @@ def model_of(root: Path, name: str, model_uri: str, flavor: str | None) -> Packa
     if not (folder / "MLmodel").is_file():
         refuse(f"{model_uri} is no MLflow model: expected is a folder with a file MLmodel.")
     check_flavour(flavor, _flavours(folder))
-    content = folder.parent == root / _DOWNLOADS / name  # its name would be another each time
+    content = folder.parent.parent.name == _DOWNLOADS  # its name would be another each time
     return model_files.from_path(name, 1, folder, content=content)
 
 

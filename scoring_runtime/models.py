@@ -268,7 +268,8 @@ def _no_model(
         near = _near(name, names) or _unregistered(root, name)
         wanted += f" It has version {', '.join(versions)}." if versions else near
     named = [f"{model.name}:{model.version}" for model in models]
-    there = named[:TREE_LINES] or [_shown(root)]
+    hidden = root.is_dir() and not _visible(root)
+    there = named[:TREE_LINES] or (["(no models)"] if hidden else [_shown(root)])
     return ModelNotFound("\n".join([f"{wanted} The model folder is {root}:", *there]))
 
 

@@ -76,6 +76,16 @@ def test_what_a_model_alone_needs_beside_it_is_taken(made: Make, own: Path) -> N
     assert not made(own).unchanged
 
 
+def test_a_folder_has_its_modules(made: Make, own: Path) -> None:
+    """All of it is taken; what only a file of it imports is warned about."""
+    (own.parent / "train.py").write_text("import gone1")
+    [warning] = made(own.parent).warnings
+    assert warning.startswith("trained/train.py line 1 imports gone1, which no requirement ")
+    (own.parent / "own_step.py").unlink()
+    with pytest.raises(PackagingError, match="needs own_step, which no requirement provides"):
+        made(own.parent)
+
+
 def test_a_module_that_a_pickle_names_beside_the_script_is_taken(
     made: Make, own: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PackagingError
-from ..model_kinds import UNKNOWN, pickles
+from ..model_kinds import MLFLOW, UNKNOWN, pickles
 from ..pickled import said
 from ..release import VERSION
 from . import host_files, resolution, secret_texts
@@ -142,14 +142,19 @@ def _missing(
         for model in models
         for each in pickles(model.path)
     }
-    code, folders = [], [Path(os.path.abspath(each.path)).parent for each in models]
+    files, needed, folders = [*source], {*pickled}, list[Path]()
     if script is None:
-        own = (each for model in models for each in files_of(specification, model))
-        code, folders = [(each.target.split("/", 3)[3], each.path) for each in own], []
+        for model in (each for each in models if each.kind != MLFLOW):
+            own = [(f.target.split("/", 3)[3], f.path) for f in files_of(specification, model)]
+            files += own
+            needed |= set() if os.path.isdir(model.path) else {name for name, _ in own}
     else:
-        folders += [Path(os.path.abspath(script)).parent, specification.source_dir or Path()]
-    found = uncovered([*source, *code], requirements, pickled=pickled, folders=folders)
-    needed = {*pickled, *(name for name, _ in code), *(reached(specification) if script else ())}
+        needed |= reached(specification)
+        folders = [
+            Path(os.path.abspath(each)).parent for each in (*(m.path for m in models), script)
+        ]
+        folders.append(specification.source_dir or Path())
+    found = uncovered(files, requirements, pickled=pickled, folders=folders)
     if specification.environment.base_image:
         needed = set()
     missing = tuple(sentence for sentence, name in found.items() if name in needed)
