@@ -17,39 +17,16 @@ from .environments_names import canonical as _normal
 from .import_statements import Import, imports_of
 
 # Top-level modules whose distribution has another name.
-_DISTRIBUTIONS = {
-    "Crypto": "pycryptodome",
-    "MySQLdb": "mysqlclient",
-    "OpenSSL": "pyopenssl",
-    "PIL": "pillow",
-    "attr": "attrs",
-    "bs4": "beautifulsoup4",
-    "bson": "pymongo",
-    "cv2": "opencv-python-headless",
-    "dateutil": "python-dateutil",
-    "docx": "python-docx",
-    "dotenv": "python-dotenv",
-    "faiss": "faiss-cpu",
-    "fitz": "pymupdf",
-    "git": "gitpython",
-    "grpc": "grpcio",
-    "imblearn": "imbalanced-learn",
-    "jwt": "pyjwt",
-    "kafka": "kafka-python",
-    "magic": "python-magic",
-    "pkg_resources": "setuptools",
-    "psycopg2": "psycopg2-binary",
-    "pythonjsonlogger": "python-json-logger",
-    "pywt": "pywavelets",
-    "serial": "pyserial",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "skopt": "scikit-optimize",
-    "umap": "umap-learn",
-    "win32api": "pywin32",
-    "yaml": "pyyaml",
-    "zmq": "pyzmq",
-}
+_OTHER_NAMES = """
+    Crypto=pycryptodome MySQLdb=mysqlclient OpenSSL=pyopenssl PIL=pillow attr=attrs
+    bs4=beautifulsoup4 bson=pymongo cv2=opencv-python-headless dateutil=python-dateutil
+    docx=python-docx dotenv=python-dotenv faiss=faiss-cpu fitz=pymupdf git=gitpython grpc=grpcio
+    imblearn=imbalanced-learn jwt=pyjwt kafka=kafka-python magic=python-magic
+    pkg_resources=setuptools psycopg2=psycopg2-binary pythonjsonlogger=python-json-logger
+    pywt=pywavelets serial=pyserial skimage=scikit-image sklearn=scikit-learn
+    skopt=scikit-optimize umap=umap-learn win32api=pywin32 yaml=pyyaml zmq=pyzmq
+"""
+_DISTRIBUTIONS = dict(each.split("=") for each in _OTHER_NAMES.split())
 # Other distributions that bring the same module.
 _ALSO = {
     "cv2": ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"),
@@ -62,27 +39,26 @@ _ALSO = {
     "xgboost": ("xgboost-cpu",),
 }
 # What these bring, for the case that they are not installed where the image is made.
+_BROUGHT = """
+    catboost: numpy pandas scipy
+    inference-schema: numpy pandas python-dateutil pytz wrapt
+    keras opencv-python opencv-python-headless scipy: numpy
+    lightgbm xgboost: numpy scipy
+    mlflow: numpy pandas pyyaml requests scikit-learn scipy
+    onnx onnxruntime: numpy protobuf
+    pandas: numpy python-dateutil pytz
+    scikit-image: numpy scipy pillow networkx
+    scikit-learn: numpy scipy joblib threadpoolctl
+    spacy: numpy requests
+    statsmodels: numpy scipy pandas patsy
+    tensorflow tensorflow-cpu: numpy keras protobuf requests
+    torchvision: torch numpy pillow
+    transformers: numpy pyyaml requests tqdm huggingface-hub
+"""
 _BRINGS = {
-    "catboost": ("numpy", "pandas", "scipy"),
-    "inference-schema": ("numpy", "pandas", "python-dateutil", "pytz", "wrapt"),
-    "keras": ("numpy",),
-    "lightgbm": ("numpy", "scipy"),
-    "mlflow": ("numpy", "pandas", "pyyaml", "requests", "scikit-learn", "scipy"),
-    "onnx": ("numpy", "protobuf"),
-    "onnxruntime": ("numpy", "protobuf"),
-    "opencv-python": ("numpy",),
-    "opencv-python-headless": ("numpy",),
-    "pandas": ("numpy", "python-dateutil", "pytz"),
-    "scikit-image": ("numpy", "scipy", "pillow", "networkx"),
-    "scikit-learn": ("numpy", "scipy", "joblib", "threadpoolctl"),
-    "scipy": ("numpy",),
-    "spacy": ("numpy", "requests"),
-    "statsmodels": ("numpy", "scipy", "pandas", "patsy"),
-    "tensorflow": ("numpy", "keras", "protobuf", "requests"),
-    "tensorflow-cpu": ("numpy", "keras", "protobuf", "requests"),
-    "torchvision": ("torch", "numpy", "pillow"),
-    "transformers": ("numpy", "pyyaml", "requests", "tqdm", "huggingface-hub"),
-    "xgboost": ("numpy", "scipy"),
+    name: line.partition(":")[2].split()
+    for line in _BROUGHT.strip().splitlines()
+    for name in line.partition(":")[0].split()
 }
 # Folders of many distributions, each of which is named like its module, and how long that is.
 _NAMESPACES = {"azure": 3, "google": 3, "azureml": 2, "mpl_toolkits": 1}
