@@ -34,7 +34,7 @@ serve: $(VENV)/.serve
 image: $(VENV)/.serve
 	@$(if $(SCRIPT),,$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/$(EXAMPLE)/requirements.txt -e '.[onnx]')
 	@$(if $(wildcard examples/$(EXAMPLE)/train.py),$(BIN)/python examples/$(EXAMPLE)/train.py)
-	$(BIN)/scoring-runtime package $(if $(filter two-models,$(EXAMPLE)),--registry examples/two-models/azureml-models --model iris --model wine --setting SCORING_DEFAULT_MODEL=iris) $$(test ! -d examples/$(EXAMPLE)/model || echo --model $(EXAMPLE)=examples/$(EXAMPLE)/model) $(if $(SCRIPT),--entry-script $(SCRIPT) --requirements examples/$(EXAMPLE)/requirements.txt) --target $(TARGET) --output build/$(EXAMPLE)-$(TARGET) --build
+	$(BIN)/scoring-runtime package $(if $(filter two-models,$(EXAMPLE)),--registry examples/two-models/azureml-models --model iris --model wine --setting SCORING_DEFAULT_MODEL=iris) $$(test ! -d examples/$(EXAMPLE)/model || echo --model $(EXAMPLE)=examples/$(EXAMPLE)/model/.) $(if $(SCRIPT),--entry-script $(SCRIPT) --requirements examples/$(EXAMPLE)/requirements.txt) --target $(TARGET) --output build/$(EXAMPLE)-$(TARGET) --build
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,6 +1,11 @@
 """What is noted of a model when it is registered, and whether its files are still the same.
 
-A registered version has its metadata in ``.scoring-model.json``, with the SHA-256 of each file.
+The metadata of ``<registry>/<name>/<version>`` with the SHA-256 of each file are in
+``<registry>.scoring/<name>/<version>.json``, beside the registry: scripts list and glob below
+``AZUREML_MODEL_DIR`` and find what was registered, no more. Only where nothing can stand beside it
+(a registry that is a mount point, or that lies where one may not write) they are in its hidden
+folder ``.scoring``. Registries of earlier releases have ``.scoring-model.json`` in the version's
+folder, which is read and compared as before.
 """
 
 from __future__ import annotations
@@ -17,6 +22,9 @@ from typing import Any, NamedTuple
 from .errors import ModelDamaged, RegistrationError, ScoringRuntimeError
 
 METADATA_FILE = ".scoring-model.json"
+"""Where earlier releases kept the metadata, in the version's own folder."""
+
+_SUFFIX = ".scoring"
 _NAMED = 10
 _CHUNK_BYTES = 1 << 20
 
@@ -138,10 +146,37 @@ def _only_files(source: Path, files: list[tuple[str, Path]]) -> list[tuple[str, 
     return files
 
 
+def notes_folder(registry: Path) -> Path:
+    """Where the metadata of a registry are, or would be."""
+    real = Path(os.path.realpath(registry))
+    beside, inside = real.parent / f"{real.name}{_SUFFIX}", real / _SUFFIX
+    if os.path.isdir(beside):
+        return beside
+    alone = os.path.ismount(real) or (os.path.exists(real) and not os.access(real.parent, os.W_OK))
+    return inside if alone or os.path.isdir(inside) else beside
+
+
+def notes_file(folder: Path) -> Path:
+    """The file with the metadata of a version's folder; it may not be there."""
+    real = Path(os.path.realpath(folder))
+    return notes_folder(real.parent.parent) / real.parent.name / f"{real.name}.json"
+
+
+def _noted_in(folder: Path) -> Path:
+    """The file that the metadata are read from."""
+    old = folder / METADATA_FILE
+    new = notes_file(folder)
+    return old if os.path.lexists(old) and not os.path.lexists(new) else new
+
+
+def is_noted(folder: Path) -> bool:
+    """Whether there are metadata of a version's folder."""
+    return os.path.lexists(_noted_in(folder))
+
+
 def noted_folder(path: Path) -> Path:
     """The version's folder that a model is in: the nearest one with metadata, else itself."""
-    there = (each for each in (path, *path.parents) if os.path.lexists(each / METADATA_FILE))
-    return next(there, path)
+    return next((each for each in (path, *path.parents) if is_noted(each)), path)
 
 
 def check(path: Path) -> None:
@@ -229,8 +264,8 @@ def _damaged(folder: Path, problems: list[str]) -> ModelDamaged:
     more = f", and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
     return ModelDamaged(
         f"The model in {folder} is not what was registered: {', '.join(problems[:_NAMED])}{more}. "
-        f"Put the files back or register the model again; without {METADATA_FILE} in that folder "
-        "nothing is compared."
+        f"Put the files back or register the model again; without {_noted_in(folder)} nothing is "
+        "compared."
     )
 
 
@@ -238,10 +273,12 @@ def _damaged(folder: Path, problems: list[str]) -> ModelDamaged:
 
 
 def write(folder: Path, name: str, version: int, manifest: Manifest) -> None:
-    """Write a version's metadata into its folder."""
+    """Write the metadata of a version's folder to their place."""
     files = {path: digest._asdict() for path, digest in manifest.files.items()}
     document = {"name": name, "version": version, **asdict(manifest), "files": files}
-    (folder / METADATA_FILE).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    place = notes_file(folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> Manifest | None:
@@ -250,7 +287,7 @@ def read(folder: Path) -> Manifest | None:
     Raises:
         ModelDamaged: they are not what :func:`write` writes.
     """
-    path = folder / METADATA_FILE
+    path = _noted_in(folder)
     try:
         document = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):

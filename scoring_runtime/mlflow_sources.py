@@ -34,7 +34,8 @@ def model_of(root: Path, name: str, model_uri: str, flavor: str | None) -> Packa
     if not (folder / "MLmodel").is_file():
         refuse(f"{model_uri} is no MLflow model: expected is a folder with a file MLmodel.")
     check_flavour(flavor, _flavours(folder))
-    return model_files.from_path(name, 1, folder)
+    content = folder.parent.parent.name == _DOWNLOADS  # its name would be another each time
+    return model_files.from_path(name, 1, folder, content=content)
 
 
 def _downloaded(root: Path, name: str, model_uri: str) -> Path:

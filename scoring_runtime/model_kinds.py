@@ -1,6 +1,7 @@
 """Of which kind a model's file or folder is, and the versions of libraries that matter for it.
 
-Kinds are told by file names alone; nothing of a model is read to find its kind.
+Kinds are told by file names alone; nothing of a model is read to find its kind. The version of
+scikit-learn is the one that the pickle says wrote it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+
+from .pickled import said
 
 SKLEARN, ONNX, MLFLOW, UNKNOWN = "scikit-learn", "onnx", "mlflow", "unknown"
 SUFFIXES: Mapping[str, str] = {
@@ -105,15 +108,41 @@ def installed_version(library: str) -> str | None:
 
 
 def libraries(kind: str, path: Path) -> dict[str, str]:
-    """The versions that matter for a model of this kind: those installed here.
+    """The versions that matter for a model of this kind: those installed here, or that it says.
 
-    For MLflow they are those that the flavours in its ``MLmodel`` name.
+    For MLflow they are those that the flavours in its ``MLmodel`` name; see also :func:`agreeing`.
     """
     if kind == MLFLOW:
         folders = [folder for _, folder in candidates(path)]
         return mlflow_versions(folders[0]) if len(folders) == 1 else {}
     versions = {library: installed_version(library) for library in _LIBRARIES.get(kind, ())}
-    return {library: version for library, version in versions.items() if version}
+    return agreeing({name: version for name, version in versions.items() if version}, path)
+
+
+def pickles(path: Path) -> list[Path]:
+    """The pickle and joblib files of a model's file or folder; none of an MLflow model."""
+    if kind_of(path) == MLFLOW:
+        return []
+    files = sorted(path.rglob("*")) if os.path.isdir(path) else [path]
+    return [each for each in files if _kind_of(each) == SKLEARN]
+
+
+def written_with(path: Path) -> str:
+    """The version of scikit-learn, the highest, that its pickles say; empty if they say none."""
+    versions = {each for file in pickles(path) if (each := said(file).scikit_learn)}
+    return max(versions, key=lambda text: [*map(int, re.findall(r"\d+", text))], default="")
+
+
+def agreeing(versions: Mapping[str, str], path: Path) -> dict[str, str]:
+    """The versions, unless the pickles at the path were written with another scikit-learn.
+
+    Then it is that one, and what was installed beside some other says nothing about them.
+    """
+    written = written_with(path)
+    if written in ("", versions.get("scikit-learn")):
+        return dict(versions)
+    others = {name: each for name, each in versions.items() if name not in _LIBRARIES[SKLEARN]}
+    return {**others, "scikit-learn": written}
 
 
 def mlflow_versions(folder: Path) -> dict[str, str]:

@@ -119,12 +119,15 @@ def model_folder(
 def entry_of(model: Path, file: str | None = None) -> Path:
     """The file of this name in a model's folder; without one its only file or folder, or itself.
 
+    It may be in the only folder of the model's.
+
     Raises:
         ModelNotFound: no such file; the message lists what there is.
     """
     if file is not None:
-        if (model / file).exists():
-            return model / file
+        for folder in (model, entry_of(model)):  # a folder that was registered keeps its name
+            if (folder / file).exists():
+                return folder / file
         raise ModelNotFound(
             f"There is no {file} in {model}.{_near(file, _files(model))}\n" + _shown(model)
         )
@@ -234,7 +237,10 @@ def _no_model(
         versions = [str(model.version) for model in models if model.name == name]
         near = _near(name, names) or _unregistered(root, name)
         wanted += f" It has version {', '.join(versions)}." if versions else near
-    return ModelNotFound(f"{wanted} The model folder is {root}:\n{_shown(root)}")
+    named = [f"{model.name}:{model.version}" for model in models]
+    hidden = root.is_dir() and not _visible(root)
+    there = named[:TREE_LINES] or (["(no models)"] if hidden else [_shown(root)])
+    return ModelNotFound("\n".join([f"{wanted} The model folder is {root}:", *there]))
 
 
 def _unregistered(root: Path, name: str) -> str:

@@ -51,7 +51,7 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--entry-script", metavar="FILE", help=script)
     whole = "folder of the script, taken whole (default: the script and the modules it imports)"
     group.add_argument("--source-dir", metavar="FOLDER", help=whole)
-    config = "inferenceconfig.json with script, source folder and environment"
+    config = "inferenceconfig.json, or a deployment's YAML, with script, folder and environment"
     group.add_argument("--inference-config", metavar="FILE", help=config)
 
 
@@ -60,6 +60,8 @@ def _add_environment(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--requirements", metavar="FILE", help="pip requirements of the script")
     package = "one more package, such as 'pillow>=10'; may be given several times"
     _repeated(group, "--pip-package", "PACKAGE", package)
+    missing = "package although nothing provides a module that the script or a model needs"
+    group.add_argument("--allow-missing", action="store_true", help=missing)
     setting = (
         "a setting of the runtime, or a variable of the script, in the image; of a secret only "
         "the name is kept; may be given several times"

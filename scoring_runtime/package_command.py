@@ -66,6 +66,7 @@ def _made(specification: Specification, options: argparse.Namespace) -> Context:
             progress=bar,
             resolve=not options.no_resolve,
             overwrite=options.overwrite,
+            allow_missing=options.allow_missing,
         )
     finally:
         if bar is not None:
@@ -194,7 +195,7 @@ def _path(text: str | None) -> Path | None:
 def _environments(options: argparse.Namespace) -> list[Environment]:
     found = []
     if options.conda:
-        found.append(environments.from_conda(Path(options.conda)))
+        found.append(inference_config.packages(Path(options.conda)))
     if options.requirements:
         found.append(environments.from_requirements(Path(options.requirements)))
     if options.pip_package:
@@ -234,7 +235,8 @@ def _model(text: str, registry: str | None) -> PackagedModel:
             "'=' out for a model of the registry."
         )
     if equals:
-        return model_files.from_path(name, int(version or 1), Path(path))
+        content = path == "." or path.rstrip("/").endswith("/.")
+        return model_files.from_path(name, int(version or 1), Path(path), content=content)
     return model_files.from_registry(Path(registry or DEFAULT_REGISTRY), name, version or None)
 
 

@@ -1,10 +1,10 @@
 """The registry: a folder ``<registry>/<name>/<version>/…`` as images have it.
 
-A version is copied to a hidden folder beside the models and then renamed to its place, so it is
+A version is copied to a hidden folder beside the registry and then renamed to its place, so it is
 there whole or not at all, and of several registrations at once each gets a version of its own.
 Versions count up from 1. None is given twice, even after it was deleted: the empty file
-``.versions/<name>/<version>`` marks one that was given. What a killed registration left is removed
-by the next one a day later.
+``<registry>.scoring/<name>/<version>``, beside its metadata, marks one that was given. What a
+killed registration left is removed by the next one a day later.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .models import RegisteredModel, is_version_folder, registered, registered_m
 
 __all__ = ["Record", "check", "check_name", "delete", "details", "listing", "register", "to_delete"]
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. -]{0,253}[A-Za-z0-9_.-])?")
 _TEMPORARY = ".tmp-"
-_GIVEN = ".versions"
+_GIVEN = ".versions"  # where earlier releases marked the versions that were given
 _STALE_SECONDS = 24 * 60 * 60
 
 
@@ -75,7 +75,7 @@ def register(
 
     Args:
         root: the registry; it is made if it does not exist.
-        name: letters, digits, ``-``, ``_`` and ``.``.
+        name: letters, digits, ``-``, ``_`` and ``.``, and spaces between them as in Azure ML.
         path: the model's file or folder.
         tags: texts by name; so are ``properties``.
         description: for people, as are ``framework`` and ``framework_version``.
@@ -166,7 +166,8 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name) or name.isdecimal():
         raise RegistrationError(
             f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), "
-            "digits, '-', '_' and '.', the first a letter, digit or '_', and not digits alone."
+            "digits, '-', '_' and '.', the first a letter, digit or '_', spaces between them, and "
+            "not digits alone."
         )
 
 
@@ -208,28 +209,34 @@ def _translated(what: str) -> Iterator[None]:
 
 @contextmanager
 def _temporary(root: Path) -> Iterator[Path]:
-    folder = root / f"{_TEMPORARY}{uuid.uuid4().hex}"
-    folder.mkdir()
+    folder = _new_temporary(root)
+    folder.mkdir(parents=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _new_temporary(root: Path) -> Path:
+    return manifest.notes_folder(root) / f"{_TEMPORARY}{uuid.uuid4().hex}"
+
+
 def _publish(root: Path, name: str, temporary: Path, noted: Manifest) -> Record:
     """Rename the folder to the next version; somebody may make that by hand just before."""
     while True:
         version = _claimed_version(root, name)
-        manifest.write(temporary, name, version, noted)
         target = root / name / str(version)
+        manifest.write(target, name, version, noted)
         if _moved(temporary, target):
             return Record(name, version, target, noted)
+        manifest.notes_file(target).unlink()
 
 
 def _claimed_version(root: Path, name: str) -> int:
     """The next version, which nobody else can get from now on."""
     while True:
-        version = 1 + max(_versions(root / name) + _versions(root / _GIVEN / name), default=0)
+        given = (root, root / _GIVEN, manifest.notes_folder(root))
+        version = 1 + max((each for top in given for each in _versions(top / name)), default=0)
         with suppress(FileExistsError):
             _mark_path(root, name, version).touch(exist_ok=False)
             return version
@@ -242,7 +249,7 @@ def _versions(folder: Path) -> list[int]:
 
 
 def _mark_path(root: Path, name: str, version: int) -> Path:
-    folder = root / _GIVEN / name
+    folder = manifest.notes_folder(root) / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder / str(version)
 
@@ -268,8 +275,9 @@ def _moved(source: Path, target: Path) -> bool:
 
 def _delete(root: Path, model: RegisteredModel) -> None:
     _mark_path(root, model.name, model.version).touch()
-    hidden = root / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    hidden, notes = _new_temporary(root), manifest.notes_file(root / model.name / model.path.name)
     model.path.rename(hidden)
+    notes.unlink(missing_ok=True)
     _remove(hidden)
     with suppress(OSError):  # it holds other versions, or one is being registered
         model.path.parent.rmdir()
@@ -284,7 +292,8 @@ def _remove(folder: Path) -> None:
 
 def _remove_stale(root: Path) -> None:
     oldest = time.time() - _STALE_SECONDS
-    for folder in root.glob(f"{_TEMPORARY}*"):
+    places = (root, manifest.notes_folder(root))
+    for folder in (each for place in places for each in place.glob(f"{_TEMPORARY}*")):
         with suppress(OSError):
             times = [each.lstat().st_mtime for each in (folder, *folder.rglob("*"))]
             if max(times) < oldest:

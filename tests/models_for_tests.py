@@ -289,3 +289,17 @@ def functions_model_host(folder: Path, **settings: str) -> FunctionsHost:
         **settings,
     }
     return FunctionsHost(ROOT, clean_environ(**environ))
+
+
+def other_version(path: Path) -> Path:
+    """A pickle that scikit-learn 1.3.2 has written."""
+    import pickle
+
+    import sklearn
+    from sklearn.preprocessing import StandardScaler
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = pickle.dumps(StandardScaler().fit(np.eye(2)))
+    text = sklearn.__version__.encode()
+    path.write_bytes(content.replace(bytes([len(text)]) + text, b"\x051.3.2"))
+    return path

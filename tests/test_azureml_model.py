@@ -278,3 +278,22 @@ def test_delete(filled: Path) -> None:
     assert [each.version for each in Model.list(filled, "iris")] == [1, 2, 3, 4, 5, 6, 7, 8, 10]
     with pytest.raises(ModelNotFound, match=r"^There is no model iris version 9\. It has version "):
         model.delete()
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_what_there_is_instead_of_a_model(
+    registered: bool, workspace: Path, tmp_path: Path
+) -> None:
+    """The models that there are, never the files that a workspace keeps beside them."""
+    for number in range(300):
+        path = workspace / ".azureml/packages/1" / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "m.pkl").write_bytes(b"a pickle")
+    if registered:
+        Model.register(workspace, tmp_path / "m.pkl", "there")
+    with pytest.raises(ModelNotFound) as caught:
+        Model(workspace, "nothere")
+    first, *rest = str(caught.value).splitlines()
+    assert first.startswith("There is no model nothere. ")
+    assert rest == (["there:1"] if registered else ["(no models)"])

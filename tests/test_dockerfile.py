@@ -286,6 +286,7 @@ def test_the_builder_is_sent_what_is_copied_and_no_more():
         "!scoring_runtime",
         "!source",
         "!azureml-models",
+        "!azureml-models.scoring",
         "!wheels",
         "**/__pycache__",
     ]
@@ -295,7 +296,7 @@ def test_the_builder_is_sent_what_is_copied_and_no_more():
             if line.startswith("COPY ") and "--from" not in line:
                 copied |= {name.rstrip("/") for name in line.split()[1:-1]}
     assert {f"!{name}" for name in copied} < set(dockerignore().splitlines())
-    assert len(copied) == 7
+    assert len(copied) == 8
 
 
 # --- the worker's own packages --------------------------------------------------------------------

@@ -402,6 +402,7 @@ def test_the_functions_image_holds_what_its_host_reads(images: ImageStore, funct
     assert done.stdout.split() == [
         ".python_packages",
         "azureml-models",
+        "azureml-models.scoring",
         "function_app.py",
         "host.json",
         "scoring_runtime",

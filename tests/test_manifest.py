@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from scoring_runtime import manifest
 from scoring_runtime.errors import ModelDamaged, ModelUnusable, RegistrationError
-from scoring_runtime.manifest import METADATA_FILE, FileDigest, Manifest, check, files_below, read
+from scoring_runtime.manifest import (
+    METADATA_FILE,
+    FileDigest,
+    Manifest,
+    check,
+    files_below,
+    notes_file,
+    read,
+)
 
 WEIGHTS = b"0123456789" * 1000
 
@@ -28,7 +36,7 @@ def digest(content: bytes) -> FileDigest:
 @pytest.fixture
 def version(tmp_path: Path) -> Path:
     """A version's folder: ``saved/weights.bin``, ``saved/labels.txt`` and their metadata."""
-    folder = tmp_path / "iris" / "3"
+    folder = tmp_path / "models" / "iris" / "3"
     (folder / "saved").mkdir(parents=True)
     (folder / "saved/weights.bin").write_bytes(WEIGHTS)
     (folder / "saved/labels.txt").write_bytes(b"a\nb\n")
@@ -53,13 +61,47 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         libraries={"numpy": "2.4.6"},
         files={os.fsdecode(b"\xff.bin"): digest(b"x"), "a/b": digest(b"")},
     )
-    manifest.write(tmp_path, "iris", 3, noted)
-    assert read(tmp_path) == noted
+    manifest.write(tmp_path / "models/iris/3", "iris", 3, noted)
+    assert read(tmp_path / "models/iris/3") == noted
+
+
+@pytest.mark.parametrize("place", ["", ".", "../../../current", "../../../linked/iris/3"])
+def test_nothing_of_ours_lies_in_a_model(
+    place: str, version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor among the models; the notes are found for relative paths and through links too."""
+    root = version.parents[1]
+    assert sorted(path.name for path in root.rglob("*")) == [
+        "3", "iris", "labels.txt", "saved", "weights.bin"
+    ]  # fmt: skip
+    (root.parent / "current").symlink_to(version)
+    (root.parent / "linked").symlink_to(root)
+    monkeypatch.chdir(version)
+    folder = Path(place) if place else version
+    assert notes_file(folder) == root.parent / "models.scoring/iris/3.json"
+    flip_a_bit(version)
+    with pytest.raises(ModelDamaged, match="has changed"):
+        check(folder)
+
+
+@pytest.mark.parametrize("reason", ["ismount", "access"])
+def test_where_nothing_can_stand_beside_a_registry(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount point alone outlives a container: then its hidden folder has the notes."""
+    (tmp_path / "models/iris/3").mkdir(parents=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda path: reason == "ismount")
+        patch.setattr(os, "access", lambda path, mode: reason != "access")
+        manifest.write(tmp_path / "models/iris/3", "iris", 3, Manifest(kind="onnx"))
+    assert (tmp_path / "models/.scoring/iris/3.json").is_file()
+    noted = read(tmp_path / "models/iris/3")  # also where it is mounted no more
+    assert noted == Manifest(kind="onnx")
 
 
 def test_the_file_is_json(version: Path) -> None:
     """Its keys are those that the README names."""
-    document = json.loads((version / METADATA_FILE).read_bytes())
+    document = json.loads(notes_file(version).read_bytes())
     assert document == {
         "name": "iris",
         "version": 3,
@@ -208,8 +250,18 @@ def test_what_is_in_a_version_is_compared_with_it(
         monkeypatch.chdir(version.parent)
         with pytest.raises(ModelDamaged, match=r"registered: saved/weights\.bin has changed\."):
             check(path)
-    (version / METADATA_FILE).unlink()
+    notes_file(version).unlink()
     check(version / below)
+
+
+def test_a_registry_of_an_earlier_release(version: Path) -> None:
+    """It has the notes in the version's folder: they are read and compared as before."""
+    notes_file(version).rename(version / METADATA_FILE)
+    check(version)
+    flip_a_bit(version)
+    with pytest.raises(ModelDamaged) as caught:
+        check(version / "saved")
+    assert str(caught.value).endswith(f"without {version / METADATA_FILE} nothing is compared.")
 
 
 def test_a_damaged_model_cannot_be_used() -> None:
@@ -285,7 +337,7 @@ def test_a_change_is_named(change: Callable[[Path], Any], problem: str, version:
         check(version)
     assert str(caught.value) == (
         f"The model in {version} is not what was registered: {problem}. Put the files back or "
-        "register the model again; without .scoring-model.json in that folder nothing is compared."
+        f"register the model again; without {notes_file(version)} nothing is compared."
     )
 
 

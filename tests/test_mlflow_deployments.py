@@ -174,7 +174,7 @@ def test_create_on_the_command_line(home: Path, model: Path, tmp_path: Path) -> 
     created = "\npython_function deployment iris is created\n"
     package = ("-C", "output=out", "-C", "resolve=false")
     assert command_line("create", *options, *package) == created
-    assert (tmp_path / "out/azureml-models/iris/1/MLmodel").is_file()
+    assert (tmp_path / "out/azureml-models/iris/1" / model.name / "MLmodel").is_file()
     assert command_line("list") == "List of all deployments:\n[]\n"
     assert command_line("create", *options) == created
     assert local_service.find(home / ".scoring-runtime", "iris").state == "Healthy"
@@ -377,7 +377,7 @@ def test_a_package(
         "path": str(output),
         "target": target,
     }
-    assert (output / "azureml-models/iris/1/MLmodel").is_file()
+    assert (output / "azureml-models/iris/1" / model.name / "MLmodel").is_file()
     assert f"SCORING_TRIGGERS={triggers}" in (output / "Dockerfile").read_text().replace('"', "")
     assert client.list_deployments() == []
     assert list(root.iterdir()) == []

@@ -249,7 +249,7 @@ def test_nothing_of_a_changed_model_is_loaded(root: Path, tmp_path: Path) -> Non
     with pytest.raises(ModelDamaged, match=r"is not what was registered: m\.pkl has changed\. "):
         load_model("iris", root=root)
     assert not (tmp_path / "sprung").exists()
-    (folder / manifest.METADATA_FILE).unlink()
+    manifest.notes_file(folder).unlink()
     load_model("iris", root=root)
     assert (tmp_path / "sprung").exists()
 

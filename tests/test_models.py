@@ -292,6 +292,7 @@ def test_the_only_entry_or_the_folder(files: list[str], path: str, tmp_path: Pat
         ("pair", "b.onnx", "pair/1/b.onnx"),
         ("digits", "saved/labels.txt", "digits/3/saved/labels.txt"),
         ("digits", "saved", "digits/3/saved"),
+        ("digits", "labels.txt", "digits/3/saved/labels.txt"),
         ("iris", "iris.pkl", "iris/10/iris.pkl"),
     ],
 )
@@ -354,13 +355,12 @@ def test_a_relative_folder_stays_relative(tmp_path: Path, monkeypatch: pytest.Mo
 def test_no_such_model(
     name: str | None, version: int | str | None, message: str, several: Path
 ) -> None:
-    """What there is instead: near names, the versions, and the folder's content."""
+    """What there is instead: near names, the versions, and the models that there are."""
     with pytest.raises(ModelNotFound) as caught:
         model_path(name, version, root=several)
     first, *rest = str(caught.value).splitlines()
     assert first == f"{message} The model folder is {several}:"
-    assert rest == tree(several)
-    assert "        10/" in rest
+    assert rest == ["digits:3", "iris:1", "iris:2", "iris:10", "pair:1"]
 
 
 def test_no_such_version_of_the_only_model(one: Path) -> None:
@@ -410,7 +410,6 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     ("file", "hint"),
     [
         ("label.txt", " Did you mean saved/labels.txt?"),
-        ("labels.txt", " Did you mean saved/labels.txt?"),
         ("other/weights.bin", " Did you mean saved/weights.bin?"),
         ("xyz", ""),
     ],

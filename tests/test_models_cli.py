@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from scoring_runtime.cli import main
-from scoring_runtime.manifest import METADATA_FILE
+from scoring_runtime.manifest import notes_file
 from scoring_runtime.models_cli import Bar
 from scoring_runtime.registry import details, listing, register
 from tests.standalone_host import clean_environ
@@ -200,7 +200,7 @@ def test_list_of_none(models: Models) -> None:
 
 def test_list_of_a_damaged_one(models: Models, root: Path) -> None:
     """It is marked in the table, and says why in the JSON."""
-    (root / "digits/1" / METADATA_FILE).write_text("{}")
+    notes_file(root / "digits/1").write_text("{}")
     assert models("list", "digits", "--registry", root).out.splitlines()[1].split(None, 3) == [
         "digits", "1", "scikit-learn", "(damaged metadata)"
     ]  # fmt: skip
@@ -267,10 +267,10 @@ def test_what_is_not_there_or_not_enough(
 
 def test_show_of_a_damaged_one(models: Models, root: Path) -> None:
     """The message names the file."""
-    (root / "digits/1" / METADATA_FILE).write_text("{")
+    notes_file(root / "digits/1").write_text("{")
     done = models("show", "digits", "--registry", root)
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith(f"scoring-runtime: {root}/digits/1/{METADATA_FILE} is not JSON: ")
+    assert done.err.startswith(f"scoring-runtime: {root}.scoring/digits/1.json is not JSON: ")
 
 
 # --- delete ---------------------------------------------------------------------------------------

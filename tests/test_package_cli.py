@@ -18,6 +18,7 @@ import pytest
 
 from scoring_runtime import registry
 from scoring_runtime.cli import main
+from scoring_runtime.registry import register
 from tests.models_for_tests import iris_estimator, saved
 from tests.standalone_host import clean_environ
 
@@ -305,19 +306,123 @@ def test_the_commands_are_shell(package: Command) -> None:
         assert shlex.split(build)[-1] == done.document["path"]
 
 
-def test_the_command_to_try_it_works(package: Command, here: Path) -> None:
-    """`python -m scoring_runtime` in the context is the packaged runtime, with its script."""
-    document = package(*SCRIPT, *MODEL, "--target", "standalone", "--json").document
-    change, _, command, _ = document["steps"]["Try it here without an image"]
-    assert change == f"cd {here / 'package'}"
-    assert command.startswith("python -m scoring_runtime serve ")
-    score = command.replace(" serve ", " score ").replace("python", sys.executable)
-    tried = f"{change} && {score}"
+PLACES = """
+import os
+
+
+def init():
+    pass
+
+
+def run(data):
+    return [os.environ["AML_APP_ROOT"], os.environ["AZUREML_MODEL_DIR"], os.getcwd(), data]
+"""
+
+
+@pytest.mark.parametrize("target", ["standalone", "functions"])
+def test_the_command_to_try_it_works(target: str, package: Command, here: Path) -> None:
+    """It runs the packaged runtime and script, with the paths that the image has."""
+    (here / "score.py").write_text(PLACES)
+    document = package(*SCRIPT, *MODEL, "--target", target, "--json").document
+    change, _, *into, command, _ = (
+        line for line in document["steps"]["Try it here without an image"] if line[0] != "#"
+    )
+    made = here / "package"
+    assert change == f"cd {made}"
+    score = re.sub("serve$", "score", command).replace("python ", f"{sys.executable} ")
+    tried = " && ".join([change, *(each.partition(" #")[0] for each in into), score])
     asked = f"cd {here} && echo '\"7\"' | ({tried})"
     done = subprocess.run(
         ["sh", "-c", asked], capture_output=True, text=True, env=clean_environ(), timeout=60
     )
-    assert (done.returncode, json.loads(done.stdout)) == (0, '"7"\n'), done.stderr
+    assert done.returncode == 0, done.stderr
+    working = made / "source" if target == "standalone" else made
+    said = [str(each) for each in (made / "source", made / "azureml-models/net/2", working)]
+    assert json.loads(done.stdout) == [*said, '"7"\n']
+
+
+def test_what_is_sent_fits_the_script(package: Command, here: Path) -> None:
+    """A script that takes the raw body is sent a file, not JSON."""
+    text = (here / "score.py").read_text()
+    (here / "score.py").write_text(text.replace("def run", "@rawhttp\ndef run"))
+    said = package(*SCRIPT, *MODEL).out
+    assert "application/json" not in said
+    raw = "curl -H 'Content-Type: application/octet-stream' --data-binary @input.bin "
+    assert said.count(raw) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "place"), [("net", "net/w.bin"), ("net/", "net/w.bin"), ("net/.", "w.bin")]
+)
+def test_a_folder_keeps_its_name(path: str, place: str, package: Command, here: Path) -> None:
+    """As Azure ML registered it; ``/.`` names its content."""
+    (here / "net").mkdir()
+    (here / "net/w.bin").touch()
+    assert package(*SCRIPT, "--model", f"my net={path}").code == 0
+    folder = here / "package/azureml-models/my net/1"
+    found = [each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()]
+    assert found == [place]
+
+
+def test_a_name_with_a_space_in_an_address(package: Command, here: Path) -> None:
+    """Quoted, as curl needs it."""
+    for name in ("a.onnx", "b.onnx"):
+        (here / name).touch()
+    said = package("--model", "my net=a.onnx", "--model", "b=b.onnx").out
+    assert "http://localhost:5001/score/my%20net " in said
+
+
+def test_a_script_in_the_models_folder_is_no_fault(package: Command, here: Path) -> None:
+    """There is nothing that could be left out."""
+    (here / "net.bin").rename(here / "w.bin")
+    options = ("--source-dir", here, "--model", f"net={here}", "--output", "../out", "--json")
+    assert package(*SCRIPT, *options).document["warnings"] == []
+
+
+def test_what_nothing_provides_ends_it(package: Command, here: Path) -> None:
+    """Nothing is made, unless that is allowed."""
+    (here / "score.py").write_text("import gone1\n" + (here / "score.py").read_text())
+    done = package(*SCRIPT)
+    assert (done.code, done.out, (here / "package").exists()) == (1, "", False)
+    assert done.err.endswith(" where the image runs: --allow-missing.\n")
+    allowed = package(*SCRIPT, "--allow-missing")
+    assert (allowed.code, allowed.err.count("imports gone1")) == (0, 1)
+    assert package(*SCRIPT, "--pip-package", "gone1").err == ""
+
+
+JOINED = 'os.path.join(os.environ["AZUREML_MODEL_DIR"], {})'
+
+
+@pytest.mark.parametrize(
+    ("opened", "said"),
+    [
+        (JOINED.format('"x.pkl"'), True),
+        (JOINED.format('"sub/x.pkl"'), True),
+        (JOINED.format('"net", "x.pkl"'), False),
+        (JOINED.format('"net/x.pkl"'), False),
+        (JOINED.format('os.listdir("AZUREML_MODEL_DIR")[0], "x.pkl"'), False),
+        ('os.path.join(Model.get_model_path("net"), "x.pkl")', False),
+    ],
+)
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_script_that_opens_files_beside_their_folder(
+    registered: bool, opened: str, said: bool, package: Command, here: Path
+) -> None:
+    """It is said, and how to have it; with that it is silent."""
+    for name in ("x.pkl", "sub/x.pkl"):
+        (here / "net" / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / "net" / name).write_bytes(b"")
+    (here / "score.py").write_text(f"import os\ndef init():\n    {opened}\ndef run(data): pass\n")
+    option = "m" if registered else "m=net"
+    if registered:
+        register(here / "azureml-models", "m", here / "net")
+    warnings = package(*SCRIPT, "--model", option, "--json").document["warnings"]
+    assert len(warnings) == said
+    if said:
+        assert warnings[0].startswith("score.py line 3 names ")
+        way = warnings[0].rpartition("--model ")[2].partition(" ")[0]
+        again = package(*SCRIPT, "--model", way, "--json")
+        assert again.document["warnings"] == []
 
 
 def test_a_terminal_gets_a_progress_bar(here: Path) -> None:
@@ -343,7 +448,7 @@ def test_a_terminal_gets_a_progress_bar(here: Path) -> None:
         ((*SCRIPT, "--source-dir", "nowhere"), "nowhere"),
         ((*SCRIPT, "--model", "net=missing.bin"), "There is no model net at missing.bin"),
         ((*SCRIPT, "--model", "net:x=net.bin"), "the version 'x' is no whole number"),
-        ((*SCRIPT, "--model", "a b=net.bin"), "'a b' is not a name for a model"),
+        ((*SCRIPT, "--model", "a*b=net.bin"), "'a*b' is not a name for a model"),
         (
             (*SCRIPT, "--model", "net"),
             "There is no model net: the registry azureml-models does not exist. Name the model's "

@@ -19,9 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from scoring_runtime import registry
+from scoring_runtime import manifest, registry
 from scoring_runtime.errors import PackagingError
-from scoring_runtime.manifest import METADATA_FILE
 from scoring_runtime.packaging import host_files, model_files
 from scoring_runtime.packaging.app_settings import required_settings
 from scoring_runtime.packaging.context import make
@@ -109,7 +108,7 @@ def test_it_holds_what_an_image_needs(package: Package) -> None:
         ".dockerignore",
         "Dockerfile",
         "app-settings.json",
-        f"azureml-models/net/3/{METADATA_FILE}",
+        "azureml-models.scoring/net/3.json",
         "azureml-models/net/3/model.bin",
         "function_app.py",
         "host.json",
@@ -199,17 +198,25 @@ def test_several_models_are_below_one_folder(package: Package, model: Path) -> N
     assert (made.path / "azureml-models/two/1/model.bin").read_bytes() == model.read_bytes()
 
 
-def test_the_content_of_a_folder_is_the_version(package: Package, tmp_path: Path) -> None:
-    """What ``serve --model-dir`` is given can be packaged as it is."""
+@pytest.mark.parametrize(("content", "inside"), [(False, "net/"), (True, "")])
+def test_a_folder_keeps_its_name(
+    content: bool, inside: str, package: Package, tmp_path: Path
+) -> None:
+    """As Azure ML had it; only the content is taken of one that is named so (``net/.``)."""
     folder = tmp_path / "net"
     (folder / "deep" / "__pycache__").mkdir(parents=True)
     (folder / "deep" / "weights.bin").write_bytes(b"w")
     (folder / "deep" / "__pycache__" / "x.pyc").write_bytes(b"x")
-    made = package(models=(model_files.from_path("net", 1, folder),))
+    models = (model_files.from_path("m", 1, folder, content=content),)
+    made = package(models=models)
     assert sorted(name for name in files(made.path) if name.startswith("azureml-models")) == [
-        f"azureml-models/net/1/{METADATA_FILE}",
-        "azureml-models/net/1/deep/weights.bin",
+        "azureml-models.scoring/m/1.json",
+        f"azureml-models/m/1/{inside}deep/weights.bin",
     ]
+    manifest.check(made.path / "azureml-models/m/1")
+    assert package(models=models).unchanged
+    (folder / "deep" / "weights.bin").write_bytes(b"v")
+    assert not package(models=models).unchanged
 
 
 def test_a_registered_model_is_linked(package: Package, tmp_path: Path, model: Path) -> None:
@@ -218,7 +225,8 @@ def test_a_registered_model_is_linked(package: Package, tmp_path: Path, model: P
     wanted = model_files.from_registry(tmp_path / "registry", "net")
     made = package(models=(wanted,)).path / "azureml-models/net/1"
     assert (made / "model.bin").samefile(registered.path / "model.bin")
-    assert json.loads((made / METADATA_FILE).read_text())["description"] == "noted"
+    noted = manifest.read(made)
+    assert noted is not None and noted.description == "noted"
     by_path = package("again", models=(model_files.from_path("net", 1, registered.path),)).path
     assert (by_path / "azureml-models/net/1/model.bin").samefile(registered.path / "model.bin")
 

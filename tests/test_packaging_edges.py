@@ -24,11 +24,17 @@ import pytest
 
 from scoring_runtime import registry
 from scoring_runtime.errors import PackagingError
-from scoring_runtime.manifest import METADATA_FILE
+from scoring_runtime.manifest import METADATA_FILE, notes_file
 from scoring_runtime.packaging import contents, document, model_files, resolution
 from scoring_runtime.packaging import context as build_context
 from scoring_runtime.packaging.context import make
-from scoring_runtime.packaging.specification import Context, Environment, Specification
+from scoring_runtime.packaging.specification import (
+    MODELS,
+    NOTES,
+    Context,
+    Environment,
+    Specification,
+)
 from tests.standalone_host import clean_environ
 
 REPOSITORY = Path(__file__).parent.parent
@@ -149,7 +155,7 @@ def whole(package: Path) -> str:
     """The setting N of a package whose files are all those of its document."""
     said = document.read(package)
     assert said is not None
-    assert document.changed_by_hand(package, said, "azureml-models") == []
+    assert document.changed_by_hand(package, said, MODELS, NOTES) == []
     assert tree(package / "azureml-models/net/1")["model.bin"] == (b"registered", 0o644)
     return said.settings["N"]
 
@@ -537,12 +543,12 @@ def test_links_of_models(package: Package, tmp_path: Path, model: Path) -> None:
         model_files.from_path("file", 1, tmp_path / "link.bin"),
     )
     made = package(models=models).path / "azureml-models"
-    found = {name: data for name, (data, _) in tree(made).items() if METADATA_FILE not in name}
+    found = {name: data for name, (data, _) in tree(made).items()}
     assert found == {
         "file/1/link.bin": b"weights",
-        "folder/1/again.bin": b"w",
-        "folder/1/beside/w.bin": b"w",
-        "folder/1/deep/w.bin": b"w",
+        "folder/1/link/again.bin": b"w",
+        "folder/1/link/beside/w.bin": b"w",
+        "folder/1/link/deep/w.bin": b"w",
     }
     assert not any(path.is_symlink() for path in made.rglob("*"))
     assert package(models=models).unchanged
@@ -584,7 +590,7 @@ def test_odd_file_names_of_models(package: Package, tmp_path: Path, name: str) -
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / name).write_bytes(b"w")
     made = package(models=(model_files.from_path("net", 1, tmp_path / "net"),))
-    assert name in os.listdir(made.path / "azureml-models/net/1")
+    assert name in os.listdir(made.path / "azureml-models/net/1/net")
     by_file = (model_files.from_path("net", 1, tmp_path / "net" / name),)
     assert package("other", models=by_file).models == ("net:1",)
 
@@ -696,7 +702,7 @@ def test_versions_without_metadata_are_copied(package: Package, tmp_path: Path) 
     made = package(models=models)
     there = made.path / "azureml-models/my.net/7"
     assert made.settings["AZUREML_MODEL_DIR"].endswith("/azureml-models/my.net/7")
-    assert sorted(os.listdir(there)) == [METADATA_FILE, "w.bin"]
+    assert os.listdir(there) == ["w.bin"]
     assert not (there / "w.bin").samefile(version / "w.bin")
     assert os.listdir(version) == ["w.bin"]
     (version / "w.bin").write_bytes(b"v")
@@ -787,7 +793,7 @@ def test_other_libraries_of_a_model_are_noted(
     package(models=(replace(model, libraries={"numpy": "1.0"}),))
     wanted = (replace(model, libraries={"numpy": "2.0"}),)
     made = package(models=wanted)
-    said = json.loads((made.path / f"azureml-models/net/1/{METADATA_FILE}").read_text())
+    said = json.loads(notes_file(made.path / "azureml-models/net/1").read_text())
     assert (made.unchanged, said["libraries"]) == (False, {"numpy": "2.0"})
     assert package(models=wanted).unchanged
 
@@ -929,7 +935,9 @@ def test_a_secret_in_a_model_folder_is_refused(package: Package, tmp_path: Path,
     (tmp_path / "net" / name).write_text(f'{{\n"AccountKey": "{KEY}"\n}}\n')
     with pytest.raises(PackagingError) as error:
         package(models=(model_files.from_path("net", 1, tmp_path / "net"),))
-    assert str(error.value).startswith(f"azureml-models/net/1/{name}:2 holds a storage account key")
+    assert str(error.value).startswith(
+        f"azureml-models/net/1/net/{name}:2 holds a storage account key"
+    )
     assert "take it out of the model" in str(error.value)
     assert KEY not in str(error.value)
     assert not (tmp_path / "package").exists()

@@ -457,9 +457,11 @@ NO_FOLDER = (
         ),
         ("-e .", f"-e '.' {WHERE_TO_BUILD}"),
         ("-e.", f"-e '.' {WHERE_TO_BUILD}"),
+        ("-e /folder", f"-e '/folder' {WHERE_TO_BUILD}"),
         (
-            "--editable=git+https://example.org/a#egg=a",
-            f"--editable 'git+https://example.org/a#egg=a' {WHERE_TO_BUILD}",
+            "-e git+https://example.org/a",
+            "the address 'git+https://example.org/a' does not say which package it is: write "
+            "name @ address.",
         ),
         (".", f"'.' is a folder or a source archive: {BUILD_A_WHEEL}"),
         ("./package", f"'./package' is a folder or a source archive: {BUILD_A_WHEEL}"),
@@ -548,6 +550,132 @@ def test_a_bad_requirement_is_refused_with_its_file_and_line(
         from_requirements(path)
     assert str(raised.value) == f"{path}, line 3: {message.replace('{folder}', str(tmp_path))}"
     assert "pass" not in str(raised.value).replace("password", "")
+
+
+@pytest.mark.parametrize("option", ["-e ", "--editable=", "--editable ", "-e"])
+def test_what_is_editable_may_be_an_address(option: str) -> None:
+    """As ``pip freeze`` writes it of a package that was installed with git; nothing is a folder."""
+    address = "git+https://example.org/a.git@v1#egg=a"
+    assert from_packages([option + address]).requirements == (f"a @ {address}",)
+
+
+@pytest.mark.parametrize("key", ["platforms", "category"])
+def test_conda_passes_over_keys_that_it_does_not_know(key: str) -> None:
+    """With a warning, as this does."""
+    found = conda_of("numpy", **{key: ["linux-64"]})
+    assert found == Environment(
+        requirements=("numpy",), notes=(f"conda.yml: the key '{key}' is not used.",)
+    )
+
+
+@pytest.mark.parametrize("name", ["azureml-monitoring", "azureml_ai_monitoring"])
+def test_what_collects_for_azure_ml_is_said_to_collect_nothing(name: str) -> None:
+    """It is installed all the same."""
+    found = from_packages([f"{name}==1.0"])
+    assert found.requirements == (f"{name}==1.0",)
+    assert found.notes[0].startswith(f"{name.replace('_', '-')} collects nothing here: ")
+
+
+# --- of the new command line ----------------------------------------------------------------------
+
+CONDA = "name: env\ndependencies: [python=3.12, {pip: [pandas==2.2]}]\n"
+DEPLOYED = {
+    "$schema": "https://azuremlschemas.azureedge.net/latest/managedOnlineDeployment.schema.json",
+    "name": "blue",
+    "endpoint_name": "e",
+    "model": {"path": "../model/"},
+    "code_configuration": {"code": "../src", "scoring_script": "score.py"},
+    "environment": {"conda_file": "conda.yml", "image": "own:1"},
+    "environment_variables": {"A": "b"},
+    "instance_count": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"conda_file": "conda.yml", "image": "own:1"},
+        {"conda_file": yaml.safe_load(CONDA), "image": "own:1"},
+        "env.yml",
+    ],
+)
+def test_a_deployment_is_followed(environment: object, tmp_path: Path) -> None:
+    """Its paths are relative to the file; the model is named with an option."""
+    written(tmp_path / "src/score.py", "")
+    written(tmp_path / "deploy/conda.yml", CONDA)
+    written(tmp_path / "deploy/env.yml", "name: env\nconda_file: conda.yml\nimage: own:1\n")
+    document = {**DEPLOYED, "environment": environment}
+    path = written(tmp_path / "deploy/blue.yml", yaml.safe_dump(document))
+    found = inference_config.read(path)
+    assert found.entry_script.resolve() == tmp_path / "src/score.py"
+    assert found.source_dir is not None and found.source_dir.resolve() == tmp_path / "src"
+    assert found.environment == Environment(
+        requirements=("pandas==2.2",),
+        python="3.12",
+        variables={"A": "b"},
+        base_image="own:1",
+        notes=(f"{path}: the model is not taken from here: name it with --model.",),
+    )
+
+
+def test_an_environment_of_the_workspace_is_named(tmp_path: Path) -> None:
+    """It is not on this machine."""
+    written(tmp_path / "src/score.py", "")
+    document = {**DEPLOYED, "environment": "azureml:env@latest", "model": None}
+    path = written(tmp_path / "deploy/blue.yml", yaml.safe_dump(document))
+    assert inference_config.read(path).environment.notes == (
+        f"{path}: 'azureml:env@latest' is none of this machine: name its file with --conda.",
+    )
+
+
+def test_an_environment_is_followed(tmp_path: Path) -> None:
+    """Where a conda file is expected; what it builds itself is said to be left out."""
+    written(tmp_path / "conda.yml", CONDA)
+    path = written(tmp_path / "env.yml", "$schema: x\nconda_file: conda.yml\nbuild: {path: .}\n")
+    found = inference_config.packages(path)
+    assert (found.requirements, found.python) == (("pandas==2.2",), "3.12")
+    assert "buildContext is not used: build an image with those steps" in found.notes[0]
+    assert inference_config.packages(tmp_path / "conda.yml").requirements == ("pandas==2.2",)
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "kind"),
+    [
+        (inference_config.packages, "code_configuration: {}\nimage: a", "deployment"),
+        (inference_config.packages, "$schema: x\nauth_mode: key", "endpoint"),
+        (inference_config.read, "auth_mode: key", "endpoint"),
+        (inference_config.read, "conda_file: c.yml", "environment"),
+        (inference_config.read, "endpoint_name: e", "deployment"),
+        (inference_config.read, "$schema: x\nname: a", "document"),
+    ],
+)
+def test_other_documents_are_named_for_what_they_are(
+    read: Any, text: str, kind: str, tmp_path: Path
+) -> None:
+    """And what is expected in their place."""
+    path = written(tmp_path / "a.yml", text)
+    with pytest.raises(PackagingError) as raised:
+        read(path)
+    message = str(raised.value)
+    assert message.startswith(f"{path} is the {kind} of Azure ML's command line, version 2: ")
+
+
+@pytest.mark.parametrize("place", ["beside", "working"])
+def test_the_source_directory_is_where_the_script_is(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Projects name it from the file, and from the folder that the command ran in."""
+    folder = tmp_path / "config" if place == "beside" else tmp_path
+    for each in (tmp_path, tmp_path / "config"):
+        (each / "src").mkdir(parents=True)
+    written(folder / "src/score.py", "")
+    path = written(
+        tmp_path / "config/i.json", {"entryScript": "score.py", "sourceDirectory": "src"}
+    )
+    monkeypatch.chdir(tmp_path)
+    found = inference_config.read(path)
+    assert found.entry_script.resolve() == folder / "src/score.py"
+    assert found.source_dir is not None and found.source_dir.resolve() == folder / "src"
 
 
 def test_a_requirements_file_that_includes_itself_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from scoring_runtime.errors import PackagingError
 from scoring_runtime.no_code import mlflow_flavours, mlflow_signature
 from scoring_runtime.packaging import requirements_mlflow, resolution
 from scoring_runtime.packaging.environments import from_packages, name_of
+from scoring_runtime.packaging.model_files import from_path
 from scoring_runtime.packaging.requirements import (
     MLFLOW_LIGHT,
     models_environment,
@@ -28,6 +30,7 @@ from scoring_runtime.packaging.requirements import (
 )
 from scoring_runtime.packaging.resolution_output import trouble
 from scoring_runtime.packaging.specification import Environment, PackagedModel, Specification
+from tests.models_for_tests import other_version
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "scoring_runtime"
@@ -377,6 +380,61 @@ def test_lines_are_held_to_one_version_or_none(
     found = lines_of(requirements_text(given))
     names = {name_of(line) for line in wanted}
     assert sorted(each for each in found if name_of(each) in names) == wanted
+
+
+@pytest.mark.parametrize(
+    ("script", "user", "there", "gone"),
+    [
+        (False, [], ["scikit-learn==1.3.2", "joblib>=1.3", "numpy<2"], ["numpy=="]),
+        (True, ["pillow"], ["scikit-learn==1.3.2", "joblib>=1.3", "numpy<2"], ["numpy=="]),
+        (True, ["scikit-learn"], ["scikit-learn==1.3.2", "numpy<2"], []),
+        (True, ["scikit-learn==1.5.1"], ["scikit-learn==1.5.1"], ["1.3.2", "numpy<2"]),
+        (True, ["numpy==1.26.4"], ["scikit-learn==1.3.2", "numpy==1.26.4"], ["numpy<2"]),
+    ],
+)
+def test_what_a_pickle_says_is_required(
+    script: bool, user: list[str], there: list[str], gone: list[str], tmp_path: Path
+) -> None:
+    """Whatever else is named, unless the user names it."""
+    wanted = from_path("m", 1, other_version(tmp_path / "m.pkl"))
+    asked = specified(models=(wanted,), environment=from_packages(user))
+    text = requirements_text(asked if script else replace(asked, entry_script=None))
+    assert {*there} <= {*text.splitlines()}
+    assert not [each for each in gone if each in text]
+
+
+def test_nothing_local_stands_beside_a_version_of_the_users() -> None:
+    """They would have to fit each other; a name alone leaves all to the model."""
+    wanted = model(**{"scikit-learn": "1.7.2", "joblib": "1.5.2", "numpy": "2.3.4"})
+    pinned = from_packages(["scikit-learn==1.5.2", "numpy"])
+    text = requirements_text(specified(models=(wanted,), environment=pinned))
+    assert "numpy\n" in text and "joblib>=1.3\n" in text and "2.3.4" not in text
+    free = requirements_text(specified(models=(wanted,), environment=from_packages(["numpy"])))
+    assert "numpy==2.3.4\n" in free
+
+
+@pytest.mark.parametrize(
+    ("lines", "limited"),
+    [
+        (["scikit-learn==1.4.1.post1"], True),
+        (["scikit-learn==1.4.2"], False),
+        (["scikit-learn==1.3.*"], True),
+        (["scikit-learn<1.4.2"], True),
+        (["scikit-learn<=1.4.2"], False),
+        (["scikit-learn>=1.2"], False),
+        (["scikit-learn"], False),
+        (["pandas[excel]==2.0.3; python_version >= '3.8'"], True),
+        (["torch==2.2.2", "numpy"], True),
+        (["torch==2.2.2", "numpy>=1.24"], True),
+        (["torch==2.2.2", "numpy<1.27"], False),
+        (["onnxruntime==1.17.3", "numpy==1.26.4"], False),
+        (["requests==2.0"], False),
+    ],
+)
+def test_wheels_that_were_built_for_numpy_1_get_it(lines: list[str], limited: bool) -> None:
+    """As conda saw to; a numpy that the user decides stays."""
+    text = requirements_text(specified(environment=from_packages(lines)))
+    assert ("\nnumpy<2\n" in text) == limited
 
 
 def test_models_of_different_versions_are_refused() -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from scoring_runtime import manifest
 from scoring_runtime.errors import ModelDamaged, ModelNotFound, RegistrationError
-from scoring_runtime.manifest import METADATA_FILE, FileDigest, Manifest
+from scoring_runtime.manifest import METADATA_FILE, FileDigest, Manifest, notes_file, read
 from scoring_runtime.models import RegisteredModel, model_path
 from scoring_runtime.registry import Record, check, delete, details, listing, register, to_delete
 
@@ -56,6 +56,11 @@ def shape(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
+def beside(root: Path) -> Path:
+    """Where the registry notes its models."""
+    return root.with_name(f"{root.name}.scoring")
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -68,15 +73,8 @@ def test_a_file(root: Path, model: Path) -> None:
     record = register(root, "iris", model)
     assert (record.name, record.version, record.id) == ("iris", 1, "iris:1")
     assert record.path == root / "iris/1"
-    assert shape(root) == [
-        ".versions",
-        ".versions/iris",
-        ".versions/iris/1",
-        "iris",
-        "iris/1",
-        f"iris/1/{METADATA_FILE}",
-        "iris/1/model.pkl",
-    ]
+    assert shape(root) == ["iris", "iris/1", "iris/1/model.pkl"]
+    assert shape(beside(root)) == ["iris", "iris/1", "iris/1.json"]
     assert model_path("iris", root=root) == root / "iris/1/model.pkl"
     assert (root / "iris/1/model.pkl").read_bytes() == b"a pickle"
     check(record.path)
@@ -86,7 +84,6 @@ def test_a_folder(root: Path, saved: Path) -> None:
     """The folder itself stands below the version, with all that is in it."""
     register(root, "digits", saved)
     assert shape(root / "digits/1") == [
-        METADATA_FILE,
         "saved",
         "saved/labels.txt",
         "saved/variables",
@@ -135,7 +132,7 @@ def test_the_metadata(root: Path, saved: Path) -> None:
             "saved/variables/weights.bin": FileDigest(sha256(b"weights"), 7),
         },
     )
-    document = json.loads((record.path / METADATA_FILE).read_bytes())
+    document = json.loads(notes_file(record.path).read_bytes())
     assert (document["name"], document["version"]) == ("digits", 1)
     assert details(root, "digits") == record
     assert listing(root) == [record]
@@ -206,9 +203,10 @@ def test_others_can_read_what_was_registered(root: Path, saved: Path) -> None:
         os.umask(umask)
     modes = {
         name: (root / "m/1" / name).stat().st_mode & 0o777
-        for name in (".", "saved", "saved/labels.txt", METADATA_FILE)
+        for name in (".", "saved", "saved/labels.txt")
     }
-    assert modes == {".": 0o755, "saved": 0o755, "saved/labels.txt": 0o640, METADATA_FILE: 0o644}
+    assert modes == {".": 0o755, "saved": 0o755, "saved/labels.txt": 0o640}
+    assert notes_file(root / "m/1").stat().st_mode & 0o777 == 0o644
 
 
 # --- links ----------------------------------------------------------------------------------------
@@ -261,10 +259,10 @@ def test_a_link_that_is_refused(
 
 # --- what is refused ------------------------------------------------------------------------------
 
-GOOD = ["iris", "a", "A-b_c.d", "_x", "7x", "x7", "1.0", "a" * 255, "a..b"]
+GOOD = ["iris", "a", "A-b_c.d", "_x", "7x", "x7", "1.0", "a" * 255, "a..b", "a b", "My  model 1"]
 BAD = [
-    "", ".", "..", ".hidden", "a/b", "../a", "/a", "a\\b", "a b", "a\n", "\n", "7", "007", "-a",
-    "a:1", "ä", "٣", "a\0", "a" * 256, "a*",
+    "", ".", "..", ".hidden", "a/b", "../a", "/a", "a\\b", "a ", " a", "a\n", "\n", "7", "007",
+    "-a", "a:1", "ä", "٣", "a\0", "a" * 256, "a*",
 ]  # fmt: skip
 
 
@@ -283,7 +281,8 @@ def test_names_that_are_refused(name: str, root: Path, model: Path) -> None:
         register(root, name, model)
     assert str(caught.value) == (
         f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), digits, "
-        "'-', '_' and '.', the first a letter, digit or '_', and not digits alone."
+        "'-', '_' and '.', the first a letter, digit or '_', spaces between them, and not digits "
+        "alone."
     )
     assert shape(root.parent) == before
 
@@ -411,7 +410,7 @@ def test_a_version_that_cannot_be_put_in_its_place(
 
     monkeypatch.setattr(Path, "rename", refuse)
     assert refused(root, model).endswith(": Invalid cross-device link.")
-    assert list(root.glob(".tmp-*")) == []
+    assert list(root.parent.rglob(".tmp-*")) == []
 
 
 def test_a_progress_that_raises_stops_the_registration(root: Path, model: Path) -> None:
@@ -449,7 +448,27 @@ def test_versions_made_by_hand_are_counted(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir() if name.endswith("/") else path.touch()
     assert register(root, "iris", model).version == expected
-    assert shape(root / "iris" / str(expected)) == [METADATA_FILE, "model.pkl"]
+    assert shape(root / "iris" / str(expected)) == ["model.pkl"]
+
+
+def test_a_registry_of_an_earlier_release_goes_on(root: Path, model: Path) -> None:
+    """Its versions and what it noted of them count; what is new stands beside it."""
+    (root / "iris/2").mkdir(parents=True)
+    (root / "iris/2/model.pkl").write_bytes(b"a pickle")
+    old = {
+        "description": "old",
+        "files": {"model.pkl": {"sha256": sha256(b"a pickle"), "bytes": 8}},
+    }
+    (root / "iris/2" / METADATA_FILE).write_text(json.dumps(old))
+    (root / ".versions/iris").mkdir(parents=True)
+    (root / ".versions/iris/4").touch()
+    assert details(root, "iris").manifest.description == "old"
+    assert register(root, "iris", model).version == 5
+    (root / "iris/2/model.pkl").write_bytes(b"another!")
+    with pytest.raises(ModelDamaged):
+        check(root / "iris/2")
+    delete(root, "iris", 2)
+    assert shape(root / "iris") == ["5", "5/model.pkl"]
 
 
 # --- listing --------------------------------------------------------------------------------------
@@ -483,11 +502,11 @@ def test_damaged_metadata_do_not_hide_the_others(root: Path, model: Path) -> Non
     """The list says what is wrong with one of them; its details are an error; it can be deleted."""
     register(root, "good", model)
     register(root, "bad", model)
-    (root / "bad/1" / METADATA_FILE).write_text("{")
+    notes_file(root / "bad/1").write_text("{")
     bad, good = listing(root)
     assert (good.id, good.damage) == ("good:1", "")
     assert bad == Record("bad", 1, root / "bad/1", Manifest(kind="scikit-learn"), bad.damage)
-    assert bad.damage.startswith(f"{root}/bad/1/{METADATA_FILE} is not JSON: ")
+    assert bad.damage.startswith(f"{root}.scoring/bad/1.json is not JSON: ")
     assert bad.document()["damage"] == bad.damage
     with pytest.raises(ModelDamaged, match=f"^{re.escape(bad.damage)}$"):
         details(root, "bad")
@@ -530,7 +549,7 @@ def test_one_version(three: Path) -> None:
     """The others stay."""
     assert delete(three, "iris", 2) == [RegisteredModel("iris", 2, three / "iris/2")]
     assert [record.id for record in listing(three)] == ["iris:1", "iris:3", "other:1"]
-    assert not list(three.glob(".tmp-*"))
+    assert not list(three.parent.rglob(".tmp-*"))
 
 
 def test_all_versions(three: Path) -> None:
@@ -595,7 +614,7 @@ def test_a_version_that_is_a_link(root: Path, saved: Path) -> None:
     (root / "iris/1").symlink_to(saved)
     delete(root, "iris", 1)
     assert not (root / "iris").exists()
-    assert not list(root.glob(".tmp-*"))
+    assert not list(root.parent.rglob(".tmp-*"))
     assert (saved / "labels.txt").read_bytes() == b"labels"
 
 
@@ -648,7 +667,7 @@ def test_processes_that_register_at_once(root: Path, tmp_path: Path) -> None:
         for number in versions:
             assert details(root, "iris", number).manifest.tags == {"from": source}
             assert (root / f"iris/{number}/model.pkl").read_bytes() == content
-    assert sorted(path.name for path in root.iterdir()) == [".versions", "iris"]
+    assert os.listdir(root) == os.listdir(beside(root)) == ["iris"]
 
 
 COME_AND_GO = """
@@ -708,7 +727,8 @@ def test_a_registration_that_is_killed(root: Path, model: Path) -> None:
     process = start(REGISTER_HALF, root, big)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    [left] = root.iterdir()
+    assert os.listdir(root) == []
+    [left] = beside(root).iterdir()
     assert left.name.startswith(".tmp-")
     assert shape(left) == ["big.pkl"]
     assert listing(root) == []
@@ -719,12 +739,12 @@ def test_a_registration_that_is_killed(root: Path, model: Path) -> None:
     assert left.exists()
     age(left, hours=25)
     register(root, "other", model)
-    assert sorted(path.name for path in root.iterdir()) == [".versions", "iris", "other"]
+    assert sorted(path.name for path in beside(root).iterdir()) == ["iris", "other"]
 
 
 def test_a_registration_that_still_copies_is_left_alone(root: Path, model: Path) -> None:
     """Its folder is old, a file in it is not."""
-    copying = root / ".tmp-1"
+    copying = beside(root) / ".tmp-1"
     (copying / "saved").mkdir(parents=True)
     (copying / "saved/weights.bin").touch()
     age(copying, hours=25)
@@ -756,8 +776,9 @@ def test_a_version_that_somebody_makes_by_hand_first(
 
     monkeypatch.setattr(manifest, "write", late)
     assert register(root, "iris", model).version == 3
-    assert json.loads((root / "iris/3" / METADATA_FILE).read_bytes())["version"] == 3
+    assert json.loads(notes_file(root / "iris/3").read_bytes())["version"] == 3
     assert shape(root / "iris/1") == ["theirs"]
+    assert read(root / "iris/1") is None
 
 
 def test_a_name_that_is_deleted_while_it_gets_a_version(
@@ -776,7 +797,7 @@ def test_a_name_that_is_deleted_while_it_gets_a_version(
     monkeypatch.setattr(Path, "rename", late)
     assert register(root, "iris", model).version == 1
     assert tries == [root / "iris/1"] * 2
-    assert shape(root / "iris/1") == [METADATA_FILE, "model.pkl"]
+    assert shape(root / "iris/1") == ["model.pkl"]
 
 
 def test_a_registration_whose_copy_is_taken_away(

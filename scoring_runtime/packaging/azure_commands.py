@@ -43,9 +43,8 @@ def deploy(context: Context, image: str) -> Iterator[str]:
         yield from _container(context, image)
 
 
-def http(context: Context, path: str, sample: str) -> Iterator[str]:
-    """A request to what was deployed."""
-    post = f"curl -H 'Content-Type: application/json' -d @{sample}"
+def http(context: Context, path: str, post: str) -> Iterator[str]:
+    """A request to what was deployed, by the command ``post`` without an address."""
     if context.target != FUNCTIONS:
         yield (f"ADDRESS=$(az container show --name scoring {_GROUP} --query ipAddress.ip -o tsv)")
         yield f"{post} http://$ADDRESS:5001{path}   # nobody is asked for a key there"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PackagingError
-from ..model_kinds import UNKNOWN
+from ..model_kinds import MLFLOW, UNKNOWN, pickles
+from ..pickled import said
 from ..release import VERSION
 from . import host_files, resolution, secret_texts
 from .app_settings import (
@@ -22,9 +23,9 @@ from .app_settings import (
 from .dockerfile import dockerfile, dockerignore
 from .document import Document, digest_of
 from .imported_modules import uncovered
-from .model_files import model_files
+from .model_files import ModelFile, model_files
 from .requirements import models_environment, other_requirements, requirements_text
-from .sources import entry_script_name, source_files
+from .sources import beside, entry_script_name, misplaced, reached, source_files
 from .specification import (
     DEFAULT_PYTHON,
     ROOTS,
@@ -32,6 +33,7 @@ from .specification import (
     TARGETS,
     WHEELS,
     Environment,
+    PackagedModel,
     RequiredSetting,
     Specification,
 )
@@ -44,7 +46,8 @@ _TRIGGERS = ("http", "blob", "service_bus")
 class Contents:
     """The ``files`` of a context by path with ``/``, and what was found out about it.
 
-    ``about`` are the fields of a :class:`Context` but its path.
+    ``about`` are the fields of a :class:`Context` but its path, ``missing`` says what a model or
+    the script cannot do without and nothing provides.
     """
 
     files: Mapping[str, bytes | Path]
@@ -54,6 +57,21 @@ class Contents:
     python: str
     wheels: tuple[Path, ...]
     warnings: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+
+
+def files_of(specification: Specification, model: PackagedModel) -> list[ModelFile]:
+    """The files of a model; without a script also what its one file needs of what lies beside it.
+
+    Raises:
+        PackagingError: as :func:`.model_files.model_files`, of which they are.
+    """
+    own = model_files(model)
+    if specification.entry_script is not None or os.path.isdir(model.path):
+        return own
+    place = own[0].target.removesuffix(model.path.name)
+    more = [ModelFile(f"{place}{name}", path) for name, path in beside(model.path)]
+    return [*own, *(each for each in more if each.target != own[0].target)]
 
 
 def contents(specification: Specification, *, leave_out: Collection[Path] = ()) -> Contents:
@@ -97,15 +115,50 @@ def contents(specification: Specification, *, leave_out: Collection[Path] = ()) 
         "required": required,
         "source_files": tuple(name for name, _ in source),
     }
+    missing, rest = _missing(specification, source, requirements.splitlines())
     warnings = (
         *environment.notes,
         *notes,
         *unknown_settings(specification),
         *_packaged_twice(specification, source),
-        *uncovered(source, requirements.splitlines()),
+        *_misplaced(specification),
+        *missing,
+        *rest,
     )
-    python = document.python
-    return Contents(files, document, about, requirements, python, environment.wheels, warnings)
+    python, wheels = document.python, environment.wheels
+    return Contents(files, document, about, requirements, python, wheels, warnings, missing)
+
+
+def _missing(
+    specification: Specification, source: list[tuple[str, Path]], requirements: list[str]
+) -> tuple[tuple[str, ...], list[str]]:
+    """What the script or a model cannot do without, and what only other files import.
+
+    What a base image of the user's has nobody knows.
+    """
+    script, models = specification.entry_script, specification.models
+    pickled = {
+        f"The model {model.name} ({each.name})": sorted(said(each).modules)
+        for model in models
+        for each in pickles(model.path)
+    }
+    files, needed, folders = [*source], {*pickled}, list[Path]()
+    if script is None:
+        for model in (each for each in models if each.kind != MLFLOW):
+            own = [(f.target.split("/", 3)[3], f.path) for f in files_of(specification, model)]
+            files += own
+            needed |= set() if os.path.isdir(model.path) else {name for name, _ in own}
+    else:
+        needed |= reached(specification)
+        folders = [
+            Path(os.path.abspath(each)).parent for each in (*(m.path for m in models), script)
+        ]
+        folders.append(specification.source_dir or Path())
+    found = uncovered(files, requirements, pickled=pickled, folders=folders)
+    if specification.environment.base_image:
+        needed = set()
+    missing = tuple(sentence for sentence, name in found.items() if name in needed)
+    return missing, [sentence for sentence in found if sentence not in missing]
 
 
 def _environment(specification: Specification) -> Environment:
@@ -122,16 +175,31 @@ def _environment(specification: Specification) -> Environment:
 def _packaged_twice(
     specification: Specification, source: Iterable[tuple[str, Path]]
 ) -> Iterator[str]:
-    """A warning for each model in the source folder: the script may open it there, or not."""
-    if not specification.models:
+    """A warning for each model in the source folder: the script may open it there, or not.
+
+    In a model's folder that holds the script too, there is nothing to leave out.
+    """
+    if not specification.models or not source:
         return
-    taken = {_identity(path) for _, path in source}
+    taken, script = (
+        {_identity(path): name for name, path in source},
+        entry_script_name(specification),
+    )
     for model in specification.models:
-        if any(_identity(file.path) in taken for file in model_files(model)):
+        files = files_of(specification, model)
+        twice = [taken[each] for file in files if (each := _identity(file.path)) in taken]
+        if twice and script not in twice:
             yield (
                 f"The model {model.name} at {model.path} is in the source folder too, so it is "
                 "packaged twice: name it in .scoringignore unless the script opens it there."
             )
+
+
+def _misplaced(specification: Specification) -> Iterator[str]:
+    for each in specification.models if specification.entry_script else ():
+        names = [file.target.split("/", 3)[3] for file in model_files(each)]
+        folder = each.path if each.folder else each.path / names[0].partition("/")[0]
+        yield from misplaced(specification, f"{each.name}={folder}/.", names)
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -149,7 +217,7 @@ def _check_model_texts(specification: Specification) -> None:
     for model in specification.models:
         again = ", and register it again" if model.registered else ""
         advice = f"take it out of the model, {model.path}{again}."
-        secret_texts.check(model_files(model), advice)
+        secret_texts.check(files_of(specification, model), advice)
 
 
 def resolved(content: Contents, previous: Document | None, resolve: bool) -> Document:

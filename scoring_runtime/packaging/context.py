@@ -20,11 +20,11 @@ from pathlib import Path
 
 from ..errors import PackagingError
 from ..manifest import Progress
-from .contents import Contents, contents, resolved
+from .contents import Contents, contents, files_of, resolved
 from .document import DOCUMENT, Document, changed_by_hand, digest_of, files_below
 from .document import read as read_document
-from .model_files import ModelFile, check_place, is_same, model_files, place
-from .specification import MODELS, Context, PackagedModel, Specification
+from .model_files import ModelFile, check_place, is_same, place
+from .specification import MODELS, NOTES, Context, PackagedModel, Specification
 
 try:
     import fcntl
@@ -46,6 +46,7 @@ def make(
     progress: Progress | None = None,
     resolve: bool = True,
     overwrite: bool = False,
+    allow_missing: bool = True,
 ) -> Context:
     """Make the build context of a package in the folder ``output``.
 
@@ -58,18 +59,22 @@ def make(
         progress: called with the bytes of models that are done and the bytes of all.
         resolve: ask pip whether the requirements can be installed.
         overwrite: replace a context although its files were changed by hand.
+        allow_missing: only warn of modules that the script or a model needs and nothing provides.
 
     Raises:
         PackagingError: an input is wrong, the folder holds something else, the requirements cannot
-            be installed, or it cannot be written; ``output`` is as it was before.
+            be installed or do not suffice, or it cannot be written; ``output`` is as it was before.
     """
     output = Path(os.path.realpath(output))
     with _alone(output.parent):
         previous = _previous(output, overwrite)
         content = contents(specification, leave_out=[output])
+        if content.missing and not allow_missing:
+            advice = "If they are there all the same where the image runs: --allow-missing."
+            raise PackagingError(" ".join([*content.missing, advice]))
         for model in specification.models:
             check_place(model, output)
-        models = [(model, model_files(model)) for model in specification.models]
+        models = [(model, files_of(specification, model)) for model in specification.models]
         made = Context(path=output, **content.about)
         old = None if previous is None or (overwrite and _changes(output, previous)) else previous
         if old is not None and _is_up_to_date(old, content, models, output, resolve):
@@ -119,7 +124,7 @@ def _previous(output: Path, overwrite: bool) -> Document | None:
 
 def _changes(output: Path, document: Document) -> list[str]:
     try:
-        return changed_by_hand(output, document, MODELS)
+        return changed_by_hand(output, document, MODELS, NOTES)
     except OSError as error:
         place = error.filename or output
         raise PackagingError(

@@ -11,6 +11,7 @@ from .specification import (
     DEFAULT_PYTHON,
     FUNCTIONS,
     MODELS,
+    NOTES,
     ROOTS,
     SOURCE,
     STANDALONE,
@@ -185,7 +186,7 @@ def dockerfile(
 
 def dockerignore() -> str:
     """The ignore file of a context: the builder is sent what the Dockerfile copies, no more."""
-    copied = "".join(f"!{name}\n" for name in (*_COPIED, SOURCE, MODELS, WHEELS))
+    copied = "".join(f"!{name}\n" for name in (*_COPIED, SOURCE, MODELS, NOTES, WHEELS))
     return f"*\n{copied}**/__pycache__\n"
 
 
@@ -203,7 +204,7 @@ def _final_stage(
         pythonpath=_PARTS[target]["pythonpath"],
         user=USER,
         source=f"COPY {SOURCE}/ {root}/{SOURCE}/\n" if source else "",
-        models=f"COPY {MODELS}/ {root}/{MODELS}/\n" if models else "",
+        models="".join(f"COPY {each}/ {root}/{each}/\n" for each in (MODELS, NOTES) if models),
         workdir=f"{root}/{SOURCE}" if source else root,
         labels=_assignments("LABEL", labels, _LABEL),
         settings=_assignments("ENV", settings, _VARIABLE),

@@ -82,24 +82,24 @@ def digest_of(content: bytes | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_below(folder: Path, leave: str) -> Iterator[str]:
-    """Every file of a context but those in its folder ``leave`` and Python's own, with ``/``."""
+def files_below(folder: Path, *leave: str) -> Iterator[str]:
+    """Every file of a context but those in its folders ``leave`` and Python's own, with ``/``."""
     for parent, folders, names in os.walk(folder):
         below = parent[len(str(folder)) :].lstrip(os.sep)
         folders[:] = [
-            name for name in folders if name != "__pycache__" and (below or name != leave)
+            name for name in folders if name != "__pycache__" and (below or name not in leave)
         ]
         for name in names:
             yield os.path.join(below, name).replace(os.sep, "/")
 
 
-def changed_by_hand(folder: Path, document: Document, leave: str) -> list[str]:
+def changed_by_hand(folder: Path, document: Document, *leave: str) -> list[str]:
     """The files of a context that are not those of its document, each with what is wrong.
 
     Raises:
         OSError: one of them cannot be read.
     """
-    there = set(files_below(folder, leave)) - {DOCUMENT}
+    there = set(files_below(folder, *leave)) - {DOCUMENT}
     files = document.files
     changed = [
         name for name in sorted(there & set(files)) if not _is(f"{folder}/{name}", files[name])

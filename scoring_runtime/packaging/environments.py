@@ -23,7 +23,7 @@ from .environments_files import (
     variables,
 )
 from .environments_lines import Found, read_file, read_line
-from .environments_names import RETIRED, canonical
+from .environments_names import MONITORING, RETIRED, canonical
 from .specification import WHEELS, Environment
 
 _CONDA_KEYS = ("name", "channels", "dependencies", "variables", "prefix")
@@ -64,8 +64,12 @@ def from_conda_document(document: object, where: str, *, folder: Path = Path()) 
     Raises:
         PackagingError: something in it cannot be used; the message names the entry.
     """
-    content = fields(document, _CONDA_KEYS, where)
     found, left_out, python = Found(), list[str](), ""
+    if isinstance(document, dict) and "dependencies" in document:  # conda passes over the others
+        unknown = [each for each in document if each not in _CONDA_KEYS]
+        found.notes += [f"{where}: the key {shown(each)} is not used." for each in unknown]
+        document = {key: each for key, each in document.items() if key in _CONDA_KEYS}
+    content = fields(document, _CONDA_KEYS, where)
     for number, entry in enumerate(_listed(content.get("dependencies"), f"{where}: dependencies")):
         place = f"{where}: dependencies[{number}]"
         if isinstance(entry, dict):
@@ -239,6 +243,11 @@ def _notes(found: Found, ignored: set[str]) -> Iterator[str]:
     if found.retired:
         names, are = sorted(found.retired), "are" if len(found.retired) > 1 else "is"
         yield f"{', '.join(names)} {are} left out: this runtime takes the place of that SDK."
+    for name in sorted(MONITORING.intersection(map(name_of, found.requirements))):
+        yield (
+            f"{name} collects nothing here: it sends to an agent of Azure ML's services. Leave it "
+            "out, and the runtime answers its import."
+        )
     if found.hashes:
         yield (
             "The hashes of the requirements are left out: with one, pip asks for a hash of every "

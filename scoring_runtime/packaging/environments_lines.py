@@ -121,6 +121,8 @@ def _read_options(
         if name in _FILES:
             file = _included(name, value, where, folder)
             read_file(file, found, parents, flag=_FILES[name])
+        elif name in _EDITABLE and "://" in value:
+            read_line(value, where, folder, found)
         else:
             found.options += _option(name, value, where, found)
 

@@ -5,34 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-PIP_NAMES: Mapping[str, str] = {
-    "dask-core": "dask",
-    "faiss": "faiss-cpu",
-    "keras-gpu": "keras",
-    "matplotlib-base": "matplotlib",
-    "msgpack-python": "msgpack",
-    "opencv": "opencv-python-headless",
-    "psycopg2": "psycopg2-binary",
-    "py-lightgbm": "lightgbm",
-    "py-opencv": "opencv-python-headless",
-    "py-xgboost": "xgboost",
-    "py-xgboost-cpu": "xgboost",
-    "py-xgboost-gpu": "xgboost",
-    "pyspark-base": "pyspark",
-    "pytables": "tables",
-    "python-flatbuffers": "flatbuffers",
-    "python-graphviz": "graphviz",
-    "python-lmdb": "lmdb",
-    "python-xxhash": "xxhash",
-    "pytorch": "torch",
-    "pytorch-cpu": "torch",
-    "pytorch-gpu": "torch",
-    "redis-py": "redis",
-    "ruamel-yaml": "ruamel.yaml",
-    "seaborn-base": "seaborn",
-    "tensorflow-gpu": "tensorflow",
-    "tensorflow-mkl": "tensorflow",
-}
+_OTHERWISE = """
+    dask-core=dask faiss=faiss-cpu keras-gpu=keras matplotlib-base=matplotlib
+    msgpack-python=msgpack opencv=opencv-python-headless psycopg2=psycopg2-binary
+    py-lightgbm=lightgbm py-opencv=opencv-python-headless py-xgboost=xgboost
+    py-xgboost-cpu=xgboost py-xgboost-gpu=xgboost pyspark-base=pyspark pytables=tables
+    python-flatbuffers=flatbuffers python-graphviz=graphviz python-lmdb=lmdb
+    python-xxhash=xxhash pytorch=torch pytorch-cpu=torch pytorch-gpu=torch redis-py=redis
+    ruamel-yaml=ruamel.yaml seaborn-base=seaborn tensorflow-gpu=tensorflow
+    tensorflow-mkl=tensorflow
+"""
+PIP_NAMES: Mapping[str, str] = dict(each.split("=") for each in _OTHERWISE.split())
 """Canonical name in conda → name in PyPI, where the same import comes under another name."""
 
 RETIRED = frozenset(
@@ -48,6 +31,9 @@ RETIRED = frozenset(
     }
 )
 """Packages of the retired SDK that this runtime takes the place of."""
+
+MONITORING = frozenset({"azureml-ai-monitoring", "azureml-monitoring"})
+"""Packages that send what they collect to an agent of Azure ML's services."""
 
 _WORDS = """
     arrow-cpp blas boost bzip2 c-ares c-compiler ca-certificates cairo clang cmake compilers conda

@@ -1,48 +1,32 @@
-"""What Python files import, and which of it an image would lack."""
+"""What Python files import and pickles name, and which of it an image would lack."""
 
 from __future__ import annotations
 
 import re
 import sys
+from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 
 from .. import import_aliases
+from .environments_names import RETIRED
+from .environments_names import canonical as _normal
 from .import_statements import Import, imports_of
 
 # Top-level modules whose distribution has another name.
-_DISTRIBUTIONS = {
-    "Crypto": "pycryptodome",
-    "MySQLdb": "mysqlclient",
-    "OpenSSL": "pyopenssl",
-    "PIL": "pillow",
-    "attr": "attrs",
-    "bs4": "beautifulsoup4",
-    "catboost": "catboost",
-    "cv2": "opencv-python-headless",
-    "dateutil": "python-dateutil",
-    "docx": "python-docx",
-    "dotenv": "python-dotenv",
-    "faiss": "faiss-cpu",
-    "fitz": "pymupdf",
-    "git": "gitpython",
-    "grpc": "grpcio",
-    "jwt": "pyjwt",
-    "magic": "python-magic",
-    "onnx": "onnx",
-    "pkg_resources": "setuptools",
-    "psycopg2": "psycopg2-binary",
-    "pythonjsonlogger": "python-json-logger",
-    "serial": "pyserial",
-    "skimage": "scikit-image",
-    "sklearn": "scikit-learn",
-    "umap": "umap-learn",
-    "win32api": "pywin32",
-    "yaml": "pyyaml",
-    "zmq": "pyzmq",
-}
+_OTHER_NAMES = """
+    Crypto=pycryptodome MySQLdb=mysqlclient OpenSSL=pyopenssl PIL=pillow attr=attrs
+    bs4=beautifulsoup4 bson=pymongo cv2=opencv-python-headless dateutil=python-dateutil
+    docx=python-docx dotenv=python-dotenv faiss=faiss-cpu fitz=pymupdf git=gitpython grpc=grpcio
+    imblearn=imbalanced-learn jwt=pyjwt kafka=kafka-python magic=python-magic
+    pkg_resources=setuptools psycopg2=psycopg2-binary pythonjsonlogger=python-json-logger
+    pywt=pywavelets serial=pyserial skimage=scikit-image sklearn=scikit-learn
+    skopt=scikit-optimize umap=umap-learn win32api=pywin32 yaml=pyyaml zmq=pyzmq
+"""
+_DISTRIBUTIONS = dict(each.split("=") for each in _OTHER_NAMES.split())
 # Other distributions that bring the same module.
 _ALSO = {
     "cv2": ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"),
@@ -55,27 +39,26 @@ _ALSO = {
     "xgboost": ("xgboost-cpu",),
 }
 # What these bring, for the case that they are not installed where the image is made.
+_BROUGHT = """
+    catboost: numpy pandas scipy
+    inference-schema: numpy pandas python-dateutil pytz wrapt
+    keras opencv-python opencv-python-headless scipy: numpy
+    lightgbm xgboost: numpy scipy
+    mlflow: numpy pandas pyyaml requests scikit-learn scipy
+    onnx onnxruntime: numpy protobuf
+    pandas: numpy python-dateutil pytz
+    scikit-image: numpy scipy pillow networkx
+    scikit-learn: numpy scipy joblib threadpoolctl
+    spacy: numpy requests
+    statsmodels: numpy scipy pandas patsy
+    tensorflow tensorflow-cpu: numpy keras protobuf requests
+    torchvision: torch numpy pillow
+    transformers: numpy pyyaml requests tqdm huggingface-hub
+"""
 _BRINGS = {
-    "catboost": ("numpy", "pandas", "scipy"),
-    "inference-schema": ("numpy", "pandas", "python-dateutil", "pytz", "wrapt"),
-    "keras": ("numpy",),
-    "lightgbm": ("numpy", "scipy"),
-    "mlflow": ("numpy", "pandas", "pyyaml", "requests", "scikit-learn", "scipy"),
-    "onnx": ("numpy", "protobuf"),
-    "onnxruntime": ("numpy", "protobuf"),
-    "opencv-python": ("numpy",),
-    "opencv-python-headless": ("numpy",),
-    "pandas": ("numpy", "python-dateutil", "pytz"),
-    "scikit-image": ("numpy", "scipy", "pillow", "networkx"),
-    "scikit-learn": ("numpy", "scipy", "joblib", "threadpoolctl"),
-    "scipy": ("numpy",),
-    "spacy": ("numpy", "requests"),
-    "statsmodels": ("numpy", "scipy", "pandas", "patsy"),
-    "tensorflow": ("numpy", "keras", "protobuf", "requests"),
-    "tensorflow-cpu": ("numpy", "keras", "protobuf", "requests"),
-    "torchvision": ("torch", "numpy", "pillow"),
-    "transformers": ("numpy", "pyyaml", "requests", "tqdm", "huggingface-hub"),
-    "xgboost": ("numpy", "scipy"),
+    name: line.partition(":")[2].split()
+    for line in _BROUGHT.strip().splitlines()
+    for name in line.partition(":")[0].split()
 }
 # Folders of many distributions, each of which is named like its module, and how long that is.
 _NAMESPACES = {"azure": 3, "google": 3, "azureml": 2, "mpl_toolkits": 1}
@@ -86,6 +69,8 @@ _NAMESPACE_DISTRIBUTIONS = {
     "azure.servicebus": "azure-servicebus",
     "azure.eventhub": "azure-eventhub",
     "azure.cosmos": "azure-cosmos",
+    "azureml.ai.monitoring": "azureml-ai-monitoring",
+    "azureml.data": "azureml-core",
     "google.protobuf": "protobuf",
     "google.auth": "google-auth",
     "google.oauth2": "google-auth",
@@ -98,8 +83,14 @@ _EGG = re.compile(r"#(?:[^\s]*&)?egg=([\w.-]+)")
 _REPOSITORY = re.compile(r"/([\w.-]+?)(?:\.git)?(?:@[^/\s]*)?(?:#\S*)?\s*$")
 
 
-def uncovered(files: Iterable[tuple[str, Path]], requirements: Iterable[str]) -> list[str]:
-    """A sentence for each module that the Python files import and the image would lack.
+def uncovered(
+    files: Iterable[tuple[str, Path]],
+    requirements: Iterable[str],
+    *,
+    pickled: Mapping[str, Iterable[str]] = MappingProxyType({}),
+    folders: Iterable[Path] = (),
+) -> dict[str, str]:
+    """A sentence for each module that the image would lack, with the file or pickle that needs it.
 
     Each is the first place of a module that is not of the standard library, not among the files,
     not answered by :mod:`scoring_runtime.import_aliases` and not brought by a requirement, or by
@@ -109,27 +100,41 @@ def uncovered(files: Iterable[tuple[str, Path]], requirements: Iterable[str]) ->
     Args:
         files: ``(path below the source folder with /, path)``.
         requirements: lines of a pip requirements file.
+        pickled: the modules that pickles name, by what messages call those.
+        folders: where modules of the user's own may lie that are not among the files.
     """
     ordered = sorted(files)
     local = _local_modules(name for name, _ in ordered)
-    provided = _provided(requirements)
-    found: dict[str, str] = {}
-    for name, path in ordered:
-        for each in _imports_of_file(name, path):
-            for module in _absolute(each):
-                top = module.partition(".")[0]
-                if top in local or _is_known(module) or _is_provided(module, provided):
-                    continue
-                package = _distribution(module)
-                found.setdefault(package, _sentence(name, each.line, module, package))
-    return list(found.values())
+    provided, places = _provided(requirements), list(folders)
+    wanted = [
+        (name, f"line {each.line} imports", module)
+        for name, path in ordered
+        for each in _imports_of_file(name, path)
+        for module in _absolute(each)
+    ]
+    wanted += [(name, "needs", each) for name, modules in pickled.items() for each in modules]
+    found: dict[str, tuple[str, str]] = {}
+    for name, verb, module in wanted:
+        if module.partition(".")[0] in local or _is_known(module) or _is_provided(module, provided):
+            continue
+        package = _distribution(module)
+        advice = _advice(module, package, places)
+        found.setdefault(package, (f"{name} {verb} {_shown(module)}, {advice}", name))
+    return dict(found.values())
 
 
-def _sentence(name: str, line: int, module: str, package: str) -> str:
-    return (
-        f"{name} line {line} imports {_shown(module)}, which no requirement provides: "
-        f"add --pip-package {package}."
-    )
+def _advice(module: str, package: str, folders: Iterable[Path]) -> str:
+    """What somebody else has registered under the name of an own module is never named."""
+    top = module.partition(".")[0]
+    own = (f for f in folders if (f / f"{top}.py").is_file() or any((f / top).glob("*.py")))
+    if folder := next(own, None):
+        return (
+            f"which lies in {folder} and is not packaged: take it along with --source-dir, or put "
+            "it beside the entry script."
+        )
+    if package in RETIRED:
+        return f"a part of {package} that this runtime does not have: do without it."
+    return f"which no requirement provides: add --pip-package {package}."
 
 
 def _imports_of_file(name: str, path: Path) -> list[Import]:
@@ -156,12 +161,15 @@ def _absolute(each: Import) -> list[str]:
         return []
     if each.module.partition(".")[0] not in _NAMESPACES:
         return [each.module]
-    return [f"{each.module}.{name}" for name in each.names if name != "*"] or [each.module]
+    of_azureml = each.module.startswith("azureml")  # of others a class is no module
+    names = [name for name in each.names if name.islower() or (of_azureml and name != "*")]
+    return [f"{each.module}.{name}" for name in names] or [each.module]
 
 
 def _is_known(module: str) -> bool:
     top = module.partition(".")[0]
-    return top in sys.stdlib_module_names or top in _OF_THE_IMAGE or import_aliases.answers(module)
+    standard = top in sys.stdlib_module_names or top in IMPORT_MAPPING
+    return standard or top in _OF_THE_IMAGE or import_aliases.answers(module)
 
 
 def _prefixes(module: str) -> list[str]:
@@ -199,11 +207,6 @@ def _installed() -> Mapping[str, frozenset[str]]:
     """Top-level modules that are installed here, and the distributions that bring them."""
     found = metadata.packages_distributions()
     return {module: frozenset(map(_normal, names)) for module, names in found.items()}
-
-
-def _normal(name: str) -> str:
-    """https://packaging.python.org/specifications/name-normalization/"""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 # --- requirements ---------------------------------------------------------------------------------

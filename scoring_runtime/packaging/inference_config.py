@@ -2,7 +2,9 @@
 
 Its keys and their meaning are those of "Inference configuration schema" in
 https://learn.microsoft.com/azure/machine-learning/v1/reference-azure-machine-learning-cli, both
-with an ``environment`` and in the older form with ``runtime`` and ``condaFile``.
+with an ``environment`` and in the older form with ``runtime`` and ``condaFile``. Followed are also
+the YAML files of a deployment and of an environment of the new one
+(https://learn.microsoft.com/azure/machine-learning/reference-yaml-deployment-managed-online).
 """
 
 from __future__ import annotations
@@ -64,6 +66,16 @@ _DOCKER_KEYS = (
     "buildContext",
     "platform",
 )
+# Keys by which a document of the new command line is told, and what it is.
+_NEW = {
+    "code_configuration": "deployment",
+    "endpoint_name": "deployment",
+    "auth_mode": "endpoint",
+    "conda_file": "environment",
+    "build": "environment",
+    "image": "environment",
+    "$schema": "document",
+}
 _RUNTIMES = ("python", "slim", "spark-py")
 _RETIRED_IMAGE = re.compile(
     r"(?i)(mcr\.microsoft\.com/azureml(/|:|$)|viennaglobal\.azurecr\.io/).*"
@@ -107,15 +119,18 @@ class InferenceConfiguration:
 def read(path: Path) -> InferenceConfiguration:
     """The configuration in a JSON file, or a YAML one by its suffix ``.yml`` or ``.yaml``.
 
-    ``sourceDirectory`` is looked for beside the file, then where this process runs; the entry
-    script and the conda file are looked for in it first.
+    ``sourceDirectory`` is meant beside the file, or where this process runs if the entry script is
+    only there; the conda file is looked for in it first. So is ``code`` of a deployment.
 
     Raises:
         PackagingError: it cannot be read, has an unknown key or a wrong value, or names a file
             that is not there; the message names the file and the key.
     """
-    content = fields(_document(path), _KEYS, str(path))
-    source = _source_dir(content.get("sourceDirectory"), path)
+    document = _document(path)
+    if kind := _new(document):
+        return _of_deployment(document, kind, path)
+    content = fields(document, _KEYS, str(path))
+    source = _source_dir(content.get("sourceDirectory"), content.get("entryScript"), path)
     folders = tuple(dict.fromkeys([*([source] if source else []), path.parent, Path()]))
     script = _file(content.get("entryScript"), f"{path}: entryScript", folders)
     if source and not script.resolve().is_relative_to(source.resolve()):
@@ -123,6 +138,24 @@ def read(path: Path) -> InferenceConfiguration:
             f"{path}: entryScript is {script}, which is not in the sourceDirectory {source}."
         )
     return InferenceConfiguration(script, source, _environment(content, str(path), folders))
+
+
+def packages(path: Path) -> Environment:
+    """The environment in a conda file, or in the YAML of one of Azure ML's new command line.
+
+    Raises:
+        PackagingError: as :func:`.environments.from_conda`, or it is the YAML of something else.
+    """
+    document = _document(path) if path.suffix.lower() in (".yml", ".yaml") else None
+    kind = _new(document)
+    if kind in ("", "environment"):
+        return (
+            environment(_old_form(document), str(path), path.parent) if kind else from_conda(path)
+        )
+    raise PackagingError(
+        f"{path} is the {kind} of Azure ML's command line, version 2: name a deployment with "
+        "--inference-config, and the conda file of its environment here."
+    )
 
 
 def environment(document: object, where: str, folder: Path = Path()) -> Environment:
@@ -167,13 +200,14 @@ def _document(path: Path) -> object:
         ) from error
 
 
-def _source_dir(value: object, path: Path) -> Path | None:
+def _source_dir(value: object, script: object, path: Path) -> Path | None:
     if value is None:
         return None
     name = _text(value, f"{path}: sourceDirectory")
-    for folder in (path.parent, Path()):
-        if (folder / name).is_dir():
-            return folder / name
+    there = [folder / name for folder in (path.parent, Path()) if (folder / name).is_dir()]
+    with_script = (each for each in there if (each / str(script)).is_file())
+    if there:
+        return next(with_script, there[0])
     raise PackagingError(
         f"{path}: sourceDirectory is {shown(name)}, and there is no folder {path.parent / name}."
     )
@@ -198,6 +232,47 @@ def _section(
 ) -> Mapping[str, Any]:
     value = content.get(key)
     return {} if value is None else fields(value, known, f"{where}.{key}")
+
+
+# --- of the new command line ----------------------------------------------------------------------
+
+
+def _new(document: object) -> str:
+    """What a document of the new command line is; empty for any other."""
+    if not isinstance(document, dict) or "dependencies" in document:
+        return ""
+    return next((kind for key, kind in _NEW.items() if key in document), "")
+
+
+def _of_deployment(document: Any, kind: str, path: Path) -> InferenceConfiguration:
+    code = document.get("code_configuration")
+    if kind != "deployment" or not isinstance(code, dict):
+        raise PackagingError(
+            f"{path} is the {kind} of Azure ML's command line, version 2: expected is a deployment "
+            "with code_configuration, or an inferenceconfig.json. Name an environment with --conda."
+        )
+    script = code.get("scoring_script")
+    source = _source_dir(code.get("code", "."), script, path) or path.parent
+    entry = _file(script, f"{path}: code_configuration.scoring_script", (source,))
+    value, notes = document.get("environment"), []
+    if isinstance(value, str) and (path.parent / value).is_file():
+        value = _document(path.parent / value)
+    elif isinstance(value, str):
+        notes.append(f"{path}: {shown(value)} is none of this machine: name its file with --conda.")
+    if document.get("model"):
+        notes.append(f"{path}: the model is not taken from here: name it with --model.")
+    said = {**_old_form(value), "environmentVariables": document.get("environment_variables")}
+    found = environment(said, f"{path}: environment", path.parent)
+    return InferenceConfiguration(entry, source, merged(found, Environment(notes=tuple(notes))))
+
+
+def _old_form(document: Any) -> dict[str, Any]:
+    """An environment of the new command line as the old one had it."""
+    said = document if isinstance(document, dict) else {}
+    conda, image = said.get("conda_file"), said.get("image")
+    key = "condaDependencies" if isinstance(conda, dict) else "condaDependenciesFile"
+    docker = {"baseImage": image, "buildContext": said.get("build")}
+    return {"python": {key: conda}, "docker": docker}
 
 
 # --- the environment ------------------------------------------------------------------------------

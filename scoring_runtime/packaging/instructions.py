@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
+from urllib.parse import quote
 
 from . import azure_commands
-from .specification import FUNCTIONS, MODELS, SOURCE, Context
+from .specification import FUNCTIONS, ROOTS, SOURCE, Context
 
 _SAMPLE = "sample_input.json"
-_OF_THE_IMAGE = frozenset(
-    {
-        "AML_APP_ROOT",
-        "AZUREML_ENTRY_SCRIPT",
-        "AZUREML_MODEL_DIR",
-        "SCORING_AUTH_LEVEL",
-        "SCORING_TRIGGERS",
-    }
-)
+_OF_THE_IMAGE = frozenset({"PYTHONPATH", "SCORING_AUTH_LEVEL", "SCORING_TRIGGERS"})
+_RAW = re.compile(r"^\s*@(\w+\.)*rawhttp\b", re.MULTILINE)
 
 
 class Section(NamedTuple):
@@ -60,24 +55,21 @@ def _locally(context: Context) -> Iterator[str]:
     host = " uvicorn httptools" if functions else ""
     yield f"cd {_folder(context)}"
     yield f"pip install -r requirements.txt{host}   # in an environment of its own"
-    settings = [
-        f"{name}={shlex.quote(value)} "
-        for name, value in context.settings.items()
+    if not functions and "AZUREML_ENTRY_SCRIPT" in context.settings:
+        yield f"cd {SOURCE}   # as in the image"
+    root, given = ROOTS[context.target], context.settings
+    here = re.compile(rf"\A{re.escape(root)}(?=/|\Z)")
+    settings = {
+        name: here.sub(lambda _: str(context.path), value)
+        for name, value in given.items()
         if name not in _OF_THE_IMAGE
-    ]
-    yield f"{''.join(settings)}python -m scoring_runtime serve{''.join(_paths(context))}"
+    }
+    settings["PYTHONPATH"] = ":".join(filter(None, [given.get("PYTHONPATH"), str(context.path)]))
+    words = "".join(f"{name}={shlex.quote(value)} " for name, value in settings.items())
+    yield f"{words}python -m scoring_runtime serve"
     yield f"{_post(context)} http://localhost:5001{_path(context)}   # in another terminal"
     if functions:
         yield "# or, with Azure Functions Core Tools and the packages: func start"
-
-
-def _paths(context: Context) -> Iterator[str]:
-    settings = context.settings
-    if "AZUREML_ENTRY_SCRIPT" in settings:
-        yield f" --entry-script {shlex.quote(f'{SOURCE}/' + settings['AZUREML_ENTRY_SCRIPT'])}"
-    if "AZUREML_MODEL_DIR" in settings:
-        inside = settings["AZUREML_MODEL_DIR"].partition(f"/{MODELS}")[2]
-        yield f" --model-dir {shlex.quote(MODELS + inside)}"
 
 
 def _run(context: Context, image: str) -> Iterator[str]:
@@ -104,20 +96,26 @@ def _trigger(context: Context, trigger: str) -> Section:
         lines = azure_commands.service_bus(context)
         return Section(f"Service Bus: queue {source} → {to}", tuple(lines))
     path = _path(context)
-    return Section(
-        f"HTTP: POST {path}", tuple(azure_commands.http(context, path, _sample(context)))
-    )
+    return Section(f"HTTP: POST {path}", tuple(azure_commands.http(context, path, _post(context))))
 
 
 def _post(context: Context) -> str:
+    if _is_raw(context):
+        return f"curl -H 'Content-Type: application/octet-stream' --data-binary @{_sample(context)}"
     return f"curl -H 'Content-Type: application/json' -d @{_sample(context)}"
+
+
+def _is_raw(context: Context) -> bool:
+    """Whether the script takes the body as it is, so that it need not be JSON."""
+    script = context.path / SOURCE / context.settings.get("AZUREML_ENTRY_SCRIPT", "")
+    return script.is_file() and bool(_RAW.search(script.read_text("utf-8", "replace")))
 
 
 def _sample(context: Context) -> str:
     """The sample beside the script if one was packaged, else a name for an input of the user's."""
     if _SAMPLE in context.source_files:
         return shlex.quote(str(context.path / SOURCE / _SAMPLE))
-    return "input.json"
+    return "input.bin" if _is_raw(context) else "input.json"
 
 
 def _path(context: Context) -> str:
@@ -125,5 +123,5 @@ def _path(context: Context) -> str:
     names = dict.fromkeys(model.partition(":")[0] for model in context.models)
     several = len(names) > 1 and "AZUREML_ENTRY_SCRIPT" not in context.settings
     if several and not context.settings.get("SCORING_DEFAULT_MODEL"):
-        return f"/score/{next(iter(names))}"
+        return f"/score/{quote(next(iter(names)))}"
     return "/score"

@@ -3,8 +3,8 @@
 The version of a registry is hard-linked where the file system can: its files never change, and
 if somebody writes to one all the same, its digest tells. Any other file or folder is copied in
 chunks, as somebody may write to it again, and gets metadata with its digests as a registered one
-has. A folder's content becomes the version's: what ``serve --model-dir`` is given can be packaged
-as it is.
+has. A folder keeps its own name below the version, as Azure ML registered it; the content of one
+that is a version already (``…/<name>/<version>``) becomes the version's.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from .. import manifest, registry
 from ..errors import ModelDamaged, ModelNotFound, PackagingError, RegistrationError
-from ..manifest import METADATA_FILE, Manifest, Progress
-from ..model_kinds import kind_of, libraries
+from ..manifest import METADATA_FILE, FileDigest, Manifest, Progress
+from ..model_kinds import agreeing, kind_of, libraries
 from ..models import is_version_folder
-from .document import DOCUMENT, digest_of
+from .document import DOCUMENT, digest_of, files_below
 from .source_folder import check_name, first_missing, near_misses
 from .specification import MODELS, PackagedModel
 
@@ -38,8 +37,8 @@ class ModelFile(NamedTuple):
     path: Path
 
 
-def from_path(name: str, version: int, path: Path) -> PackagedModel:
-    """The model in this file or folder.
+def from_path(name: str, version: int, path: Path, *, content: bool = False) -> PackagedModel:
+    """The model in this file or folder; with ``content`` a folder does not keep its name.
 
     Raises:
         PackagingError: the name or version is not allowed, or there is no model at the path.
@@ -51,11 +50,23 @@ def from_path(name: str, version: int, path: Path) -> PackagedModel:
     if version < 1:
         raise PackagingError(f"The version of the model {name} is {version}: allowed is 1 or more.")
     _check_path(name, path)
-    registered = is_version_folder(path) and os.path.isfile(path / METADATA_FILE)
+    real = Path(os.path.abspath(path))
+    registered = is_version_folder(real) and manifest.is_noted(path)
     noted = _noted(path) if registered else None
     kind = noted.kind if noted else kind_of(path)
-    versions = noted.libraries if noted else libraries(kind, path)
-    return PackagedModel(name, version, path, registered, kind, dict(versions))
+    versions = agreeing(noted.libraries, path) if noted else libraries(kind, path)
+    plain = content or is_version_folder(real) or not os.path.isdir(path)
+    folder = "" if plain else _checked_folder(name, real)
+    return PackagedModel(name, version, path, registered, kind, versions, folder)
+
+
+def _checked_folder(name: str, path: Path) -> str:
+    if path.name.startswith("."):
+        raise PackagingError(
+            f"The model {name} at {path} is a hidden folder, which would not be found again: name "
+            f"its content, {path}/."
+        )
+    return path.name
 
 
 def from_registry(root: Path, name: str, version: int | str | None = None) -> PackagedModel:
@@ -77,11 +88,12 @@ def from_registry(root: Path, name: str, version: int | str | None = None) -> Pa
         record = registry.details(root, name, version)
     except (ModelNotFound, ModelDamaged, RegistrationError) as error:
         raise PackagingError(f"{error}") from error
-    if not os.path.isfile(record.path / METADATA_FILE):
+    if not manifest.is_noted(record.path):
         return from_path(name, record.version, record.path)
     noted = record.manifest
     kind = noted.kind or kind_of(record.path)
-    return PackagedModel(name, record.version, record.path, True, kind, dict(noted.libraries))
+    versions = agreeing(noted.libraries, record.path)
+    return PackagedModel(name, record.version, record.path, True, kind, versions)
 
 
 def _check_path(name: str, path: Path) -> None:
@@ -132,6 +144,8 @@ def model_files(model: PackagedModel) -> list[ModelFile]:
     """
     folder = f"{MODELS}/{model.name}/{model.version}"
     below = _files_of(model) if os.path.isdir(model.path) else [(model.path.name, model.path)]
+    if model.folder:
+        below = [(f"{model.folder}/{name}", path) for name, path in below]
     for name, path in below:
         check_name(name)
         if not os.path.isfile(path):
@@ -150,8 +164,12 @@ def _files_of(model: PackagedModel) -> list[tuple[str, Path]]:
         raise PackagingError(
             f"{error.filename} of the model {model.name} cannot be read: {error.strerror}."
         ) from error
-    below = [(name, path) for name, path in below if "__pycache__" not in name.split("/")]
-    if not any(name != METADATA_FILE for name, _ in below):
+    below = [
+        (name, path)
+        for name, path in below
+        if name != METADATA_FILE and "__pycache__" not in name.split("/")
+    ]
+    if not below:
         raise PackagingError(f"The model {model.name} at {model.path} holds no file.")
     return below
 
@@ -173,17 +191,12 @@ def is_same(model: PackagedModel, files: Iterable[ModelFile], context: Path) -> 
 
 
 def _is_same(model: PackagedModel, files: list[ModelFile], context: Path) -> bool:
-    there = context / MODELS / model.name / str(model.version)
-    wanted = {file.target for file in files}
-    if not model.registered:
-        wanted.add(_metadata(model))
-    if wanted != set(_below(there, context)):
+    there = _place_of(model, context)
+    if {file.target for file in files} != set(_below(there, context)):
         return False
-    if not model.registered:
-        files = [file for file in files if file.target != _metadata(model)]
-        noted = manifest.read(there)
-        if noted is None or replace(noted, files={}) != _noted_of(model):
-            return False
+    noted = manifest.read(there)
+    if noted is None or noted != _noted_of(model, noted.files):
+        return False
     small = sum(os.stat(file.path).st_size for file in files) <= _COMPARED_BYTES
     if not all(_is_same_file(file.path, context / file.target, small=small) for file in files):
         return False
@@ -213,14 +226,19 @@ def place(
         PackagingError: a registered model is not what was registered.
         OSError: the context cannot be written.
     """
+    digests: Mapping[str, FileDigest] = {}
     if previous is not None and is_same(model, files, previous):
-        there = previous / MODELS / model.name / str(model.version)
+        there = _place_of(model, previous)
+        noted = manifest.read(there)
+        digests = noted.files if noted else {}
         _link((ModelFile(name, previous / name) for name in _below(there, previous)), context)
     elif model.registered:
         _check(model)
         _link(files, context)
     else:
-        _copy(model, files, context, progress)
+        digests = _copy(model, files, context, progress)
+    noted = _noted_of(model, digests)
+    manifest.write(_place_of(model, context), model.name, model.version, noted)
 
 
 def _check(model: PackagedModel) -> None:
@@ -237,14 +255,12 @@ def _noted(path: Path) -> Manifest | None:
         raise PackagingError(str(error)) from error
 
 
-def _metadata(model: PackagedModel) -> str:
-    return f"{MODELS}/{model.name}/{model.version}/{METADATA_FILE}"
+def _place_of(model: PackagedModel, context: Path) -> Path:
+    return context / MODELS / model.name / str(model.version)
 
 
 def _below(folder: Path, context: Path) -> Iterator[str]:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            yield (Path(parent) / name).relative_to(context).as_posix()
+    return (f"{folder.relative_to(context).as_posix()}/{name}" for name in files_below(folder))
 
 
 def _is_same_file(source: Path, there: Path, *, small: bool) -> bool:
@@ -272,18 +288,16 @@ def _link(files: Iterable[ModelFile], context: Path) -> None:
 
 def _copy(
     model: PackagedModel, files: list[ModelFile], context: Path, progress: Progress | None
-) -> None:
-    folder = context / MODELS / model.name / str(model.version)
-    inside = [(file.target.split("/", 3)[3], file.path) for file in files]
-    copied = [(name, path) for name, path in inside if name != METADATA_FILE]
+) -> dict[str, FileDigest]:
+    folder = _place_of(model, context)
+    copied = [(file.target.split("/", 3)[3], file.path) for file in files]
     before = {name: path.stat() for name, path in copied}
     digests = manifest.copy(copied, folder, progress)
     for name, path in copied:
         _check_unchanged(path, before[name], digests[name].bytes)
         (folder / name).chmod(0o644)
         os.utime(folder / name, ns=(before[name].st_mtime_ns, before[name].st_mtime_ns))
-    manifest.write(folder, model.name, model.version, replace(_noted_of(model), files=digests))
-    (folder / METADATA_FILE).chmod(0o644)
+    return digests
 
 
 def _check_unchanged(path: Path, before: os.stat_result, copied: int) -> None:
@@ -295,5 +309,7 @@ def _check_unchanged(path: Path, before: os.stat_result, copied: int) -> None:
         )
 
 
-def _noted_of(model: PackagedModel) -> Manifest:
-    return Manifest(kind=model.kind, libraries=model.libraries)
+def _noted_of(model: PackagedModel, digests: Mapping[str, FileDigest]) -> Manifest:
+    """What the package notes of it: of a registered one all that the registry does."""
+    noted = _noted(model.path) if model.registered else None
+    return noted or Manifest(kind=model.kind, libraries=model.libraries, files=digests)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from ..errors import PackagingError
-from ..model_kinds import MLFLOW, ONNX, SKLEARN
+from ..model_kinds import MLFLOW, ONNX, SKLEARN, UNKNOWN, written_with
 from . import requirements_mlflow
 from .environments import merged, name_of
 from .environments_files import shown
@@ -59,7 +60,16 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 _PINNED: Mapping[str, tuple[str, ...]] = {
     SKLEARN: ("scikit-learn", "joblib", "numpy"),
     ONNX: ("onnxruntime",),
+    UNKNOWN: ("scikit-learn",),
 }
+# The first versions whose wheels were built for numpy 2, of packages whose earlier metadata do not
+# say that they need numpy 1: https://github.com/numpy/numpy/issues/26191
+_FIRST = """
+    h5py=3.11 onnxruntime=1.19 opencv-contrib-python=4.10.0.84 opencv-python=4.10.0.84
+    opencv-python-headless=4.10.0.84 pandas=2.2.2 pyarrow=16 scikit-image=0.23.1
+    scikit-learn=1.4.2 statsmodels=0.14.2 torch=2.3
+"""
+_BUILT_FOR_NUMPY_2 = dict(each.split("=") for each in _FIRST.split())
 _OTHER_NAMES = {
     "mlflow-skinny": "mlflow",
     "onnxruntime-gpu": "onnxruntime",
@@ -101,12 +111,18 @@ def requirements_text(specification: Specification) -> str:
     A line of the user's without a version or an address is held to the one version that the models
     were written with, if they were: ``scikit-learn`` becomes ``scikit-learn==1.3.2``, with its
     extras and marker, as others may fail to load them. But mlflow loads those of older versions.
+    Beside a version that the user says, only what a pickle says of itself is held. A pickle of
+    scikit-learn's gets its version whatever else is named, and wheels that were built for numpy 1
+    get that.
 
     Raises:
         PackagingError: models without a script need different versions of one package, or the
             files of an MLflow model cannot be used.
     """
     user = specification.environment
+    pinned = {name_of(line) for line in user.requirements if not _PLAIN.fullmatch(line)}
+    fitting = tuple(_beside(pinned, each) for each in specification.models)
+    specification = replace(specification, models=fitting)
     models, kinds = _of_models(specification)
     own = merged(*(environment for _, environment in models))
     named = _named(user)
@@ -115,11 +131,13 @@ def requirements_text(specification: Specification) -> str:
     taken = named | {name_of(each) for each in of_models}
     needed = [each for each in runtime if name_of(each) not in taken & REPLACEABLE]
     triggers = ", ".join(specification.triggers) or "all"
+    held = _held(user.requirements, specification.models)
     parts = {
         "Where pip looks": {*user.options, *own.options},
         f"The runtime: target {specification.target}, triggers {triggers}": needed,
         "The models, by the versions that wrote them": of_models,
-        "The environment of the package": _held(user.requirements, specification.models),
+        "The environment of the package": held,
+        "For wheels that were built for numpy 1": _numpy_1([*of_models, *held]),
     }
     return "\n".join(_parts(parts))
 
@@ -180,12 +198,17 @@ def _of_models(specification: Specification) -> tuple[_Models, list[str]]:
     """The models that need packages of their own, with those, and their kinds.
 
     With a script it is the user's environment that says what the script needs; only where there is
-    none is it taken from the models.
+    none is it taken from the models, but for the scikit-learn that wrote a pickle.
     """
     user, script = specification.environment, specification.entry_script is not None
+    models: _Models = []
+    kinds: list[str] = []
     if script and (user.requirements or user.wheels):
-        return [], []
-    models, kinds = [], []
+        for each in specification.models:
+            written = written_with(each.path)
+            lines = (f"scikit-learn=={written}",) if written else ()
+            models.append((each, Environment(requirements=lines)))
+        return models, kinds
     for model in specification.models:
         environment, kind = _of_model(model, script)
         models.append((model, environment))
@@ -200,6 +223,14 @@ def _of_model(model: PackagedModel, script: bool) -> tuple[Environment, str]:
     libraries = ((name, model.libraries.get(name)) for name in _PINNED.get(model.kind, ()))
     pins = (f"{name}=={_public(model, name, text)}" for name, text in libraries if text)
     return Environment(requirements=tuple(pins)), model.kind
+
+
+def _beside(pinned: set[str], model: PackagedModel) -> PackagedModel:
+    """The model without what was installed where it comes from, if one of that is pinned."""
+    if model.kind == MLFLOW or pinned.isdisjoint(model.libraries):
+        return model
+    written = written_with(model.path)
+    return replace(model, libraries={"scikit-learn": written} if written else {})
 
 
 def _public(model: PackagedModel, name: str, text: str) -> str:
@@ -227,6 +258,23 @@ def _by_model(models: _Models, named: set[str]) -> list[str]:
         if len(exact) > 1:
             raise _conflict(name, exact)
     return [line for by_line in lines.values() for line in by_line]
+
+
+def _numpy_1(lines: list[str]) -> list[str]:
+    """``numpy<2`` if a line asks for a version that was built for numpy 1, and none decides it."""
+    decided = any(name_of(line) == "numpy" and re.search("[=~<]=|<|@", line) for line in lines)
+    return ["numpy<2"] if not decided and any(map(_is_for_numpy_1, lines)) else []
+
+
+def _is_for_numpy_1(line: str) -> bool:
+    from packaging.version import Version
+
+    first = _BUILT_FOR_NUMPY_2.get(name_of(line), "")
+    found = re.search(r"(==|<=?)\s*(\d+(?:\.\d+)*)", line.partition(";")[0]) if first else None
+    if found is None:
+        return False
+    highest, known = Version(found[2]), Version(first)
+    return highest < known or (highest == known and found[1] == "<")
 
 
 def _is_exact(line: str) -> bool:

@@ -31,6 +31,7 @@ LEFT_OUT = frozenset(
         ".nox",
         ".pytest_cache",
         ".ruff_cache",
+        ".scoring",
         ".svn",
         ".tox",
         "__pycache__",
@@ -77,6 +78,8 @@ def why_left_out(selection: Selection, name: str) -> str:
         return f"{path} is a virtual environment"
     if folder and os.path.isfile(path / DOCUMENT):
         return f"{path} is a package that was made before"
+    if folder and path.suffix == ".scoring" and os.path.isdir(path.with_suffix("")):
+        return f"{path} is what is noted of the models in {path.with_suffix('')}"
     if real in selection.outputs:
         return f"{path} is what is being made"
     rule = selection.rules.rule_against(name, folder=folder)

@@ -17,6 +17,7 @@ which is warned about, and modules that are found by changing ``sys.path`` need 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -26,6 +27,8 @@ from posixpath import normpath
 from typing import TypeVar
 
 from ..errors import PackagingError
+from ..model_kinds import ONNX, kind_of, pickles
+from ..pickled import said, weights
 from . import ignore_rules
 from .import_statements import Import, imports_of, names_bound, paths_named, places
 from .source_folder import (
@@ -42,6 +45,7 @@ Warn = Callable[[str], None]
 _Found = TypeVar("_Found")
 _MODULE_SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 _LISTED = 1000
+_SAMPLES = ("sample_input.json", "sample_input.csv")
 
 
 def source_files(
@@ -68,17 +72,78 @@ def source_files(
     if specification.entry_script is None:
         return []
     folder, name = _located(specification)
-    outputs = frozenset(os.path.realpath(each) for each in leave_out)
-    selection = Selection(folder, os.path.realpath(folder), ignore_rules.read(folder), outputs)
+    selection = _selection(folder, leave_out)
     _check_place(selection)
     _check_taken(selection, name)
     imports = _imports_of_entry(specification, folder / name, warn)
     if specification.source_dir is not None:
         return sorted(files(selection, ""))
+    imports += [Import(0, each) for model in specification.models for each in _pickled(model.path)]
     found = _with_imports(selection, name, imports, warn)
     for sentence in _not_taken(selection, found, specification.models):
         warn(sentence)
     return sorted(found.items())
+
+
+def reached(specification: Specification) -> set[str]:
+    """The entry script and the modules that it imports, by their paths below ``source/``."""
+    folder, name = _located(specification)
+    imports = _imports_of_module(folder / name, _untold)
+    return {*_with_imports(_selection(folder), name, imports, _untold)}
+
+
+def misplaced(specification: Specification, option: str, names: Iterable[str]) -> Iterator[str]:
+    """A warning for each file of a model that the script opens beside the folder that it lies in.
+
+    Azure ML kept the folder's name. Nothing is said of scripts that look for the folder themselves.
+
+    Args:
+        specification: its entry script is looked at.
+        option: the value of ``--model`` that packages the folder's content alone.
+        names: the model's files by their paths below the version.
+    """
+    there, script = {*names}, Path(*_located(specification))
+    named = {normpath(text): line for line, text in reversed(_paths_named(script))}
+    tops = {each.partition("/")[0] for each in there}
+    text = _read(script, lambda content: content.decode(errors="replace"))
+    found = "AZUREML_MODEL_DIR" in text and not re.search("get_model_path|listdir|glob|walk", text)
+    if not found or len(tops) > 1 or any(top in each.split("/") for each in named for top in tops):
+        return
+    [top] = tops
+    for each in (each for each in named if f"{top}/{each}" in there):
+        yield (
+            f"{script.name} line {named[each]} names {each}, which lies in the model's folder "
+            f"{top}/, as in Azure ML: --model {option} packages what is in it without it."
+        )
+
+
+def beside(model: Path) -> list[tuple[str, Path]]:
+    """What a model's file needs of what lies beside it, as ``(path below its folder, path)``.
+
+    Those are the modules that its pickle names, what these import and name, the files that hold
+    the weights of an ONNX model, and samples.
+    """
+    folder, selection = model.parent, _selection(model.parent)
+    imports = [Import(0, each) for each in _pickled(model)]
+    found = _with_imports(selection, model.name, imports, _untold)
+    named = [*_SAMPLES, *(text for name in found for _, text in _paths_named(found[name]))]
+    named += weights(model) if kind_of(model) == ONNX else ()
+    relative = (normpath(name) for name in named if not name.startswith("/"))
+    found |= {name: folder / name for name in relative if _is_left(selection, name, ())}
+    return sorted((name, path) for name, path in found.items() if os.path.isfile(path))
+
+
+def _selection(folder: Path, leave_out: Iterable[Path] = ()) -> Selection:
+    outputs = frozenset(os.path.realpath(each) for each in leave_out)
+    return Selection(folder, os.path.realpath(folder), ignore_rules.read(folder), outputs)
+
+
+def _untold(sentence: str) -> None:
+    """It is said elsewhere."""
+
+
+def _pickled(path: Path) -> list[str]:
+    return sorted(module for each in pickles(path) for module in said(each).modules)
 
 
 def entry_script_name(specification: Specification) -> str:

@@ -12,6 +12,7 @@ A build context has the same layout for both targets::
     scoring_runtime/      this package
     source/               the entry script and what belongs to it
     azureml-models/       the models as ``<name>/<version>/…``
+    azureml-models.scoring/  their digests, out of the sight of scripts
     wheels/               local wheels that requirements.txt names
     scoring-package.json  what was packaged
 """
@@ -30,6 +31,7 @@ DEFAULT_PYTHON = "3.11"
 """The Python of images that are not asked for another."""
 
 SOURCE, MODELS, WHEELS = "source", "azureml-models", "wheels"
+NOTES = f"{MODELS}.scoring"  # where scoring_runtime.manifest looks for it
 """Folders of a build context."""
 
 
@@ -39,7 +41,8 @@ class PackagedModel:
 
     ``path`` is its file or folder; for a ``registered`` one the folder of its version, which never
     changes. ``kind`` is one of :mod:`scoring_runtime.model_kinds`, ``libraries`` are the versions
-    that matter for it.
+    that matter for it. ``folder`` is the name that a folder keeps below the version; empty if its
+    content is the version's, or if it is a file.
     """
 
     name: str
@@ -48,6 +51,7 @@ class PackagedModel:
     registered: bool = False
     kind: str = ""
     libraries: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
 
 
 @dataclass(frozen=True)
