@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from .errors import ModelDamaged, RegistrationError, ScoringRuntimeError
 
 METADATA_FILE = ".scoring-model.json"
+SAMPLE_SUFFIXES = (".json", ".csv")
 _NAMED = 10
 _CHUNK_BYTES = 1 << 20
 
@@ -199,6 +200,23 @@ def _damaged(folder: Path, problems: list[str]) -> ModelDamaged:
         f"Put the files back or register the model again; without {METADATA_FILE} in that folder "
         "nothing is compared."
     )
+
+
+# --- the sample of the input ----------------------------------------------------------------------
+
+_SAMPLE = ".sample_input"
+
+
+def keep_sample(sample: Path, folder: Path) -> None:
+    """Copy a sample of a version's input, JSON or CSV, to where :func:`sample_of` finds it."""
+    shutil.copyfile(sample, folder / f"{_SAMPLE}{sample.suffix.lower()}")
+
+
+def sample_of(path: Path) -> Path | None:
+    """The sample that was registered with the version that ``path`` is or is in, if one was."""
+    folder = noted_folder(path)
+    places = (folder / f"{_SAMPLE}{suffix}" for suffix in SAMPLE_SUFFIXES)
+    return next((each for each in places if each.is_file()), None)
 
 
 # --- metadata -------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ by the next one a day later.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -66,6 +67,7 @@ def register(
     properties: Mapping[str, str] | None = None,
     framework: str = "",
     framework_version: str = "",
+    sample: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Record:
     """Copy a file or a folder into the registry, as the next version of the model ``name``.
@@ -79,16 +81,19 @@ def register(
         path: the model's file or folder.
         tags: texts by name; so are ``properties``.
         description: for people, as are ``framework`` and ``framework_version``.
+        sample: a file of JSON or CSV that shows what the model takes; see ``no_code.sample``.
         progress: called with the bytes that are done and the bytes of all, after each chunk.
 
     Raises:
         RegistrationError: the name is not allowed, the path cannot be copied, a link in it leads
-            out of it or into itself, or the registry cannot be written.
+            out of it or into itself, the sample is none, or the registry cannot be written.
     """
     folder, source = Path(root), Path(os.path.abspath(path))
     check_name(name)
     _check_registry(folder)
     files = _files_of(source, folder)
+    if sample is not None:
+        _check_sample(Path(sample))
     noted = Manifest(
         description, _texts(tags), _texts(properties), framework, framework_version, _now()
     )
@@ -100,6 +105,8 @@ def register(
             kind = kind_of(temporary)
             versions = libraries(kind, temporary)
             noted = replace(noted, kind=kind, libraries=versions, files=digests)
+            if sample is not None:
+                manifest.keep_sample(Path(sample), temporary)
             return _publish(folder, name, temporary, noted)
 
 
@@ -183,6 +190,17 @@ def _files_of(source: Path, registry: Path) -> list[tuple[str, Path]]:
         raise RegistrationError(f"{source} cannot be registered: it holds the registry {registry}.")
     with _translated(f"{source} cannot be registered"):
         return manifest.files_of(source)
+
+
+def _check_sample(sample: Path) -> None:
+    if sample.suffix.lower() not in manifest.SAMPLE_SUFFIXES or not sample.is_file():
+        raise RegistrationError(f"The sample {sample} is no file that ends in .json or .csv.")
+    try:
+        text = sample.read_text(encoding="utf-8-sig")
+        if sample.suffix.lower() == ".json":
+            json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RegistrationError(f"The sample {sample} cannot be read: {error}.") from error
 
 
 def _texts(values: Mapping[str, Any] | None) -> dict[str, str]:

@@ -6,17 +6,19 @@ import csv
 import io
 from array import array
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import NotAcceptable, SchemaMismatch
-from ..payloads import Columns, Limits, Rows
+from ..payloads import Columns, Limits, Rows, TextRows
 from ..results import encoder
-from .csv_records import Records, is_number
+from .csv_records import Records, is_number, is_positions
 
 _VALUES_AT_ONCE = 65_536
+_INDEX = "Unnamed: 0"  # what pandas.read_csv calls a first column without a name
 _json = encoder()
 
 
@@ -31,21 +33,25 @@ def decode(
     header: bool | None = None,
     names: Collection[str] = (),
     charset: str = "utf-8",
+    as_text: bool = False,
 ) -> Columns | Rows:
     """With a header line columns of text, without one rows: of float64, or of text if any is.
 
     An empty field is a missing value: NaN in rows of numbers. Blank lines are skipped; a missing
     value alone in its record is written ``""``. A number is what ``float()`` reads, underscores
-    aside.
+    aside. What pandas writes by default is read as it was: a header of the positions ``0,1,…`` of
+    columns without names gives rows, and the first column is left out if its name is empty, as that
+    of an index is.
 
     Args:
         body: in ``charset``; a byte order mark is dropped.
         limits: how much it may hold.
         header: whether the first record is one (``header=present`` or ``absent``, RFC 4180 §3).
             None: it is when all of ``names`` are in it; else when there are other records and
-            none of its own fields is empty or a number.
+            none of its own fields is empty or a number, save the first, or they are positions.
         names: of the model's columns.
         charset: what the Content-Type says.
+        as_text: rows of numbers stay text too.
 
     Raises:
         UndecodableInput: empty, not of that charset or an unknown one, an unclosed quote, NUL, a
@@ -58,11 +64,13 @@ def decode(
     table = Records(body, limits, charset)
     with_header, first = table.find_header(header, names)
     if with_header:
-        return _columns(table, first)
-    try:
-        return Rows(_numbers(table, first))
-    except _NotNumeric:
-        return Rows(_texts(Records(body, limits, charset)))
+        columns = _columns(table, first, names)
+        unnamed = header is None and is_positions([*columns.columns]) and "0" not in names
+        return _rows_of(columns, as_text) if unnamed else columns
+    if not as_text:
+        with suppress(_NotNumeric):
+            return Rows(_numbers(table, first))
+    return TextRows(_texts(Records(body, limits, charset)))
 
 
 def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
@@ -120,9 +128,20 @@ def _texts(table: Records) -> NDArray[Any]:
     return values
 
 
-def _columns(table: Records, records: list[list[str]]) -> Columns:
+def _rows_of(table: Columns, as_text: bool) -> Rows:
+    values = np.array([*table.columns.values()], dtype=object).T
+    if not as_text:
+        with suppress(_NotNumeric):
+            return Rows(np.array([[*map(_number, row)] for row in values]))
+    return TextRows(values)
+
+
+def _columns(table: Records, records: list[list[str]], known: Collection[str]) -> Columns:
     names = records[0]
     table.check_memory()
+    indexed = not names[0] and len(names) > 1
+    if indexed:
+        names = [_INDEX, *names[1:]]
     _check_names(names)
     at_once_most = max(1, _VALUES_AT_ONCE // table.width)
     columns: list[list[str]] = [[] for _ in names]
@@ -134,7 +153,10 @@ def _columns(table: Records, records: list[list[str]]) -> Columns:
             table.check_memory()
     _move(at_once, columns)
     table.check_memory()
-    return Columns(dict(zip(names, columns, strict=True)), typed=False)
+    made = dict(zip(names, columns, strict=True))
+    if indexed and _INDEX not in known:
+        del made[_INDEX]
+    return Columns(made, typed=False)
 
 
 def _move(rows: list[list[str]], columns: list[list[str]]) -> None:
@@ -194,8 +216,8 @@ def _fields(values: NDArray[Any]) -> list[str]:
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind == "b":
         return ["true" if each else "false" for each in values.tolist()]
-    if kind == "f" and size < 8:  # as many digits as float32 needs, not as float64 would
-        return [str(each) for each in values]
+    if kind == "f" and size < 8:  # as many digits as float32 needs, as in JSON
+        return [str(each) for each in values.astype(np.float32)]
     if kind in "iuf":
         return [repr(each) for each in (values if size <= 8 else values.astype(float)).tolist()]
     if kind == "M":
