@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +21,10 @@ from .telemetry import log, request_id
 from .value_texts import listed
 
 _NUMBERS = ("b", "i", "u", "f")
+_WAY_OUT = (
+    " A file sample_input.json or .csv beside the model, or models register --sample, shows what "
+    "it takes."
+)
 
 
 class ModelInvocation:
@@ -68,11 +72,11 @@ class ModelInvocation:
         if request.enter is not None:
             request.enter()
         asked = table.read(request, self._limits, names=self._columns, as_text=self._as_text)
-        if asked.params and self.model.methods:
+        if asked.params and self.model.params is not None:
             asked = _with_method(asked)
         methods = self._methods(request, asked)
-        if asked.params:
-            self._check_params(asked.params, methods)
+        if asked.params and self.model.params is not None:
+            _check_params(asked.params, methods, self.model.params)
         name = methods[0] or self._name
         write = writer(request, asked, self._encode, name, self._identity, self._nan)
         started = perf_counter()
@@ -106,28 +110,16 @@ class ModelInvocation:
             raise UndecodableInput(f"The model has no method {wanted!r}. {known}")
         return [wanted or (there[0] if there else "")]
 
-    def _check_params(self, params: Mapping[str, Any], methods: Sequence[str]) -> None:
-        """Refuse what the model could only ignore."""
-        if self.model.params is None:
-            return
-        for method in methods:
-            taken = self.model.params.get(method, ())
-            if others := [name for name in params if name not in taken]:
-                what = f"{method}() of the model" if method else "The model"
-                known = f"It takes: {', '.join(taken)}." if taken else "It takes none."
-                raise SchemaMismatch(
-                    f"{what} does not take the parameters {listed(others)}. {known}"
-                )
-
     def _warm_up(self) -> None:
         try:
             response = self(ScoringRequest(orjson.dumps(self.model.example)))
         except (ScoringRuntimeError, TypeError) as error:
+            why = error.__cause__
             log.warning(
-                "The model's example does not score, so the documents show none, and whether the "
-                "model can score is not known: %s A file sample_input.json or .csv beside the "
-                "model, or models register --sample, shows what it takes.",
-                f"{type(why).__name__}: {why}" if (why := error.__cause__) else error,
+                "The model's example does not score, so whether the model can is not known, and "
+                "the documents show none: %s%s",
+                f"{type(why).__name__}: {why}." if why else error,
+                "" if self.model.params is None else _WAY_OUT,
             )
             self.example = None
         else:
@@ -143,6 +135,18 @@ def _with_method(asked: table.Asked) -> table.Asked:
     if not isinstance(method, str):
         raise SchemaMismatch(f"method is {method!r}; expected is a name as text.")
     return asked._replace(params=params, method=asked.method or method)
+
+
+def _check_params(
+    params: Mapping[str, Any], methods: Sequence[str], known: Mapping[str, Collection[str]]
+) -> None:
+    """Refuse what the model could only ignore."""
+    for method in methods:
+        taken = known.get(method, ())
+        if others := [name for name in params if name not in taken]:
+            what = f"{method}() of the model" if method else "The model"
+            there = f"It takes: {', '.join(taken)}." if taken else "It takes none."
+            raise SchemaMismatch(f"{what} does not take the parameters {listed(others)}. {there}")
 
 
 def _outputs(wanted: list[str], there: Sequence[str]) -> list[str]:

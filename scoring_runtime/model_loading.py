@@ -38,11 +38,6 @@ _ADVICE = {
     "^UnpicklingError": " The file is no pickle, or was changed: save the model again.",
     "[Oo]pset|IR version": " The model was made for a newer onnxruntime: install that version.",
 }
-_XGBOOST_ESTIMATORS = {
-    "classifier": "XGBClassifier",
-    "regressor": "XGBRegressor",
-    "ranker": "XGBRanker",
-}
 _EXTRAS = {"joblib": "sklearn", "sklearn": "sklearn", "onnxruntime": "onnx", "mlflow": "mlflow"}
 
 
@@ -185,7 +180,7 @@ def load_xgboost(path: Path) -> Any:
 
         booster = xgboost.Booster(model_file=path)
         said = json.loads(booster.attr("scikit_learn") or "{}").get("_estimator_type", "")
-        kind = getattr(xgboost, _XGBOOST_ESTIMATORS.get(said, ""), None)
+        kind = getattr(xgboost, f"XGB{said.title()}", None)  # XGBClassifier and so on
         if kind is None:
             return booster
         estimator = kind()

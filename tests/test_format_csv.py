@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from scoring_runtime.coercion import matrix
 from scoring_runtime.errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
 from scoring_runtime.formats import csv_table
-from scoring_runtime.payloads import Columns, Limits, Rows, TextRows
+from scoring_runtime.payloads import Columns, Limits, Rows, Spec, TextRows
 from tests.fuzz.mutations import mutated, only_input_errors
 
 LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)
@@ -439,7 +440,8 @@ def test_what_pandas_writes_of_an_array_is_read_as_its_rows(
     body = pd.DataFrame(values).to_csv(index=index).encode()
     content = csv_table.decode(body, LIMITS)
     assert isinstance(content, Rows)
-    assert np.array_equal(content.values, np.array(values, float), equal_nan=True)
+    made = matrix(content, Spec("X", "FP64", (-1, -1)), LIMITS)
+    assert np.array_equal(made, np.array(values, float), equal_nan=True)
 
 
 def test_an_index_is_left_out_unless_the_model_knows_it() -> None:

@@ -66,7 +66,9 @@ def decode(
     if with_header:
         columns = _columns(table, first, names)
         unnamed = header is None and is_positions([*columns.columns]) and "0" not in names
-        return _rows_of(columns, as_text) if unnamed else columns
+        if not unnamed:
+            return columns
+        return TextRows(np.array([*columns.columns.values()], dtype=object).T)
     if not as_text:
         with suppress(_NotNumeric):
             return Rows(_numbers(table, first))
@@ -126,14 +128,6 @@ def _texts(table: Records) -> NDArray[Any]:
     values = np.empty((len(made), table.width), dtype=object)
     values[:] = made
     return values
-
-
-def _rows_of(table: Columns, as_text: bool) -> Rows:
-    values = np.array([*table.columns.values()], dtype=object).T
-    if not as_text:
-        with suppress(_NotNumeric):
-            return Rows(np.array([[*map(_number, row)] for row in values]))
-    return TextRows(values)
 
 
 def _columns(table: Records, records: list[list[str]], known: Collection[str]) -> Columns:

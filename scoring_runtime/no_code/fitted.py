@@ -99,7 +99,7 @@ def feature_names(estimator: Any) -> list[str] | None:
 
 def chooses(estimator: Any) -> bool:
     """Whether it chooses columns, and so leaves others alone."""
-    return hasattr(estimator, "transformers")
+    return hasattr(estimator, "transformers") and hasattr(estimator, "remainder")
 
 
 def reads_text(estimator: Any) -> bool:
@@ -190,7 +190,7 @@ def _estimators(value: Any, depth: int = 0) -> Iterator[Any]:
 
 
 def _is_estimator(value: Any) -> bool:
-    if isinstance(value, type | str) or not any(hasattr(value, each) for each in _DOES):
+    if isinstance(value, type | str) or all(attribute(value, each) is None for each in _DOES):
         return False
     try:
         return next(iter(inspect.signature(value.fit).parameters), "") != "y"  # of the target

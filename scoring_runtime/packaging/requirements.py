@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import PackagingError
-from ..model_kinds import MLFLOW, ONNX, SKLEARN
+from ..model_kinds import LIGHTGBM, MLFLOW, ONNX, SKLEARN, XGBOOST
 from . import requirements_mlflow
 from .environments import merged, name_of
 from .environments_files import shown
@@ -53,12 +53,16 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     SKLEARN: ("scikit-learn>=1.3", "joblib>=1.3"),
     _TABLES: ("pandas>=2",),
     ONNX: ("onnxruntime>=1.17",),
+    XGBOOST: ("xgboost>=1.7", "scikit-learn>=1.3", "pandas>=2"),
+    LIGHTGBM: ("lightgbm>=4", "pandas>=2"),
     MLFLOW: ("mlflow>=2.10,<4", "pandas>=2"),
     MLFLOW_LIGHT: ("pandas>=2", "pyyaml>=6"),
 }
 _PINNED: Mapping[str, tuple[str, ...]] = {
     SKLEARN: ("scikit-learn", "joblib", "numpy"),
     ONNX: ("onnxruntime",),
+    XGBOOST: ("xgboost",),
+    LIGHTGBM: ("lightgbm",),
 }
 _OTHER_NAMES = {
     "mlflow-skinny": "mlflow",
