@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from . import models, registry
 from .errors import RegistrationError
 from .manifest import METADATA_FILE, check
+
+_SAMPLE_ROWS = 10
 
 
 class Model(models.Model):
@@ -82,23 +86,27 @@ class Model(models.Model):
     ) -> Model:
         """Copy a file or folder into the registry as the next version of ``model_name``.
 
-        What a folder has no use for (datasets, resource configuration) is accepted and not kept.
+        A ``sample_input_dataset`` shows what the model takes where there is no script: a file of
+        JSON or CSV, a data frame, or a dataset that has ``to_pandas_dataframe()``. What a folder
+        has no use for (datasets, resource configuration) is accepted and not kept.
 
         Raises:
             RegistrationError: as :func:`scoring_runtime.registry.register`, or the workspace is
                 not a folder.
         """
         root = folder_of(workspace)
-        record = registry.register(
-            root,
-            model_name,
-            model_path,
-            tags=tags,
-            properties=properties,
-            description=description or "",
-            framework=model_framework or "",
-            framework_version=model_framework_version or "",
-        )
+        with _sample_file(sample_input_dataset) as sample:
+            record = registry.register(
+                root,
+                model_name,
+                model_path,
+                tags=tags,
+                properties=properties,
+                description=description or "",
+                framework=model_framework or "",
+                framework_version=model_framework_version or "",
+                sample=sample,
+            )
         return cls._of(root, record)
 
     @classmethod
@@ -199,6 +207,23 @@ def _folder_or_none(workspace: object) -> Path | None:
     places = (workspace, getattr(workspace, "folder", None), getattr(workspace, "path", None))
     found = (place for place in places if isinstance(place, (str, os.PathLike)) and str(place))
     return next((Path(place) for place in found), None)
+
+
+@contextmanager
+def _sample_file(dataset: Any) -> Iterator[Path | None]:
+    """A dataset's first rows, with the types of its columns, in a file for as long as it takes."""
+    if isinstance(dataset, str | os.PathLike):
+        yield Path(dataset)
+        return
+    if hasattr(dataset, "to_pandas_dataframe"):
+        dataset = dataset.to_pandas_dataframe()
+    if not hasattr(dataset, "to_json"):
+        yield None
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "sample_input.json")
+        dataset.head(_SAMPLE_ROWS).to_json(path, orient="table", index=False, double_precision=15)
+        yield path
 
 
 def _copy(source: Path, target: Path) -> None:

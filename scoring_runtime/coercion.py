@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .array_values import array, checked, empty_batch, shape_text
 from .errors import SchemaMismatch
-from .payloads import Columns, Content, Limits, Rows, Spec, Tensors
+from .payloads import Columns, Content, Limits, Rows, Spec, Tensors, TextRows
 from .value_texts import listed, short
 
 _SHOWN = 10
@@ -97,13 +97,19 @@ def column(values: Any, spec: Spec, limits: Limits, typed: bool = True) -> NDArr
 
 
 def frame_columns(
-    content: Content, specs: Sequence[Spec], limits: Limits
-) -> dict[str, NDArray[Any]]:
-    """The columns of a table, in the order of ``specs``; a column that is not known is refused.
+    content: Content,
+    specs: Sequence[Spec],
+    limits: Limits,
+    others: bool = False,
+    convert: Callable[[Any, Spec, Limits, bool], Any] | None = None,
+) -> dict[str, Any]:
+    """The columns of a table, in the order of ``specs``; a column that is not known is refused, or
+    left out where there may be ``others``.
 
     Rows are taken to have the columns in this order. In a column of FP64 text stays text, and what
     is no number stays as it is: models keep the names of their columns, not their types. Text from
-    CSV is read as numbers where all of a column is. Missing text is None.
+    CSV is read as numbers where all of a column is. Missing text is None. That is unless
+    ``convert`` makes a column of its values, its spec, the limits, and whether they have types.
     """
     flat = [spec._replace(shape=(-1,)) for spec in specs]
     if isinstance(content, Tensors) and (rows := _only_matrix(content, flat)) is not None:
@@ -113,11 +119,21 @@ def frame_columns(
     elif isinstance(content, Columns):
         found, typed = content.columns, content.typed
     else:
-        found, typed = _split(content.values, flat), True
+        # An array of text has no types: where there are numbers too, numpy made text of them.
+        typed = not isinstance(content, TextRows) and not _is_text_array(content.values)
+        found = _split(content.values, flat)
+    if others:
+        there = {spec.name for spec in flat}
+        found = {name: values for name, values in found.items() if name in there} or found
     _check_names(found, flat, "column")
-    made = {s.name: _loose(found[s.name], s, limits, typed) for s in flat if s.name in found}
+    convert = convert or loose_column
+    made = {s.name: convert(found[s.name], s, limits, typed) for s in flat if s.name in found}
     _check_lengths(made, "column")
     return made
+
+
+def _is_text_array(values: Any) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype.kind in "OUS"
 
 
 def _only_matrix(content: Tensors, specs: Sequence[Spec]) -> Any:
@@ -146,7 +162,8 @@ def number_columns(
     return made if made.ndim == 2 and 0 < made.shape[1] <= limits.rows else None
 
 
-def _loose(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArray[Any]:
+def loose_column(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArray[Any]:
+    """One column as :func:`frame_columns` has it."""
     if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if isinstance(values, np.ndarray) and values.dtype.kind in "mM":

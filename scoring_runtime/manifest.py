@@ -24,6 +24,7 @@ from .errors import ModelDamaged, RegistrationError, ScoringRuntimeError
 METADATA_FILE = ".scoring-model.json"
 """Where earlier releases kept the metadata, in the version's own folder."""
 
+SAMPLE_SUFFIXES = (".json", ".csv")
 _SUFFIX = ".scoring"
 _NAMED = 10
 _CHUNK_BYTES = 1 << 20
@@ -43,7 +44,8 @@ class Manifest:
     """What is noted of one version of a model; everything is empty for one that nobody noted.
 
     ``libraries`` are versions by name where it was registered, ``files`` digests by the path below
-    the version's folder, with ``/``; ``created`` is an ISO 8601 time in UTC.
+    the version's folder, with ``/``; ``created`` is an ISO 8601 time in UTC. ``sample`` is the text
+    of one input, by its suffix (``.json`` or ``.csv``).
     """
 
     description: str = ""
@@ -54,11 +56,12 @@ class Manifest:
     created: str = ""
     kind: str = ""
     libraries: Mapping[str, str] = field(default_factory=dict)
+    sample: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileDigest] = field(default_factory=dict)
 
 
 _TEXTS = ("description", "framework", "framework_version", "created", "kind")
-_TEXTS_BY_NAME = ("tags", "properties", "libraries")
+_TEXTS_BY_NAME = ("tags", "properties", "libraries", "sample")
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -267,6 +270,12 @@ def _damaged(folder: Path, problems: list[str]) -> ModelDamaged:
         f"Put the files back or register the model again; without {_noted_in(folder)} nothing is "
         "compared."
     )
+
+
+def sample_of(path: Path) -> tuple[str, str] | None:
+    """Suffix and text of the sample registered with the version that ``path`` is or is in."""
+    noted = read(noted_folder(path))
+    return next(iter(noted.sample.items()), None) if noted else None
 
 
 # --- metadata -------------------------------------------------------------------------------------

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
 import orjson
 
 from .conversion import parse_json, query_pairs
-from .errors import RunFailed, SchemaMismatch, ScoringRuntimeError, UndecodableInput
+from .errors import SchemaMismatch, ScoringRuntimeError, UndecodableInput
 from .formats import table
 from .formats.answers import Encode, writer
 from .invocation import run_failed
@@ -18,8 +18,13 @@ from .payloads import NoCodeModel
 from .results import encoder
 from .settings import Settings
 from .telemetry import log, request_id
+from .value_texts import listed
 
 _NUMBERS = ("b", "i", "u", "f")
+_WAY_OUT = (
+    " A file sample_input.json or .csv beside the model, or models register --sample, shows what "
+    "it takes."
+)
 
 
 class ModelInvocation:
@@ -50,7 +55,8 @@ class ModelInvocation:
         self._encode = encoder(settings.nan_policy, strict=settings.strict_compat)
         if model.platform.startswith("mlflow_"):
             self._encode = _as_mlflow(self._encode)
-        self._columns = frozenset(spec.name for spec in model.inputs)
+        self._columns = frozenset(spec.name for spec in model.inputs if not spec.optional)
+        self._as_text = model.reads_text
         self._name = model.outputs[0].name if model.outputs else "predictions"
         self.example: Mapping[str, Any] | None = model.example
         self.example_result: Any = None
@@ -66,8 +72,12 @@ class ModelInvocation:
         self.began(request.request_id)
         if request.enter is not None:
             request.enter()
-        asked = table.read(request, self._limits, names=self._columns)
+        asked = table.read(request, self._limits, names=self._columns, as_text=self._as_text)
+        if asked.params and self.model.params is not None:
+            asked = _with_method(asked)
         methods = self._methods(request, asked)
+        if asked.params and self.model.params is not None:
+            _check_params(asked.params, methods, self.model.params)
         name = methods[0] or self._name
         write = writer(request, asked, self._encode, name, self._identity, self._nan)
         started = perf_counter()
@@ -105,12 +115,39 @@ class ModelInvocation:
         try:
             response = self(ScoringRequest(orjson.dumps(self.model.example)))
         except (ScoringRuntimeError, TypeError) as error:
-            level = log.warning if isinstance(error, RunFailed) else log.info
-            level("The model's example does not score, so the documents show none: %s", error)
+            why = error.__cause__
+            log.warning(
+                "The model's example does not score, so whether the model can is not known, and "
+                "the documents show none: %s%s",
+                f"{type(why).__name__}: {why}." if why else error,
+                "" if self.model.params is None else _WAY_OUT,
+            )
             self.example = None
         else:
             assert isinstance(response.body, bytes)
             self.example_result = parse_json(response.body)  # with SCORING_NAN=raw it has NaN
+
+
+def _with_method(asked: table.Asked) -> table.Asked:
+    """The request with the method that its parameters name, and without how its inputs were made
+    by clients of MLServer, which the inputs say themselves."""
+    params = {key: value for key, value in asked.params.items() if key != "content_type"}
+    method = params.pop("method", "")
+    if not isinstance(method, str):
+        raise SchemaMismatch(f"method is {method!r}; expected is a name as text.")
+    return asked._replace(params=params, method=asked.method or method)
+
+
+def _check_params(
+    params: Mapping[str, Any], methods: Sequence[str], known: Mapping[str, Collection[str]]
+) -> None:
+    """Refuse what the model could only ignore."""
+    for method in methods:
+        taken = known.get(method, ())
+        if others := [name for name in params if name not in taken]:
+            what = f"{method}() of the model" if method else "The model"
+            there = f"It takes: {', '.join(taken)}." if taken else "It takes none."
+            raise SchemaMismatch(f"{what} does not take the parameters {listed(others)}. {there}")
 
 
 def _outputs(wanted: list[str], there: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Of which kind a model's file or folder is, and the versions of libraries that matter for it.
 
-Kinds are told by file names alone; nothing of a model is read to find its kind. The version of
-scikit-learn is the one that the pickle says wrote it.
+Kinds are told by file names; where those say too little, as ``.json`` does, by the first bytes. The
+version of scikit-learn is the one that the pickle says wrote it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from .pickled import said
 
 SKLEARN, ONNX, MLFLOW, UNKNOWN = "scikit-learn", "onnx", "mlflow", "unknown"
+XGBOOST, LIGHTGBM = "xgboost", "lightgbm"
 SUFFIXES: Mapping[str, str] = {
     ".pkl": SKLEARN,
     ".pickle": SKLEARN,
@@ -23,6 +24,15 @@ SUFFIXES: Mapping[str, str] = {
     ".onnx": ONNX,
 }
 """Suffix of a file, in lower case → its kind."""
+# As joblib.dump names what it compresses.
+_COMPRESSED = (".gz", ".z", ".bz2", ".xz", ".lzma", ".lz4")
+# https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html: JSON, or UBJSON, whose first
+# member is "learner"; LightGBM's text begins with its first sub-model.
+_NATIVE_SUFFIXES = (".json", ".ubj", ".model", ".bst", ".xgb", ".txt", ".lgb")
+_XGBOOST_START, _LIGHTGBM_START = (
+    re.compile(rb'\{\s*"learner"|\{L.{8}learner', re.DOTALL),
+    b"tree\n",
+)
 
 LIGHT_MLFLOW_KEYS = frozenset(
     {
@@ -38,8 +48,17 @@ LIGHT_MLFLOW_KEYS = frozenset(
 )
 """Keys of MLflow's flavour ``python_function`` with which a model loads without mlflow."""
 
-_LIBRARIES = {SKLEARN: ("scikit-learn", "joblib", "numpy"), ONNX: ("onnxruntime", "onnx")}
-_OTHER_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime-gpu",), "mlflow": ("mlflow-skinny",)}
+_LIBRARIES = {
+    SKLEARN: ("scikit-learn", "joblib", "numpy"),
+    ONNX: ("onnxruntime", "onnx"),
+    XGBOOST: ("xgboost",),
+    LIGHTGBM: ("lightgbm",),
+}
+_OTHER_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime-gpu",),
+    "mlflow": ("mlflow-skinny",),
+    "xgboost": ("xgboost-cpu",),
+}
 # Keys of MLmodel files, one or a few per flavour of https://mlflow.org/docs/latest/ml/model/
 _MLFLOW_KEYS = {
     "mlflow_version": "mlflow",
@@ -82,7 +101,22 @@ def kind_of(path: Path) -> str:
 def _kind_of(path: Path) -> str:
     if os.path.isdir(path):
         return MLFLOW if os.path.isfile(path / "MLmodel") else ""
-    return SUFFIXES.get(path.suffix.lower(), "")
+    suffix = path.suffix.lower()
+    if suffix in _COMPRESSED:
+        inner = SUFFIXES.get(Path(path.stem).suffix.lower(), "")
+        return inner if inner == SKLEARN else ""
+    return _native_kind(path) if suffix in _NATIVE_SUFFIXES else SUFFIXES.get(suffix, "")
+
+
+def _native_kind(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+    except OSError:
+        return ""
+    if _XGBOOST_START.match(start):
+        return XGBOOST
+    return LIGHTGBM if start.startswith(_LIGHTGBM_START) else ""
 
 
 def _children(path: Path, seen: set[str]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Load a model by its kind: a pickle or joblib file, an ONNX file, an MLflow folder.
+"""Load a model by its kind: a pickle or joblib file, an ONNX file, an MLflow folder, a booster.
 
 Pickles run code of whoever made them: load only models that you trust. Files of a registered model
 are compared with what was registered before anything of them is loaded.
@@ -6,7 +6,9 @@ are compared with what was registered before anything of them is loaded.
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +19,12 @@ from typing import Any, NamedTuple
 from . import manifest
 from .errors import ModelUnusable
 from .model_kinds import (
+    LIGHTGBM,
     MLFLOW,
     ONNX,
     SKLEARN,
     SUFFIXES,
+    XGBOOST,
     candidates,
     installed_version,
     mlflow_versions,
@@ -52,8 +56,8 @@ def load_model(
     *,
     root: str | Path | None = None,
 ) -> Any:
-    """The model itself: the object in the pickle, an ``onnxruntime.InferenceSession``, or an
-    ``mlflow.pyfunc.PyFuncModel``.
+    """The model itself: the object in the pickle, an ``onnxruntime.InferenceSession``, an
+    ``mlflow.pyfunc.PyFuncModel``, or a model of XGBoost or LightGBM.
 
     It is found as ``model_path`` does. A warning in the log names the libraries that differ from
     those it was made with.
@@ -68,11 +72,11 @@ def load_model(
     manifest.check(folder)
     kind, path = find_model_file(entry_of(folder, file))
     warn_of_versions(path, recorded_versions(folder, kind, path))
-    return _LOADERS[kind](path)
+    return LOADERS[kind](path)
 
 
 def find_model_file(folder: Path) -> tuple[str, Path]:
-    """The kind (``scikit-learn``, ``onnx`` or ``mlflow``) and the file or MLflow folder to load.
+    """The kind, as :mod:`.model_kinds` names it, and the file or MLflow folder to load.
 
     ``folder`` is a model's folder or file; the file ``MLmodel`` stands for its folder. Files in a
     folder win over those in folders below it.
@@ -145,18 +149,55 @@ def load_pickle(path: Path) -> Any:
     """The object in a pickle or joblib file.
 
     scikit-learn tells of estimators that another version of it saved; that is one warning in the
-    log instead of one for each estimator.
+    log instead of one for each estimator. A module beside the file can be imported, after all
+    others.
 
     Raises:
         ModelUnusable: joblib or a module of the pickle is missing, or the file is damaged.
     """
-    with _translated(path), warnings.catch_warnings(record=True) as caught:
-        import joblib
+    folder = str(path.parent.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with _translated(path), warnings.catch_warnings(record=True) as caught:
+            import joblib
 
-        warnings.simplefilter("always")
-        model = joblib.load(path)
-    _pass_on(path, caught)
-    return model
+            warnings.simplefilter("always")
+            return joblib.load(path)
+    finally:  # they may say why it cannot be loaded
+        _pass_on(path, caught)
+
+
+def load_xgboost(path: Path) -> Any:
+    """An ``XGBClassifier``, ``XGBRegressor`` or ``XGBRanker`` where one was saved, else a Booster.
+
+    Raises:
+        ModelUnusable: xgboost is missing, or cannot load the file.
+    """
+    with _translated(path):
+        import xgboost
+
+        booster = xgboost.Booster(model_file=path)
+        said = json.loads(booster.attr("scikit_learn") or "{}").get("_estimator_type", "")
+        kind = getattr(xgboost, f"XGB{said.title()}", None)  # XGBClassifier and so on
+        if kind is None:
+            return booster
+        estimator = kind()
+        estimator.load_model(path)
+        return estimator
+
+
+def load_lightgbm(path: Path) -> Any:
+    """A ``lightgbm.Booster``.
+
+    Raises:
+        ModelUnusable: lightgbm is missing, or cannot load the file.
+    """
+    with _translated(path):
+        import lightgbm
+
+        return lightgbm.Booster(model_file=path)
 
 
 def load_onnx(path: Path) -> Any:
@@ -186,11 +227,14 @@ def load_mlflow(path: Path) -> Any:
         return mlflow.pyfunc.load_model(str(path))
 
 
-_LOADERS: Mapping[str, Callable[[Path], Any]] = {
+LOADERS: Mapping[str, Callable[[Path], Any]] = {
     SKLEARN: load_pickle,
     ONNX: load_onnx,
     MLFLOW: load_mlflow,
+    XGBOOST: load_xgboost,
+    LIGHTGBM: load_lightgbm,
 }
+"""Kind → what loads a file or folder of it."""
 
 
 def _pass_on(path: Path, caught: list[warnings.WarningMessage]) -> None:
@@ -214,7 +258,7 @@ def _translated(path: Path) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ModelUnusable(_missing(path, error.name or str(error))) from error
     except Exception as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).partition(" Stack trace:")[0]  # XGBoost's
         cause = f"{type(error).__name__}: {said}".rstrip(": ").rstrip(".")
         raise ModelUnusable(f"{path} cannot be loaded: {cause}.{_advice(error)}") from error
 

@@ -52,6 +52,8 @@ def _add_register(kinds: Any) -> None:
             flag, action="append", default=[], metavar="KEY=VALUE", type=_pair, help=text
         )
     parser.add_argument("--description", default="", metavar="TEXT", help="for people")
+    text = "JSON or CSV that shows the input: names, types, and the example of the documents"
+    parser.add_argument("--sample", metavar="FILE", help=text)
 
 
 def _add(kinds: Any, name: str, text: str, command: Command) -> argparse.ArgumentParser:
@@ -99,6 +101,7 @@ def _register(folder: Path, options: argparse.Namespace) -> int:
             tags=dict(options.tag),
             properties=dict(options.property),
             description=options.description,
+            sample=options.sample,
             progress=bar,
         )
     finally:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import NotAcceptable
+from .payloads import PerOutput
 
 
 def named_outputs(result: Any, name: str) -> dict[str, NDArray[Any]]:
@@ -18,8 +19,9 @@ def named_outputs(result: Any, name: str) -> dict[str, NDArray[Any]]:
 
     Tables become their columns, a list of objects with equal keys too, lists become arrays. Below a
     name, a list of objects with equal keys and numbers is an array with one column a key, as the
-    probabilities of ONNX's ZipMap are. What is neither number, boolean, text nor moment is written
-    as JSON text, and what is missing among text is empty.
+    probabilities of ONNX's ZipMap are. Probabilities of several outputs are one array ``(rows,
+    outputs, classes)``, NaN where an output has fewer classes than another. What is neither number,
+    boolean, text nor moment is written as JSON text, and what is missing among text is None.
 
     Raises:
         NotAcceptable: the result is nested too unevenly for arrays.
@@ -53,6 +55,8 @@ def _plain(values: Any, name: str) -> NDArray[Any]:
 def _as_array(values: Any, name: str) -> NDArray[Any]:
     if isinstance(values, np.ndarray):
         return values
+    if isinstance(values, PerOutput):
+        return rows_first(values)
     if hasattr(values, "toarray"):  # a sparse matrix
         return np.asarray(values.toarray())
     if hasattr(values, "to_numpy"):
@@ -68,6 +72,16 @@ def _as_array(values: Any, name: str) -> NDArray[Any]:
             f"The result {name!r} has rows of different lengths, which only application/json can "
             "carry."
         ) from None
+
+
+def rows_first(outputs: PerOutput) -> NDArray[Any]:
+    """One array ``(rows, outputs, classes)``, NaN where an output has fewer classes."""
+    classes = max(each.shape[1] for each in outputs)
+    wide = [
+        np.pad(each, ((0, 0), (0, classes - each.shape[1])), constant_values=np.nan)
+        for each in outputs
+    ]
+    return np.stack(wide, axis=1)
 
 
 def _of_objects(rows: list[Any]) -> NDArray[Any]:
@@ -101,8 +115,8 @@ def _settled(made: NDArray[Any]) -> NDArray[Any]:
 def _text(value: Any) -> Any:
     if isinstance(value, str | bytes):
         return value
-    if value is None:
-        return ""
+    if value is None or str(value) in ("nan", "NaT", "<NA>"):
+        return None
     if isinstance(value, list | dict | bool):
         return json.dumps(value, default=str)
     return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -8,7 +8,7 @@ them, as far as they fit its inputs. The datatypes are those of the Open Inferen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 NUMPY_TYPES: Mapping[str, str] = {
@@ -38,6 +38,12 @@ class Rows(NamedTuple):
     values: Any
 
 
+class TextRows(Rows):
+    """Rows of text whose types only the model knows, as in CSV; see :class:`Columns`."""
+
+    __slots__ = ()
+
+
 class Columns(NamedTuple):
     """A table: name → values (a one-dimensional array or a list), in order, all equally long.
 
@@ -56,6 +62,11 @@ class Tensors(NamedTuple):
 
 
 Content: TypeAlias = Rows | Columns | Tensors
+
+
+class PerOutput(list[Any]):
+    """An array ``(rows, classes)`` for each output of a model, as scikit-learn's ``predict_proba``
+    gives for several; formats whose arrays have rows first make one array of them."""
 
 
 class Spec(NamedTuple):
@@ -115,6 +126,17 @@ class NoCodeModel(Protocol):
     @property
     def example(self) -> Mapping[str, Any]:
         """A JSON body that scores."""
+        ...
+
+    @property
+    def params(self) -> Mapping[str, Collection[str]] | None:
+        """The parameters that each method takes beside the input; None: the model checks them
+        itself. A method that is not named takes none."""
+        ...
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether numbers in a text format have to come as text: ``01`` is not always 1."""
         ...
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:

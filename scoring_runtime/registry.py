@@ -10,6 +10,7 @@ killed registration left is removed by the next one a day later.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -66,6 +67,7 @@ def register(
     properties: Mapping[str, str] | None = None,
     framework: str = "",
     framework_version: str = "",
+    sample: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Record:
     """Copy a file or a folder into the registry, as the next version of the model ``name``.
@@ -79,18 +81,25 @@ def register(
         path: the model's file or folder.
         tags: texts by name; so are ``properties``.
         description: for people, as are ``framework`` and ``framework_version``.
+        sample: a file of JSON or CSV that shows what the model takes; see ``no_code.sample``.
         progress: called with the bytes that are done and the bytes of all, after each chunk.
 
     Raises:
         RegistrationError: the name is not allowed, the path cannot be copied, a link in it leads
-            out of it or into itself, or the registry cannot be written.
+            out of it or into itself, the sample is none, or the registry cannot be written.
     """
     folder, source = Path(root), Path(os.path.abspath(path))
     check_name(name)
     _check_registry(folder)
     files = _files_of(source, folder)
     noted = Manifest(
-        description, _texts(tags), _texts(properties), framework, framework_version, _now()
+        description,
+        _texts(tags),
+        _texts(properties),
+        framework,
+        framework_version,
+        _now(),
+        sample=_sample(Path(sample)) if sample is not None else {},
     )
     with _translated(f"{name} cannot be registered in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,6 +193,19 @@ def _files_of(source: Path, registry: Path) -> list[tuple[str, Path]]:
         raise RegistrationError(f"{source} cannot be registered: it holds the registry {registry}.")
     with _translated(f"{source} cannot be registered"):
         return manifest.files_of(source)
+
+
+def _sample(path: Path) -> dict[str, str]:
+    suffix = path.suffix.lower()
+    if suffix not in manifest.SAMPLE_SUFFIXES or not path.is_file():
+        raise RegistrationError(f"The sample {path} is no file that ends in .json or .csv.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if suffix == ".json":
+            json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RegistrationError(f"The sample {path} cannot be read: {error}.") from error
+    return {suffix: text}
 
 
 def _texts(values: Mapping[str, Any] | None) -> dict[str, str]:

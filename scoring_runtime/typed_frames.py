@@ -38,9 +38,9 @@ def frame_argument(content: Content, name: str, parameter: Any, limits: Limits) 
         spec = Spec(text, column_datatype(sample.dtypes[names[text]]), (-1,))
         values = _values(table, spec, parameter, limits)
         kind = sample.dtypes[names[text]] if parameter.enforce_column_type else None
-        made[names[text]] = _series(values, kind, text)
+        made[names[text]] = as_series(values, kind, text)
     for text in [each for each in table.columns if each not in names]:
-        made[text] = _series(_as_sent(table.columns[text], table.typed), None, text)
+        made[text] = as_series(_as_sent(table.columns[text], table.typed), None, text)
     frame = pandas.DataFrame(made)
     frame.columns = pandas.Index(list(made))  # as from JSON: no RangeIndex of numbers
     return frame
@@ -144,8 +144,12 @@ def _as_sent(given: Any, typed: bool) -> Any:
     return [None if each == "" else each for each in given]
 
 
-def _series(values: Any, kind: Any, name: str) -> Any:
-    """The values as pandas takes them, with the type of the sample's column if there is one."""
+def as_series(values: Any, kind: Any, name: str) -> Any:
+    """The values as pandas takes them, with the type of the sample's column if there is one.
+
+    Raises:
+        SchemaMismatch: a value cannot have it.
+    """
     import pandas
 
     try:

@@ -9,15 +9,17 @@ import tracemalloc
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from scoring_runtime.coercion import matrix
 from scoring_runtime.errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
 from scoring_runtime.formats import csv_table
-from scoring_runtime.payloads import Columns, Limits, Rows
+from scoring_runtime.payloads import Columns, Limits, Rows, Spec, TextRows
 from tests.fuzz.mutations import mutated, only_input_errors
 
 LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)
@@ -31,7 +33,7 @@ def columns(body: bytes, **options: Any) -> dict[str, list[str]]:
 
 def rows(body: bytes, **options: Any) -> NDArray[Any]:
     content = csv_table.decode(body, LIMITS, **options)
-    assert type(content) is Rows
+    assert isinstance(content, Rows)
     values: NDArray[Any] = content.values
     return values
 
@@ -56,13 +58,18 @@ def rows(body: bytes, **options: Any) -> NDArray[Any]:
         pytest.param(b"x,y\n", (), False, id="the only record"),
         pytest.param(b"x,y\n\n\n", (), False, id="the only record, then blank lines"),
         pytest.param(b"1_0,x\ny,z\n", (), True, id="digits with an underscore are text"),
+        pytest.param(b",a,b\n0,1,x\n", (), True, id="an index"),
+        pytest.param(b",Graz,x\n3,Linz,y\n", (), False, id="a missing value and text"),
+        pytest.param(b",0,1\n,2,3\n", (), False, id="missing values and numbers"),
+        pytest.param(b"0,1\n1,0\n", (), False, id="rows of 0 and 1"),
+        pytest.param(b"0,1\n", (), False, id="one row of 0 and 1"),
     ],
 )
 def test_the_first_record_is_a_header_by_one_rule(
     body: bytes, names: tuple[str, ...], is_header: bool
 ) -> None:
     content = csv_table.decode(body, LIMITS, names=names)
-    assert type(content) is (Columns if is_header else Rows)
+    assert isinstance(content, Columns if is_header else Rows)
 
 
 def test_what_the_content_type_says_beats_the_rule() -> None:
@@ -320,7 +327,11 @@ def test_outputs_are_written_as_columns_under_a_header() -> None:
     [
         pytest.param(np.array([0.1, np.nan, np.inf, -0.0]), ["0.1", "nan", "inf", "-0.0"], id="f8"),
         pytest.param(np.array([0.1, 1e-45], np.float32), ["0.1", "1e-45"], id="f4"),
-        pytest.param(np.array([0.1], np.float16), ["0.1"], id="f2"),
+        pytest.param(
+            np.array([0.1, 65504, 2049], np.float16),
+            ["0.099975586", "65504.0", "2048.0"],
+            id="f2",
+        ),
         pytest.param(np.array([0.5], np.longdouble), ["0.5"], id="extended"),
         pytest.param(np.array([1.5, 2], ">f8"), ["1.5", "2.0"], id="big-endian"),
         pytest.param(np.array([2**64 - 1], np.uint64), ["18446744073709551615"], id="u8"),
@@ -416,3 +427,36 @@ def test_a_changed_body_is_read_or_refused_within_memory(
         body,
         2_000_000,
     )
+
+
+@pytest.mark.parametrize("index", [False, True])
+@pytest.mark.parametrize(
+    "values", [[[0.5, 1.0], [2.25, float("nan")]], [[0, 1, 5], [2, 1, 0]]], ids=["two", "three"]
+)
+def test_what_pandas_writes_of_an_array_is_read_as_its_rows(
+    values: list[list[float]], index: bool
+) -> None:
+    """``to_csv`` names columns by their positions, and the index not at all."""
+    body = pd.DataFrame(values).to_csv(index=index).encode()
+    content = csv_table.decode(body, LIMITS)
+    assert isinstance(content, Rows)
+    made = matrix(content, Spec("X", "FP64", (-1, -1)), LIMITS)
+    assert np.array_equal(made, np.array(values, float), equal_nan=True)
+
+
+def test_an_index_is_left_out_unless_the_model_knows_it() -> None:
+    """``read_csv`` calls it Unnamed: 0, and some models were fitted on it."""
+    body = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}).to_csv().encode()
+    for known, expected in (
+        (("a", "b"), ["a", "b"]),
+        (("Unnamed: 0", "a"), ["Unnamed: 0", "a", "b"]),
+    ):
+        content = csv_table.decode(body, LIMITS, names=known, header=True)
+        assert isinstance(content, Columns)
+        assert list(content.columns) == expected
+
+
+def test_numbers_stay_text_for_who_asks() -> None:
+    content = csv_table.decode(b"01,2\n", LIMITS, header=False, as_text=True)
+    assert isinstance(content, TextRows)
+    assert content.values.tolist() == [["01", "2"]]

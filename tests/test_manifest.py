@@ -113,6 +113,7 @@ def test_the_file_is_json(version: Path) -> None:
         "created": "",
         "kind": "",
         "libraries": {},
+        "sample": {},
         "files": {
             "saved/weights.bin": {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "bytes": 10000},
             "saved/labels.txt": {"sha256": hashlib.sha256(b"a\nb\n").hexdigest(), "bytes": 4},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import pickle
 import subprocess
@@ -18,6 +19,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -25,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from scoring_runtime import manifest, models
 from scoring_runtime.errors import ModelDamaged, ModelNotFound, ModelUnusable
 from scoring_runtime.manifest import Manifest
+from scoring_runtime.model_kinds import candidates
 from scoring_runtime.model_loading import (
     VersionDifference,
     find_model_file,
@@ -554,3 +557,81 @@ def test_an_mlflow_folder_of_other_versions(tmp_path: Path, warned: list[str]) -
         f"{tmp_path}/m was made with other versions of its libraries: scikit-learn was 0.24.2, "
         f"installed is {SKLEARN}."
     ]
+
+
+# --- names of files, and what lies beside them ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [
+        ("m.pkl.gz", ("gzip", 3)),
+        ("m.joblib.z", ("zlib", 3)),
+        ("m.PKL.bz2", ("bz2", 3)),
+        ("m.sav.xz", ("xz", 3)),
+        ("m.pickle.lzma", ("lzma", 3)),
+    ],
+)
+def test_a_compressed_pickle_is_a_model(
+    name: str, compress: tuple[str, int], tmp_path: Path
+) -> None:
+    joblib.dump({"a": 1}, tmp_path / name, compress=compress)
+    assert load_model(root=tmp_path) == {"a": 1}
+
+
+def test_a_pickle_that_gzip_compressed_is_a_model(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl.gz").write_bytes(gzip.compress(pickle.dumps({"a": 1})))
+    assert load_model(root=tmp_path) == {"a": 1}
+
+
+def test_a_module_beside_the_model_is_found_after_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_the_model.py").write_text("class Kept:\n    x = 7\n")
+    (tmp_path / "json.py").write_text("raise RuntimeError\n")
+    (tmp_path / "m.pkl").write_bytes(b"cbeside_the_model\nKept\n.")
+    assert load_model(root=tmp_path).x == 7
+    assert sys.path[-1] == str(tmp_path.resolve())
+
+
+class Fails:
+    """Warns as scikit-learn does of another version, and cannot be loaded then."""
+
+    def __reduce__(self) -> Any:
+        return _warn_and_fail, ()
+
+
+def _warn_and_fail() -> None:
+    warnings.warn(
+        InconsistentVersionWarning(
+            estimator_name="Ridge", current_sklearn_version="1.9", original_sklearn_version="0.1.2"
+        ),
+        stacklevel=1,
+    )
+    raise AttributeError("no such part")
+
+
+def test_other_versions_are_named_when_loading_fails_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    joblib.dump(Fails(), tmp_path / "m.pkl")
+    with pytest.raises(ModelUnusable, match="no such part"):
+        load_model(root=tmp_path)
+    assert "scikit-learn was 0.1.2, installed is" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"learners": 1}', b"tree of texts", b""])
+@pytest.mark.parametrize("name", ["a.json", "a.ubj", "a.txt"])
+def test_other_files_of_those_names_are_no_boosters(
+    name: str, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert candidates(tmp_path) == []
+
+
+def test_a_booster_that_was_cut_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_bytes(b'{"learner":{"attributes":{}')
+    with pytest.raises(ModelUnusable, match=r"m\.json cannot be loaded: XGBoostError: ") as caught:
+        load_model(root=tmp_path)
+    assert "Stack trace" not in str(caught.value)

@@ -13,6 +13,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from scoring_runtime.errors import NotAcceptable
 from scoring_runtime.named_outputs import named_outputs
+from scoring_runtime.payloads import PerOutput
 
 NAN = float("nan")
 
@@ -43,10 +44,10 @@ NAN = float("nan")
         (np.array([[1, 2.5]], dtype=object), "float64", [[1.0, 2.5]]),
         (np.array([np.int32(1), np.int32(2)], dtype=object), "int64", [1, 2]),
         (np.array([1, 2**70], dtype=object), "object", ["1", str(2**70)]),
-        (np.array(["a", None], dtype=object), "object", ["a", ""]),
+        (np.array(["a", None], dtype=object), "object", ["a", None]),
         (np.array(["a", 1], dtype=object), "object", ["a", "1"]),
-        (np.array([True, None], dtype=object), "object", ["true", ""]),
-        (np.array([None], dtype=object), "object", [""]),
+        (np.array([True, None], dtype=object), "object", ["true", None]),
+        (np.array([None], dtype=object), "object", [None]),
         (np.array([Decimal("1.10"), 2], dtype=object), "float64", [1.1, 2.0]),
         (
             np.array([datetime.datetime(2026, 5, 4, 3, 2, 1)], dtype=object),
@@ -108,3 +109,19 @@ def test_rows_of_different_lengths_are_for_json_only(result: Any):
     assert str(caught.value) == (
         "The result 'y' has rows of different lengths, which only application/json can carry."
     )
+
+
+def test_probabilities_of_several_outputs_have_rows_first():
+    """As from MultiOutputClassifier: an array for each output, of its own number of classes."""
+    two, three = np.array([[0.1, 0.9], [0.4, 0.6]]), np.array([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
+    found = named_outputs(PerOutput([two, three]), "predict_proba")["predict_proba"]
+    nan = float("nan")
+    expected = [[[0.1, 0.9, nan], [0.2, 0.3, 0.5]], [[0.4, 0.6, nan], [1.0, 0.0, 0.0]]]
+    assert np.array_equal(found, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT, np.datetime64("NaT")])
+def test_missing_text_is_none(missing):
+    frame = pd.DataFrame({"t": np.array(["a", missing], dtype=object)})
+    for result in (frame, frame["t"].to_numpy(), ["a", missing]):
+        assert [*named_outputs(result, "t")["t"]] == ["a", None]

@@ -494,6 +494,7 @@ def test_models_without_metadata_are_listed(root: Path) -> None:
         "created": "",
         "kind": "onnx",
         "libraries": {},
+        "sample": {},
         "files": {},
     }
 

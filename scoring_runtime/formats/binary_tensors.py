@@ -61,13 +61,13 @@ def to_bytes(values: NDArray[Any]) -> bytes | NDArray[Any]:
     """A tensor as the bytes, or as an array that lies in memory like them.
 
     Args:
-        values: numbers, booleans, or objects that are ``str`` or ``bytes``.
+        values: numbers, booleans, or objects that are ``str``, ``bytes``, or None, which is empty.
     """
     if values.dtype.kind != "O":
         return np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     parts: list[bytes] = []
     for value in values.reshape(-1).tolist():
-        text = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
+        text = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value or b""
         parts += (_TEXT_LENGTH.pack(len(text)), text)
     return b"".join(parts)
 

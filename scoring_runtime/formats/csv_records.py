@@ -58,9 +58,10 @@ class Records:
         records = [first]
         if said is None:
             said = bool(names) and set(names) <= set(first)
-            if not said and not any(map(_is_data, first)):
-                records.extend([second] if (second := next(self._records, None)) else [])
-                said = len(records) > 1
+            if not said and _may_be_header(first):
+                second = next(self._records, None)
+                said = second is not None and _differs(first, second)
+                records += [second] if second else []
         self._header = int(said)
         return said, records
 
@@ -153,6 +154,26 @@ class Records:
             f"The CSV body has more than {limit} {what}; at most {limit} are taken at once "
             f"({setting})."
         )
+
+
+def is_positions(names: list[str]) -> bool:
+    """Whether they are ``0``, ``1``, … as pandas writes for columns without names."""
+    return names == [*map(str, range(len(names)))]
+
+
+def _may_be_header(fields: list[str]) -> bool:
+    """Names; pandas leaves out that of its index, and counts columns that have none."""
+    named = fields[1:] if fields[0] == "" and len(fields) > 1 else fields
+    return is_positions(named) or not any(map(_is_data, named))
+
+
+def _differs(first: list[str], second: list[str]) -> bool:
+    """Whether what may be a header is no record: rows of ``0,1``, or without a first value, may
+    well be, unless what follows has no whole numbers, or an index and numbers."""
+    if not first[0]:
+        is_index = second[0].isdecimal()
+        return is_index and (is_positions(first[1:]) or any(map(is_number, second[1:])))
+    return len(first) > 2 or not is_positions(first) or not all(map(str.isdecimal, second))
 
 
 def _is_data(field: str) -> bool:

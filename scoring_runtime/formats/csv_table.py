@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import NotAcceptable, SchemaMismatch
-from ..payloads import Columns, Limits, Rows
+from ..payloads import Columns, Limits, Rows, TextRows
 from ..results import encoder
-from .csv_records import Records, is_number
+from .csv_records import Records, is_number, is_positions
 
 _VALUES_AT_ONCE = 65_536
+_INDEX = "Unnamed: 0"  # what pandas.read_csv calls a first column without a name
 _json = encoder()
 
 
@@ -31,21 +32,25 @@ def decode(
     header: bool | None = None,
     names: Collection[str] = (),
     charset: str = "utf-8",
+    as_text: bool = False,
 ) -> Columns | Rows:
     """With a header line columns of text, without one rows: of float64, or of text if any is.
 
     An empty field is a missing value: NaN in rows of numbers. Blank lines are skipped; a missing
     value alone in its record is written ``""``. A number is what ``float()`` reads, underscores
-    aside.
+    aside. What pandas writes by default is read as it was: a header of the positions ``0,1,…`` of
+    columns without names gives rows, and the first column is left out if its name is empty, as that
+    of an index is.
 
     Args:
         body: in ``charset``; a byte order mark is dropped.
         limits: how much it may hold.
         header: whether the first record is one (``header=present`` or ``absent``, RFC 4180 §3).
             None: it is when all of ``names`` are in it; else when there are other records and
-            none of its own fields is empty or a number.
+            none of its own fields is empty or a number, save the first, or they are positions.
         names: of the model's columns.
         charset: what the Content-Type says.
+        as_text: rows of numbers stay text too.
 
     Raises:
         UndecodableInput: empty, not of that charset or an unknown one, an unclosed quote, NUL, a
@@ -59,12 +64,20 @@ def decode(
     try:
         with_header, first = table.find_header(header, names)
         if with_header:
-            return _columns(table, first)
-        return Rows(_numbers(table, first))
+            columns = _columns(table, first, names)
+            unnamed = header is None and is_positions([*columns.columns]) and "0" not in names
+            if not unnamed:
+                return columns
+            return TextRows(np.array([*columns.columns.values()], dtype=object).T)
+        if not as_text:
+            return Rows(_numbers(table, first))
     except _NotNumeric:
+        pass
+    finally:
         table.close()
-        table = Records(body, limits, charset)
-        return Rows(_texts(table))
+    table = Records(body, limits, charset)
+    try:
+        return TextRows(_texts(table))
     finally:
         table.close()
 
@@ -124,10 +137,13 @@ def _texts(table: Records) -> NDArray[Any]:
     return values
 
 
-def _columns(table: Records, records: list[list[str]]) -> Columns:
+def _columns(table: Records, records: list[list[str]], known: Collection[str]) -> Columns:
     names = records[0]
     table.check_columns()
     table.check_memory()
+    indexed = not names[0] and len(names) > 1
+    if indexed:
+        names = [_INDEX, *names[1:]]
     _check_names(names)
     at_once_most = max(1, _VALUES_AT_ONCE // table.width)
     columns: list[list[str]] = [[] for _ in names]
@@ -139,7 +155,10 @@ def _columns(table: Records, records: list[list[str]]) -> Columns:
             table.check_memory()
     _move(at_once, columns)
     table.check_memory()
-    return Columns(dict(zip(names, columns, strict=True)), typed=False)
+    made = dict(zip(names, columns, strict=True))
+    if indexed and _INDEX not in known:
+        del made[_INDEX]
+    return Columns(made, typed=False)
 
 
 def _move(rows: list[list[str]], columns: list[list[str]]) -> None:
@@ -199,8 +218,8 @@ def _fields(values: NDArray[Any]) -> list[str]:
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind == "b":
         return ["true" if each else "false" for each in values.tolist()]
-    if kind == "f" and size < 8:  # as many digits as float32 needs, not as float64 would
-        return [str(each) for each in values]
+    if kind == "f" and size < 8:  # as many digits as float32 needs, as in JSON
+        return [str(each) for each in values.astype(np.float32)]
     if kind in "iuf":
         return [repr(each) for each in (values if size <= 8 else values.astype(float)).tolist()]
     if kind == "M":

@@ -179,7 +179,8 @@ def output_tensor(
 ) -> tuple[dict[str, Any], bytes | NDArray[Any] | None]:
     """An output as the response describes it, and its binary data if it is to be that.
 
-    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat.
+    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat. Missing
+    text is null there, and empty in binary data, which has no other way to say it.
 
     Raises:
         NotAcceptable: it holds what is no text, and is to be JSON.
@@ -212,11 +213,9 @@ def _typed(values: NDArray[Any]) -> tuple[str, NDArray[Any]]:
     return "BYTES", texts
 
 
-def _text(value: Any) -> str | bytes:
-    if isinstance(value, str | bytes):
+def _text(value: Any) -> str | bytes | None:
+    if value is None or isinstance(value, str | bytes):
         return value
-    if value is None:
-        return ""
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
@@ -226,10 +225,10 @@ def _numbers(values: NDArray[Any], nan: str) -> Any:
     return np.ascontiguousarray(values).reshape(-1)
 
 
-def _texts(values: NDArray[Any], name: str) -> list[str]:
+def _texts(values: NDArray[Any], name: str) -> list[str | None]:
     try:
         texts = [each.decode() if isinstance(each, bytes) else each for each in values.tolist()]
-        "".join(texts).encode()
+        "".join(filter(None, texts)).encode()
     except UnicodeError:
         raise NotAcceptable(
             f"The output {name!r} holds bytes that are not UTF-8, which JSON cannot carry: ask for "

@@ -41,7 +41,8 @@ def from_json(data: Any, spec: Spec) -> NDArray[Any]:
     """The tensor that JSON values give, flat in row-major order or nested as the shape says.
 
     A float without a fraction is an integer where those are expected, null is NaN where floats
-    are. A single value is the data of the shape ``()``. BF16 becomes float32.
+    are, and None where text is. A single value is the data of the shape ``()``. BF16 becomes
+    float32.
 
     Raises:
         SchemaMismatch: it names the input, the place and what is allowed.
@@ -131,7 +132,7 @@ def _indices(at: int, shape: tuple[int, ...]) -> str:
 
 def _texts(flat: list[Any]) -> NDArray[np.object_] | None:
     try:
-        "".join(flat).encode()
+        "".join([each for each in flat if each is not None]).encode()
     except (TypeError, UnicodeEncodeError):
         return None
     made = np.empty(len(flat), dtype=object)
@@ -174,7 +175,7 @@ def _fitting(flat: list[Any], data: list[Any], spec: Spec) -> list[int | float]:
 
 def _fits(value: Any, datatype: str) -> bool:
     if datatype == "BYTES":
-        return type(value) is str and is_utf8(value)
+        return value is None or (type(value) is str and is_utf8(value))
     if datatype == "BOOL":
         return type(value) is bool
     limits = _range(datatype)
@@ -203,7 +204,7 @@ def _is_kept(value: float, dtype: np.dtype[Any]) -> bool:
 
 def _allowed(datatype: str) -> str:
     if datatype == "BYTES":
-        return "text"
+        return "text, and null for a missing one"
     if datatype == "BOOL":
         return "true or false"
     limits = _range(datatype)

@@ -69,6 +69,7 @@ def read(
     *,
     names: Collection[str] = (),
     csv_header: bool | None = None,
+    as_text: bool = False,
 ) -> Asked:
     """What the body holds, by its Content-Type (none is JSON).
 
@@ -77,6 +78,7 @@ def read(
         limits: how much it may hold.
         names: of the model's columns, by which the header line of a CSV body is known.
         csv_header: whether CSV has one; None: the body shows it.
+        as_text: numbers in CSV stay text, for a model that knows which are.
 
     Raises:
         UnsupportedMethod, UnsupportedContentType, UndecodableInput, SchemaMismatch, InputTooLarge.
@@ -101,7 +103,8 @@ def read(
     if found.module == "csv_table":
         header = _csv_header(_parameter(said, "header"), csv_header)
         charset = _parameter(said, "charset") or "utf-8"
-        return Asked(reader.decode(body, limits, header=header, names=names, charset=charset))
+        options = {"header": header, "names": names, "charset": charset, "as_text": as_text}
+        return Asked(reader.decode(body, limits, **options))
     return Asked(reader.decode(body, limits))
 
 

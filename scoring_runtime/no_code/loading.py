@@ -9,7 +9,7 @@ from pickle import UnpicklingError
 from .. import manifest
 from ..errors import ModelUnusable
 from ..model_kinds import MLFLOW, ONNX, candidates
-from ..model_loading import find_model_file, load_pickle, recorded_versions, warn_of_versions
+from ..model_loading import LOADERS, find_model_file, recorded_versions, warn_of_versions
 from ..payloads import NoCodeModel
 from ..settings import Settings
 from ..telemetry import log
@@ -60,14 +60,19 @@ def _loaded(kind: str, path: Path, folder: Path, settings: Settings) -> NoCodeMo
             path, limits=settings.limits, onnx_options=partial(session_options, options)
         )
     warn_of_versions(path, recorded_versions(folder, kind, path))
+    from . import sample
+
+    shown = sample.read(sample.find(folder, path), settings.limits)
     if kind == ONNX:
         from .onnx import OnnxModel
 
-        return OnnxModel(path, settings.limits, options)
+        model = OnnxModel(path, settings.limits, options)
+        model.example = model.example if shown is None else shown.body
+        return model
     from .scikit_learn import ScikitLearnModel
 
     try:
-        return ScikitLearnModel(load_pickle(path), settings.limits)
+        return ScikitLearnModel(LOADERS[kind](path), settings.limits, shown)
     except ModelUnusable as error:
         if type(error.__cause__) in _OF_OTHER_FILES:
             raise ModelUnusable(f"{error}{_first_bytes(path)}") from error.__cause__

@@ -64,6 +64,8 @@ class MlflowModel:
     """A pyfunc model behind plain data; see :class:`scoring_runtime.payloads.NoCodeModel`."""
 
     methods: tuple[str, ...] = ()
+    params = None  # of its signature
+    reads_text = False
 
     def __init__(
         self,

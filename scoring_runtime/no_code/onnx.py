@@ -63,6 +63,8 @@ class OnnxModel:
 
     platform = "onnxruntime_onnx"
     methods: tuple[str, ...] = ()
+    params: Mapping[str, tuple[str, ...]] = {}
+    reads_text = False
 
     def __init__(self, path: Path, limits: Limits, options: OnnxOptions | None = None) -> None:
         self._session = session(path, options or OnnxOptions())

@@ -2,76 +2,85 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..array_values import array
-from ..coercion import column, frame_columns, matrix, number_columns, tensors
-from ..errors import ModelUnusable, SchemaMismatch
-from ..payloads import DATATYPES, Columns, Content, Limits, Rows, Spec, Tensors
-from ..value_texts import listed
+from ..coercion import column, matrix, tensors
+from ..errors import InputTooLarge, ModelUnusable, SchemaMismatch
+from ..named_outputs import rows_first
+from ..payloads import DATATYPES, Columns, Content, Limits, PerOutput, Rows, Spec, Tensors
+from ..value_texts import listed, short
+from . import input_frame
+from .fitted import Booster, attribute, reads_text, receivers
+from .sample import Sample
 
 METHODS = ("predict", "predict_proba", "decision_function")
 INPUT = "X"
-_DEEPEST = 8
+_CHECKS = ("check_input", "validate_features")  # nothing that clients may turn off
+_MOST_TRIES = 50
 
 
 class ScikitLearnModel:
-    """A fitted estimator or pipeline.
+    """A fitted estimator or pipeline, or a booster of XGBoost or LightGBM.
 
-    With feature names (``feature_names_in_``) its inputs are the columns of a table; rows are
-    taken to have them in that order. Without, the input is one array, ``X``: of numbers, or of
-    texts when the first step is a vectorizer of text.
+    With feature names (``feature_names_in_``), or text among its columns, its inputs are the
+    columns of a table; rows are taken to have them in that order. Otherwise the input is one array,
+    ``X``: of numbers, or of texts when a vectorizer of text gets it.
 
     Args:
         estimator: what was unpickled.
         limits: how much one request may hold.
+        sample: of the input, which decides names and types.
 
     Raises:
-        ModelUnusable: it has no ``predict``, or was not fitted.
+        ModelUnusable: it has no ``predict``, was not fitted, or lacks a part of its own.
     """
 
     platform = "sklearn"
 
-    def __init__(self, estimator: Any, limits: Limits) -> None:
-        self.methods = tuple(each for each in METHODS if callable(_attribute(estimator, each)))
+    def __init__(self, estimator: Any, limits: Limits, sample: Sample | None = None) -> None:
+        estimator = Booster(estimator) if type(estimator).__name__ == "Booster" else estimator
+        self.methods = tuple(each for each in METHODS if callable(attribute(estimator, each)))
         if "predict" not in self.methods or isinstance(estimator, type):
             raise ModelUnusable(_no_model(estimator))
         self._estimator = estimator
         self._limits = limits
         self._calls = {name: getattr(estimator, name) for name in self.methods}
-        width = _attribute(estimator, "n_features_in_")
+        self.params: Mapping[str, Mapping[str, Any]] = {
+            name: _parameters(call, estimator, name) for name, call in self._calls.items()
+        }
+        width = attribute(estimator, "n_features_in_")
         self._matrix = Spec(INPUT, "FP64", (-1, -1 if width is None else int(width)))
-        if width is None and _reads_text(estimator):
+        if width is None and any(map(reads_text, receivers(estimator))):
             self._matrix = Spec(INPUT, "BYTES", (-1,))
-        self._known = _known_values(estimator)
-        self._columns = _columns(estimator, self._known)
-        self._names = [spec.name for spec in self._columns]
-        self._all_numbers = all(spec.datatype == "FP64" for spec in self._columns)
-        self.tabular = bool(self._columns)
-        self.inputs = self._columns or (self._matrix,)
-        row = self._example_row()
-        named = dict(zip(self._names, row, strict=True)) if self._columns else row
-        self.example: Mapping[str, Any] = {"data": [named]}
-        example = Rows([row])
-        self.outputs = tuple(self._output(estimator, name, example) for name in self.methods)
+        self._sample = sample
+        self._describe(input_frame.of(estimator, sample and sample.frame, limits))
+        self._with_dates()
+        self.example: Mapping[str, Any] = sample.body if sample else {"data": [self._example()]}
+        self.outputs = tuple(self._output(name) for name in self.methods)
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
         """What ``method`` (default ``predict``) gives: an array with one row for each row.
 
+        With ``params`` that ask for more, as ``return_std`` does, an object: what the method gives,
+        and the rest by what it is called without ``return_``.
+
         Raises:
             SchemaMismatch: the content does not fit, or the estimator raises ValueError or
                 TypeError, as it does for NaN and categories that it does not know.
+            InputTooLarge: the answer is sparse, and too large to be written.
         """
-        call = self._calls[method or "predict"]
+        method = method or "predict"
+        if params:
+            _check_flags(params, self.params[method])
         given = self._given(content)
         try:
-            return call(given)
+            result = self._calls[method](given, **params)
         except (ValueError, TypeError) as error:
             raise self._refused(error, given) from error
         except AttributeError as error:
@@ -79,70 +88,104 @@ class ScikitLearnModel:
             if not isinstance(error.obj, str | int | float | None):
                 raise
             raise self._refused(error, given) from error
+        if isinstance(result, np.ndarray):
+            return result
+        return self._named(result, params, method)
+
+    def _named(self, result: Any, params: Mapping[str, Any], method: str) -> Any:
+        if isinstance(result, tuple) and params:
+            more = [name.removeprefix("return_") for name, value in params.items() if value]
+            return dict(zip((method, *more), result, strict=False))
+        if isinstance(result, list) and result and getattr(result[0], "ndim", 0) == 2:
+            return PerOutput(result)
+        if hasattr(result, "toarray"):
+            if np.prod(result.shape, dtype=np.int64) > self._limits.values:
+                raise InputTooLarge(
+                    f"The answer is sparse, of the shape {list(result.shape)}; at most "
+                    f"{self._limits.values} values are written (SCORING_MAX_VALUES). Send fewer "
+                    "rows at once."
+                )
+            return result.toarray()
+        return result
 
     def _refused(self, error: Exception, given: Any) -> SchemaMismatch:
         """What the estimator says, without its advice for who trains it, and where it may be."""
-        said = " ".join(str(error).split()).partition(" For supervised learning")[0][:500]
+        said = " ".join(str(error).split()).partition(" For supervised learning")[0]
+        said = said.partition(" Stack trace:")[0][:500]  # XGBoost's, of its library
         text = f"The model refuses the input: {(said or type(error).__name__).rstrip('.')}."
-        if self._columns:
-            others = [n for n in self._names if given[n].dtype.kind not in "biuf"]
-            others = [name for name in others if name not in self._known]
-            gone = [name for name in self._names if given[name].isna().any()]
+        if hasattr(given, "columns"):
+            others = [n for n in given if given[n].dtype.kind not in "biuf"]
+            others = [name for name in others if self._table.columns[name].dtype is None]
+            gone = [name for name in given if given[name].isna().any()]
             text += f" No numbers are in: {listed(others)}." if others else ""
             text += f" Values are missing in: {listed(gone)}." if gone else ""
-        elif given.dtype.kind == "f" and np.isnan(given).any():
+        elif getattr(given, "ndim", 0) == 2 and given.dtype.kind == "f" and np.isnan(given).any():
             row, place = np.argwhere(np.isnan(given))[0]
             text += f" The first value that is missing is at [{row}][{place}]."
         return SchemaMismatch(text)
 
+    # --- what it takes --------------------------------------------------------------------------
+
+    def _describe(self, table: input_frame.InputFrame | None) -> None:
+        self._table: Any = table
+        self.tabular = table is not None
+        self.reads_text = table is not None and table.reads_text
+        self.inputs = (self._matrix,) if table is None else table.specs
+
     def _given(self, content: Content) -> Any:
-        if not self._columns and self._matrix.datatype == "BYTES":
+        if self._table is not None:
+            return self._table(content)
+        if self._matrix.datatype == "BYTES":
             return _texts(content, self._matrix, self._limits)
-        if not self._columns:
-            return matrix(content, self._matrix, self._limits)
-        import pandas
+        return matrix(content, self._matrix, self._limits)
 
-        if self._all_numbers and isinstance(content, Rows) and not _starts_with_text(content):
-            with contextlib.suppress(SchemaMismatch):
-                return self._frame(matrix(content, self._matrix, self._limits))
-        if self._all_numbers and isinstance(content, Columns):
-            numbers = number_columns(content, self._names, self._limits)
-            if numbers is not None:
-                return self._frame(numbers.T)
-        columns = frame_columns(content, self._columns, self._limits)
-        if all(values.dtype == np.float64 for values in columns.values()):
-            return self._frame(np.stack([*columns.values()]).T)
-        return pandas.DataFrame(columns, copy=False)
+    def _example(self) -> Any:
+        if self._table is not None:
+            return self._table.example
+        return "text" if self._matrix.datatype == "BYTES" else [0.0] * max(1, self._matrix.shape[1])
 
-    def _frame(self, values: NDArray[Any]) -> Any:
-        """Column by column in memory, as pandas makes tables: with the order of the sums over a
-        row, the last bit of a linear model's answer would change."""
-        import pandas
+    # --- what it gives --------------------------------------------------------------------------
 
-        return pandas.DataFrame(np.asfortranarray(values), columns=self._names, copy=False)
-
-    def _output(self, estimator: Any, method: str, example: Rows) -> Spec:
+    def _output(self, method: str) -> Spec:
         """As the example's answer shows it; where there is none, as its classes say."""
         try:
-            answer = np.asarray(self._calls[method](self._given(example)))
+            answer = self.predict(self._example_content(), {}, method)
         except Exception as error:
-            if type(error).__name__ == "NotFittedError":  # sklearn.exceptions
-                raise ModelUnusable(
-                    f"The model, a {type(estimator).__qualname__}, was not fitted: call its fit(), "
-                    "then save it again."
-                ) from None
-            return _declared_output(estimator, method)
-        rows_first = answer.ndim > 0 and answer.shape[0] == 1
-        shape = (-1, *answer.shape[1:]) if rows_first else (-1,) * max(1, answer.ndim)
+            _check_usable(self._estimator, error.__cause__ or error, method)
+            return _declared_output(self._estimator, method)
+        answer = rows_first(answer) if isinstance(answer, PerOutput) else np.asarray(answer)
+        rows = 1 if self._sample is None else self._sample.rows
+        by_rows = answer.ndim > 0 and answer.shape[0] == rows
+        shape = (-1, *answer.shape[1:]) if by_rows else (-1,) * max(1, answer.ndim)
         return Spec(method, DATATYPES.get(answer.dtype.name, "BYTES"), shape)
 
-    def _example_row(self) -> Any:
-        if self._matrix.datatype == "BYTES":
-            return "text"
-        if not self._columns:
-            return [0.0] * max(1, self._matrix.shape[1])
-        empty = {"BYTES": "", "FP64": 0.0, "INT64": 0, "BOOL": False}
-        return [self._known.get(s.name, empty[s.datatype]) for s in self._columns]
+    # --- at the start ---------------------------------------------------------------------------
+
+    def _with_dates(self) -> None:
+        """Where code asks for dates, find the columns that have to be dates for it to score."""
+        if self._table is None or ".dt accessor" not in self._trouble():
+            return
+        described, seen = self._table, self._table.undecided
+        for names in ([[each] for each in seen] + [seen])[:_MOST_TRIES]:
+            self._describe(described.with_dates(names))
+            if not self._trouble():
+                return
+        self._describe(described)
+
+    def _trouble(self) -> str:
+        try:
+            self.predict(self._example_content(), {}, "predict")
+        except Exception as error:
+            return str(error) or type(error).__name__
+        return ""
+
+    def _example_content(self) -> Content:
+        if self._sample is not None:
+            return self._sample.content
+        row = self._example()
+        if self._table is not None:
+            return Columns({name: [value] for name, value in row.items()})
+        return Rows([row])
 
 
 def _no_model(value: Any) -> str:
@@ -157,9 +200,45 @@ def _no_model(value: Any) -> str:
     )
 
 
-def _starts_with_text(content: Rows) -> bool:
-    first = content.values[0] if isinstance(content.values, list) and content.values else None
-    return isinstance(first, list) and any(isinstance(value, str) for value in first)
+def _check_usable(estimator: Any, error: BaseException, method: str) -> None:
+    """Refuse a model that can score nothing, whatever the input."""
+    kind = type(estimator).__qualname__
+    if type(error).__name__ == "NotFittedError":  # sklearn.exceptions
+        raise ModelUnusable(
+            f"The model, a {kind}, was not fitted: call its fit(), then save it again."
+        ) from None
+    lacks = isinstance(error, AttributeError) and hasattr(error.obj, "get_params")
+    if method == METHODS[0] and (lacks or isinstance(error, ImportError)):
+        raise ModelUnusable(
+            f"The model, a {kind}, cannot score anything here: {type(error).__name__}: {error}. "
+            "Install the versions of its libraries that it was saved with."
+        ) from error
+
+
+def _parameters(call: Any, estimator: Any, method: str) -> dict[str, Any]:
+    """What a method takes beside the input, with the defaults; a pipeline's goes to its last."""
+    try:
+        signature = inspect.signature(call).parameters.values()
+    except (ValueError, TypeError):
+        return {}
+    found = {
+        each.name: each.default
+        for each in signature
+        if each.default is not each.empty and each.name not in _CHECKS
+    }
+    steps = attribute(estimator, "steps")
+    if steps and any(each.kind is each.VAR_KEYWORD for each in signature):
+        last = steps[-1][1]
+        found |= _parameters(attribute(last, method), last, method)
+    return found
+
+
+def _check_flags(params: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    for name, value in params.items():
+        if isinstance(defaults[name], bool) and not isinstance(value, bool):
+            raise SchemaMismatch(
+                f"The parameter {name} is {short(value)}; expected is true or false."
+            )
 
 
 def _texts(content: Content, spec: Spec, limits: Limits) -> NDArray[Any]:
@@ -177,69 +256,10 @@ def _texts(content: Content, spec: Spec, limits: Limits) -> NDArray[Any]:
     return column(values, spec, limits)
 
 
-def _reads_text(estimator: Any) -> bool:
-    """Whether its first step is a vectorizer of text, which takes texts, not a table."""
-    for _ in range(_DEEPEST):
-        steps = _attribute(estimator, "steps")
-        inner = steps[0][1] if steps else _attribute(estimator, "best_estimator_")
-        if inner is None:
-            break
-        estimator = inner
-    return callable(_attribute(estimator, "build_analyzer"))
-
-
-def _columns(estimator: Any, known: Mapping[str, Any]) -> tuple[Spec, ...]:
-    """The columns by name; text where an encoder was fitted on text, else numbers."""
-    names = _attribute(estimator, "feature_names_in_")
-    if names is None:
-        return ()
-    if find_spec("pandas") is None:
-        raise ModelUnusable(
-            "The model was fitted on a table and goes by the names of its columns, which needs "
-            "pandas: pip install pandas."
-        )
-    return tuple(
-        Spec(str(name), "BYTES" if isinstance(known.get(name), str) else "FP64", (-1,))
-        for name in names
-    )
-
-
-def _known_values(estimator: Any, columns: Sequence[Any] = (), depth: int = 0) -> dict[str, Any]:
-    """A value that an encoder of text or a vectorizer knows, by the name of its column."""
-    names = _attribute(estimator, "feature_names_in_")
-    columns = list(columns) if names is None else list(names)
-    found: dict[str, Any] = {}
-    if depth < _DEEPEST:
-        for inner, own in _inner(estimator):
-            found |= _known_values(inner, columns if own is None else own, depth + 1)
-    categories = _attribute(estimator, "categories_")
-    if isinstance(categories, list) and len(categories) == len(columns):
-        for name, values in zip(columns, categories, strict=True):
-            texts = [value for value in values if isinstance(value, str)]
-            found |= {name: str(texts[0])} if texts else {}
-    if callable(_attribute(estimator, "build_analyzer")):
-        found |= {name: "text" for name in columns}
-    return found
-
-
-def _inner(estimator: Any) -> Iterator[tuple[Any, Sequence[Any] | None]]:
-    """The estimators in it, with the columns that they are given where those are named."""
-    for step in _attribute(estimator, "steps") or ():
-        yield step[1], None
-    for _, inner, columns in _attribute(estimator, "transformers_") or ():
-        named = [columns] if isinstance(columns, str) else columns
-        if isinstance(named, list) and all(isinstance(each, str) for each in named):
-            yield inner, named
-    for name in ("best_estimator_", "estimator_", "regressor_"):
-        inner = _attribute(estimator, name)
-        if inner is not None:
-            yield inner, None
-
-
 def _declared_output(estimator: Any, method: str) -> Spec:
     """``predict`` of classifiers gives their classes, everything else numbers."""
-    classes = _attribute(estimator, "classes_")
-    if isinstance(classes, list) or _attribute(estimator, "n_outputs_") not in (None, 1):
+    classes = attribute(estimator, "classes_")
+    if isinstance(classes, list) or attribute(estimator, "n_outputs_") not in (None, 1):
         return Spec(method, "FP64", (-1, -1))
     if method != "predict":
         binary = method == "decision_function" and classes is not None and len(classes) == 2
@@ -247,13 +267,5 @@ def _declared_output(estimator: Any, method: str) -> Spec:
         return Spec(method, "FP64", (-1, len(classes)) if wide else (-1,))
     if classes is not None:
         return Spec(method, DATATYPES.get(np.asarray(classes).dtype.name, "BYTES"), (-1,))
-    clusters = _attribute(estimator, "labels_") is not None
+    clusters = attribute(estimator, "labels_") is not None
     return Spec(method, "INT32" if clusters else "FP64", (-1,))
-
-
-def _attribute(estimator: Any, name: str) -> Any:
-    """An attribute, or None: of a pipeline some raise when its last step has none."""
-    try:
-        return getattr(estimator, name, None)
-    except Exception:
-        return None

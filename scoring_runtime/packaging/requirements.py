@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import PackagingError
-from ..model_kinds import MLFLOW, ONNX, SKLEARN, UNKNOWN, written_with
+from ..model_kinds import LIGHTGBM, MLFLOW, ONNX, SKLEARN, UNKNOWN, XGBOOST, written_with
 from . import requirements_mlflow
 from .environments import merged, name_of
 from .environments_files import shown
@@ -54,6 +54,8 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     SKLEARN: ("scikit-learn>=1.3", "joblib>=1.3"),
     _TABLES: ("pandas>=2",),
     ONNX: ("onnxruntime>=1.17",),
+    XGBOOST: ("xgboost>=1.7", "scikit-learn>=1.3", "pandas>=2"),
+    LIGHTGBM: ("lightgbm>=4", "pandas>=2"),
     MLFLOW: ("mlflow>=2.10,<4", "pandas>=2"),
     MLFLOW_LIGHT: ("pandas>=2", "pyyaml>=6"),
 }
@@ -61,6 +63,8 @@ _PINNED: Mapping[str, tuple[str, ...]] = {
     SKLEARN: ("scikit-learn", "joblib", "numpy"),
     ONNX: ("onnxruntime",),
     UNKNOWN: ("scikit-learn",),
+    XGBOOST: ("xgboost",),
+    LIGHTGBM: ("lightgbm",),
 }
 # The first versions whose wheels were built for numpy 2, of packages whose earlier metadata do not
 # say that they need numpy 1: https://github.com/numpy/numpy/issues/26191

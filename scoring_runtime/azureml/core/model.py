@@ -70,6 +70,7 @@ class Model(azureml_model.Model):
                 description,
                 model_framework,
                 model_framework_version,
+                sample_input_dataset=sample_input_dataset,
             )
 
     @staticmethod
