@@ -105,7 +105,7 @@ def test_register_with_everything(models: Models, file: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-n", "a b", "-p", "."], "scoring-runtime: 'a b' is not a name for a model: "),
+        (["-n", "a/b", "-p", "."], "scoring-runtime: 'a/b' is not a name for a model: "),
         (["-n", "iris", "-p", "nope"], "here/nope cannot be registered: it does not exist.\n"),
         (["-n", "iris"], "scoring-runtime models register: the following arguments are required"),
         (["-n", "a", "-p", "b", "--tag", "x"], "argument --tag: 'x' is not KEY=VALUE\n"),
