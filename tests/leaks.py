@@ -27,7 +27,7 @@ from scoring_runtime.caching import caching
 from scoring_runtime.endpoint import create
 from scoring_runtime.http_messages import HttpRequest
 
-REQUESTS = 8
+REQUESTS = 4
 MEGABYTE = 1_000_000
 _SCHEMA = """
 import numpy as np, pandas as pd
