@@ -15,7 +15,7 @@ import orjson
 from .connections import triggers
 from .conversion import query_pairs
 from .cors import with_cors
-from .error_responses import INTERNAL, error_response, message_response
+from .error_responses import INTERNAL, error_response, forget, message_response
 from .errors import InputNotFound, InputTooLarge, NotStarted, ScoringRuntimeError
 from .http_messages import Handle, HttpRequest, Reply
 from .invocation import JSON_HEADERS
@@ -96,8 +96,9 @@ class Endpoint:
         except ScoringRuntimeError as error:
             ids = error.ids if isinstance(error, BadIds) else ids
             response = _as_read(error_response(error), request.path)
-        except Exception:
+        except Exception as error:
             log.exception("Encountered Exception while answering %s", request.path)
+            forget(error)
             response = _as_read(message_response(500, INTERNAL), request.path)
         reply = self._reply(response, ids, headers)
         if logged:

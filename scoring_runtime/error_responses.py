@@ -43,7 +43,7 @@ def error_response(error: ScoringRuntimeError) -> ScoringResponse:
 
     With it the error's tracebacks and causes are forgotten: they hold what was sent.
     """
-    _forget(error)
+    forget(error)
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return message_response(status, str(error), failed=kind is RunError)
@@ -52,9 +52,10 @@ def error_response(error: ScoringRuntimeError) -> ScoringResponse:
     return message_response(500, INTERNAL)
 
 
-def _forget(error: BaseException | None) -> None:
+def forget(error: BaseException | None) -> None:
+    """Part an error that has been told of from its traceback and from what caused it."""
     while error is not None:
-        before = error.__cause__ or error.__context__
+        before = error.__context__ if error.__cause__ is None else error.__cause__
         error.__traceback__ = error.__cause__ = error.__context__ = None
         error = before
 

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import NamedTuple
 from urllib.parse import quote
 
-from .error_responses import INTERNAL, error_response, message_response
+from .error_responses import INTERNAL, error_response, forget, message_response
 from .errors import InputError, NotBegun, NotServing, QueueFull, ScoringRuntimeError
 from .messages import INFER_HEADER_LENGTH, Score, ScoringRequest, ScoringResponse
 from .runtime import Runtime
@@ -111,8 +111,9 @@ class Scoring:
             raise QueueFull("Others took all the time; it has not been tried.") from error
         except ScoringRuntimeError as error:
             return failed(error)
-        except Exception:
+        except Exception as error:
             log.exception("Encountered Exception while scoring %s", request.request_id)
+            forget(error)
             return _of(Verdict.FAILED, message_response(500, INTERNAL), "InternalError", INTERNAL)
         if response.status < 400:
             return _of(Verdict.SCORED, response._replace(body=body))

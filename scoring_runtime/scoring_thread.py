@@ -203,7 +203,8 @@ def _forget_locals(error: BaseException) -> None:
             if not frame.f_code.co_flags & _MAY_WAIT:
                 with suppress(RuntimeError):  # it still runs
                     frame.clear()
-        before = (each.__cause__, each.__context__, *getattr(each, "exceptions", ()))
+        group = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        before = (each.__cause__, each.__context__, *group)
         waiting += [one for one in before if one is not None and id(one) not in seen]
 
 

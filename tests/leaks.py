@@ -27,7 +27,7 @@ from scoring_runtime.caching import caching
 from scoring_runtime.endpoint import create
 from scoring_runtime.http_messages import HttpRequest
 
-REQUESTS = 8
+REQUESTS = 4
 MEGABYTE = 1_000_000
 _SCHEMA = """
 import numpy as np, pandas as pd
@@ -48,6 +48,12 @@ _RAISES = "raise ValueError('no')"
 _KEEPS = (
     "\n try: data + 1\n except TypeError as error:\n  cause = error\n  raise ValueError from cause"
 )
+_GROUP = "raise ExceptionGroup('', [ValueError()]) from ValueError()"
+_ODD = """
+class Odd(Exception):
+    exceptions = 1
+    def __bool__(self): raise OSError
+"""
 _OWN = "raise InputError('no')"
 _TEXT = "from scoring_runtime.errors import InputError\ndef init(): pass\ndef run(data): {}"
 _ASYNC = "import asyncio\ndef init(): pass\nasync def run(data):\n await asyncio.sleep(0)\n {}"
@@ -130,6 +136,8 @@ KINDS = {
     "run() raises one error": Kind(
         "ERROR = ValueError()\n" + _TEXT.format("raise ERROR"), _TEXT_BODY, 500
     ),
+    "run() raises an odd error": Kind(_ODD + _TEXT.format("raise Odd"), _TEXT_BODY, 500),
+    "run() raises a group": Kind(_TEXT.format(_GROUP), _TEXT_BODY, 500),
     "run() refuses": Kind(_TEXT.format(_OWN), _TEXT_BODY, 400),
     "run() exits": Kind(_TEXT.format("raise SystemExit(3)"), _TEXT_BODY, 500),
     "schema run() raises": Kind(_ARRAY + f"def run(data): {_RAISES}", _ROWS, 500),

@@ -141,6 +141,8 @@ BAD: dict[str, tuple[bytes, type[InputError], str]] = {
     "void": (claim("'|V8'", "(1,)", b"x" * 8), SchemaMismatch, "'|V8', which is not read"),
     "long double": (claim("'<f16'", "(1,)", b"x" * 16), SchemaMismatch, "'<f16', which is not"),
     "no width": (claim("'<U0'", "(9,)"), SchemaMismatch, "'<U0', which is not read"),
+    "text of 4 GB": (claim("'<U999999999'", "(1,)"), UndecodableInput, "no type that NumPy has"),
+    "no text of 4 GB": (claim("'<U536870912'", "(0,)"), UndecodableInput, "no type that NumPy has"),
     "several types": (claim("'f8,f8'", "(1,)", b"x" * 16), SchemaMismatch, "Allowed: booleans"),
     "generic date": (claim("'<M8'", "(1,)", b"x" * 8), SchemaMismatch, "'<M8', which is not"),
     "type is a number": (claim("8", "(1,)"), UndecodableInput, "a type or a list of fields"),

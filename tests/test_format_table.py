@@ -383,6 +383,24 @@ def test_json_of_many_lists_is_refused_before_it_is_parsed(opening: bytes, megab
         read(JSON, body, Limits(10, 10**9, 5_000_000))
 
 
+@pytest.mark.parametrize(
+    ("kind", "body", "what"),
+    [
+        ("text/csv", b"a,b,c\n1,2,3\n", "The CSV body has 3 columns"),
+        ("application/jsonl", b'{"a":1,"b":2}\n{"c":3}\n', "The JSON Lines body has 3 columns"),
+        (JSON, b'{"dataframe_records":[{"a":1},{"b":2},{"c":3}]}', "The input has 3 columns"),
+        (JSON, b'{"dataframe_split":{"columns":["a","b","c"],"data":[[1,2,3]]}}', "3 columns"),
+        (JSON, b'{"inputs":{"a":[1],"b":[2],"c":[3]}}', "The input has 3 columns"),
+    ],
+    ids=["CSV", "JSON Lines", "records", "split", "inputs"],
+)
+def test_columns_are_limited_to_as_many_as_a_model_may_declare(kind: str, body: bytes, what: str):
+    few = Limits(100, 100, 100_000, columns=2)
+    with pytest.raises(InputTooLarge, match=rf"{what}; at most 2 .*SCORING_MAX_COLUMNS"):
+        read(kind, body, few)
+    assert len(read(kind, body, few.for_inputs(3)).content[0]) == 3
+
+
 def test_small_json_is_not_counted():
     assert rows_of(read(JSON, json.dumps({"instances": SIX}).encode() + b" " * 2_000_000)) == SIX
 
