@@ -349,14 +349,13 @@ def test_a_failed_run_fails_the_function_and_writes_nothing(
     assert failed.outputs == {}
 
 
-def test_a_run_past_its_deadline_or_not_begun_fails_the_function_and_writes_nothing():
-    """Late, or one too many to wait: later, or on another instance, it can succeed."""
+def test_a_run_past_its_deadline_fails_the_function_and_writes_nothing():
+    """Each has a deadline of its own, however many wait: none fails for a full queue."""
     settings = {**STORAGE, "SCORING_TIMEOUT_MS": "500", "SCORING_QUEUE_SIZE": "1"}
     with host_of(SCRIPTS / "trigger_text.py", **settings) as started, ThreadPoolExecutor() as pool:
         ended = list(pool.map(lambda _: deliver(started, b"sleep"), range(4)))
     failures = {each.failure.partition("\n")[0] for each in ended}
-    assert "TryAgain: RunTimeout: Scoring timeout after 500 ms" in failures
-    assert any(each.startswith("QueueFull: ") for each in failures)
+    assert failures == {"TryAgain: RunTimeout: Scoring timeout after 500 ms"}
     assert [each.outputs for each in ended] == [{}] * 4
 
 
