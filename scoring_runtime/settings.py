@@ -338,8 +338,10 @@ def _unknown(
 def _with_nearest(name: str, known: Collection[str]) -> str:
     import difflib
 
-    longer = [each for each in known if each.startswith(name.upper())]
-    nearest = difflib.get_close_matches(name.upper(), longer or known, 1)
+    upper = name.upper()
+    longer = [each for each in known if each.startswith(upper)]
+    close = difflib.get_close_matches
+    nearest = close(upper, longer, 1) or close(upper, known, 1, 0.8)  # the prefix is alike anyway
     return f"{name} (the nearest setting is {nearest[0]})" if nearest else name
 
 

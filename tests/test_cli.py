@@ -400,6 +400,16 @@ def test_settings_as_text_hide_secrets(cli):
     assert b"SERVER_PORT=5001  (default)\n" in done.stdout
 
 
+def test_settings_name_what_is_none_of_them(cli):
+    done = cli("settings", "--json", environ={"SCORING_TIMOUT_MS": "hunter2"})
+    assert done.returncode == 0
+    assert json.loads(done.stdout)
+    assert done.stderr.decode() == (
+        "scoring-runtime: The environment has names that are not settings: "
+        "SCORING_TIMOUT_MS (the nearest setting is SCORING_TIMEOUT_MS).\n"
+    )
+
+
 def test_settings_as_markdown_are_a_table(cli):
     lines = cli("settings", "--markdown").stdout.decode().splitlines()
     assert lines[0] == "| Setting | Default | Allowed | What it does |"

@@ -704,6 +704,7 @@ def test_unknown_keys_only_warn(tmp_path: Path) -> None:
     ("name", "nearest"),
     [
         ("SCORING_TIMEOUT", "SCORING_TIMEOUT_MS"),
+        ("CACHE_TTL", "CACHE_TTL_SECONDS"),
         ("SCORING_MAX_BODY_BYTE", "SCORING_MAX_BODY_BYTES"),
         ("scoring_quue_size", "SCORING_QUEUE_SIZE"),
         ("BLOB_OUTPUT_PATTERN", "BLOB_OUTPUT_PATH"),

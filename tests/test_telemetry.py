@@ -7,6 +7,7 @@ import builtins
 import io
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from scoring_runtime.telemetry import (
     AccessLog,
     LineFormatter,
     RootAccessFilter,
+    Tally,
     configure_logging,
     log,
     redirect_print,
@@ -581,6 +583,26 @@ def test_an_access_line_has_no_request_id(
     request_id.set("abc")
     lines = logged([MOMENT], monkeypatch)
     assert capsys.readouterr().out.endswith(f" - {lines[0]}\n")
+
+
+def test_warnings_that_come_in_floods_are_one_line_a_minute_with_their_count(caplog):
+    tally = Tally()
+    for now in range(200):
+        for _ in range(3):
+            tally.add("one kind")
+        if now == 70:
+            tally.add("another")
+        tally.flush(float(now))
+    tally.flush(math.inf)
+    said = [record.getMessage() for record in caplog.records if record.name == "azmlinfsrv"]
+    assert said == [
+        "one kind (3 since the last such line)",
+        "one kind (180 since the last such line)",
+        "another (1 since the last such line)",
+        "one kind (180 since the last such line)",
+        "one kind (180 since the last such line)",
+        "one kind (57 since the last such line)",
+    ]
 
 
 # --- what clients say -----------------------------------------------------------------------------
