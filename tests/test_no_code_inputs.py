@@ -357,6 +357,13 @@ def test_a_sample_gives_names_to_a_model_that_has_none(name, text, tmp_path):
         assert asked(service, body, kind) == ["07int"]
 
 
+def test_a_table_goes_as_it_is_to_code_that_says_nothing_of_its_columns():
+    """As a pipeline whose first step is a class of the user's own."""
+    service = serving(Own())
+    assert asked(service, {"data": [{"b": True, "a": "x"}]}) == ["xbool"]
+    assert asked(service, b"a,b\nx,1.5\n", CSV) == ["xfloat"]
+
+
 def test_a_sample_that_is_none_is_named_and_left_alone(tmp_path, caplog):
     joblib.dump(LinearRegression().fit([[1.0], [2.0]], [1.0, 2.0]), tmp_path / "m.pkl")
     (tmp_path / "sample_input.json").write_text("{")

@@ -132,7 +132,9 @@ def known(estimator: Any, columns: Sequence[str]) -> dict[str, Column]:
             before = found.get(column.name, column)
             if before.dtype is None or column.dtype is not None:
                 found[column.name] = column._replace(seen=before.seen)
-        if library(each) not in _OF_NUMBERS or callable(attribute(each, "func")):
+        function = attribute(each, "func")  # of a FunctionTransformer
+        own_code = callable(function) and not isinstance(function, np.ufunc)
+        if own_code or library(each) not in _OF_NUMBERS:
             found |= {name: found.get(name, Column(name))._replace(seen=True) for name in own}
     return found
 

@@ -161,6 +161,11 @@ def of(estimator: Any, sample: Any, limits: Limits) -> InputFrame | None:
     return InputFrame(columns, limits, form, others or form == RECORDS, spaces)
 
 
+def as_sent(content: Columns, limits: Limits) -> Any:
+    """A table to code that says nothing of its columns."""
+    return InputFrame([Column(name, seen=True) for name in content.columns], limits)(content)
+
+
 def _other_names(width: int | None, sample: Any) -> tuple[list[str] | None, str]:
     """Of what was fitted on an array, those that scikit-learn gives; else those of a sample."""
     if width is not None:

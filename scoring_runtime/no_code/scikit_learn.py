@@ -137,6 +137,8 @@ class ScikitLearnModel:
             return self._table(content)
         if self._matrix.datatype == "BYTES":
             return _texts(content, self._matrix, self._limits)
+        if isinstance(content, Columns) and self._matrix.shape[1] == -1:
+            return input_frame.as_sent(content, self._limits)
         return matrix(content, self._matrix, self._limits)
 
     def _example(self) -> Any:
