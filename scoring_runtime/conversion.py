@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import re
@@ -16,6 +17,7 @@ from .messages import ScoringRequest
 
 JSON_TYPE = b"application/json"
 _PIECE = 8 * 1024
+_LARGE = 1024 * 1024
 # Each costs time though nothing comes out of it: a body of empty members, or of many codings.
 _MOST_MEMBERS = 250_000
 _MOST_CODINGS = 3
@@ -125,12 +127,19 @@ def parse_json(body: bytes, *, exact: bool = True) -> Any:
         ValueError: not JSON.
         RecursionError: nested too deeply.
     """
-    if not exact or not has_big_integer(body):
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError:
-            pass
-    return json.loads(body)
+    collects = len(body) > _LARGE and gc.isenabled()
+    if collects:  # which looks at all that was made so far, again and again
+        gc.disable()
+    try:
+        if not exact or not has_big_integer(body):
+            try:
+                return orjson.loads(body)
+            except orjson.JSONDecodeError:
+                pass
+        return json.loads(body)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def has_big_integer(body: bytes) -> bool:

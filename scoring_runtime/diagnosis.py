@@ -13,13 +13,16 @@ from .errors import (
     ModelUnusable,
     ScoringRuntimeError,
 )
-from .model_kinds import SUFFIXES
+from .model_kinds import SUFFIXES, pickles
+from .model_loading import version_differences
 from .models import tree
+from .pickled import said
 from .secret_values import masked
 from .settings import Settings
 
 _RULE = "=" * 51
 _LONGEST_CAUSE = 1000
+_LOOKED_AT, _LOOKED_AT_BYTES = 20, 100_000_000
 
 
 def diagnosis(error: BaseException, settings: Settings | None = None) -> str:
@@ -79,7 +82,21 @@ def _model_folder(settings: Settings) -> list[str]:
     folder = Path(settings.model_dir)
     if not folder.exists():
         return ["", f"AZUREML_MODEL_DIR is {folder}, which does not exist."]
-    return ["", f"Model Directory Contents: {folder.resolve()}", *tree(folder)]
+    return ["", f"Model Directory Contents: {folder.resolve()}", *tree(folder), *_versions(folder)]
+
+
+def _versions(folder: Path) -> list[str]:
+    """A line for each pickle that another scikit-learn wrote, which may be why it fails to load."""
+    lines = []
+    for path in islice(pickles(folder), _LOOKED_AT):
+        written = said(path).scikit_learn if path.stat().st_size <= _LOOKED_AT_BYTES else ""
+        differs = version_differences({"scikit-learn": written} if written else {})
+        lines += [
+            f"{path.name} was written with {each.library} {each.recorded}, installed is "
+            f"{each.installed}."
+            for each in differs
+        ]
+    return ["", *lines] if lines else []
 
 
 def _is_about_the_model(error: BaseException, settings: Settings) -> bool:

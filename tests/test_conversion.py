@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import gzip
 import json
 import math
@@ -449,3 +451,17 @@ def test_a_number_with_more_digits_than_python_reads_is_the_clients_fault() -> N
     """Python's own limit (4,300 digits) is a ValueError, not a crash."""
     with pytest.raises(UndecodableInput, match=r"^POST body could not be decoded as JSON: Exceeds"):
         conversion.json_object(b'{"a": ' + b"9" * 5000 + b"}")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("end", [b"]", b""], ids=["whole", "cut short"])
+def test_the_garbage_collector_is_as_it_was_after_a_large_body(end: bytes, enabled: bool) -> None:
+    """It rests while one is parsed: looking at all that was made takes longer than making it."""
+    body = b"[" + b"[1],".join([b""] * 300_000) + b"[1]" + end
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with contextlib.suppress(ValueError):
+            assert len(conversion.parse_json(body)) == 300_000
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()

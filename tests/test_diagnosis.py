@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sklearn
+from sklearn.linear_model import LinearRegression
 
 from scoring_runtime.diagnosis import diagnosis, summary
 from scoring_runtime.errors import (
@@ -377,3 +380,24 @@ def test_a_secret_in_what_a_script_raises_is_not_shown(write_script: WriteScript
     assert summary(error) == (
         "User's init function failed. Cause: OSError: no answer from postgresql://me:***@db/x"
     )
+
+
+def test_a_pickle_of_another_scikit_learn_is_named(
+    write_script: WriteScript, tmp_path: Path
+) -> None:
+    """Below the model's tree, whatever it was that loading it raised."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    estimator = LinearRegression().fit([[1], [2]], [1, 2])
+    new = pickle.dumps(estimator, protocol=4)
+    (folder / "new.pkl").write_bytes(new)
+    installed = sklearn.__version__.encode()
+    old = b"0.0.9".ljust(len(installed), b"9")[: len(installed)]
+    (folder / "old.pkl").write_bytes(new.replace(installed, old))
+    source = "raise ValueError('node array from the pickle has an incompatible dtype')"
+    lines = failing(source, write_script, AZUREML_MODEL_DIR=str(folder))
+    at = next(n for n, line in enumerate(lines) if line.startswith("old.pkl was written"))
+    assert lines[at] == (
+        f"old.pkl was written with scikit-learn {old.decode()}, installed is {sklearn.__version__}."
+    )
+    assert not any("new.pkl was written" in line for line in lines)
