@@ -16,6 +16,7 @@ from .settings import Settings, environment_name
 _TOKEN = re.compile(r"(\{\{|\}\}|\{[^{}]*\}|[{}])")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
+LONGEST_NAME = 1024
 _CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]|\$root|\$web")
 
 # Trigger metadata of the Functions host, which a placeholder of that name would replace.

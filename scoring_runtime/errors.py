@@ -33,6 +33,7 @@
     │   ├── NotStarted
     │   └── StoreAway               the store of results and inputs does not answer
     ├── TriggerTrouble              what a trigger depends on is away, or refuses
+    ├── InputTrouble                one input of a trigger, or its document, cannot be used
     ├── ModelNotFound
     ├── RegistrationError           a model cannot be registered or deleted
     ├── PackagingError              a build context or an image cannot be made
@@ -170,6 +171,13 @@ class TriggerTrouble(ScoringRuntimeError):
 
     is_out_of_reach = False
     """Whether nothing answers, so that no lock is renewed either."""
+
+
+class InputTrouble(ScoringRuntimeError):
+    """One input of a trigger cannot be taken or read, or its document not be written.
+
+    The others may well be scored; the message names it and says why.
+    """
 
 
 class ModelNotFound(ScoringRuntimeError):

@@ -189,6 +189,11 @@ def directions(metadata: Mapping[str, object]) -> dict[str, str]:
     return {name: named[name].strip() for name in _DIRECTIONS if named.get(name, "").strip()}
 
 
+def is_folder(metadata: Mapping[str, object]) -> bool:
+    """Whether a blob stands for a folder, as accounts with a hierarchical namespace have it."""
+    return ("hdi_isfolder", "true") in {(k.lower(), str(v).lower()) for k, v in metadata.items()}
+
+
 def directed(request: ScoringRequest, said: Mapping[str, str]) -> ScoringRequest:
     """The request with the directions given with it."""
     if not said:

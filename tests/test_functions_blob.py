@@ -72,6 +72,22 @@ def calls(host: FunctionsHost) -> int:
     return int(deliver(host, b"calls").outputs["output"])
 
 
+@pytest.mark.parametrize(("value", "runs"), [("true", 0), ("True", 0), ("false", 1)])
+def test_a_folder_of_a_hierarchical_namespace_is_no_input(
+    host: FunctionsHost, value: str, runs: int
+):
+    """Such accounts show folders as empty blobs with the metadata hdi_isfolder."""
+    before = calls(host)
+    event = blob_event("input/folder", b"x")
+    said = {"type": "json", "value": json.dumps({"hdi_isfolder": value})}
+    delivery = host.deliver(
+        "score_blob", {**event, "metadata": {**event["metadata"], "Metadata": said}}
+    )
+    assert delivery.failure == ""
+    assert [name for name, body in delivery.outputs.items() if body] == ["output"] * runs
+    assert calls(host) == before + 1 + runs
+
+
 # --- bindings -------------------------------------------------------------------------------------
 
 

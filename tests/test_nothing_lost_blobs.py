@@ -184,7 +184,9 @@ async def kill_at_random(
     """Kill one of two hosts so many times while there is work."""
     seeded = a_seed()
     for _ in range(kills):
+        before = await documents()
         await asyncio.sleep(seeded.uniform(longest / 6, longest))
+        await until_there_are(before + 1, documents)  # a busy machine takes longer to begin
         hosts.kill(seeded.randrange(2))
     assert hosts.ends == [-signal.SIGKILL] * kills
     there = await documents()
@@ -193,17 +195,22 @@ async def kill_at_random(
 
 
 async def until_there_are(
-    wanted: int, documents: Callable[[], Awaitable[int]], hosts: Hosts | None = None
+    wanted: int,
+    documents: Callable[[], Awaitable[int]],
+    hosts: Hosts | None = None,
+    rest: float = 10,
 ) -> None:
     """Wait for so many documents; hosts that end meanwhile are replaced."""
-    until = time.monotonic() + PATIENCE
+    until, before = time.monotonic() + PATIENCE, -1
     while True:
         began = time.monotonic()
         if (found := await documents()) >= wanted:
             return
+        if found > before:  # on a busy machine it takes as long as it takes
+            until, before = began + PATIENCE, found
         assert began < until, f"{found} of {wanted} documents"
         # Azurite works for seconds at long listings.
-        await asyncio.sleep(max(0.2, 10 * (time.monotonic() - began)))
+        await asyncio.sleep(max(0.2, rest * (time.monotonic() - began)))
         if hosts is not None:
             hosts.replace_ended()
 
@@ -363,7 +370,7 @@ def test_a_file_that_kills_the_process_ends_as_an_error_and_spares_the_others(
 def test_a_host_that_is_told_to_stop_does_not_wait_for_a_free_slot(write_script, tmp_path):
     """More files wait than may be in flight, and run() is slow: SCORING_SHUTDOWN_SECONDS holds."""
     place = Folders(tmp_path)
-    place.fill(inputs_of(3, seconds=25))
+    place.fill(inputs_of(3, seconds=90))
     script = write_script(SCRIPT)
     busy = {"BLOB_MAX_CONCURRENT": "1", "SCORING_SHUTDOWN_SECONDS": "1"}
     with StandaloneHost(script, environ={**place.environ, **busy}) as host:
@@ -372,7 +379,7 @@ def test_a_host_that_is_told_to_stop_does_not_wait_for_a_free_slot(write_script,
             assert time.monotonic() < until
             time.sleep(0.05)
         host.process.terminate()
-        assert host.process.wait(15) == 0
+        assert host.process.wait(60) == 0
     assert place.documents() == {}
 
 
@@ -433,7 +440,7 @@ def test_storage_that_goes_away_delays_and_does_no_more(long_ones, write_script,
             with hosts_on(script, 1, place.environ) as hosts:
                 seeded = a_seed()
                 for wanted in (20, 80, 140):
-                    await until_there_are(wanted, place.count)
+                    await until_there_are(wanted, place.count, rest=1)
                     azurite.stop()
                     await asyncio.sleep(seeded.uniform(0.2, 2))
                     azurite.start()
@@ -441,7 +448,7 @@ def test_storage_that_goes_away_delays_and_does_no_more(long_ones, write_script,
                 await until_there_are(len(inputs), place.count)
                 for host in hosts:
                     host.wait_ready()
-                    assert httpx.get(f"{host.url}/health/ready").status_code == 200
+                    assert httpx.get(f"{host.url}/health/ready", timeout=60).status_code == 200
                 assert hosts.ends == []
             check(inputs, await place.receipts(), await place.documents())
 

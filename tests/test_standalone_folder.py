@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from scoring_runtime.standalone.folder import Folder
 from tests.conftest import WriteScript
 from tests.standalone_host import StandaloneHost
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 SCRIPT = """
     import json, pathlib, time
 
@@ -191,11 +192,12 @@ def test_trouble_while_an_input_is_claimed_leaves_it_to_be_claimed(folders: Fold
 # --- writers --------------------------------------------------------------------------------------
 
 
-def write_slowly(path: Path, text: str, pause: float) -> None:
+def write_slowly(path: Path, text: str, pause: float, moments: list[float]) -> None:
     with path.open("w") as file:
         for each in text:
             file.write(each * 100)
             file.flush()
+            moments.append(time.monotonic())
             time.sleep(pause)
 
 
@@ -206,14 +208,17 @@ def test_a_file_that_is_written_for_a_second_ends_with_the_result_of_the_whole(
     """A part may be scored when the writer rests; the last version counts."""
     text = "0123" if pause > 0.1 else "0123456789" * 3
     with folders.host(script):
-        writer = threading.Thread(target=write_slowly, args=(folders.input / "a.json", text, pause))
+        moments: list[float] = []
+        given = (folders.input / "a.json", text, pause, moments)
+        writer = threading.Thread(target=write_slowly, args=given)
         writer.start()
         writer.join()
         whole = {"length": len(text) * 100, "end": text[-1] * 10}
         until(lambda: folders.document("a_out.json") == whole)
         time.sleep(0.3)
         assert folders.document("a_out.json") == whole
-    if pause < 0.1:
+    # A machine that has much to do makes a writer rest too.
+    if max(after - before for before, after in itertools.pairwise(moments)) < 0.09:
         assert [len(data) for _, data in calls(script)] == [len(text) * 100]
 
 
@@ -232,7 +237,7 @@ def test_a_file_that_is_moved_into_the_folder_is_scored_whatever_its_time(
 
 
 def test_only_files_that_are_meant_are_scored(folders: Folders, script: Path, tmp_path: Path):
-    """No hidden ones, no folders, no links that lead nowhere, no temporary names."""
+    """No hidden ones, no folders, no links, no temporary names."""
     for name in (".hidden.json", ".git/a.json", "a.json.part", "a.txt", "folder.json/a.txt"):
         folders.put(name, "x")
     (folders.input / "nowhere.json").symlink_to(tmp_path / "not-there")
@@ -242,10 +247,10 @@ def test_only_files_that_are_meant_are_scored(folders: Folders, script: Path, tm
     (folders.input / "link.json").symlink_to(target)
     folders.put("b.json", "b")
     with folders.host(script):
-        until(lambda: len(folders.documents()) >= 2)
+        until(lambda: folders.documents())
         time.sleep(0.4)
-    assert folders.documents() == {"b_out.json", "link_out.json"}
-    assert len(calls(script)) == 2
+    assert folders.documents() == {"b_out.json"}
+    assert len(calls(script)) == 1
 
 
 NAMES = ["a\nb.json", "tab\t.json", "quote\"'.json", "back\\slash.json", "-rf.json", "~.json"]
@@ -259,7 +264,7 @@ def test_names_that_only_files_can_have(folders: Folders, script: Path):
         file.write(b"no text")
     with folders.host(script) as host:
         until(lambda: len(list(folders.output.glob("*_out.json"))) == len(NAMES) + 1)
-        answered = httpx.get(f"{host.url}/health/ready")
+        answered = httpx.get(f"{host.url}/health/ready", timeout=PATIENCE)
         assert answered.status_code == 200, answered.text
         host.stop()
     for name in NAMES:
@@ -279,7 +284,7 @@ def test_a_name_too_long_for_its_document_keeps_no_other_from_being_scored(
         for number in range(5):
             folders.put(f"{number}.json", "x")
         until(lambda: len(folders.documents()) == 5)
-        assert httpx.get(f"{host.url}/health/live").status_code == 200
+        assert httpx.get(f"{host.url}/health/live", timeout=PATIENCE).status_code == 200
     assert folders.documents() == {f"{number}_out.json" for number in range(5)}
 
 
@@ -380,4 +385,4 @@ def test_documents_that_would_be_inputs_are_refused(tmp_path: Path, paths: dict[
     ],
 )
 def test_documents_elsewhere_are_allowed(tmp_path: Path, paths: dict[str, str]):
-    assert folder_of(tmp_path, **paths).path_of("output/a_out.json").name == "a_out.json"
+    assert str(tmp_path) in folder_of(tmp_path, **paths).where

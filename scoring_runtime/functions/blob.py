@@ -20,6 +20,7 @@ from ..outcomes import (
     directed,
     directions,
     failed,
+    is_folder,
 )
 from ..request_ids import RandomIds
 from ..runtime import Runtime
@@ -60,6 +61,8 @@ def _handler(runtime: Runtime, scoring: Scoring, paths: BlobPaths) -> Callable[.
         error: func.Out[bytes],
         context: func.Context,
     ) -> None:
+        if is_folder(getattr(blob, "metadata", None) or {}):
+            return
         name, body = blob.name or "", blob.read()
         if len(body) > limit:
             outcome = failed(

@@ -3,15 +3,23 @@
 It keeps no state of its own. The output or error document is the receipt: it says which version
 (etag) of the input it was made from, so an input that is overwritten is scored again, and one whose
 scoring was cut off at any point has no receipt and is found again.
+
+Whose trouble it is, the place's or one input's, is asked of the place by opening it again. If it
+refuses, nothing is begun and readiness says why until it does not. Else that input is tried
+``BLOB_MAX_ATTEMPTS`` times and then left. A document that cannot be written is kept meanwhile:
+run() is not called again for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from math import inf
 from time import monotonic
+from typing import NamedTuple
 
 from ..blob_paths import BlobPaths, Documents
-from ..errors import InputTooLarge, NotServing, RunFailed, Stopping, TriggerTrouble
+from ..errors import InputTooLarge, InputTrouble, NotServing, RunFailed, Stopping, TriggerTrouble
 from ..outcomes import Outcome, Scoring, Verdict, blob_request, directed, failed
 from ..request_ids import RandomIds
 from ..runtime import Runtime
@@ -20,6 +28,15 @@ from .place import Claim, Document, Found, Place
 
 _LONGEST_PAUSE = 30.0
 _CONNECTING = "The blob trigger is connecting."
+
+
+class _Tried(NamedTuple):
+    """Tries of a version of an input that failed, and the pause after which it is due again."""
+
+    version: str
+    tries: int = 0
+    pause: float = 0.5
+    due: float = 0
 
 
 class BlobTrigger:
@@ -42,9 +59,11 @@ class BlobTrigger:
         self._new_id = RandomIds()
         self._slots = asyncio.Semaphore(settings.blob_max_concurrent)
         self._in_flight: dict[str, asyncio.Task[None]] = {}
-        self._not_before: dict[str, float] = {}
+        self._tried: dict[str, _Tried] = {}
+        self._kept: dict[str, Document] = {}
+        self._away_for: set[str] = set()
         self._receipts: dict[str, str] = {}
-        self._task_has_trouble = False
+        self._recent: dict[str, str] = {}
         self._is_open = False
         self._said_where = False
         self._troubles["blob"] = _CONNECTING
@@ -62,7 +81,6 @@ class BlobTrigger:
                 # A listing that takes long is not repeated without a rest.
                 pause = max(pause, min(monotonic() - began, longest))
             except TriggerTrouble as error:
-                self._is_open = False
                 self._has_trouble(error)
                 pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
             await _wait(stopping, pause)
@@ -88,25 +106,29 @@ class BlobTrigger:
             await self._place.open()
             self._is_open = True
             self._say_where()
+        self._recent = {}  # what is written while they are listed
         self._receipts = await self._place.receipts()
+        self._receipts |= self._recent
         suspects: list[tuple[Found, Documents]] = []
+        gone = {*self._tried, *self._kept} - self._in_flight.keys()
         async for found in self._place.inputs():
-            self._is_well()  # both listings answer; a pass may take long
-            documents = self._paths.documents(found.name)
+            self._is_well()  # a pass may take long
+            gone.discard(found.name)
+            documents = await self._to_do(found)
             if documents is None:
                 continue
-            documents = self._with_containers(documents)
-            if self._is_done(found, documents):
-                await self._tidy(found, documents)
-                continue
             busy = True
-            if found.held or not self._is_due(found.name):
+            if self._is_to_wait(found):
                 continue
             if found.dropped:
                 suspects.append((found, documents))
             else:
                 await self._begin(found, documents)
         await self._try_alone(suspects)
+        for name in gone:
+            self._tried.pop(name, None)
+            self._kept.pop(name, None)
+            self._away_for.discard(name)
         return busy
 
     def _say_where(self) -> None:
@@ -127,58 +149,138 @@ class BlobTrigger:
         for found, documents in suspects:
             await asyncio.wait([await self._begin(found, documents)])
 
-    def _with_containers(self, documents: Documents) -> Documents:
-        return Documents(
-            f"{self._paths.output.container}/{documents.output}",
-            f"{self._paths.error.container}/{documents.error}",
+    async def _to_do(self, found: Found) -> Documents | None:
+        """The documents of an input, container and name; None if there is nothing to do."""
+        names = self._paths.documents(found.name)
+        if names is None:
+            return None
+        documents = Documents(
+            f"{self._paths.output.container}/{names.output}",
+            f"{self._paths.error.container}/{names.error}",
         )
-
-    def _is_done(self, found: Found, documents: Documents) -> bool:
-        return found.etag in map(self._receipts.get, documents)
+        if any(self._receipts.get(each) in (found.etag, found.version) for each in documents):
+            self._kept.pop(found.name, None)  # another watcher was quicker
+            if self._is_due(found):
+                await self._tidy(found, documents)
+            return None
+        return None if self._tried_before(found).due == inf else documents
 
     async def _tidy(self, found: Found, documents: Documents) -> None:
-        """Remove the document of an earlier version that a killed process left."""
+        """Remove the document of an earlier version of an input that is done."""
         for each in documents:
-            if each in self._receipts and self._receipts[each] != found.etag:
-                await self._place.remove(each)
-                del self._receipts[each]
+            if self._receipts.get(each, found.etag) not in (found.etag, found.version):
+                try:
+                    await self._place.remove(each)
+                    del self._receipts[each]
+                except InputTrouble as error:
+                    if self._is_last_try(found):
+                        log.error("%s", error)
 
-    def _is_due(self, name: str) -> bool:
-        return name not in self._in_flight and monotonic() >= self._not_before.get(name, 0)
+    def _is_to_wait(self, found: Found) -> bool:
+        is_full = len(self._kept) >= self._settings.blob_max_concurrent
+        return (
+            found.held
+            or not self._is_due(found)
+            or not self._is_open  # it was when the pass began
+            or (is_full and found.name not in self._kept)
+        )
+
+    def _is_due(self, found: Found) -> bool:
+        return found.name not in self._in_flight and monotonic() >= self._tried_before(found).due
+
+    def _tried_before(self, found: Found) -> _Tried:
+        tried = self._tried.get(found.name)
+        return tried if tried and tried.version == found.version else _Tried(found.version)
+
+    def _postpone(self, found: Found, tries: int) -> None:
+        pause = min(self._tried_before(found).pause * 2, _LONGEST_PAUSE)
+        self._tried[found.name] = _Tried(found.version, tries, pause, monotonic() + pause)
+
+    def _is_last_try(self, found: Found) -> bool:
+        """Count a try that failed; the last leaves the input until it changes."""
+        tries = self._tried_before(found).tries + 1
+        self._postpone(found, tries)
+        if tries < self._settings.blob_max_attempts:
+            return False
+        self._tried[found.name] = _Tried(found.version, tries, due=inf)
+        return True
 
     async def _handled(self, found: Found, documents: Documents) -> None:
         try:
-            claim = await self._place.claim(found, documents)
-            if claim is not None:
-                await self._claimed(found, documents, claim)
-            self._task_has_trouble = False
+            await self._tried_now(found, documents)
         except TriggerTrouble as error:
-            self._task_has_trouble = True
             self._has_trouble(error)
-            self._not_before[found.name] = monotonic() + 1
-        except Exception:
-            log.exception("Encountered Exception while scoring %s", found.name)
-            self._not_before[found.name] = monotonic() + _LONGEST_PAUSE
+            self._postpone(found, self._tried_before(found).tries)
+            self._away_for.add(found.name)
+        else:
+            self._away_for.discard(found.name)
         finally:
             del self._in_flight[found.name]
             self._slots.release()
 
-    async def _claimed(self, found: Found, documents: Documents, claim: Claim) -> None:
-        done = False
-        request_id = self._new_id().decode()
+    async def _tried_now(self, found: Found, documents: Documents) -> None:
         try:
-            outcome = await self._outcome(found, claim, request_id)
-            if outcome is not None:
-                await self._end(found, documents, claim, outcome, request_id)
-                done = True
+            claim = await self._place.claim(found, documents)
+            if claim is not None:
+                found = found._replace(etag=claim.etag)
+                await self._claimed(found, documents, claim)
         except NotServing as error:
             pause = 0 if isinstance(error, Stopping) else 1
-            self._not_before[found.name] = monotonic() + pause
+            before = self._tried_before(found)
+            self._tried[found.name] = before._replace(due=monotonic() + pause)
+        except TriggerTrouble:
+            raise
+        except Exception as error:
+            await self._place.open()  # if it is the place that refuses, that is said instead
+            await self._has_failed(found, documents, error)
+
+    async def _has_failed(self, found: Found, names: Documents, error: Exception) -> None:
+        """Try it again later; at last leave it, with an error document if one can be written."""
+        shown, why = found.name, str(error)
+        if not isinstance(error, InputTrouble):
+            log.error("Encountered Exception while scoring %s", shown, exc_info=error)
+            why = "An unexpected error occurred, which the host's log has."
+        if not self._is_last_try(found):
+            return
+        said = f"{why} It is tried again when it changes, or when this document is removed."
+        document = self._document(found.version, names.error, failed(RunFailed(said)))
+        try:
+            await self._place.leave(found, document)
+        except InputTrouble:
+            log.error("%s is left until it changes: %s", shown, why)
+        else:
+            self._note(document)
+            del self._tried[found.name]
+            log.error("%s is left: %s See %s", shown, why, names.error)
+        self._kept.pop(found.name, None)
+
+    async def _claimed(self, found: Found, documents: Documents, claim: Claim) -> None:
+        done = False
+        try:
+            document = self._kept.get(found.name)
+            if document is None or document.metadata["sourceetag"] != claim.etag:
+                document = await self._scored(found, documents, claim)
+            if document is not None:
+                await self._write(found, claim, document)
+                done = True
+                await self._tidy(found, documents)
         finally:
             await claim.release(done=done)
 
-    async def _outcome(self, found: Found, claim: Claim, request_id: str) -> Outcome | None:
+    async def _scored(self, found: Found, names: Documents, claim: Claim) -> Document | None:
         """What to write; None when the input is to be tried again."""
+        request_id = self._new_id().decode()
+        outcome = await self._outcome(found, claim, request_id)
+        if outcome is None:
+            return None
+        scored = outcome.verdict is Verdict.SCORED
+        name = names.output if scored else names.error
+        if not scored:
+            shown = found.name
+            log.error("%s cannot be scored: %s See %s", shown, _sentence(outcome), name)
+        return self._document(claim.etag, name, outcome, request_id)
+
+    async def _outcome(self, found: Found, claim: Claim, request_id: str) -> Outcome | None:
         limit, most = self._settings.blob_max_bytes, self._settings.blob_max_attempts
         if found.size > limit:
             return failed(InputTooLarge(f"The blob is larger than {limit} bytes (BLOB_MAX_BYTES)."))
@@ -194,31 +296,38 @@ class BlobTrigger:
         request = blob_request(path, body, *said, request_id=request_id)
         request = directed(request, {**self._paths.directions(found.name), **found.directions})
         outcome = await self._scoring(request, f"blob {path}")
-        attempts = claim.attempts + 1
+        attempts = 1 + max(claim.attempts, self._tried_before(found).tries)
         if outcome.verdict is Verdict.FAILED and attempts < most:
-            await claim.count(attempts)
-            self._not_before[found.name] = monotonic() + min(2.0**attempts / 2, _LONGEST_PAUSE)
+            self._postpone(found, attempts)
+            with contextlib.suppress(InputTrouble):  # then what is remembered here has to do
+                await claim.count(attempts)
+            tried = self._tried_before(found)._replace(version=claim.etag)
+            self._tried[found.name] = tried
             log.warning("%s failed at try %s of %s; it is tried again.", path, attempts, most)
             return None
         return outcome
 
-    async def _end(
-        self, found: Found, names: Documents, claim: Claim, outcome: Outcome, request_id: str
-    ) -> None:
-        scored = outcome.verdict is Verdict.SCORED
-        name, other = (names.output, names.error) if scored else (names.error, names.output)
-        receipt = {"sourceetag": claim.etag, "status": str(outcome.status), "requestid": request_id}
+    def _document(
+        self, version: str, name: str, outcome: Outcome, request_id: str = ""
+    ) -> Document:
+        receipt = {"sourceetag": version, "status": str(outcome.status), "requestid": request_id}
         receipt |= outcome.properties
         known = name in self._receipts
-        await claim.write(Document(name, outcome.body, outcome.content_type, receipt, known))
-        self._receipts[name] = claim.etag
-        self._not_before.pop(found.name, None)
-        if other in self._receipts:  # of an earlier version of the input
-            await self._place.remove(other)
-            self._receipts.pop(other, None)
-        if not scored:
-            shown = found.name
-            log.error("%s cannot be scored: %s See %s", shown, _sentence(outcome), name)
+        return Document(name, outcome.body, outcome.content_type, receipt, known)
+
+    async def _write(self, found: Found, claim: Claim, document: Document) -> None:
+        try:
+            await claim.write(document)
+        except Exception:
+            self._kept[found.name] = document
+            raise
+        self._kept.pop(found.name, None)
+        self._tried.pop(found.name, None)
+        self._note(document)
+
+    def _note(self, document: Document) -> None:
+        self._receipts[document.name] = document.metadata["sourceetag"]
+        self._recent[document.name] = document.metadata["sourceetag"]
 
     async def _drain(self) -> None:
         tasks = list(self._in_flight.values())
@@ -230,10 +339,13 @@ class BlobTrigger:
         self._scoring.flush_log()
 
     def _is_well(self) -> None:
-        if not self._task_has_trouble and self._troubles.pop("blob", _CONNECTING) != _CONNECTING:
+        """Both listings answer, and no document waits for the place."""
+        is_well = self._is_open and self._away_for.isdisjoint(self._kept)
+        if is_well and self._troubles.pop("blob", _CONNECTING) != _CONNECTING:
             log.info("The blob trigger works again.")
 
     def _has_trouble(self, error: TriggerTrouble) -> None:
+        self._is_open = False
         if self._troubles.get("blob") != str(error):
             log.error("%s", error)
         self._troubles["blob"] = str(error)

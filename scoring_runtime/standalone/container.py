@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AbstractContextManager
 from functools import partial
 from time import monotonic
 from typing import Any
 
 from azure.core import MatchConditions
 from azure.core.exceptions import (
-    AzureError,
     HttpResponseError,
     ResourceExistsError,
     ResourceModifiedError,
@@ -27,18 +27,20 @@ from azure.core.exceptions import (
 from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import BlobServiceClient
 
-from ..blob_paths import BlobPaths
+from ..blob_paths import LONGEST_NAME, BlobPaths, Template
 from ..connections import Connection
-from ..errors import ConfigurationError
-from ..outcomes import INPUT_KEY, directions
+from ..errors import ConfigurationError, InputTrouble
+from ..outcomes import INPUT_KEY, directions, is_folder
 from ..settings import Settings
 from .place import Claim, Document, Found
-from .storage_errors import translated
+from .storage_errors import code_of, translated
 
 _ATTEMPTS = "scoringattempts"
 _RECEIPT = "sourceetag"
 _PAGE = 500
 _SHARED_SECONDS = 60.0
+# With a condition that no blob meets a request tells whether it may be made, and does nothing.
+_NEVER: dict[str, Any] = {"etag": '"0x0"', "match_condition": MatchConditions.IfNotModified}
 # A blob that is gone, changed or held by another watcher is nobody's fault.
 _NOT_OURS = (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError)
 
@@ -60,6 +62,9 @@ class Container:
         self.held: set[BlobClaim] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._shared_until = 0.0
+        # What could be claimed and written the last time; until then names of the same shape.
+        self._claimable = _example(paths.input)
+        self._writable = {each.container: _example(each) for each in (paths.error, paths.output)}
         self.translated = partial(translated, connection.name, paths)
         self.where = (
             f"{self._service.url.partition('?')[0].rstrip('/')}/{paths.input.text}; documents go "
@@ -67,21 +72,33 @@ class Container:
         )
 
     async def open(self) -> None:
-        """Make the containers of the documents if they are missing."""
+        """Make the containers of the documents if they are missing.
+
+        The second time on it asks whether an input may be leased and a document written: what is
+        allowed for one and refused for another is no trouble of the account.
+        """
         for name in {self._paths.output.container, self._paths.error.container}:
             # Whoever may write need not be allowed to make containers.
             with self.translated(), contextlib.suppress(HttpResponseError):
                 await self._made_container(name)
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._renew())
+            return
+        blob = self._input.get_blob_client(self._claimable)
+        await self._ask(blob.acquire_lease(self._lease_seconds, **_NEVER))
+        for container, name in self._writable.items():
+            blob = self._service.get_blob_client(container, name)
+            await self._ask(blob.upload_blob(b"", overwrite=True, **_NEVER))
 
     async def close(self) -> None:
         """Close the connections."""
         if self._renewing:
             self._renewing.cancel()
-        await self._service.close()
-        if self._credential is not None:
-            await self._credential.close()
+        try:
+            await self._service.close()
+        finally:
+            if self._credential is not None:
+                await self._credential.close()
 
     async def receipts(self) -> dict[str, str]:
         """The documents' metadata."""
@@ -105,11 +122,11 @@ class Container:
         with self.translated():
             pages = self._input.list_blobs(
                 name_starts_with=self._paths.input.prefix or None,
-                include=["metadata"],
+                include=["metadata", "copy"],
                 results_per_page=_PAGE,
             ).by_page()
             async for page in pages:
-                found = [_found(blob) async for blob in page]
+                found = [_found(blob) async for blob in page if not is_folder(blob.metadata or {})]
                 if monotonic() < self._shared_until:
                     random.shuffle(found)  # two watchers in one order get in each other's way
                 for each in found:
@@ -118,14 +135,18 @@ class Container:
     async def claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
         """Lease the input."""
         blob = self._input.get_blob_client(found.name)
-        with self.translated():
+        with self.of(f"{self._input.container_name}/{found.name}"):
+            _check_names(receipts[:1])
             try:
                 lease = await blob.acquire_lease(
                     self._lease_seconds,
                     etag=f'"{found.etag}"',
                     match_condition=MatchConditions.IfNotModified,
                 )
-            except _NOT_OURS:
+            except _NOT_OURS as error:
+                # 409 has many reasons beside LeaseAlreadyPresent and its like.
+                if error.status_code == 409 and "Lease" not in code_of(error):
+                    raise
                 self.is_shared()
                 return None
             claim = BlobClaim(self, blob, lease, found)
@@ -139,12 +160,17 @@ class Container:
             except BaseException:
                 await claim.release(done=False)
                 raise
+            self._claimable = found.name
             return claim
+
+    async def leave(self, found: Found, document: Document) -> None:
+        """Write a document without a claim."""
+        await self.write(document, found.version)
 
     async def remove(self, document: str) -> None:
         """Delete a document."""
         container, _, name = document.partition("/")
-        with self.translated(), contextlib.suppress(ResourceNotFoundError):
+        with self.of(document), contextlib.suppress(ResourceNotFoundError):
             await self._service.get_blob_client(container, name).delete_blob()
 
     def is_shared(self) -> None:
@@ -153,7 +179,9 @@ class Container:
 
     async def write(self, document: Document, etag: str) -> None:
         """Write a document with its receipt."""
-        with self.translated():
+        container, _, name = document.name.partition("/")
+        with self.of(document.name):
+            _check_names((document.name,))
             try:
                 await self._upload(document, document.replaces)
             except ResourceExistsError:
@@ -161,8 +189,23 @@ class Container:
                 if await self._receipt_of(document.name) != etag:
                     await self._upload(document, True)
             except ResourceNotFoundError:
-                await self._made_container(document.name.partition("/")[0])
+                await self._made_container(container)
                 await self._upload(document, True)
+        self._writable[container] = name
+
+    def of(self, blob: str) -> AbstractContextManager[None]:
+        """Errors that are about one blob, ``container/name``."""
+        return self.translated(blob)
+
+    async def _ask(self, request: Awaitable[object]) -> None:
+        """Make a request that does nothing, to see whether the account refuses all of its kind."""
+        with self.translated():
+            try:
+                await request
+            except HttpResponseError as error:
+                status = error.status_code or 0
+                if status in (401, 403) or status >= 500 or code_of(error) == "ContainerNotFound":
+                    raise
 
     async def _upload(self, document: Document, overwrite: bool) -> None:
         container, _, name = document.name.partition("/")
@@ -198,7 +241,9 @@ class Container:
             due = monotonic() - pause
             late = [claim for claim in self.held if claim.renewed < due]
             if late:
-                await asyncio.gather(*(claim.renew() for claim in late))
+                # One that does not answer must not cost the others their leases, nor end this task.
+                renewals = (asyncio.wait_for(claim.renew(), pause) for claim in late)
+                await asyncio.gather(*renewals, return_exceptions=True)
 
     def _made_service(self) -> BlobServiceClient:
         # Without its logging of each request: credentials would be a setting away from the log.
@@ -225,7 +270,7 @@ class BlobClaim:
         self._container = container
         self._blob = blob
         self._lease = lease
-        self._found = found
+        self._what = f"{blob.container_name}/{blob.blob_name}"
         self.etag = found.etag
         self.attempts = found.attempts
         self.renewed = monotonic()
@@ -233,12 +278,11 @@ class BlobClaim:
     async def renew(self) -> None:
         """Keep the lease; when that fails another watcher may score the input too, to no harm."""
         self.renewed = monotonic()
-        with contextlib.suppress(AzureError):
-            await self._lease.renew()
+        await self._lease.renew()
 
     async def read(self) -> bytes | None:
         """Download the blob if it is still the one that was leased."""
-        with self._container.translated():
+        with self._container.of(self._what):
             try:
                 stream = await self._blob.download_blob(
                     etag=f'"{self.etag}"',
@@ -252,7 +296,7 @@ class BlobClaim:
 
     async def count(self, attempts: int) -> None:
         """Keep the count in the blob's metadata, which gives it a new etag."""
-        with self._container.translated():
+        with self._container.of(self._what):
             now = await self._blob.get_blob_properties()
             changed = await self._blob.set_blob_metadata(
                 {**(now.metadata or {}), _ATTEMPTS: str(attempts)},
@@ -269,13 +313,13 @@ class BlobClaim:
     async def release(self, *, done: bool) -> None:
         """Let go of the lease; if that fails it ends by itself."""
         self._container.held.discard(self)
-        with contextlib.suppress(AzureError):
+        with contextlib.suppress(Exception):
             await self._lease.release()
 
 
 def _found(blob: Any) -> Found:
     said = blob.content_settings
-    state = (blob.lease.state or "") if blob.lease else ""
+    lease = (blob.lease.state or "") if blob.lease else ""
     count = (blob.metadata or {}).get(_ATTEMPTS) or ""
     return Found(
         blob.name,
@@ -285,10 +329,21 @@ def _found(blob: Any) -> Found:
         said.content_type or "",
         said.content_encoding or "",
         (blob.metadata or {}).get(INPUT_KEY, ""),
-        held=state in ("leased", "breaking"),
-        dropped=state == "expired",
+        held=lease in ("leased", "breaking") or blob.copy.status == "pending",
+        dropped=lease == "expired",
         directions=directions(blob.metadata or {}),
+        state="archived" if blob.blob_tier == "Archive" else "",
     )
+
+
+def _example(template: Template) -> str:
+    return template.fill({name: "scoring-probe" for name in template.names})
+
+
+def _check_names(documents: tuple[str, ...]) -> None:
+    longest = max((len(each.partition("/")[2]) for each in documents), default=0)
+    if longest > LONGEST_NAME:
+        raise InputTrouble(f"A document's name would have {longest} characters; 1,024 may be.")
 
 
 def _common(prefixes: list[str]) -> str:

@@ -3,6 +3,8 @@
 The receipt is the document's modification time, which is set to the input's. While an input is
 scored its claim file, in ``.scoring`` of the output folder, is locked; what the file holds counts
 the tries that failed. A claim file that is there and not locked was dropped by a killed process.
+Below the two folders no link is followed: who may put files there need not be allowed to read and
+write what the host may.
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ import contextlib
 import errno
 import json
 import os
+import stat
+import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ..blob_paths import BlobPaths
-from ..errors import ConfigurationError, TriggerTrouble
+from ..errors import ConfigurationError, InputTrouble, TriggerTrouble
 from ..settings import Settings
 from ..telemetry import log
-from .files import age, claim_name, files
+from .files import Opened, age, claim_name, files, opened
 from .place import Claim, Document, Found
 
 try:
@@ -33,6 +38,9 @@ _QUIET_SECONDS = 0.1
 # Modification times are kept to 1 ns, 100 ns (NTFS), 1 µs, 1 ms, 1 s or 2 s (FAT).
 _GRANULARITIES = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
 _PROBE_NS = 1_234_567_891_234_567_891
+_PROBE = bytes(4096)
+# The disk's trouble, whatever file was written.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Folder:
@@ -51,7 +59,8 @@ class Folder:
         self._output = Path(settings.blob_output_folder or self._input.parent / "output").resolve()
         self._paths = paths
         self._granularity = 1
-        self._unnameable: set[str] = set()
+        self._ignored: dict[str, str] = {}
+        self._one_probe = threading.Lock()
         self.where = f"{self._input} for {paths.input.text}; documents go to {self._output}"
         self._folders = {
             paths.output.container: self._output,
@@ -66,7 +75,7 @@ class Folder:
         self._refuse_loops()
 
     async def open(self) -> None:
-        """Make the folders, and find out how exactly times are kept."""
+        """Make the folders, write there, and find out how exactly times are kept."""
         with _translated():
             await asyncio.to_thread(self._prepare)
 
@@ -79,7 +88,7 @@ class Folder:
             return await asyncio.to_thread(self._listed_documents)
 
     async def inputs(self) -> AsyncIterator[Found]:
-        """The files of the watched folder, hidden ones left out, oldest first."""
+        """The regular files of the watched folder, hidden ones left out, oldest first."""
         with _translated():
             files = await asyncio.to_thread(self._listed_inputs)
         for found in files:
@@ -87,42 +96,62 @@ class Folder:
 
     async def claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
         """Lock the input's claim file."""
-        with _translated():
+        with _translated(f"{found.name} cannot be claimed"):
             return await asyncio.to_thread(self._claim, found, receipts)
+
+    async def leave(self, found: Found, document: Document) -> None:
+        """Write a document without a claim."""
+        await self.write(document, found.etag, f"{claim_name(found.name)}.left")
+
+    async def write(self, document: Document, etag: str, beside: str) -> None:
+        """Write ``beside``, among the claims, then rename; whatever is there is replaced."""
+        with _translated(f"{document.name} cannot be written"):
+            await asyncio.to_thread(self._write, document, self.moment(etag), beside)
 
     async def remove(self, document: str) -> None:
         """Remove a document."""
-        with _translated():
-            await asyncio.to_thread(self.path_of(document).unlink, missing_ok=True)
+        with _translated(f"{document} cannot be removed"):
+            await asyncio.to_thread(self._remove, document)
 
-    def path_of(self, document: str) -> Path:
-        """The file of a document's path, ``container/name``."""
-        container, _, name = document.partition("/")
-        return self._folders[container] / name
+    def claims(self) -> AbstractContextManager[Opened]:
+        """The folder of the claim files."""
+        return opened(self._output, [_CLAIMS])
 
-    def etag(self, path: Path) -> str:
+    def opened(
+        self, path: str, *, make: bool = False
+    ) -> tuple[AbstractContextManager[Opened], str]:
+        """The folder of a file, ``container/name``, to be opened, and the file's name there."""
+        container, *parents, name = (part for part in path.split("/") if part not in ("", "."))
+        return opened(self._folders[container], parents, make=make), name
+
+    def etag_of(self, path: str) -> str:
+        """The etag of a file; "" when there is none."""
+        parent, name = self.opened(path)
+        with contextlib.suppress(FileNotFoundError), parent as folder:
+            return self.etag(folder.regular(name))
+        return ""
+
+    def etag(self, status: os.stat_result | None) -> str:
         """The modification time in the units that both folders keep; "" when there is no file."""
-        try:
-            return self._etag(path.stat())
-        except FileNotFoundError:
-            return ""
+        return "" if status is None else str(status.st_mtime_ns // self._granularity)
 
     def moment(self, etag: str) -> int:
         """The modification time behind an etag, in nanoseconds since 1970."""
         return int(etag) * self._granularity
 
-    def _etag(self, status: os.stat_result) -> str:
-        return str(status.st_mtime_ns // self._granularity)
-
     def _prepare(self) -> None:
         self._input.mkdir(parents=True, exist_ok=True)
-        claims = self._output / _CLAIMS
-        claims.mkdir(parents=True, exist_ok=True)
-        probe = claims / f"probe-{os.getpid()}"
-        probe.touch()
-        os.utime(probe, ns=(_PROBE_NS, _PROBE_NS))
-        kept = probe.stat().st_mtime_ns
-        probe.unlink()
+        self._output.mkdir(parents=True, exist_ok=True)
+        probe = f".probe-{os.getpid()}"
+        with (
+            self._one_probe,
+            opened(self._output, [_CLAIMS], make=True) as claims,
+            opened(self._output) as output,
+        ):
+            claims.write(probe, _PROBE, _PROBE_NS, output, probe)
+            status = output.regular(probe)
+            output.unlink(probe)
+        kept = status.st_mtime_ns if status else 0
         self._granularity = next(
             (each for each in _GRANULARITIES if kept // each == _PROBE_NS // each),
             _GRANULARITIES[-1],
@@ -132,13 +161,17 @@ class Folder:
         found: dict[str, str] = {}
         for container in {self._paths.output.container, self._paths.error.container}:
             folder = self._folders[container]
-            for path, status in files(folder):
+            for path, status in files(folder, {}):
                 name = path.relative_to(folder).as_posix()
-                found[f"{container}/{name}"] = self._etag(status)
+                found[f"{container}/{name}"] = self.etag(status)
         return found
 
     def _listed_inputs(self) -> list[Found]:
-        listed = sorted(files(self._input), key=lambda each: each[1].st_mtime_ns)
+        ignored: dict[str, str] = {}
+        listed = sorted(files(self._input, ignored), key=lambda each: each[1].st_mtime_ns)
+        for each in ignored.keys() - self._ignored.keys():
+            log.warning("%s is not scored: %s.", each, ignored[each])
+        self._ignored = ignored
         claims = {each.name for each in os.scandir(self._output / _CLAIMS)}
         found = []
         for path, status in listed:
@@ -146,31 +179,35 @@ class Folder:
                 name = path.relative_to(self._input).as_posix()
                 # Dropped, or held: then claiming it will tell.
                 dropped = bool(claims) and claim_name(name) in claims
-                found.append(Found(name, self._etag(status), status.st_size, dropped=dropped))
+                found.append(Found(name, self.etag(status), status.st_size, dropped=dropped))
         return found
 
     def _claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
-        path = self._input / found.name
-        if self.etag(path) != found.etag:
+        path = f"{self._paths.input.container}/{found.name}"
+        if self.etag_of(path) != found.etag:
             return None
-        claim_file = self._output / _CLAIMS / claim_name(found.name)
-        claim = FolderClaim(self, path, found.etag, claim_file)
+        claim = FolderClaim(self, found, path)
         if not claim.lock():
             return None
         try:
-            scored = any(self.etag(self.path_of(each)) == found.etag for each in receipts)
-        except OSError as error:
+            scored = any(self.etag_of(each) == found.etag for each in receipts)
+        except BaseException:
             claim.unlock(done=not claim.attempts)
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            if found.name not in self._unnameable:
-                self._unnameable.add(found.name)
-                log.error("%s is not scored: its document's name would be too long.", path)
-            return None
+            raise
         if scored:
             claim.unlock(done=True)
             return None
         return claim
+
+    def _write(self, document: Document, moment: int, beside: str) -> None:
+        parent, name = self.opened(document.name, make=True)
+        with self.claims() as claims, parent as folder:
+            claims.write(beside, document.body, moment, folder, name)
+
+    def _remove(self, document: str) -> None:
+        parent, name = self.opened(document)
+        with contextlib.suppress(FileNotFoundError), parent as folder:
+            folder.unlink(name)
 
     def _refuse_loops(self) -> None:
         for each, folder in ((self._paths.output, self._output), (self._paths.error, self._output)):
@@ -190,43 +227,54 @@ class Folder:
 class FolderClaim:
     """A locked claim file."""
 
-    def __init__(self, folder: Folder, path: Path, etag: str, claim_file: Path) -> None:
+    def __init__(self, folder: Folder, found: Found, path: str) -> None:
         self._folder = folder
         self._path = path
-        self._claim_file = claim_file
+        self._size = found.size
+        self._name = claim_name(found.name)
         self._descriptor = -1
-        self.etag = etag
+        self.etag = found.etag
         self.attempts = 0
 
     def lock(self) -> bool:
         """Whether nobody else has it."""
-        while True:
-            descriptor = os.open(self._claim_file, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                if fcntl is not None:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _same_file(descriptor, self._claim_file):
-                    break
-            except BlockingIOError:
-                os.close(descriptor)
-                return False
-            os.close(descriptor)  # its holder has removed it between open and lock
-        self._descriptor = descriptor
-        self.attempts = self._attempts_before()
-        self._note({"etag": self.etag, "attempts": self.attempts, "begun": True})
+        with self._folder.claims() as claims:
+            while self._descriptor < 0:
+                descriptor = claims.open(self._name, os.O_RDWR | os.O_CREAT)
+                try:
+                    if fcntl is not None:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # Its holder may have removed it between open and lock.
+                    if _is_same(descriptor, claims.regular(self._name)):
+                        self._descriptor = descriptor
+                except BlockingIOError:
+                    return False
+                finally:
+                    if self._descriptor < 0:
+                        os.close(descriptor)
+        try:
+            self.attempts = self._attempts_before()
+            self._note(begun=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.unlock(done=not self.attempts)
+            raise
         return True
 
     def unlock(self, *, done: bool) -> None:
         """Let go; the count of failed tries goes with the claim file."""
-        if done or not self.attempts:
-            self._claim_file.unlink(missing_ok=True)
-        else:
-            self._note({"etag": self.etag, "attempts": self.attempts, "begun": False})
-        os.close(self._descriptor)
+        try:
+            if done or not self.attempts:
+                with self._folder.claims() as claims:
+                    claims.unlink(self._name)
+            else:
+                self._note(begun=False)
+        finally:
+            self._close()
 
     async def read(self) -> bytes | None:
         """The file, if it has not changed while it was read."""
-        with _translated():
+        with _translated(f"{self._path} cannot be read"):
             return await asyncio.to_thread(self._read)
 
     async def count(self, attempts: int) -> None:
@@ -235,8 +283,7 @@ class FolderClaim:
 
     async def write(self, document: Document) -> None:
         """Write beside, then rename."""
-        with _translated():
-            await asyncio.to_thread(self._write, document)
+        await self._folder.write(document, self.etag, f"{self._name}.tmp")
 
     async def release(self, *, done: bool) -> None:
         """Unlock the claim file."""
@@ -251,44 +298,46 @@ class FolderClaim:
         except (ValueError, KeyError, TypeError):
             return 0  # new, or cut off while it was written
 
-    def _note(self, note: dict[str, object]) -> None:
-        content = json.dumps(note).encode()
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, content, 0)
+    def _note(self, *, begun: bool) -> None:
+        content = json.dumps({"etag": self.etag, "attempts": self.attempts, "begun": begun})
+        # In this order: when the disk is full, what was noted stays.
+        written = os.pwrite(self._descriptor, content.encode(), 0)
+        os.ftruncate(self._descriptor, written)
+
+    def _close(self) -> None:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # run() may have forked a process that keeps it open
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        os.close(self._descriptor)
 
     def _read(self) -> bytes | None:
+        parent, name = self._folder.opened(self._path)
         try:
-            content = self._path.read_bytes()
+            with parent as folder, folder.file(name, "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    return None
+                content: bytes = file.read(self._size + 1)
+                changed = self._folder.etag(folder.regular(name)) != self.etag
         except FileNotFoundError:
             return None
-        return content if self._folder.etag(self._path) == self.etag else None
-
-    def _write(self, document: Document) -> None:
-        path = self._folder.path_of(document.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self._claim_file.with_suffix(".tmp")
-        with open(beside, "wb") as file:
-            file.write(document.body)
-            file.flush()
-            os.fsync(file.fileno())
-        moment = self._folder.moment(self.etag)
-        os.utime(beside, ns=(moment, moment))
-        os.replace(beside, path)
+        return None if changed or len(content) > self._size else content
 
 
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+def _is_same(descriptor: int, status: os.stat_result | None) -> bool:
+    return status is not None and os.path.samestat(os.fstat(descriptor), status)
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translated(what: str = "") -> Iterator[None]:
+    """Raise errors as TriggerTrouble; as InputTrouble if ``what`` says which input's they are."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or str(error)
+        name = getattr(error, "filename", None)
+        if what and getattr(error, "errno", None) not in _FULL:
+            raise InputTrouble(f"{what}: {said}.") from error
         raise TriggerTrouble(
-            f"The watched folders do not work: {error}. See --watch and --output "
-            "(BLOB_INPUT_FOLDER, BLOB_OUTPUT_FOLDER)."
+            f"The watched folders do not work: {said}{f': {name}' if name else ''}. See --watch "
+            "and --output (BLOB_INPUT_FOLDER, BLOB_OUTPUT_FOLDER)."
         ) from error

@@ -9,8 +9,9 @@ from typing import NamedTuple, Protocol
 class Found(NamedTuple):
     """An input as a listing shows it; its name without the container.
 
-    ``held`` means that a watcher scores it just now, ``dropped`` that one did and never let go: its
-    process was killed. ``directions`` is what its metadata say of how to score it.
+    ``held`` means that a watcher scores it just now or that it is still being copied, ``dropped``
+    that one did and never let go: its process was killed. ``directions`` is what its metadata say
+    of how to score it. ``state`` is what can change without its etag, such as ``archived``.
     """
 
     name: str
@@ -23,6 +24,12 @@ class Found(NamedTuple):
     held: bool = False
     dropped: bool = False
     directions: Mapping[str, str] = {}
+    state: str = ""
+
+    @property
+    def version(self) -> str:
+        """It may be scored when this changes, although it could not be before."""
+        return f"{self.etag} {self.state}".rstrip()
 
 
 class Document(NamedTuple):
@@ -41,7 +48,7 @@ class Document(NamedTuple):
 class Claim(Protocol):
     """An input that nobody else scores until it is released.
 
-    Every method may raise TriggerTrouble.
+    Every method may raise InputTrouble or, if that is certain, TriggerTrouble.
     """
 
     @property
@@ -68,13 +75,17 @@ class Claim(Protocol):
 class Place(Protocol):
     """Where inputs are found and documents are written; names of documents are paths.
 
-    Methods may raise TriggerTrouble, which says which setting to look at.
+    Methods may raise TriggerTrouble, which says which setting to look at; those that are about one
+    input or document raise InputTrouble unless it is certain that the place is in trouble.
     """
 
     where: str
 
     async def open(self) -> None:
-        """Connect, and make what is missing and may be made."""
+        """Connect, and make what is missing and may be made.
+
+        When it is called again it tells whether the place as such can be used.
+        """
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -87,6 +98,9 @@ class Place(Protocol):
 
     async def claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
         """Take an input; None when it has changed, is gone, held, or has one of these receipts."""
+
+    async def leave(self, found: Found, document: Document) -> None:
+        """Write the error document of an input that could not be claimed, read or written for."""
 
     async def remove(self, document: str) -> None:
         """Remove a document that is no longer true."""
