@@ -997,7 +997,10 @@ def test_the_commands_can_be_pasted(tmp_path: Path, target: str) -> None:
     stubs = tmp_path / "bin"
     stubs.mkdir()
     for name in ("az", "docker", "buildah", "curl", "pip", "python"):
-        (stubs / name).write_text('#!/bin/sh\nprintf "%s\\n" "$0 $*" >> "$LOG"\necho said\n')
+        given = 'IN="${AZUREML_ENTRY_SCRIPT+ $AZUREML_ENTRY_SCRIPT}"'
+        (stubs / name).write_text(
+            f'#!/bin/sh\n{given}\nprintf "%s\\n" "$0 $*$IN" >> "$LOG"\necho said\n'
+        )
         (stubs / name).chmod(0o755)
     lines = [line for each in done.document["steps"].values() for line in each]
     shell = "\n".join(re.sub(r"<\w+>", "x", line) for line in lines)
@@ -1009,7 +1012,7 @@ def test_the_commands_can_be_pasted(tmp_path: Path, target: str) -> None:
     assert tree(folder) == before
     ran = log.read_text()
     assert f"-t net:1 {folder}/package\n" in ran
-    assert "--entry-script source/my $(touch x).py " in ran
+    assert "scoring_runtime serve my $(touch x).py\n" in ran
     assert ran.index("servicebus namespace create") < ran.index("servicebus queue create")
     assert "queue create --name a;touch z " in ran
     assert "--connection-string said\n" in ran  # what az printed as that of the account
