@@ -58,6 +58,10 @@ class InputFrame:
         self._limits, self._form, self._others, self._spaces = limits, *self._options
         self._numbers = form == FRAME and all(map(_is_number, columns))
         self._matrix = Spec("X", "FP64", (-1, len(columns)))
+        self._plans = {
+            c.name: (c, c.is_text, Spec(c.name, "BYTES" if c.is_text else "FP64", (-1,)))
+            for c in columns
+        }
         self.reads_text = not self._numbers
 
     def __call__(self, content: Content) -> Any:
@@ -111,17 +115,19 @@ class InputFrame:
         return Columns(renamed, content.typed)
 
     def _convert(self, values: Any, spec: Spec, limits: Limits, typed: bool) -> Any:
-        column = self.columns[spec.name]
+        column, is_text, spec = self._plans[spec.name]
         if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
-        if not column.is_text or (typed and column.seen):
-            made = _numbers(values, spec._replace(datatype="FP64"), limits, typed, column.seen)
-        else:
-            made = loose_column(values, spec._replace(datatype="BYTES"), limits, typed)
-            if column.missing is None:
-                made = as_series(made, np.dtype(object), spec.name)
-            elif made.dtype == object:
-                made[np.array([each is None for each in made])] = column.missing
+        if not is_text or (typed and column.seen):
+            spec = spec if not is_text else spec._replace(datatype="FP64")
+            made = _numbers(values, spec, limits, typed, column.seen)
+            return made if column.dtype is None else _as_declared(made, column)
+        made = loose_column(values, spec, limits, typed)
+        gone = [each is None for each in made]
+        if column.missing is None:
+            made = as_series(made, np.dtype(object), spec.name)
+        elif True in gone:
+            made[np.array(gone)] = column.missing
         return _as_declared(made, column)
 
 
