@@ -15,6 +15,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,11 +84,24 @@ def _said(path: Path, size: int, written: int) -> Said:
 
 def weights(path: Path) -> set[str]:
     """The files, by their paths beside it, in which an ONNX file says that its weights lie."""
-    if not os.path.getsize(path):
-        return set()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+    with _mapped(path) as text:
         places = {text[m.end() : m.end() + m[1][0]] for m in _LOCATION.finditer(text)}
     return {place.decode(errors="replace") for place in places}
+
+
+def compares_text(path: Path) -> bool:
+    """Whether an ONNX file has an operator that works by a locale, ``en_US.UTF-8`` as a rule."""
+    with _mapped(path) as text:
+        return text.find(b"StringNormalizer") >= 0
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
+    if not os.path.getsize(path):
+        yield b""
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        yield text
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

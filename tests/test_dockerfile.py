@@ -138,6 +138,18 @@ def test_packages_come_before_models_and_models_before_the_script(target: str):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_packages_of_the_system_are_installed_in_the_image_itself(target: str):
+    """Not where Python's packages are made; a locale is made of what its package has."""
+    lines = stage_of(dockerfile(target, system=["libgomp1", "locales"], **ALL), target)
+    assert lines[1] == (
+        "RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends libgomp1 locales "
+        "&& localedef -i en_US -f UTF-8 en_US.UTF-8 && rm -rf /var/lib/apt/lists/*"
+    )
+    assert "localedef" not in dockerfile(target, system=["libgomp1"], **ALL)
+    assert stage_of(dockerfile(target, **ALL), target)[1].startswith(("ENV ", "RUN groupadd"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_build_arguments_are_those_of_the_first_stage_only(target: str):
     """An image's history has the arguments of its own stage."""
     text = dockerfile(target, **ALL)

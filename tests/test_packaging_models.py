@@ -173,3 +173,30 @@ def test_what_a_script_needs_is_named(
         return
     context = made(tmp_path / "m.bin", texts["score"], source_dir=tmp_path / "src")
     assert len(context.warnings) == ("train" in texts)
+
+
+@pytest.mark.parametrize(
+    ("operator", "package", "installed"),
+    [
+        ("StringNormalizer", "", "locales"),
+        ("Identity", "", ""),
+        ("Identity", "lightgbm>=4", "libgomp1"),
+        ("StringNormalizer", "lightgbm", "libgomp1 locales"),
+        ("", "lightgbm-tools", ""),
+    ],
+)
+def test_the_image_has_what_models_need_of_the_system(
+    operator: str, package: str, installed: str, made: Make, tmp_path: Path
+) -> None:
+    """The locale of ONNX models that compare text, and what lightgbm loads; else nothing."""
+    model = tmp_path / "m.onnx"
+    text = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.STRING, ["N"])
+    same = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.STRING, ["N"])
+    nodes = [onnx.helper.make_node(operator, ["x"], ["y"])] if operator else []
+    graph = onnx.helper.make_graph(nodes, "g", [text], [same])
+    model.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    context = made(model, SCRIPT, *([package] if package else []))
+    lines = (context.path / "Dockerfile").read_text().splitlines()
+    wanted = f"    && apt-get install -y -qq --no-install-recommends {installed} \\"
+    assert lines.count(wanted) == (2 if installed else 0)
+    assert any("localedef" in line for line in lines) is ("locales" in installed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..errors import PackagingError
 from ..model_kinds import MLFLOW, UNKNOWN, pickles
-from ..pickled import said
+from ..pickled import compares_text, said
 from ..release import VERSION
 from . import host_files, resolution, secret_texts
 from .app_settings import (
@@ -288,6 +289,14 @@ def _check_models_alone(specification: Specification) -> None:
             )
 
 
+def _system_packages(specification: Specification, requirements: str) -> list[str]:
+    """Packages of Debian without which one of Python's, or a model, does not load."""
+    found = ["libgomp1"] if re.search(r"(?mi)^lightgbm\b", requirements) else []
+    files = (each.path for m in specification.models for each in files_of(specification, m))
+    onnx = (path for path in files if path.suffix.lower() == ".onnx")
+    return [*found, "locales"] if any(map(compares_text, onnx)) else found
+
+
 def _generated(
     specification: Specification,
     settings: Mapping[str, str],
@@ -307,6 +316,7 @@ def _generated(
             settings=settings,
             labels={"scoring-runtime.models": ",".join(identities)} if identities else {},
             more=other_requirements(specification),
+            system=_system_packages(specification, requirements),
             **inside,
         ),
         ".dockerignore": dockerignore(),

@@ -77,7 +77,7 @@ RUN packages() {{ {install} --log /tmp/pip.log -r requirements.txt{more}; }}; \\
 # https://github.com/Azure/azure-functions-python-worker (worker.py)
 _FUNCTIONS_STAGE = """
 FROM ${{BASE_IMAGE:-{image}}} AS functions
-ENV AzureWebJobsScriptRoot=/home/site/wwwroot \\
+{system}ENV AzureWebJobsScriptRoot=/home/site/wwwroot \\
     AzureFunctionsJobHost__Logging__Console__IsEnabled=true \\
     FUNCTIONS_WORKER_RUNTIME=python \\
     PYTHON_ISOLATE_WORKER_DEPENDENCIES=1 \\
@@ -92,7 +92,7 @@ COPY host.json function_app.py /home/site/wwwroot/
 # In an image of small layers nothing is copied twice: find touches only what the user cannot read.
 _STANDALONE_STAGE = """
 FROM ${{BASE_IMAGE:-{image}}} AS standalone
-RUN groupadd --gid {user} scoring \\
+{system}RUN groupadd --gid {user} scoring \\
     && useradd --uid {user} --gid {user} --create-home --no-log-init scoring
 ENV HOME=/home/scoring \\
     PATH=/opt/venv/bin:$PATH \\
@@ -143,6 +143,7 @@ def dockerfile(
     wheels: bool,
     labels: Mapping[str, str] = _NOTHING,
     more: Mapping[str, Sequence[str]] = _NO_LINES,
+    system: Sequence[str] = (),
 ) -> str:
     """The Dockerfile with the stages ``functions`` and ``standalone``; ``target`` is the default.
 
@@ -160,6 +161,7 @@ def dockerfile(
         wheels: whether it has the folder of local wheels.
         labels: labels of the image, beside or in place of those that it has anyway.
         more: requirements of a target that ``requirements.txt`` does not have, by target.
+        system: packages of Debian; with ``locales`` there is the locale en_US.UTF-8.
 
     Raises:
         PackagingError: an unknown target, a Python that the runtime does not support, or a name or
@@ -180,7 +182,9 @@ def dockerfile(
             wheels=f"COPY {WHEELS}/ {WHEELS}/\n" if wheels else "",
             **_PARTS[each],
         )
-        text += _final_stage(each, images[each], source, models, values, {**_LABELS, **labels})
+        text += _final_stage(
+            each, images[each], _installed(system), source, models, values, {**_LABELS, **labels}
+        )
     return f"{text}\n# What a build without --target makes.\nFROM {target}\n"
 
 
@@ -193,6 +197,7 @@ def dockerignore() -> str:
 def _final_stage(
     target: str,
     image: str,
+    system: str,
     source: bool,
     models: bool,
     settings: Mapping[str, str],
@@ -201,6 +206,7 @@ def _final_stage(
     root = ROOTS[target]
     return _PARTS[target]["stage"].format(
         image=image,
+        system=system,
         pythonpath=_PARTS[target]["pythonpath"],
         user=USER,
         source=f"COPY {SOURCE}/ {root}/{SOURCE}/\n" if source else "",
@@ -210,6 +216,20 @@ def _final_stage(
         settings=_assignments("ENV", settings, _VARIABLE),
         healthy=_HEALTHY,
     )
+
+
+def _installed(packages: Sequence[str]) -> str:
+    """The instruction that installs packages of Debian; nothing without any."""
+    if not packages:
+        return ""
+    made = "localedef -i en_US -f UTF-8 en_US.UTF-8" if "locales" in packages else ""
+    steps = [
+        "apt-get update -qq",
+        f"apt-get install -y -qq --no-install-recommends {' '.join(packages)}",
+        *([made] if made else []),
+        "rm -rf /var/lib/apt/lists/*",
+    ]
+    return "RUN " + " \\\n    && ".join(steps) + "\n"
 
 
 def _images(python: str) -> dict[str, str]:
