@@ -955,3 +955,14 @@ def test_what_the_script_prints_and_logs_is_in_the_log(write_script):
         assert re.search(stamp + line + "$", log, re.MULTILINE), (line, log)
     assert "Users's init has completed successfully" in log
     assert re.search(r"Worker with pid [0-9]+ ready for serving traffic", log)
+
+
+def test_the_only_worker_that_was_never_ready_is_not_started_again(write_script):
+    """init() ends the process itself: whoever started the service is told, once."""
+    script = write_script("import os\ndef init(): os._exit(7)\ndef run(data): ...")
+    host = StandaloneHost(script)
+    host.start()
+    assert host.process.wait(60) == 3
+    assert host.log.count("Invoking user's init function") == 1
+    assert host.log.splitlines()[-1] == "The worker ended with exit code 7 before it was ready."
+    host.stop()

@@ -81,7 +81,8 @@ class Supervision:
 
 class Supervisor:
     """Worker processes on the same sockets; one that dies is replaced, after pauses that grow
-    when that goes on; one that cannot start stops them all.
+    when that goes on; one that cannot start stops them all, and so does the only one if it has
+    never been ready.
 
     ``work`` is what a worker process does; its result is that process's exit code.
     """
@@ -93,7 +94,7 @@ class Supervisor:
         self._sockets = sockets
         self._work = work
         self._workers: dict[int, Supervision] = {}
-        self._stopping = False
+        self._stopping = self._worked = False
         self._exit_code = EXIT_OK
 
     def run(self) -> int:
@@ -146,6 +147,10 @@ class Supervisor:
             self._exit_code = EXIT_CANNOT_START
             self._stop()
             return ended.told
+        self._worked = self._worked or ended.was_ready
+        if self._count == 1 and not self._worked:
+            self._exit_code = EXIT_CANNOT_START
+            return f"The worker ended with {_how(code)} before it was ready."
         following = ended.next()
         pause = f" in {following.pause:g} s" if following.pause else ""
         last = f" The last request that it began to score was {ended.told}." if ended.told else ""
