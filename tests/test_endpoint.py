@@ -322,6 +322,7 @@ OUTCOMES: dict[type[Exception], tuple[int, bool, bytes]] = {
     errors.NotStarted: (503, True, b"False"),
     errors.ModelNotFound: (500, False, b"False"),
     errors.TriggerTrouble: (500, False, b"False"),
+    errors.InputTrouble: (500, False, b"False"),
     errors.InputNotFound: (404, True, b"False"),
     errors.StoreAway: (503, True, b"False"),
     NoSuchDocument: (404, True, b"False"),

@@ -1031,7 +1031,7 @@ SET = {
         (("--setting", "a-b=1"), "'a-b' cannot be the name of a setting: allowed are letters"),
         (
             ("--trigger", "blob", "--setting", 'BLOB_CONNECTION=a"; id; "'),
-            "cannot be the name of a setting",
+            "which is not allowed. Allowed: the name of a setting.",
         ),
         (("--setting", "SCORING_TRIGGERS=blob"), "name each with --trigger"),
         (
