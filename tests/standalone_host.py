@@ -47,6 +47,11 @@ def clean_environ(**more: str) -> dict[str, str]:
     return {**kept, **more}
 
 
+def worker_of(pid: int) -> int:
+    """The process id of the one worker of a host's process."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
 class StandaloneHost:
     """`with StandaloneHost(script) as host:` serves ``script`` at ``host.url`` until the end."""
 
@@ -112,9 +117,7 @@ class StandaloneHost:
     @property
     def worker(self) -> int:
         """The process id of the one worker, which the process that was started looks after."""
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(children[0])
+        return worker_of(self.process.pid)
 
     @property
     def log(self) -> str:

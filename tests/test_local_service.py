@@ -29,6 +29,7 @@ from scoring_runtime.packaging.model_files import from_path
 from scoring_runtime.packaging.specification import Environment, Specification
 from tests.conftest import WriteScript
 from tests.models_for_tests import IRIS_ROWS, iris_estimator, saved
+from tests.standalone_host import worker_of
 
 ECHO = """
     def init():
@@ -383,7 +384,8 @@ def test_a_host_that_does_not_answer_in_time(
     service = deploy()
     service.wait()
     process = service.record.process
-    os.kill(process.pid, signal.SIGSTOP)
+    for each in (process.pid, worker_of(process.pid)):
+        os.kill(each, signal.SIGSTOP)
     assert service.state == local_service.UNHEALTHY
     with pytest.raises(LocalServiceError) as caught:
         service.wait(timeout=0)

@@ -326,7 +326,7 @@ BROKEN = {
         f"def init():\n    pass\ndef run(data:\n    pass\n{GOOD_RUN}",
         "Importing the entry script .*score\\.py failed",
         "score.py:3",
-        r"Cause: SyntaxError: '\(' was never closed",
+        r"Cause: SyntaxError: '\(' was never closed \(\S+score\.py, line 3\)",
     ),
     "no run": (
         "def init(): pass",
@@ -396,7 +396,8 @@ def test_a_missing_package_is_named_with_what_to_do(broken):
     _, log = broken["package is missing", "1"].result()
     assert log.rstrip().splitlines()[-2] == (
         "The package that provides 'no_such_package_here' is not installed here: add it to the "
-        "requirements of the model's environment."
+        "requirements of the model's environment. A module of your own belongs beside the entry "
+        "script."
     )
 
 
