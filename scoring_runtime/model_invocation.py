@@ -115,7 +115,7 @@ class ModelInvocation:
         try:
             response = self(ScoringRequest(orjson.dumps(self.model.example)))
         except (ScoringRuntimeError, TypeError) as error:
-            why = error.__cause__
+            why = None if isinstance(error, SchemaMismatch) else error.__cause__
             log.warning(
                 "The model's example does not score, so whether the model can is not known, and "
                 "the documents show none: %s%s",

@@ -15,7 +15,7 @@ from scoring_runtime.blob_paths import blob_paths
 from scoring_runtime.errors import ModelUnusable, SchemaMismatch, UnsupportedContentType
 from scoring_runtime.formats import table
 from scoring_runtime.messages import ScoringRequest
-from scoring_runtime.no_code import scikit_learn
+from scoring_runtime.no_code import input_frame, scikit_learn
 from scoring_runtime.no_code.onnx import OnnxModel
 from scoring_runtime.payloads import Limits, Rows, Tensors
 from tests.models_for_tests import ModelHost, identity_onnx, named_iris_estimator, onnx_model
@@ -29,7 +29,7 @@ def test_a_model_fitted_on_a_table_needs_pandas_to_go_by_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without it columns would be taken in any order: it says what to install."""
-    monkeypatch.setattr(scikit_learn, "find_spec", lambda name: None)
+    monkeypatch.setattr(input_frame, "find_spec", lambda name: None)
     with pytest.raises(ModelUnusable, match="pip install pandas"):
         scikit_learn.ScikitLearnModel(named_iris_estimator(), LIMITS)
 
@@ -105,18 +105,21 @@ def test_bad_requests_write_nothing_of_onnxruntimes_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "cause"),
-    [("model.pkl", ", which is a file: name its folder;"), ("nowhere", ", which does not exist;")],
+    ("given", "code", "cause"),
+    [
+        ("model.pkl", 1, "--model-dir names the file model.pkl: name its folder, ."),
+        ("nowhere", 3, ", which does not exist;"),
+    ],
 )
 def test_what_is_no_model_folder_is_said_in_the_last_line(
-    given: str, cause: str, tmp_path: Path
+    given: str, code: int, cause: str, tmp_path: Path
 ) -> None:
     (tmp_path / "model.pkl").touch()
     command = [sys.executable, "-m", "scoring_runtime", "serve", "--model-dir", given]
     done = subprocess.run(
         command, cwd=tmp_path, env=clean_environ(), capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 3
+    assert done.returncode == code
     assert cause in done.stderr.strip().splitlines()[-1]
 
 

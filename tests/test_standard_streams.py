@@ -126,7 +126,8 @@ def test_a_full_disk_costs_no_answer_and_what_is_lost_is_said(
         ask_often(host)
         assert path.stat().st_size == 500_000
         unlimited = (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-        resource.prlimit(host.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        for each in (host.process.pid, host.worker):
+            resource.prlimit(each, resource.RLIMIT_FSIZE, unlimited)
         until(lambda: b" are lost.\n" in path.read_bytes())
         assert host.stop(timeout=60) == 0
 
