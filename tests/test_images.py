@@ -394,6 +394,8 @@ def test_the_functions_image_holds_what_its_host_reads(images: ImageStore, funct
         "LANG": "C.UTF-8",
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHONPATH": f"{WWWROOT}/.python_packages/lib/site-packages",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHON_ISOLATE_WORKER_DEPENDENCIES": "1",
         "SCORING_TRIGGERS": "http,blob,service_bus",
         **TRICKY,
     }
