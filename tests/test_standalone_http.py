@@ -708,13 +708,13 @@ def test_sigterm_waits_for_good_requests_and_not_for_those_that_stand_still():
         good = stack.enter_context(Wire(host))
         good.request("GET /score?do=sleep&seconds=6&name=good")
         body = stack.enter_context(Wire(host))
-        body.send(HALF)
+        body.send(b"POST /score?do=echo HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n")
         host.process.terminate()
-        for byte in (b"l", b"f"):  # it goes on, if slowly
-            time.sleep(HURRIED_SECONDS / 2)
-            body.send(byte)
+        for _ in range(3):  # it goes on, if slowly
+            time.sleep(HURRIED_SECONDS / 8)
+            body.send(b"x")
         assert good.reply().json == "good"
-        assert body.reply().body == b"half"
+        assert body.reply().body == b"xxx"
         assert host.process.wait(60) == 0
 
 
