@@ -312,6 +312,20 @@ def test_the_trouble_of_one_file_is_its_own(
 # --- links and special files ----------------------------------------------------------------------
 
 
+def test_a_file_that_is_no_input_by_its_name_is_said_with_the_setting(
+    folders: Folders, script: Path
+) -> None:
+    """Once, however often the folder is looked through; the others are scored."""
+    folders.put("notes.txt")
+    folders.put("a.json")
+    with StandaloneHost(script, environ=folders.environ) as host:
+        until(lambda: folders.document("a_out.json"))
+        folders.put("b.json")
+        until(lambda: folders.document("b_out.json"))
+    said = "notes.txt is not scored: BLOB_INPUT_PATH, which is input/{blobname}.json, says which "
+    assert host.log.count(f"{said}files are inputs.") == 1
+
+
 def test_links_and_special_files_are_no_inputs_and_named_once(folders: Folders, script: Path):
     """Whatever they lead to; the folder that is watched may be a link itself."""
     secret = folders.input.parent / "secret.json"

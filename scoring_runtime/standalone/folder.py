@@ -33,6 +33,7 @@ except ModuleNotFoundError:  # Windows: one watcher for a folder
     fcntl = None  # type: ignore[assignment]
 
 _CLAIMS = ".scoring"
+_NAMED_AT_ONCE = 100
 # A file that is still being written has been changed just now.
 _QUIET_SECONDS = 0.1
 # Modification times are kept to 1 ns, 100 ns (NTFS), 1 µs, 1 ms, 1 s or 2 s (FAT).
@@ -166,10 +167,18 @@ class Folder:
                 found[f"{container}/{name}"] = self.etag(status)
         return found
 
+    def _why_not(self, path: Path) -> str:
+        """Why a file is no input by its name; empty for one that is."""
+        if self._paths.input.match(path.relative_to(self._input).as_posix()) is not None:
+            return ""
+        return f"BLOB_INPUT_PATH, which is {self._paths.input.text}, says which files are inputs"
+
     def _listed_inputs(self) -> list[Found]:
         ignored: dict[str, str] = {}
         listed = sorted(files(self._input, ignored), key=lambda each: each[1].st_mtime_ns)
-        for each in ignored.keys() - self._ignored.keys():
+        if self._input != self._output:  # else documents lie among them
+            ignored |= {str(path): why for path, _ in listed if (why := self._why_not(path))}
+        for each in sorted(ignored.keys() - self._ignored.keys())[:_NAMED_AT_ONCE]:
             log.warning("%s is not scored: %s.", each, ignored[each])
         self._ignored = ignored
         claims = {each.name for each in os.scandir(self._output / _CLAIMS)}
