@@ -19,6 +19,7 @@ from .errors import ConfigurationError, InputError, RunFailed, ScoringRuntimeErr
 from .messages import ScoringRequest, ScoringResponse
 from .outcomes import EXTENSIONS, directed, directions
 from .runtime import build
+from .secret_values import masked
 from .served import served
 from .settings import Settings, environment_name
 from .telemetry import configure_logging, log, redirect_print
@@ -206,7 +207,7 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
     except ScoringRuntimeError as error:
         print(error, file=sys.stderr)
         if isinstance(error, RunFailed) and error.__cause__ is not None:
-            print(f"Cause: {in_one_line(error.__cause__)}", file=sys.stderr)
+            print(f"Cause: {masked(in_one_line(error.__cause__))}", file=sys.stderr)
         return EXIT_REFUSED if isinstance(error, InputError) else EXIT_RUN_FAILED
     (sys.stdout if answer.status < 400 else sys.stderr).buffer.write(content)
     if answer.status < 400:

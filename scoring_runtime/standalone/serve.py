@@ -80,7 +80,15 @@ def _listen(settings: Settings) -> list[socket.socket]:
     ports = [settings.port]
     if settings.separate_health_endpoint and settings.health_port != settings.port:
         ports.append(settings.health_port)
-    return [_bind(settings.host, port) for port in ports]
+    listeners: list[socket.socket] = []
+    try:
+        for port in ports:
+            listeners.append(_bind(settings.host, port))
+    except PortInUse:
+        for each in listeners:
+            each.close()
+        raise
+    return listeners
 
 
 def _bind(host: str, port: int) -> socket.socket:
