@@ -708,7 +708,12 @@ def test_sigterm_waits_for_good_requests_and_not_for_those_that_stand_still():
         good = stack.enter_context(Wire(host))
         good.request("GET /score?do=sleep&seconds=6&name=good")
         body = stack.enter_context(Wire(host))
-        body.send(b"POST /score?do=echo HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n")
+        body.send(
+            b"POST /score?do=echo HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n"
+            b"expect: 100-continue\r\n\r\n"
+        )
+        assert body.file.readline() == b"HTTP/1.1 100 Continue\r\n"  # both have been accepted
+        assert body.file.readline() == b"\r\n"
         host.process.terminate()
         for _ in range(3):  # it goes on, if slowly
             time.sleep(HURRIED_SECONDS / 8)
