@@ -79,6 +79,7 @@ def configure_logging(level: str, places: list[Path], stream: str = "stdout") ->
     Raises:
         ConfigurationError: that file is not a logging configuration (``logging.config``).
     """
+    escape_client_text()
     for place in places:
         path = place / "logging.json"
         if path.is_file():
@@ -100,8 +101,13 @@ def _indented(text: str) -> str:
 
 
 _ONE_LINE = (log.name, swagger_log.name)
-for _name in (*_ONE_LINE, script_log.name, "asyncio", "uvicorn.error"):
-    logging.getLogger(_name).addFilter(ClientText())
+_client_text = ClientText()
+
+
+def escape_client_text() -> None:
+    """Have the records that can hold a client's text escaped, whatever formats them."""
+    for name in (*_ONE_LINE, script_log.name, "asyncio", "uvicorn.error"):
+        logging.getLogger(name).addFilter(_client_text)  # which is added once
 
 
 def quiet_sdks() -> None:

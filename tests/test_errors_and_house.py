@@ -379,10 +379,10 @@ import builtins, importlib, json, logging, os, signal, sys, threading
 
 def state():
     loggers = sorted(
-        (name, each.level, len(each.handlers), each.propagate)
+        (name, each.level, len(each.handlers), each.propagate, len(each.filters))
         for name, each in logging.root.manager.loggerDict.items()
         if name.startswith("azmlinfsrv") and isinstance(each, logging.Logger)
-        and (each.level, each.handlers, each.propagate) != (0, [], True)
+        and (each.level, each.handlers, each.propagate, each.filters) != (0, [], True, [])
     )
     return [
         threading.active_count(), list(sys.path), [repr(type(f)) for f in sys.meta_path],

@@ -27,7 +27,7 @@ from ..messages import Score, ScoringRequest, ScoringResponse
 from ..outcomes import Scoring
 from ..runtime import Runtime, build
 from ..settings import Settings
-from ..telemetry import LineFormatter, log, quiet_sdks
+from ..telemetry import LineFormatter, escape_client_text, log, quiet_sdks
 from . import blob, http
 
 EXIT_CANNOT_START = 3
@@ -54,6 +54,7 @@ def create_app(environ: Mapping[str, str], app_root: Path) -> func.FunctionApp:
             3.12 import ``function_app.py`` again for each function, and get the same error.
     """
     standard_streams.install()
+    escape_client_text()
     try:
         settings = Settings.from_environ(environ, defaults={"AML_APP_ROOT": str(app_root)})
     except ConfigurationError as error:
