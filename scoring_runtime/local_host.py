@@ -12,7 +12,7 @@ from pathlib import Path
 
 from . import local_record
 from .errors import LocalServiceError, PackagingError
-from .local_process import LOOPBACK, Process, end, is_free, spawn
+from .local_process import LOOPBACK, Process, became_free, end, spawn
 from .local_record import Record
 from .packaging import app_settings, context
 from .packaging.specification import STANDALONE, Specification
@@ -38,7 +38,8 @@ def start(folder: Path, before: Record, wanted: Record) -> Record:
             what is wanted cannot be packaged, or the service's folder cannot be written.
     """
     if not (before.process.is_alive and before.port == wanted.port):
-        check_port(wanted.port)
+        # The workers of a host that was killed end a moment after it, and hold its port until then.
+        check_port(wanted.port, GRACE_SECONDS if before.port == wanted.port else 0.0)
     specification = over_http(wanted.specification)
     generation = before.generation + 1
     place = folder / f"{_CONTEXT}{generation}"
@@ -94,9 +95,9 @@ def _check_same(folder: Path, before: Record) -> None:
         )
 
 
-def check_port(port: int) -> None:
-    """Raise LocalServiceError if another program listens there."""
-    if not is_free(port):
+def check_port(port: int, patience_seconds: float = 0.0) -> None:
+    """Raise LocalServiceError if another program listens there, still after that long."""
+    if not became_free(port, patience_seconds):
         raise LocalServiceError(
             f"Port {port} is in use: choose another one, none for a free one, or stop what uses it."
         )

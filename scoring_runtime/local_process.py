@@ -127,3 +127,13 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def became_free(port: int, seconds: float) -> bool:
+    """Wait until the port is free, or that long; whether it is."""
+    until = time.monotonic() + seconds
+    while not is_free(port):
+        if time.monotonic() > until:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
