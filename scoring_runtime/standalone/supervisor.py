@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,9 @@ EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _QUICK_END_SECONDS = _LONGEST_PAUSE = 30.0
 _SHARED_BYTES = 64 * 1024
-_write_id = struct.Struct("128s").pack_into
+_ID = ctypes.c_wchar * 129
+_ID_AT = ctypes.alignment(_ID)
+_TEXT_AT = _ID_AT + ctypes.sizeof(_ID)
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -34,16 +36,17 @@ class Supervision:
         self._born = time.monotonic() + self.pause
         self._supervisor = os.getpid()
         self._shared = mmap.mmap(-1, _SHARED_BYTES)
+        self._last_id = _ID.from_buffer(self._shared, _ID_AT)
 
     def tell(self, why: str) -> None:
         """In the worker: why it cannot start."""
-        text = why.encode(errors="replace")[: _SHARED_BYTES - 1]
-        self._shared[1 : 1 + len(text)] = text
+        text = why.encode(errors="replace")[: _SHARED_BYTES - _TEXT_AT]
+        self._shared[_TEXT_AT : _TEXT_AT + len(text)] = text
 
     def began(self, request: str) -> None:
         """In a scoring thread of the worker, at each request: the id of the one it begins."""
         request_id.set(request)
-        _write_id(self._shared, 1, request.encode("latin-1", "replace"))
+        self._last_id.value = request[:128]
 
     def tell_ready(self) -> None:
         """In the worker: it has started."""
@@ -56,8 +59,13 @@ class Supervision:
 
     @property
     def told(self) -> str:
-        """What the worker told last, or nothing."""
-        return self._shared[1:].partition(b"\0")[0].decode(errors="replace")
+        """Why the worker cannot start, or nothing."""
+        return self._shared[_TEXT_AT:].partition(b"\0")[0].decode(errors="replace")
+
+    @property
+    def last_id(self) -> str:
+        """The id of the request that the worker began last, or nothing."""
+        return self._last_id.value
 
     def next(self) -> Supervision:
         """That of the worker that replaces this one."""
@@ -72,8 +80,6 @@ class Supervision:
     def bind(self) -> None:
         """Have Linux kill this worker as soon as the supervisor is gone, however that ends."""
         if sys.platform == "linux":
-            import ctypes
-
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
         if self.has_ended:
             os._exit(EXIT_USAGE)
@@ -153,7 +159,7 @@ class Supervisor:
             return f"The worker ended with {_how(code)} before it was ready."
         following = ended.next()
         pause = f" in {following.pause:g} s" if following.pause else ""
-        last = f" The last request that it began to score was {ended.told}." if ended.told else ""
+        last = ended.last_id and f" The last request that it began to score was {ended.last_id}."
         log.error("Worker %s ended with %s; starting another%s.%s", pid, _how(code), pause, last)
         self._fork(following)
         return ""
