@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 
 from .. import standard_streams
@@ -105,15 +106,18 @@ class Supervisor:
 
     def run(self) -> int:
         """Start the workers and stay until they have ended; the exit code of the process."""
+        woken = _woken_by_signals()
         for each in END_SIGNALS:
             signal.signal(each, self._stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
         for _ in range(self._count):
             self._fork(Supervision(0))
         why = ""
         while self._workers:
-            pid, status = os.waitpid(-1, 0)
-            if pid in self._workers:  # and not a child of the script, which init() may have begun
-                why = self._ended(pid, os.waitstatus_to_exitcode(status)) or why
+            woken()
+            for pid, status in _ended_children():
+                if pid in self._workers:  # and no child of the script, which init() may have begun
+                    why = self._ended(pid, os.waitstatus_to_exitcode(status)) or why
         if why:
             # Now that all have ended: it is said once, and nothing is logged after it.
             print(why, file=sys.stderr, flush=True)
@@ -128,7 +132,8 @@ class Supervisor:
             if pid:
                 self._workers[pid] = supervision
                 return
-            for each in END_SIGNALS:
+            signal.set_wakeup_fd(-1)
+            for each in (*END_SIGNALS, signal.SIGCHLD):
                 signal.signal(each, signal.SIG_DFL)
         supervision.bind()
         time.sleep(supervision.pause)  # here, since the supervisor has others to look after
@@ -181,6 +186,25 @@ def _no_end_meanwhile() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
+
+
+def _woken_by_signals() -> Callable[[], object]:
+    """What waits for the next signal, or returns at once if one has come.
+
+    ``waitpid()`` would sleep on for one that comes right before it: Python calls a handler only
+    between two of its own instructions.
+    """
+    reader, writer = socket.socketpair()
+    reader.setblocking(True)
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    return partial(reader.recv, 4096)
+
+
+def _ended_children() -> Iterator[tuple[int, int]]:
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended
 
 
 def _how(code: int) -> str:
