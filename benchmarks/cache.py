@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 
 from benchmarks.http import ROOT, SCRIPTS, _progress, _wait
-from scoring_runtime.cache import Cache
+from scoring_runtime.cache.memory import MemoryStore
+from scoring_runtime.cache.results import Cache
 from scoring_runtime.messages import ScoringRequest
-from scoring_runtime.runtime import build
-from scoring_runtime.settings import Settings
-from scoring_runtime.stores import MemoryStore
+from scoring_runtime.scoring.runtime import build
+from scoring_runtime.settings.settings import Settings
 from tests.redis_server import RedisServer
 from tests.standalone_host import clean_environ, free_port
 

@@ -34,7 +34,8 @@ def main() -> None:
 
 def _import_ms() -> float:
     code = (
-        "import time; t = time.perf_counter(); import scoring_runtime.runtime, scoring_runtime.cli;"
+        "import time; t = time.perf_counter();"
+        "import scoring_runtime.scoring.runtime, scoring_runtime.cli.main;"
         "print((time.perf_counter() - t) * 1000)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

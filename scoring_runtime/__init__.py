@@ -13,14 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .aml_http import AMLRequest, AMLResponse, rawhttp
-    from .azureml_model import Model
     from .errors import InputError
     from .messages import ScoringRequest, ScoringResponse
-    from .model_loading import load_model
-    from .models import model_path
-    from .runtime import build
-    from .settings import Settings
+    from .models.folder import model_path
+    from .models.loading import load_model
+    from .models.model import Model
+    from .scoring.runtime import build
+    from .script.aml_http import AMLRequest, AMLResponse, rawhttp
+    from .settings.settings import Settings
 
     redis_client: Any
 
@@ -40,23 +40,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AMLRequest": "aml_http",
-    "AMLResponse": "aml_http",
+    "AMLRequest": "script.aml_http",
+    "AMLResponse": "script.aml_http",
     "InputError": "errors",
-    "Model": "azureml_model",
+    "Model": "models.model",
     "ScoringRequest": "messages",
     "ScoringResponse": "messages",
-    "Settings": "settings",
-    "build": "runtime",
-    "load_model": "model_loading",
-    "model_path": "models",
-    "rawhttp": "aml_http",
+    "Settings": "settings.settings",
+    "build": "scoring.runtime",
+    "load_model": "models.loading",
+    "model_path": "models.folder",
+    "rawhttp": "script.aml_http",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "redis_client":
-        return import_module(".redis_clients", __name__).client_for_scripts()
+        return import_module(".connections.redis", __name__).client_for_scripts()
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from scoring_runtime import ScoringRequest, Settings
 from scoring_runtime.errors import InputError
-from scoring_runtime.formats import table
+from scoring_runtime.formats import by_content_type
 
 LIMITS = Settings().limits
 _MOST = LIMITS.bytes - 100
@@ -124,7 +124,7 @@ def main(name: str) -> None:
     began = time.process_time()
     refusal = ""
     try:
-        table.read(ScoringRequest(body, headers, path=hostile.path), LIMITS)
+        by_content_type.read(ScoringRequest(body, headers, path=hostile.path), LIMITS)
     except InputError as error:
         refusal = str(error)
     seconds = time.process_time() - began

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scoring_runtime import Settings, build
-from scoring_runtime.caching import caching
-from scoring_runtime.endpoint import create
-from scoring_runtime.http_messages import HttpRequest
+from scoring_runtime.cache.build import caching
+from scoring_runtime.http.endpoint import create
+from scoring_runtime.http.messages import HttpRequest
 
 REQUESTS = 4
 MEGABYTE = 1_000_000

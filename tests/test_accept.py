@@ -16,9 +16,9 @@ import pytest
 
 from scoring_runtime import ScoringRequest, ScoringResponse, Settings
 from scoring_runtime.errors import NotAcceptable, UnsupportedContentType
-from scoring_runtime.formats.answers import negotiated
-from scoring_runtime.invocation import Invocation
-from scoring_runtime.runtime import load
+from scoring_runtime.formats.by_accept import negotiated
+from scoring_runtime.scoring.runtime import load
+from scoring_runtime.script.call import Invocation
 
 JSON = "application/json"
 CSV = "text/csv"

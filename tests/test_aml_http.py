@@ -11,7 +11,9 @@ import pytest
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.wrappers import Request, Response
 
-from scoring_runtime.aml_http import (
+from scoring_runtime.errors import ResponseNotSendable
+from scoring_runtime.messages import ScoringRequest
+from scoring_runtime.script.aml_http import (
     RAW_MARK,
     AMLRequest,
     AMLResponse,
@@ -20,8 +22,6 @@ from scoring_runtime.aml_http import (
     response_parts,
     to_aml_request,
 )
-from scoring_runtime.errors import ResponseNotSendable
-from scoring_runtime.messages import ScoringRequest
 
 ALL_BYTES = bytes(range(256))
 MULTIPART = (

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime import models
-from scoring_runtime.azureml_model import Model, folder_of
 from scoring_runtime.errors import ModelDamaged, ModelNotFound, RegistrationError
-from scoring_runtime.manifest import METADATA_FILE
+from scoring_runtime.models import folder as models
+from scoring_runtime.models.manifest import METADATA_FILE
+from scoring_runtime.models.model import Model, folder_of
 
 
 @pytest.fixture

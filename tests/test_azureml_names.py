@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime import aml_http, errors
+from scoring_runtime import errors
 from scoring_runtime.azureml import contrib, core, exceptions
 from scoring_runtime.azureml.contrib import functions
 from scoring_runtime.azureml.core.conda_dependencies import CondaDependencies
@@ -32,6 +32,7 @@ from scoring_runtime.azureml.exceptions import (
 )
 from scoring_runtime.packaging.specification import Specification
 from scoring_runtime.release import VERSION
+from scoring_runtime.script import aml_http
 
 SCRIPT = "def init(): pass\n\ndef run(data): return data\n"
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scoring_runtime import local_service
 from scoring_runtime.azureml.core import Environment, Workspace
 from scoring_runtime.azureml.core.model import InferenceConfig, Model
 from scoring_runtime.azureml.core.webservice import (
@@ -29,7 +28,8 @@ from scoring_runtime.azureml.core.webservice import (
     WebserviceDeploymentConfiguration,
 )
 from scoring_runtime.azureml.exceptions import WebserviceException
-from scoring_runtime.local_process import free_port, started_at
+from scoring_runtime.local_services import service as local_service
+from scoring_runtime.local_services.process import free_port, started_at
 from tests.conftest import WriteScript
 from tests.models_for_tests import IRIS_ROWS, iris_estimator, saved
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from scoring_runtime.blob_paths import (
+from scoring_runtime.errors import ConfigurationError
+from scoring_runtime.settings.settings import Settings
+from scoring_runtime.triggers.blob_paths import (
     BlobPaths,
     Template,
     blob_paths,
     error_path,
     refuse_shared_documents,
 )
-from scoring_runtime.errors import ConfigurationError
-from scoring_runtime.settings import Settings
 
 
 def template(text: str, setting: str = "BLOB_INPUT_PATH") -> Template:

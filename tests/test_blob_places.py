@@ -24,14 +24,14 @@ from azure.core.exceptions import (
 )
 from azure.storage.blob import BlobClient, BlobLeaseClient, BlobServiceClient, ContentSettings
 
-from scoring_runtime import connections
-from scoring_runtime.blob_paths import blob_paths
+from scoring_runtime.connections import named
 from scoring_runtime.errors import TriggerTrouble
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings.settings import Settings
 from scoring_runtime.standalone.container import Container
 from scoring_runtime.standalone.folder import Folder
 from scoring_runtime.standalone.place import Claim, Document, Found, Place
 from scoring_runtime.standalone.storage_errors import translated
+from scoring_runtime.triggers.blob_paths import blob_paths
 from tests.azurite import Azurite
 
 EVERY_BYTE = bytes(range(256))
@@ -112,7 +112,7 @@ class Blobs:
 
     def place(self) -> Place:
         settings = self._settings
-        return Container(settings, blob_paths(settings), connections.blob(settings))
+        return Container(settings, blob_paths(settings), named.blob(settings))
 
     def put(self, name: str, body: bytes) -> None:
         said = ContentSettings(content_type="text/x-own", content_encoding="identity")

@@ -22,14 +22,14 @@ import pytest
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob import BlobLeaseClient, BlobServiceClient
 
-from scoring_runtime import connections
-from scoring_runtime.blob_paths import blob_paths
+from scoring_runtime.connections import named
 from scoring_runtime.errors import InputTrouble, TriggerTrouble
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings.settings import Settings
 from scoring_runtime.standalone.container import Container
 from scoring_runtime.standalone.files import claim_name
 from scoring_runtime.standalone.folder import Folder
 from scoring_runtime.standalone.place import Document
+from scoring_runtime.triggers.blob_paths import blob_paths
 from tests.azurite import Azurite
 from tests.conftest import WriteScript
 from tests.standalone_host import StandaloneHost
@@ -797,7 +797,7 @@ def test_a_lease_that_cannot_be_renewed_costs_no_other_its_own(azurite: Azurite)
         settings = Settings.from_environ(
             {"TriggerConnectionString": azurite.connection_string, "BLOB_LEASE_SECONDS": "15"}
         )
-        place = Container(settings, blob_paths(settings), connections.blob(settings))
+        place = Container(settings, blob_paths(settings), named.blob(settings))
         place._lease_seconds = 1
         await place.open()
         claims = [Renewed(each) for each in (never, wrong, right)]

@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring_runtime.cache import Cache
-from scoring_runtime.cache_values import key_of, pack_response, unpack_response
-from scoring_runtime.caching import caching
+from scoring_runtime.cache.build import caching
+from scoring_runtime.cache.entries import key_of, pack_response, unpack_response
+from scoring_runtime.cache.inputs import StoredInputs
+from scoring_runtime.cache.memory import BUSY, MemoryStore, Store
+from scoring_runtime.cache.redis import RedisStore
+from scoring_runtime.cache.results import Cache
 from scoring_runtime.errors import (
     ConfigurationError,
     InputNotFound,
@@ -25,13 +28,10 @@ from scoring_runtime.errors import (
     StoreAway,
     UndecodableInput,
 )
-from scoring_runtime.manifest import fingerprint
 from scoring_runtime.messages import ScoringRequest, ScoringResponse
-from scoring_runtime.redis_store import RedisStore
-from scoring_runtime.runtime import Runtime, build
-from scoring_runtime.settings import Settings, setting_fields
-from scoring_runtime.stored_inputs import StoredInputs
-from scoring_runtime.stores import BUSY, MemoryStore, Store
+from scoring_runtime.models.manifest import fingerprint
+from scoring_runtime.scoring.runtime import Runtime, build
+from scoring_runtime.settings.settings import Settings, setting_fields
 from tests.conftest import WriteScript
 from tests.models_for_tests import registered, sum_estimator
 from tests.redis_server import RedisServer

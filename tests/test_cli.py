@@ -356,7 +356,7 @@ SERVE_SPELLINGS = [
 @pytest.mark.parametrize("dash", ["-", "_"])
 @pytest.mark.parametrize(("option", "variable", "value"), SERVE_SPELLINGS)
 def test_options_are_spelled_with_dashes_or_as_the_old_server_s(option, variable, value, dash):
-    from scoring_runtime.cli import _parser
+    from scoring_runtime.cli.main import _parser
 
     if option == "worker_count" and dash == "-":
         option = "workers"  # only the old name has the underscore
@@ -419,7 +419,7 @@ def test_settings_as_markdown_are_a_table(cli):
 def test_importing_the_command_line_does_no_work():
     """Neither the hosts nor the libraries that only they need are imported."""
     code = (
-        "import sys, scoring_runtime.cli\n"
+        "import sys, scoring_runtime.cli.main\n"
         "others = {'uvicorn', 'httptools', 'uvloop', 'azure', 'numpy', 'pandas'}\n"
         "sys.exit(str(others & set(sys.modules)) if others & set(sys.modules) else 0)"
     )

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoring_runtime.array_values import array, checked, empty_batch, shape_text
-from scoring_runtime.coercion import column, frame_columns, matrix, number_columns, tensors
 from scoring_runtime.errors import InputTooLarge, SchemaMismatch
-from scoring_runtime.payloads import NUMPY_TYPES, Columns, Limits, Rows, Spec, Tensors
-from scoring_runtime.value_texts import listed, short
+from scoring_runtime.values.arrays import array, checked, empty_batch, shape_text
+from scoring_runtime.values.content import NUMPY_TYPES, Columns, Limits, Rows, Spec, Tensors
+from scoring_runtime.values.inputs import column, frame_columns, matrix, number_columns, tensors
+from scoring_runtime.values.wording import listed, short
 
 LIMITS = Limits(1000, 100_000, 1 << 20)
 NAN, INFINITY = float("nan"), float("inf")

@@ -9,10 +9,10 @@ import sys
 import pytest
 from azure.identity.aio import ClientSecretCredential, DefaultAzureCredential
 
-from scoring_runtime import connections
-from scoring_runtime.connections import AZURITE, Connection
+from scoring_runtime.connections import named
+from scoring_runtime.connections.named import AZURITE, Connection
 from scoring_runtime.errors import ConfigurationError
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings.settings import Settings
 
 KEY = "c2VjcmV0LWtleS1vZi10aGUtYWNjb3VudA=="
 STORAGE = f"DefaultEndpointsProtocol=https;AccountName=acc;AccountKey={KEY};EndpointSuffix=x.net"
@@ -63,7 +63,7 @@ def settings(environ: dict[str, str]) -> Settings:
     ],
 )
 def test_triggers_are_those_named_else_http_and_those_connected(environ, triggers):
-    assert connections.triggers(settings(environ)) == triggers
+    assert named.triggers(settings(environ)) == triggers
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_triggers_are_those_named_else_http_and_those_connected(environ, trigger
     ],
 )
 def test_the_setting_of_the_service_bus_connection(environ, name):
-    assert connections.service_bus_name(settings(environ)) == name
+    assert named.service_bus_name(settings(environ)) == name
 
 
 # --- connections ----------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_the_setting_of_the_service_bus_connection(environ, name):
     ],
 )
 def test_storage_connections(environ, connection):
-    assert connections.blob(settings(environ)) == connection
+    assert named.blob(settings(environ)) == connection
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_storage_connections(environ, connection):
     ],
 )
 def test_service_bus_connections(environ, connection):
-    assert connections.service_bus(settings(environ)) == connection
+    assert named.service_bus(settings(environ)) == connection
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_service_bus_connections(environ, connection):
 )
 def test_a_wrong_storage_connection_is_refused_and_its_key_not_shown(environ, parts):
     with pytest.raises(ConfigurationError) as caught:
-        connections.blob(settings(environ))
+        named.blob(settings(environ))
     assert [part for part in parts if part not in str(caught.value)] == []
     assert KEY not in str(caught.value)
 
@@ -182,7 +182,7 @@ def test_a_wrong_storage_connection_is_refused_and_its_key_not_shown(environ, pa
 )
 def test_a_wrong_service_bus_connection_is_refused_and_its_key_not_shown(environ, parts):
     with pytest.raises(ConfigurationError) as caught:
-        connections.service_bus(settings(environ))
+        named.service_bus(settings(environ))
     assert [part for part in parts if part not in str(caught.value)] == []
     assert KEY not in str(caught.value)
 
@@ -246,7 +246,7 @@ def test_a_missing_identity_package_is_said_with_its_setting(monkeypatch):
     ],
 )
 def test_a_connection_string_in_place_of_an_address_is_not_shown(name, value, shown):
-    read = connections.service_bus if name == "fullyQualifiedNamespace" else connections.blob
+    read = named.service_bus if name == "fullyQualifiedNamespace" else named.blob
     found = settings({f"{TRIGGER}__{name}": value, "SERVICEBUS_CONNECTION": TRIGGER})
     with pytest.raises(ConfigurationError) as caught:
         read(found)

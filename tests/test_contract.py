@@ -24,8 +24,8 @@ from typing import Any, ClassVar, NamedTuple
 import httpx
 import pytest
 
-from scoring_runtime.models import model_path, registered
-from scoring_runtime.settings import Settings
+from scoring_runtime.models.folder import model_path, registered
+from scoring_runtime.settings.settings import Settings
 from tests.conftest import WriteScript
 from tests.standalone_host import StandaloneHost, clean_environ, free_port
 

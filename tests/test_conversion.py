@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime import conversion
 from scoring_runtime.errors import InputTooLarge, UndecodableInput, UnsupportedContentType
+from scoring_runtime.values import body as conversion
 
 ALL_BYTES = bytes(range(256)) * 3
 LIMIT = 10_000

@@ -12,7 +12,6 @@ import pytest
 import sklearn
 from sklearn.linear_model import LinearRegression
 
-from scoring_runtime.diagnosis import diagnosis, summary
 from scoring_runtime.errors import (
     ConfigurationError,
     EntryScriptContract,
@@ -20,8 +19,9 @@ from scoring_runtime.errors import (
     EntryScriptNotFound,
     StartError,
 )
-from scoring_runtime.runtime import load
-from scoring_runtime.settings import Settings
+from scoring_runtime.scoring.diagnosis import diagnosis, summary
+from scoring_runtime.scoring.runtime import load
+from scoring_runtime.settings.settings import Settings
 
 WriteScript = Callable[..., Path]
 RULE = "=" * 51

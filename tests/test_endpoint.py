@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from scoring_runtime import ScoringRequest, ScoringResponse, Settings, build, errors
-from scoring_runtime.endpoint import Endpoint, create
 from scoring_runtime.errors import ScoringRuntimeError
-from scoring_runtime.http_messages import HttpRequest, Reply
+from scoring_runtime.http.endpoint import Endpoint, create
+from scoring_runtime.http.messages import HttpRequest, Reply
 from scoring_runtime.messages import Score
-from scoring_runtime.request_ids import RandomIds
-from scoring_runtime.runtime import Runtime, State
-from scoring_runtime.schema import NoSuchDocument
+from scoring_runtime.scoring.runtime import Runtime, State
+from scoring_runtime.script.openapi import NoSuchDocument
+from scoring_runtime.telemetry.request_ids import RandomIds
 
 PATIENCE = 20.0
 UUID4 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -600,7 +600,7 @@ def test_the_script_sees_the_id_of_its_request(serving):
             assert answer.json.encode() == answer.headers[b"x-request-id"]
 
     serving(
-        "from scoring_runtime.telemetry import request_id\n"
+        "from scoring_runtime.telemetry.logs import request_id\n"
         "def init(): pass\ndef run(data): return request_id.get()",
         main,
     )

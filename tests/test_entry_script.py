@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scoring_runtime import entry_script
-from scoring_runtime.aml_http import AMLRequest
-from scoring_runtime.entry_script import EntryScript
 from scoring_runtime.errors import (
     EntryScriptContract,
     EntryScriptFailed,
@@ -28,9 +25,12 @@ from scoring_runtime.errors import (
     UnsupportedContentType,
     UnsupportedMethod,
 )
-from scoring_runtime.invocation import Invocation
 from scoring_runtime.messages import ScoringRequest
-from scoring_runtime.settings import Settings
+from scoring_runtime.script import entry_script
+from scoring_runtime.script.aml_http import AMLRequest
+from scoring_runtime.script.call import Invocation
+from scoring_runtime.script.entry_script import EntryScript
+from scoring_runtime.settings.settings import Settings
 
 WriteScript = Callable[..., Path]
 JSON = ((b"content-type", b"application/json"),)

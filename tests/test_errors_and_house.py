@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -20,188 +21,38 @@ from scoring_runtime.messages import ScoringRequest, ScoringResponse
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "scoring_runtime"
 
-# A module imports only from rows with a smaller number: never from its own row, never from below.
-# A new module needs a place here.
-LAYERS = {
-    "azureml.core.authentication": 0,
-    "azureml.core.container_registry": 0,
-    "azureml.core.resource_configuration": 0,
-    "errors": 0,
-    "formats.mlflow_answers": 0,
-    "functions.invocations": 0,
-    "local_process": 0,
-    "messages": 0,
-    "model_kinds": 1,
-    "no_code.fitted": 0,
-    "pickled": 0,
-    "no_code.onnx_options": 0,
-    "packaging.document": 0,
-    "packaging.environments_names": 0,
-    "packaging.import_statements": 0,
-    "packaging.specification": 0,
-    "payloads": 0,
-    "release": 0,
-    "setting_kinds": 0,
-    "secret_values": 0,
-    "stand_ins": 0,
-    "standalone.files": 0,
-    "standalone.place": 0,
-    "standard_streams": 0,
-    "stores": 0,
-    "value_texts": 0,
-    "aml_http": 1,
-    "array_values": 1,
-    "azureml.exceptions": 1,
-    "conversion": 1,
-    "formats.arrow_flatbuffers": 1,
-    "formats.binary_tensors": 1,
-    "formats.json_tensors": 1,
-    "formats.npy": 1,
-    "http_messages": 1,
-    "import_aliases": 1,
-    "local_record": 1,
-    "manifest": 1,
-    "mlflow_config": 1,
-    "models": 1,
-    "named_outputs": 1,
-    "packaging.azure_commands": 1,
-    "packaging.dockerfile": 1,
-    "packaging.environments_files": 1,
-    "packaging.ignore_rules": 1,
-    "packaging.image": 1,
-    "results": 1,
-    "scoring_thread": 1,
-    "settings": 1,
-    "telemetry": 1,
-    "azureml.contrib.services.aml_request": 2,
-    "azureml.contrib.services.aml_response": 2,
-    "azureml.core.conda_dependencies": 2,
-    "azureml.core.virtual_environment": 2,
-    "blob_paths": 2,
-    "cache_values": 2,
-    "coercion": 2,
-    "connections": 2,
-    "cors": 2,
-    "formats.arrow_messages": 2,
-    "formats.guarded_json": 2,
-    "model_loading": 2,
-    "no_code.mlflow_signature": 2,
-    "packaging.environments_conda": 2,
-    "packaging.environments_wheels": 2,
-    "packaging.host_files": 2,
-    "packaging.imported_modules": 2,
-    "packaging.instructions": 2,
-    "packaging.resolution_output": 2,
-    "packaging.source_folder": 2,
-    "redis_clients": 2,
-    "registry": 2,
-    "request_ids": 2,
-    "scorer": 2,
-    "settings_table": 2,
-    "standalone.framing": 2,
-    "standalone.supervisor": 2,
-    "standard_values": 2,
-    "arguments": 3,
-    "azureml_model": 3,
-    "formats.arrow_stream": 3,
-    "formats.csv_records": 3,
-    "formats.infer_tensors": 3,
-    "formats.json_lines": 3,
-    "formats.mlflow_json": 3,
-    "formats.table": 3,
-    "models_cli": 3,
-    "no_code.mlflow_columns": 3,
-    "no_code.mlflow_onnx": 3,
-    "no_code.mlflow_tensors": 3,
-    "no_code.onnx": 3,
-    "packaging.environments_lines": 3,
-    "packaging.model_files": 3,
-    "packaging.resolution": 3,
-    "packaging.secret_texts": 3,
-    "packaging.sources": 3,
-    "redis_store": 3,
-    "service_bus_client": 3,
-    "standalone.folder": 11,
-    "standalone.storage_errors": 3,
-    "stored_inputs": 3,
-    "typed_arrays": 3,
-    "typed_frames": 3,
-    "azureml.core.workspace_folders": 4,
-    "diagnosis": 3,
-    "entry_script": 4,
-    "formats.answers": 4,
-    "formats.csv_table": 4,
-    "formats.open_inference": 4,
-    "mlflow_sources": 4,
-    "no_code.input_frame": 4,
-    "no_code.mlflow_flavours": 4,
-    "no_code.sample": 4,
-    "packaging.app_settings": 4,
-    "packaging.environments": 4,
-    "schema": 4,
-    "azureml.core.environment_sections": 5,
-    "no_code.mlflow_model": 5,
-    "no_code.scikit_learn": 5,
-    "packaging.inference_config": 5,
-    "packaging.requirements_mlflow": 5,
-    "served": 5,
-    "typed_calls": 5,
-    "azureml.core.environment": 6,
-    "invocation": 6,
-    "no_code.loading": 6,
-    "packaging.requirements": 6,
-    "azureml.core.inference_config": 7,
-    "error_responses": 7,
-    "model_invocation": 7,
-    "packaging.contents": 7,
-    "streams": 7,
-    "azureml.core.local_deployment": 8,
-    "model_schema": 8,
-    "packaging.context": 8,
-    "azureml.core.model_package": 9,
-    "local_host": 9,
-    "package_command": 9,
-    "runtime": 9,
-    "azureml.contrib.functions": 10,
-    "cache": 10,
-    "local_service": 10,
-    "model_routes": 10,
-    "outcomes": 10,
-    "package_cli": 10,
-    "standalone.connection": 10,
-    "azureml.core.local_description": 11,
-    "azureml.core.local_scoring": 11,
-    "caching": 11,
-    "endpoint": 11,
-    "functions.blob": 11,
-    "mlflow_deployments": 11,
-    "queue_messages": 11,
-    "standalone.blob": 11,
-    "standalone.container": 11,
-    "standalone.http": 11,
-    "azureml.core.webservice": 12,
-    "functions.http": 12,
-    "replies": 12,
-    "azureml.core.model": 13,
-    "functions.links": 13,
-    "queue_scoring": 13,
-    "standalone.received": 13,
-    "azureml.core.workspace": 14,
-    "functions.service_bus": 14,
-    "standalone.reception": 14,
-    "functions.app": 15,
-    "standalone.service_bus": 15,
-    "standalone.triggers": 16,
-    "standalone.worker": 17,
-    "standalone.serve": 18,
-    "cli": 19,
-    "__main__": 20,
-}
+# From the ground up. A package imports only from those above it in this list, and inside a package
+# the modules form no cycle. A new package needs a place here.
+PACKAGES = (
+    "errors",
+    "messages",
+    "release",
+    "values",
+    "settings",
+    "telemetry",
+    "connections",
+    "formats",
+    "models",
+    "script",
+    "no_code",
+    "scoring",
+    "cache",
+    "http",
+    "triggers",
+    "functions",
+    "standalone",
+    "packaging",
+    "local_services",
+    "azureml",
+    "mlflow_target",
+    "cli",
+    "__main__",
+)
 # local_host starts a process, which gets the environment of this one.
 READS_THE_ENVIRONMENT = {
     "function_app.py",
-    "scoring_runtime/cli.py",
-    "scoring_runtime/local_host.py",
+    "scoring_runtime/cli/main.py",
+    "scoring_runtime/local_services/host.py",
 }
 FRAMEWORKS = {
     "azure.functions": "functions",
@@ -238,7 +89,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def own_imports(path: Path) -> set[str]:
-    """The modules of the package that a file imports, by their names in ``LAYERS``."""
+    """The modules of the package that a file imports, by their names in ``MODULES``."""
     found = set()
     for name in imported(path):
         parts = name.split(".")
@@ -251,41 +102,60 @@ def own_imports(path: Path) -> set[str]:
     return found
 
 
-# --- the layers -----------------------------------------------------------------------------------
+# --- the packages ---------------------------------------------------------------------------------
 
 
-def test_every_module_has_a_place_in_a_layer() -> None:
-    """The table above names exactly the modules there are."""
-    assert set(LAYERS) == set(MODULES)
+def package(module: str) -> str:
+    return module.partition(".")[0]
 
 
-@pytest.mark.parametrize("name", sorted(LAYERS))
-def test_a_module_imports_from_lower_layers_only(name: str) -> None:
-    """Neither from a higher layer nor from a sibling of its own, lazily in a function included."""
-    layer = LAYERS[name]
-    wrong = {each: LAYERS[each] for each in own_imports(MODULES[name]) if LAYERS[each] >= layer}
-    assert wrong == {}
+def test_the_root_has_the_ground_and_the_packages_only() -> None:
+    """The list above names exactly what there is."""
+    assert {package(each) for each in MODULES} == set(PACKAGES)
+    assert {each for each in MODULES if "." not in each} == {
+        "__main__", "errors", "messages", "release",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_imports_from_those_below_it_only(name: str) -> None:
+    """Lazily in a function included."""
+    below = set(PACKAGES[: PACKAGES.index(name) + 1])
+    wrong = {
+        module: sorted(each for each in own_imports(path) if package(each) not in below)
+        for module, path in MODULES.items()
+        if package(module) == name
+    }
+    assert {module: each for module, each in wrong.items() if each} == {}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_modules_of_a_package_form_no_cycle(name: str) -> None:
+    """Lazily in a function included."""
+    inside = {module: path for module, path in MODULES.items() if package(module) == name}
+    graph = {module: own_imports(path) & inside.keys() for module, path in inside.items()}
+    list(TopologicalSorter(graph).static_order())
 
 
 def test_the_layer_test_sees_the_imports_it_judges() -> None:
     """Relative, nested and module imports are all found: without that the rule is empty."""
     assert own_imports(MODULES["functions.app"]) == {
-        "caching",
-        "connections",
-        "diagnosis",
+        "cache.build",
+        "connections.named",
         "errors",
-        "messages",
-        "outcomes",
-        "runtime",
-        "settings",
-        "standard_streams",
-        "telemetry",
         "functions.blob",
         "functions.http",
         "functions.service_bus",
+        "messages",
+        "scoring.diagnosis",
+        "scoring.runtime",
+        "settings.settings",
+        "telemetry.logs",
+        "telemetry.standard_streams",
+        "triggers.outcomes",
     }
-    assert "aml_http" in own_imports(MODULES["arguments"])  # inside a function
-    assert "standalone.serve" in own_imports(MODULES["cli"])
+    assert "script.aml_http" in own_imports(MODULES["script.arguments"])  # inside a function
+    assert "standalone.serve" in own_imports(MODULES["cli.main"])
 
 
 @pytest.mark.parametrize(
@@ -314,11 +184,11 @@ def test_the_service_bus_sdk_is_imported_by_the_senders_and_receivers_only() -> 
     """A process without that trigger does not load it."""
     users = {name for name, path in MODULES.items() if _uses(path, "azure.servicebus")}
     assert users == {
+        "connections.service_bus",
         "functions.links",
-        "replies",
-        "service_bus_client",
         "standalone.received",
         "standalone.reception",
+        "triggers.replies",
     }
 
 
@@ -407,17 +277,17 @@ def test_importing_any_module_does_no_work() -> None:
 # --- the public names -----------------------------------------------------------------------------
 
 PUBLIC = {
-    "AMLRequest": "scoring_runtime.aml_http",
-    "AMLResponse": "scoring_runtime.aml_http",
+    "AMLRequest": "scoring_runtime.script.aml_http",
+    "AMLResponse": "scoring_runtime.script.aml_http",
     "InputError": "scoring_runtime.errors",
-    "Model": "scoring_runtime.azureml_model",
+    "Model": "scoring_runtime.models.model",
     "ScoringRequest": "scoring_runtime.messages",
     "ScoringResponse": "scoring_runtime.messages",
-    "Settings": "scoring_runtime.settings",
-    "build": "scoring_runtime.runtime",
-    "load_model": "scoring_runtime.model_loading",
-    "model_path": "scoring_runtime.models",
-    "rawhttp": "scoring_runtime.aml_http",
+    "Settings": "scoring_runtime.settings.settings",
+    "build": "scoring_runtime.scoring.runtime",
+    "load_model": "scoring_runtime.models.loading",
+    "model_path": "scoring_runtime.models.folder",
+    "rawhttp": "scoring_runtime.script.aml_http",
 }
 
 

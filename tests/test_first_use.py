@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from scoring_runtime import Settings
-from scoring_runtime.blob_paths import blob_paths
 from scoring_runtime.errors import ModelUnusable, SchemaMismatch, UnsupportedContentType
-from scoring_runtime.formats import table
+from scoring_runtime.formats import by_content_type
 from scoring_runtime.messages import ScoringRequest
 from scoring_runtime.no_code import input_frame, scikit_learn
 from scoring_runtime.no_code.onnx import OnnxModel
-from scoring_runtime.payloads import Limits, Rows, Tensors
+from scoring_runtime.triggers.blob_paths import blob_paths
+from scoring_runtime.values.content import Limits, Rows, Tensors
 from tests.models_for_tests import ModelHost, identity_onnx, named_iris_estimator, onnx_model
 from tests.standalone_host import clean_environ
 
@@ -58,7 +58,7 @@ def test_rows_are_not_cut_into_several_wide_inputs(tmp_path: Path) -> None:
 def test_an_unknown_header_parameter_of_csv_is_refused() -> None:
     request = ScoringRequest(b"1,2\n", ((b"content-type", b"text/csv; header=maybe"),))
     with pytest.raises(UnsupportedContentType, match="Allowed: header=present, header=absent"):
-        table.read(request, LIMITS)
+        by_content_type.read(request, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_a_list_of_formats_says_what_one_needs_that_is_not_installed(
 ) -> None:
     """Nobody is sent to a format only to be told then that it is not there."""
     arrow = "application/vnd.apache.arrow.stream"
-    assert f", {arrow}, " in table.supported()
-    monkeypatch.setattr(table, "find_spec", lambda name: None)
-    assert f", {arrow} (needs pyarrow), " in table.supported()
+    assert f", {arrow}, " in by_content_type.supported()
+    monkeypatch.setattr(by_content_type, "find_spec", lambda name: None)
+    assert f", {arrow} (needs pyarrow), " in by_content_type.supported()
 
 
 @pytest.mark.parametrize("policy", ["null", "string", "error", "raw"])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scoring_runtime.errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
 from scoring_runtime.formats import arrow_messages, arrow_stream
 from scoring_runtime.formats.arrow_flatbuffers import Table
-from scoring_runtime.payloads import Columns, Limits, Tensors
+from scoring_runtime.values.content import Columns, Limits, Tensors
 from tests.fuzz.mutations import mutated, only_input_errors
 
 LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)
@@ -628,7 +628,7 @@ def test_reading_does_not_start_threads() -> None:
     program = (
         "import threading, os, sys, pyarrow as pa\n"
         "from scoring_runtime.formats import arrow_stream\n"
-        "from scoring_runtime.payloads import Limits\n"
+        "from scoring_runtime.values.content import Limits\n"
         "body = sys.stdin.buffer.read()\n"
         "before = len(os.listdir('/proc/self/task'))\n"
         "arrow_stream.decode(body, Limits(1000, 10000, 10**6))\n"

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from scoring_runtime.coercion import matrix
 from scoring_runtime.errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
 from scoring_runtime.formats import csv_table
-from scoring_runtime.payloads import Columns, Limits, Rows, Spec, TextRows
+from scoring_runtime.values.content import Columns, Limits, Rows, Spec, TextRows
+from scoring_runtime.values.inputs import matrix
 from tests.fuzz.mutations import mutated, only_input_errors
 
 LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scoring_runtime.errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
 from scoring_runtime.formats import json_lines
-from scoring_runtime.payloads import Columns, Limits, Rows
+from scoring_runtime.values.content import Columns, Limits, Rows
 from tests.fuzz.mutations import mutated, only_input_errors
 
 LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)

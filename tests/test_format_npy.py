@@ -22,7 +22,7 @@ from scoring_runtime.errors import (
     UndecodableInput,
 )
 from scoring_runtime.formats import npy
-from scoring_runtime.payloads import Columns, Limits, Rows
+from scoring_runtime.values.content import Columns, Limits, Rows
 from tests.fuzz.mutations import mutated, only_input_errors
 
 LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)

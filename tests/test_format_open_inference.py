@@ -33,7 +33,7 @@ from scoring_runtime.formats.open_inference import (
     model_metadata,
     server_metadata,
 )
-from scoring_runtime.payloads import NUMPY_TYPES, Limits, Spec, Tensors
+from scoring_runtime.values.content import NUMPY_TYPES, Limits, Spec, Tensors
 
 LIMITS = Limits(rows=1000, values=100_000, bytes=10_000_000)
 INT32 = "whole numbers from -2147483648 to 2147483647"

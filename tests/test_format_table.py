@@ -27,10 +27,10 @@ from scoring_runtime.errors import (
     UnsupportedContentType,
     UnsupportedMethod,
 )
-from scoring_runtime.formats import table
+from scoring_runtime.formats import by_content_type
 from scoring_runtime.messages import Headers
-from scoring_runtime.payloads import Columns, Limits, Rows, Tensors
-from scoring_runtime.runtime import load
+from scoring_runtime.scoring.runtime import load
+from scoring_runtime.values.content import Columns, Limits, Rows, Tensors
 
 LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
 JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
@@ -106,11 +106,11 @@ def request(content_type: str, body: bytes, path: str = "/score", **lines: str) 
 
 def read(
     content_type: str, body: bytes, limits: Limits = LIMITS, *, path: str = "/score", **lines: str
-) -> table.Asked:
-    return table.read(request(content_type, body, path, **lines), limits)
+) -> by_content_type.Asked:
+    return by_content_type.read(request(content_type, body, path, **lines), limits)
 
 
-def rows_of(asked: table.Asked) -> list[list[float]]:
+def rows_of(asked: by_content_type.Asked) -> list[list[float]]:
     """The values, whether they have names or not."""
     content = asked.content
     if isinstance(content, Rows):
@@ -118,7 +118,7 @@ def rows_of(asked: table.Asked) -> list[list[float]]:
         return values
     if isinstance(content, Tensors):
         [tensor] = content.tensors.values()
-        return rows_of(table.Asked(Rows(tensor)))
+        return rows_of(by_content_type.Asked(Rows(tensor)))
     columns = [np.asarray(each, float).tolist() for each in content.columns.values()]
     return [list(row) for row in zip(*columns, strict=True)]
 
@@ -220,7 +220,7 @@ def test_what_is_not_compressed_as_it_says_is_refused(kind: str):
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
 def test_inputs_are_posted(method: str):
     with pytest.raises(UnsupportedMethod, match=r"^Send the input with POST\.$"):
-        table.read(request(CSV, BODIES[CSV])._replace(method=method), LIMITS)
+        by_content_type.read(request(CSV, BODIES[CSV])._replace(method=method), LIMITS)
 
 
 @pytest.mark.parametrize("length", ["-1", "1.5", "ten", "1000", "9" * 40, " 1", "0x1"])
@@ -258,9 +258,9 @@ def test_the_header_parameter_decides(content_type: str, expected: Rows | Column
 
 def test_without_the_parameter_the_names_of_columns_decide():
     body = b"1,2\n3,4\n"
-    found = table.read(request(CSV, body), LIMITS, names=frozenset({"1", "2"})).content
+    found = by_content_type.read(request(CSV, body), LIMITS, names=frozenset({"1", "2"})).content
     assert found == Columns({"1": ["3"], "2": ["4"]}, typed=False)
-    found = table.read(request(CSV, body), LIMITS, csv_header=True).content
+    found = by_content_type.read(request(CSV, body), LIMITS, csv_header=True).content
     assert found == Columns({"1": ["3"], "2": ["4"]}, typed=False)
 
 
@@ -437,9 +437,9 @@ def test_a_list_is_rows_and_an_object_says_what_it_holds():
 
 def test_what_is_known_without_being_installed():
     known = [name.encode() for _, name in EVERY_NAME if name]
-    assert [name for name in known if not table.is_known(name)] == []
-    assert not table.is_known(b"")
-    assert not table.is_known(b"text/plain")
+    assert [name for name in known if not by_content_type.is_known(name)] == []
+    assert not by_content_type.is_known(b"")
+    assert not by_content_type.is_known(b"text/plain")
 
 
 # --- scripts with a schema ------------------------------------------------------------------------
@@ -532,7 +532,7 @@ sys.meta_path.insert(0, Missing())
 
 from scoring_runtime import ScoringRequest, Settings
 from scoring_runtime.errors import ScoringRuntimeError
-from scoring_runtime.runtime import load
+from scoring_runtime.scoring.runtime import load
 
 settings = Settings.from_environ({"AZUREML_ENTRY_SCRIPT": script})
 with asyncio.Runner() as runner:

@@ -15,7 +15,7 @@ from unittest.mock import ANY
 import httpx
 import pytest
 
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings.settings import Settings
 from tests.conftest import WriteScript
 from tests.functions_host import Delivery, FunctionsHost, blob_event
 from tests.standalone_host import clean_environ

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from scoring_runtime.functions.http import encoded
-from scoring_runtime.http_messages import Reply
+from scoring_runtime.http.messages import Reply
 from tests.functions_host import FunctionsHost
 from tests.standalone_host import clean_environ
 

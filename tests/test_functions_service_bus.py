@@ -15,7 +15,7 @@ import httpx
 import pytest
 from azure.servicebus import ServiceBusClient, ServiceBusReceivedMessage, ServiceBusReceiver
 
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings.settings import Settings
 from tests.conftest import WriteScript
 from tests.functions_host import Delivery, FunctionsHost, message_event
 from tests.service_bus_broker import BrokerMessage, Counts, ServiceBusBroker

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scoring_runtime.errors import InputError
-from scoring_runtime.formats import mlflow_json, table
+from scoring_runtime.formats import by_content_type, mlflow_json
 from scoring_runtime.messages import ScoringRequest
-from scoring_runtime.payloads import Columns, Limits, Rows, Tensors
+from scoring_runtime.values.content import Columns, Limits, Rows, Tensors
 
 LIMITS = Limits(rows=50, values=500, bytes=100_000)
 KINDS = [*mlflow_json.KINDS, *mlflow_json.AZUREML_KINDS, "params", "method", "index", "columns"]
@@ -49,10 +49,10 @@ bodies = st.one_of(
 )
 
 
-def _read(body: bytes) -> table.Asked | None:
+def _read(body: bytes) -> by_content_type.Asked | None:
     request = ScoringRequest(body, ((b"content-type", b"application/json"),))
     try:
-        return table.read(request, LIMITS)
+        return by_content_type.read(request, LIMITS)
     except InputError as error:
         assert str(error).strip()
         assert "Traceback" not in str(error)

@@ -13,10 +13,10 @@ import joblib
 import numpy as np
 import pytest
 
-from scoring_runtime import import_aliases, stand_ins
+from scoring_runtime.script import import_aliases, stand_ins
 
 REPOSITORY = Path(__file__).parent.parent
-INSTALL = "from scoring_runtime import import_aliases; import_aliases.install()\n"
+INSTALL = "from scoring_runtime.script import import_aliases; import_aliases.install()\n"
 
 
 def run_python(code: str, *folders: Path, site: bool = True) -> str:
@@ -90,7 +90,7 @@ def test_every_form_of_import_works_without_the_package(module: str) -> None:
             exec(line, space)
             print(space['found'].__module__, space['found'].__name__)
     """
-    home = "scoring_runtime.azureml_model" if first == "Model" else "scoring_runtime.aml_http"
+    home = "scoring_runtime.models.model" if first == "Model" else "scoring_runtime.script.aml_http"
     assert run_python(code).splitlines() == [f"{home} {first}"] * len(lines)
 
 
@@ -99,10 +99,12 @@ def test_the_alias_is_the_module_itself() -> None:
     code = """
         import azureml.contrib.services.aml_request as one
         import azureml_inference_server_http.api.aml_response as other
-        import scoring_runtime.aml_http as real
+        import scoring_runtime.script.aml_http as real
         print(one is other is real, real.__name__, real.__spec__.name)
     """
-    assert run_python(code) == "True scoring_runtime.aml_http scoring_runtime.aml_http"
+    assert (
+        run_python(code) == "True scoring_runtime.script.aml_http scoring_runtime.script.aml_http"
+    )
 
 
 def test_model_get_model_path(tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_model_get_model_path(tmp_path: Path) -> None:
         (tmp_path / "azureml-models" / "iris" / version).mkdir(parents=True)
         (tmp_path / "azureml-models" / "iris" / version / "m.pkl").touch()
     code = f"""
-        from scoring_runtime.models import use_model_dir
+        from scoring_runtime.models.folder import use_model_dir
         use_model_dir({str(tmp_path / "azureml-models")!r})
         from azureml.core.model import Model
         print(Model.get_model_path("iris"))
@@ -152,7 +154,8 @@ def test_installing_twice_changes_nothing() -> None:
         before = list(sys.meta_path)
         import_aliases.install()
         print(sys.meta_path == before, type(sys.meta_path[-1]).__name__)
-        print(sum(type(each).__module__ == 'scoring_runtime.import_aliases' for each in before))
+        home = 'scoring_runtime.script.import_aliases'
+        print(sum(type(each).__module__ == home for each in before))
     """
     assert run_python(code).splitlines() == ["True _AliasFinder", "1"]
 
@@ -223,7 +226,7 @@ def test_an_installed_namespace_keeps_its_other_parts(tmp_path: Path) -> None:
     assert run_python(code, folder).splitlines() == [
         "installed installed",
         "installed core installed contrib",
-        "scoring_runtime.aml_http scoring_runtime.azureml_model",
+        "scoring_runtime.script.aml_http scoring_runtime.models.model",
     ]
 
 

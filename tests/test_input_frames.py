@@ -42,10 +42,10 @@ from sklearn.tree import DecisionTreeClassifier
 from xgboost import XGBClassifier
 
 from scoring_runtime.messages import ScoringRequest
-from scoring_runtime.model_invocation import ModelInvocation
 from scoring_runtime.no_code.scikit_learn import ScikitLearnModel
-from scoring_runtime.payloads import Limits
-from scoring_runtime.settings import Settings
+from scoring_runtime.scoring.model_call import ModelInvocation
+from scoring_runtime.settings.settings import Settings
+from scoring_runtime.values.content import Limits
 
 LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
 ROWS = 12

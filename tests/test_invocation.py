@@ -23,9 +23,9 @@ from scoring_runtime.errors import (
     UndecodableInput,
     UnsupportedMethod,
 )
-from scoring_runtime.invocation import Invocation
-from scoring_runtime.runtime import load
-from scoring_runtime.telemetry import request_id
+from scoring_runtime.scoring.runtime import load
+from scoring_runtime.script.call import Invocation
+from scoring_runtime.telemetry.logs import request_id
 
 JSON = (b"content-type", b"application/json")
 NOT_FAILED = (b"x-ms-run-function-failed", b"False")
@@ -90,7 +90,9 @@ def test_the_time_of_run_alone_is_measured(script):
 
 
 def test_the_request_id_is_known_to_the_script(script):
-    loaded = script("return request_id.get()", before="from scoring_runtime.telemetry import *")
+    loaded = script(
+        "return request_id.get()", before="from scoring_runtime.telemetry.logs import *"
+    )
     loaded.module.request_id = request_id
     assert content(loaded(request_id="abc-1")) == "abc-1"
     assert content(loaded(request_id="abc-2")) == "abc-2"

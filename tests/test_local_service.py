@@ -20,11 +20,19 @@ from pathlib import Path
 
 import pytest
 
-from scoring_runtime import local_process, local_record, local_service
 from scoring_runtime.errors import LocalServiceError, ServiceExists
-from scoring_runtime.local_process import Process, free_port, is_free, started_at
-from scoring_runtime.local_record import Record
-from scoring_runtime.local_service import LocalService
+from scoring_runtime.local_services import (
+    process as local_process,
+)
+from scoring_runtime.local_services import (
+    record as local_record,
+)
+from scoring_runtime.local_services import (
+    service as local_service,
+)
+from scoring_runtime.local_services.process import Process, free_port, is_free, started_at
+from scoring_runtime.local_services.record import Record
+from scoring_runtime.local_services.service import LocalService
 from scoring_runtime.packaging.model_files import from_path
 from scoring_runtime.packaging.specification import Environment, Specification
 from tests.conftest import WriteScript
@@ -109,7 +117,7 @@ def test_a_service_outlives_the_program_that_started_it(root: Path, tmp_path: Pa
     (tmp_path / "score.py").write_text("def init(): pass\ndef run(data): return data\n")
     code = (
         "from pathlib import Path\n"
-        "from scoring_runtime import local_service\n"
+        "from scoring_runtime.local_services import service as local_service\n"
         "from scoring_runtime.packaging.specification import Specification\n"
         f"wanted = Specification(entry_script=Path('score.py'))\n"
         f"local_service.deploy(Path({str(root)!r}), 'lives-on', wanted)\n"
@@ -282,7 +290,7 @@ def test_programs_that_deploy_the_same_name_at_once(root: Path, tmp_path: Path) 
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from scoring_runtime import local_service\n"
+        "from scoring_runtime.local_services import service as local_service\n"
         "from scoring_runtime.packaging.specification import Specification\n"
         "wanted = Specification(entry_script=Path('score.py'))\n"
         "sys.stdin.read()\n"

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring_runtime import manifest
 from scoring_runtime.errors import ModelDamaged, ModelUnusable, RegistrationError
-from scoring_runtime.manifest import (
+from scoring_runtime.models import manifest
+from scoring_runtime.models.manifest import (
     METADATA_FILE,
     FileDigest,
     Manifest,

@@ -22,11 +22,12 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from scoring_runtime import local_service, mlflow_deployments
 from scoring_runtime.errors import PackagingError
-from scoring_runtime.local_process import free_port
-from scoring_runtime.mlflow_config import _PACKAGE, _SERVICE, Config
-from scoring_runtime.mlflow_sources import _PAYLOADS
+from scoring_runtime.local_services import service as local_service
+from scoring_runtime.local_services.process import free_port
+from scoring_runtime.mlflow_target import deployments as mlflow_deployments
+from scoring_runtime.mlflow_target.config import _PACKAGE, _SERVICE, Config
+from scoring_runtime.mlflow_target.sources import _PAYLOADS
 from tests.models_for_tests import IRIS_NAMES, IRIS_ROWS, named_iris_estimator
 
 with warnings.catch_warnings():
@@ -68,7 +69,7 @@ def save(path: Path, scale: float = 1.0) -> Path:
 def register() -> None:
     """As mlflow does with the entry point of an installed package."""
     store: Any = plugin_store
-    store.register("scoring-runtime", "scoring_runtime.mlflow_deployments")
+    store.register("scoring-runtime", "scoring_runtime.mlflow_target.deployments")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def process(home: Path, command: str, *options: str) -> str:
     metadata.mkdir(parents=True, exist_ok=True)
     (metadata / "METADATA").write_text("Name: scoring-runtime-target\nVersion: 0.0.0\n")
     (metadata / "entry_points.txt").write_text(
-        "[mlflow.deployments]\nscoring-runtime = scoring_runtime.mlflow_deployments\n"
+        "[mlflow.deployments]\nscoring-runtime = scoring_runtime.mlflow_target.deployments\n"
     )
     path = os.pathsep.join([str(home / "site"), str(Path(__file__).parent.parent)])
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "PYTHONPATH": path}
@@ -221,7 +222,7 @@ def test_predict_on_the_command_line_takes_what_the_help_says(
 
 def test_the_plugin_has_one_client_class() -> None:
     """As mlflow's plugin manager looks for it; asking for it is what imports mlflow."""
-    module = importlib.import_module("scoring_runtime.mlflow_deployments")
+    module = importlib.import_module("scoring_runtime.mlflow_target.deployments")
     assert {"ScoringRuntimeClient", "run_local", "target_help"} <= set(dir(module))
     members = [getattr(module, name) for name in dir(module)]
     classes = [each for each in members if isinstance(each, type)]

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scoring_runtime.errors import InputError, InputTooLarge, SchemaMismatch, UndecodableInput
 from scoring_runtime.formats.mlflow_answers import to_json_ready
 from scoring_runtime.formats.mlflow_json import AZUREML_KINDS, KINDS, MISSING, TableRows, decode
-from scoring_runtime.payloads import Columns, Content, Limits, Rows, Tensors
+from scoring_runtime.values.content import Columns, Content, Limits, Rows, Tensors
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

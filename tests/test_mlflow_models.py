@@ -37,7 +37,7 @@ from scoring_runtime.errors import InputError, InputTooLarge, ModelUnusable, Sch
 from scoring_runtime.formats.mlflow_answers import to_json_ready
 from scoring_runtime.formats.mlflow_json import decode
 from scoring_runtime.no_code.mlflow_model import load
-from scoring_runtime.payloads import Columns, Limits, NoCodeModel, Rows, Spec, Tensors
+from scoring_runtime.values.content import Columns, Limits, NoCodeModel, Rows, Spec, Tensors
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -26,7 +26,7 @@ from scoring_runtime.formats.mlflow_json import TableRows, decode
 from scoring_runtime.no_code.mlflow_columns import to_table
 from scoring_runtime.no_code.mlflow_signature import enforce_params, example, read, specs
 from scoring_runtime.no_code.mlflow_tensors import to_tensors
-from scoring_runtime.payloads import Columns, Content, Rows, Spec, Tensors
+from scoring_runtime.values.content import Columns, Content, Rows, Spec, Tensors
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

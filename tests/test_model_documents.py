@@ -18,10 +18,10 @@ from openapi_spec_validator import (
     validate,
 )
 
-from scoring_runtime.endpoint import create
-from scoring_runtime.http_messages import HttpRequest
-from scoring_runtime.runtime import build
-from scoring_runtime.settings import Settings
+from scoring_runtime.http.endpoint import create
+from scoring_runtime.http.messages import HttpRequest
+from scoring_runtime.scoring.runtime import build
+from scoring_runtime.settings.settings import Settings
 from tests.models_for_tests import (
     IRIS_NAMES,
     IRIS_ROWS,

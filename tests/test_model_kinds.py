@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scoring_runtime.model_kinds import (
+from scoring_runtime.models.kinds import (
     candidates,
     installed_version,
     kind_of,

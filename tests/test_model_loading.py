@@ -24,19 +24,20 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from scoring_runtime import manifest, models
 from scoring_runtime.errors import ModelDamaged, ModelNotFound, ModelUnusable
-from scoring_runtime.manifest import Manifest
-from scoring_runtime.model_kinds import candidates
-from scoring_runtime.model_loading import (
+from scoring_runtime.models import folder as models
+from scoring_runtime.models import manifest
+from scoring_runtime.models.kinds import candidates
+from scoring_runtime.models.loading import (
     VersionDifference,
     find_model_file,
     load_model,
     recorded_versions,
     version_differences,
 )
-from scoring_runtime.registry import register
-from scoring_runtime.telemetry import log
+from scoring_runtime.models.manifest import Manifest
+from scoring_runtime.models.registry import register
+from scoring_runtime.telemetry.logs import log
 
 ROWS = np.array([[0.0, 1.0], [2.0, 5.0], [3.0, 3.0]])
 
@@ -447,7 +448,7 @@ def test_scikit_learn_that_is_not_there(tmp_path: Path) -> None:
 import sys
 sys.modules["sklearn"] = None
 from scoring_runtime.errors import ModelUnusable
-from scoring_runtime.model_loading import load_model
+from scoring_runtime.models.loading import load_model
 try:
     load_model(root={str(tmp_path)!r})
 except ModelUnusable as error:

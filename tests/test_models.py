@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scoring_runtime import models
 from scoring_runtime.errors import ModelNotFound
-from scoring_runtime.models import (
+from scoring_runtime.models import folder as models
+from scoring_runtime.models.folder import (
     Model,
     RegisteredModel,
     entry_of,

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from scoring_runtime.cli import main
-from scoring_runtime.manifest import notes_file
-from scoring_runtime.models_cli import Bar
-from scoring_runtime.registry import details, listing, register
+from scoring_runtime.cli.main import main
+from scoring_runtime.cli.models import Bar
+from scoring_runtime.models.manifest import notes_file
+from scoring_runtime.models.registry import details, listing, register
 from tests.standalone_host import clean_environ
 
 MODULE = (sys.executable, "-m", "scoring_runtime", "models")

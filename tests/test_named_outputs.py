@@ -12,8 +12,8 @@ import pytest
 from sklearn.preprocessing import OneHotEncoder
 
 from scoring_runtime.errors import NotAcceptable
-from scoring_runtime.named_outputs import named_outputs
-from scoring_runtime.payloads import PerOutput
+from scoring_runtime.values.content import PerOutput
+from scoring_runtime.values.named_outputs import named_outputs
 
 NAN = float("nan")
 

@@ -34,8 +34,7 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from scoring_runtime import models_cli, registry
-from scoring_runtime.azureml_model import Model
+from scoring_runtime.cli import models
 from scoring_runtime.errors import (
     InputError,
     InputTooLarge,
@@ -44,11 +43,13 @@ from scoring_runtime.errors import (
     SchemaMismatch,
 )
 from scoring_runtime.messages import ScoringRequest
-from scoring_runtime.model_invocation import ModelInvocation
+from scoring_runtime.models import registry
+from scoring_runtime.models.model import Model
 from scoring_runtime.no_code.loading import load
 from scoring_runtime.no_code.scikit_learn import ScikitLearnModel
-from scoring_runtime.payloads import Limits, Rows
-from scoring_runtime.settings import Settings
+from scoring_runtime.scoring.model_call import ModelInvocation
+from scoring_runtime.settings.settings import Settings
+from scoring_runtime.values.content import Limits, Rows
 from tests.test_input_frames import FRAMES, LIMITS, Y
 
 JSON, CSV, LINES = "application/json", "text/csv", "application/jsonl"
@@ -304,7 +305,7 @@ def models_command(*arguments: str) -> int:
     import argparse
 
     parser = argparse.ArgumentParser()
-    models_cli.add_commands(parser.add_subparsers())
+    models.add_commands(parser.add_subparsers())
     options = parser.parse_args(["models", *arguments])
     return int(options.command(Settings(), options))
 

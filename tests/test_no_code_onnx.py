@@ -22,11 +22,11 @@ from sklearn.linear_model import LogisticRegression
 from scoring_runtime import ScoringRequest, Settings, build
 from scoring_runtime.errors import ModelUnusable, RunFailed, SchemaMismatch
 from scoring_runtime.messages import ScoringResponse
-from scoring_runtime.model_invocation import ModelInvocation
 from scoring_runtime.no_code import onnx_options
 from scoring_runtime.no_code.onnx import OnnxModel, session_options
 from scoring_runtime.no_code.onnx_options import OnnxOptions, processors
-from scoring_runtime.payloads import Limits, Rows, Spec, Tensors
+from scoring_runtime.scoring.model_call import ModelInvocation
+from scoring_runtime.values.content import Limits, Rows, Spec, Tensors
 
 LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING

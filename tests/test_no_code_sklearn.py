@@ -59,9 +59,9 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from scoring_runtime import ScoringRequest, Settings, build
 from scoring_runtime.errors import ModelUnusable, SchemaMismatch, UndecodableInput
 from scoring_runtime.messages import ScoringResponse
-from scoring_runtime.model_invocation import ModelInvocation
 from scoring_runtime.no_code.scikit_learn import ScikitLearnModel
-from scoring_runtime.payloads import Limits, Rows, Spec
+from scoring_runtime.scoring.model_call import ModelInvocation
+from scoring_runtime.values.content import Limits, Rows, Spec
 
 LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
 METHODS = ("predict", "predict_proba", "decision_function")

@@ -12,7 +12,9 @@ import pytest
 
 from scoring_runtime import errors
 from scoring_runtime.messages import ScoringRequest
-from scoring_runtime.outcomes import (
+from scoring_runtime.scoring.runtime import Runtime, build
+from scoring_runtime.settings.settings import Settings
+from scoring_runtime.triggers.outcomes import (
     Health,
     Outcome,
     Scoring,
@@ -21,8 +23,6 @@ from scoring_runtime.outcomes import (
     content_type_of,
     failed,
 )
-from scoring_runtime.runtime import Runtime, build
-from scoring_runtime.settings import Settings
 from tests.conftest import WriteScript
 
 JSON = "application/json"
@@ -163,7 +163,7 @@ def test_the_deadline_is_that_of_run_alone(write_script):
 
 
 def test_a_trouble_that_passes_is_logged_and_one_that_lasts_is_shown(monkeypatch, caplog):
-    monkeypatch.setattr("scoring_runtime.outcomes._GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("scoring_runtime.triggers.outcomes._GRACE_SECONDS", 0.2)
     trouble = errors.TriggerTrouble("The queue is away.")
 
     async def scenario() -> None:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from scoring_runtime import registry
-from scoring_runtime.cli import main
-from scoring_runtime.registry import register
+from scoring_runtime.cli.main import main
+from scoring_runtime.models import registry
+from scoring_runtime.models.registry import register
 from tests.models_for_tests import iris_estimator, saved
 from tests.standalone_host import clean_environ
 

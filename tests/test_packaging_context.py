@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from scoring_runtime import manifest, registry
 from scoring_runtime.errors import PackagingError
+from scoring_runtime.models import manifest, registry
 from scoring_runtime.packaging import host_files, model_files
 from scoring_runtime.packaging.app_settings import required_settings
 from scoring_runtime.packaging.context import make
 from scoring_runtime.packaging.specification import Context, Environment, Specification
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings.settings import Settings
 from tests.standalone_host import clean_environ
 
 REPOSITORY = Path(__file__).parent.parent

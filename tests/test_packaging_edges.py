@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from scoring_runtime import registry
 from scoring_runtime.errors import PackagingError
-from scoring_runtime.manifest import METADATA_FILE, notes_file
+from scoring_runtime.models import registry
+from scoring_runtime.models.manifest import METADATA_FILE, notes_file
 from scoring_runtime.packaging import contents, document, model_files, resolution
 from scoring_runtime.packaging import context as build_context
 from scoring_runtime.packaging.context import make
@@ -207,7 +207,7 @@ elif after == "published":
 else:
     setattr(context, after, killed)
 sys.argv[1:2] = []
-from scoring_runtime.cli import main
+from scoring_runtime.cli.main import main
 raise SystemExit(main())
 """
 
@@ -431,7 +431,7 @@ def test_an_output_where_nothing_may_be_written(
 # What is imported on the way may lie where only root can read: once as root, and then as nobody.
 AS_NOBODY = """
 import os, shutil, sys
-from scoring_runtime.cli import main
+from scoring_runtime.cli.main import main
 from scoring_runtime.packaging import resolution
 os.umask(0o022)
 sys.stdout.flush()

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from scoring_runtime import manifest
 from scoring_runtime.errors import PackagingError
+from scoring_runtime.models import manifest
 from scoring_runtime.packaging.context import make
 from scoring_runtime.packaging.environments import from_packages
 from scoring_runtime.packaging.model_files import from_path

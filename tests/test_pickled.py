@@ -16,8 +16,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from scoring_runtime.model_kinds import agreeing, libraries, pickles, written_with
-from scoring_runtime.pickled import Said, said
+from scoring_runtime.models.kinds import agreeing, libraries, pickles, written_with
+from scoring_runtime.models.pickled import Said, said
 from tests.models_for_tests import other_version
 
 OTHER = {"scikit-learn": "1.3.2"}

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scoring_runtime.conversion import parse_json, query_text, query_values, text
-from scoring_runtime.endpoint import create
 from scoring_runtime.errors import UndecodableInput
-from scoring_runtime.http_messages import Handle, HttpRequest, Reply
-from scoring_runtime.results import encoder
-from scoring_runtime.runtime import Runtime, build
-from scoring_runtime.settings import Settings
+from scoring_runtime.http.endpoint import create
+from scoring_runtime.http.messages import Handle, HttpRequest, Reply
+from scoring_runtime.scoring.runtime import Runtime, build
+from scoring_runtime.settings.settings import Settings
+from scoring_runtime.values.body import parse_json, query_text, query_values, text
+from scoring_runtime.values.json_results import encoder
 
 quick = settings(
     max_examples=200,

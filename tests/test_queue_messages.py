@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from scoring_runtime.errors import UndecodableInput
-from scoring_runtime.outcomes import Outcome, Verdict
-from scoring_runtime.queue_messages import (
+from scoring_runtime.settings.settings import Settings
+from scoring_runtime.triggers.messages import (
     Answer,
     QueueMessage,
     QueueReply,
@@ -20,7 +20,7 @@ from scoring_runtime.queue_messages import (
     reply_of,
     request_of,
 )
-from scoring_runtime.settings import Settings
+from scoring_runtime.triggers.outcomes import Outcome, Verdict
 
 SCORED = Outcome(Verdict.SCORED, 200, b"result", "application/x-own")
 REFUSED = Outcome(Verdict.REFUSED, 422, b"why", "text/plain", "Status422", "why not")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scoring_runtime import settings_table
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings import markdown as settings_table
+from scoring_runtime.settings.settings import Settings
 from tests import test_differential
 
 ROOT = Path(__file__).parent.parent

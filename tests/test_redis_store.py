@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from scoring_runtime.cache.memory import BUSY
+from scoring_runtime.cache.redis import RedisStore
 from scoring_runtime.errors import ConfigurationError, StoreAway
-from scoring_runtime.redis_store import RedisStore
-from scoring_runtime.settings import Settings
-from scoring_runtime.stores import BUSY
+from scoring_runtime.settings.settings import Settings
 from tests.redis_server import Proxy, RedisServer
 from tests.standalone_host import free_port
 

@@ -20,11 +20,19 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime import manifest
 from scoring_runtime.errors import ModelDamaged, ModelNotFound, RegistrationError
-from scoring_runtime.manifest import METADATA_FILE, FileDigest, Manifest, notes_file, read
-from scoring_runtime.models import RegisteredModel, model_path
-from scoring_runtime.registry import Record, check, delete, details, listing, register, to_delete
+from scoring_runtime.models import manifest
+from scoring_runtime.models.folder import RegisteredModel, model_path
+from scoring_runtime.models.manifest import METADATA_FILE, FileDigest, Manifest, notes_file, read
+from scoring_runtime.models.registry import (
+    Record,
+    check,
+    delete,
+    details,
+    listing,
+    register,
+    to_delete,
+)
 
 
 @pytest.fixture
@@ -381,7 +389,7 @@ def test_a_registry_that_cannot_be_written(
 FILL_THE_DISK = """
 import resource, sys
 from scoring_runtime.errors import RegistrationError
-from scoring_runtime.registry import register
+from scoring_runtime.models.registry import register
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 try:
     register(sys.argv[1], "m", sys.argv[2])
@@ -623,7 +631,7 @@ def test_a_version_that_is_a_link(root: Path, saved: Path) -> None:
 
 REGISTER_FIVE = """
 import sys
-from scoring_runtime.registry import register
+from scoring_runtime.models.registry import register
 root, path = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -674,7 +682,7 @@ def test_processes_that_register_at_once(root: Path, tmp_path: Path) -> None:
 COME_AND_GO = """
 import random, sys
 from scoring_runtime.errors import ModelNotFound, RegistrationError
-from scoring_runtime.registry import delete, register
+from scoring_runtime.models.registry import delete, register
 root, path = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -706,7 +714,7 @@ def test_processes_that_register_and_delete_at_once(root: Path, model: Path) -> 
 
 REGISTER_HALF = """
 import sys, time
-from scoring_runtime.registry import register
+from scoring_runtime.models.registry import register
 def stop(done, total):
     print("ready", flush=True)
     time.sleep(600)

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from azure.servicebus.aio import ServiceBusClient
 
-from scoring_runtime.connections import service_bus
+from scoring_runtime.connections.named import service_bus
+from scoring_runtime.connections.service_bus import client_of
 from scoring_runtime.errors import TriggerTrouble
-from scoring_runtime.queue_messages import QueueReply
-from scoring_runtime.replies import Replies, ReplyRefused
-from scoring_runtime.service_bus_client import client_of
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings.settings import Settings
+from scoring_runtime.triggers.messages import QueueReply
+from scoring_runtime.triggers.replies import Replies, ReplyRefused
 from tests.service_bus_broker import BrokerMessage, ServiceBusBroker
 
 KEY = "SAS_KEY_VALUE"
@@ -227,7 +227,7 @@ def test_what_a_queue_refuses_is_its_trouble_or_that_of_one_reply(
 def test_an_attach_that_is_never_answered_ends_and_delays_no_other(
     broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("scoring_runtime.replies._LONGEST_SECONDS", 5.0)
+    monkeypatch.setattr("scoring_runtime.triggers.replies._LONGEST_SECONDS", 5.0)
     broker.be_silent("quiet")
     took: dict[str, float] = {}
 

@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 
 from scoring_runtime.errors import ResultNotSerializable
-from scoring_runtime.results import encoder
+from scoring_runtime.values.json_results import encoder
 
 NAN = float("nan")
 INFINITY = float("inf")
@@ -661,7 +661,7 @@ def test_an_iterator_that_fails_is_named(way: str) -> None:
 def test_sets_are_in_the_same_order_in_every_process() -> None:
     """Hashes of text differ from process to process; answers of equal results must not."""
     code = (
-        "from scoring_runtime.results import encoder\n"
+        "from scoring_runtime.values.json_results import encoder\n"
         "values = [{'b', 'a', 'c'}, {1, 'a', None, 2.5, ('t',)}, frozenset({b'x', b'y'})]\n"
         "print(*(encoder(p)(values).decode() for p in ('null', 'string')))"
     )
@@ -688,7 +688,7 @@ def test_neither_numpy_nor_pandas_is_imported_to_encode() -> None:
     """A script whose results are plain does not pay for them."""
     code = (
         "import sys, datetime, uuid\n"
-        "from scoring_runtime.results import encoder\n"
+        "from scoring_runtime.values.json_results import encoder\n"
         "values = [{'a': [1, 2.5, None]}, uuid.UUID(int=0), 'x', datetime.datetime.min]\n"
         "for policy in ('null', 'raw'): print(len(encoder(policy)(values)))\n"
         "print({'numpy', 'pandas'} & set(sys.modules))"

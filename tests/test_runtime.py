@@ -25,8 +25,8 @@ from scoring_runtime.errors import (
     ScoringRuntimeError,
     Stopping,
 )
-from scoring_runtime.models import model_path
-from scoring_runtime.runtime import Runtime, State, load
+from scoring_runtime.models.folder import model_path
+from scoring_runtime.scoring.runtime import Runtime, State, load
 
 PATIENCE = 20.0
 # Scripts in this process wait for and note things here.

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime import entry_script, schema
 from scoring_runtime.errors import ConfigurationError
-from scoring_runtime.schema import Documents, NoSuchDocument
-from scoring_runtime.settings import Settings
+from scoring_runtime.script import entry_script, openapi
+from scoring_runtime.script.openapi import Documents, NoSuchDocument
+from scoring_runtime.settings.settings import Settings
 
 WriteScript = Callable[..., Path]
 
@@ -206,7 +206,7 @@ def documents(path: Path, **environ: str) -> Documents:
     """The documents of a script whose folder is the app root."""
     said = {"AML_APP_ROOT": str(path.parent), "AZUREML_ENTRY_SCRIPT": path.name}
     settings = Settings.from_environ({**said, **environ})
-    return schema.build(entry_script.load(settings).run, settings)
+    return openapi.build(entry_script.load(settings).run, settings)
 
 
 def operation_ids(document: Any) -> list[str]:
@@ -491,7 +491,7 @@ def test_own_files_are_looked_for_in_the_app_root(
         {"AML_APP_ROOT": str(tmp_path), "AZUREML_ENTRY_SCRIPT": str(script)}
     )
     run = entry_script.load(settings).run
-    assert json.loads(schema.build(run, settings).get())["swagger"] == "2.0"
+    assert json.loads(openapi.build(run, settings).get())["swagger"] == "2.0"
 
 
 def test_an_own_file_can_describe_what_cannot_be_generated(

@@ -14,15 +14,8 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime.errors import (
-    NotBegun,
-    NotStarted,
-    QueueFull,
-    RunFailed,
-    RunTimeout,
-    Stopping,
-)
-from scoring_runtime.scorer import Scorer
+from scoring_runtime.errors import NotBegun, NotStarted, QueueFull, RunFailed, RunTimeout, Stopping
+from scoring_runtime.scoring.queue import Scorer
 
 PATIENCE = 20.0
 

@@ -11,7 +11,7 @@ import pytest
 
 from scoring_runtime import Settings
 from scoring_runtime.errors import ConfigurationError, UnknownModel
-from scoring_runtime.served import Served, chosen, default, served
+from scoring_runtime.scoring.served import Served, chosen, default, served
 from tests.models_for_tests import ModelHost, iris_estimator, saved
 
 SCRIPT = "def init(): pass\ndef run(data): return 'script'\n"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime import settings as module
 from scoring_runtime.errors import ConfigurationError
-from scoring_runtime.secret_values import masked
-from scoring_runtime.settings import Settings, environment_name, setting_fields
+from scoring_runtime.settings import settings as module
+from scoring_runtime.settings.secrets import masked
+from scoring_runtime.settings.settings import Settings, environment_name, setting_fields
 
 KEY = "0a1b2c3d-4e5f-6789-ABCD-ef0123456789"
 SECONDS = "seconds"

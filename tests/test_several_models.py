@@ -21,12 +21,12 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.servicebus import ServiceBusClient
 from azure.storage.blob import BlobServiceClient
 
-from scoring_runtime.endpoint import create
 from scoring_runtime.errors import ConfigurationError, ModelUnusable, NotStarted
-from scoring_runtime.http_messages import HttpRequest, Reply
+from scoring_runtime.http.endpoint import create
+from scoring_runtime.http.messages import HttpRequest, Reply
 from scoring_runtime.messages import ScoringRequest, ScoringResponse
-from scoring_runtime.runtime import _all_of, build
-from scoring_runtime.settings import Settings
+from scoring_runtime.scoring.runtime import _all_of, build
+from scoring_runtime.settings.settings import Settings
 from tests.azurite import Azurite
 from tests.conftest import WriteScript
 from tests.functions_host import FunctionsHost, blob_event, message_event

@@ -28,7 +28,7 @@ import pytest
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.storage.blob import BlobLeaseClient, BlobServiceClient, ContentSettings
 
-from scoring_runtime.cli import main
+from scoring_runtime.cli.main import main
 from tests.azurite import KEY, Azurite
 from tests.conftest import WriteScript
 from tests.standalone_host import StandaloneHost, free_port

@@ -19,10 +19,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from scoring_runtime.blob_paths import blob_paths
 from scoring_runtime.errors import ConfigurationError
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings.settings import Settings
 from scoring_runtime.standalone.folder import Folder
+from scoring_runtime.triggers.blob_paths import blob_paths
 from tests.conftest import WriteScript
 from tests.standalone_host import StandaloneHost
 

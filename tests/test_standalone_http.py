@@ -19,7 +19,7 @@ import pytest
 from uvicorn.server import ServerState
 
 from scoring_runtime import Settings, build
-from scoring_runtime.endpoint import create
+from scoring_runtime.http.endpoint import create
 from scoring_runtime.standalone.connection import HURRIED_SECONDS, KEEP_ALIVE_SECONDS, Shared
 from scoring_runtime.standalone.http import HttpProtocol
 from tests.standalone_host import StandaloneHost

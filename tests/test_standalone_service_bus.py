@@ -17,10 +17,10 @@ import pytest
 from azure.servicebus import ServiceBusClient, TransportType
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageProperties
 
-from scoring_runtime import connections
+from scoring_runtime.connections import named as connections
+from scoring_runtime.connections.service_bus import client_of
 from scoring_runtime.errors import ConfigurationError
-from scoring_runtime.service_bus_client import client_of
-from scoring_runtime.settings import Settings
+from scoring_runtime.settings.settings import Settings
 from scoring_runtime.standalone import triggers
 from tests.service_bus_broker import BrokerMessage, Counts, ServiceBusBroker
 from tests.standalone_host import StandaloneHost

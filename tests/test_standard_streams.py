@@ -17,8 +17,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from scoring_runtime import standard_streams
-from scoring_runtime.standard_streams import MOST_WAITING_BYTES, Outlet
+from scoring_runtime.telemetry import standard_streams
+from scoring_runtime.telemetry.standard_streams import MOST_WAITING_BYTES, Outlet
 from tests.conftest import WriteScript
 from tests.standalone_host import StandaloneHost
 
@@ -209,7 +209,7 @@ def test_the_end_of_the_process_waits_for_what_is_written_and_not_for_ever(pipe:
 def test_the_streams_of_a_process_stay_what_they_are():
     """Encoding, descriptor and name; characters that the encoding has not are escaped."""
     code = (
-        "import sys; from scoring_runtime import standard_streams\n"
+        "import sys; from scoring_runtime.telemetry import standard_streams\n"
         "standard_streams.install(); standard_streams.install()\n"
         "print(sys.stdout.fileno(), sys.stdout.name, sys.stdout.encoding, sys.stdout.isatty(), 'é')"
     )

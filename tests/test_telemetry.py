@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime import telemetry
 from scoring_runtime.errors import ConfigurationError
-from scoring_runtime.telemetry import (
+from scoring_runtime.telemetry import logs
+from scoring_runtime.telemetry.logs import (
     AccessLog,
     LineFormatter,
     RootAccessFilter,
@@ -416,7 +416,7 @@ def logged(moments: list[float], monkeypatch: pytest.MonkeyPatch) -> list[str]:
         loop = asyncio.get_running_loop()
         clock = iter(moments)
         with monkeypatch.context() as patch:
-            patch.setattr(telemetry, "time", _Clock(clock))
+            patch.setattr(logs, "time", _Clock(clock))
             for line in lines:
                 access.add(loop, line)
         access.flush()
@@ -685,4 +685,4 @@ def test_an_access_line_is_one_line(
     ],
 )
 def test_printable(text: str, shown: str) -> None:
-    assert telemetry.printable(text) == shown
+    assert logs.printable(text) == shown

@@ -30,9 +30,9 @@ from scoring_runtime.errors import (
     SchemaMismatch,
     UndecodableInput,
 )
-from scoring_runtime.invocation import Invocation
-from scoring_runtime.payloads import DATATYPES
-from scoring_runtime.runtime import load
+from scoring_runtime.scoring.runtime import load
+from scoring_runtime.script.call import Invocation
+from scoring_runtime.values.content import DATATYPES
 
 JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
 ARROW, OCTETS = "application/vnd.apache.arrow.stream", "application/octet-stream"

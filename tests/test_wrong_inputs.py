@@ -28,10 +28,10 @@ from sklearn.preprocessing import OneHotEncoder
 
 from scoring_runtime import InputError, ScoringRequest, Settings
 from scoring_runtime.errors import InputTooLarge, SchemaMismatch, UndecodableInput
-from scoring_runtime.model_invocation import ModelInvocation
 from scoring_runtime.no_code.onnx import OnnxModel
 from scoring_runtime.no_code.scikit_learn import ScikitLearnModel
-from scoring_runtime.payloads import Limits
+from scoring_runtime.scoring.model_call import ModelInvocation
+from scoring_runtime.values.content import Limits
 from tests.standalone_host import StandaloneHost
 
 SETTINGS = Settings.from_environ({"SCORING_MAX_ROWS": "1000"})

@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LinearRegression
 
 from scoring_runtime import Settings, build
-from scoring_runtime.diagnosis import diagnosis
 from scoring_runtime.errors import ModelDamaged, ModelUnusable, ScoringRuntimeError
-from scoring_runtime.registry import register
+from scoring_runtime.models.registry import register
+from scoring_runtime.scoring.diagnosis import diagnosis
 from tests.functions_host import FunctionsHost
 from tests.standalone_host import clean_environ, free_port
 

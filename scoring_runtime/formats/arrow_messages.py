@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from ..errors import InputTooLarge, SchemaMismatch, UndecodableInput
-from ..payloads import Limits
+from ..values.content import Limits
 from .arrow_flatbuffers import Table, broken, unpacked
 
 _CONTINUES = b"\xff\xff\xff\xff"

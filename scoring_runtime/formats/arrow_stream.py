@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyarrow import types
 
 from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
-from ..payloads import Columns, Limits, Tensors
+from ..values.content import Columns, Limits, Tensors
 from .arrow_messages import ALLOWED, check
 from .guarded_json import check_columns, check_memory
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SchemaMismatch, UndecodableInput
-from ..payloads import NUMPY_TYPES, Spec
+from ..values.content import NUMPY_TYPES, Spec
 
 _BF16 = "BF16"
 _WIRE: Mapping[str, np.dtype[Any]] = {

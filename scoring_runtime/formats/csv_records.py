@@ -9,7 +9,7 @@ from collections.abc import Collection, Generator, Iterator
 from itertools import chain
 
 from ..errors import InputTooLarge, SchemaMismatch, UndecodableInput
-from ..payloads import Limits
+from ..values.content import Limits
 from .guarded_json import MEMORY_FACTOR, check_columns
 
 # By name only: Python knows codecs that unpack, or that take a client's time.

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import NotAcceptable, SchemaMismatch
-from ..payloads import Columns, Limits, Rows, TextRows
-from ..results import encoder
+from ..values.content import Columns, Limits, Rows, TextRows
+from ..values.json_results import encoder
 from .csv_records import Records, is_number, is_positions
 
 _VALUES_AT_ONCE = 65_536

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..conversion import parse_json
 from ..errors import InputTooLarge, UndecodableInput
-from ..payloads import Limits
+from ..values.body import parse_json
+from ..values.content import Limits
 
 MEMORY_FACTOR = 10
 """How many times ``SCORING_MAX_BODY_BYTES`` a body may take in memory once it is read."""

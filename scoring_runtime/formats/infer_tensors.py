@@ -10,8 +10,8 @@ import orjson
 from numpy.typing import NDArray
 
 from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
-from ..payloads import NUMPY_TYPES, Limits, Spec
-from ..results import encoder
+from ..values.content import NUMPY_TYPES, Limits, Spec
+from ..values.json_results import encoder
 from .binary_tensors import from_bytes, to_bytes
 from .guarded_json import check_columns
 from .json_tensors import from_json, is_utf8, shown

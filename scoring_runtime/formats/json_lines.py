@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..conversion import parse_json
 from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
-from ..payloads import Columns, Limits, Rows
-from ..results import encoder
+from ..values.body import parse_json
+from ..values.content import Columns, Limits, Rows
+from ..values.json_results import encoder
 from .guarded_json import check_columns, check_memory, memory_of
 
 _BOM = b"\xef\xbb\xbf"

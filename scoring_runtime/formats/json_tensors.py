@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SchemaMismatch
-from ..payloads import NUMPY_TYPES, Spec
+from ..values.content import NUMPY_TYPES, Spec
 
 # Datatype → typecode of array.array, which packs and checks numbers faster than numpy does.
 _PACKED: Mapping[str, str] = {

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 from ..errors import InputTooLarge, SchemaMismatch, UndecodableInput
-from ..payloads import Columns, Content, Limits, Rows, Tensors
+from ..values.content import Columns, Content, Limits, Rows, Tensors
 from .guarded_json import check_columns
 
 KINDS = ("dataframe_split", "dataframe_records", "instances", "inputs")

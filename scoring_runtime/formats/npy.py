@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
-from ..payloads import Columns, Limits, Rows
+from ..values.content import Columns, Limits, Rows
 
 _MAGIC = b"\x93NUMPY"
 _LONGEST_HEADER = 10_000  # as numpy.load has it

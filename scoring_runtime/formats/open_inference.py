@@ -16,7 +16,7 @@ import orjson
 from numpy.typing import NDArray
 
 from ..errors import SchemaMismatch, UndecodableInput
-from ..payloads import Limits, Spec, Tensors
+from ..values.content import Limits, Spec, Tensors
 from .guarded_json import parse
 from .infer_tensors import HEADER_LENGTH, Inputs, flag, named, output_tensor, parameters
 from .json_tensors import is_utf8, shown
@@ -116,7 +116,8 @@ def encode(
         model_name: of the model.
         model_version: empty: it has none.
         parameters: of the response.
-        nan: what NaN and Infinity become in JSON, as in :func:`scoring_runtime.results.encoder`.
+        nan: what NaN and Infinity become in JSON, as in
+            :func:`scoring_runtime.values.json_results.encoder`.
 
     Raises:
         SchemaMismatch: an output is asked for that there is not.

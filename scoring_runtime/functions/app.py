@@ -18,16 +18,16 @@ from pathlib import Path
 
 import azure.functions as func
 
-from .. import standard_streams
-from ..caching import caching
-from ..connections import triggers
-from ..diagnosis import diagnosis, summary
+from ..cache.build import caching
+from ..connections.named import triggers
 from ..errors import ConfigurationError, EntryScriptFailed, NotStarted
 from ..messages import Score, ScoringRequest, ScoringResponse
-from ..outcomes import Scoring
-from ..runtime import Runtime, build
-from ..settings import Settings
-from ..telemetry import LineFormatter, escape_client_text, log, quiet_sdks
+from ..scoring.diagnosis import diagnosis, summary
+from ..scoring.runtime import Runtime, build
+from ..settings.settings import Settings
+from ..telemetry import standard_streams
+from ..telemetry.logs import LineFormatter, escape_client_text, log, quiet_sdks
+from ..triggers.outcomes import Scoring
 from . import blob, http
 
 EXIT_CANNOT_START = 3

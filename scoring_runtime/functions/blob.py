@@ -8,10 +8,12 @@ from typing import Any
 
 import azure.functions as func
 
-from ..blob_paths import BlobPaths, blob_paths
-from ..connections import blob, blob_name
+from ..connections.named import blob, blob_name
 from ..errors import InputTooLarge
-from ..outcomes import (
+from ..scoring.runtime import Runtime
+from ..telemetry.request_ids import RandomIds
+from ..triggers.blob_paths import BlobPaths, blob_paths
+from ..triggers.outcomes import (
     INPUT_KEY,
     Outcome,
     Scoring,
@@ -22,8 +24,6 @@ from ..outcomes import (
     failed,
     is_folder,
 )
-from ..request_ids import RandomIds
-from ..runtime import Runtime
 from .invocations import TryAgain, name_invocation
 
 

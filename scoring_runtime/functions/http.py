@@ -8,11 +8,11 @@ from typing import Any
 
 import azure.functions as func
 
-from ..caching import Caching
-from ..endpoint import INPUTS, Endpoint, create
+from ..cache.build import Caching
 from ..errors import ScoringRuntimeError, UndecodableInput
-from ..http_messages import Handle, HttpRequest, Reply
-from ..runtime import Runtime
+from ..http.endpoint import INPUTS, Endpoint, create
+from ..http.messages import Handle, HttpRequest, Reply
+from ..scoring.runtime import Runtime
 from .invocations import name_invocation
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")

@@ -15,10 +15,10 @@ from typing import Any
 
 from azure.servicebus.exceptions import MessageLockLostError
 
-from ..connections import Connection
-from ..replies import Replies
-from ..service_bus_client import client_of, receiver_of
-from ..settings import Settings
+from ..connections.named import Connection
+from ..connections.service_bus import client_of, receiver_of
+from ..settings.settings import Settings
+from ..triggers.replies import Replies
 
 _DEAD_LETTER = "suspended"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import azure.functions as func
 
-from ..connections import service_bus, service_bus_name
-from ..outcomes import Health, Scoring
-from ..queue_messages import Answer, QueueMessage, Settlement
-from ..queue_scoring import QueueScoring
-from ..runtime import Runtime
-from ..telemetry import log
+from ..connections.named import service_bus, service_bus_name
+from ..scoring.runtime import Runtime
+from ..telemetry.logs import log
+from ..triggers.messages import Answer, QueueMessage, Settlement
+from ..triggers.outcomes import Health, Scoring
+from ..triggers.queue import QueueScoring
 from .invocations import TryAgain, name_invocation
 from .links import Links, NotMoved
 

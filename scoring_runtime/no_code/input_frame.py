@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..coercion import frame_columns, loose_column, matrix, number_columns
 from ..errors import ModelUnusable, SchemaMismatch
-from ..payloads import Columns, Content, Limits, Rows, Spec, Tensors
-from ..standard_values import column_datatype
-from ..typed_frames import as_series
-from ..value_texts import listed
+from ..script.standard_values import column_datatype
+from ..script.typed_frames import as_series
+from ..values.content import Columns, Content, Limits, Rows, Spec, Tensors
+from ..values.inputs import frame_columns, loose_column, matrix, number_columns
+from ..values.wording import listed
 from . import fitted
 from .fitted import Column
 

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
-from .. import manifest
 from ..errors import ModelUnusable
-from ..model_kinds import MLFLOW, ONNX, candidates
-from ..model_loading import LOADERS, find_model_file, recorded_versions, warn_of_versions
-from ..payloads import NoCodeModel
-from ..settings import Settings
-from ..telemetry import log
+from ..models import manifest
+from ..models.kinds import MLFLOW, ONNX, candidates
+from ..models.loading import LOADERS, find_model_file, recorded_versions, warn_of_versions
+from ..settings.settings import Settings
+from ..telemetry.logs import log
+from ..values.content import NoCodeModel
 from .onnx_options import OnnxOptions
 
 # What unpickling raises when it reads another kind of file as a pickle.

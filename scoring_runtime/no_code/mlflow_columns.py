@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import SchemaMismatch
-from ..payloads import Content, Rows, Tensors
+from ..values.content import Content, Rows, Tensors
 from .mlflow_signature import Column, Signature, brief
 
 if TYPE_CHECKING:

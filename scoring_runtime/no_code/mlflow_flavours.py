@@ -18,8 +18,8 @@ import numpy as np
 
 from ..errors import ModelUnusable, SchemaMismatch
 from ..formats.mlflow_json import TableRows
-from ..model_kinds import LIGHT_MLFLOW_KEYS
-from ..payloads import Columns, Content, Rows, Tensors
+from ..models.kinds import LIGHT_MLFLOW_KEYS
+from ..values.content import Columns, Content, Rows, Tensors
 from .mlflow_columns import read_text
 from .mlflow_onnx import OnnxPyfunc
 from .mlflow_signature import Column, Signature, Tensor, brief

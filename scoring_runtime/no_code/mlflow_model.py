@@ -18,9 +18,9 @@ import numpy as np
 
 from ..errors import InputError, ModelUnusable, SchemaMismatch
 from ..formats.mlflow_json import MISSING, TableRows, check_limits, decode
-from ..model_kinds import mlflow_versions
-from ..model_loading import load_mlflow, warn_of_versions
-from ..payloads import Columns, Content, Limits, NoCodeModel, Rows
+from ..models.kinds import mlflow_versions
+from ..models.loading import load_mlflow, warn_of_versions
+from ..values.content import Columns, Content, Limits, NoCodeModel, Rows
 from .mlflow_columns import to_table
 from .mlflow_flavours import Loaded, Predict, load_light, unenforced
 from .mlflow_signature import Signature, brief, enforce_params, example, read, specs
@@ -61,7 +61,7 @@ def load(
 
 
 class MlflowModel:
-    """A pyfunc model behind plain data; see :class:`scoring_runtime.payloads.NoCodeModel`."""
+    """A pyfunc model behind plain data; see :class:`scoring_runtime.values.content.NoCodeModel`."""
 
     methods: tuple[str, ...] = ()
     params = None  # of its signature
@@ -86,7 +86,7 @@ class MlflowModel:
         self._limits = limits
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
-        """The model's answer; see :meth:`scoring_runtime.payloads.NoCodeModel.predict`.
+        """The model's answer; see :meth:`scoring_runtime.values.content.NoCodeModel.predict`.
 
         A ``ValueError``, ``TypeError`` or ``LookupError`` of the model itself is taken as its
         refusal of the data, as mlflow's server takes any error: scikit-learn refuses so NaN and

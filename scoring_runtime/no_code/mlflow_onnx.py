@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelUnusable, SchemaMismatch
-from ..payloads import DATATYPES
-from ..telemetry import log
+from ..telemetry.logs import log
+from ..values.content import DATATYPES
 from .mlflow_signature import Signature, Tensor, brief
 
 _DEFAULT_PROVIDERS = ["CUDAExecutionProvider", "CPUExecutionProvider"]

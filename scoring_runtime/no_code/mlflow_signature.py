@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelUnusable, SchemaMismatch
-from ..payloads import DATATYPES, Spec
-from ..telemetry import log
+from ..telemetry.logs import log
+from ..values.content import DATATYPES, Spec
 
 COLUMN_TYPES: Mapping[str, tuple[str, str]] = {
     "boolean": ("bool", "BOOL"),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SchemaMismatch
-from ..payloads import Columns, Content, Rows
+from ..values.content import Columns, Content, Rows
 from .mlflow_signature import Signature, Tensor, brief
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..coercion import tensors
 from ..errors import ModelUnusable, SchemaMismatch
-from ..payloads import Content, Limits, Rows, Spec
-from ..telemetry import log
+from ..telemetry.logs import log
+from ..values.content import Content, Limits, Rows, Spec
+from ..values.inputs import tensors
 from .onnx_options import OnnxOptions, processors
 
 # https://onnxruntime.ai/docs/reference/operators/: the element types as sessions name them

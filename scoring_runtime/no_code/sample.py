@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import manifest
-from ..formats.table import read_json
-from ..payloads import Content, Limits, Rows
-from ..telemetry import log
+from ..formats.by_content_type import read_json
+from ..models import manifest
+from ..telemetry.logs import log
+from ..values.content import Content, Limits, Rows
 
 NAMES = ("sample_input.json", "sample_input.csv")
 _SHOWN = 3

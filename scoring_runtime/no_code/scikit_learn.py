@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..array_values import array
-from ..coercion import column, matrix, tensors
 from ..errors import InputTooLarge, ModelUnusable, SchemaMismatch
-from ..named_outputs import rows_first
-from ..payloads import DATATYPES, Columns, Content, Limits, PerOutput, Rows, Spec, Tensors
-from ..value_texts import listed, short
+from ..values.arrays import array
+from ..values.content import DATATYPES, Columns, Content, Limits, PerOutput, Rows, Spec, Tensors
+from ..values.inputs import column, matrix, tensors
+from ..values.named_outputs import rows_first
+from ..values.wording import listed, short
 from . import input_frame
 from .fitted import Booster, attribute, reads_text, receivers
 from .sample import Sample

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from ..blob_paths import blob_paths, refuse_shared_documents
-from ..connections import blob_name, service_bus_name
+from ..connections.named import blob_name, service_bus_name
 from ..errors import ConfigurationError, PackagingError
-from ..secret_values import is_secret, masked
-from ..settings import Settings, setting_fields
+from ..settings.secrets import is_secret, masked
+from ..settings.settings import Settings, setting_fields
+from ..triggers.blob_paths import blob_paths, refuse_shared_documents
 from .sources import entry_script_name
 from .specification import (
     FUNCTIONS,

@@ -11,16 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PackagingError
-from ..model_kinds import MLFLOW, UNKNOWN, pickles
-from ..pickled import compares_text, said
+from ..models.kinds import MLFLOW, UNKNOWN, pickles
+from ..models.pickled import compares_text, said
 from ..release import VERSION
 from . import host_files, resolution, secret_texts
-from .app_settings import (
-    image_settings,
-    required_settings,
-    settings_of,
-    unknown_settings,
-)
+from .app_settings import image_settings, required_settings, settings_of, unknown_settings
 from .dockerfile import dockerfile, dockerignore
 from .document import Document, digest_of
 from .imported_modules import uncovered

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import PackagingError
-from ..manifest import Progress
+from ..models.manifest import Progress
 from .contents import Contents, contents, files_of, resolved
 from .document import DOCUMENT, Document, changed_by_hand, digest_of, files_below
 from .document import read as read_document

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PackagingError
-from ..secret_values import is_secret
+from ..settings.secrets import is_secret
 
 LARGEST_BYTES = 10 << 20
 """No file that describes an environment is larger."""

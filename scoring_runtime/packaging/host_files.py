@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
-from ..settings import Settings
+from ..settings.settings import Settings
 from .specification import RequiredSetting
 
 _RENEWAL_MARGIN = timedelta(minutes=5)

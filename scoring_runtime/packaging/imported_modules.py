@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 
-from .. import import_aliases
+from ..script import import_aliases
 from .environments_names import RETIRED
 from .environments_names import canonical as _normal
 from .import_statements import Import, imports_of
@@ -93,9 +93,9 @@ def uncovered(
     """A sentence for each module that the image would lack, with the file or pickle that needs it.
 
     Each is the first place of a module that is not of the standard library, not among the files,
-    not answered by :mod:`scoring_runtime.import_aliases` and not brought by a requirement, or by
-    what that requires in turn, as far as it is known here. A file that cannot be parsed is passed
-    over.
+    not answered by :mod:`scoring_runtime.script.import_aliases` and not brought by a requirement,
+    or by what that requires in turn, as far as it is known here. A file that cannot be parsed is
+    passed over.
 
     Args:
         files: ``(path below the source folder with /, path)``.

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import manifest, registry
 from ..errors import ModelDamaged, ModelNotFound, PackagingError, RegistrationError
-from ..manifest import METADATA_FILE, FileDigest, Manifest, Progress
-from ..model_kinds import agreeing, kind_of, libraries
-from ..models import is_version_folder
+from ..models import manifest, registry
+from ..models.folder import is_version_folder
+from ..models.kinds import agreeing, kind_of, libraries
+from ..models.manifest import METADATA_FILE, FileDigest, Manifest, Progress
 from .document import DOCUMENT, digest_of, files_below
 from .source_folder import check_name, first_missing, near_misses
 from .specification import MODELS, PackagedModel

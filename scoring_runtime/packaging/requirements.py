@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import PackagingError
-from ..model_kinds import LIGHTGBM, MLFLOW, ONNX, SKLEARN, UNKNOWN, XGBOOST, written_with
+from ..models.kinds import LIGHTGBM, MLFLOW, ONNX, SKLEARN, UNKNOWN, XGBOOST, written_with
 from . import requirements_mlflow
 from .environments import merged, name_of
 from .environments_files import shown

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PackagingError
-from ..model_kinds import LIGHT_MLFLOW_KEYS, MLFLOW, candidates, mlflow_versions
+from ..models.kinds import LIGHT_MLFLOW_KEYS, MLFLOW, candidates, mlflow_versions
 from .environments import from_conda, from_requirements, name_of
 from .environments_files import parse_yaml, read_text
 from .specification import Environment

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import PackagingError
-from ..secret_values import is_real, is_secret, kinds_in
+from ..settings.secrets import is_real, is_secret, kinds_in
 
 MAX_BYTES = 1 << 20
 """Larger files are data, and are not searched."""

@@ -27,18 +27,11 @@ from posixpath import normpath
 from typing import TypeVar
 
 from ..errors import PackagingError
-from ..model_kinds import ONNX, kind_of, pickles
-from ..pickled import said, weights
+from ..models.kinds import ONNX, kind_of, pickles
+from ..models.pickled import said, weights
 from . import ignore_rules
 from .import_statements import Import, imports_of, names_bound, paths_named, places
-from .source_folder import (
-    Selection,
-    check_name,
-    did_you_mean,
-    files,
-    near_misses,
-    why_left_out,
-)
+from .source_folder import Selection, check_name, did_you_mean, files, near_misses, why_left_out
 from .specification import PackagedModel, Specification
 
 Warn = Callable[[str], None]

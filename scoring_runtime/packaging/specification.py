@@ -31,7 +31,7 @@ DEFAULT_PYTHON = "3.11"
 """The Python of images that are not asked for another."""
 
 SOURCE, MODELS, WHEELS = "source", "azureml-models", "wheels"
-NOTES = f"{MODELS}.scoring"  # where scoring_runtime.manifest looks for it
+NOTES = f"{MODELS}.scoring"  # where scoring_runtime.models.manifest looks for it
 """Folders of a build context."""
 
 
@@ -40,7 +40,7 @@ class PackagedModel:
     """One version of a model.
 
     ``path`` is its file or folder; for a ``registered`` one the folder of its version, which never
-    changes. ``kind`` is one of :mod:`scoring_runtime.model_kinds`, ``libraries`` are the versions
+    changes. ``kind`` is one of :mod:`scoring_runtime.models.kinds`, ``libraries`` are the versions
     that matter for it. ``folder`` is the name that a folder keeps below the version; empty if its
     content is the version's, or if it is a file.
     """

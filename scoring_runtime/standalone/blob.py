@@ -18,12 +18,12 @@ from math import inf
 from time import monotonic
 from typing import NamedTuple
 
-from ..blob_paths import BlobPaths, Documents
 from ..errors import InputTooLarge, InputTrouble, NotServing, RunFailed, Stopping, TriggerTrouble
-from ..outcomes import Outcome, Scoring, Verdict, blob_request, directed, failed
-from ..request_ids import RandomIds
-from ..runtime import Runtime
-from ..telemetry import log
+from ..scoring.runtime import Runtime
+from ..telemetry.logs import log
+from ..telemetry.request_ids import RandomIds
+from ..triggers.blob_paths import BlobPaths, Documents
+from ..triggers.outcomes import Outcome, Scoring, Verdict, blob_request, directed, failed
 from .place import Claim, Document, Found, Place
 
 _LONGEST_PAUSE = 30.0

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator
 from time import monotonic
 from typing import Any
 
-from ..http_messages import Handle, HttpRequest, Reply
-from ..runtime import Runtime
-from ..telemetry import Tally, log
+from ..http.messages import Handle, HttpRequest, Reply
+from ..scoring.runtime import Runtime
+from ..telemetry.logs import Tally, log
 from .framing import NO_BODY, Turn, chunk, head
 
 KEEP_ALIVE_SECONDS = 65.0

@@ -27,11 +27,11 @@ from azure.core.exceptions import (
 from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import BlobServiceClient
 
-from ..blob_paths import LONGEST_NAME, BlobPaths, Template
-from ..connections import Connection
+from ..connections.named import Connection
 from ..errors import ConfigurationError, InputTrouble
-from ..outcomes import INPUT_KEY, directions, is_folder
-from ..settings import Settings
+from ..settings.settings import Settings
+from ..triggers.blob_paths import LONGEST_NAME, BlobPaths, Template
+from ..triggers.outcomes import INPUT_KEY, directions, is_folder
 from .place import Claim, Document, Found
 from .storage_errors import code_of, translated
 

@@ -20,10 +20,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from ..blob_paths import BlobPaths
 from ..errors import ConfigurationError, InputTrouble, TriggerTrouble
-from ..settings import Settings
-from ..telemetry import log
+from ..settings.settings import Settings
+from ..telemetry.logs import log
+from ..triggers.blob_paths import BlobPaths
 from .files import Opened, age, claim_name, files, opened
 from .place import Claim, Document, Found
 

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import orjson
 
-from ..http_messages import HttpRequest, Reply
+from ..http.messages import HttpRequest, Reply
 
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 NO_BODY = (204, 304)

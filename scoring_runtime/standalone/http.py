@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import httptools
 
-from ..http_messages import HttpRequest, Reply
+from ..http.messages import HttpRequest, Reply
 from .connection import TOO_MANY_CONNECTIONS, Connection, Shared
 from .framing import Turn, plain
 

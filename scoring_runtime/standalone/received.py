@@ -17,7 +17,7 @@ from azure.servicebus._pyamqp.aio import _receiver_async
 from azure.servicebus._pyamqp.message import Message
 from azure.servicebus.amqp import AmqpMessageBodyType
 
-from ..queue_messages import QueueMessage
+from ..triggers.messages import QueueMessage
 
 _PROPERTIES = 0x74
 # Types that Python does not tell apart, by their codes, as the SDK calls them.

@@ -14,10 +14,10 @@ from azure.servicebus.aio import AutoLockRenewer, ServiceBusReceiver
 from azure.servicebus.exceptions import MessageLockLostError, MessagingEntityNotFoundError
 
 from ..errors import NotServing, TriggerTrouble
-from ..queue_messages import Answer, Settlement
-from ..queue_scoring import QueueScoring
-from ..settings import Settings
-from ..telemetry import log
+from ..settings.settings import Settings
+from ..telemetry.logs import log
+from ..triggers.messages import Answer, Settlement
+from ..triggers.queue import QueueScoring
 from .received import decoded
 
 _RECEIVE_SECONDS = 0.2

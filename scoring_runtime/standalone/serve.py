@@ -9,14 +9,14 @@ import socket
 import sys
 from dataclasses import replace
 
-from ..caching import store_of
-from ..diagnosis import diagnosis
+from ..cache.build import store_of
 from ..errors import ConfigurationError, StartError
-from ..invocation import Invocation
-from ..runtime import load
-from ..served import served
-from ..settings import Settings
-from ..telemetry import log
+from ..scoring.diagnosis import diagnosis
+from ..scoring.runtime import load
+from ..scoring.served import served
+from ..script.call import Invocation
+from ..settings.settings import Settings
+from ..telemetry.logs import log
 from . import triggers
 from .supervisor import EXIT_CANNOT_START, Supervision, Supervisor
 from .worker import Worker

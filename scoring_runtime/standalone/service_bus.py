@@ -9,16 +9,16 @@ from typing import Any
 
 from azure.core.exceptions import AzureError
 
-from ..connections import service_bus
+from ..connections.named import service_bus
+from ..connections.service_bus import client_of, receiver_of, trouble
 from ..errors import TriggerTrouble
-from ..outcomes import Health, Scoring
-from ..queue_messages import entity
-from ..queue_scoring import QueueScoring
-from ..replies import Replies
-from ..runtime import Runtime
-from ..service_bus_client import client_of, receiver_of, trouble
-from ..settings import Settings
-from ..telemetry import log
+from ..scoring.runtime import Runtime
+from ..settings.settings import Settings
+from ..telemetry.logs import log
+from ..triggers.messages import entity
+from ..triggers.outcomes import Health, Scoring
+from ..triggers.queue import QueueScoring
+from ..triggers.replies import Replies
 from .received import isolate_faults
 from .reception import Reception, wait_for
 

@@ -12,8 +12,8 @@ from azure.core.exceptions import (
     ServiceResponseError,
 )
 
-from ..blob_paths import BlobPaths
 from ..errors import InputTrouble, TriggerTrouble
+from ..triggers.blob_paths import BlobPaths
 
 # The account has too much to do, whichever blob it is asked for.
 # https://learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes

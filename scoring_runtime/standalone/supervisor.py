@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
 
-from .. import standard_streams
-from ..telemetry import log, request_id
+from ..telemetry import standard_streams
+from ..telemetry.logs import log, request_id
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)

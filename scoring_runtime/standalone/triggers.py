@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from .. import connections
-from ..blob_paths import BlobPaths, blob_paths, refuse_shared_documents
-from ..caching import store_of
+from ..cache.build import store_of
+from ..connections import named
 from ..errors import ConfigurationError
 from ..messages import Score
-from ..outcomes import Scoring
-from ..runtime import Runtime
-from ..settings import Settings
-from ..telemetry import quiet_sdks
+from ..scoring.runtime import Runtime
+from ..settings.settings import Settings
+from ..telemetry.logs import quiet_sdks
+from ..triggers.blob_paths import BlobPaths, blob_paths, refuse_shared_documents
+from ..triggers.outcomes import Scoring
 from .blob import BlobTrigger
 from .folder import Folder
 from .place import Place
@@ -33,7 +33,7 @@ def build(runtime: Runtime, score: Score) -> list[Trigger]:
         ConfigurationError: a setting of a trigger is wrong, or its package is not installed.
     """
     settings = runtime.settings
-    wanted = connections.triggers(settings)
+    wanted = named.triggers(settings)
     found: list[Trigger] = []
     scoring = Scoring(runtime, score)
     if "blob" in wanted:
@@ -63,7 +63,7 @@ def _paths(settings: Settings) -> BlobPaths:
 def _place(settings: Settings, paths: BlobPaths) -> Place:
     if settings.blob_input_folder:
         return Folder(settings, paths)
-    connection = connections.blob(settings)
+    connection = named.blob(settings)
     try:
         from .container import Container
     except ModuleNotFoundError as error:
@@ -72,7 +72,7 @@ def _place(settings: Settings, paths: BlobPaths) -> Place:
 
 
 def _service_bus(runtime: Runtime, scoring: Scoring) -> Trigger:
-    connections.service_bus(runtime.settings)
+    named.service_bus(runtime.settings)
     try:
         from .service_bus import ServiceBusTrigger
     except ModuleNotFoundError as error:

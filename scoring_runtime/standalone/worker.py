@@ -15,13 +15,13 @@ from types import FrameType
 
 import uvicorn
 
-from ..caching import caching
-from ..diagnosis import diagnosis
-from ..endpoint import create
-from ..invocation import Invocation
-from ..runtime import State, build
-from ..settings import Settings
-from ..telemetry import log
+from ..cache.build import caching
+from ..http.endpoint import create
+from ..scoring.diagnosis import diagnosis
+from ..scoring.runtime import State, build
+from ..script.call import Invocation
+from ..settings.settings import Settings
+from ..telemetry.logs import log
 from . import triggers
 from .connection import Shared
 from .http import HttpProtocol

@@ -8,7 +8,7 @@ from pathlib import Path
 from azureml.contrib.services.aml_request import rawhttp
 from azureml.contrib.services.aml_response import AMLResponse
 
-from scoring_runtime.telemetry import request_id
+from scoring_runtime.telemetry.logs import request_id
 
 log = logging.getLogger("script")
 invocations = []

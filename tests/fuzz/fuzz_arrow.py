@@ -10,7 +10,7 @@ import numpy as np
 with atheris.instrument_imports(include=["scoring_runtime.formats"]):
     from scoring_runtime.errors import InputError, NotAcceptable
     from scoring_runtime.formats import arrow_stream
-    from scoring_runtime.payloads import Limits
+    from scoring_runtime.values.content import Limits
 
 LIMITS = Limits(rows=1_000, values=10_000, bytes=100_000)
 

@@ -9,7 +9,7 @@ import atheris
 with atheris.instrument_imports(include=["scoring_runtime.formats.npy"]):
     from scoring_runtime.errors import InputError
     from scoring_runtime.formats import npy
-    from scoring_runtime.payloads import Limits, Rows
+    from scoring_runtime.values.content import Limits, Rows
 
 LIMITS = Limits(rows=1_000, values=10_000, bytes=100_000)
 

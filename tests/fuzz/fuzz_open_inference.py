@@ -18,7 +18,7 @@ import atheris
 with atheris.instrument_imports(include=["scoring_runtime"]):
     from scoring_runtime.errors import InputError, NotAcceptable
     from scoring_runtime.formats.open_inference import InferRequest, decode, encode
-    from scoring_runtime.payloads import NUMPY_TYPES, Limits
+    from scoring_runtime.values.content import NUMPY_TYPES, Limits
 
 LIMITS = Limits(rows=100, values=1000, bytes=10_000)
 SIZES = {name: int(kind[-2:]) // 8 for name, kind in NUMPY_TYPES.items() if kind[-2:].isdigit()}

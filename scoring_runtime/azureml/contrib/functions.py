@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...azureml_model import Model
+from ...models.model import Model
 from ...packaging.specification import FUNCTIONS, STANDALONE
 from ..core.inference_config import InferenceConfig, check_has_environment, specification_of
 from ..core.model_package import ModelPackage, create_package

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ... import azureml_model
+from ...models import model as azureml_model
 from ...packaging import specification
 from ...packaging.specification import PackagedModel, Specification
 from ..exceptions import WebserviceException, as_webservice_exceptions

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ... import azureml_model
+from ...models import model
 from ...packaging.specification import STANDALONE, Specification
 from ..exceptions import WebserviceException
 from .inference_config import InferenceConfig, specification_of
 
-Models = Sequence[azureml_model.Model]
+Models = Sequence[model.Model]
 
 ONLY_LOCAL = (
     "package the models (Model.package, or scoring_runtime.azureml.contrib.functions.package) and "

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from ...local_record import Record
-from ...local_service import FAILED, LocalService
+from ...local_services.record import Record
+from ...local_services.service import FAILED, LocalService
 
 DELETED = "Deleted"
 

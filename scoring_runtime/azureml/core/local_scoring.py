@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ...local_service import Answer
+from ...local_services.service import Answer
 from ..exceptions import WebserviceException
 
 

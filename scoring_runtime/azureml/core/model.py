@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ... import azureml_model
+from ...models import model
 from ...packaging.specification import STANDALONE
 from ..exceptions import WebserviceException, as_webservice_exceptions
 from .inference_config import InferenceConfig, specification_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["InferenceConfig", "Model", "ModelPackage"]
 
 
-class Model(azureml_model.Model):
+class Model(model.Model):
     """One version of a registered model.
 
     Raises:
@@ -52,7 +52,7 @@ class Model(azureml_model.Model):
         sample_input_dataset: object = None,
         sample_output_dataset: object = None,
         resource_configuration: object = None,
-    ) -> azureml_model.Model:
+    ) -> model.Model:
         """Copy a file or folder into the workspace as the next version of ``model_name``.
 
         What a folder has no use for (datasets, resource configuration) is accepted and not kept.
@@ -83,7 +83,7 @@ class Model(azureml_model.Model):
             ModelNotFoundException: no such model or version; the message lists what there is.
         """
         with as_webservice_exceptions():
-            return azureml_model.Model.get_model_path(model_name, version, _workspace)
+            return model.Model.get_model_path(model_name, version, _workspace)
 
     def download(self, target_dir: str | Path = ".", exist_ok: bool = False) -> str:
         """Copy the model's file or folder into ``target_dir``; the path of the copy.
@@ -108,7 +108,7 @@ class Model(azureml_model.Model):
     @staticmethod
     def package(
         workspace: object,
-        models: Sequence[azureml_model.Model],
+        models: Sequence[model.Model],
         inference_config: InferenceConfig | None = None,
         generate_dockerfile: bool = False,
         image_name: str | None = None,
@@ -142,7 +142,7 @@ class Model(azureml_model.Model):
     def deploy(
         workspace: object,
         name: str,
-        models: Sequence[azureml_model.Model],
+        models: Sequence[model.Model],
         inference_config: InferenceConfig | None = None,
         deployment_config: Any = None,
         deployment_target: object = None,

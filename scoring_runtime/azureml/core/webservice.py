@@ -1,8 +1,8 @@
 """``azureml.core.webservice``: models served on this machine, each in a process of its own.
 
-No docker is needed; see :mod:`scoring_runtime.local_service`. A service in the cloud is made from
-an image: :mod:`scoring_runtime.azureml.contrib.functions` packages one for a Function App,
-``Model.package`` one for container services.
+No docker is needed; see :mod:`scoring_runtime.local_services.service`. A service in the cloud is
+made from an image: :mod:`scoring_runtime.azureml.contrib.functions` packages one for a Function
+App, ``Model.package`` one for container services.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import builtins
 from typing import Any, NoReturn
 
-from ... import azureml_model
-from ...local_service import FAILED, HEALTHY, check_absent, find, listing
-from ...local_service import deploy as deploy_locally
+from ...local_services.service import FAILED, HEALTHY, check_absent, find, listing
+from ...local_services.service import deploy as deploy_locally
+from ...models import model
 from ..exceptions import WebserviceException, as_webservice_exceptions
 from .inference_config import InferenceConfig
 from .local_deployment import (
@@ -51,7 +51,7 @@ class Webservice(Description):
     def __init__(self, workspace: object, name: str) -> None:
         self.workspace, self.name = workspace, name
         with as_webservice_exceptions():
-            self._service = find(azureml_model.folder_of(workspace).absolute(), name)
+            self._service = find(model.folder_of(workspace).absolute(), name)
         self._deleted = False
 
     # --- what it does -----------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Webservice(Description):
         if compute_type is not None and compute_type.lower() != "local":
             return []
         with as_webservice_exceptions():
-            root = azureml_model.folder_of(workspace).absolute()
+            root = model.folder_of(workspace).absolute()
         there = (each.record for each in listing(root))
         named = (each.name for each in there if has_model(each, model_name, model_id))
         return [LocalWebservice(workspace, name) for name in named]
@@ -194,7 +194,7 @@ class Webservice(Description):
     ) -> None:
         """Raise WebserviceException if a service of this name runs, unless it is overwritten."""
         with as_webservice_exceptions():
-            check_absent(azureml_model.folder_of(workspace).absolute(), name, overwrite)
+            check_absent(model.folder_of(workspace).absolute(), name, overwrite)
 
 
 class LocalWebservice(Webservice):
@@ -285,7 +285,7 @@ def deploy(
     """
     wanted = specification(models, inference_config, deployment_config, deployment_target)
     with as_webservice_exceptions():
-        root = azureml_model.folder_of(workspace).absolute()
+        root = model.folder_of(workspace).absolute()
         port = getattr(deployment_config, "port", None)
         service = deploy_locally(root, name, wanted, port=port, overwrite=overwrite)
     deployed = LocalWebservice(workspace, name)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..exceptions import UserErrorException, WorkspaceException
 
 if TYPE_CHECKING:
-    from ...azureml_model import Model
+    from ...models.model import Model
     from .environment import Environment
     from .webservice import Webservice
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ... import azureml_model
+from ...models import model
 from ..exceptions import as_webservice_exceptions
 
 _HIDDEN = ".azureml"
@@ -44,4 +44,4 @@ def _number(folder: Path) -> int:
 
 def _folder(workspace: object) -> Path:
     with as_webservice_exceptions():
-        return azureml_model.folder_of(workspace).absolute()
+        return model.folder_of(workspace).absolute()

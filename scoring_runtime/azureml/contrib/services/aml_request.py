@@ -1,5 +1,5 @@
 """``azureml.contrib.services.aml_request``."""
 
-from ....aml_http import AMLRequest, rawhttp
+from ....script.aml_http import AMLRequest, rawhttp
 
 __all__ = ["AMLRequest", "rawhttp"]

@@ -1,5 +1,5 @@
 """``azureml.contrib.services.aml_response``."""
 
-from ....aml_http import AMLResponse
+from ....script.aml_http import AMLResponse
 
 __all__ = ["AMLResponse"]

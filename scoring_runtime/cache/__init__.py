@@ -1,0 +1,1 @@
+"""Results and inputs that are kept, in memory or in Redis."""

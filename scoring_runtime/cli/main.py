@@ -1,0 +1,287 @@
+"""``scoring-runtime``: parse, configure logging, call one function."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from ..connections.named import triggers
+from ..errors import ConfigurationError, InputError, RunFailed, ScoringRuntimeError, StartError
+from ..messages import ScoringRequest, ScoringResponse
+from ..scoring.diagnosis import diagnosis, in_one_line
+from ..scoring.runtime import build
+from ..scoring.served import served
+from ..settings import markdown as settings_table
+from ..settings.secrets import masked
+from ..settings.settings import Settings, environment_name
+from ..telemetry import standard_streams
+from ..telemetry.logs import configure_logging, log, redirect_print
+from ..triggers.outcomes import EXTENSIONS, directed, directions
+from . import models, package
+
+EXIT_OK, EXIT_USAGE, EXIT_REFUSED, EXIT_CANNOT_START, EXIT_RUN_FAILED = 0, 1, 2, 3, 4
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the result is the exit code."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[Settings, argparse.Namespace], int] = options.command
+    if not options.reads_settings:
+        return command(Settings(), options)
+    try:
+        settings = _settings(options)
+    except ConfigurationError as error:
+        print(diagnosis(error), file=sys.stderr)
+        return EXIT_CANNOT_START
+    _export(settings)
+    return command(settings, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="scoring-runtime", description="Host a trained model behind events.")
+    parser.set_defaults(reads_settings=True)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    serve = commands.add_parser("serve", help="score requests, files and messages until stopped")
+    _model_options(serve)
+    _option(serve, "--port", "SERVER_PORT", "port to listen on (5001)", int)
+    _option(serve, "--host", "SCORING_HOST", "address to listen on (0.0.0.0)")
+    _option(serve, "--workers", "WORKER_COUNT", "worker processes (1)", int, "--worker_count")
+    _option(serve, "--health-port", "HEALTH_PORT", "second port for health (5000)", int)
+    watch = "score the files dropped into this folder"
+    _option(serve, "--watch", "BLOB_INPUT_FOLDER", watch)
+    _option(serve, "--output", "BLOB_OUTPUT_FOLDER", "folder for their results (output beside it)")
+    origins = "origins that may call from a page"
+    _option(serve, "--access-control-allow-origins", "AML_CORS_ORIGINS", origins)
+    key = "accepted as the old server does; nothing is sent yet"
+    _option(serve, "--appinsights-instrumentation-key", "AML_APP_INSIGHTS_KEY", key)
+    # The old server's hidden option; start scripts of images still pass it.
+    serve.add_argument("--rest", action="store_true", help=argparse.SUPPRESS)
+    serve.set_defaults(command=_serve)
+    score = commands.add_parser("score", help="score one input and print the answer")
+    _model_options(score)
+    score.add_argument("file", nargs="?", default="-", help="the input; - is standard input")
+    score.add_argument("--content-type", default="", help="of the input (by the file's name)")
+    score.add_argument("--accept", default="", help="content type of the answer (JSON)")
+    score.add_argument("--model", default="", help="name or name:version, of several")
+    score.add_argument("--method", default="", help="such as predict_proba")
+    score.set_defaults(command=_score)
+    models.add_commands(commands)
+    package.add_command(commands)
+    show = commands.add_parser("settings", help="show every setting, its value and its source")
+    _model_options(show)
+    form = show.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--markdown", action="store_true", help="names and defaults for a README")
+    show.set_defaults(command=_show_settings)
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    _option(parser, "--entry-script", "AZUREML_ENTRY_SCRIPT", "the script with init() and run()")
+    _option(parser, "--model-dir", "AZUREML_MODEL_DIR", "the folder of the model")
+    _option(parser, "--config-file", "AZUREML_CONFIG_FILE", "settings as a JSON file")
+
+
+def _option(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    variable: str,
+    text: str,
+    kind: Callable[[str], object] = str,
+    *more: str,
+) -> None:
+    old = f"--{flag[2:].replace('-', '_')}"
+    flags = list(dict.fromkeys((flag, old, *more)))
+    metavar = flag[2:].upper().replace("-", "_")
+    help_text = f"{text} [{variable}]"
+    parser.add_argument(*flags, dest=variable, type=kind, metavar=metavar, help=help_text)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    said = {n: str(v) for n, v in vars(options).items() if n.isupper() and v is not None}
+    if "AZUREML_ENTRY_SCRIPT" in said:
+        said["AZUREML_ENTRY_SCRIPT"] = os.path.realpath(said["AZUREML_ENTRY_SCRIPT"])
+    if "AML_APP_INSIGHTS_KEY" in said:
+        said["AML_APP_INSIGHTS_ENABLED"] = "true"
+    _check_command_line(said)
+    return Settings.from_environ(
+        os.environ, command_line=said, defaults={"AML_APP_ROOT": os.getcwd()}
+    )
+
+
+def _check_command_line(said: dict[str, str]) -> None:
+    try:
+        Settings.from_environ({}, command_line=said)
+    except ConfigurationError as error:
+        if "(from the command line)" not in str(error):
+            raise
+        print(f"scoring-runtime: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE) from None
+    folder = Path(said.get("AZUREML_MODEL_DIR", ""))
+    if folder.is_file():
+        said_so = f"--model-dir names the file {folder}: name its folder, {folder.parent}"
+        print(f"scoring-runtime: {said_so}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+
+
+def _export(settings: Settings) -> None:
+    """What scripts and old tools read from the environment."""
+    exported = {
+        "AML_APP_ROOT": settings.app_root,
+        "AZUREML_ENTRY_SCRIPT": settings.entry_script,
+        "AZUREML_MODEL_DIR": settings.model_dir,
+        "WORKER_COUNT": str(settings.worker_count),
+        "SERVER_PORT": str(settings.port),
+        "HEALTH_PORT": str(
+            settings.health_port if settings.separate_health_endpoint else settings.port
+        ),
+        "AML_APP_INSIGHTS_ENABLED": "true" if settings.app_insights_active else "false",
+    }
+    # It would tell its makers of each start.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.update({name: value for name, value in exported.items() if value})
+
+
+def _configure_logging(settings: Settings, stream: str) -> None:
+    places = [Path(settings.app_root)]
+    if settings.script_path is not None:
+        places.append(settings.script_path.parent)
+    configure_logging(settings.log_level, places if stream == "stdout" else [], stream)
+    redirect_print()
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    try:
+        from ..standalone import serve
+    except ModuleNotFoundError as error:
+        print(
+            f"scoring-runtime: serve needs {error.name}: pip install 'scoring-runtime[server]'",
+            file=sys.stderr,
+        )
+        return EXIT_USAGE
+    try:
+        standard_streams.install()
+        _configure_logging(settings, "stdout")
+        _banner(settings)
+        return serve.run(settings)
+    except serve.PortInUse as error:
+        print(f"scoring-runtime: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except ConfigurationError as error:
+        print(diagnosis(error, settings), file=sys.stderr)
+        return EXIT_CANNOT_START
+
+
+def _score(settings: Settings, options: argparse.Namespace) -> int:
+    try:
+        body = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
+    except OSError as error:
+        print(f"scoring-runtime: {options.file}: {error.strerror}", file=sys.stderr)
+        return EXIT_USAGE
+    _configure_logging(settings, "stderr")
+    by_name = EXTENSIONS.get(Path(options.file).suffix.lower(), "application/json")
+    said = options.content_type or by_name
+    headers = ((b"content-type", said.encode("latin-1")),)
+    asked = directions({name: getattr(options, name) for name in ("accept", "model", "method")})
+    request = directed(ScoringRequest(body, headers), asked)
+    try:
+        with _stdout_is_stderr():
+            answer, content = asyncio.run(_score_one(settings, request))
+    except StartError as error:
+        print(diagnosis(error, settings), file=sys.stderr)
+        return EXIT_CANNOT_START
+    except ScoringRuntimeError as error:
+        print(error, file=sys.stderr)
+        if isinstance(error, RunFailed) and error.__cause__ is not None:
+            print(f"Cause: {masked(in_one_line(error.__cause__))}", file=sys.stderr)
+        return EXIT_REFUSED if isinstance(error, InputError) else EXIT_RUN_FAILED
+    (sys.stdout if answer.status < 400 else sys.stderr).buffer.write(content)
+    if answer.status < 400:
+        return EXIT_OK
+    return EXIT_REFUSED if answer.status < 500 else EXIT_RUN_FAILED
+
+
+@contextlib.contextmanager
+def _stdout_is_stderr() -> Iterator[None]:
+    """Standard output is for the answer: what libraries write there goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _show_settings(settings: Settings, options: argparse.Namespace) -> int:
+    if options.markdown:
+        print(settings_table.markdown())
+        return EXIT_OK
+    for warning in settings.warnings:
+        print(f"scoring-runtime: {warning}", file=sys.stderr)
+    rows = settings_table.rows(settings)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return EXIT_OK
+    for row in rows:
+        print(f"{row['name']}={row['value']}  ({row['source']})")
+    return EXIT_OK
+
+
+async def _score_one(settings: Settings, request: ScoringRequest) -> tuple[ScoringResponse, bytes]:
+    runtime = build(settings)
+    runtime.start()
+    await runtime.started()
+    response = await runtime.score(request)
+    content = await runtime.whole(response.body)
+    await runtime.stop()
+    return response, content
+
+
+def _banner(settings: Settings) -> None:
+    if not settings.model_dir:
+        log.info("The environment variable 'AZUREML_MODEL_DIR' has not been set.")
+        log.info("Use the --model-dir command line argument to set it.")
+    wanted = settings.app_insights_enabled and settings.app_insights_key
+    if wanted and not settings.app_insights_active:
+        log.info("Invalid Application Insights instrumentation key provided.")
+        log.info("Application Insights has been disabled.")
+    shown = ("entry_script", "model_dir", "config_file", "worker_count", "scoring_timeout_ms")
+    rows = [f"{environment_name(n)}: {getattr(settings, n)}" for n in shown]
+    base = f"http://127.0.0.1:{settings.port}"
+    score = f"Score:          POST  {base}/score\n" if "http" in triggers(settings) else ""
+    found = served(settings)
+    if score and len(found) > 1:
+        score += "".join(
+            f"                POST  {base}/score/{each.name}/{each.version}\n" for each in found
+        )
+    if score and found[0].folder is not None:
+        score += f"V2:             POST  {base}/v2/models/NAME/infer\n"
+    print("\nServer Settings\n---------------\n" + "\n".join(rows), file=sys.stderr)
+    print(
+        f"\nServer Routes\n---------------\n"
+        f"{score}"
+        f"Liveness Probe: GET   {base}/\n"
+        f"Readiness:      GET   {base}/health/ready\n"
+        f"Schema:         GET   {base}/swagger.json\n",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,1 @@
+"""Redis and Service Bus, named by settings."""

@@ -1,0 +1,144 @@
+"""How a result is written, by Accept and by the request's own form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from enum import Enum
+from importlib import import_module
+from typing import Any, TypeAlias
+
+from ..errors import NotAcceptable
+from ..messages import INFER_HEADER_LENGTH, Headers, ScoringRequest
+from ..values.body import parse_json
+from .by_content_type import BY_TYPE, JSON, OCTETS, SUPPORTED, Asked, codec, listed, open_inference
+
+_FAILED = (b"x-ms-run-function-failed", b"False")
+# Elements of a list, and parameters of a media range: commas and semicolons may be quoted.
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*")+')
+_NOTHING = b", \t"
+# Java's own clients leave the zero out: "*; q=.2".
+_WEIGHT = re.compile(r"0?\.\d+|0\.?|1(?:\.0*)?")
+
+Encode: TypeAlias = Callable[[Any], bytes]
+Writer: TypeAlias = Callable[[Any], tuple[bytes, Headers]]
+
+
+def writer(
+    request: ScoringRequest,
+    asked: Asked,
+    encode: Encode,
+    name: str,
+    model: tuple[str, str],
+    nan: str = "null",
+) -> Writer:
+    """What writes the result, as Accept and the request's own form ask.
+
+    Args:
+        request: its Accept header decides (RFC 9110 §12.5.1); without one it is JSON.
+        asked: the request as read.
+        encode: writes JSON.
+        name: of a result that has none, where a format needs one.
+        model: its name and version, which V2 answers show.
+        nan: what NaN and Infinity become in V2 JSON, as ``encode`` has it.
+
+    Raises:
+        NotAcceptable: it lists what there is.
+    """
+    accept = b",".join(value for key, value in request.headers if key == b"accept")
+    if asked.infer is not None:
+        if not _accepts(accept, JSON) and not _accepts(accept, OCTETS):
+            raise NotAcceptable(_not_acceptable(accept, (JSON, OCTETS)))
+        return _infer_writer(asked.infer, lambda result: _outputs(result, encode, name), model, nan)
+    kind = negotiated(accept)
+    if kind == JSON:
+        if asked.predictions:
+            return lambda result: (encode({"predictions": result}), _HEADERS[JSON])
+        return lambda result: (encode(result), _HEADERS[JSON])
+    found, headers = codec(BY_TYPE[kind], NotAcceptable), _HEADERS[kind]
+    return lambda result: (found.encode(_outputs(result, encode, name)), headers)
+
+
+def negotiated(accept: bytes) -> str:
+    """The content type to answer with: of :data:`SUPPORTED`, or another name of one of them if
+    only that is accepted.
+
+    Raises:
+        NotAcceptable: none of them is accepted.
+    """
+    if accept in (b"", b"*/*", b"application/json"):
+        return JSON
+    if not accept.strip(_NOTHING):
+        return JSON
+    ranges = _ranges(accept)
+    best = max(_OFFERED, key=lambda kind: _weight(ranges, kind))
+    if _weight(ranges, best) <= 0:
+        raise NotAcceptable(_not_acceptable(accept, SUPPORTED))
+    return best
+
+
+_OFFERED = (*SUPPORTED, *(kind for kind in BY_TYPE if kind not in SUPPORTED))
+_HEADERS: dict[str, Headers] = {
+    kind: ((b"content-type", kind.encode()), _FAILED) for kind in (*_OFFERED, OCTETS)
+}
+
+
+def _infer_writer(
+    infer: Any, outputs: Callable[[Any], Any], model: tuple[str, str], nan: str
+) -> Writer:
+    def write(result: Any) -> tuple[bytes, Headers]:
+        body, length = open_inference().encode(outputs(result), infer, *model, nan=nan)
+        if length is None:
+            return body, _HEADERS[JSON]
+        return body, (*_HEADERS[OCTETS], (INFER_HEADER_LENGTH, b"%d" % length))
+
+    return write
+
+
+def _outputs(result: Any, encode: Encode, name: str) -> Any:
+    """Arrays by name, with the values that the JSON answer has."""
+    named_outputs = import_module("scoring_runtime.values.named_outputs").named_outputs
+    return named_outputs({} if result is None else _known(result, encode), name)
+
+
+def _known(result: Any, encode: Encode) -> Any:
+    """What is no array, table or plain value, as its JSON: models, dataclasses, sets, moments."""
+    if isinstance(result, Mapping):
+        return {key: _known(value, encode) for key, value in result.items()}
+    if result is None or any(
+        hasattr(result, each) for each in ("to_numpy", "toarray", "__array__")
+    ):
+        return result
+    if isinstance(result, list | str | int | float) and not isinstance(result, Enum):
+        return result
+    return parse_json(encode(result), exact=False)
+
+
+def _ranges(accept: bytes) -> list[tuple[str, float]]:
+    """The media ranges and their weights; those whose weight is none are left out."""
+    found = []
+    for element in _ELEMENT.findall(accept.decode("latin-1").lower()):
+        kind, *parameters = [each.strip() for each in _PARAMETER.findall(element)] or [""]
+        weight = next((each[2:].strip() for each in parameters if each.startswith("q=")), "1")
+        if kind and _WEIGHT.fullmatch(weight):
+            found.append((kind, float(weight)))
+    return found
+
+
+def _weight(ranges: list[tuple[str, float]], kind: str) -> float:
+    """How much a content type is wanted: the most exact range that covers it decides."""
+    for covering in ((kind,), (kind.partition("/")[0] + "/*",), ("*/*", "*")):
+        found = [weight for named, weight in ranges if named in covering]
+        if found:
+            return max(found)
+    return 0.0
+
+
+def _accepts(accept: bytes, kind: str) -> bool:
+    return not accept.strip(_NOTHING) or _weight(_ranges(accept), kind) > 0
+
+
+def _not_acceptable(accept: bytes, there: Collection[str]) -> str:
+    shown = accept.decode("latin-1")[:100]
+    return f"Accept {shown} names no format that there is. Supported: {listed(there)}."

@@ -1,0 +1,205 @@
+"""One table of formats, and what a body holds by its Content-Type.
+
+The same for models without a script and for scripts with a schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from ..errors import SchemaMismatch, UndecodableInput, UnsupportedContentType, UnsupportedMethod
+from ..messages import INFER_HEADER_LENGTH, ScoringRequest
+from ..values.body import decoded_body, is_json_type
+from ..values.content import Content, Limits, Rows
+from .guarded_json import parse
+
+JSON, OCTETS = "application/json", "application/octet-stream"
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+class Format(NamedTuple):
+    """One row: its content types (the first is written), the module, and what to install."""
+
+    content_types: tuple[str, ...]
+    module: str
+    extra: str
+
+
+_FORMATS = (
+    Format(("text/csv", "application/csv"), "csv_table", "sklearn"),
+    Format(
+        ("application/jsonl", "application/x-ndjson", "application/jsonlines"),
+        "json_lines",
+        "sklearn",
+    ),
+    Format(("application/x-npy",), "npy", "sklearn"),
+    Format((ARROW, "application/x-apache-arrow-stream"), "arrow_stream", "arrow"),
+)
+_INFER = Format(("The Open Inference Protocol",), "open_inference", "sklearn")
+BY_TYPE = {kind: each for each in _FORMATS for kind in each.content_types}
+SUPPORTED = (JSON, *(each.content_types[0] for each in _FORMATS))
+_READABLE = (*SUPPORTED, f"{OCTETS} with Inference-Header-Content-Length (V2)")
+
+
+class Asked(NamedTuple):
+    """What a request holds and asks for.
+
+    ``infer`` is the V2 request it is, if it is one. ``predictions`` asks for the result under that
+    name, as MLflow's and TensorFlow's servers give it.
+    """
+
+    content: Content
+    params: Mapping[str, Any] = {}
+    method: str = ""
+    predictions: bool = False
+    infer: Any = None
+
+
+def read(
+    request: ScoringRequest,
+    limits: Limits,
+    *,
+    names: Collection[str] = (),
+    csv_header: bool | None = None,
+    as_text: bool = False,
+) -> Asked:
+    """What the body holds, by its Content-Type (none is JSON).
+
+    Args:
+        request: the body is still encoded as Content-Encoding says.
+        limits: how much it may hold.
+        names: of the model's columns, by which the header line of a CSV body is known.
+        csv_header: whether CSV has one; None: the body shows it.
+        as_text: numbers in CSV stay text, for a model that knows which are.
+
+    Raises:
+        UnsupportedMethod, UnsupportedContentType, UndecodableInput, SchemaMismatch, InputTooLarge.
+    """
+    if request.method != "POST":
+        raise UnsupportedMethod("Send the input with POST.")
+    body = decoded_body(request, limits.bytes)
+    said = request.header(b"content-type")
+    length = request.header(INFER_HEADER_LENGTH)
+    if length:
+        return _infer(body, limits, _header_length(length, body))
+    if request.path.startswith("/v2/"):
+        return _infer(body, limits, None, _json(body, limits))
+    if not said or is_json_type(said):
+        return read_json(_json(body, limits), limits)
+    found = BY_TYPE.get(_kind(said))
+    if found is None:
+        raise UnsupportedContentType(_unsupported(said))
+    if not body:
+        raise UndecodableInput("The body is empty.")
+    reader = codec(found, UnsupportedContentType)
+    if found.module == "csv_table":
+        header = _csv_header(_parameter(said, "header"), csv_header)
+        charset = _parameter(said, "charset") or "utf-8"
+        options = {"header": header, "names": names, "charset": charset, "as_text": as_text}
+        return Asked(reader.decode(body, limits, **options))
+    return Asked(reader.decode(body, limits))
+
+
+def read_json(value: Any, limits: Limits) -> Asked:
+    """What a JSON value holds: V2, or data under one of the names that clients use."""
+    if isinstance(value, list):
+        return Asked(Rows(value))
+    if not isinstance(value, dict):
+        raise UndecodableInput("The body is neither a JSON object nor a list of rows.")
+    if isinstance(value.get("inputs"), list) and open_inference().is_infer_request(value):
+        return _infer(b"", limits, None, value)
+    kinds = import_module("scoring_runtime.formats.mlflow_json")
+    content, params = kinds.decode(value, limits)
+    method = value.get("method", "")
+    if not isinstance(method, str):
+        raise SchemaMismatch(f"method is {method!r}; expected is a name as text.")
+    return Asked(content, params, method, any(kind in value for kind in kinds.KINDS))
+
+
+def is_known(content_type: bytes) -> bool:
+    """Whether there is a format of this content type, installed or not."""
+    return is_json_type(content_type) or _kind(content_type) in BY_TYPE
+
+
+def _csv_header(said: str, default: bool | None) -> bool | None:
+    if said not in ("", "present", "absent"):
+        raise UnsupportedContentType(
+            f"header={said[:20]} of text/csv is not known. Allowed: header=present, header=absent "
+            "(RFC 4180), or neither."
+        )
+    return {"present": True, "absent": False}.get(said, default)
+
+
+def supported() -> str:
+    """A sentence that lists the content types that can be read."""
+    return f"Supported: {listed(_READABLE)}."
+
+
+def listed(kinds: Collection[str]) -> str:
+    """Content types for a message; with one whose package is missing stands what it needs."""
+    without = find_spec("pyarrow") is None
+    shown = (f"{kind} (needs pyarrow)" if kind == ARROW and without else kind for kind in kinds)
+    return ", ".join(shown)
+
+
+def _json(body: bytes, limits: Limits) -> Any:
+    if not body:
+        raise UndecodableInput("The body is empty.")
+    return parse(body, limits, "The body", "Send application/x-npy, or fewer rows at once.")
+
+
+def _infer(body: bytes, limits: Limits, length: int | None, value: Any = None) -> Asked:
+    infer = open_inference().decode(body, length, limits, value)
+    return Asked(infer.tensors, infer.params, "", False, infer)
+
+
+def _header_length(value: bytes, body: bytes) -> int:
+    if not value.isdigit() or len(value) > 18 or int(value) > len(body):
+        raise UndecodableInput(
+            f"Inference-Header-Content-Length is {value.decode('latin-1')!r}; expected is the "
+            f"length in bytes of the JSON part of a body of {len(body)}."
+        )
+    return int(value)
+
+
+def open_inference() -> Any:
+    """The module of the Open Inference Protocol.
+
+    Raises:
+        UnsupportedContentType: what it needs is missing.
+    """
+    return codec(_INFER, UnsupportedContentType)
+
+
+def codec(found: Format, error: type[Exception]) -> Any:
+    """The module that reads and writes a format; ``error`` when what it needs is missing."""
+    try:
+        return import_module(f"scoring_runtime.formats.{found.module}")
+    except ModuleNotFoundError as missing:
+        raise error(
+            f"{found.content_types[0]} needs {missing.name}, which is not installed here: pip "
+            f"install 'scoring-runtime[{found.extra}]'."
+        ) from None
+
+
+def _kind(content_type: bytes) -> str:
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
+
+
+def _parameter(content_type: bytes, name: str) -> str:
+    for part in content_type.decode("latin-1").split(";")[1:]:
+        key, _, value = part.partition("=")
+        if key.strip().lower() == name:
+            return value.strip().strip('"').lower()
+    return ""
+
+
+def _unsupported(said: bytes) -> str:
+    hint = ""
+    if _kind(said) == "application/x-www-form-urlencoded":
+        hint = " (curl sends it unless told otherwise: add -H 'Content-Type: application/json')"
+    shown = said.decode("latin-1")[:100]
+    return f"Content-Type {shown} cannot be read{hint}. {supported()}"

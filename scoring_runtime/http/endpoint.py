@@ -1,0 +1,277 @@
+"""The whole HTTP surface on plain data: routes, request ids, errors → statuses.
+
+Each host decodes its own request into an :class:`HttpRequest`, awaits the endpoint, and encodes
+the :class:`Reply`. Both therefore answer alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import Any
+
+import orjson
+
+from ..cache.inputs import StoredInputs
+from ..connections.named import triggers
+from ..errors import InputNotFound, InputTooLarge, NotStarted, ScoringRuntimeError
+from ..messages import Headers, Score, ScoringRequest, ScoringResponse
+from ..release import VERSION
+from ..scoring.runtime import Runtime, State
+from ..script.call import JSON_HEADERS
+from ..settings.settings import Settings
+from ..telemetry.logs import AccessLog, log, metrics_text
+from ..telemetry.request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
+from ..values.body import query_pairs
+from .cors import with_cors
+from .errors import INTERNAL, error_response, forget, message_response
+from .messages import Handle, HttpRequest, Reply
+from .model_routes import EVERY, SCORES, V2, Found, ModelRoutes, with_error
+
+# The texts that clients know: werkzeug's descriptions of 404 and 405.
+_NOT_FOUND = (
+    "The requested URL was not found on the server. If you entered the URL manually please check "
+    "your spelling and try again."
+)
+_NOT_ALLOWED = "The method is not allowed for the requested URL."
+_ID_NAMES = (b"x-request-id", b"x-ms-request-id", b"x-ms-client-request-id")
+# The ids are ours; framing and connection belong to the host.
+_RESERVED = frozenset(
+    {b"x-request-id", b"x-ms-request-id", b"content-length", b"transfer-encoding", b"connection"}
+)
+_TEXT_HEADERS: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
+# https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
+_METRICS_HEADERS: Headers = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
+INPUTS = "/inputs/"
+_ALIVE = (State.TRANSITIONING, State.HEALTHY)
+_READ = ("GET", "HEAD", "OPTIONS")
+
+
+class Endpoint:
+    """Answers every path; calling it never raises."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        score: Score | None = None,
+        inputs: StoredInputs | None = None,
+        *,
+        access_log: bool = True,
+    ) -> None:
+        self._runtime = runtime
+        self._inputs = inputs
+        self._settings = runtime.settings
+        self._score: Score = score or runtime.score
+        self._access = AccessLog(enabled=access_log)
+        self._new_id = RandomIds()
+        self._version_header = _version_header(runtime.settings)
+        self._routes: dict[str, Found] = {
+            "/score": (self._scored, SCORES, True),
+            "/": (self._healthy, _READ, False),
+            "/swagger.json": (self._document, _READ, True),
+            "/health/live": (self._live, _READ, False),
+            "/health/ready": (self._ready, _READ, False),
+        }
+        self._models: ModelRoutes | None = None
+        if "http" in triggers(runtime.settings):
+            self._models = ModelRoutes(runtime, self._scored, VERSION)
+        else:
+            del self._routes["/score"]
+        if runtime.metrics:
+            self._routes["/metrics"] = (self._measured, _READ, False)
+
+    async def __call__(self, request: HttpRequest) -> Reply:
+        started = perf_counter()
+        route, methods, logged = self._routes.get(request.path) or self._route_of(request.path)
+        headers = dict(request.headers)
+        if len(headers) != len(request.headers):
+            headers = _joined(request.headers)
+        ids = NO_IDS
+        try:
+            ids = self._ids(headers)
+            if request.method in methods:
+                response = await route(request, ids)
+            else:
+                response = _method_refused(request, known=methods is not _UNKNOWN[1])
+        except ScoringRuntimeError as error:
+            ids = error.ids if isinstance(error, BadIds) else ids
+            response = _as_read(error_response(error), request.path)
+        except Exception as error:
+            log.exception("Encountered Exception while answering %s", request.path)
+            forget(error)
+            response = _as_read(message_response(500, INTERNAL), request.path)
+        reply = self._reply(response, ids, headers)
+        if logged:
+            self._log(request, reply, started)
+        return reply
+
+    def failed(self, error: ScoringRuntimeError, request: HttpRequest) -> Reply:
+        """The answer when a reply's stream has ended in an error before anything was sent."""
+        headers = dict(request.headers)
+        return self._reply(error_response(error), self._ids(headers), headers)
+
+    def flush_log(self) -> None:
+        """Write the access lines that wait."""
+        self._access.flush()
+
+    # --- routes -------------------------------------------------------------------------------
+
+    async def _scored(self, request: HttpRequest, ids: Ids, model: str = "") -> ScoringResponse:
+        limit = self._settings.max_body_bytes
+        if request.body is None or len(request.body) > limit:
+            raise InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
+        if request.method == "OPTIONS" and not await self._runtime.takes_any_method():
+            return ScoringResponse(200, b"", _OPTIONS_HEADERS, -1)
+        return await self._score(
+            ScoringRequest(
+                request.body,
+                request.headers,
+                request.method,
+                request.path,
+                request.query,
+                request.client,
+                request.scheme,
+                ids.request.decode("latin-1"),
+                request.enter,
+                model,
+            )
+        )
+
+    def _route_of(self, path: str) -> Found:
+        if self._inputs is not None and path.startswith(INPUTS) and len(path) > len(INPUTS):
+            return self._kept_input, ("PUT", "DELETE"), True
+        found = self._models(path) if self._models is not None else None
+        return found or _UNKNOWN
+
+    async def _kept_input(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        assert self._inputs is not None
+        key = request.path[len(INPUTS) :]
+        if request.method == "DELETE":
+            if not await self._inputs.delete(key):
+                raise InputNotFound(f"No input is kept under the key {key!r}.")
+            return ScoringResponse(204, b"", (), -1)
+        if request.body is None:
+            limit = self._settings.max_body_bytes
+            raise InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
+        seconds = await self._inputs.put(key, ScoringRequest(request.body, request.headers))
+        body = orjson.dumps({"key": key, "seconds": seconds})
+        return ScoringResponse(201, body, JSON_HEADERS[:1], -1)
+
+    async def _measured(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        if request.method == "OPTIONS":
+            return _allowed()
+        text = metrics_text(self._runtime.metrics)
+        return ScoringResponse(200, text.encode(), _METRICS_HEADERS, -1)
+
+    async def _healthy(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        if request.method == "OPTIONS":
+            return _allowed()
+        await self._runtime.settled()
+        if self._runtime.state is State.HEALTHY:
+            return ScoringResponse(200, b"Healthy", _TEXT_HEADERS, -1)
+        return message_response(503, f"The service is {self._runtime.state.value}.")
+
+    async def _live(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        state = self._runtime.state
+        return _probed(request, {"state": state.value}, state in _ALIVE)
+
+    async def _ready(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        state = self._runtime.readiness
+        shown: dict[str, Any] = {"state": state.value}
+        if self._runtime.troubles:
+            shown["troubles"] = self._runtime.troubles
+        return _probed(request, shown, state is State.HEALTHY)
+
+    async def _document(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
+        if request.method == "OPTIONS":
+            return _allowed()
+        await self._runtime.settled()
+        if self._runtime.state is State.FAILED:
+            raise NotStarted("The entry script could not be started; its log says why.")
+        query = dict(query_pairs(request.query)[::-1])
+        document = self._runtime.documents.get(query.get("version", "2"))
+        return ScoringResponse(200, document, JSON_HEADERS, -1)
+
+    def _ids(self, headers: dict[bytes, bytes]) -> Ids:
+        return ids_of(headers, self._new_id)
+
+    # --- the reply ----------------------------------------------------------------------------
+
+    def _reply(self, response: ScoringResponse, ids: Ids, asked: dict[bytes, bytes]) -> Reply:
+        headers = [*response.headers]
+        if response.headers is not JSON_HEADERS:
+            headers = [line for line in headers if line[0] not in _RESERVED]
+        if response.run_ms >= 0:
+            headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % response.run_ms))
+        if self._version_header is not None:
+            headers.append(self._version_header)
+        headers += [(name, value) for name, value in zip(_ID_NAMES, ids, strict=True) if value]
+        if b"traceid" in asked:
+            headers.append((b"traceid", asked[b"traceid"]))
+        if response.status == 503 and response.run_ms < 0:  # not one that run() chose
+            headers.append((b"retry-after", b"1"))
+        return Reply(response.status, headers, response.body)
+
+    def _log(self, request: HttpRequest, reply: Reply, started: float) -> None:
+        milliseconds = (perf_counter() - started) * 1000
+        query = f"?{request.query.decode('latin-1')}" if request.query else ""
+        length = len(reply.body) if isinstance(reply.body, bytes) else "N/A"
+        self._access.add(
+            asyncio.get_running_loop(),
+            f"{request.method} {request.path}{query} {reply.status} {milliseconds:.3f}ms {length}",
+        )
+
+
+_OPTIONS_HEADERS: Headers = (*_TEXT_HEADERS, (b"x-ms-run-function-failed", b"False"))
+
+
+async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
+    return message_response(404, _NOT_FOUND)
+
+
+_UNKNOWN: Found = (_not_found, EVERY, False)
+
+
+def _as_read(error: ScoringResponse, path: str) -> ScoringResponse:
+    return with_error(error) if path.startswith(f"{V2}/") else error
+
+
+def _joined(lines: Headers) -> dict[bytes, bytes]:
+    """Repeated lines as one, joined by commas (RFC 9110 §5.3)."""
+    joined: dict[bytes, bytes] = {}
+    for name, value in lines:
+        joined[name] = joined[name] + b"," + value if name in joined else value
+    return joined
+
+
+def _method_refused(request: HttpRequest, *, known: bool) -> ScoringResponse:
+    return message_response(405, _NOT_ALLOWED) if known else message_response(404, _NOT_FOUND)
+
+
+def _probed(request: HttpRequest, shown: dict[str, Any], good: bool) -> ScoringResponse:
+    if request.method == "OPTIONS":
+        return _allowed()
+    return ScoringResponse(200 if good else 503, orjson.dumps(shown), JSON_HEADERS[:1], -1)
+
+
+def _allowed() -> ScoringResponse:
+    return ScoringResponse(200, b"", (*_TEXT_HEADERS, (b"allow", b"OPTIONS, HEAD, GET")), -1)
+
+
+def _version_header(settings: Settings) -> tuple[bytes, bytes] | None:
+    if not settings.server_version_header:
+        return None
+    return (b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode())
+
+
+def create(
+    runtime: Runtime,
+    score: Score | None = None,
+    inputs: StoredInputs | None = None,
+    *,
+    access_log: bool = True,
+) -> tuple[Endpoint, Handle]:
+    """The endpoint of a runtime, and the same with the wrappers its settings ask for."""
+    endpoint = Endpoint(runtime, score, inputs, access_log=access_log)
+    origins = runtime.settings.cors_origins
+    return endpoint, with_cors(endpoint, origins) if origins else endpoint

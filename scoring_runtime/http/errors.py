@@ -1,0 +1,68 @@
+"""Errors as responses: one table from the error tree to statuses, one JSON form."""
+
+from __future__ import annotations
+
+import json
+
+from ..errors import (
+    InputError,
+    InputNotFound,
+    InputTooLarge,
+    NotAcceptable,
+    NotServing,
+    RequestIdTooLong,
+    RunError,
+    ScoringRuntimeError,
+    UnknownModel,
+    UnsupportedContentType,
+    UnsupportedMethod,
+)
+from ..messages import ScoringResponse
+from ..script.call import JSON_HEADERS
+from ..script.openapi import NoSuchDocument
+from ..telemetry.logs import log
+
+_STATUS: tuple[tuple[type[ScoringRuntimeError], int], ...] = (
+    (InputTooLarge, 413),
+    (UnsupportedContentType, 415),
+    (UnsupportedMethod, 405),
+    (RequestIdTooLong, 431),
+    (NoSuchDocument, 404),
+    (InputNotFound, 404),
+    (UnknownModel, 404),
+    (NotAcceptable, 406),
+    (InputError, 400),
+    (NotServing, 503),
+    (RunError, 500),
+)
+INTERNAL = "An unexpected internal error occurred. Check the logs for more info."
+
+
+def error_response(error: ScoringRuntimeError) -> ScoringResponse:
+    """The response that a client gets for an error; ``run_ms`` is -1, as run() gave no answer.
+
+    With it the error's tracebacks and causes are forgotten: they hold what was sent.
+    """
+    forget(error)
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return message_response(status, str(error), failed=kind is RunError)
+    # The others are for operators: their texts name folders of this machine.
+    log.error("%s", error)
+    return message_response(500, INTERNAL)
+
+
+def forget(error: BaseException | None) -> None:
+    """Part an error that has been told of from its traceback and from what caused it."""
+    while error is not None:
+        before = error.__context__ if error.__cause__ is None else error.__cause__
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error = before
+
+
+def message_response(status: int, message: str, *, failed: bool = False) -> ScoringResponse:
+    """``{"message": …}`` with this status."""
+    flag = (b"x-ms-run-function-failed", b"True" if failed else b"False")
+    # Not orjson: clients that compare the text know it with the standard library's spacing.
+    body = json.dumps({"message": message}).encode()
+    return ScoringResponse(status, body, (JSON_HEADERS[0], flag), -1)

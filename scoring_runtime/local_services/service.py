@@ -1,0 +1,298 @@
+"""Services on this machine: a package served by the standalone host in a process of its own.
+
+No docker is needed: the build context of the target ``standalone`` is made in a folder, and the
+host runs from there with this Python, so with the packages that are installed beside it; a missing
+one is named by the host's diagnosis. As a container does, the service goes on when the program
+that started it ends, until :meth:`LocalService.delete`. It listens on the loopback interface only.
+
+Below the folder that holds the services::
+
+    .local-services/<name>/service.json    port, process and what is served; no secret is in it
+    .local-services/<name>/log.txt         all that the host has written since it was started
+    .local-services/<name>/context-<n>/    the build context it runs from
+
+Needs a POSIX system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import LocalServiceError, ServiceExists
+from ..packaging.specification import Specification
+from . import record as local_record
+from .host import GRACE_SECONDS, LOG, start
+from .process import LOOPBACK, end, ended, free_port
+from .record import RECORD, Record
+
+TRANSITIONING, HEALTHY, UNHEALTHY, FAILED = STATES = (
+    "Transitioning",
+    "Healthy",
+    "Unhealthy",
+    "Failed",
+)
+"""As users of Azure ML know them."""
+
+SERVICES = ".local-services"
+# Azure ML's rule for names of services.
+_NAME = re.compile(r"(?=.{3,32}\Z)[a-z][-a-z0-9]*[a-z0-9]")
+_PROBE_SECONDS, _POLL_SECONDS, _WAIT_SECONDS = 5.0, 0.1, 1200.0
+_SHOWN_LINES = 60
+
+Tell = Callable[[str], object]
+
+
+class Answer(NamedTuple):
+    """What a service has answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class LocalService:
+    """One service; made by :func:`deploy`, :func:`find` and :func:`listing`."""
+
+    def __init__(self, folder: Path, record: Record) -> None:
+        self._folder, self._record = folder, record
+        self._secrets: Mapping[str, str] = {}
+
+    @property
+    def record(self) -> Record:
+        """What is noted of it, by whoever started it last."""
+        with contextlib.suppress(LocalServiceError):
+            self._record = local_record.read(self._folder)
+        return self._record
+
+    @property
+    def url(self) -> str:
+        """``http://localhost:PORT``."""
+        return f"http://localhost:{self.record.port}"
+
+    @property
+    def state(self) -> str:
+        """One of :data:`STATES`: by the process, and what ``GET /health/ready`` says."""
+        process = self.record.process
+        if not process.is_alive:
+            return FAILED
+        try:
+            answer = self._exchange("GET", "/health/ready", timeout=_PROBE_SECONDS)
+            state = json.loads(answer.body)["state"]
+        except ConnectionError:  # it does not listen yet, or has just ended
+            return TRANSITIONING if process.is_alive else FAILED
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+            return UNHEALTHY
+        return state if state in STATES else UNHEALTHY
+
+    def wait(self, tell: Tell | None = None, timeout: float = _WAIT_SECONDS) -> None:
+        """Wait until it is Healthy.
+
+        Args:
+            tell: called with each line of the log as it comes.
+            timeout: in seconds.
+
+        Raises:
+            LocalServiceError: it has failed, the text ends with the cause; or the time has passed.
+        """
+        until, told = time.monotonic() + timeout, 0
+        while (state := self.state) != HEALTHY:
+            if state == FAILED:
+                ended(self.record.process, GRACE_SECONDS)  # it says so before it has said why
+                self._tell(tell, told)
+                raise LocalServiceError(f"{self._about} has failed.\n{self.cause()}")
+            if time.monotonic() > until:
+                raise LocalServiceError(
+                    f"{self._about} is {state} after {timeout:g} seconds; expected is {HEALTHY}."
+                    f" The end of its log:\n{self.cause()}"
+                )
+            told = self._tell(tell, told)
+            time.sleep(_POLL_SECONDS)
+        self._tell(tell, told)
+
+    def log(self, lines: int | None = None) -> str:
+        """What the host has written since its last start, or the last ``lines`` of it."""
+        try:
+            text = (self._folder / LOG).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        kept = text.splitlines(keepends=True)
+        return text if lines is None else "".join(kept[max(0, len(kept) - lines) :])
+
+    def cause(self) -> str:
+        """The end of the log up to the line that names the cause, or what is there instead."""
+        lines = self.log().splitlines()
+        causes = [at for at, line in enumerate(lines) if line.startswith("Cause: ")]
+        if causes:
+            return "\n".join(lines[: causes[-1] + 1][-_SHOWN_LINES:])
+        ended = [] if self.record.process.is_alive else ["The process has ended."]
+        return "\n".join([*lines[-_SHOWN_LINES:], *ended])
+
+    def score(self, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+        """What ``POST /score`` answers; the content type is JSON unless ``headers`` say another.
+
+        Raises:
+            LocalServiceError: the service cannot be reached.
+        """
+        try:
+            said = {"content-type": "application/json", **(headers or {})}
+            return self._exchange("POST", "/score", body, said)
+        except (OSError, http.client.HTTPException) as error:
+            raise LocalServiceError(
+                f"{self._about} did not answer ({error}); it is {self.state}. Its log may say why."
+            ) from error
+
+    def restart(self, specification: Specification | None = None, port: int | None = None) -> None:
+        """Make the context anew, from what the sources are now, and start the host from there.
+
+        The service that runs is ended only once the context is made.
+
+        Args:
+            specification: what is to be served from now on; by default the same.
+            port: where from now on; by default the same.
+
+        Raises:
+            LocalServiceError: the port is taken, or what is to be served cannot be packaged.
+        """
+        before = self.record
+        wanted = (
+            self._with_secrets(before.specification) if specification is None else specification
+        )
+        chosen = before.port if port is None else port
+        self._start(before, replace(before, specification=wanted, port=chosen))
+
+    def delete(self) -> None:
+        """End the process and remove the service's folder; nothing if both are gone."""
+        end(self.record.process, GRACE_SECONDS)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self, before: Record, wanted: Record) -> None:
+        self._record = start(self._folder, before, wanted)
+        variables = wanted.specification.environment.variables
+        self._secrets = {n: variables[n] for n in self._record.required if n in variables}
+
+    def _with_secrets(self, specification: Specification) -> Specification:
+        """Those that this object was given; another program takes them from its environment."""
+        environment = specification.environment
+        variables = {**environment.variables, **self._secrets}
+        return replace(specification, environment=replace(environment, variables=variables))
+
+    def _tell(self, tell: Tell | None, told: int) -> int:
+        if tell is None:
+            return told
+        lines = self.log().splitlines()
+        for line in lines[told:]:
+            tell(line)
+        return len(lines)
+
+    @property
+    def _about(self) -> str:
+        return f"The local service {self._record.name} on port {self._record.port}"
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Answer:
+        connection = http.client.HTTPConnection(LOOPBACK, self.record.port, timeout=timeout)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+
+
+def deploy(
+    root: Path,
+    name: str,
+    specification: Specification,
+    *,
+    port: int | None = None,
+    overwrite: bool = False,
+) -> LocalService:
+    """Start a service; it may be Transitioning yet.
+
+    One of the same name that has ended is replaced; with ``overwrite`` also one that runs.
+
+    Args:
+        root: the folder of the services.
+        name: 3 to 32 lowercase letters, digits or dashes.
+        specification: what is to be served, over HTTP whatever its triggers are.
+        port: where to listen; without one it is that of the replaced service, or a free port.
+        overwrite: whether a service of this name that runs is replaced.
+
+    Raises:
+        ServiceExists: one of this name runs.
+        LocalServiceError: the name is not allowed, the port is taken, or what is to be served
+            cannot be packaged.
+    """
+    check_name(name)
+    check_absent(root, name, overwrite)
+    folder = root / SERVICES / name
+    there = (folder / RECORD).exists()
+    new = Record(name, 0, specification, created=local_record.now())
+    before = local_record.read(folder) if there else new
+    chosen = port or (before.port if before.process.is_alive else free_port())
+    service = LocalService(folder, before)
+    try:
+        service._start(before, replace(new, port=chosen))
+    except LocalServiceError:
+        if not (folder / RECORD).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return service
+
+
+def find(root: Path, name: str) -> LocalService:
+    """The service of this name.
+
+    Raises:
+        LocalServiceError: there is none; the message lists those there are.
+    """
+    folder = root / SERVICES / name
+    if not (_NAME.fullmatch(name) and (folder / RECORD).exists()):
+        there = ", ".join(each.record.name for each in listing(root)) or "none"
+        raise LocalServiceError(f"There is no service {name!r} in {root}. There are: {there}.")
+    return LocalService(folder, local_record.read(folder))
+
+
+def listing(root: Path) -> list[LocalService]:
+    """The services of a folder by name; those whose record cannot be read are left out."""
+    return list(_readable(root))
+
+
+def check_name(name: str) -> None:
+    """Raise LocalServiceError unless a service may have this name."""
+    if not _NAME.fullmatch(name):
+        raise LocalServiceError(
+            f"{name!r} is not a name for a service: it must have 3 to 32 lowercase letters (a-z), "
+            "digits or dashes, start with a letter, and end with a letter or digit."
+        )
+
+
+def check_absent(root: Path, name: str, overwrite: bool = False) -> None:
+    """Raise ServiceExists if a service of this name runs and is not to be overwritten."""
+    if overwrite or not (root / SERVICES / name / RECORD).exists():
+        return
+    service = find(root, name)
+    if service.record.process.is_alive:
+        raise ServiceExists(
+            f"A service {name} already exists, on port {service.record.port}: update or delete it, "
+            "choose another name, or overwrite it."
+        )
+
+
+def _readable(root: Path) -> Iterator[LocalService]:
+    for path in sorted((root / SERVICES).glob(f"*/{RECORD}")):
+        with contextlib.suppress(LocalServiceError):
+            yield LocalService(path.parent, local_record.read(path.parent))

@@ -1,0 +1,1 @@
+"""Models on disk: the layout, what they are, the registry."""

@@ -1,0 +1,1 @@
+"""The runtime: a model or a script in its scoring threads."""

@@ -1,0 +1,261 @@
+"""The scoring thread: one thread runs ``init()`` and every ``run()``, the event loop stays free.
+
+The loop appends jobs to a deque and wakes a thread only when one sleeps. The thread does all that
+waits and hands the results back together, so that the cost of the hand-over is shared. No result
+is held back by the jobs after it for longer than ``HAND_OVER_SECONDS``: by then the thread hands
+it over before it begins the next job, or the loop, by a timer, collects it from a busy thread.
+
+An ``async def run`` is awaited on a loop of the scoring thread's own: what it computes cannot
+hold up health probes, and its ``init()`` still runs where ``run()`` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import AbstractEventLoop, Future
+from collections import deque
+from collections.abc import Callable
+from concurrent import futures
+from functools import partial
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from ..errors import NotBegun, NotServing, NotStarted, QueueFull, RunTimeout, Stopping
+from .thread import (
+    HAND_OVER_SECONDS,
+    Callee,
+    Job,
+    JobQueue,
+    ScoringThread,
+    answered,
+    expired,
+    hand_over,
+    settle,
+)
+
+_C = TypeVar("_C", bound=Callee)
+
+
+class Scorer(Generic[_C]):
+    """A queue of calls, the threads that make them, and their deadlines.
+
+    Args:
+        prepare: makes the callee; called once, in the first scoring thread, with a runner for
+            coroutines.
+        threads: how many scoring threads (one is what old scripts rely on).
+        queue_size: how many calls may wait.
+        timeout_seconds: deadline of one call, waiting included unless it is patient; 0 is none.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[asyncio.Runner], _C],
+        *,
+        threads: int = 1,
+        queue_size: int = 1000,
+        timeout_seconds: float = 0,
+    ) -> None:
+        self.prepared: futures.Future[_C] = futures.Future()
+        self._prepare = prepare
+        self._queue_size = queue_size
+        self._timeout = timeout_seconds
+        self._queue = JobQueue()
+        self._workers = [
+            ScoringThread(self._queue, number, None if number else self._prepare_and_work)
+            for number in range(threads)
+        ]
+        self._async_loop: AbstractEventLoop | None = None
+        self._tasks: set[Future[None]] = set()
+        self._deadlines: dict[Future[Any], float] = {}
+        self._timer_on: AbstractEventLoop | None = None
+        self._in_flight = 0
+        self._patient: set[Future[Any]] = set()
+        self._waking_on: AbstractEventLoop | None = None
+        self._collecting_on: AbstractEventLoop | None = None
+        self._refusal: Callable[[], NotServing] | None = None
+        self._ended = False
+
+    def start(self) -> None:
+        """Start the first thread, which prepares; the others follow it."""
+        self._workers[0].start()
+
+    async def call(
+        self,
+        argument: Any,
+        function: Callable[[Any], Any] | None = None,
+        patient: bool = False,
+    ) -> Any:
+        """The callee's answer to ``argument``, or ``function(argument)``, in a scoring thread.
+
+        Before the callee is prepared, calls wait for it. A ``function`` goes on with what has
+        begun (the next part of a stream), so it is neither refused nor counted by the queue. Nor
+        is a ``patient`` call, whose deadline begins with it in the scoring thread.
+
+        Raises:
+            QueueFull, Stopping, NotStarted: at once.
+            RunTimeout: the deadline passed; the function may still run, or never begins.
+        """
+        if function is None:
+            self._admit(patient)
+        elif self._ended:
+            raise _stopping()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._in_flight += 1
+        begins = self._patiently(loop, future) if patient else None
+        try:
+            self._queue.waiting.append(Job(function, argument, future, loop, begins))
+            if self._queue.sleeping and self._waking_on is not loop:
+                self._waking_on = loop
+                # Not at once: what else this turn of the loop reads joins the same hand-over.
+                loop.call_soon(self._wake_sleeping)
+            elif self._async_loop is not None:
+                self._async_loop.call_soon_threadsafe(self._begin_tasks)
+            if self._in_flight > 1 and self._collecting_on is not loop:
+                self._collecting_on = loop
+                loop.call_later(HAND_OVER_SECONDS, self._collect, loop)
+            if self._timeout and begins is None:
+                self._watch(loop, future)
+            if self._refusal is _not_started:
+                # prepare() failed between the look at the top and the append.
+                self._refuse_waiting()
+            return await future
+        finally:
+            self._in_flight -= 1
+            self._deadlines.pop(future, None)
+            del future  # its error has this frame in its traceback
+
+    def _admit(self, patient: bool) -> None:
+        if self._refusal is not None:
+            raise self._refusal()
+        if not patient and len(self._queue.waiting) - len(self._patient) >= self._queue_size:
+            raise QueueFull(
+                f"{self._queue_size} requests wait already (SCORING_QUEUE_SIZE). Try again later."
+            )
+
+    def _patiently(
+        self, loop: AbstractEventLoop, future: Future[Any]
+    ) -> Callable[[], object] | None:
+        """What begins the deadline of a patient call, unless it begins now."""
+        self._patient.add(future)
+        future.add_done_callback(self._patient.discard)
+        if not self._timeout or self._async_loop is not None:
+            return None
+        return partial(loop.call_soon_threadsafe, self._watch, loop, future)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a thread still works on a call whose deadline has passed."""
+        if self._async_loop is not None:
+            # A copy: the other thread may take the oldest meanwhile.
+            oldest = next(iter(self._queue.waiting.copy()), None)
+            return oldest is not None and expired(oldest.future)
+        return any(worker.overdue for worker in self._workers)
+
+    async def stop(self, seconds: float) -> None:
+        """Take nothing new, wait for what is in flight, end the threads."""
+        self._refusal = _stopping
+        until = monotonic() + seconds
+        while self._in_flight and monotonic() < until:
+            await asyncio.sleep(0.01)
+        self._ended = True
+        for _ in self._workers:
+            self._queue.waiting.append(None)
+        while self._queue.sleeping:
+            self._queue.wake_one()
+        if self._async_loop is not None:
+            self._async_loop.call_soon_threadsafe(self._begin_tasks)
+
+    def _wake_sleeping(self) -> None:
+        self._waking_on = None
+        for _ in range(min(len(self._queue.waiting), len(self._queue.sleeping))):
+            self._queue.wake_one()
+
+    def _collect(self, loop: AbstractEventLoop) -> None:
+        for worker in self._workers:
+            if worker.loop is loop and worker.holds_back:
+                settle(worker.done)
+        if self._in_flight:
+            loop.call_later(HAND_OVER_SECONDS, self._collect, loop)
+        else:
+            self._collecting_on = None
+
+    def _watch(self, loop: AbstractEventLoop, future: Future[Any]) -> None:
+        if future.done():  # a patient call that was cancelled meanwhile
+            return
+        self._deadlines[future] = monotonic() + self._timeout
+        if self._timer_on is not loop:
+            self._timer_on = loop
+            loop.call_later(self._timeout, self._expire, loop)
+
+    def _expire(self, loop: AbstractEventLoop) -> None:
+        now = monotonic()
+        # Copies: the other threads may take the oldest meanwhile.
+        waiting = {job.future: job for job in self._queue.waiting.copy() if job is not None}
+        for future, deadline in [*self._deadlines.items()]:  # in the order of the deadlines
+            if deadline > now:
+                loop.call_later(deadline - now, self._expire, loop)
+                return
+            if not future.done() and future.get_loop() is loop:
+                milliseconds = round(self._timeout * 1000)
+                job = waiting.get(future)
+                kind = RunTimeout if job is None else NotBegun
+                future.set_exception(kind(f"Scoring timeout after {milliseconds} ms"))
+                if job is not None:
+                    job.argument = None
+        self._timer_on = None
+
+    # --- in the scoring threads ---------------------------------------------------------------
+
+    def _prepare_and_work(self, worker: ScoringThread) -> None:
+        with asyncio.Runner() as runner:
+            try:
+                callee = self._prepare(runner)
+            except BaseException as error:
+                self._refusal = _not_started
+                self.prepared.set_exception(error)
+                self._refuse_waiting()
+                return
+            self._queue.callee = callee
+            self.prepared.set_result(callee)
+            if callee.is_async:
+                self._serve_tasks(runner.get_loop())
+                return
+            for other in self._workers[1:]:
+                other.start()
+            worker.work()  # the runner's loop stays the thread's own: scripts use it
+
+    def _refuse_waiting(self) -> None:
+        # Called in the thread that failed and by a caller that came too late for it.
+        while True:
+            try:
+                job = self._queue.waiting.popleft()
+            except IndexError:
+                return
+            if job is not None:
+                hand_over(job.loop, deque([(job.future, None, _not_started())]))
+
+    def _serve_tasks(self, own_loop: AbstractEventLoop) -> None:
+        self._async_loop = own_loop
+        own_loop.call_soon(self._begin_tasks)
+        own_loop.run_forever()
+
+    def _begin_tasks(self) -> None:
+        while self._queue.waiting:
+            job = self._queue.waiting.popleft()
+            argument = job and job.argument
+            if job is None:
+                asyncio.get_running_loop().stop()
+            elif not job.future.done():
+                assert self._queue.callee is not None
+                task = asyncio.ensure_future(answered(job, argument, self._queue.callee))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+
+def _stopping() -> NotServing:
+    return Stopping("The service is stopping and takes no new requests.")
+
+
+def _not_started() -> NotServing:
+    return NotStarted("The entry script could not be started; its log says why.")

@@ -1,0 +1,328 @@
+"""The core put together: settings → script → scoring thread → ``score``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from concurrent import futures
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from ..connections import redis
+from ..errors import EntryScriptFailed, NotStarted, UnknownModel
+from ..messages import ScoringRequest, ScoringResponse
+from ..models import folder as models
+from ..script import entry_script, openapi
+from ..script.call import InFlask, Invocation
+from ..script.streams import close_stream, joined_stream, next_chunk
+from ..settings.settings import Settings
+from ..telemetry.logs import log, request_id, script_log
+from ..values.content import Spec
+from .queue import Scorer
+from .served import Served, chosen, default, served
+
+if TYPE_CHECKING:
+    from .model_call import ModelInvocation
+
+
+class State(Enum):
+    """The states as users of Azure ML know them."""
+
+    TRANSITIONING = "Transitioning"
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+    FAILED = "Failed"
+
+
+def load(
+    settings: Settings, runner: asyncio.Runner, model: tuple[str, str] = ("model", "1")
+) -> Invocation:
+    """Import the entry script and run its ``init()`` in this thread.
+
+    Raises:
+        EntryScriptError: as :func:`entry_script.load`; or ``init()`` raised.
+    """
+    models.use_model_dir(settings.model_dir)
+    redis.use(settings)
+    with _signals_refused_quietly():
+        script = entry_script.load(settings)
+        script_log.info("Invoking user's init function")
+        try:
+            result = script.init()
+            if asyncio.iscoroutine(result):
+                runner.run(result)
+        except BaseException as error:
+            raise EntryScriptFailed("User's init function failed") from error
+    entry_script.carry_by_value()
+    script_log.info("Users's init has completed successfully")
+    return (InFlask if script.uses_flask else Invocation)(script, settings, model)
+
+
+@contextlib.contextmanager
+def _signals_refused_quietly() -> Iterator[None]:
+    """``signal.signal()`` in a scoring thread warns instead of ending the start: Python lets the
+    main thread alone handle signals, and there they are the host's."""
+    real = signal.signal
+
+    def set_handler(number: int, handler: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            return real(number, handler)
+        script_log.warning(
+            "signal.signal(%s) has no effect: the host handles the signals of this process.", number
+        )
+        return signal.getsignal(number)
+
+    signal.signal = set_handler  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = real
+
+
+class Loaded(Protocol):
+    """What scores once loaded: the entry script, or a model without one."""
+
+    is_async: bool
+    sees_headers: bool
+    takes_any_method: bool
+    takes_tensors: bool
+    platform: str
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    began: Callable[[str], object]
+
+    def __call__(self, request: ScoringRequest) -> ScoringResponse: ...
+
+    async def awaited(self, request: ScoringRequest) -> ScoringResponse: ...
+
+
+class Runtime:
+    """What one process serves: the entry script, or models each with a scoring thread of its own.
+
+    ``build`` it, ``start`` it, ``await score(request)``; ``await stop()`` at the end.
+
+    Raises:
+        ConfigurationError: SCORING_DEFAULT_MODEL names a model that is not there.
+    """
+
+    def __init__(self, settings: Settings, preloaded: Invocation | None = None) -> None:
+        self.settings = settings
+        self.served = served(settings)
+        self.documents = openapi.Documents()
+        self.troubles: dict[str, str] = {}
+        """What keeps a trigger from working, by its name: it is not ready, but alive."""
+        self.metrics: dict[str, Callable[[], float]] = {}
+        """Numbers that ``/metrics`` shows: name → what to call for the value."""
+        self.began: Callable[[str], object] = request_id.set
+        """Called in a scoring thread with the id of each request that is begun."""
+        self._preloaded = preloaded
+        self._scorers: dict[Served, Scorer[Loaded]] = {}
+        for each in self.served:
+            self._scorers[each] = self._scorer(each, [*self._scorers.values()][-1:])
+        self._all = list(self._scorers.values())
+        self._started = _all_of([scorer.prepared for scorer in self._all])
+        chosen_by_default = default(self.served, settings)
+        self._default = self._scorers[chosen_by_default] if chosen_by_default else None
+
+    def score(self, request: ScoringRequest) -> Awaitable[ScoringResponse]:
+        """``Score``: one request in, one response out; InputError, RunError or NotServing raised.
+
+        Requests that come before ``init()`` is done wait for it. An entry script scores whatever
+        model is named: the metadata of a blob may call something else so.
+
+        Raises:
+            UnknownModel: at once, when no model of that name is served, or none is named and
+                several are.
+        """
+        if self._default is None or (request.model and not self.has_script):
+            return self._scorers[self.model(request.model)].call(request, None, request.patient)
+        return self._default.call(request, None, request.patient)
+
+    def model(self, wanted: str) -> Served:
+        """The model of this ``name`` or ``name:version``; without a name the default.
+
+        Raises:
+            UnknownModel: there is none; the message lists what is served.
+        """
+        if wanted:
+            return chosen(self.served, wanted)
+        found = default(self.served, self.settings)
+        if found is None:
+            paths = ", ".join(f"/score/{each}" for each in {one.name: 0 for one in self.served})
+            raise UnknownModel(
+                f"Several models are served and none is the default (SCORING_DEFAULT_MODEL). "
+                f"Name one: {paths}; for a blob or message by its metadata or property 'model'."
+            )
+        return found
+
+    def loaded(self, model: Served) -> Loaded:
+        """What scores for a model; only once started."""
+        return self._scorers[model].prepared.result(0)
+
+    def state_of(self, model: Served) -> State:
+        """The state of one model."""
+        return _state(self._scorers[model], self._scorers[model].prepared)
+
+    @property
+    def state(self) -> State:
+        """Transitioning until every ``init()`` is done; Unhealthy while a run() is past its
+        deadline."""
+        if len(self._all) == 1:
+            return _state(self._all[0], self._started)
+        states = {_state(each, self._started) for each in self._all}
+        order = (State.TRANSITIONING, State.FAILED, State.UNHEALTHY)
+        return next((each for each in order if each in states), State.HEALTHY)
+
+    @property
+    def sees_headers(self) -> bool:
+        """Whether a run() is given the request's headers; only once started."""
+        return any(each.prepared.result(0).sees_headers for each in self._all)
+
+    @property
+    def has_script(self) -> bool:
+        """Whether an entry script scores."""
+        return self.served[0].folder is None
+
+    @property
+    def readiness(self) -> State:
+        """The state, or Unhealthy while a trigger has trouble."""
+        return State.UNHEALTHY if self.troubles and self.state is State.HEALTHY else self.state
+
+    def start(self) -> None:
+        """Begin loading, in the scoring threads."""
+        for each in self._all:
+            each.start()
+
+    async def started(self) -> None:
+        """Wait until ``init()`` is done; raises what it raised."""
+        await asyncio.shield(asyncio.wrap_future(self._started))
+
+    async def settled(self) -> None:
+        """Wait until ``init()`` is done or has failed; the state says which."""
+        if not self._started.done():
+            waiting = asyncio.wrap_future(self._started)
+            # asyncio reports an error that nobody has looked at.
+            waiting.add_done_callback(lambda future: future.exception())
+            await asyncio.wait([waiting])
+
+    async def takes_any_method(self) -> bool:
+        """Whether run() wants the request itself (``@rawhttp``), OPTIONS and HEAD included."""
+        await self.settled()
+        failed = self._started.exception() is not None
+        return not failed and any(each.prepared.result().takes_any_method for each in self._all)
+
+    def wait_started(self, seconds: float) -> bool:
+        """The same without an event loop; False when it takes longer than ``seconds``."""
+        try:
+            self._started.result(seconds)
+        except futures.TimeoutError:
+            if self._started.done():
+                raise
+            return False
+        return True
+
+    def on_started(self, callback: object) -> None:
+        """``callback(future)`` once ``init()`` is done or has failed, in a scoring thread."""
+        self._started.add_done_callback(callback)  # type: ignore[arg-type]
+
+    async def chunks(self, body: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+        """A streaming response's parts; each is made in the scoring thread, as run() was."""
+        try:
+            while (chunk := await self._all[0].call(body, next_chunk)) is not None:
+                yield chunk
+        finally:
+            await self.close(body)
+
+    async def close(self, body: bytes | Iterator[bytes]) -> None:
+        """End a streaming response in the scoring thread, though not all of it was made."""
+        if not isinstance(body, bytes):
+            await self._all[0].call(body, close_stream)
+
+    async def whole(self, body: bytes | Iterator[bytes], patient: bool = False) -> bytes:
+        """A response's body, a stream joined together."""
+        if isinstance(body, bytes):
+            return body
+        joined: bytes = await self._all[0].call(body, joined_stream, patient)
+        return joined
+
+    async def stop(self, seconds: float | None = None) -> None:
+        """Refuse new requests, wait for those in flight."""
+        patience = self.settings.shutdown_seconds if seconds is None else seconds
+        await asyncio.gather(*(each.stop(patience) for each in self._all))
+
+    def _scorer(self, model: Served, before: list[Scorer[Loaded]]) -> Scorer[Loaded]:
+        def prepare(runner: asyncio.Runner) -> Loaded:
+            # One after the other: libraries that two threads import at once may be half imported.
+            if any(each.prepared.exception() is not None for each in before):
+                raise NotStarted("A model before it could not be loaded; its log says why.")
+            loaded = self._load(model, runner)
+            loaded.began = self.began
+            if model is self.served[-1]:
+                self._finish(loaded)
+            return loaded
+
+        settings = self.settings
+        return Scorer(
+            prepare,
+            threads=settings.concurrency,
+            queue_size=settings.queue_size,
+            timeout_seconds=settings.timeout_seconds,
+        )
+
+    def _load(self, model: Served, runner: asyncio.Runner) -> Loaded:
+        if model.folder is None:
+            return self._preloaded or load(self.settings, runner, model[:2])
+        from ..no_code import loading
+        from .model_call import ModelInvocation
+
+        models.use_model_dir(self.settings.model_dir)
+        found = loading.load(model.folder, self.settings)
+        return ModelInvocation(found, model.name, model.version, self.settings)
+
+    def _finish(self, last: Loaded) -> None:
+        if isinstance(last, Invocation):
+            self.documents = openapi.build(last.script.run, self.settings)
+        else:
+            from .model_openapi import build as build_documents
+
+            others = {each: self.loaded(each) for each in self.served[:-1]}
+            every = cast("dict[Served, ModelInvocation]", {**others, self.served[-1]: last})
+            self.documents = build_documents(every, self.settings)
+        log.info("Scoring timeout is set to %s", self.settings.scoring_timeout_ms)
+
+
+def build(settings: Settings, preloaded: Invocation | None = None) -> Runtime:
+    """The runtime for these settings, not started yet."""
+    return Runtime(settings, preloaded)
+
+
+def _state(scorer: Scorer[Loaded], started: futures.Future[Any]) -> State:
+    if not started.done():
+        return State.TRANSITIONING
+    if started.exception() is not None:
+        return State.FAILED
+    return State.UNHEALTHY if scorer.stuck else State.HEALTHY
+
+
+def _all_of(prepared: list[futures.Future[Loaded]]) -> futures.Future[Any]:
+    """Done when all are, or when one has failed."""
+    if len(prepared) == 1:
+        return prepared[0]
+    whole: futures.Future[Any] = futures.Future()
+
+    def look(_: futures.Future[Loaded]) -> None:
+        # Not the error of the one that is looked at: those after the first say no cause.
+        errors = [each.exception() for each in prepared if each.done()]
+        first = next((error for error in errors if error is not None), None)
+        with contextlib.suppress(futures.InvalidStateError):  # two threads may look at once
+            if first is not None:
+                whole.set_exception(first)
+            elif len(errors) == len(prepared):
+                whole.set_result(None)
+
+    for each in prepared:
+        each.add_done_callback(look)
+    return whole

@@ -1,0 +1,237 @@
+"""The thread that makes the calls: takes jobs from a queue, hands results back to the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import traceback
+from _thread import allocate_lock
+from asyncio import AbstractEventLoop, Future
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+from ..errors import RunFailed
+
+HAND_OVER_SECONDS = 0.005
+# Before Python 3.13, to clear the frame of a generator that only waits would close it.
+_MAY_WAIT = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+class Callee(Protocol):
+    """What the scoring threads call: sync, or with ``is_async`` by ``awaited``."""
+
+    is_async: bool
+
+    def __call__(self, request: Any) -> Any: ...
+
+    async def awaited(self, request: Any) -> Any: ...
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One call; ``future`` belongs to ``loop``. A call whose future is done is not made.
+
+    ``call`` is None for the callee itself, which may not be prepared yet. ``begins`` is called
+    right before the call. ``argument`` is taken away once the deadline has passed: who reads it
+    before ``future`` is seen to be open has it.
+    """
+
+    call: Callable[[Any], Any] | None
+    argument: Any
+    future: Future[Any]
+    loop: AbstractEventLoop
+    begins: Callable[[], object] | None = None
+
+
+Done = deque[tuple[Future[Any], Any, BaseException | None]]
+
+
+class JobQueue:
+    """Jobs that wait, the threads that sleep, and what the jobs call.
+
+    ``None`` among the jobs ends the thread that takes it.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[Job | None] = deque()
+        self.sleeping: list[ScoringThread] = []
+        self.callee: Callee | None = None
+
+    def wake_one(self) -> None:
+        """Wake a thread that sleeps, if there is one."""
+        try:
+            self.sleeping.pop().awake.release()
+        except IndexError:
+            pass
+
+
+class ScoringThread(threading.Thread):
+    """One scoring thread. ``awake`` is released to wake it; it holds it while it sleeps."""
+
+    def __init__(
+        self, queue: JobQueue, number: int, first: Callable[[ScoringThread], None] | None = None
+    ) -> None:
+        super().__init__(name=f"scoring-{number}", daemon=True)
+        self.awake = allocate_lock()
+        self.awake.acquire()
+        self._queue = queue
+        self._first = first
+        self._current: Future[Any] | None = None
+        self.done: Done = deque()
+        self.loop: AbstractEventLoop | None = None
+        self._oldest = 0.0
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it still works on a call whose deadline has passed."""
+        current = self._current
+        return current is not None and expired(current)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether a result has been done for longer than it may wait for those after it."""
+        return bool(self.done) and perf_counter() - self._oldest > HAND_OVER_SECONDS
+
+    def run(self) -> None:
+        if self._first is not None:
+            self._first(self)
+            return
+        with asyncio.Runner():  # whose loop a script's asyncio.get_event_loop() finds
+            self.work()
+
+    def work(self) -> None:
+        """Do jobs until one is None."""
+        assert self._queue.callee is not None
+        self._callee = self._queue.callee
+        waiting = self._queue.waiting
+        while True:
+            if not waiting:
+                self._sleep()
+            elif self._drain(waiting):
+                return
+
+    def _sleep(self) -> None:
+        sleeping, waiting = self._queue.sleeping, self._queue.waiting
+        sleeping.append(self)
+        # A job that came between the look and the line above found nobody to wake.
+        if waiting:
+            try:
+                sleeping.remove(self)
+                return
+            except ValueError:
+                pass
+        self.awake.acquire()
+
+    def _drain(self, waiting: deque[Job | None]) -> bool:
+        """Do what waits; True when the thread is to end."""
+        while True:
+            try:
+                job = waiting.popleft()
+            except IndexError:
+                break
+            if job is None:
+                hand_over(self.loop, self.done)
+                return True
+            argument = job.argument
+            if job.future.done():
+                continue
+            if job.loop is not self.loop:
+                hand_over(self.loop, self.done)
+                self.done, self.loop = deque(), job.loop
+            elif self.holds_back:
+                hand_over(self.loop, self.done)
+            self._do(job, argument)
+        hand_over(self.loop, self.done)
+        return False
+
+    def _do(self, job: Job, argument: Any) -> None:
+        self._current = job.future
+        try:
+            if job.begins is not None:
+                job.begins()
+            self.done.append((job.future, (job.call or self._callee)(argument), None))
+        except BaseException as error:
+            self.done.append((job.future, None, _for_future(error)))
+        if len(self.done) == 1:
+            self._oldest = perf_counter()
+        self._current = None
+
+
+async def answered(job: Job, argument: Any, callee: Callee) -> None:
+    """Await a job on the loop of the scoring thread, and hand its result back."""
+    try:
+        if job.begins is not None:
+            job.begins()
+        if job.call is None:
+            value = await callee.awaited(argument)
+        else:
+            value = job.call(argument)
+        done: Done = deque([(job.future, value, None)])
+    except BaseException as error:
+        done = deque([(job.future, None, _for_future(error))])
+    hand_over(job.loop, done)
+
+
+def _for_future(error: BaseException) -> Exception:
+    """The error for the caller alone: these would end the loop that awaits, or its generator."""
+    _forget_locals(error)
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    failed = RunFailed(f"The call ended with {type(error).__name__}.")
+    failed.__cause__ = error
+    return failed
+
+
+def _forget_locals(error: BaseException) -> None:
+    """Let go of the variables of all functions that an error, or one before it, has ended.
+
+    They hold the request, and often an error again: such a cycle would keep both until the
+    garbage collector's last generation. The lines of the traceback stay.
+    """
+    if error.__traceback__ is not None:  # its first frame, the caller's, has the error's future
+        error.__traceback__ = error.__traceback__.tb_next
+    seen, waiting = set[int](), [error]
+    while waiting:
+        each = waiting.pop()
+        seen.add(id(each))
+        for frame, _ in traceback.walk_tb(each.__traceback__):
+            if not frame.f_code.co_flags & _MAY_WAIT:
+                with suppress(RuntimeError):  # it still runs
+                    frame.clear()
+        group = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        before = (each.__cause__, each.__context__, *group)
+        waiting += [one for one in before if one is not None and id(one) not in seen]
+
+
+def hand_over(loop: AbstractEventLoop | None, done: Done) -> None:
+    """Have ``loop`` settle these results; from any thread."""
+    if not done or loop is None:
+        return
+    try:
+        loop.call_soon_threadsafe(settle, done)
+    except RuntimeError:
+        # The loop that asked is closed: nobody is left to be told.
+        pass
+
+
+def expired(future: Future[Any]) -> bool:
+    """Whether the deadline of a call has passed that has not been answered."""
+    # Only the deadline, or an answer, ends a future; a thread gives its answer after its call.
+    return future.done() and not future.cancelled()
+
+
+def settle(done: Done) -> None:
+    """Give each caller its result; in the loop that the futures belong to."""
+    while done:
+        future, value, error = done.popleft()
+        if future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)

@@ -1,0 +1,299 @@
+"""Swagger 2.0 and OpenAPI 3.0 / 3.1 documents of the service.
+
+Own files in ``AML_APP_ROOT`` win: ``swagger.json`` or ``swagger2.json``, ``swagger3.json``,
+``swagger3.1.json``. What is generated has the paths, operation ids and definitions that clients
+of azureml-inference-server-http know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import ConfigurationError, ScoringRuntimeError
+from ..settings.settings import Settings
+from ..telemetry.logs import swagger_log
+from ..values.json_results import encoder
+from .arguments import schema_carrier
+
+VERSIONS = {"2": "2", "2.0": "2", "3": "3", "3.0": "3", "3.1": "3.1"}
+_OWN_FILES = {
+    "2": ("swagger.json", "swagger2.json"),
+    "3": ("swagger3.json",),
+    "3.1": ("swagger3.1.json",),
+}
+_SPECIFICATION = {"2": {"2", "2.0"}, "3": {"3", "3.0"}, "3.1": {"3.1"}}
+
+_as_json = encoder("null", strict=True)
+
+Json = dict[str, Any]
+_JSON = "application/json"
+# Only JSON has a schema; of the rest a client has to know the format.
+_BINARY = {"type": "string", "format": "binary"}
+
+
+class NoSuchDocument(ScoringRuntimeError):
+    """The version does not exist, or this script has no document of it."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The documents by version (``2``, ``3``, ``3.1``), as JSON bytes."""
+
+    by_version: dict[str, bytes] = field(default_factory=dict)
+
+    def get(self, version: str = "2") -> bytes:
+        """The document of this version or alias.
+
+        Raises:
+            NoSuchDocument: naming the versions there are.
+        """
+        there = ", ".join(sorted(self.by_version))
+        if version not in VERSIONS:
+            raise NoSuchDocument(
+                f"Swagger version [{version}] is not valid. Supported versions: [{there}]."
+            )
+        document = self.by_version.get(VERSIONS[version])
+        if document is None:
+            raise NoSuchDocument(
+                f"Swagger version [{version}] is not supported for the scoring script. "
+                f"Supported swagger versions: [{there}]."
+            )
+        return document
+
+
+def build(run: Callable[..., Any], settings: Settings) -> Documents:
+    """Read or generate every document that ``run`` allows.
+
+    Raises:
+        ConfigurationError: a swagger file of the user's is not JSON.
+    """
+    found: dict[str, bytes] = {}
+    for version in _OWN_FILES:
+        document = _own(version, settings)
+        if document is None:
+            document = _generated(version, run, settings)
+        if document is not None:
+            found[version] = document
+    swagger_log.info(
+        "Swaggers are prepared for the following versions: [%s].", ", ".join(sorted(found))
+    )
+    return Documents(found)
+
+
+def _own(version: str, settings: Settings) -> bytes | None:
+    for name in _OWN_FILES[version]:
+        path = Path(settings.app_root, name)
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigurationError(f"{path} is not JSON: {error}") from error
+        swagger_log.info("Loaded user's swagger file for version [%s] from %s", version, path)
+        if content:
+            return json.dumps(content).encode()
+    return None
+
+
+class Scored(NamedTuple):
+    """One path that scores: what it takes and gives, as JSON schemas.
+
+    ``suffix`` follows ``/score`` in the path, and tells its names in the document apart.
+    """
+
+    suffix: str
+    service_input: Any
+    service_output: Any
+
+
+def build_for(
+    scored: Sequence[Scored], content_types: Sequence[str], settings: Settings
+) -> Documents:
+    """The same for models without a script.
+
+    Args:
+        scored: one for each path; the first is ``/score``.
+        content_types: that can be sent.
+        settings: name, version and prefix of the service.
+
+    Raises:
+        ConfigurationError: a swagger file of the user's is not JSON.
+    """
+    found = {
+        version: _own(version, settings) or _document(version, scored, content_types, settings)
+        for version in _OWN_FILES
+    }
+    return Documents(found)
+
+
+def _generated(version: str, run: Callable[..., Any], settings: Settings) -> bytes | None:
+    schemas = _schemas(version, run)
+    if schemas is None:
+        return None
+    return _document(version, [Scored("", *schemas)], [_JSON], settings)
+
+
+def _document(
+    version: str, scored: Sequence[Scored], content_types: Sequence[str], settings: Settings
+) -> bytes:
+    make = _swagger2 if version == "2" else _openapi
+    document = make(settings, scored, content_types)
+    if version == "3.1":
+        document["openapi"] = "3.1.0"
+    return _as_json(document)
+
+
+def _schemas(version: str, run: Callable[..., Any]) -> tuple[Any, Any] | None:
+    carrier = schema_carrier(run)
+    if carrier is None:
+        nothing = {"type": "object", "example": {}}
+        return nothing, nothing
+    util = sys.modules["inference_schema.schema_util"]
+    if not _SPECIFICATION[version] & set(util.get_supported_versions(carrier)):
+        return None
+    return util.get_input_schema(carrier), util.get_output_schema(carrier)
+
+
+def _info(settings: Settings) -> Json:
+    name = settings.service_name
+    return {
+        "title": name,
+        "description": f"API specification for the Azure Machine Learning service {name}",
+        "version": settings.service_version,
+    }
+
+
+def _paths(settings: Settings, health: Json, scores: Json, swagger: Json) -> Json:
+    prefix = settings.service_path_prefix.strip("/")
+    start = f"/{prefix}" if settings.service_path_prefix else ""
+    return {
+        f"{start}/": {"get": health},
+        **{f"{start}/score{suffix}": {"post": score} for suffix, score in scores.items()},
+        f"{start}/swagger.json": {"get": swagger},
+    }
+
+
+def _operation(suffix: str) -> Json:
+    return _SCORE | {"operationId": f"{_SCORE['operationId']}{_name(suffix)}"}
+
+
+def _name(suffix: str) -> str:
+    """``/iris/1`` as ``_iris_1``: no other name and version become the same."""
+    return re.sub(r"[^\w./-]", lambda found: f".{ord(found[0]):x}.", suffix, flags=re.A).replace(
+        "/", "_"
+    )
+
+
+_HEALTH = {
+    "operationId": "ServiceHealthCheck",
+    "description": "Simple health check endpoint to ensure the service is up at any given point.",
+}
+_HEALTHY = "If service is up and running, this response will be returned with the content 'Healthy'"
+_SCORE = {
+    "operationId": "RunMLService",
+    "description": "Run web service's model and get the prediction output",
+    "security": [{"Bearer": []}],
+}
+_SCORED = (
+    "The service processed the input correctly and provided a result prediction, if applicable."
+)
+_INPUT = "The input payload for executing the real-time machine learning service."
+_SWAGGER = {"operationId": "GetSwaggerSpec", "description": "Get the Swagger specification."}
+_FAILED = "The service failed to execute due to an error."
+_BEARER = {
+    "Bearer": {
+        "type": "apiKey",
+        "name": "Authorization",
+        "in": "header",
+        "description": "For example: Bearer abc123",
+    }
+}
+_ERROR = {"type": "object", "properties": {"message": {"type": "string"}}}
+_TEXT = {"type": "string"}
+_VERSION = {"name": "version", "in": "query", "required": False}
+_VERSION_TYPE = {"type": "integer", "enum": [2, 3]}
+
+
+def _swagger2(settings: Settings, scored: Sequence[Scored], content_types: Sequence[str]) -> Json:
+    def ref(name: str) -> Json:
+        return {"$ref": f"#/definitions/{name}"}
+
+    def answers(good: Json) -> Json:
+        failed = {"description": _FAILED, "schema": ref("ErrorResponse")}
+        return {"responses": {"200": good, "default": failed}}
+
+    healthy = {"description": _HEALTHY, "schema": _TEXT}
+    health = _HEALTH | answers({**healthy, "examples": {"application/json": "Healthy"}})
+    payload = {"name": "serviceInputPayload", "in": "body", "description": _INPUT}
+
+    def score(name: str) -> Json:
+        taken = {"parameters": [{**payload, "schema": ref(f"ServiceInput{_name(name)}")}]}
+        given = {"description": _SCORED, "schema": ref(f"ServiceOutput{_name(name)}")}
+        return _operation(name) | taken | answers(given)
+
+    scores = {each.suffix: score(each.suffix) for each in scored}
+    swagger = _SWAGGER | {"parameters": [_VERSION | _VERSION_TYPE]}
+    swagger |= answers({"description": "The Swagger specification.", "schema": _TEXT})
+    return {
+        "swagger": "2.0",
+        "info": _info(settings),
+        "schemes": ["https"],
+        "consumes": list(content_types),
+        "produces": list(content_types),
+        "securityDefinitions": _BEARER,
+        "paths": _paths(settings, health, scores, swagger),
+        "definitions": _definitions(scored),
+    }
+
+
+def _openapi(settings: Settings, scored: Sequence[Scored], content_types: Sequence[str]) -> Json:
+    def content(kind: str, schema: Json) -> Json:
+        return {"content": {kind: {"schema": schema}}}
+
+    def ref(name: str) -> Json:
+        return content(_JSON, {"$ref": f"#/components/schemas/{name}"})
+
+    def every(name: str) -> Json:
+        others = {kind: {"schema": _BINARY} for kind in content_types if kind != _JSON}
+        return {"content": {**ref(name)["content"], **others}}
+
+    def answers(good: Json) -> Json:
+        failed = {"description": _FAILED, **ref("ErrorResponse")}
+        return {"responses": {"200": good, "default": failed}}
+
+    healthy = content("text/plain", _TEXT | {"example": "Healthy"})
+    health = _HEALTH | answers({"description": _HEALTHY, **healthy})
+
+    def score(name: str) -> Json:
+        taken = {"description": _INPUT, **every(f"ServiceInput{_name(name)}")}
+        given = {"description": _SCORED, **every(f"ServiceOutput{_name(name)}")}
+        return _operation(name) | {"requestBody": taken} | answers(given)
+
+    scores = {each.suffix: score(each.suffix) for each in scored}
+    swagger = _SWAGGER | {"parameters": [_VERSION | {"schema": _VERSION_TYPE}]}
+    specification = content("text/plain", _TEXT)
+    swagger |= answers({"description": "The Swagger specification.", **specification})
+    return {
+        "openapi": "3.0.3",
+        "info": _info(settings),
+        "security": [{"Bearer": []}],
+        "paths": _paths(settings, health, scores, swagger),
+        "components": {
+            "schemas": _definitions(scored),
+            "securitySchemes": _BEARER,
+        },
+    }
+
+
+def _definitions(scored: Sequence[Scored]) -> Json:
+    found: Json = {}
+    for each in scored:
+        found[f"ServiceInput{_name(each.suffix)}"] = each.service_input
+        found[f"ServiceOutput{_name(each.suffix)}"] = each.service_output
+    return {**found, "ErrorResponse": _ERROR}

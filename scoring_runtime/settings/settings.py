@@ -1,0 +1,349 @@
+"""Every setting: its name, its default, its check, and where its value came from."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..values.content import Limits
+from . import kinds
+from .secrets import masked
+
+DEFAULT_APP_ROOT = "/var/azureml-app"
+DEFAULT_CONNECTIONS = ("TriggerConnectionString", "ServiceBusConnectionString")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_PREFIXES = ("SCORING_", "BLOB_", "SERVICEBUS_", "REDIS_", "CACHE_")
+# For a service "redis" Kubernetes sets REDIS_SERVICE_HOST, REDIS_PORT_6379_TCP and the like, and
+# REDIS_PORT=tcp://10.0.0.11:6379, in every container: that is no setting.
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_OF_A_SERVICE = re.compile(
+    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_ADDRESS_OF_A_SERVICE = re.compile("(tcp|udp|sctp)://.*")
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def _setting(
+    name: str,
+    default: object,
+    parse: Callable[[str], object],
+    allowed: str,
+    doc: str,
+    *,
+    also: tuple[str, ...] = (),
+    secret: bool = False,
+    in_results: bool = False,
+) -> Any:
+    about = {"name": name, "parse": parse, "allowed": allowed, "doc": doc}
+    about |= {"also": also, "secret": secret, "in_results": in_results}
+    return field(default=default, repr=not secret, metadata=about)
+
+
+_PORT = kinds.integer(1, 65535)
+_PORTS = "1 to 65535"
+_SWITCH = "true or false"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The configuration of one process; made once, by :meth:`from_environ`, and handed down."""
+
+    # fmt: off
+    entry_script: str = _setting("AZUREML_ENTRY_SCRIPT", "", kinds.text, "a path", "The entry script, relative to `AML_APP_ROOT` or absolute. Without it `main.py` is imported.")
+    model_dir: str = _setting("AZUREML_MODEL_DIR", "", kinds.text, "a folder", "The folder of the model; the script reads the same variable.")
+    app_root: str = _setting("AML_APP_ROOT", DEFAULT_APP_ROOT, kinds.text, "a folder", "Where the entry script, `config.json`, `logging.json` and own swagger files are looked for. The command line and the Functions host take their working folder instead of the default.")
+    source_dir: str = _setting("AZUREML_SOURCE_DIRECTORY", "", kinds.text, "a folder", "Put on `sys.path`, relative to `AML_APP_ROOT`.")
+    config_file: str = _setting("AZUREML_CONFIG_FILE", "", kinds.text, "a JSON file", "Settings by these names; the environment wins over it. Default: `config.json` in `AML_APP_ROOT`, else next to the entry script.")
+
+    host: str = _setting("SCORING_HOST", "0.0.0.0", kinds.text, "an address", "Address the standalone host listens on.")
+    port: int = _setting("SERVER_PORT", 5001, _PORT, _PORTS, "Port of the standalone host.")
+    health_port: int = _setting("HEALTH_PORT", 5000, _PORT, _PORTS, "Second port, with the same routes, when `SEPERATE_HEALTH_ENDPOINT` is on.")
+    separate_health_endpoint: bool = _setting("SEPERATE_HEALTH_ENDPOINT", False, kinds.exactly_true, "true (this spelling) or anything else", "Listen on `HEALTH_PORT` too.")
+    worker_count: int = _setting("WORKER_COUNT", 1, kinds.integer(1), "a whole number from 1", "Processes of the standalone host; each loads the model.")
+    worker_timeout: float = _setting("WORKER_TIMEOUT", 300.0, kinds.seconds, "seconds, 0 for none", "Upper bound of one `run()` in the standalone host; `SCORING_TIMEOUT_MS` may be lower.")
+    worker_preload: bool = _setting("WORKER_PRELOAD", False, kinds.true_in_any_case, "true or anything else", "Run `init()` once, before the worker processes are forked, if there are several. Models without a script are loaded by each.")
+    shutdown_seconds: float = _setting("SCORING_SHUTDOWN_SECONDS", 30.0, kinds.seconds, "seconds", "How long SIGTERM waits for what is in flight.")
+
+    scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, kinds.integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included; of a blob or a message that of `run()` alone.")
+    concurrency: int = _setting("SCORING_CONCURRENCY", 1, kinds.integer(1, 512), "1 to 512", "Scoring threads per process. More than one only for a thread-safe `run()`.")
+    queue_size: int = _setting("SCORING_QUEUE_SIZE", 1000, kinds.integer(1), "a whole number from 1", "Requests that may wait; one more is answered 503 with Retry-After.")
+    max_body_bytes: int = _setting("SCORING_MAX_BODY_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Largest body of a request or message, as sent and after decompression; a larger one is answered 413.", in_results=True)
+    idle_timeout_seconds: float = _setting("SCORING_IDLE_TIMEOUT_SECONDS", 60.0, kinds.seconds, "seconds, 0 for none", "Standalone host: a request of which no byte comes for so long (or which comes, after that time, with less than 500 bytes a second) is answered 408, and an answer that is not read for so long is ended.")
+    max_connections: int = _setting("SCORING_MAX_CONNECTIONS", 10_000, kinds.integer(1), "a whole number from 1", "Standalone host: connections per process, and never more than its open files allow (`ulimit -n`, less 64 or an eighth). On one more, health is answered, and all else 503 with Retry-After.")
+    max_bytes_in_flight: int = _setting("SCORING_MAX_BYTES_IN_FLIGHT", 1024**3, kinds.integer(1), "a whole number of bytes from 1", "Standalone host: bytes of all bodies that are received, wait or are scored in one process, at least one of `SCORING_MAX_BODY_BYTES`; a body above it is answered 503 with Retry-After.")
+    default_model: str = _setting("SCORING_DEFAULT_MODEL", "", kinds.text, "a model served here, as name or name:version", "Of several models without a script, the one that `/score` means. Default: the only one, in its highest version.")
+    max_rows: int = _setting("SCORING_MAX_ROWS", 1_000_000, kinds.integer(1), "a whole number from 1", "Rows in one request to a model without a script, or in CSV, JSON Lines, npy, Arrow and V2; more are answered 413.", in_results=True)
+    max_values: int = _setting("SCORING_MAX_VALUES", 20_000_000, kinds.integer(1), "a whole number from 1", "Values (rows times columns) in one such request.", in_results=True)
+    max_columns: int = _setting("SCORING_MAX_COLUMNS", 10_000, kinds.integer(1), "a whole number from 1", "Columns, or other inputs by name, in one such request; as many as the model declares are always taken.", in_results=True)
+    onnx_providers: tuple[str, ...] = _setting("SCORING_ONNX_PROVIDERS", (), kinds.list_of, "execution providers of onnxruntime, separated by commas", "Where ONNX models run, the first that can. Default: the CPU.", in_results=True)
+    onnx_optimization: str = _setting("SCORING_ONNX_OPTIMIZATION", "all", kinds.one_of("disabled", "basic", "extended", "all"), "disabled, basic, extended or all", "Graph optimisation of ONNX models.", in_results=True)
+    onnx_intra_op_threads: int = _setting("SCORING_ONNX_INTRA_OP_THREADS", 0, kinds.integer(0, 1024), "0 to 1024", "Threads within an operator of an ONNX model. 0: the processors this container may use, shared by `WORKER_COUNT`.", in_results=True)
+    onnx_inter_op_threads: int = _setting("SCORING_ONNX_INTER_OP_THREADS", 1, kinds.integer(0, 1024), "0 to 1024", "Operators of an ONNX model that run side by side; above 1 its graph runs in parallel mode. 0: as many as processors.", in_results=True)
+    nan: str = _setting("SCORING_NAN", "", kinds.one_of("null", "string", "error", "raw", ""), "null, string, error or raw", "What NaN and Infinity in a result become: `null` (default), the strings `NaN`, `Infinity`, `-Infinity`, an error, or the bare words that are not JSON (default with `SCORING_STRICT_COMPAT`).", in_results=True)
+    strict_compat: bool = _setting("SCORING_STRICT_COMPAT", False, kinds.boolean, _SWITCH, "Answer byte for byte as azureml-inference-server-http: spaced ASCII JSON, NaN written raw, 500 for an input that does not fit the schema.", in_results=True)
+    init_grace_seconds: float = _setting("SCORING_INIT_GRACE_SECONDS", 8.0, kinds.seconds, "seconds", "Functions host: how long after the start of the process, whose limit is 10 s, loading `function_app.py` still waits for `init()`; then it goes on in the background.")
+    auth_level: str = _setting("SCORING_AUTH_LEVEL", "function", kinds.one_of("anonymous", "function", "admin"), "anonymous, function or admin", "Functions host: the key that /score and /swagger.json ask for. Health is always anonymous.")
+
+    triggers: tuple[str, ...] = _setting("SCORING_TRIGGERS", (), kinds.triggers, "http, blob and service_bus, separated by commas", "The triggers to serve. Default: `http`, and each of `blob` and `service_bus` whose connection is set.")
+    blob_connection: str = _setting("BLOB_CONNECTION", "", kinds.setting_name, "the name of a setting", "Name of the setting that holds the storage account's connection string; or, with a managed identity, set `<name>__blobServiceUri`. Default: `TriggerConnectionString`.")
+    blob_input_path: str = _setting("BLOB_INPUT_PATH", "input/{blobname}.json", kinds.text, "container/name with placeholders", "Which blobs are scored.")
+    blob_output_path: str = _setting("BLOB_OUTPUT_PATH", "output/{blobname}_out.json", kinds.text, "container/name with the same placeholders", "Where the result goes. When only `BLOB_INPUT_PATH` is set: that path with `_out`, in the container `output`.")
+    blob_error_path: str = _setting("BLOB_ERROR_PATH", "", kinds.text, "container/name with the same placeholders", "Where the error document of an input that cannot be scored goes. Default: the output path with `_error` for `_out`, `output/{blobname}_error.json`.")
+    blob_source: str = _setting("BLOB_SOURCE", "LogsAndContainerScan", kinds.one_of("LogsAndContainerScan", "EventGrid"), "LogsAndContainerScan or EventGrid", "Functions host: how it learns of new blobs. Event Grid is quicker and needs a subscription.")
+    blob_input_folder: str = _setting("BLOB_INPUT_FOLDER", "", kinds.text, "a folder", "Standalone host: watch this local folder in place of a container (`--watch`).")
+    blob_output_folder: str = _setting("BLOB_OUTPUT_FOLDER", "", kinds.text, "a folder", "Standalone host: local folder for output and error documents (`--output`). Default: `output` next to the watched folder.")
+    blob_poll_seconds: tuple[float, float] = _setting("BLOB_POLL_SECONDS", (1.0, 10.0), kinds.interval, "seconds, or shortest-longest as in 1-10", "Standalone host: how often it looks for new blobs; the interval grows while there are none.")
+    blob_max_concurrent: int = _setting("BLOB_MAX_CONCURRENT", 16, kinds.integer(1, 1000), "1 to 1000", "Standalone host: blobs in flight; each is held in memory.")
+    blob_max_attempts: int = _setting("BLOB_MAX_ATTEMPTS", 5, kinds.integer(1), "a whole number from 1", "Standalone host: how often a blob is tried before it gets an error document. In Functions: `poisonBlobThreshold` in host.json.")
+    blob_max_bytes: int = _setting("BLOB_MAX_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "A larger blob gets an error document without being downloaded.")
+    blob_lease_seconds: int = _setting("BLOB_LEASE_SECONDS", 30, kinds.integer(15, 60), "15 to 60", "Standalone host: lease on a blob while it is scored, renewed as long as that takes. A blob of a killed process is taken up again after it.")
+    servicebus_connection: str = _setting("SERVICEBUS_CONNECTION", "", kinds.setting_name, "the name of a setting", "Name of the setting that holds the Service Bus connection string; or, with a managed identity, set `<name>__fullyQualifiedNamespace`. Default: `ServiceBusConnectionString`; when blob is off, `TriggerConnectionString`.")
+    servicebus_input_queue: str = _setting("SERVICEBUS_INPUT_QUEUE", "input", kinds.text, "a queue", "The queue whose messages are scored; with `SERVICEBUS_INPUT_SUBSCRIPTION` the topic.")
+    servicebus_input_subscription: str = _setting("SERVICEBUS_INPUT_SUBSCRIPTION", "", kinds.text, "a subscription", "Score the messages of this subscription; `SERVICEBUS_INPUT_QUEUE` names its topic.")
+    servicebus_output_queue: str = _setting("SERVICEBUS_OUTPUT_QUEUE", "output", kinds.text, "a queue or topic, or nothing", "Where replies go to messages without `reply_to`. Empty: those get none.")
+    servicebus_max_concurrent: int = _setting("SERVICEBUS_MAX_CONCURRENT", 32, kinds.integer(1, 1000), "1 to 1000", "Standalone host: most messages in flight; fewer when `run()` is slow, so that each begins in half of `SCORING_TIMEOUT_MS`. In Functions: `maxConcurrentCalls` in host.json.")
+    servicebus_prefetch: int = _setting("SERVICEBUS_PREFETCH", 0, kinds.integer(0, 5000), "0 to 5000", "Standalone host: messages held ready beside those in flight; their locks are renewed too.")
+    servicebus_max_attempts: int = _setting("SERVICEBUS_MAX_ATTEMPTS", 5, kinds.integer(1), "a whole number from 1", "When `run()` fails on a message that has been delivered so many times, it gets an error reply and goes to the dead-letter queue. Counted are deliveries, by the broker: those that ended with a killed host or a lost lock too, not those that a host gave back when it stopped. A reply to a `reply_to` that does not take it is tried as often. Keep it below the queue's own maximum (10).")
+    servicebus_transport: str = _setting("SERVICEBUS_TRANSPORT", "amqp", kinds.one_of("amqp", "websockets"), "amqp or websockets", "websockets goes over port 443 where 5671 is closed.")
+
+    cache_url: str = _setting("CACHE_URL", "", kinds.text, "memory://, redis://…, rediss://…, redis+cluster://… or rediss+cluster://…", "Turns the cache on: `memory://` in this process, else a Redis server.", also=("REDIS_URL",), secret=True)
+    redis_host: str = _setting("REDIS_HOST", "", kinds.text, "a host name", "The same with a host name, TLS unless `REDIS_SSL` is off.")
+    redis_port: int = _setting("REDIS_PORT", 0, kinds.integer(0, 65535), "1 to 65535", "Default: 6380 with TLS (as Azure has it), 6379 without.")
+    redis_username: str = _setting("REDIS_USERNAME", "", kinds.text, "a user", "ACL user; with Entra ID the object id of the identity.")
+    redis_password: str = _setting("REDIS_PASSWORD", "", kinds.text, "a password or access key", "Without one, an Azure host is given an Entra ID token (azure-identity).", also=("REDIS_KEY",), secret=True)
+    redis_ssl: bool = _setting("REDIS_SSL", True, kinds.boolean, _SWITCH, "TLS to `REDIS_HOST`.")
+    cache_ttl_seconds: int = _setting("CACHE_TTL_SECONDS", 3600, kinds.integer(0), "a whole number of seconds", "How long results and inputs are kept; 0 keeps no results.")
+    cache_max_value_bytes: int = _setting("CACHE_MAX_VALUE_BYTES", 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Larger results are not kept.")
+    cache_max_input_bytes: int = _setting("CACHE_MAX_INPUT_BYTES", 16 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Largest input that `PUT /inputs/{key}` keeps.")
+    cache_memory_bytes: int = _setting("CACHE_MEMORY_BYTES", 64 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Size of `memory://`; what was used least recently goes first.")
+    cache_prefix: str = _setting("CACHE_PREFIX", "scoring:", kinds.text, "text", "What every key in Redis begins with; another one is an empty cache.")
+    cache_raw: bool = _setting("CACHE_RAW", False, kinds.boolean, _SWITCH, "Keep results of scripts that see headers too (`@rawhttp`, `request_headers`): only if they do not depend on them.")
+    cache_timeout_ms: int = _setting("CACHE_TIMEOUT_MS", 50, kinds.integer(1), "a whole number of milliseconds from 1", "How long a request waits for Redis, connecting included, before it is scored without.")
+
+    service_name: str = _setting("SERVICE_NAME", "ML service", kinds.text, "text", "Title in the swagger documents.")
+    service_version: str = _setting("SERVICE_VERSION", "1.0", kinds.text, "text", "Version in the swagger documents.")
+    service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", kinds.text, "a path", "Prefix of the paths in the swagger documents; the routes stay.")
+    workspace_name: str = _setting("WORKSPACE_NAME", "", kinds.text, "text", "Name of the workspace; accepted, not used.")
+    hostname: str = _setting("HOSTNAME", "Unknown", kinds.text, "text", "Name of this host; accepted, not used.")
+    cors_origins: tuple[str, ...] = _setting("AML_CORS_ORIGINS", (), kinds.list_of, "origins separated by commas, or *", "Origins whose pages may call this service.")
+    server_version_header: bool = _setting("SERVER_VERSION_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Send `x-ms-server-version`.")
+
+    log_level: str = _setting("AZUREML_LOG_LEVEL", "INFO", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "DEBUG, INFO, WARNING, ERROR or CRITICAL", "Least level that is logged.")
+    debug_port: int = _setting("AZUREML_DEBUG_PORT", 0, kinds.integer(0, 65535), _PORTS, "Connect to the debugger that listens there (debugpy) and wait for it.")
+    app_insights_enabled: bool = _setting("AML_APP_INSIGHTS_ENABLED", False, kinds.exactly_true, "true (this spelling) or anything else", "Seen by the script; counts only with a key that is a UUID. Nothing is sent there yet.")
+    app_insights_key: str = _setting("AML_APP_INSIGHTS_KEY", "", kinds.text, "a UUID", "See `AML_APP_INSIGHTS_ENABLED`.", secret=True)
+    app_insights_log_response: bool = _setting("APP_INSIGHTS_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Accepted, not used.")
+    model_data_collection: bool = _setting("AML_MODEL_DC_STORAGE_ENABLED", False, kinds.true_in_any_case, "true or anything else", "Accepted, not used.", also=("AML_MDC_STORAGE_ENABLED",))
+    # fmt: on
+
+    environ: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """What was set, by names in upper case: connections are named by setting."""
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def from_environ(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        command_line: Mapping[str, str] = _NOTHING,
+        defaults: Mapping[str, str] = _NOTHING,
+    ) -> Settings:
+        """Read the settings from ``environ`` and the JSON file it names.
+
+        Precedence: ``command_line``, ``environ`` (names in any case), config file, ``defaults``
+        of the host, the default. All three mappings go by the variables' names.
+
+        Raises:
+            ConfigurationError: naming variable, value, where it came from and what is allowed.
+        """
+        environ = _without_services(environ)
+        sources = {"command line": command_line, "environment": _any_case(environ)}
+        path = _config_file(sources, defaults)
+        sources["config file"] = _read_config(path) if path else {}
+        sources["host default"] = defaults
+        values: dict[str, Any] = {}
+        found: dict[str, str] = {}
+        for each in setting_fields():
+            for source, mapping in sources.items():
+                name = _named_in(mapping, each)
+                if name is not None:
+                    values[each.name] = _parsed(each, name, mapping[name], source)
+                    found[each.name] = source
+                    break
+        said = {**sources["config file"], **environ, **command_line}
+        settings = cls(
+            **values,
+            environ=MappingProxyType({name.upper(): value for name, value in said.items()}),
+            sources=MappingProxyType(found),
+        )
+        return replace(settings, warnings=_unknown(sources["config file"], path, environ, settings))
+
+    @property
+    def nan_policy(self) -> str:
+        """``null``, ``string``, ``error`` or ``raw``."""
+        return self.nan or ("raw" if self.strict_compat else "null")
+
+    @property
+    def app_insights_active(self) -> bool:
+        """Enabled, and with a key that has the shape of a UUID."""
+        return self.app_insights_enabled and bool(_UUID.fullmatch(self.app_insights_key))
+
+    @property
+    def limits(self) -> Limits:
+        """How much one request to a model, or in a format of arrays or tables, may hold."""
+        return Limits(self.max_rows, self.max_values, self.max_body_bytes, self.max_columns)
+
+    @property
+    def changing_results(self) -> dict[str, Any]:
+        """What can change the answer to a request, by attribute: part of what a cache goes by."""
+        marked = (each.name for each in setting_fields() if each.metadata["in_results"])
+        return {name: getattr(self, name) for name in marked}
+
+    @property
+    def cached(self) -> bool:
+        """Whether there is a cache."""
+        return bool(self.cache_url or self.redis_host)
+
+    @property
+    def connection_names(self) -> tuple[str, ...]:
+        """The names that settings with connections may have."""
+        named = (self.blob_connection, self.servicebus_connection)
+        return (*filter(None, named), *DEFAULT_CONNECTIONS)
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Deadline of one request in seconds; 0 is none."""
+        return self.scoring_timeout_ms / 1000
+
+    @property
+    def script_path(self) -> Path | None:
+        """The entry script's file, or None when ``main`` is to be imported."""
+        return Path(self.app_root, self.entry_script) if self.entry_script else None
+
+
+def setting_fields() -> tuple[Field[Any], ...]:
+    """The dataclass fields that are settings, in the order of the README table."""
+    return tuple(each for each in fields(Settings) if "name" in each.metadata)
+
+
+def environment_name(attribute: str) -> str:
+    """The variable behind a Settings attribute: ``port`` → ``SERVER_PORT``."""
+    return next(str(f.metadata["name"]) for f in setting_fields() if f.name == attribute)
+
+
+def _any_case(environ: Mapping[str, str]) -> Mapping[str, str]:
+    return {**{name.upper(): value for name, value in environ.items()}, **environ}
+
+
+def _named_in(mapping: Mapping[str, str], each: Field[Any]) -> str | None:
+    names = (each.metadata["name"], *each.metadata["also"])
+    return next((name for name in names if name in mapping), None)
+
+
+def _parsed(each: Field[Any], name: str, value: str, source: str) -> object:
+    secret = each.metadata["secret"]
+    shown = "***" if secret else repr(masked(value))
+    try:
+        # What looks like a secret belongs into no setting that is shown elsewhere.
+        if not secret and shown != repr(value):
+            raise ValueError
+        return each.metadata["parse"](value)
+    except (ValueError, KeyError, OverflowError):
+        raise ConfigurationError(
+            f"{name} has the value {shown} (from the {source}), which is not allowed. "
+            f"Allowed: {each.metadata['allowed']}. (environment variable: {name})"
+        ) from None
+
+
+def _config_file(
+    sources: Mapping[str, Mapping[str, str]], defaults: Mapping[str, str]
+) -> Path | None:
+    said = {**defaults, **sources["environment"], **sources["command line"]}
+    if said.get("AZUREML_CONFIG_FILE"):
+        return _not_empty(Path(said["AZUREML_CONFIG_FILE"]), must_exist=True)
+    root = Path(said.get("AML_APP_ROOT", DEFAULT_APP_ROOT))
+    places = [root]
+    if said.get("AZUREML_ENTRY_SCRIPT"):
+        places.append((root / said["AZUREML_ENTRY_SCRIPT"]).parent)
+    found = (_not_empty(place / "config.json") for place in places)
+    return next((path for path in found if path is not None), None)
+
+
+def _not_empty(path: Path, must_exist: bool = False) -> Path | None:
+    if path.is_file():
+        return path if path.stat().st_size else None
+    if must_exist:
+        named = masked(str(path))
+        raise ConfigurationError(f"Invalid config file! AZUREML_CONFIG_FILE={named}: no such file.")
+    return None
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"Invalid config file! {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"Invalid config file! {path}: expected one JSON object.")
+    return {key: _as_text(path, key, value) for key, value in content.items() if value is not None}
+
+
+def _as_text(path: Path, key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise ConfigurationError(
+        f"Invalid config file! {path}: {key} is a {type(value).__name__}; "
+        "allowed are text, numbers, true and false."
+    )
+
+
+def _without_services(environ: Mapping[str, str]) -> Mapping[str, str]:
+    return {
+        name: value
+        for name, value in environ.items()
+        if not (_ADDRESS_OF_A_SERVICE.match(value) and name.upper().endswith("_PORT"))
+        and not _OF_A_SERVICE.fullmatch(name.upper())
+    }
+
+
+def _unknown(
+    config: Mapping[str, str], path: Path | None, environ: Mapping[str, str], settings: Settings
+) -> tuple[str, ...]:
+    """Warnings by name of what is given, looks like a setting, and is none; never with a value."""
+    known = {name for each in setting_fields() for name in _names(each)}
+    connections = [each.upper() for each in settings.connection_names]
+    ours = [name for name in environ if name.upper().startswith(_PREFIXES) and "__" not in name]
+    given = {
+        f"{path} has keys": [name for name in config if name not in known],
+        "The environment has names": [name for name in ours if name.upper() not in known],
+    }
+    warnings = []
+    for where, names in given.items():
+        rest = [name for name in names if name.upper().partition("__")[0] not in connections]
+        if rest:
+            listed = ", ".join(_with_nearest(name, known) for name in sorted(rest))
+            warnings.append(f"{where} that are not settings: {listed}.")
+    return tuple(warnings)
+
+
+def _with_nearest(name: str, known: Collection[str]) -> str:
+    import difflib
+
+    upper = name.upper()
+    longer = [each for each in known if each.startswith(upper)]
+    close = difflib.get_close_matches
+    nearest = close(upper, longer, 1) or close(upper, known, 1, 0.8)  # the prefix is alike anyway
+    return f"{name} (the nearest setting is {nearest[0]})" if nearest else name
+
+
+def _names(each: Field[Any]) -> tuple[str, ...]:
+    return (each.metadata["name"], *each.metadata["also"])

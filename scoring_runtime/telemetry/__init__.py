@@ -1,0 +1,1 @@
+"""Logs, ids of requests, and the standard streams."""

@@ -1,0 +1,1 @@
+"""What becomes of a blob, and of a message, on either host."""

@@ -1,0 +1,204 @@
+"""Blob path templates as Azure Functions has them: ``input/{folder}/{name}.{ext}``.
+
+A placeholder stands for one character or more, slashes included; the first takes as much as it
+can. ``{{`` and ``}}`` are braces of the name itself.
+Source: https://learn.microsoft.com/azure/azure-functions/functions-bindings-storage-blob-trigger#blob-name-patterns
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from ..errors import ConfigurationError
+from ..settings.settings import Settings, environment_name
+
+_TOKEN = re.compile(r"(\{\{|\}\}|\{[^{}]*\}|[{}])")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
+LONGEST_NAME = 1024
+_CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]|\$root|\$web")
+
+# Trigger metadata of the Functions host, which a placeholder of that name would replace.
+_TAKEN = frozenset({"properties", "uri", "metadata", "blobtrigger"})
+
+
+class Template:
+    """One path with placeholders.
+
+    Args:
+        setting: the setting that holds it, for messages.
+        text: ``container/name``.
+
+    Raises:
+        ConfigurationError: it is not one; the message names the setting.
+    """
+
+    def __init__(self, setting: str, text: str) -> None:
+        self.setting, self.text = setting, text
+        self.container, _, name = text.removeprefix("/").partition("/")
+        if not name:
+            raise self.refused("it has no name after the container")
+        if not _CONTAINER.fullmatch(self.container):
+            raise self.refused(
+                f"{self.container!r} cannot be a container: 3 to 63 lower-case letters, digits and "
+                "single hyphens, without placeholders"
+            )
+        self._parts = list(self._tokens(name))
+        self.names = [part for part, is_name in self._parts if is_name]
+        if len(set(self.names)) != len(self.names) and setting == "BLOB_INPUT_PATH":
+            raise self.refused("a placeholder stands in it twice")
+        taken = [each for each in self.names if each.lower() in _TAKEN]
+        if taken:
+            raise self.refused(f"{{{taken[0]}}} is the host's own, name the placeholder otherwise")
+        self.prefix = self._parts[0][0] if not self._parts[0][1] else ""
+        """What every name begins with."""
+
+    def match(self, name: str) -> dict[str, str] | None:
+        """The placeholders' values if a blob of this name is meant."""
+        found = self._pattern.fullmatch(name)
+        return found.groupdict() if found else None
+
+    def fill(self, values: dict[str, str]) -> str:
+        """The name with these values in the placeholders."""
+        return "".join(values[part] if is_name else part for part, is_name in self._parts)
+
+    def compile(self) -> Template:
+        """The template, ready to :meth:`match`."""
+        self._pattern = re.compile(
+            "".join(
+                f"(?P<{part}>.+)" if is_name else re.escape(part) for part, is_name in self._parts
+            ),
+            re.DOTALL,
+        )
+        return self
+
+    def refused(self, why: str) -> ConfigurationError:
+        """The error that says why this template cannot be used."""
+        return ConfigurationError(
+            f"{self.setting} has the value {self.text!r}, which is not allowed: {why}. "
+            "Allowed: container/name with placeholders, as in input/{blobname}.json. "
+            f"(environment variable: {self.setting})"
+        )
+
+    def _tokens(self, name: str) -> list[tuple[str, bool]]:
+        parts: list[tuple[str, bool]] = []
+        for token in filter(None, _TOKEN.split(name)):
+            if token in ("{", "}"):
+                raise self.refused("a brace is not closed or not opened")
+            if token.startswith("{") and token != "{{":
+                if not _NAME.fullmatch(token[1:-1]):
+                    raise self.refused(f"{token} is not a placeholder name")
+                parts.append((token[1:-1], True))
+            elif parts and not parts[-1][1]:
+                parts[-1] = (parts[-1][0] + token.replace("{{", "{").replace("}}", "}"), False)
+            else:
+                parts.append((token.replace("{{", "{").replace("}}", "}"), False))
+        return parts
+
+
+class Documents(NamedTuple):
+    """The names of the two documents that an input can end in."""
+
+    output: str
+    error: str
+
+
+class BlobPaths(NamedTuple):
+    """The three templates of the blob trigger."""
+
+    input: Template
+    output: Template
+    error: Template
+
+    def directions(self, name: str) -> dict[str, str]:
+        """``model`` if the input path has a placeholder of that name, as in
+        ``input/{model}/{blobname}.json``."""
+        values = (self.input.match(name) or {}) if "{model}" in self.input.text else {}
+        return {"model": values["model"]} if values else {}
+
+    def documents(self, name: str) -> Documents | None:
+        """Where the result of an input, or its error, goes; None for a blob that is no input."""
+        values = self.input.match(name)
+        if values is None:
+            return None
+        return Documents(self.output.fill(values), self.error.fill(values))
+
+
+def blob_paths(settings: Settings) -> BlobPaths:
+    """The paths of the blob trigger, checked against each other.
+
+    Raises:
+        ConfigurationError: a template is wrong, an output would be an input again, or both
+            documents would have one name.
+    """
+    source = Template(environment_name("blob_input_path"), settings.blob_input_path).compile()
+    if not source.names:
+        raise source.refused("it has no placeholder, such as {blobname}")
+    output = Template(environment_name("blob_output_path"), output_path(settings))
+    error = Template(environment_name("blob_error_path"), error_path(settings))
+    for each in (output, error):
+        unknown = [f"{{{name}}}" for name in each.names if name not in source.names]
+        if unknown:
+            allowed = ", ".join(f"{{{name}}}" for name in source.names)
+            raise each.refused(
+                f"{', '.join(unknown)} is not in BLOB_INPUT_PATH, whose placeholders are {allowed}"
+            )
+    paths = BlobPaths(source, output, error)
+    _refuse_loops(paths)
+    if (output.container, _filled(output)) == (error.container, _filled(error)):
+        raise error.refused("output and error documents would have the same name")
+    return paths
+
+
+def output_path(settings: Settings) -> str:
+    """``BLOB_OUTPUT_PATH``; without it the input's path with ``_out`` in the container output."""
+    if "blob_output_path" in settings.sources or "blob_input_path" not in settings.sources:
+        return settings.blob_output_path
+    name = settings.blob_input_path.removeprefix("/").partition("/")[2]
+    folder, slash, last = name.rpartition("/")
+    stem, dot, extension = last.rpartition(".")
+    if not dot or "}" in extension:
+        stem = last
+    return f"output/{folder}{slash}{stem}_out.json"
+
+
+def error_path(settings: Settings) -> str:
+    """``BLOB_ERROR_PATH``; without it the output path with ``_error`` for ``_out``."""
+    if settings.blob_error_path:
+        return settings.blob_error_path
+    folder, slash, name = output_path(settings).rpartition("/")
+    stem, dot, extension = name.rpartition(".")
+    if not dot or "}" in extension:
+        stem, dot, extension = name, ".", "json"
+    return f"{folder}{slash}{stem.removesuffix('_out')}_error{dot}{extension}"
+
+
+def refuse_shared_documents(paths: BlobPaths) -> None:
+    """Refuse templates by which two inputs would have one document.
+
+    The document is the receipt: two inputs that share one would be scored again for ever.
+
+    Raises:
+        ConfigurationError: a document's name leaves a placeholder of the input's out.
+    """
+    for each in (paths.output, paths.error):
+        left_out = [f"{{{name}}}" for name in paths.input.names if name not in each.names]
+        if left_out:
+            raise each.refused(
+                f"{', '.join(left_out)} of BLOB_INPUT_PATH is left out, so that two inputs could "
+                "have the same document"
+            )
+
+
+def _filled(template: Template) -> str:
+    return template.fill({name: f"-{name}-" for name in template.names})
+
+
+def _refuse_loops(paths: BlobPaths) -> None:
+    for each in (paths.output, paths.error):
+        if each.container == paths.input.container and paths.input.match(_filled(each)):
+            raise each.refused(
+                f"what is written there would be an input again (BLOB_INPUT_PATH is "
+                f"{paths.input.text})"
+            )

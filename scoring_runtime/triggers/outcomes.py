@@ -1,0 +1,249 @@
+"""What becomes of an input for which no client waits: a blob or a message."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import PurePosixPath
+from time import perf_counter
+from typing import NamedTuple
+from urllib.parse import quote
+
+from ..errors import InputError, NotBegun, NotServing, QueueFull, ScoringRuntimeError
+from ..http.errors import INTERNAL, error_response, forget, message_response
+from ..messages import INFER_HEADER_LENGTH, Score, ScoringRequest, ScoringResponse
+from ..scoring.runtime import Runtime
+from ..telemetry.logs import AccessLog, log
+
+_JSON = "application/json"
+# What tools write when they do not know: then the name of the blob says more.
+_SAYS_NOTHING = frozenset({"", "application/octet-stream", "text/plain"})
+_LONGEST_DESCRIPTION = 1000
+_GRACE_SECONDS = 10.0
+EXTENSIONS = {
+    ".csv": "text/csv",
+    ".jsonl": "application/jsonl",
+    ".ndjson": "application/jsonl",
+    ".npy": "application/x-npy",
+    ".arrows": "application/vnd.apache.arrow.stream",
+}
+"""Content types of formats by the extension of a name; mimetypes knows few of them."""
+INPUT_KEY = "x_input_key"
+"""The metadata of a blob that names the key of the input to score in its place."""
+_INFER_LENGTH = INFER_HEADER_LENGTH.decode().replace("-", "_")
+_DIRECTIONS = ("model", "method", "accept", _INFER_LENGTH)
+
+
+class Verdict(Enum):
+    """Which of the three ways an input goes."""
+
+    SCORED = "scored"
+    """It has a result."""
+    REFUSED = "refused"
+    """The client's fault: trying again cannot help."""
+    FAILED = "failed"
+    """``run()`` gave no result; another try may."""
+
+
+class Outcome(NamedTuple):
+    """The result of one try, or what went wrong.
+
+    ``body`` holds the same bytes that an HTTP client would get. ``reason`` is the name of the
+    error (or ``Status422``), ``description`` its text, for dead letters and logs.
+    """
+
+    verdict: Verdict
+    status: int
+    body: bytes
+    content_type: str
+    reason: str = ""
+    description: str = ""
+    header_length: str = ""
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What an HTTP client reads in headers, and cannot do without: where tensors begin."""
+        return {_INFER_LENGTH: self.header_length} if self.header_length else {}
+
+
+class Scoring:
+    """Scores inputs for which no client waits, each with a line in the access log."""
+
+    def __init__(
+        self, runtime: Runtime, score: Score | None = None, *, access_log: bool = True
+    ) -> None:
+        self._runtime = runtime
+        self._score: Score = score or runtime.score
+        self._access = AccessLog(enabled=access_log)
+
+    async def __call__(self, request: ScoringRequest, what: str) -> Outcome:
+        """One try.
+
+        Args:
+            request: the input.
+            what: the input's kind and name, for the log.
+
+        Raises:
+            NotServing: not now; the input is to be left where it is.
+        """
+        started = perf_counter()
+        outcome = await self._outcome(request)
+        milliseconds = (perf_counter() - started) * 1000
+        self._access.add(
+            asyncio.get_running_loop(),
+            f"{what} {outcome.status} {milliseconds:.3f}ms {len(outcome.body)}",
+        )
+        return outcome
+
+    def flush_log(self) -> None:
+        """Write the access lines that wait."""
+        self._access.flush()
+
+    async def _outcome(self, request: ScoringRequest) -> Outcome:
+        try:
+            response = await self._score(request._replace(patient=True))
+            body = await self._runtime.whole(response.body, True)
+        except NotServing:
+            raise
+        except NotBegun as error:
+            raise QueueFull("Others took all the time; it has not been tried.") from error
+        except ScoringRuntimeError as error:
+            return failed(error)
+        except Exception as error:
+            log.exception("Encountered Exception while scoring %s", request.request_id)
+            forget(error)
+            return _of(Verdict.FAILED, message_response(500, INTERNAL), "InternalError", INTERNAL)
+        if response.status < 400:
+            return _of(Verdict.SCORED, response._replace(body=body))
+        verdict = Verdict.REFUSED if response.status < 500 else Verdict.FAILED
+        text = body.decode("utf-8", "replace")
+        return _of(verdict, response._replace(body=body), f"Status{response.status}", text)
+
+
+class Health:
+    """Whether a trigger works, as the log and readiness say it.
+
+    Readiness changes when a trouble lasts: links are closed and opened again all the time. What
+    is said to be ``connecting`` is not ready from the start.
+    """
+
+    def __init__(self, troubles: dict[str, str], name: str, connecting: str = "") -> None:
+        self._troubles, self._name, self._said = troubles, name, ""
+        self._timer: asyncio.TimerHandle | None = None
+        if connecting:
+            troubles[name] = connecting
+
+    def has_trouble(self, error: ScoringRuntimeError) -> None:
+        """It does not work; the log says so once."""
+        if self._said != str(error):
+            log.error("%s", error)
+        self._said = str(error)
+        if self._name in self._troubles:
+            self._troubles[self._name] = self._said
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._show)
+
+    def is_well(self) -> None:
+        """It works."""
+        if self._said:
+            log.info("The %s trigger works again.", self._name.replace("_", " ").title())
+        self._said = ""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._troubles.pop(self._name, None)
+
+    def _show(self) -> None:
+        self._timer = None
+        self._troubles[self._name] = self._said
+
+
+def failed(error: ScoringRuntimeError) -> Outcome:
+    """The outcome of an error: refused when it is the client's fault."""
+    verdict = Verdict.REFUSED if isinstance(error, InputError) else Verdict.FAILED
+    return _of(verdict, error_response(error), type(error).__name__, str(error))
+
+
+def content_type_of(said: str, name: str = "") -> str:
+    """The content type to score with: what was said, or what the name's extension says, or JSON.
+
+    Tools store blobs as ``application/octet-stream`` unless told otherwise.
+    """
+    if said.partition(";")[0].strip().lower() not in _SAYS_NOTHING:
+        return said
+    if not name:
+        return _JSON
+    known = EXTENSIONS.get(PurePosixPath(name).suffix.lower())
+    return known or mimetypes.guess_type(name)[0] or said or _JSON
+
+
+def directions(metadata: Mapping[str, object]) -> dict[str, str]:
+    """What a blob's metadata, or a message's application properties, say of how to score it.
+
+    ``model`` (name or name:version), ``method`` (as ``?method=``), ``accept`` and
+    ``inference_header_content_length`` (as the headers), in any case, with ``-`` or ``_``.
+    """
+    named = {name.lower().replace("-", "_"): str(value) for name, value in metadata.items()}
+    return {name: named[name].strip() for name in _DIRECTIONS if named.get(name, "").strip()}
+
+
+def is_folder(metadata: Mapping[str, object]) -> bool:
+    """Whether a blob stands for a folder, as accounts with a hierarchical namespace have it."""
+    return ("hdi_isfolder", "true") in {(k.lower(), str(v).lower()) for k, v in metadata.items()}
+
+
+def directed(request: ScoringRequest, said: Mapping[str, str]) -> ScoringRequest:
+    """The request with the directions given with it."""
+    if not said:
+        return request
+    headers = [
+        (name.replace("_", "-").encode(), said[name].encode("latin-1", "replace"))
+        for name in _DIRECTIONS[2:]
+        if name in said
+    ]
+    method = said.get("method", "")
+    return request._replace(
+        headers=[*request.headers, *headers],
+        query=f"method={quote(method)}".encode() if method else request.query,
+        model=said.get("model", request.model),
+    )
+
+
+def blob_request(
+    name: str,
+    body: bytes,
+    content_type: str,
+    content_encoding: str,
+    input_key: str = "",
+    *,
+    request_id: str,
+) -> ScoringRequest:
+    """A blob as a request: its name, ``container/name``, is the header ``x-blob-name``."""
+    lines = {
+        b"content-type": content_type_of(content_type, name),
+        b"content-encoding": content_encoding,
+        b"x-blob-name": quote(name, errors="replace"),
+        b"x-input-key": input_key,
+        b"x-request-id": request_id,
+    }
+    headers = [(key, value.encode("latin-1", "replace")) for key, value in lines.items() if value]
+    return ScoringRequest(body, headers, request_id=request_id)
+
+
+def _of(
+    verdict: Verdict, response: ScoringResponse, reason: str = "", description: str = ""
+) -> Outcome:
+    assert isinstance(response.body, bytes)
+    headers = dict(response.headers[::-1])
+    kind, length = (headers.get(name, b"") for name in (b"content-type", INFER_HEADER_LENGTH))
+    return Outcome(
+        verdict,
+        response.status,
+        response.body,
+        kind.decode("latin-1") or _JSON,
+        reason,
+        description[:_LONGEST_DESCRIPTION],
+        length.decode("latin-1"),
+    )

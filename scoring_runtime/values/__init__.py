@@ -1,0 +1,1 @@
+"""Values between text and Python: bodies, arrays, inputs by name, results."""
