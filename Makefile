@@ -43,8 +43,8 @@ lint: $(VENV)/.dev
 
 # What the tests need beside Python packages; all at once, as most of it is waiting for downloads.
 prepare: $(VENV)/.dev
-	$(BIN)/python -m tests.images & images=$$!; \
-	$(BIN)/python -m tests.peer && $(BIN)/python -m tests.azurite && $(BIN)/python -m tests.redis_server && $(BIN)/python -m tests.worker_packages && wait $$images
+	$(BIN)/python -m tests.hosts.images & images=$$!; \
+	$(BIN)/python -m tests.hosts.peer && $(BIN)/python -m tests.hosts.azurite && $(BIN)/python -m tests.hosts.redis && $(BIN)/python -m tests.hosts.worker_packages && wait $$images
 
 test: prepare
 	$(BIN)/python -m pytest -n 3 --dist loadfile

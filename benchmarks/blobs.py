@@ -29,8 +29,8 @@ from typing import Any
 from azure.core.exceptions import ResourceNotFoundError
 from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
-from tests.azurite import Azurite
-from tests.standalone_host import StandaloneHost
+from tests.hosts.azurite import Azurite
+from tests.hosts.standalone import StandaloneHost
 
 SCRIPT = Path(__file__).parent / "scripts" / "one.py"
 SIZES = (100, 1_000, 10_000)

@@ -25,8 +25,8 @@ from scoring_runtime.cache.results import Cache
 from scoring_runtime.messages import ScoringRequest
 from scoring_runtime.scoring.runtime import build
 from scoring_runtime.settings.settings import Settings
-from tests.redis_server import RedisServer
-from tests.standalone_host import clean_environ, free_port
+from tests.hosts.redis import RedisServer
+from tests.hosts.standalone import clean_environ, free_port
 
 _TRAFFIC = {
     "hits": "wrk.body = '{\"data\": [[1,2,3,4,5,6,7,8,9,10]]}'\n",

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scoring_runtime.formats import arrow_stream, csv_table, json_lines, npy
-from tests.standalone_host import clean_environ, free_port
+from tests.hosts.standalone import clean_environ, free_port
 
 from .http import ROOT, SCRIPTS, _make_models, _peer, _wait
 

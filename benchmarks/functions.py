@@ -19,8 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.functions_host import Message, Worker
-from tests.standalone_host import clean_environ
+from tests.hosts.functions import Message, Worker
+from tests.hosts.standalone import clean_environ
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).parent / "scripts" / "one.py"

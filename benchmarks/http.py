@@ -24,8 +24,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.peer import ensure_peer
-from tests.standalone_host import clean_environ, free_port
+from tests.hosts.peer import ensure_peer
+from tests.hosts.standalone import clean_environ, free_port
 
 SCRIPTS = Path(__file__).parent / "scripts"
 ROOT = Path(__file__).parent.parent

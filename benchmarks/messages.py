@@ -24,8 +24,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.service_bus_broker import Counts, ServiceBusBroker
-from tests.standalone_host import StandaloneHost
+from tests.hosts.broker import Counts, ServiceBusBroker
+from tests.hosts.standalone import StandaloneHost
 
 SCRIPT = Path(__file__).parent / "scripts" / "one.py"
 SIZES = (100, 1_000, 10_000)

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.standalone_host import StandaloneHost
+from tests.hosts.standalone import StandaloneHost
 
 SCRIPT = Path(__file__).parent / "scripts" / "one.py"
 

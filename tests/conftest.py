@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.azurite import Azurite
-from tests.standalone_host import clean_environ
+from tests.hosts.azurite import Azurite
+from tests.hosts.standalone import clean_environ
 
 WriteScript = Callable[..., Path]
 

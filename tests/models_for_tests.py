@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.functions_host import FunctionsHost
-from tests.standalone_host import StandaloneHost, clean_environ
+from tests.hosts.functions import FunctionsHost
+from tests.hosts.standalone import StandaloneHost, clean_environ
 
 ROOT = Path(__file__).parent.parent
 IRIS_NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")

@@ -1,0 +1,619 @@
+"""The Service Bus trigger on Azure Functions: Microsoft's worker library and SDK, real AMQP."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from azure.servicebus import ServiceBusClient, ServiceBusReceivedMessage, ServiceBusReceiver
+
+from scoring_runtime.settings.settings import Settings
+from tests.conftest import WriteScript
+from tests.hosts.broker import BrokerMessage, Counts, ServiceBusBroker
+from tests.hosts.functions import Delivery, FunctionsHost, message_event
+from tests.hosts.standalone import clean_environ
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(__file__).parents[1] / "entry_scripts"
+EVERY_BYTE = bytes(range(256))
+KEY = "s3cr3t"
+BUS = f"Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=a;SharedAccessKey={KEY}"
+PLAIN = "def init(): ...\ndef run(data): return data"
+RAW = """
+from azureml.contrib.services.aml_request import rawhttp
+from azureml.contrib.services.aml_response import AMLResponse
+def init(): ...
+@rawhttp
+def run(request):
+    if request.get_data() == b"see":
+        return {name: value for name, value in request.headers.items()}
+    return AMLResponse(request.get_data(), 200, {"Content-Type": "application/x-own"})
+"""
+
+
+class Listener:
+    """What the Functions host does with a queue: lock messages, call the function, settle them.
+
+    A message that is gone by then is no failure: the host logs it.
+    """
+
+    def __init__(
+        self,
+        broker: ServiceBusBroker,
+        host: FunctionsHost,
+        client: ServiceBusClient,
+        receiver: ServiceBusReceiver,
+    ) -> None:
+        self.broker, self.host = broker, host
+        self._client, self._receiver = client, receiver
+
+    def hang_up(self) -> None:
+        """Close the listener's own connection: it keeps its locks."""
+        self._receiver.close()
+        self._client.close()
+
+    def send(self, body: bytes, **named: Any) -> ServiceBusReceivedMessage:
+        """Put a message into the queue and lock it."""
+        self.broker.send("input", body, **named)
+        return self.receive()
+
+    def receive(self) -> ServiceBusReceivedMessage:
+        [message] = self._receiver.receive_messages(1, max_wait_time=10)
+        return message
+
+    def deliver(self, message: ServiceBusReceivedMessage) -> Delivery:
+        """Call the function; the message stays locked."""
+        return self.host.deliver("score_message", message_event(message))
+
+    def settle(self, message: ServiceBusReceivedMessage, done: Delivery) -> None:
+        """As ``autoCompleteMessages`` has it."""
+        if done.failure:
+            self._receiver.abandon_message(message)
+        else:
+            self._receiver.complete_message(message)
+
+    def __call__(self, body: bytes, **named: Any) -> Delivery:
+        """One message from the queue to its end, when it is not dead-lettered."""
+        message = self.send(body, **named)
+        done = self.deliver(message)
+        self.settle(message, done)
+        return done
+
+    def reply(self, queue: str = "output") -> BrokerMessage:
+        """The only message of a queue, which is empty then."""
+        [reply] = self.broker.take_all(queue)
+        return reply
+
+    def dead_letter(self) -> BrokerMessage:
+        """The only dead letter, which is removed."""
+        [letter] = self.broker.take_all("input/$deadletterqueue")
+        return letter
+
+
+def host_of(script: Path, connection_string: str, **settings: str) -> FunctionsHost:
+    environ = {"ServiceBusConnectionString": connection_string, **settings}
+    return FunctionsHost(ROOT, clean_environ(AZUREML_ENTRY_SCRIPT=str(script), **environ))
+
+
+@contextmanager
+def listening(
+    script: Path, *, lock_seconds: float = 30, maximum: int = 10, **settings: str
+) -> Iterator[Listener]:
+    """A host with a broker of its own, and queues input, output and answers."""
+    with ServiceBusBroker() as broker, ExitStack() as stack:
+        broker.add_queue("input", lock_seconds=lock_seconds, max_delivery_count=maximum)
+        for name in ("output", "answers"):
+            broker.add_queue(name)
+        host = stack.enter_context(host_of(script, broker.connection_string, **settings))
+        client = ServiceBusClient.from_connection_string(broker.connection_string)
+        receiver = stack.enter_context(stack.enter_context(client).get_queue_receiver("input"))
+        yield Listener(broker, host, client, receiver)
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Listener]:
+    """Text in; see the script for what it does."""
+    with listening(SCRIPTS / "trigger_text.py", SERVICEBUS_MAX_ATTEMPTS="3") as listener:
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def started_raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listener]:
+    """The bytes back."""
+    script = tmp_path_factory.mktemp("raw") / "score.py"
+    script.write_text(RAW)
+    with listening(script) as listener:
+        yield listener
+
+
+def emptied(listener: Listener) -> Listener:
+    for name in ("input", "output", "answers"):
+        listener.broker.clear(name)
+    return listener
+
+
+@pytest.fixture
+def queue(started: Listener) -> Listener:
+    return emptied(started)
+
+
+@pytest.fixture
+def raw(started_raw: Listener) -> Listener:
+    return emptied(started_raw)
+
+
+# --- bindings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "binding"),
+    [
+        ({}, {"connection": "ServiceBusConnectionString", "queueName": "input"}),
+        (
+            {
+                "SERVICEBUS_CONNECTION": "Own",
+                "Own__fullyQualifiedNamespace": "a.servicebus.windows.net",
+                "SERVICEBUS_INPUT_QUEUE": "jobs",
+            },
+            {"connection": "Own", "queueName": "jobs"},
+        ),
+        (
+            {"SERVICEBUS_INPUT_QUEUE": "news", "SERVICEBUS_INPUT_SUBSCRIPTION": "scoring"},
+            {
+                "connection": "ServiceBusConnectionString",
+                "topicName": "news",
+                "subscriptionName": "scoring",
+            },
+        ),
+    ],
+    ids=["queue", "own connection", "subscription"],
+)
+def test_the_binding_is_one_binary_trigger(
+    settings: dict[str, str], binding: dict[str, str], write_script: WriteScript
+):
+    """Without `binary` the host sends text; replies need ids, so there is no output binding."""
+    with host_of(write_script(PLAIN), BUS, **settings) as started:
+        [function] = [each for each in started.functions if each["name"] == "score_message"]
+    assert function["bindings"] == [
+        {
+            "name": "message",
+            "type": "serviceBusTrigger",
+            "direction": "IN",
+            "dataType": "BINARY",
+            **binding,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ServiceBusConnectionString": ""}, "TriggerConnectionString"),
+        ({"ServiceBusConnectionString": f"nonsense {KEY}"}, "SERVICEBUS_CONNECTION"),
+        ({"ServiceBusConnectionString": f"Endpoint=sb://a;{KEY}"}, "SERVICEBUS_CONNECTION"),
+        ({"SERVICEBUS_CONNECTION": "Own"}, "Own"),
+        ({"SERVICEBUS_MAX_ATTEMPTS": "0"}, "SERVICEBUS_MAX_ATTEMPTS has the value '0'"),
+        (
+            {"SERVICEBUS_INPUT_QUEUE": "same", "SERVICEBUS_OUTPUT_QUEUE": "same"},
+            "SERVICEBUS_OUTPUT_QUEUE",
+        ),
+    ],
+    ids=["missing", "malformed", "no key name", "own", "attempts", "same queue"],
+)
+def test_a_bad_setting_leaves_no_function_and_is_named_without_the_key(
+    settings: dict[str, str], message: str, write_script: WriteScript
+):
+    environ = {"ServiceBusConnectionString": BUS, "SCORING_TRIGGERS": "service_bus", **settings}
+    environ = clean_environ(AZUREML_ENTRY_SCRIPT=str(write_script(PLAIN)), **environ)
+    with pytest.raises(RuntimeError) as failed, FunctionsHost(ROOT, environ):
+        pass
+    assert "exit code 1" in str(failed.value)
+    assert "ConfigurationError" in str(failed.value)
+    assert message in str(failed.value)
+    assert KEY not in str(failed.value)
+
+
+def test_without_azure_servicebus_the_message_says_what_to_install(write_script: WriteScript):
+    """A module that hides it, as where requirements.txt lacks it."""
+    write_script("import sys\nsys.modules['azure.servicebus'] = None", "sitecustomize.py")
+    script = write_script(PLAIN)
+    with (
+        pytest.raises(RuntimeError) as failed,
+        host_of(script, BUS, PYTHONPATH=str(script.parent)),
+    ):
+        pass
+    message = (
+        "The service_bus trigger (SCORING_TRIGGERS) needs azure.servicebus: add azure-servicebus "
+        "to requirements.txt."
+    )
+    assert message in str(failed.value)
+
+
+# --- replies --------------------------------------------------------------------------------------
+
+
+def test_a_reply_carries_what_the_request_asked_for(queue: Listener):
+    done = queue(
+        "grüße".encode(),
+        message_id="one",
+        correlation_id="talk",
+        reply_to="answers",
+        reply_to_session_id="session",
+        session_id="own",
+        content_type="text/plain",
+        properties={"x-tenant": "t", "X-Number": 7, "other": "not sent", "x-request-id": "r"},
+    )
+    assert (done.failure, done.outputs) == ("", {})
+    reply = queue.reply("answers")
+    assert reply.body == '{"got":"grüße"}'.encode()
+    assert reply.answers == "one"
+    assert reply.correlation_id == "talk"
+    assert reply.session_id == "session"
+    assert reply.content_type == "application/json"
+    assert reply.application_properties == {
+        "x-tenant": "t",
+        "X-Number": 7,
+        "x-request-id": "r",
+        "status": 200,
+    }
+    assert queue.broker.counts("input") == Counts(0, 0, 0)
+    assert queue.broker.counts("output") == Counts(0, 0, 0)
+
+
+def test_without_reply_to_the_reply_goes_to_the_output_queue(queue: Listener):
+    """With the request's message id as correlation id when it has none of its own."""
+    assert queue(b"a", message_id="two").failure == ""
+    reply = queue.reply()
+    assert reply.message_id.startswith("input:two:")
+    assert (reply.answers, reply.correlation_id) == ("two", "two")
+    assert (reply.session_id, reply.application_properties) == (None, {"status": 200})
+
+
+@pytest.mark.parametrize("body", [EVERY_BYTE, b"", b"\xff\xfe\x00"], ids=["all", "none", "bad"])
+def test_bytes_survive_both_ways(body: bytes, raw: Listener):
+    assert raw(body).failure == ""
+    reply = raw.reply()
+    assert (reply.body, reply.content_type) == (body, "application/x-own")
+
+
+def test_run_sees_the_message_as_a_request(raw: Listener):
+    """Its x- properties are headers, and its id is the request id."""
+    named = {"message_id": "an-id", "content_type": "text/csv"}
+    assert raw(b"see", properties={"x-Tenant": "t", "other": "o"}, **named).failure == ""
+    seen = json.loads(raw.reply().body)
+    assert seen["X-Tenant"] == "t"
+    assert seen["X-Request-Id"] == "an-id"
+    assert seen["Content-Type"] == "text/csv"
+    assert "Other" not in seen
+
+
+def test_the_reply_has_the_bytes_that_http_answers(queue: Listener):
+    for body in ("grüße €".encode(), b"{}", b"", b"empty", b"status 201", b"status 302"):
+        answer = httpx.post(f"{queue.host.url}/score", content=body)
+        assert queue(body).failure == ""
+        reply = queue.reply()
+        assert reply.body == answer.content
+        assert reply.application_properties == {"status": answer.status_code}
+
+
+def test_without_reply_to_and_output_queue_there_is_no_reply():
+    """And a client's fault is in the dead letter alone."""
+    with listening(SCRIPTS / "trigger_text.py", SERVICEBUS_OUTPUT_QUEUE="") as queue:
+        assert queue(b"a").failure == ""
+        assert queue.broker.counts("input") == Counts(0, 0, 0)
+        assert queue.deliver(queue.send(b"refuse")).failure == ""
+        assert queue.dead_letter().application_properties["DeadLetterReason"] == "InputError"
+        assert queue.broker.messages("output") == []
+        assert queue(b"b", reply_to="sb://a.servicebus.windows.net/answers").failure == ""
+        assert queue.reply("answers").body == b'{"got":"b"}'
+
+
+def test_50_replies_share_one_connection(queue: Listener):
+    assert queue(b"opens it").failure == ""
+    opened = queue.broker.statistics.connections_opened
+    for number in range(50):
+        assert queue(b"%d" % number, message_id=str(number)).failure == ""
+    assert queue.broker.statistics.connections_opened == opened
+    ids = [each.answers for each in queue.broker.messages("output")]
+    assert sorted(ids[1:], key=int) == [str(number) for number in range(50)]
+
+
+def test_16_messages_at_once_each_get_their_own_reply(queue: Listener):
+    """As many as maxConcurrentCalls in host.json allows."""
+    for number in range(16):
+        queue.broker.send("input", b"message %d" % number, message_id=str(number))
+    messages = [queue.receive() for _ in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        done = list(pool.map(queue.deliver, messages))
+    assert [each.failure for each in done] == [""] * 16
+    found = {each.correlation_id: each.body for each in queue.broker.take_all("output")}
+    assert found == {str(n): b'{"got":"message %d"}' % n for n in range(16)}
+
+
+def test_16_messages_at_once_that_take_longer_than_the_deadline_are_all_scored():
+    """The deadline is that of run(), not of waiting for the others."""
+    with listening(SCRIPTS / "trigger_text.py", SCORING_TIMEOUT_MS="4000") as queue:
+        for number in range(4):
+            queue.broker.send("input", b"sleep", message_id=str(number))
+        messages = [queue.receive() for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(queue.deliver, messages))
+        assert [each.failure for each in done] == [""] * 4
+        statuses = [e.application_properties["status"] for e in queue.broker.messages("output")]
+        assert statuses == [200] * 4
+
+
+def test_a_full_output_keeps_the_function_waiting_and_its_answer():
+    """Nothing is scored again, and readiness names the setting."""
+    with listening(SCRIPTS / "trigger_text.py") as queue:
+        assert queue(b"first").failure == ""
+        queue.broker.refuse("output", "amqp:resource-limit-exceeded")
+        message = queue.send(b"second")
+        with ThreadPoolExecutor(1) as pool:
+            delivery = pool.submit(queue.deliver, message)
+
+            def is_unready() -> bool:
+                answer = httpx.get(f"{queue.host.url}/health/ready")
+                return answer.status_code == 503 and "SERVICEBUS_OUTPUT_QUEUE" in answer.text
+
+            queue.broker.wait_for(is_unready, 40)
+            assert not delivery.done()
+            queue.broker.refuse("output")
+            assert delivery.result().failure == ""
+        calls = httpx.post(f"{queue.host.url}/score", content=b"calls").json()
+        assert calls == 3  # with this one
+        assert httpx.get(f"{queue.host.url}/health/ready").status_code == 200
+        assert [each.body for each in queue.broker.messages("output")][1:] == [b'{"got":"second"}']
+
+
+def test_a_gzip_body_is_decoded(queue: Listener):
+    body, said = gzip.compress(b"zipped"), {"content-encoding": "gzip"}
+    assert queue(body, properties=said).failure == ""
+    assert queue.reply().body == b'{"got":"zipped"}'
+
+
+def test_16_dead_letters_at_once_each_get_their_own_reason(queue: Listener):
+    for number in range(16):
+        queue.broker.send("input", b"status %d" % (400 + number), message_id=str(number))
+    messages = [queue.receive() for _ in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        done = list(pool.map(queue.deliver, messages))
+    assert [each.failure for each in done] == [""] * 16
+    found = {
+        each.message_id: each.application_properties["DeadLetterReason"]
+        for each in queue.broker.dead_letters("input")
+    }
+    assert found == {str(n): f"Status{400 + n}" for n in range(16)}
+
+
+def test_lines_that_a_script_logs_belong_to_its_invocation(queue: Listener):
+    found = [(queue(b"invocation").invocation_id, queue.reply().body) for _ in range(3)]
+    assert all(json.loads(body) == own for own, body in found)
+    assert len({own for own, _ in found}) == 3
+
+
+def test_messages_of_a_subscription_are_answered_and_dead_lettered_there():
+    """The lock token is settled on the subscription that it belongs to."""
+    with ServiceBusBroker() as broker, ExitStack() as stack:
+        broker.add_topic("news")
+        path = broker.add_subscription("news", "scoring")
+        broker.add_queue("output")
+        settings = {"SERVICEBUS_INPUT_QUEUE": "news", "SERVICEBUS_INPUT_SUBSCRIPTION": "scoring"}
+        script, bus = SCRIPTS / "trigger_text.py", broker.connection_string
+        host = stack.enter_context(host_of(script, bus, **settings))
+        client = stack.enter_context(ServiceBusClient.from_connection_string(bus))
+        receiver = stack.enter_context(client.get_subscription_receiver("news", "scoring"))
+        listener = Listener(broker, host, client, receiver)
+        for body in (b"a", b"refuse"):
+            broker.send("news", body)
+            message = listener.receive()
+            assert listener.deliver(message).failure == ""
+            [reply] = broker.take_all("output")
+            assert reply.application_properties == {"status": 200 if body == b"a" else 400}
+        assert broker.counts(path) == Counts(active=0, locked=1, dead=1)
+
+
+# --- the client's fault ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said", "reason", "description"),
+    [
+        (b"refuse", 400, b'{"message": "not this one"}', "InputError", "not this one"),
+        (b"status 422", 422, b"answer 422", "Status422", "answer 422"),
+        (b"\xff", 400, None, "UndecodableInput", None),
+    ],
+    ids=["InputError", "422", "not text"],
+)
+def test_the_clients_fault_is_answered_and_ends_as_a_dead_letter_with_its_reason(
+    body: bytes,
+    status: int,
+    said: bytes | None,
+    reason: str,
+    description: str | None,
+    queue: Listener,
+):
+    """And the function succeeds: there is nothing to try again."""
+    message = queue.send(body, message_id="bad", reply_to="answers")
+    assert queue.deliver(message).failure == ""
+    reply = queue.reply("answers")
+    assert (reply.answers, reply.correlation_id) == ("bad", "bad")
+    assert reply.application_properties == {"status": status}
+    assert reply.body == httpx.post(f"{queue.host.url}/score", content=body).content
+    assert said is None or reply.body == said
+    assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
+    letter = queue.dead_letter()
+    properties = letter.application_properties
+    assert (letter.body, letter.message_id) == (body, "bad")
+    assert properties["DeadLetterReason"] == reason
+    text = json.loads(reply.body)["message"] if description is None else description
+    assert properties["DeadLetterErrorDescription"] == text
+
+
+def test_a_reply_to_the_queue_that_is_scored_is_refused(queue: Listener):
+    """The reply would be an input again, for ever."""
+    message = queue.send(b"a", reply_to="INPUT")
+    assert queue.deliver(message).failure == ""
+    assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
+    letter = queue.dead_letter().application_properties
+    assert letter["DeadLetterReason"] == "UndecodableInput"
+    assert "reply_to is 'INPUT'" in letter["DeadLetterErrorDescription"]
+
+
+def test_a_reply_that_no_queue_takes_is_not_tried_again(queue: Listener):
+    """To a queue that is not there, or too large for it: then the error is the reply."""
+    assert queue.deliver(queue.send(b"a", reply_to="nowhere")).failure == ""
+    assert "'nowhere'" in queue.dead_letter().application_properties["DeadLetterErrorDescription"]
+    assert queue.deliver(queue.send(b"large", message_id="big")).failure == ""
+    reply = queue.reply()
+    assert (reply.answers, reply.application_properties) == ("big", {"status": 500})
+    assert list(json.loads(reply.body)) == ["message"]
+    letter = queue.dead_letter().application_properties
+    assert letter["DeadLetterReason"] == "ReplyRefused"
+    assert "larger than 'output' takes" in letter["DeadLetterErrorDescription"]
+    assert queue.broker.counts("input") == Counts(0, 0, 0)
+
+
+@pytest.mark.parametrize("token", ["unknown", "no token"])
+def test_a_lock_that_is_lost_fails_the_function_with_the_reason_why(token: str, queue: Listener):
+    """The message is delivered again, and its reply has the same id then."""
+    message = queue.send(b"refuse", message_id="late")
+    event = message_event(message)
+    if token == "unknown":
+        event["metadata"]["LockToken"] = {"type": "string", "value": str(uuid.uuid4())}
+    else:
+        del event["metadata"]["LockToken"]
+    failed = queue.host.deliver("score_message", event)
+    assert "TryAgain: InputError: not this one" in failed.failure
+    assert "could not be dead-lettered with its reason" in failed.failure
+    assert queue.reply().answers == "late"
+    queue.settle(message, failed)
+    assert queue.broker.counts("input") == Counts(active=1, locked=0, dead=0)
+    assert queue.deliver(queue.receive()).failure == ""
+    assert queue.reply().answers == "late"
+    assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
+
+
+# --- run() fails ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"fail", "RunFailed: An unexpected error occurred in scoring script."),
+        (b"status 500", "Status500: answer 500"),
+        (b"status 503", "Status503: answer 503"),
+    ],
+    ids=["raises", "500", "503"],
+)
+def test_a_failed_run_is_tried_again_and_then_answered_and_dead_lettered(
+    body: bytes, reason: str, queue: Listener
+):
+    """At the third try, as SERVICEBUS_MAX_ATTEMPTS says here; no reply before that."""
+    queue.broker.send("input", body, message_id="m")
+    for _ in range(2):
+        message = queue.receive()
+        failed = queue.deliver(message)
+        assert f"TryAgain: {reason}" in failed.failure
+        assert queue.broker.messages("output") == []
+        queue.settle(message, failed)
+        assert queue.broker.counts("input") == Counts(active=1, locked=0, dead=0)
+    assert queue.deliver(queue.receive()).failure == ""
+    reply = queue.reply()
+    answer = httpx.post(f"{queue.host.url}/score", content=body)
+    assert (reply.answers, reply.body) == ("m", answer.content)
+    assert reply.application_properties == {"status": answer.status_code}
+    assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
+    letter = queue.dead_letter().application_properties
+    said = f"{letter['DeadLetterReason']}: {letter['DeadLetterErrorDescription']}"
+    assert said.startswith(reason)
+
+
+def test_a_run_past_its_deadline_is_tried_again():
+    script = SCRIPTS / "trigger_text.py"
+    with listening(script, SCORING_TIMEOUT_MS="500") as queue:
+        late = queue(b"sleep")
+        assert "TryAgain: RunTimeout: Scoring timeout after 500 ms\n" in late.failure
+        assert queue.broker.counts("input") == Counts(active=1, locked=0, dead=0)
+        assert queue.broker.messages("output") == []
+
+
+def test_a_dead_letter_keeps_its_reason_when_the_host_completes_it_then(queue: Listener):
+    """The host completes what its function has ended; the message is gone, not lost."""
+    message = queue.send(b"refuse", message_id="m")
+    done = queue.deliver(message)
+    with pytest.raises(Exception, match="lock"):
+        queue.settle(message, done)
+    assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
+    assert queue.dead_letter().application_properties["DeadLetterReason"] == "InputError"
+
+
+# --- the broker is away ---------------------------------------------------------------------------
+
+
+def test_without_a_broker_the_function_fails_and_it_works_again_when_it_is_back():
+    """No reply, no success: the host delivers the message again; the key is in no message."""
+    with listening(SCRIPTS / "trigger_text.py") as queue:
+        assert queue(b"first").failure == ""
+        good, bad = queue.send(b"second"), queue.send(b"refuse")
+        queue.hang_up()
+        queue.broker.stop_listening()
+        failed = queue.deliver(good).failure
+        assert "TriggerTrouble: Service Bus cannot be reached or does not answer" in failed
+        assert "ServiceBusConnectionString (SERVICEBUS_CONNECTION), 'output'" in failed
+        assert "SAS_KEY_VALUE" not in failed
+        queue.broker.start_listening()
+        queue.broker.clear("output")
+        assert [queue.deliver(each).failure for each in (good, bad)] == ["", ""]
+        replies = queue.broker.messages("output")
+        assert [each.application_properties["status"] for each in replies] == [200, 400]
+        assert queue.broker.counts("input") == Counts(active=0, locked=1, dead=1)
+        assert "SAS_KEY_VALUE" not in queue.host.log
+
+
+def test_connections_that_are_cut_lose_no_reply():
+    """The SDK's own, for replies and for dead letters; one failure is allowed, to find it out."""
+    with listening(SCRIPTS / "trigger_text.py") as queue:
+        for number, body in enumerate((b"a", b"refuse")):
+            assert queue.deliver(queue.send(body, message_id=f"before {number}")).failure == ""
+        sent = [queue.send(body, message_id=body.decode()) for body in (b"b", b"status 422")]
+        queue.hang_up()
+        queue.broker.cut_connections()
+        for message in sent:
+            failures = [queue.deliver(message).failure for _ in range(2)]
+            assert "" in failures
+        replies = {each.answers for each in queue.broker.messages("output")}
+        assert replies == {"before 0", "before 1", "b", "status 422"}
+        assert queue.broker.counts("input").dead == 2
+
+
+# --- the host's settings --------------------------------------------------------------------------
+
+
+def test_host_json_has_the_settings_of_service_bus_where_the_host_reads_them():
+    """https://learn.microsoft.com/azure/azure-functions/functions-bindings-service-bus
+
+    The lock is renewed for longer than the default deadline, so that a message that is being
+    scored is not delivered to another instance.
+    """
+    settings = json.loads((ROOT / "host.json").read_text())
+    assert "serviceBus" not in settings
+    bus = settings["extensions"]["serviceBus"]
+    assert set(bus) == {
+        "autoCompleteMessages",
+        "maxAutoLockRenewalDuration",
+        "maxConcurrentCalls",
+        "prefetchCount",
+    }
+    hours, minutes, seconds = map(int, bus["maxAutoLockRenewalDuration"].split(":"))
+    assert hours * 3600 + minutes * 60 + seconds >= Settings().timeout_seconds == 3600
+    assert bus["autoCompleteMessages"] is True
+    assert (bus["maxConcurrentCalls"], bus["prefetchCount"]) == (16, 0)

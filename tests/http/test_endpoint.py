@@ -1,0 +1,749 @@
+"""The HTTP surface on plain data: routes, ids, errors → statuses, CORS, access lines."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import re
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scoring_runtime import ScoringRequest, ScoringResponse, Settings, build, errors
+from scoring_runtime.errors import ScoringRuntimeError
+from scoring_runtime.http.endpoint import Endpoint, create
+from scoring_runtime.http.messages import HttpRequest, Reply
+from scoring_runtime.messages import Score
+from scoring_runtime.scoring.runtime import Runtime, State
+from scoring_runtime.script.openapi import NoSuchDocument
+from scoring_runtime.telemetry.request_ids import RandomIds
+
+PATIENCE = 20.0
+UUID4 = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+NOT_FOUND = (
+    "The requested URL was not found on the server. If you entered the URL manually please check "
+    "your spelling and try again."
+)
+NOT_ALLOWED = "The method is not allowed for the requested URL."
+INTERNAL = "An unexpected internal error occurred. Check the logs for more info."
+RUN_FAILED = "An unexpected error occurred in scoring script. Check the logs for more info."
+ECHO = "def init(): pass\ndef run(data): return data"
+RAW = """
+from scoring_runtime import rawhttp
+def init(): pass
+@rawhttp
+def run(request): return [request.method, request.get_data(as_text=True)]
+"""
+gate = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def closed_gate() -> Iterator[None]:
+    gate.clear()
+    yield
+    gate.set()
+
+
+@pytest.fixture
+def serving(write_script: Any) -> Callable[..., Any]:
+    """``serving(source, main, **environ)``: ``main(send, runtime)`` against a started script."""
+
+    def serve(source: str, main: Any, score: Score | None = None, **environ: str) -> None:
+        path: Path = write_script(f"from tests.http.test_endpoint import gate\n{source}")
+        settings = Settings.from_environ(
+            {"AZUREML_ENTRY_SCRIPT": str(path), "AML_APP_ROOT": str(path.parent), **environ}
+        )
+
+        async def whole() -> None:
+            runtime = build(settings)
+            endpoint, handle = create(runtime)
+            if score is not None:
+                endpoint = handle = Endpoint(runtime, score)
+            runtime.start()
+            await main(Sender(handle, runtime, endpoint), runtime)
+            await runtime.stop(PATIENCE)
+            endpoint.flush_log()
+
+        asyncio.run(asyncio.wait_for(whole(), PATIENCE * 2))
+
+    return serve
+
+
+class Sender:
+    """Sends requests; its answers have their headers as a mapping and their JSON parsed."""
+
+    def __init__(self, handle: Any, runtime: Runtime, endpoint: Endpoint) -> None:
+        self.handle, self.runtime, self.endpoint = handle, runtime, endpoint
+
+    async def __call__(
+        self, method: str, path: str, body: bytes | None = b"", query: bytes = b"", **headers: str
+    ) -> Answer:
+        lines = [
+            (name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()
+        ]
+        return Answer(await self.handle(HttpRequest(method, path, query, lines, body)))
+
+
+class Answer:
+    def __init__(self, reply: Reply) -> None:
+        self.status, self.body, self.lines = reply.status, reply.body, reply.headers
+        self.headers = dict(reply.headers)
+        assert len(self.headers) == len(reply.headers), f"a header twice: {reply.headers}"
+
+    @property
+    def json(self) -> Any:
+        assert isinstance(self.body, bytes)
+        return json.loads(self.body)
+
+    @property
+    def message(self) -> str:
+        assert self.headers[b"content-type"] == b"application/json"
+        assert list(self.json) == ["message"]
+        text: str = self.json["message"]
+        return text
+
+
+# --- routes ---------------------------------------------------------------------------------------
+
+ROUTES = [
+    # method, path, status, body (JSON, or bytes)
+    ("POST", "/score", 200, "in"),
+    ("GET", "/score", 200, "{}"),
+    ("OPTIONS", "/score", 200, b""),
+    ("HEAD", "/score", 405, None),
+    ("PUT", "/score", 405, NOT_ALLOWED),
+    ("DELETE", "/score", 405, NOT_ALLOWED),
+    ("PATCH", "/score", 405, NOT_ALLOWED),
+    ("GET", "/", 200, b"Healthy"),
+    ("HEAD", "/", 200, b"Healthy"),
+    ("OPTIONS", "/", 200, b""),
+    ("POST", "/", 405, NOT_ALLOWED),
+    ("DELETE", "/", 405, NOT_ALLOWED),
+    ("GET", "/health/live", 200, {"state": "Healthy"}),
+    ("HEAD", "/health/ready", 200, {"state": "Healthy"}),
+    ("OPTIONS", "/health/live", 200, b""),
+    ("GET", "/health/ready", 200, {"state": "Healthy"}),
+    ("POST", "/health/ready", 405, NOT_ALLOWED),
+    ("POST", "/swagger.json", 405, NOT_ALLOWED),
+    ("OPTIONS", "/swagger.json", 200, b""),
+    ("GET", "/score/", 404, NOT_FOUND),
+    ("POST", "/Score", 404, NOT_FOUND),
+    ("GET", "/health", 404, NOT_FOUND),
+    ("POST", "/nothing", 404, NOT_FOUND),
+    ("BREW", "/nothing", 404, NOT_FOUND),
+    ("BREW", "/score", 405, NOT_ALLOWED),
+    ("GET", "", 404, NOT_FOUND),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "body"), ROUTES)
+def test_routes(serving, method, path, status, body):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        await runtime.started()
+        answer = await send(method, path, b"in" if method == "POST" else b"")
+        assert answer.status == status
+        if isinstance(body, bytes):
+            assert answer.body == body
+            assert answer.headers[b"content-type"] == b"text/html; charset=utf-8"
+        elif status >= 400:
+            assert answer.message == (body or "Method not allowed")
+        else:
+            assert answer.json == body
+            assert answer.headers[b"content-type"] == b"application/json"
+
+    serving(ECHO, main)
+
+
+@pytest.mark.parametrize("path", ["/", "/swagger.json", "/health/live", "/health/ready"])
+def test_options_lists_what_is_allowed(serving, path):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("OPTIONS", path)
+        assert answer.headers[b"allow"] == b"OPTIONS, HEAD, GET"
+
+    serving(ECHO, main)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "HEAD"])
+def test_rawhttp_sees_every_method_that_is_routed(serving, method):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send(method, "/score", b"x")
+        assert (answer.status, answer.json) == (200, [method, "x"])
+        assert (await send("PUT", "/score")).status == 405
+
+    serving(RAW, main)
+
+
+@pytest.mark.parametrize(
+    ("query", "version"),
+    [(b"", "2.0"), (b"version=2", "2.0"), (b"version=2.0", "2.0"), (b"version=3", "3.0.3"),
+     (b"version=3.0", "3.0.3"), (b"version=3.1", "3.1.0"), (b"x=1&version=3", "3.0.3"),
+     (b"version=3&version=2", "3.0.3")],
+)  # fmt: skip
+def test_swagger_by_version(serving, query, version):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("GET", "/swagger.json", query=query)
+        assert answer.status == 200
+        assert (answer.json.get("swagger") or answer.json.get("openapi")) == version
+
+    serving(ECHO, main)
+
+
+@pytest.mark.parametrize("wanted", ["4", "", "2.1"])
+def test_a_swagger_version_that_does_not_exist_is_404(serving, wanted):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("GET", "/swagger.json", query=f"version={wanted}".encode())
+        assert answer.status == 404
+        assert answer.message == (
+            f"Swagger version [{wanted}] is not valid. Supported versions: [2, 3, 3.1]."
+        )
+
+    serving(ECHO, main)
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+
+def test_while_init_runs_live_is_200_ready_503_and_the_rest_waits(serving):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        for path, status in (("/health/live", 200), ("/health/ready", 503)):
+            answer = await send("GET", path)
+            assert (answer.status, answer.json) == (status, {"state": "Transitioning"})
+            assert answer.headers.get(b"retry-after") == (b"1" if status == 503 else None)
+        asked = [("GET", "/"), ("POST", "/score"), ("OPTIONS", "/score"), ("GET", "/swagger.json")]
+        waiting = [asyncio.create_task(send(*each)) for each in asked]
+        await asyncio.sleep(0.05)
+        assert not any(each.done() for each in waiting)
+        gate.set()
+        assert [each.status for each in await asyncio.gather(*waiting)] == [200] * 4
+
+    serving("def init(): gate.wait(20)\ndef run(data): return data", main)
+
+
+def test_when_init_has_failed_everything_is_503_and_names_no_folder(serving, tmp_path):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        waiting = [
+            asyncio.create_task(send(*each))
+            for each in (("GET", "/"), ("POST", "/score"), ("GET", "/swagger.json"))
+        ]
+        await asyncio.sleep(0.02)
+        gate.set()
+        answers = await asyncio.gather(*waiting)
+        answers += [await send("GET", "/swagger.json"), await send("POST", "/score")]
+        for answer in answers:
+            assert answer.status == 503
+            assert answer.headers[b"retry-after"] == b"1"
+            assert str(tmp_path) not in answer.message
+            assert "no model" not in answer.message
+        assert answers[0].message == "The service is Failed."
+        for path in ("/health/live", "/health/ready"):
+            assert (await send("GET", path)).json == {"state": "Failed"}
+            assert (await send("GET", path)).status == 503
+
+    serving(f"def init():\n    gate.wait(20)\n    open({str(tmp_path / 'no model')!r})\n"
+            "def run(data): pass", main)  # fmt: skip
+
+
+def test_a_missing_script_s_path_is_in_no_answer(tmp_path):
+    async def main() -> None:
+        runtime = build(Settings(entry_script=str(tmp_path / "none.py"), app_root=str(tmp_path)))
+        handle = create(runtime)[1]
+        runtime.start()
+        for path in ("/", "/score", "/swagger.json", "/health/ready"):
+            answer = Answer(await handle(HttpRequest("GET", path, b"", [], b"")))
+            assert answer.status == 503
+            assert str(tmp_path) not in str(answer.json)
+
+    asyncio.run(main())
+
+
+def test_a_run_past_its_deadline_makes_health_503_until_it_returns(serving):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score", b"x")
+        assert (answer.status, answer.message) == (500, "Scoring timeout after 50 ms")
+        assert answer.headers[b"x-ms-run-function-failed"] == b"True"
+        assert (await send("GET", "/")).message == "The service is Unhealthy."
+        for path in ("/health/live", "/health/ready"):
+            answer = await send("GET", path)
+            assert (answer.status, answer.json) == (503, {"state": "Unhealthy"})
+        gate.set()
+        while runtime.state is not State.HEALTHY:
+            await asyncio.sleep(0.005)
+        assert (await send("GET", "/health/live")).status == 200
+
+    serving(
+        "def init(): pass\ndef run(data): return data and gate.wait(20)",
+        main,
+        SCORING_TIMEOUT_MS="50",
+    )
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+SECRET = "what went wrong in the folder of this machine"
+# class → status, whether its text is the answer, x-ms-run-function-failed
+OUTCOMES: dict[type[Exception], tuple[int, bool, bytes]] = {
+    errors.ScoringRuntimeError: (500, False, b"False"),
+    errors.StartError: (500, False, b"False"),
+    errors.ConfigurationError: (500, False, b"False"),
+    errors.EntryScriptError: (500, False, b"False"),
+    errors.EntryScriptNotFound: (500, False, b"False"),
+    errors.EntryScriptFailed: (500, False, b"False"),
+    errors.EntryScriptContract: (500, False, b"False"),
+    errors.InputError: (400, True, b"False"),
+    errors.UndecodableInput: (400, True, b"False"),
+    errors.SchemaMismatch: (400, True, b"False"),
+    errors.UnsupportedContentType: (415, True, b"False"),
+    errors.UnsupportedMethod: (405, True, b"False"),
+    errors.NotAcceptable: (406, True, b"False"),
+    errors.UnknownModel: (404, True, b"False"),
+    errors.ModelUnusable: (500, False, b"False"),
+    errors.ModelDamaged: (500, False, b"False"),
+    errors.RegistrationError: (500, False, b"False"),
+    errors.PackagingError: (500, False, b"False"),
+    errors.LocalServiceError: (500, False, b"False"),
+    errors.ServiceExists: (500, False, b"False"),
+    errors.InputTooLarge: (413, True, b"False"),
+    errors.RequestIdTooLong: (431, True, b"False"),
+    errors.RunError: (500, True, b"True"),
+    errors.RunFailed: (500, True, b"True"),
+    errors.RunTimeout: (500, True, b"True"),
+    errors.NotBegun: (500, True, b"True"),
+    errors.ResultNotSerializable: (500, True, b"True"),
+    errors.ResponseNotSendable: (500, True, b"True"),
+    errors.NotServing: (503, True, b"False"),
+    errors.QueueFull: (503, True, b"False"),
+    errors.Stopping: (503, True, b"False"),
+    errors.NotStarted: (503, True, b"False"),
+    errors.ModelNotFound: (500, False, b"False"),
+    errors.TriggerTrouble: (500, False, b"False"),
+    errors.InputTrouble: (500, False, b"False"),
+    errors.InputNotFound: (404, True, b"False"),
+    errors.StoreAway: (503, True, b"False"),
+    NoSuchDocument: (404, True, b"False"),
+    ValueError: (500, False, b"False"),
+    TimeoutError: (500, False, b"False"),
+}
+
+
+def _tree(kind: type[Exception]) -> set[type[Exception]]:
+    return {kind}.union(*(_tree(each) for each in kind.__subclasses__()))
+
+
+def test_every_error_of_the_tree_has_a_row():
+    tree = {each for each in _tree(ScoringRuntimeError) if each.__module__ == errors.__name__}
+    assert tree == {each for each in OUTCOMES if each.__module__ == errors.__name__}
+
+
+@pytest.mark.parametrize("kind", OUTCOMES, ids=lambda kind: kind.__name__)
+def test_an_error_becomes_its_status_and_one_message(serving, caplog, kind):
+    status, told, failed = OUTCOMES[kind]
+
+    async def score(request: ScoringRequest) -> ScoringResponse:
+        raise kind(SECRET)
+
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score", x_request_id="r")
+        assert answer.status == status
+        assert answer.message == (SECRET if told else INTERNAL)
+        assert answer.headers[b"x-ms-run-function-failed"] == failed
+        assert answer.headers[b"x-request-id"] == b"r"
+        assert answer.headers.get(b"retry-after") == (b"1" if status == 503 else None)
+        assert b"x-ms-run-fn-exec-ms" not in answer.headers
+
+    serving(ECHO, main, score)
+    if not told:
+        assert SECRET in caplog.text, "the operator has to be told"
+
+
+FAILING = """
+    import numpy as np, pathlib, sys
+    from scoring_runtime import AMLResponse, InputError, model_path
+    def init(): pass
+    class Odd:
+        def __repr__(self): return __file__
+    def run(data):
+        if data == "raise": raise ValueError(__file__)
+        if data == "refuse": raise InputError("age: expected a number, got 'x'")
+        if data == "exit": sys.exit(__file__)
+        if data == "open": open(__file__ + ".missing")
+        if data == "model": model_path("nothing", root=pathlib.Path(__file__).parent)
+        if data == "odd": return {"a": [Odd()]}
+        if data == "deep": return run(data)
+        return data
+    """
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (b"raise", 500, RUN_FAILED),
+        (b"exit", 500, RUN_FAILED),
+        (b"open", 500, RUN_FAILED),
+        (b"model", 500, RUN_FAILED),
+        (b"deep", 500, RUN_FAILED),
+        (b"refuse", 400, "age: expected a number, got 'x'"),
+        (b"\xff\xfe", 400, "Input cannot be decoded as UTF-8: 'utf-8' codec can't decode byte"),
+        (b"odd", 500, "The result of run() cannot be sent as JSON: result['a'][0] is of type"),
+    ],
+    ids=lambda value: value.decode("latin-1") if isinstance(value, bytes) else "",
+)
+def test_no_stack_trace_and_no_path_of_the_machine_is_in_an_answer(
+    serving, tmp_path, body, status, text
+):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score", body)
+        assert answer.status == status
+        assert answer.message.startswith(text)
+        for secret in ("Traceback", "score.py", str(tmp_path), "/site-packages", "line "):
+            assert secret not in answer.message
+        assert (await send("POST", "/score", b"fine")).json == "fine"
+
+    serving(textwrap.dedent(FAILING), main)
+
+
+def test_a_full_queue_is_503_with_retry_after(serving):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        first = asyncio.create_task(send("POST", "/score", b"wait"))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(send("POST", "/score", b""))
+        await asyncio.sleep(0)
+        answer = await send("POST", "/score", b"")
+        assert answer.status == 503
+        assert answer.headers[b"retry-after"] == b"1"
+        assert answer.message.startswith("1 requests wait already (SCORING_QUEUE_SIZE).")
+        gate.set()
+        assert [(await each).status for each in (first, second)] == [200, 200]
+
+    serving(
+        "def init(): pass\ndef run(data): return data and gate.wait(20)",
+        main,
+        SCORING_QUEUE_SIZE="1",
+    )
+
+
+def test_retry_after_is_not_added_to_a_503_that_the_script_chose(serving):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score")
+        assert answer.status == 503
+        assert b"retry-after" not in answer.headers
+
+    serving(
+        "from scoring_runtime import AMLResponse\n"
+        "def init(): pass\ndef run(data): return AMLResponse('later', 503)",
+        main,
+    )
+
+
+@pytest.mark.parametrize(("size", "status"), [(100, 200), (101, 413)])
+def test_the_largest_body_is_scored_and_one_byte_more_refused(serving, size, status):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score", b"x" * size)
+        assert answer.status == status
+        if status == 413:
+            assert answer.message == ("The body is larger than 100 bytes (SCORING_MAX_BODY_BYTES).")
+
+    serving(ECHO, main, SCORING_MAX_BODY_BYTES="100")
+
+
+def test_a_bomb_is_413(serving):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        bomb = gzip.compress(b"\0" * 2_000_000)
+        answer = await send("POST", "/score", bomb, content_encoding="gzip")
+        assert answer.status == 413
+        assert "once decompressed (SCORING_MAX_BODY_BYTES)" in answer.message
+
+    serving(ECHO, main, SCORING_MAX_BODY_BYTES="10000")
+
+
+def test_a_body_that_its_host_has_not_read_is_too_large(serving):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score", None, x_request_id="big", origin="https://here")
+        assert answer.status == 413
+        assert answer.message == "The body is larger than 100 bytes (SCORING_MAX_BODY_BYTES)."
+        assert answer.headers[b"x-request-id"] == b"big"
+        assert answer.headers[b"access-control-allow-origin"] == b"https://here"
+        long = await send("POST", "/score", None, x_request_id="x" * 101)
+        assert long.status == 431
+        assert b"x-request-id" not in long.headers
+
+    serving(ECHO, main, SCORING_MAX_BODY_BYTES="100", AML_CORS_ORIGINS="https://here")
+
+
+# --- headers --------------------------------------------------------------------------------------
+
+
+def test_the_headers_of_a_scored_answer(serving):
+    """Row 36 of the contract: flag, time with three decimals, ids, version."""
+
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score", b"x")
+        assert answer.headers.pop(b"content-type") == b"application/json"
+        assert answer.headers.pop(b"x-ms-run-function-failed") == b"False"
+        assert re.fullmatch(rb"[0-9]+\.[0-9]{3}", answer.headers.pop(b"x-ms-run-fn-exec-ms"))
+        assert UUID4.fullmatch(answer.headers[b"x-request-id"])
+        assert answer.headers.pop(b"x-request-id") == answer.headers.pop(b"x-ms-request-id")
+        assert re.fullmatch(rb"scoring-runtime/[0-9.]+", answer.headers.pop(b"x-ms-server-version"))
+        assert answer.headers == {}
+
+    serving(ECHO, main)
+
+
+def test_the_time_is_that_of_run(serving):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score", b"x")
+        assert 60 <= float(answer.headers[b"x-ms-run-fn-exec-ms"]) < 5000
+
+    serving("import time\ndef init(): pass\ndef run(data): time.sleep(0.06)", main)
+
+
+@pytest.mark.parametrize(("value", "sent"), [("true", True), ("True", True), ("no", False)])
+def test_the_version_header_can_be_switched_off(serving, value, sent):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score")
+        assert (b"x-ms-server-version" in answer.headers) is sent
+
+    serving(ECHO, main, SERVER_VERSION_LOG_RESPONSE_ENABLED=value)
+
+
+def test_a_script_cannot_overwrite_ids_or_framing(serving):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score", x_request_id="mine")
+        assert answer.headers[b"x-request-id"] == b"mine"
+        assert answer.headers[b"x-ms-request-id"] == b"mine"
+        for name in (b"content-length", b"transfer-encoding", b"connection"):
+            assert name not in answer.headers
+        assert answer.headers[b"x-own"] == b"kept"
+
+    serving(
+        "from scoring_runtime import AMLResponse\n"
+        "def init(): pass\n"
+        "def run(data): return AMLResponse('x', 200, {'X-Request-Id': 'evil', 'x-own': 'kept',\n"
+        "    'x-ms-request-id': 'evil', 'Content-Length': '999', 'Transfer-Encoding': 'chunked',\n"
+        "    'Connection': 'upgrade'})",
+        main,
+    )
+
+
+# request ids → x-request-id, x-ms-request-id, x-ms-client-request-id; None: made, "": not sent
+IDS = [
+    ({}, None, None, ""),
+    ({"x_request_id": "A"}, "A", "A", ""),
+    ({"x_ms_request_id": "B"}, None, "B", "B"),
+    ({"x_ms_client_request_id": "C"}, None, "C", "C"),
+    ({"x_ms_request_id": "B", "x_ms_client_request_id": "C"}, None, "B", "C"),
+    ({"x_request_id": "A", "x_ms_client_request_id": "C"}, "A", "C", "C"),
+    ({"x_request_id": "a" * 100}, "a" * 100, "a" * 100, ""),
+]
+
+
+@pytest.mark.parametrize("path", ["/score", "/", "/health/live", "/swagger.json", "/nothing"])
+@pytest.mark.parametrize(("sent", "request_id", "ms", "client"), IDS)
+def test_request_ids(serving, sent, request_id, ms, client, path):
+    """Row 37 of the contract, on every path."""
+
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("GET", path, **sent)
+        got = {name: value.decode() for name, value in answer.headers.items()}
+        made = got[b"x-request-id"]
+        assert made == request_id or (request_id is None and UUID4.fullmatch(made.encode()))
+        assert got[b"x-ms-request-id"] == (made if ms is None else ms)
+        assert got.get(b"x-ms-client-request-id", "") == client
+
+    serving(ECHO, main)
+
+
+@pytest.mark.parametrize(
+    ("sent", "text", "echoed"),
+    [
+        ({"x_request_id": "a" * 101}, "x-request-id must not exceed 100 characters", None),
+        (
+            {"x_request_id": "A", "x_ms_client_request_id": "c" * 101},
+            "x-ms-request-id and x-ms-client-request-id must not exceed 100 characters",
+            b"A",
+        ),
+        (
+            {"x_request_id": "A", "x_ms_request_id": "c" * 101},
+            "x-ms-request-id and x-ms-client-request-id must not exceed 100 characters",
+            b"A",
+        ),
+    ],
+)
+def test_an_id_that_is_too_long_is_431_and_not_echoed(serving, sent, text, echoed):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("POST", "/score", **sent)
+        assert (answer.status, answer.message) == (431, text)
+        assert answer.headers.get(b"x-request-id") == echoed
+        assert b"x-ms-request-id" not in answer.headers
+        assert b"x-ms-client-request-id" not in answer.headers
+
+    serving(ECHO, main)
+
+
+def test_traceid_is_echoed(serving):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        assert (await send("POST", "/score", traceid="t-1")).headers[b"traceid"] == b"t-1"
+        assert b"traceid" not in (await send("POST", "/score")).headers
+
+    serving(ECHO, main)
+
+
+def test_the_script_sees_the_id_of_its_request(serving):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answers = [await send("POST", "/score", x_request_id="A"), await send("POST", "/score")]
+        for answer in answers:
+            assert answer.json.encode() == answer.headers[b"x-request-id"]
+
+    serving(
+        "from scoring_runtime.telemetry.logs import request_id\n"
+        "def init(): pass\ndef run(data): return request_id.get()",
+        main,
+    )
+
+
+def test_made_ids_are_random_uuids_of_version_4():
+    new_id = RandomIds()
+    ids = [new_id() for _ in range(2000)]
+    assert len(set(ids)) == 2000
+    assert all(UUID4.fullmatch(each) for each in ids)
+    assert {each[19:20] for each in ids} == {b"8", b"9", b"a", b"b"}
+    assert RandomIds()() not in ids
+
+
+# --- CORS -----------------------------------------------------------------------------------------
+
+PAGE, OTHER = "https://page.example", "https://other.example"
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed", "vary"),
+    [
+        ("", PAGE, None, None),
+        (PAGE, PAGE, PAGE, None),
+        (PAGE, None, PAGE, None),
+        (PAGE, OTHER, None, None),
+        (f"{PAGE}, {OTHER}", OTHER, OTHER, "Origin"),
+        (f"{PAGE},{OTHER}", "https://third.example", None, None),
+        ("*", OTHER, OTHER, "Origin"),
+        ("*", None, "*", None),
+    ],
+)
+@pytest.mark.parametrize("path", ["/score", "/", "/swagger.json"])
+def test_cors_origins(serving, path, origins, origin, allowed, vary):
+    """A page of a foreign origin still gets 200: it is the browser that refuses."""
+
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("GET", path, **({"origin": origin} if origin else {}))
+        assert answer.status == 200
+        got = answer.headers.get(b"access-control-allow-origin", b"").decode() or None
+        assert got == allowed
+        assert (answer.headers.get(b"vary", b"").decode() or None) == vary
+
+    serving(ECHO, main, AML_CORS_ORIGINS=origins)
+
+
+@pytest.mark.parametrize(
+    ("asked", "methods", "headers"),
+    [
+        ({"access_control_request_method": "POST"}, b"GET, POST", None),
+        (
+            {
+                "access_control_request_method": "post",
+                "access_control_request_headers": "x-b, authorization",
+            },
+            b"GET, POST",
+            b"authorization, x-b",
+        ),
+        ({"access_control_request_method": "DELETE"}, None, None),
+        ({}, None, None),
+    ],
+)
+def test_preflight(serving, asked, methods, headers):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        answer = await send("OPTIONS", "/score", origin=PAGE, **asked)
+        assert answer.status == 200
+        assert answer.headers[b"access-control-allow-origin"] == PAGE.encode()
+        assert answer.headers.get(b"access-control-allow-methods") == methods
+        assert answer.headers.get(b"access-control-allow-headers") == headers
+
+    serving(ECHO, main, AML_CORS_ORIGINS=PAGE)
+
+
+def test_errors_carry_the_cors_headers_too(serving):
+    """Otherwise a page cannot read why its request was refused."""
+
+    async def main(send: Sender, runtime: Runtime) -> None:
+        for method, path, body in (
+            ("POST", "/score", b"\xff"),
+            ("PUT", "/score", b""),
+            ("GET", "/no", b""),
+        ):
+            answer = await send(method, path, body, origin=PAGE)
+            assert answer.status >= 400
+            assert answer.headers[b"access-control-allow-origin"] == PAGE.encode()
+
+    serving(ECHO, main, AML_CORS_ORIGINS=PAGE)
+
+
+# --- the access log -------------------------------------------------------------------------------
+
+
+def test_one_line_for_each_scored_request_and_none_for_health(serving, caplog):
+    caplog.set_level(logging.INFO, "azmlinfsrv")
+
+    async def main(send: Sender, runtime: Runtime) -> None:
+        await runtime.started()
+        caplog.clear()
+        await send("POST", "/score", b"abc")
+        await send("GET", "/score", query=b"a=1&b=%20")
+        await send("POST", "/score", b"\xff")
+        await send("PUT", "/score")
+        await send("POST", "/score", b"stream")
+        for path in ("/", "/health/live", "/health/ready", "/nothing"):
+            await send("GET", path)
+        send.endpoint.flush_log()
+
+    serving(
+        "from scoring_runtime import AMLResponse\n"
+        "def init(): pass\n"
+        "def run(data): return AMLResponse(iter([b'x']), 200) if data == 'stream' else data",
+        main,
+    )
+    lines = [each.getMessage() for each in caplog.records if each.name == "azmlinfsrv"]
+    patterns = [
+        r"POST /score 200 [0-9]+\.[0-9]{3}ms 5",
+        r"GET /score\?a=1&b=%20 200 [0-9]+\.[0-9]{3}ms 26",
+        r"POST /score 400 [0-9]+\.[0-9]{3}ms [0-9]+",
+        r"PUT /score 405 [0-9]+\.[0-9]{3}ms [0-9]+",
+        r"POST /score 200 [0-9]+\.[0-9]{3}ms N/A",
+    ]
+    assert len(lines) == len(patterns), lines
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_access_lines_are_written_soon_without_being_asked_for(serving, caplog):
+    caplog.set_level(logging.INFO, "azmlinfsrv")
+
+    async def main(send: Sender, runtime: Runtime) -> None:
+        await send("POST", "/score", b"abc")
+        for _ in range(1000):
+            if "POST /score 200" in caplog.text:
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError("no access line")
+
+    serving(ECHO, main)
+
+
+def test_the_deprecated_id_header_is_warned_about(serving, caplog):
+    async def main(send: Sender, runtime: Runtime) -> None:
+        await send("POST", "/score", x_ms_request_id="B")
+
+    serving(ECHO, main)
+    assert "x-ms-request-id header has been deprecated" in caplog.text

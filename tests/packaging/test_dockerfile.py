@@ -1,0 +1,349 @@
+"""The text of the Dockerfile and of the ignore file; what builders make of it is in test_images."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scoring_runtime.errors import PackagingError
+from scoring_runtime.packaging.dockerfile import dockerfile, dockerignore
+from scoring_runtime.packaging.requirements import runtime_requirements
+from scoring_runtime.packaging.specification import FUNCTIONS, STANDALONE, TARGETS
+from tests.hosts.standalone import clean_environ
+from tests.hosts.worker_packages import ensure_worker_packages
+
+REPOSITORY = Path(__file__).parents[2]
+ALL: Any = {"source": True, "models": True, "wheels": True}
+NONE: Any = {"source": False, "models": False, "wheels": False}
+
+
+def stage_of(text: str, name: str) -> list[str]:
+    """The instructions of a stage, each as one line; ``FROM`` is the first."""
+    joined = re.sub(r" *\\\n *", " ", text)
+    lines = [line for line in joined.splitlines() if line and not line.startswith("#")]
+    starts = [at for at, line in enumerate(lines) if line.startswith("FROM ")] + [len(lines)]
+    [found] = [
+        lines[start:end]
+        for start, end in itertools.pairwise(starts)
+        if lines[start].endswith(f" AS {name}")
+    ]
+    return found
+
+
+def instruction(lines: list[str], start: str) -> str:
+    [found] = [line for line in lines if line.startswith(start)]
+    return found
+
+
+def test_the_repositorys_own_dockerfile_is_that_of_the_checkout():
+    """It has neither a script nor a model: those are mounted. The same with its ignore file.
+
+    requirements.txt is for the Functions host; the standalone image gets what its own needs.
+    """
+    functions, standalone = (
+        runtime_requirements(target, ("http", "blob", "service_bus"), script=True)
+        for target in (FUNCTIONS, STANDALONE)
+    )
+    missing = [line.partition(";")[0] for line in standalone if line not in functions]
+    assert missing == [
+        "azure-storage-blob>=12.26",
+        "httptools>=0.6",
+        "uvicorn>=0.30",
+        "uvloop>=0.19",
+    ]
+    wanted = dockerfile(FUNCTIONS, **NONE, more={STANDALONE: missing})
+    assert (REPOSITORY / "Dockerfile").read_text() == wanted
+    assert (REPOSITORY / ".dockerignore").read_text() == dockerignore()
+
+
+def test_a_target_installs_what_only_its_own_host_needs():
+    """In the same step as requirements.txt, so that pip finds versions for both."""
+    text = dockerfile(FUNCTIONS, **ALL, more={STANDALONE: ["uvicorn>=0.30", "httptools>=0.6"]})
+    line = instruction(stage_of(text, "standalone-packages"), "RUN packages()")
+    assert '-r requirements.txt "uvicorn>=0.30" "httptools>=0.6"; }' in line
+    line = instruction(stage_of(text, "functions-packages"), "RUN packages()")
+    assert "-r requirements.txt; }" in line
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_packaged_target_is_the_first_and_the_default_and_the_other_is_there_too(target: str):
+    text = dockerfile(target, **ALL)
+    stages = re.findall(r"^FROM (?:\S+ AS )?(\S+)$", text, re.MULTILINE)
+    other = STANDALONE if target == FUNCTIONS else FUNCTIONS
+    assert stages == [f"{target}-packages", target, f"{other}-packages", other, target]
+
+
+@pytest.mark.parametrize(
+    ("python", "functions", "standalone"),
+    [
+        ("", "mcr.microsoft.com/azure-functions/python:4-python3.11", "python:3.11-slim"),
+        ("3.13", "mcr.microsoft.com/azure-functions/python:4-python3.13", "python:3.13-slim"),
+        ("3.12.4", "mcr.microsoft.com/azure-functions/python:4-python3.12", "python:3.12.4-slim"),
+    ],
+    ids=["default", "minor", "patch"],
+)
+def test_both_stages_of_a_target_start_from_its_python(
+    python: str, functions: str, standalone: str
+):
+    """``BASE_IMAGE`` takes the place of any of them."""
+    text = dockerfile(FUNCTIONS, python=python, **ALL)
+    for target, image in ((FUNCTIONS, functions), (STANDALONE, standalone)):
+        for stage in (target, f"{target}-packages"):
+            assert stage_of(text, stage)[0] == f"FROM ${{BASE_IMAGE:-{image}}} AS {stage}"
+
+
+def test_a_base_image_is_that_of_the_packaged_target_alone():
+    text = dockerfile(STANDALONE, base_image="registry.example:5000/a/b:1@sha256:0", **ALL)
+    own = "FROM ${BASE_IMAGE:-registry.example:5000/a/b:1@sha256:0} AS"
+    assert stage_of(text, STANDALONE)[0] == f"{own} standalone"
+    assert stage_of(text, "standalone-packages")[0] == f"{own} standalone-packages"
+    assert "registry.example" not in "".join(stage_of(text, FUNCTIONS))
+
+
+@pytest.mark.parametrize(
+    ("folder", "stage"),
+    [
+        ("source", FUNCTIONS),
+        ("source", STANDALONE),
+        ("azureml-models", FUNCTIONS),
+        ("azureml-models", STANDALONE),
+        ("wheels", "functions-packages"),
+        ("wheels", "standalone-packages"),
+    ],
+)
+def test_a_folder_is_copied_only_when_the_context_has_it(folder: str, stage: str):
+    """Copying what is not there would fail."""
+    with_it = stage_of(dockerfile(FUNCTIONS, **ALL), stage)
+    without = stage_of(dockerfile(FUNCTIONS, **NONE), stage)
+    copy = f"COPY {folder}/ "
+    assert sum(line.startswith(copy) for line in with_it) == 1
+    assert sum(line.startswith(copy) for line in without) == 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_packages_come_before_models_and_models_before_the_script(target: str):
+    """So that what changes more often leaves the larger layers as they are."""
+    order = ["COPY --from=", "COPY azureml-models/", "COPY scoring_runtime/", "COPY source/"]
+    order += ["LABEL ", "ENV AML_APP_ROOT"]
+    lines = stage_of(dockerfile(target, settings={"AML_APP_ROOT": "/x"}, **ALL), target)
+    places = [lines.index(instruction(lines, each)) for each in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_packages_of_the_system_are_installed_in_the_image_itself(target: str):
+    """Not where Python's packages are made; a locale is made of what its package has."""
+    lines = stage_of(dockerfile(target, system=["libgomp1", "locales"], **ALL), target)
+    assert lines[1] == (
+        "RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends libgomp1 locales "
+        "&& localedef -i en_US -f UTF-8 en_US.UTF-8 && rm -rf /var/lib/apt/lists/*"
+    )
+    assert "localedef" not in dockerfile(target, system=["libgomp1"], **ALL)
+    assert stage_of(dockerfile(target, **ALL), target)[1].startswith(("ENV ", "RUN groupadd"))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_build_arguments_are_those_of_the_first_stage_only(target: str):
+    """An image's history has the arguments of its own stage."""
+    text = dockerfile(target, **ALL)
+    for stage in (f"{each}-packages" for each in TARGETS):
+        arguments = [line for line in stage_of(text, stage) if line.startswith("ARG ")]
+        assert arguments == ["ARG PIP_CERT=", "ARG PIP_INDEX_URL=", "ARG PIP_EXTRA_INDEX_URL="]
+    for stage in TARGETS:
+        assert "ARG" not in " ".join(stage_of(text, stage)).split()
+
+
+def test_without_a_script_the_standalone_image_works_in_its_root():
+    text = dockerfile(STANDALONE, source=False, models=True, wheels=False)
+    assert instruction(stage_of(text, STANDALONE), "WORKDIR") == "WORKDIR /var/azureml-app"
+    text = dockerfile(STANDALONE, **ALL)
+    assert instruction(stage_of(text, STANDALONE), "WORKDIR") == "WORKDIR /var/azureml-app/source"
+
+
+# --- settings and labels --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "root", "other", "other_root"),
+    [
+        (FUNCTIONS, "/home/site/wwwroot", STANDALONE, "/var/azureml-app"),
+        (STANDALONE, "/var/azureml-app", FUNCTIONS, "/home/site/wwwroot"),
+    ],
+)
+def test_paths_in_the_image_are_those_of_each_target(
+    target: str, root: str, other: str, other_root: str
+):
+    """Only whole paths below the root; every other value stays."""
+    settings = {"ROOT": root, "IN": f"{root}/source", "BESIDE": f"{root}-2", "NOT": f"x{root}/a"}
+    text = dockerfile(target, settings=settings, **ALL)
+    for stage, place in ((target, root), (other, other_root)):
+        found = instruction(stage_of(text, stage), "ENV ROOT=")
+        assert found == f'ENV ROOT="{place}" IN="{place}/source" BESIDE="{root}-2" NOT="x{root}/a"'
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("", '""'),
+        ("a b", '"a b"'),
+        ("$HOME", r'"\$HOME"'),
+        ('say "x"', r'"say \"x\""'),
+        ("C:\\dir\\", r'"C:\\dir\\"'),
+        ("\\$", r'"\\\$"'),
+        ("it's # é", '"it\'s # é"'),
+    ],
+    ids=["empty", "space", "dollar", "quote", "backslash", "both", "plain"],
+)
+def test_values_are_quoted(value: str, written: str):
+    text = dockerfile(FUNCTIONS, settings={"A": value}, labels={"a.b": value}, **ALL)
+    lines = stage_of(text, FUNCTIONS)
+    assert instruction(lines, "ENV A=") == f"ENV A={written}"
+    assert instruction(lines, "LABEL").endswith(f" a.b={written}")
+
+
+def test_the_modules_of_a_package_are_found_beside_those_of_the_user():
+    text = dockerfile(FUNCTIONS, settings={"PYTHONPATH": "/mine"}, **ALL)
+    packages = "/home/site/wwwroot/.python_packages/lib/site-packages"
+    found = instruction(stage_of(text, FUNCTIONS), 'ENV PYTHONPATH="')
+    assert found == f'ENV PYTHONPATH="/mine:{packages}"'
+    found = instruction(stage_of(text, STANDALONE), 'ENV PYTHONPATH="')
+    assert found == 'ENV PYTHONPATH="/mine:/var/azureml-app"'
+
+
+def test_a_label_that_is_given_replaces_the_one_that_is_there_anyway():
+    labels = {"org.opencontainers.image.title": "diabetes", "scoring-runtime.models": "a:1,b:2"}
+    text = dockerfile(STANDALONE, labels=labels, **ALL)
+    for target in TARGETS:
+        found = instruction(stage_of(text, target), "LABEL")
+        assert found.count("image.title=") == 1
+        assert 'image.title="diabetes"' in found
+        assert found.endswith(' scoring-runtime.models="a:1,b:2"')
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"target": "aci"}, "'aci' is no target. Allowed: functions, standalone."),
+        ({"python": "3.10"}, "Python 3.10 is too old for the runtime: 3.11 or newer."),
+        ({"python": "2.7.18"}, "Python 2.7.18 is too old for the runtime: 3.11 or newer."),
+        ({"python": "3"}, "Python '3' is no version: expected one such as 3.11."),
+        (
+            {"python": "3.11\nRUN x"},
+            "Python '3.11\\nRUN x' is no version: expected one such as 3.11.",
+        ),
+        (
+            {"base_image": "a b"},
+            "The base image 'a b' is no image name: expected one such as python:3.11-slim.",
+        ),
+        (
+            {"base_image": "a\nRUN b"},
+            "The base image 'a\\nRUN b' is no image name: expected one such as python:3.11-slim.",
+        ),
+        (
+            {"settings": {"A": "one\ntwo"}},
+            "The value of A has a line break or another control character, which an image cannot "
+            "hold: expected one line of text.",
+        ),
+        (
+            {"labels": {"a": "\x00"}},
+            "The value of a has a line break or another control character, which an image cannot "
+            "hold: expected one line of text.",
+        ),
+        (
+            {"settings": {"A B": ""}},
+            "'A B' cannot be the name of a variable or label of an image: allowed are letters, "
+            "digits and _ (in a label also . and -).",
+        ),
+        (
+            {"settings": {"1A": ""}},
+            "'1A' cannot be the name of a variable or label of an image: allowed are letters, "
+            "digits and _ (in a label also . and -).",
+        ),
+        (
+            {"labels": {"a$b": ""}},
+            "'a$b' cannot be the name of a variable or label of an image: allowed are letters, "
+            "digits and _ (in a label also . and -).",
+        ),
+        (
+            {"settings": {"PATH": "/bin"}},
+            "The environment's variables set PATH, which the image needs as it is: leave it out.",
+        ),
+    ],
+    ids=[
+        "target", "old", "older", "short", "injected-python", "space", "injected-image",
+        "line-break", "control", "name", "digit", "label", "path",
+    ],
+)  # fmt: skip
+def test_what_an_image_cannot_hold_is_refused(named: dict[str, Any], message: str):
+    arguments = {"target": FUNCTIONS, **ALL, **named}
+    with pytest.raises(PackagingError) as caught:
+        dockerfile(**arguments)
+    assert str(caught.value) == message
+
+
+def test_the_builder_is_sent_what_is_copied_and_no_more():
+    """Not local.settings.json, which may hold connection strings."""
+    assert dockerignore().splitlines() == [
+        "*",
+        "!requirements.txt",
+        "!host.json",
+        "!function_app.py",
+        "!scoring_runtime",
+        "!source",
+        "!azureml-models",
+        "!azureml-models.scoring",
+        "!wheels",
+        "**/__pycache__",
+    ]
+    copied = set()
+    for stage in (*TARGETS, *(f"{target}-packages" for target in TARGETS)):
+        for line in stage_of(dockerfile(FUNCTIONS, **ALL), stage):
+            if line.startswith("COPY ") and "--from" not in line:
+                copied |= {name.rstrip("/") for name in line.split()[1:-1]}
+    assert {f"!{name}" for name in copied} < set(dockerignore().splitlines())
+    assert len(copied) == 8
+
+
+# --- the worker's own packages --------------------------------------------------------------------
+
+AS_THE_WORKER_DOES = """
+import os, sys
+own = sys.argv[1]
+sys.path.insert(1, own)
+import google.protobuf
+assert google.protobuf.__version__.startswith("4.25."), google.protobuf.__version__
+if os.environ.get("PYTHON_ISOLATE_WORKER_DEPENDENCIES") == "1":
+    sys.path.remove(own)
+    for name, module in list(sys.modules.items()):
+        places = [*(getattr(module, "__path__", None) or []), getattr(module, "__file__", "") or ""]
+        if any(place.startswith(own) for place in places):
+            del sys.modules[name]
+    sys.path.append(own)
+import onnx
+print(len(onnx.ModelProto().SerializeToString()), google.protobuf.__version__)
+"""
+
+
+@pytest.mark.parametrize("isolated", [True, False], ids=["image", "without it"])
+def test_onnx_can_be_imported_beside_the_workers_older_protobuf(isolated: bool):
+    """Off Azure the worker's folder stands first on the path until its dependencies are isolated.
+
+    Source: worker.py and utils/dependency.py of Azure/azure-functions-python-worker 4.34.
+    """
+    stage = " ".join(stage_of(dockerfile(FUNCTIONS, **ALL), FUNCTIONS))
+    variables = dict(re.findall(r"\b(PYTHON[A-Z_]+)=(\S+)", stage))
+    assert variables["PYTHONUNBUFFERED"] == "1"
+    name = "PYTHON_ISOLATE_WORKER_DEPENDENCIES"
+    environ = clean_environ(**({name: variables[name]} if isolated else {}))
+    command = [sys.executable, "-c", AS_THE_WORKER_DOES, str(ensure_worker_packages())]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert (done.returncode == 0) is isolated, done.stderr
+    if isolated:
+        assert done.stdout.split() == ["0", version("protobuf")]

@@ -1,0 +1,824 @@
+"""``requirements.txt`` of a context, and whether pip finds what it names."""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scoring_runtime.errors import PackagingError
+from scoring_runtime.no_code import mlflow_flavours, mlflow_signature
+from scoring_runtime.packaging import requirements_mlflow, resolution
+from scoring_runtime.packaging.environments import from_packages, name_of
+from scoring_runtime.packaging.model_files import from_path
+from scoring_runtime.packaging.requirements import (
+    MLFLOW_LIGHT,
+    models_environment,
+    requirements_text,
+    runtime_requirements,
+)
+from scoring_runtime.packaging.resolution_output import trouble
+from scoring_runtime.packaging.specification import Environment, PackagedModel, Specification
+from tests.models_for_tests import other_version
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGE = REPOSITORY / "scoring_runtime"
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TRIGGERS = ("http", "blob", "service_bus")
+KINDS = ("scikit-learn", "onnx", "mlflow")
+
+
+def lines_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def specified(**others: object) -> Specification:
+    return Specification(entry_script=Path("score.py"), **others)  # type: ignore[arg-type]
+
+
+def model(name: str = "m", kind: str = "scikit-learn", **libraries: str) -> PackagedModel:
+    named = {each.replace("_", "-"): version for each, version in libraries.items()}
+    return PackagedModel(name, 1, Path(name), kind=kind, libraries=named)
+
+
+# --- what the runtime needs -----------------------------------------------------------------------
+
+
+def test_the_ranges_are_those_of_the_project() -> None:
+    """Each range of the packager stands in an extra, or among the dependencies, of pyproject."""
+    extras = {each for lines in PROJECT["optional-dependencies"].values() for each in lines}
+    known = {*extras, *PROJECT["dependencies"], "pyyaml>=6"}
+    ours = {
+        line
+        for target in ("functions", "standalone")
+        for line in runtime_requirements(
+            target, TRIGGERS, script=True, kinds=(*KINDS, MLFLOW_LIGHT)
+        )
+    }
+    assert ours - known == set()
+
+
+@pytest.mark.parametrize(
+    ("target", "triggers", "extra"),
+    [
+        ("standalone", ("http",), "server"),
+        ("standalone", ("blob",), "blob"),
+        ("standalone", ("service_bus",), "servicebus"),
+        ("functions", ("http",), "functions"),
+        ("functions", ("service_bus",), "servicebus"),
+    ],
+)
+def test_a_trigger_brings_its_whole_extra(
+    target: str, triggers: tuple[str, ...], extra: str
+) -> None:
+    """As pip would install it by ``scoring-runtime[extra]``."""
+    found = runtime_requirements(target, triggers, script=False)
+    assert set(PROJECT["optional-dependencies"][extra]) <= set(found)
+
+
+BASE = ["numpy>=1.26", "orjson>=3.10,<4", "werkzeug>=3,<4"]
+SCRIPT = ["inference-schema>=1.7", "joblib>=1.3"]
+HOST = {
+    "functions": ["azure-functions>=1.21,<3"],
+    "standalone": [
+        "httptools>=0.6",
+        "uvicorn>=0.30",
+        "uvloop>=0.19; platform_system != 'Windows'",
+    ],
+}
+
+
+@pytest.mark.parametrize("target", ["functions", "standalone"])
+def test_a_script_behind_http_needs_little(target: str) -> None:
+    """The runtime, the host, Redis' client, and what old scripts import."""
+    found = runtime_requirements(target, ("http",), script=True)
+    assert list(found) == sorted([*BASE, *SCRIPT, *HOST[target], "redis>=5.1"])
+
+
+def test_without_script_and_cache_there_is_less() -> None:
+    """Blobs come from the Functions host itself."""
+    found = runtime_requirements("functions", ("http", "blob"), script=False, cache=False)
+    assert list(found) == sorted([*BASE, *HOST["functions"]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        ("scikit-learn", ["joblib>=1.3", "scikit-learn>=1.3"]),
+        ("onnx", ["onnxruntime>=1.17"]),
+        ("mlflow", ["mlflow>=2.10,<4", "pandas>=2"]),
+        (MLFLOW_LIGHT, ["pandas>=2", "pyyaml>=6"]),
+        ("unknown", []),
+    ],
+)
+def test_a_kind_of_model_brings_its_libraries(kind: str, lines: list[str]) -> None:
+    """Beside those of the host."""
+    without = runtime_requirements("functions", ("http",), script=False)
+    found = runtime_requirements("functions", ("http",), script=False, kinds=[kind])
+    assert sorted({*found} - {*without}) == lines
+
+
+_MODULES = {
+    "azure.functions": "azure-functions",
+    "azure.identity": "azure-identity",
+    "azure.servicebus": "azure-servicebus",
+    "azure.storage": "azure-storage-blob",
+    "azure.core": "",
+}
+
+
+def _imports(path: Path, top: bool) -> Iterator[str]:
+    """Absolute names imported by a file: at its top only, or in its functions too."""
+    package = ["scoring_runtime", *path.relative_to(PACKAGE).parent.parts]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if top else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            start = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{start}.{each.name}" for each in node.names)
+
+
+def _file(name: str) -> Path | None:
+    parts = name.split(".")[1:]
+    for end in (len(parts), len(parts) - 1):
+        path = PACKAGE.joinpath(*parts[:end]).with_suffix(".py")
+        if parts[:end] and path.is_file():
+            return path
+    return None
+
+
+def _third_parties(*modules: str) -> set[str]:
+    """What these modules and all they import at their tops need from elsewhere."""
+    waiting, seen, found = [PACKAGE / each for each in modules], set[Path](), set[str]()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for name in _imports(path, top=True):
+            inside = _file(name) if name.startswith("scoring_runtime") else None
+            waiting += [inside] if inside else []
+            if not name.startswith("scoring_runtime"):
+                found.add(name)
+    roots = {next((m for m in _MODULES if n.startswith(m)), n.split(".")[0]) for n in found}
+    return {_MODULES.get(root, root) for root in roots if root not in _standard()} - {""}
+
+
+def _standard() -> frozenset[str]:
+    return frozenset({*sys.stdlib_module_names, "__future__"})
+
+
+@pytest.mark.parametrize(
+    ("target", "triggers", "modules"),
+    [
+        ("functions", ("http", "blob"), ["functions/app.py"]),
+        ("functions", ("service_bus",), ["functions/app.py", "functions/service_bus.py"]),
+        ("standalone", ("http",), ["standalone/serve.py", "standalone/worker.py"]),
+        (
+            "standalone",
+            ("blob",),
+            ["standalone/worker.py", "standalone/container.py"],
+        ),
+        (
+            "standalone",
+            ("service_bus",),
+            ["standalone/worker.py", "standalone/service_bus.py"],
+        ),
+    ],
+)
+def test_everything_that_a_target_imports_is_installed(
+    target: str, triggers: tuple[str, ...], modules: list[str]
+) -> None:
+    """By the imports at the top of the modules of that target and trigger."""
+    needed = _third_parties(*modules)
+    installed = {name_of(each) for each in runtime_requirements(target, triggers, script=False)}
+    assert {"orjson", "azure-functions" if target == "functions" else "uvicorn"} <= needed
+    assert needed - installed == set()
+
+
+# --- the text -------------------------------------------------------------------------------------
+
+
+def test_the_whole_text() -> None:
+    """Options first, then the runtime, the models and the user; each part sorted."""
+    environment = from_packages(["nltk", "--extra-index-url https://example.org/simple", "Flask"])
+    specification = Specification(
+        triggers=("http", "blob"),
+        models=(model(scikit_learn="1.3.2", joblib="1.3.1", numpy="1.26.4"),),
+        environment=environment,
+    )
+    assert requirements_text(specification) == (
+        "# What pip installs into the image.\n"
+        "\n"
+        "# Where pip looks.\n"
+        "--extra-index-url https://example.org/simple\n"
+        "\n"
+        "# The runtime: target functions, triggers http, blob.\n"
+        "azure-functions>=1.21,<3\n"
+        "orjson>=3.10,<4\n"
+        "pandas>=2\n"
+        "redis>=5.1\n"
+        "werkzeug>=3,<4\n"
+        "\n"
+        "# The models, by the versions that wrote them.\n"
+        "joblib==1.3.1\n"
+        "numpy==1.26.4\n"
+        "scikit-learn==1.3.2\n"
+        "\n"
+        "# The environment of the package.\n"
+        "Flask\n"
+        "nltk\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "instead_of"),
+    [
+        ("numpy<2", "numpy>=1.26"),
+        ("NumPy==1.26.4", "numpy>=1.26"),
+        ("redis==5.1", "redis>=5.1"),
+        ("inference-schema[numpy-support]", "inference-schema>=1.7"),
+        ("joblib==1.2", "joblib>=1.3"),
+        ("scikit_learn==1.4", "scikit-learn==1.3.2"),
+        ('numpy<2; sys_platform == "linux"', "numpy>=1.26"),
+    ],
+)
+def test_the_users_line_takes_the_place_of_ours(line: str, instead_of: str) -> None:
+    """For what is here for the script's or the model's sake."""
+    models = (model(scikit_learn="1.3.2"),) if "scikit" in line else ()
+    script = None if models else Path("score.py")
+    plain = Specification(models=models, entry_script=script)
+    given = Specification(models=models, entry_script=script, environment=from_packages([line]))
+    before, after = lines_of(requirements_text(plain)), lines_of(requirements_text(given))
+    [written] = from_packages([line]).requirements
+    assert instead_of in before
+    assert sorted(after) == sorted([*({*before} - {instead_of}), written])
+
+
+@pytest.mark.parametrize("line", ["orjson==3.10.1", "werkzeug==2.0", "azure-functions==1.0"])
+def test_what_the_runtime_cannot_do_without_stands_beside_the_users_line(line: str) -> None:
+    """So that pip says when they exclude each other."""
+    text = requirements_text(specified(environment=from_packages([line])))
+    name = name_of(line)
+    assert len([each for each in lines_of(text) if name_of(each) == name]) == 2
+
+
+@pytest.mark.parametrize("marker", ['python_version < "3.9"', 'sys_platform == "win32"'])
+def test_a_line_that_does_not_apply_in_the_image_takes_no_place(marker: str) -> None:
+    """Its marker is read for Linux and the Python of the image."""
+    text = requirements_text(specified(environment=from_packages([f"numpy<2; {marker}"])))
+    assert "numpy>=1.26" in lines_of(text)
+
+
+def test_the_python_of_the_image_decides_about_a_marker() -> None:
+    """3.13 here."""
+    line = 'numpy>=2; python_version >= "3.13"'
+    environment = Environment((line,), python="3.13")
+    assert "numpy>=1.26" not in lines_of(requirements_text(specified(environment=environment)))
+
+
+def test_another_build_of_a_library_counts_as_it() -> None:
+    """``onnxruntime-gpu`` and ``onnxruntime`` overwrite each other's files."""
+    specification = Specification(
+        models=(model(kind="onnx", onnxruntime="1.17.0", onnx="1.15.0"),),
+        environment=from_packages(["onnxruntime-gpu"]),
+    )
+    found = [line for line in lines_of(requirements_text(specification)) if "onnx" in line]
+    assert found == ["onnxruntime-gpu"]
+
+
+def test_a_model_is_loaded_by_the_version_that_wrote_it() -> None:
+    """Without the local part of a version, which no index has; onnx itself is not needed."""
+    models = (model("a", "onnx", onnxruntime="1.17.0+cpu", onnx="1.15.0"), model("b", "onnx"))
+    found = lines_of(requirements_text(Specification(models=models)))
+    assert [line for line in found if "onnx" in line] == ["onnxruntime==1.17.0"]
+
+
+def test_with_a_script_the_users_environment_says_what_it_needs() -> None:
+    """Only where there is none, what the models were written with is installed."""
+    models = (model(scikit_learn="1.3.2"),)
+    given = specified(models=models, environment=from_packages(["nltk"]))
+    assert "scikit-learn==1.3.2" not in lines_of(requirements_text(given))
+    assert "scikit-learn==1.3.2" in lines_of(requirements_text(specified(models=models)))
+
+
+@pytest.mark.parametrize(
+    ("line", "written"),
+    [
+        ("scikit-learn", "scikit-learn==1.3.2"),
+        ("Scikit_Learn", "Scikit_Learn==1.3.2"),
+        ("scikit-learn[alldeps]", "scikit-learn[alldeps]==1.3.2"),
+        ("numpy", "numpy==1.26.4"),
+        ("scikit-learn>=1.4", "scikit-learn>=1.4"),
+        ("scikit-learn!=1.5.0", "scikit-learn!=1.5.0"),
+        ("pandas", "pandas"),
+    ],
+)
+@pytest.mark.parametrize("script", [None, Path("score.py")], ids=["no script", "script"])
+def test_a_line_without_a_version_is_held_to_that_of_the_model(
+    line: str, written: str, script: Path | None
+) -> None:
+    """Where the user says no version, the model's is the one that loads it."""
+    specification = Specification(
+        models=(model(scikit_learn="1.3.2+local", numpy="1.26.4"),),
+        entry_script=script,
+        environment=from_packages([line]),
+    )
+    found = lines_of(requirements_text(specification))
+    assert [each for each in found if name_of(each) == name_of(written)] == [written]
+
+
+def test_a_line_with_a_marker_is_held_and_keeps_it() -> None:
+    """It still says where it applies."""
+    environment = from_packages(['scikit-learn; python_version >= "3.9"'])
+    given = specified(models=(model(scikit_learn="1.3.2"),), environment=environment)
+    [found] = [each for each in lines_of(requirements_text(given)) if "scikit" in each]
+    [line] = environment.requirements
+    assert found == line.replace("scikit-learn", "scikit-learn==1.3.2")
+
+
+@pytest.mark.parametrize(
+    ("models", "lines", "wanted"),
+    [
+        (
+            [model("a", scikit_learn="1.3.2"), model("b", scikit_learn="1.4.0")],
+            ["scikit-learn"],
+            ["scikit-learn"],
+        ),
+        (
+            [model("a", scikit_learn="1.3.2"), model("b", scikit_learn="1.3.2")],
+            ["scikit-learn"],
+            ["scikit-learn==1.3.2"],
+        ),
+        (
+            [model("a", "mlflow", scikit_learn="1.3.2", mlflow="1.30.0")],
+            ["mlflow", "scikit-learn"],
+            ["mlflow", "scikit-learn==1.3.2"],
+        ),
+        ([model("a", "onnx", onnx="1.15.0")], ["onnx"], ["onnx"]),
+    ],
+    ids=["two versions", "one version", "mlflow", "not pinned"],
+)
+def test_lines_are_held_to_one_version_or_none(
+    models: list[PackagedModel], lines: list[str], wanted: list[str]
+) -> None:
+    """Two versions cannot be had, and mlflow loads the models of older ones."""
+    given = specified(models=tuple(models), environment=from_packages(lines))
+    found = lines_of(requirements_text(given))
+    names = {name_of(line) for line in wanted}
+    assert sorted(each for each in found if name_of(each) in names) == wanted
+
+
+@pytest.mark.parametrize(
+    ("script", "user", "there", "gone"),
+    [
+        (False, [], ["scikit-learn==1.3.2", "joblib>=1.3", "numpy<2"], ["numpy=="]),
+        (True, ["pillow"], ["scikit-learn==1.3.2", "joblib>=1.3", "numpy<2"], ["numpy=="]),
+        (True, ["scikit-learn"], ["scikit-learn==1.3.2", "numpy<2"], []),
+        (True, ["scikit-learn==1.5.1"], ["scikit-learn==1.5.1"], ["1.3.2", "numpy<2"]),
+        (True, ["numpy==1.26.4"], ["scikit-learn==1.3.2", "numpy==1.26.4"], ["numpy<2"]),
+    ],
+)
+def test_what_a_pickle_says_is_required(
+    script: bool, user: list[str], there: list[str], gone: list[str], tmp_path: Path
+) -> None:
+    """Whatever else is named, unless the user names it."""
+    wanted = from_path("m", 1, other_version(tmp_path / "m.pkl"))
+    asked = specified(models=(wanted,), environment=from_packages(user))
+    text = requirements_text(asked if script else replace(asked, entry_script=None))
+    assert {*there} <= {*text.splitlines()}
+    assert not [each for each in gone if each in text]
+
+
+def test_nothing_local_stands_beside_a_version_of_the_users() -> None:
+    """They would have to fit each other; a name alone leaves all to the model."""
+    wanted = model(**{"scikit-learn": "1.7.2", "joblib": "1.5.2", "numpy": "2.3.4"})
+    pinned = from_packages(["scikit-learn==1.5.2", "numpy"])
+    text = requirements_text(specified(models=(wanted,), environment=pinned))
+    assert "numpy\n" in text and "joblib>=1.3\n" in text and "2.3.4" not in text
+    free = requirements_text(specified(models=(wanted,), environment=from_packages(["numpy"])))
+    assert "numpy==2.3.4\n" in free
+
+
+@pytest.mark.parametrize(
+    ("lines", "limited"),
+    [
+        (["scikit-learn==1.4.1.post1"], True),
+        (["scikit-learn==1.4.2"], False),
+        (["scikit-learn==1.3.*"], True),
+        (["scikit-learn<1.4.2"], True),
+        (["scikit-learn<=1.4.2"], False),
+        (["scikit-learn>=1.2"], False),
+        (["scikit-learn"], False),
+        (["pandas[excel]==2.0.3; python_version >= '3.8'"], True),
+        (["torch==2.2.2", "numpy"], True),
+        (["torch==2.2.2", "numpy>=1.24"], True),
+        (["torch==2.2.2", "numpy<1.27"], False),
+        (["onnxruntime==1.17.3", "numpy==1.26.4"], False),
+        (["requests==2.0"], False),
+    ],
+)
+def test_wheels_that_were_built_for_numpy_1_get_it(lines: list[str], limited: bool) -> None:
+    """As conda saw to; a numpy that the user decides stays."""
+    text = requirements_text(specified(environment=from_packages(lines)))
+    assert ("\nnumpy<2\n" in text) == limited
+
+
+def test_models_of_different_versions_are_refused() -> None:
+    """Unless the user decides for one."""
+    models = (model("a", scikit_learn="1.3.2"), model("b", scikit_learn="1.4.0"))
+    with pytest.raises(PackagingError) as raised:
+        requirements_text(Specification(models=models))
+    assert str(raised.value) == (
+        "The models need different versions of scikit-learn, of which an image has one: a:1 was "
+        "written with scikit-learn==1.3.2, b:1 was written with scikit-learn==1.4.0. Package them "
+        "apart, save them again with one version, or decide for one: --pip-package "
+        "scikit-learn==…"
+    )
+    decided = from_packages(["scikit-learn==1.4.0"])
+    text = requirements_text(Specification(models=models, environment=decided))
+    assert [line for line in lines_of(text) if "scikit" in line] == ["scikit-learn==1.4.0"]
+
+
+def test_a_version_that_is_none_is_refused() -> None:
+    """Of a model that was registered by hand."""
+    with pytest.raises(PackagingError) as raised:
+        requirements_text(Specification(models=(model(scikit_learn="new\n-r x"),)))
+    assert str(raised.value) == (
+        "The model m:1 says that it was written with scikit-learn 'new\\n-r x', which is no "
+        "version. Register it again."
+    )
+
+
+some = st.lists(
+    st.sampled_from(["nltk", "six==1.17.0", "numpy<2", "Flask", "idna", "flask"]), max_size=6
+)
+
+
+@settings(max_examples=50)
+@given(some, st.randoms())
+def test_the_text_does_not_depend_on_the_order(lines: list[str], random: object) -> None:
+    """The same bytes for the same requirements."""
+    shuffled = list(lines)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    one, other = (
+        requirements_text(specified(environment=Environment(tuple(each))))
+        for each in (lines, shuffled)
+    )
+    assert one == other
+
+
+# --- MLflow ---------------------------------------------------------------------------------------
+
+MLMODEL = """
+flavors:
+  python_function:
+    env: {conda: conda.yaml, virtualenv: python_env.yaml}
+    loader_module: mlflow.sklearn
+    model_path: model.pkl
+    predict_fn: predict
+    python_version: 3.12.1
+  sklearn:
+    pickled_model: model.pkl
+    serialization_format: cloudpickle
+    sklearn_version: 1.3.2
+mlflow_version: 2.12.1
+signature:
+  inputs: '[{"type": "double", "name": "a", "required": true}]'
+  outputs: '[{"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}]'
+  params: null
+"""
+CONDA = "dependencies: [python=3.12.1, pip: [mlflow==2.12.1, scikit-learn==1.3.2]]"
+
+
+def mlflow_model(folder: Path, mlmodel: str = MLMODEL, **files: str) -> PackagedModel:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "MLmodel").write_text(mlmodel, encoding="utf-8")
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text, encoding="utf-8")
+    return PackagedModel("m", 1, folder, kind="mlflow")
+
+
+def packages_of(model: PackagedModel, **others: object) -> list[str]:
+    """The lines of the models' part."""
+    text = requirements_text(Specification(models=(model,), **others))  # type: ignore[arg-type]
+    part = text.partition("# The models, by the versions that wrote them.\n")[2]
+    return part.split("\n\n")[0].split()
+
+
+def test_an_mlflow_model_brings_the_packages_of_its_folder(tmp_path: Path) -> None:
+    """Without mlflow, where the runtime loads it without; what it was pickled with is added."""
+    model = mlflow_model(
+        tmp_path,
+        requirements_txt="mlflow==2.12.1\nscikit-learn==1.3.2\nscipy==1.11.4\n",
+        conda_yaml=CONDA,
+    )
+    assert packages_of(model) == ["cloudpickle", "scikit-learn==1.3.2", "scipy==1.11.4"]
+    text = requirements_text(Specification(models=(model,)))
+    assert {"pandas>=2", "pyyaml>=6", "numpy>=1.26"} <= set(lines_of(text))
+    assert "mlflow>=2.10,<4" not in lines_of(text)
+    assert models_environment(Specification(models=(model,))).python == "3.12"
+
+
+def test_without_requirements_the_conda_file_is_read(tmp_path: Path) -> None:
+    """And without both, what MLmodel says of versions."""
+    with_conda = mlflow_model(tmp_path / "a", conda_yaml=CONDA)
+    assert packages_of(with_conda) == ["cloudpickle", "scikit-learn==1.3.2"]
+    with_none = mlflow_model(tmp_path / "b")
+    assert packages_of(with_none) == ["cloudpickle", "scikit-learn==1.3.2"]
+
+
+PLAIN = '[{"type": "double", "name": "a", "required": true}]'
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(
+            "loader_module: mlflow.sklearn", "loader_module: mlflow.xgboost", id="flavour"
+        ),
+        pytest.param("predict_fn: predict", "predict_fn: predict\n    code: code", id="code"),
+        pytest.param("predict_fn: predict", "predict_fn: predict\n    config: {}", id="config"),
+        pytest.param("format: cloudpickle", "format: other", id="serialization"),
+        pytest.param("signature:", "is_signature_from_type_hint: true\nsignature:", id="hints"),
+        pytest.param(
+            PLAIN, '[{"type": "array", "items": {"type": "double"}, "name": "a"}]', id="nested"
+        ),
+        pytest.param(PLAIN, "[1]", id="signature-that-is-none"),
+    ],
+)
+def test_mlflow_is_kept_where_only_it_can_load_the_model(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    """Other flavours, code of the model's own, nested types."""
+    assert old in MLMODEL
+    text = MLMODEL.replace(old, new)
+    model = mlflow_model(tmp_path, text, requirements_txt="mlflow==2.12.1\n")
+    assert packages_of(model) == ["mlflow==2.12.1"]
+
+
+def test_the_onnx_flavour_needs_neither_mlflow_nor_onnx(tmp_path: Path) -> None:
+    """onnxruntime does it alone."""
+    text = MLMODEL.replace("mlflow.sklearn", "mlflow.onnx")
+    listed = "mlflow==2.12.1\nonnx==1.15.0\nonnxruntime==1.17.0\n"
+    assert packages_of(mlflow_model(tmp_path, text, requirements_txt=listed)) == [
+        "onnxruntime==1.17.0"
+    ]
+
+
+def test_a_script_that_loads_an_mlflow_model_gets_mlflow(tmp_path: Path) -> None:
+    """Where the user names no environment."""
+    model = mlflow_model(tmp_path, requirements_txt="mlflow==2.12.1\n")
+    assert packages_of(model, entry_script=Path("score.py")) == ["mlflow==2.12.1"]
+
+
+def test_wheels_of_an_mlflow_model_are_told(tmp_path: Path) -> None:
+    """Those that ``mlflow.models.utils.add_libraries_to_model`` put beside it."""
+    wheel = tmp_path / "wheels" / "six-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    wheel.write_bytes(b"")
+    model = mlflow_model(tmp_path, requirements_txt=f"wheels/{wheel.name}\n")
+    assert packages_of(model) == ["cloudpickle", f"./wheels/{wheel.name}"]
+    assert models_environment(Specification(models=(model,))).wheels == (wheel,)
+
+
+def test_a_damaged_mlflow_model_is_named(tmp_path: Path) -> None:
+    """No MLmodel, or not what mlflow writes."""
+    told = {"- a": "is no MLmodel file, as mlflow writes it.", "": "is no MLmodel file, as mlflow "
+            "writes it.", "a: [": ", line 1 is not YAML: expected the node content, but found "
+            "'<stream end>'."}  # fmt: skip
+    for text, message in told.items():
+        with pytest.raises(PackagingError) as raised:
+            requirements_text(Specification(models=(mlflow_model(tmp_path, text),)))
+        separator = "" if message.startswith(",") else " "
+        assert str(raised.value) == f"{tmp_path / 'MLmodel'}{separator}{message}"
+
+
+def test_what_loads_without_mlflow_is_what_the_runtime_says() -> None:
+    """The packager imports no numpy, so it has these names a second time."""
+    assert requirements_mlflow.KNOWN_KEYS == mlflow_flavours._KNOWN_KEYS
+    assert set(mlflow_signature.COLUMN_TYPES) == requirements_mlflow.PLAIN_TYPES
+    assert set(requirements_mlflow._SERIALIZED) == set(mlflow_flavours._UNPICKLE)
+
+
+# --- pip ------------------------------------------------------------------------------------------
+
+
+def make_wheel(folder: Path, name: str, version: str, *requires: str, python: str = "") -> Path:
+    """A wheel that pip takes, holding nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += f"Requires-Python: {python}\n" if python else ""
+    metadata += "".join(f"Requires-Dist: {each}\n" for each in requires)
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{info}/METADATA", metadata)
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package index in a folder, the only one that pip knows."""
+    simple = tmp_path / "simple"
+    simple.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", simple.as_uri())
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    for name, version, *others in (
+        ("alpha", "1.0"),
+        ("alpha", "2.0"),
+        ("beta", "1.0", "alpha<2"),
+        ("gamma", "1.0", "missing-one>=3"),
+    ):
+        make_wheel(simple / name, name, version, *others)
+    make_wheel(simple / "old", "old", "1.0", python="<3.9")
+    for folder in simple.iterdir():
+        links = "".join(f'<a href="{each.name}">{each.name}</a>' for each in folder.glob("*.whl"))
+        links = links.replace('old-1.0-py3-none-any.whl">', 'old-1.0-py3-none-any.whl" '
+                              'data-requires-python="&lt;3.9">')  # fmt: skip
+        (folder / "index.html").write_text(f"<!DOCTYPE html><html>{links}</html>")
+    return simple
+
+
+def test_packages_that_there_are_pass(index: Path) -> None:
+    """With a dependency, an option and comments."""
+    assert resolution.check("# ours\n--pre\nbeta\nalpha>=1\n") == ()
+
+
+def test_a_wheel_of_this_machine_passes(index: Path, tmp_path: Path) -> None:
+    """Under the name that it has in the context."""
+    wheel = make_wheel(tmp_path / "here", "own", "1.0", "alpha")
+    assert resolution.check(f"./wheels/{wheel.name}\n", "", [wheel]) == ()
+
+
+@pytest.mark.parametrize(
+    ("requirements", "message"),
+    [
+        ("absent-one\n", "there is no absent-one in the package index."),
+        ("alpha==3\n", "there is no alpha==3 for this Python and system; there are 1.0, 2.0."),
+        (
+            "gamma\n",
+            "there is no missing-one>=3, which gamma asks for, in the package index.",
+        ),
+        ("old==1.0\n", "there is no old==1.0 for the Python of the image: 1.0 needs Python <3.9."),
+        ("alpha==1.0\nalpha==2.0\n", "these exclude each other: alpha==1.0; alpha==2.0."),
+        (
+            "alpha==2.0\nbeta\n",
+            "these exclude each other: alpha==2.0; beta 1.0 depends on alpha<2.",
+        ),
+    ],
+)
+def test_packages_that_cannot_be_installed_are_named(
+    index: Path, requirements: str, message: str
+) -> None:
+    """In pip's words, without its noise and without an address."""
+    with pytest.raises(PackagingError) as raised:
+        resolution.check(requirements)
+    assert str(raised.value) == f"The packages cannot be installed: {message}"
+
+
+def test_another_python_is_asked_about_too(index: Path) -> None:
+    """Both what is there and what is not."""
+    assert resolution.check("alpha\n", "3.13") == ()
+    with pytest.raises(PackagingError) as raised:
+        resolution.check("absent-one\n", "3.13")
+    assert "there is no absent-one in the package index." in str(raised.value)
+
+
+def make_source(index: Path, name: str, version: str) -> None:
+    """A package of the index that has to be built, which fails."""
+    folder = index / name
+    folder.mkdir()
+    root = f"{name}-{version}"
+    with tarfile.open(folder / f"{root}.tar.gz", "w:gz") as archive:
+        for path, text in (("setup.py", "raise SystemExit(1)\n"), ("pyproject.toml", BACKEND)):
+            about = tarfile.TarInfo(f"{root}/{path}")
+            about.size = len(text)
+            archive.addfile(about, io.BytesIO(text.encode()))
+    (folder / "index.html").write_text(f'<html><a href="{root}.tar.gz">{root}.tar.gz</a></html>')
+
+
+BACKEND = '[build-system]\nrequires = []\nbuild-backend = "absent"\nbackend-path = ["."]\n'
+
+
+@pytest.mark.parametrize(
+    ("python", "image", "why"),
+    [
+        (
+            "",
+            f"{sys.version_info.major}.{sys.version_info.minor}",
+            "one of them has no wheel that fits, and building it from source fails here",
+        ),
+        (
+            "3.99",
+            "3.99",
+            "raw==1.0 has no wheel for the Python of the image, and may have to be built",
+        ),
+    ],
+    ids=["this Python", "another"],
+)
+def test_a_package_without_a_wheel_is_warned_about_with_advice(
+    index: Path, python: str, image: str, why: str
+) -> None:
+    """Another version may have a wheel, and the model says which version it needs."""
+    make_source(index, "raw", "1.0")
+    assert resolution.check("raw==1.0\n", python) == (
+        f"It could not be checked whether the packages can be installed: {why}. Name a version "
+        f"that has a wheel for Python {image}, which the image has; a pickled model should be "
+        "loaded by the version that it was written with.",
+    )
+
+
+def test_a_damaged_wheel_is_refused(index: Path, tmp_path: Path) -> None:
+    """It is no matter of the network."""
+    wheel = tmp_path / "own-1.0-py3-none-any.whl"
+    wheel.write_bytes(b"no zip")
+    with pytest.raises(PackagingError) as raised:
+        resolution.check(f"./wheels/{wheel.name}\n", "", [wheel])
+    assert "own" in str(raised.value)
+
+
+def test_without_network_there_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that does not answer says nothing about a package."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://me:pass@127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    assert resolution.check("six\n") == (
+        "It could not be checked whether the packages can be installed: the package index cannot "
+        "be reached.",
+    )
+
+
+def test_a_pip_that_takes_too_long_is_a_warning(index: Path) -> None:
+    """The image may still be built."""
+    assert resolution.check("alpha\n", timeout=0.01) == (
+        "It could not be checked whether the packages can be installed: pip has not answered "
+        "within 0.01 s.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("output", "text", "certain"),
+    [
+        ("/x/python: No module named pip\n", "pip is not installed here", False),
+        (
+            "WARNING: 401 Error, Credentials not correct for https://me:pass@h/simple/six/\n"
+            "ERROR: Could not find a version that satisfies the requirement six "
+            "(from versions: none)\n",
+            "the package index refuses to answer without signing in",
+            False,
+        ),
+        (
+            "Collecting slow==1.0\n  error: subprocess-exited-with-error\n"
+            "  ERROR: Could not find a version that satisfies the requirement setuptools "
+            "(from versions: none)\nerror: metadata-generation-failed\n",
+            "slow==1.0 has no wheel that fits, and building it from source fails here",
+            False,
+        ),
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left\n",
+            "Could not install packages due to an OSError: [Errno 28] No space left",
+            False,
+        ),
+        (
+            "ERROR: Invalid requirement: 'x https://me:pass@h/y' (from line 1 of https://h/r)\n",
+            "Invalid requirement: 'x (address) (from line 1 of (address)",
+            True,
+        ),
+        ("", "pip does not say why", False),
+    ],
+)
+def test_pips_other_troubles_are_told_apart(output: str, text: str, certain: bool) -> None:
+    """Whose fault it is decides whether it is an error or a warning."""
+    found = trouble(output)
+    assert (found.text, found.certain) == (text, certain)
+
+
+@given(st.text(max_size=80) | st.lists(st.sampled_from(
+    ["ERROR: ", "The conflict is caused by:\n    ", "Could not find a version that satisfies the "
+     "requirement ", "(from versions: ", "none)", "\n", "a==1", " (from b)", "https://u:p@h"]
+), max_size=12).map("".join))  # fmt: skip
+def test_any_output_of_pip_gives_a_sentence(output: str) -> None:
+    """On one line, without credentials."""
+    text = trouble(output).text
+    assert text and "\n" not in text and "u:p" not in text

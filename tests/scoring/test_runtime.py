@@ -1,0 +1,589 @@
+"""The core put together: states, waiting for init(), streams, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scoring_runtime import InputError, ScoringRequest, Settings, build
+from scoring_runtime.errors import (
+    EntryScriptContract,
+    EntryScriptFailed,
+    EntryScriptNotFound,
+    NotStarted,
+    QueueFull,
+    RunFailed,
+    RunTimeout,
+    ScoringRuntimeError,
+    Stopping,
+)
+from scoring_runtime.models.folder import model_path
+from scoring_runtime.scoring.runtime import Runtime, State, load
+
+PATIENCE = 20.0
+# Scripts in this process wait for and note things here.
+gate = threading.Event()
+notes: list[Any] = []
+SHARED = "from tests.scoring.test_runtime import gate, notes\nimport threading, time, asyncio"
+
+
+@pytest.fixture(autouse=True)
+def shared() -> Iterator[None]:
+    """A closed gate and no notes at the start; no thread left waiting at the end."""
+    gate.clear()
+    notes.clear()
+    yield
+    gate.set()
+
+
+def settings(path: Path, **environ: str) -> Settings:
+    return Settings.from_environ(
+        {"AZUREML_ENTRY_SCRIPT": str(path), "AML_APP_ROOT": str(path.parent), **environ}
+    )
+
+
+@pytest.fixture
+def runtime(write_script: Any) -> Callable[..., Runtime]:
+    """``runtime(source, NAME="value")`` → a runtime for a script, not started."""
+
+    def make(source: str, **environ: str) -> Runtime:
+        return build(settings(write_script(f"{SHARED}\n{source}"), **environ))
+
+    return make
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(main, PATIENCE * 2))
+
+
+async def scored(runtime: Runtime, body: bytes = b"", **request: Any) -> Any:
+    response = await runtime.score(ScoringRequest(body, **request))
+    return json.loads(await runtime.whole(response.body))
+
+
+async def soon(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "it never came true"
+        await asyncio.sleep(0.002)
+
+
+ECHO = "def init(): pass\ndef run(data): return data"
+SLOW_INIT = "def init(): gate.wait(20)\ndef run(data): return data"
+BAD_INIT = "def init():\n    gate.wait(20)\n    raise LookupError('no model')\ndef run(data): pass"
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+
+def test_transitioning_until_init_is_done_then_healthy(runtime):
+    async def main() -> None:
+        core = runtime(SLOW_INIT)
+        assert core.state is State.TRANSITIONING
+        core.start()
+        assert core.wait_started(0.05) is False
+        assert core.state is State.TRANSITIONING
+        gate.set()
+        await core.started()
+        assert core.state.value == "Healthy"
+        assert core.wait_started(0) is True
+        await core.stop()
+
+    run(main())
+
+
+def test_requests_that_come_during_init_wait_for_it(runtime):
+    async def main() -> None:
+        core = runtime(SLOW_INIT)
+        core.start()
+        waiting = [asyncio.create_task(scored(core, b"%d" % n)) for n in range(5)]
+        await asyncio.sleep(0.05)
+        assert not any(each.done() for each in waiting)
+        gate.set()
+        assert await asyncio.gather(*waiting) == ["0", "1", "2", "3", "4"]
+        await core.stop()
+
+    run(main())
+
+
+def test_failed_when_init_raises_and_every_request_is_told(runtime):
+    async def main() -> None:
+        core = runtime(BAD_INIT)
+        core.start()
+        waiting = asyncio.create_task(scored(core))
+        settled = asyncio.create_task(core.settled())
+        raw = asyncio.create_task(core.takes_any_method())
+        await asyncio.sleep(0.02)
+        gate.set()
+        with pytest.raises(EntryScriptFailed, match=r"^User's init function failed$") as raised:
+            await core.started()
+        assert isinstance(raised.value.__cause__, LookupError)
+        await settled
+        assert await raw is False
+        assert core.state is State.FAILED
+        for late in (waiting, scored(core)):
+            with pytest.raises(NotStarted):
+                await late
+        with pytest.raises(EntryScriptFailed):
+            core.wait_started(0)
+
+    run(main())
+
+
+def test_a_failed_start_that_some_only_waited_for_is_not_reported_as_forgotten(runtime, caplog):
+    """asyncio's "exception was never retrieved" would be a second, misleading traceback."""
+
+    async def main() -> None:
+        core = runtime(BAD_INIT)
+        core.start()
+        leaves = asyncio.create_task(core.settled())
+        waits = [asyncio.create_task(core.settled()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        leaves.cancel()
+        gate.set()
+        await asyncio.gather(*waits)
+        await asyncio.sleep(0.01)
+
+    run(main())
+    gc.collect()
+    assert [each.getMessage() for each in caplog.records if each.name == "asyncio"] == []
+
+
+def test_unhealthy_while_run_is_past_its_deadline_and_healthy_again_after(runtime):
+    async def main() -> None:
+        core = runtime(
+            "def init(): pass\ndef run(data): return data and gate.wait(20)",
+            SCORING_TIMEOUT_MS="50",
+        )
+        core.start()
+        with pytest.raises(RunTimeout, match=r"^Scoring timeout after 50 ms$"):
+            await scored(core, b"x")
+        assert core.state is State.UNHEALTHY
+        gate.set()
+        await soon(lambda: core.state is State.HEALTHY)
+        assert await scored(core, b"") == ""
+        await core.stop()
+
+    run(main())
+
+
+def test_on_started_tells_of_success_and_failure(runtime):
+    async def main() -> None:
+        for source in (SLOW_INIT, BAD_INIT):
+            gate.clear()
+            told: list[Any] = []
+            core = runtime(source)
+            core.on_started(told.append)
+            core.start()
+            await asyncio.sleep(0.01)
+            assert told == []
+            gate.set()
+            await core.settled()
+            while not told:
+                await asyncio.sleep(0.002)
+            (future,) = told
+            assert (future.exception() is None) is (source is SLOW_INIT)
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (ECHO, False),
+        ("from scoring_runtime import rawhttp\n@rawhttp\n" + ECHO.partition("\n")[2], False),
+    ],
+    ids=["text", "raw without init"],
+)
+def test_takes_any_method_is_false_for_text_and_for_what_cannot_start(runtime, source, expected):
+    async def main() -> None:
+        core = runtime(source)
+        core.start()
+        assert await core.takes_any_method() is expected
+        await core.stop()
+
+    run(main())
+
+
+def test_takes_any_method_waits_for_init_and_is_true_for_rawhttp(runtime):
+    async def main() -> None:
+        core = runtime(
+            "from scoring_runtime import rawhttp\n"
+            "def init(): gate.wait(20)\n"
+            "@rawhttp\ndef run(request): return request.method"
+        )
+        core.start()
+        asked = asyncio.create_task(core.takes_any_method())
+        await asyncio.sleep(0.02)
+        assert not asked.done()
+        gate.set()
+        assert await asked is True
+        assert await scored(core, method="OPTIONS") == "OPTIONS"
+        await core.stop()
+
+    run(main())
+
+
+# --- load -----------------------------------------------------------------------------------------
+
+
+def test_load_imports_calls_init_once_and_makes_the_model_folder_known(write_script, tmp_path):
+    (tmp_path / "model.txt").write_text("weights")
+    path = write_script(
+        f"{SHARED}\nnotes.append('import')\n"
+        "def init(): notes.append(threading.current_thread())\n"
+        "def run(data): return data"
+    )
+    with asyncio.Runner() as runner:
+        load(settings(path, AZUREML_MODEL_DIR=str(tmp_path)), runner)
+        assert notes == ["import", threading.current_thread()]
+        assert model_path(file="model.txt") == tmp_path / "model.txt"
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "text"),
+    [
+        ("raise OSError('disk')", EntryScriptFailed, r"Importing the entry script .*score\.py"),
+        ("def init(:", EntryScriptFailed, r"Importing the entry script .*score\.py failed"),
+        ("import sys; sys.exit(0)", EntryScriptFailed, "Importing the entry script"),
+        ("def run(data): pass", EntryScriptContract, r"does not have a init\(\) function"),
+        ("def init(): pass", EntryScriptContract, r"does not have a run\(\) function"),
+        ("def init(): 1 / 0\ndef run(data): pass", EntryScriptFailed, "^User's init function"),
+        ("def init(): exit(0)\ndef run(data): pass", EntryScriptFailed, "^User's init function"),
+        (
+            "async def init(): raise KeyError(1)\ndef run(data): pass",
+            EntryScriptFailed,
+            "^User's init function",
+        ),
+    ],
+)
+def test_what_cannot_start_says_why(runtime, source, error, text):
+    async def main() -> None:
+        core = runtime(source)
+        core.start()
+        with pytest.raises(error, match=text):
+            await core.started()
+        assert core.state is State.FAILED
+
+    run(main())
+
+
+def test_a_script_that_is_not_there_is_named(tmp_path):
+    async def main() -> None:
+        core = build(settings(tmp_path / "nowhere.py"))
+        core.start()
+        with pytest.raises(EntryScriptNotFound, match=r"nowhere\.py"):
+            await core.started()
+
+    run(main())
+
+
+def test_a_preloaded_invocation_is_used_and_init_not_run_again(write_script):
+    """WORKER_PRELOAD: what the parent loaded serves in the scoring thread of each worker."""
+    path = write_script(
+        f"{SHARED}\ndef init(): notes.append('init')\n"
+        "def run(data): return threading.current_thread().name"
+    )
+    with asyncio.Runner() as runner:
+        preloaded = load(settings(path), runner)
+
+    async def main() -> None:
+        core = build(settings(path), preloaded)
+        core.start()
+        assert await scored(core) == "scoring-0"
+        assert core.documents.get("2")
+        await core.stop()
+
+    run(main())
+    assert notes == ["init"]
+
+
+# --- settings reach the scoring thread ------------------------------------------------------------
+
+
+def test_init_and_run_share_the_scoring_thread(runtime):
+    async def main() -> None:
+        core = runtime(
+            "def init(): notes.append(threading.get_ident())\n"
+            "def run(data): return threading.get_ident()"
+        )
+        core.start()
+        answers = await asyncio.gather(*(scored(core) for _ in range(50)))
+        assert set(answers) == set(notes)
+        assert threading.get_ident() not in answers
+        await core.stop()
+
+    run(main())
+
+
+def test_scoring_concurrency_runs_as_many_at_a_time(runtime):
+    async def main() -> None:
+        core = runtime(
+            "barrier = threading.Barrier(3)\n"
+            "def init(): pass\n"
+            "def run(data): return barrier.wait(20)",
+            SCORING_CONCURRENCY="3",
+        )
+        core.start()
+        assert sorted(await asyncio.gather(*(scored(core) for _ in range(3)))) == [0, 1, 2]
+        await core.stop()
+
+    run(main())
+
+
+def test_scoring_queue_size_refuses_what_is_beyond_it(runtime):
+    async def main() -> None:
+        core = runtime(
+            "def init(): pass\ndef run(data):\n    notes.append(data)\n    return gate.wait(20)",
+            SCORING_QUEUE_SIZE="2",
+        )
+        core.start()
+        calls = [asyncio.create_task(scored(core))]
+        await soon(lambda: len(notes) == 1)
+        calls += [asyncio.create_task(scored(core)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await scored(core)
+        gate.set()
+        assert await asyncio.gather(*calls) == [True] * 3
+        await core.stop()
+
+    run(main())
+
+
+def test_stop_lets_what_is_in_flight_end_and_refuses_the_rest(runtime):
+    async def main() -> None:
+        core = runtime("def init(): pass\ndef run(data): return gate.wait(20)")
+        core.start()
+        call = asyncio.create_task(scored(core))
+        await asyncio.sleep(0.02)
+        stopping = asyncio.create_task(core.stop())
+        await asyncio.sleep(0.02)
+        with pytest.raises(Stopping):
+            await scored(core)
+        gate.set()
+        assert await call is True
+        await stopping
+
+    run(main())
+
+
+def test_stop_waits_scoring_shutdown_seconds_unless_told_otherwise(runtime):
+    async def main() -> None:
+        core = runtime(
+            "def init(): pass\ndef run(data): return gate.wait(20)", SCORING_SHUTDOWN_SECONDS="0.2"
+        )
+        core.start()
+        call = asyncio.create_task(scored(core))
+        await asyncio.sleep(0.02)
+        for seconds, least in ((None, 0.19), (0, 0)):
+            started = time.monotonic()
+            await core.stop(seconds)
+            assert least <= time.monotonic() - started < 5
+        call.cancel()
+
+    run(main())
+
+
+# --- async scripts --------------------------------------------------------------------------------
+
+
+def test_async_init_and_async_run_share_a_loop_of_the_scoring_thread(runtime):
+    """A lock, a client or a queue made in init() can be awaited in run()."""
+
+    async def main() -> None:
+        core = runtime(
+            "async def init():\n"
+            "    global lock, home\n"
+            "    await asyncio.sleep(0.01)\n"
+            "    lock, home = asyncio.Lock(), asyncio.get_running_loop()\n"
+            "async def run(data):\n"
+            "    async with lock:\n"
+            "        await asyncio.sleep(0)\n"
+            "        return [data, asyncio.get_running_loop() is home, threading.get_ident()]\n"
+        )
+        core.start()
+        answers = await asyncio.gather(*(scored(core, b"%d" % n) for n in range(20)))
+        assert [answer[:2] for answer in answers] == [[str(n), True] for n in range(20)]
+        assert threading.get_ident() not in {answer[2] for answer in answers}
+        await core.stop()
+
+    run(main())
+
+
+def test_async_init_with_a_sync_run(runtime):
+    async def main() -> None:
+        core = runtime(
+            "async def init():\n"
+            "    await asyncio.sleep(0)\n"
+            "    notes.append(threading.get_ident())\n"
+            "def run(data): return threading.get_ident() == notes[0]"
+        )
+        core.start()
+        assert await scored(core) is True
+        await core.stop()
+
+    run(main())
+
+
+def test_async_runs_overlap(runtime):
+    async def main() -> None:
+        core = runtime(
+            "def init(): pass\n"
+            "async def run(data):\n"
+            "    notes.append(data)\n"
+            "    while len(notes) < 5:\n"
+            "        await asyncio.sleep(0.001)\n"
+            "    return data"
+        )
+        core.start()
+        answers = await asyncio.gather(*(scored(core, b"%d" % n) for n in range(5)))
+        assert answers == ["0", "1", "2", "3", "4"]
+        await core.stop()
+
+    run(main())
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+STREAM = """
+from scoring_runtime import AMLResponse, InputError
+def parts(count):
+    try:
+        for n in range(count):
+            if n == 3:
+                {then}
+            notes.append(threading.get_ident())
+            yield b"%d," % n
+    finally:
+        notes.append(("closed", threading.get_ident()))
+def init(): pass
+{define} run(data): return AMLResponse(parts(int(data)), 200)
+"""
+
+
+def stream(then: str = "pass", is_async: bool = False) -> str:
+    return STREAM.format(then=then, define="async def" if is_async else "def")
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_every_part_of_a_stream_is_made_in_the_scoring_thread(runtime, is_async):
+    async def main() -> None:
+        core = runtime(stream(is_async=is_async))
+        core.start()
+        response = await core.score(ScoringRequest(b"5"))
+        assert not isinstance(response.body, bytes)
+        assert [chunk async for chunk in core.chunks(response.body)] == [
+            b"0,", b"1,", b"2,", b"3,", b"4,",
+        ]  # fmt: skip
+        assert len(set(notes[:5])) == 1
+        assert notes[0] != threading.get_ident()
+        assert notes[5:] == [("closed", notes[0])]
+        await core.stop()
+
+    run(main())
+
+
+def test_a_stream_that_is_left_early_is_closed_in_the_scoring_thread(runtime):
+    """A generator's finally may close what belongs to that thread, and may take long."""
+
+    async def main() -> None:
+        core = runtime(stream())
+        core.start()
+        response = await core.score(ScoringRequest(b"5"))
+        chunks = core.chunks(response.body)
+        assert await anext(chunks) == b"0,"
+        home = notes[0]
+        await chunks.aclose()
+        assert home != threading.get_ident()
+        # Whatever holds the generator, it is the close that ends it, not the garbage collector.
+        del chunks, response
+        await soon(lambda: len(notes) == 2)
+        assert notes[1] == ("closed", home)
+        await core.stop()
+
+    run(main())
+
+
+def test_a_stream_goes_on_while_the_queue_is_full(runtime):
+    async def main() -> None:
+        core = runtime(
+            stream().replace(
+                "AMLResponse(parts", "gate.wait(20) if data == 'w' else AMLResponse(parts"
+            ),
+            SCORING_QUEUE_SIZE="1",
+        )
+        core.start()
+        response = await core.score(ScoringRequest(b"2"))
+        chunks = core.chunks(response.body)
+        assert await anext(chunks) == b"0,"
+        others = [asyncio.create_task(core.score(ScoringRequest(b"w")))]
+        await asyncio.sleep(0.02)
+        others.append(asyncio.create_task(core.score(ScoringRequest(b"w"))))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await core.score(ScoringRequest(b"w"))
+        rest = asyncio.create_task(anext(chunks))
+        await asyncio.sleep(0)
+        gate.set()
+        assert await rest == b"1,"
+        await asyncio.gather(*others)
+        await core.stop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["in parts", "whole"])
+@pytest.mark.parametrize(
+    ("then", "error"),
+    [
+        ("raise ValueError('half-way')", RunFailed),
+        ("raise SystemExit(3)", RunFailed),
+        ("raise KeyboardInterrupt", RunFailed),
+        ("raise InputError('row 3 is bad')", InputError),
+    ],
+)
+def test_an_error_in_a_stream_is_a_failed_run_and_the_service_goes_on(
+    runtime, caplog, then, error, whole
+):
+    async def main() -> None:
+        core = runtime(stream(then))
+        core.start()
+        response = await core.score(ScoringRequest(b"5"))
+        assert not isinstance(response.body, bytes)
+        with pytest.raises(error) as raised:
+            if whole:
+                await core.whole(response.body)
+            else:
+                async for _ in core.chunks(response.body):
+                    pass
+        assert isinstance(raised.value, ScoringRuntimeError)
+        good = await core.score(ScoringRequest(b"2"))
+        assert await core.whole(good.body) == b"0,1,"
+        await core.stop()
+
+    run(main())
+    logged = [each.getMessage() for each in caplog.records if each.name.endswith("user_script")]
+    assert any(then.split()[1].partition("(")[0] in each for each in logged) is (error is RunFailed)
+
+
+def test_whole_joins_a_stream_in_the_scoring_thread_and_leaves_bytes_alone(runtime):
+    async def main() -> None:
+        core = runtime(stream())
+        core.start()
+        assert await core.whole(b"as it is") == b"as it is"
+        response = await core.score(ScoringRequest(b"4"))
+        assert await core.whole(response.body) == b"0,1,2,3,"
+        assert len(set(notes[:4])) == 1
+        assert notes[0] != threading.get_ident()
+        await core.stop()
+
+    run(main())
