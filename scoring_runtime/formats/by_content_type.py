@@ -10,11 +10,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import orjson
+
 from ..errors import SchemaMismatch, UndecodableInput, UnsupportedContentType, UnsupportedMethod
 from ..messages import INFER_HEADER_LENGTH, ScoringRequest
 from ..values.body import decoded_body, is_json_type
 from ..values.content import Content, Limits, Rows
-from .guarded_json import parse
+from .guarded_json import GUARDED_BYTES, parse
 
 JSON, OCTETS = "application/json", "application/octet-stream"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -42,6 +44,13 @@ _INFER = Format(("The Open Inference Protocol",), "open_inference", "sklearn")
 BY_TYPE = {kind: each for each in _FORMATS for kind in each.content_types}
 SUPPORTED = (JSON, *(each.content_types[0] for each in _FORMATS))
 _READABLE = (*SUPPORTED, f"{OCTETS} with Inference-Header-Content-Length (V2)")
+# The headers that decide how a body is read and answered, and the lines that decide nothing else.
+_DECIDING = {b"content-type", b"content-encoding", b"accept", INFER_HEADER_LENGTH}
+_USUAL = {
+    (b"content-type", JSON.encode()),
+    (b"accept", JSON.encode()),
+    (b"accept", b"*/*"),
+}
 
 
 class Asked(NamedTuple):
@@ -56,6 +65,26 @@ class Asked(NamedTuple):
     method: str = ""
     predictions: bool = False
     infer: Any = None
+
+
+def plain_rows(request: ScoringRequest) -> list[Any] | None:
+    """The rows of the usual request, seen in one look: POST, JSON of one list, alone or as
+    ``data``, that is answered in JSON. None of any other, which :func:`read` and the answer's
+    writer have to look at."""
+    if request.method != "POST" or request.query or request.path.startswith("/v2/"):
+        return None
+    for line in request.headers:
+        if line[0] in _DECIDING and line not in _USUAL:
+            return None
+    if len(request.body) > GUARDED_BYTES:
+        return None
+    try:
+        value = orjson.loads(request.body)
+    except orjson.JSONDecodeError:
+        return None
+    if type(value) is dict and len(value) == 1:
+        value = value.get("data")
+    return value if type(value) is list else None
 
 
 def read(

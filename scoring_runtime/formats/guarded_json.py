@@ -10,7 +10,7 @@ from ..values.content import Limits
 
 MEMORY_FACTOR = 10
 """How many times ``SCORING_MAX_BODY_BYTES`` a body may take in memory once it is read."""
-_GUARDED_BYTES = 1024 * 1024
+GUARDED_BYTES = 1024 * 1024
 # What orjson makes of them on a 64-bit CPython; a value is a number with its place in a list.
 _BYTES_A_LIST, _BYTES_AN_OBJECT, _BYTES_A_VALUE = 88, 240, 32
 
@@ -43,7 +43,7 @@ def check(text: bytes, limits: Limits, what: str, instead: str) -> None:
     Raises:
         InputTooLarge: more values or memory than allowed.
     """
-    if len(text) <= _GUARDED_BYTES:
+    if len(text) <= GUARDED_BYTES:
         return
     values = text.count(b",") + 1
     if values > limits.values:

@@ -66,6 +66,7 @@ class MlflowModel:
     methods: tuple[str, ...] = ()
     params = None  # of its signature
     reads_text = False
+    quick = None
 
     def __init__(
         self,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputTooLarge, ModelUnusable, SchemaMismatch
-from ..values.arrays import array
+from ..values.arrays import array, plain_matrix
 from ..values.content import DATATYPES, Columns, Content, Limits, PerOutput, Rows, Spec, Tensors
 from ..values.inputs import column, matrix, tensors
 from ..values.named_outputs import rows_first
@@ -78,7 +78,13 @@ class ScikitLearnModel:
         method = method or "predict"
         if params:
             _check_flags(params, self.params[method])
-        given = self._given(content)
+        return self._predicted(self._given(content), params, method)
+
+    def _quick(self, rows: list[Any]) -> Any:
+        given = plain_matrix(rows, self._matrix, self._limits)
+        return None if given is None else self._predicted(given, {}, self.methods[0])
+
+    def _predicted(self, given: Any, params: Mapping[str, Any], method: str) -> Any:
         try:
             result = self._calls[method](given, **params)
         except (ValueError, TypeError) as error:
@@ -131,6 +137,8 @@ class ScikitLearnModel:
         self.tabular = table is not None
         self.reads_text = table is not None and table.reads_text
         self.inputs = (self._matrix,) if table is None else table.specs
+        plain = table is None and self._matrix.datatype != "BYTES"
+        self.quick: Callable[[list[Any]], Any] | None = self._quick if plain else None
 
     def _given(self, content: Content) -> Any:
         if self._table is not None:

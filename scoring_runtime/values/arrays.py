@@ -43,6 +43,23 @@ def array(values: Any, spec: Spec, limits: Limits, *, typed: bool = True) -> NDA
     return checked(made, spec, limits)
 
 
+def plain_matrix(rows: Any, spec: Spec, limits: Limits) -> NDArray[Any] | None:
+    """Rows of numbers as the array ``(rows, values)`` of FP32 or FP64 that ``spec`` asks for; None
+    if they have to be looked at more closely, by :func:`array`, which says what is wrong."""
+    try:
+        with np.errstate(over="ignore"):
+            made = np.array(rows, dtype=NUMPY_TYPES[spec.datatype])
+    except _CANNOT:
+        return None
+    if made.ndim != 2:
+        return None
+    (count, width), (rows_wanted, width_wanted) = made.shape, spec.shape
+    fits = rows_wanted in (-1, count) and width_wanted in (-1, width)
+    if not fits or not 0 < count <= limits.rows or made.size > limits.values:
+        return None
+    return None if made.itemsize < 8 and np.isinf(made).any() else made
+
+
 # --- lists ----------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ them, as far as they fit its inputs. The datatypes are those of the Open Inferen
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 NUMPY_TYPES: Mapping[str, str] = {
@@ -137,6 +137,12 @@ class NoCodeModel(Protocol):
     @property
     def reads_text(self) -> bool:
         """Whether numbers in a text format have to come as text: ``01`` is not always 1."""
+        ...
+
+    @property
+    def quick(self) -> Callable[[list[Any]], Any] | None:
+        """The shortest way from rows as JSON has them to what :meth:`predict` gives for them by
+        the first method; it gives None for rows that have to be looked at more closely."""
         ...
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:

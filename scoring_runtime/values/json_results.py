@@ -36,7 +36,7 @@ class _Raw:
         self.text = text
 
 
-def encoder(nan: str = "null", *, strict: bool = False) -> Encode:
+def encoder(nan: str = "null", *, strict: bool = False, numbers: bool = False) -> Encode:
     """The function that turns a result of ``run()`` into JSON bytes; ``None`` gives ``{}``.
 
     numpy, pandas, datetime, Decimal (exact digits), UUID, bytes (base64), sets, dataclasses,
@@ -45,20 +45,23 @@ def encoder(nan: str = "null", *, strict: bool = False) -> Encode:
     Args:
         nan: NaN and Infinity become ``null``, a ``string``, an ``error``, or stay ``raw``.
         strict: spaces and ASCII escapes as ``json.dumps`` writes them.
+        numbers: all arrays in the results hold numbers or booleans, never moments.
 
     The function raises ResultNotSerializable, naming the type and its path.
     """
 
     if strict:
         return partial(_spaced, nan=nan)
-    return _fast if nan == "null" else partial(_careful, nan=nan)
+    if nan != "null":
+        return partial(_careful, nan=nan)
+    return partial(_fast, options=_OPTIONS | orjson.OPT_SERIALIZE_NUMPY) if numbers else _fast
 
 
-def _fast(result: Any) -> bytes:
+def _fast(result: Any, *, options: int = _OPTIONS) -> bytes:
     if result is None:
         return b"{}"
     try:
-        return orjson.dumps(result, _fast_step, _OPTIONS)
+        return orjson.dumps(result, _fast_step, options)
     except (TypeError, RecursionError):
         return _careful(result, nan="null")
 
