@@ -82,7 +82,6 @@ _OFFERED = (*SUPPORTED, *(kind for kind in BY_TYPE if kind not in SUPPORTED))
 _HEADERS: dict[str, Headers] = {
     kind: ((b"content-type", kind.encode()), _FAILED) for kind in (*_OFFERED, OCTETS)
 }
-JSON_ANSWER = _HEADERS[JSON]
 
 
 def _infer_writer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ class OnnxModel:
         only = self._fed[0] if len(self._fed) == 1 and self._fed == self.inputs else None
         self.quick: Callable[[list[Any]], Any] | None = None
         if only is not None and len(only.shape) == 2 and only.datatype in ("FP32", "FP64"):
-            self.quick = partial(self._quick, only)
+            self.quick = self._quickly(only)
         self._refusals = _refusals()
         self._lengths = _shared_lengths(self._session.get_inputs())
 
@@ -97,9 +96,14 @@ class OnnxModel:
         specs = self._fed if self._optional.isdisjoint(named) else self.inputs
         return self._run(tensors(content, specs, self._limits))
 
-    def _quick(self, only: Spec, rows: list[Any]) -> Any:
-        given = plain_matrix(rows, only, self._limits)
-        return None if given is None else self._run({only.name: given})
+    def _quickly(self, only: Spec) -> Callable[[list[Any]], Any]:
+        read, name, run = plain_matrix(only, self._limits), only.name, self._run
+
+        def quick(rows: list[Any]) -> Any:
+            given = read(rows)
+            return None if given is None else run({name: given})
+
+        return quick
 
     def _run(self, given: Mapping[str, NDArray[Any]]) -> Any:
         try:

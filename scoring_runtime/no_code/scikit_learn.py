@@ -80,10 +80,6 @@ class ScikitLearnModel:
             _check_flags(params, self.params[method])
         return self._predicted(self._given(content), params, method)
 
-    def _quick(self, rows: list[Any]) -> Any:
-        given = plain_matrix(rows, self._matrix, self._limits)
-        return None if given is None else self._predicted(given, {}, self.methods[0])
-
     def _predicted(self, given: Any, params: Mapping[str, Any], method: str) -> Any:
         try:
             result = self._calls[method](given, **params)
@@ -137,8 +133,18 @@ class ScikitLearnModel:
         self.tabular = table is not None
         self.reads_text = table is not None and table.reads_text
         self.inputs = (self._matrix,) if table is None else table.specs
-        plain = table is None and self._matrix.datatype != "BYTES"
-        self.quick: Callable[[list[Any]], Any] | None = self._quick if plain else None
+        self.quick: Callable[[list[Any]], Any] | None = None
+        if table is None and self._matrix.datatype != "BYTES":
+            self.quick = self._quickly()
+
+    def _quickly(self) -> Callable[[list[Any]], Any]:
+        read, method = plain_matrix(self._matrix, self._limits), self.methods[0]
+
+        def quick(rows: list[Any]) -> Any:
+            given = read(rows)
+            return None if given is None else self._predicted(given, {}, method)
+
+        return quick
 
     def _given(self, content: Content) -> Any:
         if self._table is not None:

@@ -10,9 +10,10 @@ import orjson
 
 from ..errors import SchemaMismatch, ScoringRuntimeError, UndecodableInput
 from ..formats import by_content_type
-from ..formats.by_accept import JSON_ANSWER, Encode, writer
+from ..formats.by_accept import Encode, writer
+from ..formats.by_content_type import plain_rows
 from ..messages import ScoringRequest, ScoringResponse
-from ..script.call import run_failed
+from ..script.call import JSON_HEADERS, run_failed
 from ..settings.settings import Settings
 from ..telemetry.logs import log, request_id
 from ..values.body import parse_json, query_pairs
@@ -75,13 +76,13 @@ class ModelInvocation:
         self.began(request.request_id)
         if request.enter is not None:
             request.enter()
-        rows = self._quick and by_content_type.plain_rows(request)
-        if rows and self._quick:
+        quick = self._quick
+        if quick is not None and (rows := plain_rows(request)):
             started = perf_counter()
-            result = self._called(self._quick, rows)
+            result = self._called(quick, rows)
             if result is not None:
                 run_ms = (perf_counter() - started) * 1000
-                return ScoringResponse(200, self._encode(result), JSON_ANSWER, run_ms)
+                return ScoringResponse(200, self._encode(result), JSON_HEADERS, run_ms)
         asked = by_content_type.read(
             request, self._limits, names=self._columns, as_text=self._as_text
         )

@@ -8,7 +8,7 @@ refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,21 +43,31 @@ def array(values: Any, spec: Spec, limits: Limits, *, typed: bool = True) -> NDA
     return checked(made, spec, limits)
 
 
-def plain_matrix(rows: Any, spec: Spec, limits: Limits) -> NDArray[Any] | None:
-    """Rows of numbers as the array ``(rows, values)`` of FP32 or FP64 that ``spec`` asks for; None
-    if they have to be looked at more closely, by :func:`array`, which says what is wrong."""
-    try:
-        with np.errstate(over="ignore"):
-            made = np.array(rows, dtype=NUMPY_TYPES[spec.datatype])
-    except _CANNOT:
-        return None
-    if made.ndim != 2:
-        return None
-    (count, width), (rows_wanted, width_wanted) = made.shape, spec.shape
-    fits = rows_wanted in (-1, count) and width_wanted in (-1, width)
-    if not fits or not 0 < count <= limits.rows or made.size > limits.values:
-        return None
-    return None if made.itemsize < 8 and np.isinf(made).any() else made
+def plain_matrix(spec: Spec, limits: Limits) -> Callable[[Any], NDArray[Any] | None]:
+    """What makes rows of numbers the array ``(rows, values)`` of FP32 or FP64 that ``spec`` asks
+    for; None of rows that have to be looked at more closely, by :func:`array`, which says what is
+    wrong with them."""
+    dtype = np.dtype(NUMPY_TYPES[spec.datatype])
+    count, width = spec.shape
+
+    def made(rows: Any) -> NDArray[Any] | None:
+        try:
+            with np.errstate(over="raise"):
+                found = np.array(rows, dtype)
+        except (*_CANNOT, FloatingPointError):
+            return None
+        shape = found.shape
+        if (
+            len(shape) != 2
+            or (shape[1] != width and width != -1)
+            or (shape[0] != count and count != -1)
+            or not 0 < shape[0] <= limits.rows
+            or found.size > limits.values
+        ):
+            return None
+        return found
+
+    return made
 
 
 # --- lists ----------------------------------------------------------------------------------------
