@@ -120,7 +120,7 @@ def test_probabilities_of_several_outputs_have_rows_first():
     assert np.array_equal(found, expected, equal_nan=True)
 
 
-@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT, np.datetime64("NaT")])
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA, pd.NaT, np.datetime64("NaT", "ns")])
 def test_missing_text_is_none(missing):
     frame = pd.DataFrame({"t": np.array(["a", missing], dtype=object)})
     for result in (frame, frame["t"].to_numpy(), ["a", missing]):
