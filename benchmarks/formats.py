@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scoring_runtime.formats import arrow_stream, csv_table, json_lines, npy
+from scoring_runtime.formats import csv_table, json_lines, npy
 from tests.standalone_host import clean_environ, free_port
 
 from .http import ROOT, SCRIPTS, _make_models, _peer, _wait
@@ -90,11 +90,6 @@ def _cases() -> dict[str, Case]:
             "/score", {"Content-Type": "application/jsonl"}, json_lines.encode(columns)
         ),
         "npy": Case("/score", {"Content-Type": "application/x-npy"}, npy.encode({"": rows})),
-        "Arrow": Case(
-            "/score",
-            {"Content-Type": "application/vnd.apache.arrow.stream"},
-            arrow_stream.encode(columns),
-        ),
         "V2 JSON": Case(infer, json_type, json.dumps({"inputs": [flat]}).encode()),
         "V2 binary": Case(infer, octets, head + rows.tobytes()),
     }

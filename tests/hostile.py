@@ -6,7 +6,6 @@ It prints the seconds of processor time, the megabytes of memory, and how it was
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import sys
 import time
@@ -40,16 +39,6 @@ def _numbered(one: str, times: int, between: str = ",") -> str:
 
 def _records(between: str) -> bytes:
     return _numbered('{"k#":1}', 500_000, between).encode()
-
-
-def _arrow_columns() -> bytes:
-    import pyarrow as pa
-
-    out = io.BytesIO()
-    schema = pa.schema([(f"a{number}", pa.float64()) for number in range(90_000)])
-    with pa.ipc.new_stream(out, schema):
-        pass
-    return out.getvalue()
 
 
 def _members() -> bytes:
@@ -91,9 +80,6 @@ BODIES = {
     "V2 of inputs": Hostile(
         lambda: f'{{"inputs":[{_numbered(_TENSOR, 300_000)}]}}'.encode(), _COLUMNS,
         path="/v2/models/m/infer",
-    ),
-    "Arrow of columns": Hostile(
-        _arrow_columns, _COLUMNS, "application/vnd.apache.arrow.stream"
     ),
     "JSON of objects": Hostile(lambda: b'{"data":[' + b"{}," * 33_000_000 + b"{}]}", _VALUES),
     "JSON of small objects": Hostile(

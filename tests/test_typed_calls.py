@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
@@ -35,7 +34,7 @@ from scoring_runtime.script.call import Invocation
 from scoring_runtime.values.content import DATATYPES
 
 JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
-ARROW, OCTETS = "application/vnd.apache.arrow.stream", "application/octet-stream"
+OCTETS = "application/octet-stream"
 HEAD = """
 import datetime
 import numpy as np
@@ -115,14 +114,6 @@ def as_npy(array: NDArray[Any]) -> Sent:
     out = io.BytesIO()
     np.save(out, array, allow_pickle=False)
     return Sent(NPY, out.getvalue())
-
-
-def as_arrow(columns: Mapping[str, Any]) -> Sent:
-    made = pa.table(dict(columns))
-    out = io.BytesIO()
-    with pa.ipc.new_stream(out, made.schema) as stream:
-        stream.write_table(made)
-    return Sent(ARROW, out.getvalue())
 
 
 def as_lines(values: list[Any]) -> Sent:
@@ -221,11 +212,7 @@ def matrix_forms(array: NDArray[Any]) -> dict[str, Sent]:
         "JSON Lines of objects": as_lines(records),
         "CSV": as_csv(rows),
         "CSV with a header": as_csv(rows, names),
-        "Arrow": as_arrow(columns),
     }
-    if array.dtype.kind in "iuf":
-        lists = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
-        forms["Arrow of lists"] = as_arrow({"x": lists})
     return forms
 
 
@@ -238,7 +225,6 @@ def vector_forms(array: NDArray[Any]) -> dict[str, Sent]:
         "JSON Lines of objects": as_lines([{"c": row[0]} for row in rows]),
         "CSV": as_csv(rows),
         "CSV with a header": as_csv(rows, ["c"]),
-        "Arrow": as_arrow({"c": array}),
         "npy of one column": as_npy(array[:, np.newaxis]),
     }
 
@@ -319,7 +305,6 @@ def test_run_sees_the_array_that_it_sees_for_json_by_name(
         "dataframe_split",
         "dataframe_records",
         "CSV with a header",
-        "Arrow",
         "V2",
         "V2 binary",
     ],
@@ -370,10 +355,6 @@ FRAMES: dict[str, tuple[str, Any]] = {
 }
 
 
-def arrow_columns(columns: Mapping[str, list[Any]]) -> dict[str, Any]:
-    return {name: pa.array(values) for name, values in columns.items()}
-
-
 def numpy_columns(columns: Mapping[str, list[Any]]) -> dict[str, NDArray[Any]]:
     made = {name: np.array(values) for name, values in columns.items()}
     return {name: v.astype(object) if v.dtype.kind == "U" else v for name, v in made.items()}
@@ -400,7 +381,6 @@ def frame_forms(columns: Mapping[str, list[Any]]) -> dict[str, Sent]:
         "inputs of columns": as_json({"inputs": columns}),
         "JSON Lines of objects": as_lines(records),
         "CSV with a header": as_csv(quoted, names),
-        "Arrow": as_arrow(arrow_columns(columns)),
     }
     if not any(value is None for row in rows for value in row):
         forms |= v2_forms(numpy_columns(columns))
@@ -467,7 +447,7 @@ def test_the_orient_of_json_by_name_matters_to_no_other_form(
         pd.testing.assert_frame_equal(calls.sees(sent), frame, obj=form)
 
 
-@pytest.mark.parametrize("form", ["dataframe_split", "CSV with a header", "Arrow", "V2"])
+@pytest.mark.parametrize("form", ["dataframe_split", "CSV with a header", "V2"])
 def test_columns_are_told_by_their_names_and_come_in_the_order_of_the_sample(
     loaded: Callable[..., Loaded], form: str
 ):
@@ -495,14 +475,7 @@ def test_moments_with_and_without_a_zone_and_durations(loaded: Callable[..., Loa
     texts = [moment.isoformat(), "2024-05-01T12:11:12.000013+02:00", "2 days 00:00:01"]
     named = calls.sees(as_json({"table": [dict(zip("tzd", texts, strict=True))]}))
     assert [str(kind.kind) for kind in named.dtypes] == ["M", "M", "m"]
-    arrow = as_arrow(
-        {
-            "t": pa.array([moment], pa.timestamp("us")),
-            "z": pa.array([moment], pa.timestamp("us", "UTC")),
-            "d": pa.array(texts[2:]),
-        }
-    )
-    for sent in (arrow, as_csv([texts], list("tzd")), as_lines([texts])):
+    for sent in (as_csv([texts], list("tzd")), as_lines([texts])):
         pd.testing.assert_frame_equal(calls.sees(sent), named)
 
 
@@ -542,7 +515,6 @@ SENT = {
             ),
             "JSON Lines": as_lines([{"name": "x", "age": 4, "size": 1.0, "fresh": False}]),
             "CSV": as_csv([["x", 4, 1.0, "false"]], ["name", "age", "size", "fresh"]),
-            "Arrow": as_arrow({"name": ["x"], "age": [4], "size": [1.0], "fresh": [False]}),
         },
     ),
     "nested object": (
@@ -566,7 +538,6 @@ SENT = {
             "inputs": as_json({"inputs": PEOPLE}),
             "JSON Lines": as_lines(PEOPLE),
             "CSV": as_csv([["a", 3], ["ö", 4]], ["name", "age"]),
-            "Arrow": as_arrow({"name": ["a", "ö"], "age": [3, 4]}),
             "V2": as_v2({"name": np.array(["a", "ö"], dtype=object), "age": np.array([3, 4])}),
         },
     ),
@@ -617,7 +588,6 @@ SENT = {
             "CSV with a header": as_csv([[7]], ["x"]),
             "npy": as_npy(np.array([7.0])),
             "V2": as_v2({"x": np.array([7])}),
-            "Arrow": as_arrow({"x": [7]}),
         },
     ),
     "number": (
@@ -694,7 +664,6 @@ TEXT = np.array(["ö"], dtype=object)
         as_json(tensors({"a": A}, parameters={"name": "ö"}))._replace(query=b"b=[5,6]"),
         as_npy(A)._replace(query=b"b=[5,6]&name=%C3%B6"),
         as_csv(A.tolist())._replace(query=b"b=5&b=6&name=%C3%B6"),
-        as_arrow({"p": A[:, 0], "q": A[:, 1]})._replace(query=b"b=[5,6]&name=%C3%B6"),
     ],
     ids=[
         "V2",
@@ -709,7 +678,6 @@ TEXT = np.array(["ö"], dtype=object)
         "V2 with parameters and query",
         "npy and query",
         "CSV and query",
-        "Arrow and query",
     ],
 )
 def test_several_parameters_by_name_and_beside_the_data(loaded: Callable[..., Loaded], sent: Sent):
@@ -917,12 +885,6 @@ MISFITS: list[tuple[str, Mapping[str, str], Sent, str]] = [
     ("wide V2", MATRIX, as_v2({"x": np.zeros((1, 3))}), WIDE),
     ("wide binary", MATRIX, as_v2_binary({"x": np.zeros((1, 3))}), WIDE),
     (
-        "wide Arrow",
-        MATRIX,
-        as_arrow({"a": [1.0], "b": [2.0], "c": [3.0]}),
-        r"The table has 3 columns \('a', 'b', 'c'\); 2 are expected",
-    ),
-    (
         "wide CSV with a header",
         MATRIX,
         as_csv([[1, 2, 3]], ["a", "b", "c"]),
@@ -939,7 +901,6 @@ MISFITS: list[tuple[str, Mapping[str, str], Sent, str]] = [
     ("text in a column", MATRIX, as_csv([[1, "a"]], ["p", "q"]),
      r"The input 'q': at \[0\] is text 'a'"),
     ("text of npy", MATRIX, as_npy(np.array([["1", "a"]])), r"'x'.* text 'a'"),
-    ("text in Arrow", MATRIX, as_arrow({"p": [1.0], "q": ["a"]}), r"The input 'q'.*'a'"),
     ("fraction", INTEGERS, as_json({"input_data": [[1.5, 2]]}), r"'x': at \[0\]\[0\] is 1.5"),
     ("fraction in npy", INTEGERS, as_npy(np.array([[1.5, 2]])), r"'x'.*1\.5"),
     ("fraction in CSV", INTEGERS, as_csv([[1.5, 2]], ["p", "q"]), r"'p'.*'1\.5'.*INT64"),
@@ -947,8 +908,6 @@ MISFITS: list[tuple[str, Mapping[str, str], Sent, str]] = [
     ("complex", MATRIX, as_npy(np.array([[1j, 2]])), "'x'.*complex128"),
     ("no rows", MATRIX, as_json({"input_data": []}), r"The batch is empty \(x\)"),
     ("no rows in npy", MATRIX, as_npy(np.zeros((0, 2))), r"The batch is empty \(x\)"),
-    ("no rows in Arrow", MATRIX, as_arrow({"a": pa.array([], "f8"), "b": pa.array([], "f8")}),
-     r"The batch is empty"),
     ("table for a vector", {"x": "Numpy(np.array([1.0]))"}, as_csv([[1, 2]], ["a", "b"]),
      r"The input 'x' is a table with the columns 'a', 'b'; expected is \[any\] of FP64"),
     ("table for a cube", {"x": "Numpy(np.zeros((1, 2, 2)))"}, as_csv([[1, 2]], ["a", "b"]),
@@ -971,7 +930,6 @@ MISFITS: list[tuple[str, Mapping[str, str], Sent, str]] = [
         as_csv([[1.5, 3, "n", "true"]], ["size", "petal", "name", "fresh"]),
         f"^Missing columns: 'petals'. Unknown columns: 'petal'. Expected: {COLUMNS}.$",
     ),
-    ("column of Arrow", TABLE, as_arrow({"size": [1.5]}), "^Missing columns: 'petals', 'name'"),
     ("text in floats", TABLE, as_lines([{**ROW, "size": "big"}]),
      r"'size': at \[0\] is text 'big'.*FP64"),
     ("fraction in integers", TABLE, as_lines([{**ROW, "petals": 1.5}]),
@@ -1126,7 +1084,6 @@ def test_more_rows_than_allowed_are_refused_naming_the_setting(
         as_lines(array.tolist()),
         as_npy(array),
         as_csv(array.tolist()),
-        as_arrow({"a": array[:, 0], "b": array[:, 1]}),
         as_v2({"x": array}),
     ):
         if rows > 3:

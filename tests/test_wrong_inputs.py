@@ -632,10 +632,7 @@ def message_of(answer: httpx.Response) -> str:
     return found
 
 
-READABLE = (
-    "application/json, text/csv, application/jsonl, application/x-npy, "
-    "application/vnd.apache.arrow.stream"
-)
+READABLE = "application/json, text/csv, application/jsonl, application/x-npy"
 
 
 def test_what_is_wrong_is_the_status_and_the_message_over_http(host):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from ..errors import SchemaMismatch, UndecodableInput, UnsupportedContentType, UnsupportedMethod
@@ -17,7 +16,6 @@ from ..values.content import Content, Limits, Rows
 from .guarded_json import parse
 
 JSON, OCTETS = "application/json", "application/octet-stream"
-ARROW = "application/vnd.apache.arrow.stream"
 
 
 class Format(NamedTuple):
@@ -36,7 +34,6 @@ _FORMATS = (
         "sklearn",
     ),
     Format(("application/x-npy",), "npy", "sklearn"),
-    Format((ARROW, "application/x-apache-arrow-stream"), "arrow_stream", "arrow"),
 )
 _INFER = Format(("The Open Inference Protocol",), "open_inference", "sklearn")
 BY_TYPE = {kind: each for each in _FORMATS for kind in each.content_types}
@@ -139,10 +136,8 @@ def supported() -> str:
 
 
 def listed(kinds: Collection[str]) -> str:
-    """Content types for a message; with one whose package is missing stands what it needs."""
-    without = find_spec("pyarrow") is None
-    shown = (f"{kind} (needs pyarrow)" if kind == ARROW and without else kind for kind in kinds)
-    return ", ".join(shown)
+    """Content types for a message."""
+    return ", ".join(kinds)
 
 
 def _json(body: bytes, limits: Limits) -> Any:
