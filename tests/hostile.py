@@ -46,11 +46,11 @@ def _members() -> bytes:
     return one * (_MOST // len(one))
 
 
-_COLUMNS = r"has \d+ (columns|inputs); at most 10000 are taken \(SCORING_MAX_COLUMNS\)"
+_COLUMNS = r"has \d+ (columns|inputs); at most 10000 are taken at once \(SCORING_MAX_COLUMNS\)"
 _QUOTED = b'"' + b"\n" * 130_000 + b'"\n'
 _MANY = "10 x SCORING_MAX_ROWS"
 _MEMORY = r"of memory once read; at most 10 times SCORING_MAX_BODY_BYTES \(104857600\)"
-_VALUES = r"at most 20000000 are (scored|taken) at once \(SCORING_MAX_VALUES\)"
+_VALUES = r"at most 20000000 are taken at once \(SCORING_MAX_VALUES\)"
 _TENSOR = '{"name":"k#","datatype":"FP64","shape":[1],"data":[1]}'
 BODIES = {
     "CSV of line ends": Hostile(lambda: b"\n" * _MOST, _MANY, _CSV),

@@ -185,10 +185,10 @@ def kind_of(response: ScoringResponse) -> str:
         ("text/csv;q=1e-1, application/x-npy;q=0.01", NPY),
         ("text/csv;q=-1, application/json", JSON),
         ("text/csv;q=2, application/json;q=0.5", JSON),
-        ("text/csv;q=, application/json;q=0.5", JSON),
+        ("text/csv;q=, application/json;q=0.5", CSV),
         (", ,text/csv,", CSV),
         (";q=1, text/csv", CSV),
-        ('text/csv;x="unclosed, application/json', JSON),
+        ('text/csv;x="unclosed, application/json', None),
         ("\xe4\xf6/\xfc", None),
     ],
 )

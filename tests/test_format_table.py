@@ -355,7 +355,7 @@ def test_json_of_many_values_is_refused_before_it_is_parsed():
     with pytest.raises(InputTooLarge) as raised:
         read(JSON, b"," * (1024 * 1024 + 1), Limits(10, 1000, 10_000_000))
     assert str(raised.value) == (
-        "The body holds about 1048578 values; at most 1000 are scored at once (SCORING_MAX_VALUES)."
+        "The body has 1048578 values; at most 1000 are taken at once (SCORING_MAX_VALUES)."
     )
 
 

@@ -13,6 +13,7 @@ from ..errors import SchemaMismatch, UndecodableInput, UnsupportedContentType, U
 from ..messages import INFER_HEADER_LENGTH, ScoringRequest
 from ..values.body import decoded_body, is_json_type
 from ..values.content import Content, Limits, Rows
+from ..values.wording import short
 from .guarded_json import parse
 
 JSON, OCTETS = "application/json", "application/octet-stream"
@@ -27,7 +28,7 @@ class Format(NamedTuple):
 
 
 _FORMATS = (
-    Format(("text/csv", "application/csv"), "csv_table", "sklearn"),
+    Format(("text/csv", "application/csv"), "csv", "sklearn"),
     Format(
         ("application/jsonl", "application/x-ndjson", "application/jsonlines"),
         "json_lines",
@@ -92,7 +93,7 @@ def read(
     if not body:
         raise UndecodableInput("The body is empty.")
     reader = codec(found, UnsupportedContentType)
-    if found.module == "csv_table":
+    if found.module == "csv":
         header = _csv_header(_parameter(said, "header"), csv_header)
         charset = _parameter(said, "charset") or "utf-8"
         options = {"header": header, "names": names, "charset": charset, "as_text": as_text}
@@ -112,7 +113,7 @@ def read_json(value: Any, limits: Limits) -> Asked:
     content, params = kinds.decode(value, limits)
     method = value.get("method", "")
     if not isinstance(method, str):
-        raise SchemaMismatch(f"method is {method!r}; expected is a name as text.")
+        raise SchemaMismatch(f"method is {short(method)}; expected is a name as text.")
     return Asked(content, params, method, any(kind in value for kind in kinds.KINDS))
 
 
@@ -185,11 +186,11 @@ def _kind(content_type: bytes) -> str:
 
 
 def _parameter(content_type: bytes, name: str) -> str:
-    for part in content_type.decode("latin-1").split(";")[1:]:
-        key, _, value = part.partition("=")
-        if key.strip().lower() == name:
-            return value.strip().strip('"').lower()
-    return ""
+    if b";" not in content_type:
+        return ""
+    from werkzeug.http import parse_options_header
+
+    return parse_options_header(content_type.decode("latin-1"))[1].get(name, "").lower()
 
 
 def _unsupported(said: bytes) -> str:

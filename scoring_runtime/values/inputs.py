@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import SchemaMismatch
 from .arrays import array, checked, empty_batch, shape_text
 from .content import Columns, Content, Limits, Rows, Spec, Tensors, TextRows
-from .wording import listed, short
+from .wording import listed, short, uneven
 
 _SHOWN = 10
 
@@ -171,7 +171,7 @@ def loose_column(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArra
     if not isinstance(values, list | np.ndarray) or spec.datatype not in ("FP64", "BYTES"):
         return column(values, spec, limits, typed)
     if spec.datatype == "BYTES":
-        return _texts(values, spec, limits, typed)
+        return texts(values, spec, limits, typed)
     if not (typed and _holds_text(values)):
         try:
             return column(values, spec, limits, typed)
@@ -187,8 +187,8 @@ def _holds_text(values: Any) -> bool:
     return str in {*map(type, values)}
 
 
-def _texts(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArray[Any]:
-    """Text, where a missing value is None."""
+def texts(values: Any, spec: Spec, limits: Limits, typed: bool = True) -> NDArray[Any]:
+    """Text, where a missing value is None; raises as :func:`array`."""
     gone = np.fromiter((_is_missing(value, typed) for value in values), bool, len(values))
     made = array(["" if no else each for each, no in zip(values, gone, strict=True)], spec, limits)
     made[gone] = None
@@ -205,8 +205,8 @@ def _as_they_are(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArra
                 "expected."
             )
         given[index] = None if value == "" and not typed else value
-    texts = [value if isinstance(value, str) else "" for value in values]
-    array(texts, spec._replace(datatype="BYTES"), limits)  # refuses what is no Unicode
+    only = [value if isinstance(value, str) else "" for value in values]
+    array(only, spec._replace(datatype="BYTES"), limits)  # refuses what is no Unicode
     return given
 
 
@@ -277,10 +277,8 @@ def check_names(
 
 
 def _check_lengths(made: dict[str, NDArray[Any]], what: str) -> None:
-    lengths = {name: len(values) for name, values in made.items()}
-    if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name} {length}" for name, length in list(lengths.items())[:_SHOWN])
-        raise SchemaMismatch(f"The {what}s are not equally long: {shown}.")
+    if wrong := uneven({name: len(values) for name, values in made.items()}):
+        raise SchemaMismatch(f"The {what}s are {wrong}.")
 
 
 def _split(values: Any, specs: Sequence[Spec]) -> dict[str, Any]:

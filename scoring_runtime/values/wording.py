@@ -68,6 +68,8 @@ def check_columns(columns: int, limits: Limits, what: str, kind: str = "columns"
 
 def too_many(what: str, there: int | str, kind: str, limit: int, setting: str) -> InputTooLarge:
     """The error for what is more than a setting allows."""
+    if isinstance(there, int) and there >= 10**18:  # Python does not write the longest integers
+        there = f"more than {limit}"
     return InputTooLarge(
         f"{what} has {there} {kind}; at most {limit} are taken at once ({setting})."
     )
