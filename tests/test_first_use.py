@@ -12,6 +12,7 @@ import pytest
 
 from scoring_runtime import Settings
 from scoring_runtime.errors import ModelUnusable, SchemaMismatch, UnsupportedContentType
+from scoring_runtime.formats import by_content_type
 from scoring_runtime.messages import ScoringRequest
 from scoring_runtime.no_code import input_frame, scikit_learn
 from scoring_runtime.no_code.onnx import OnnxModel

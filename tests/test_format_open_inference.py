@@ -335,7 +335,7 @@ BAD_INPUTS: dict[str, tuple[Any, str]] = {
     "empty name": ([GOOD | {"name": ""}], "inputs[0] has text '' as name"),
     "name a number": ([GOOD, GOOD | {"name": 3}], "inputs[1] has 3 as name"),
     "name too long": ([GOOD | {"name": "n" * 1001}], "as name; expected is text of 1 to 1000"),
-    "name half a pair": ([GOOD | {"name": "\ud800"}], "inputs[0] has text with half a character, which is no Unicode as name"),
+    "name half a pair": ([GOOD | {"name": "\ud800"}], "text with half a character"),
     "same name": ([GOOD, GOOD], "The input 'x' is there twice"),
     "no datatype": (
         [GOOD | {"datatype": None}],
@@ -391,7 +391,7 @@ def test_a_wrong_input_is_a_mismatch_that_says_what_is_expected(case: str) -> No
     ("field", "value", "message"),
     [
         ("id", 7, "The V2 request has 7 as id; expected is text"),
-        ("id", "\udc00", "The V2 request has text with half a character, which is no Unicode as id; expected is text"),
+        ("id", "\udc00", "text with half a character, which"),
         ("parameters", 1, "The request has 1 as parameters; expected is an object"),
         (
             "parameters",

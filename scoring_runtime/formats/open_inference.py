@@ -337,8 +337,8 @@ class _Inputs:
         for length in shape:
             if type(length) is not int or length < 0:
                 raise SchemaMismatch(
-                    f"The input {name!r} has the shape {reprlib.repr(shape)}; its lengths are whole "
-                    "numbers from 0."
+                    f"The input {name!r} has the shape {reprlib.repr(shape)}; its lengths are "
+                    "whole numbers from 0."
                 )
         self._check_limits(shape, name)
         return Spec(name, datatype, tuple(shape))
