@@ -42,10 +42,6 @@ _BODY = "The CSV body"
 _json = encoder()
 
 
-class _NotNumeric(Exception):
-    pass
-
-
 def decode(
     body: bytes,
     limits: Limits,
@@ -90,15 +86,12 @@ def decode(
             if not unnamed:
                 return columns
             return TextRows(np.array([*columns.columns.values()], dtype=object).T)
-        if not as_text:
+        if as_text:
+            return TextRows(_texts(table, first))
+        try:
             return Rows(_numbers(table, first))
-    except _NotNumeric:
-        pass
-    finally:
-        table.close()
-    table = _Records(body, limits, charset)
-    try:
-        return TextRows(_texts(table))
+        except ValueError:
+            return decode(body, limits, header=False, charset=charset, as_text=True)
     finally:
         table.close()
 
@@ -179,12 +172,6 @@ class _Records:
                     raise _more("rows", limits.rows, "SCORING_MAX_ROWS")
                 raise _more("values", limits.values, "SCORING_MAX_VALUES")
             yield row
-
-    def all(self) -> Iterator[list[str]]:
-        """All records, none of them a header."""
-        first = next(self._records)
-        self.width = len(first)
-        return self.rows([first])
 
     def close(self) -> None:
         """Read no further; else generators that have not ended would keep each other, and all."""
@@ -286,12 +273,12 @@ def _number(field: str) -> float:
     if not field.strip():
         return float("nan")
     if not _is_number(field):
-        raise _NotNumeric
+        raise ValueError(field)
     return float(field)
 
 
 def _numbers(table: _Records, begun: list[list[str]]) -> NDArray[Any]:
-    """All fields as float64 ``[rows, fields]``; _NotNumeric when one is text."""
+    """All fields as float64 ``[rows, fields]``; ValueError when one is text."""
     numbers = array("d")
     convert = _number if table.has_underscores else float
     for row in table.rows(begun):
@@ -302,10 +289,10 @@ def _numbers(table: _Records, begun: list[list[str]]) -> NDArray[Any]:
     return np.frombuffer(numbers, np.float64).reshape(-1, table.width)
 
 
-def _texts(table: _Records) -> NDArray[Any]:
+def _texts(table: _Records, begun: list[list[str]]) -> NDArray[Any]:
     """All fields as text ``[rows, fields]``."""
     made: list[list[str]] = []
-    for row in table.all():
+    for row in table.rows(begun):
         made.append(row)
         table.check_memory()
     values = np.empty((len(made), table.width), dtype=object)

@@ -56,7 +56,7 @@ def _converted(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
 def _floats(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
     try:
         with np.errstate(over="ignore"):
-            made = _as_floats(_read(values, typed), spec)
+            made = _as_floats(values, spec)
     except ValueError:
         if typed:
             raise
@@ -74,13 +74,6 @@ def _as_floats(values: Any, spec: Spec) -> NDArray[Any]:
         except ValueError:
             pass
     return np.array(values, dtype=dtype)
-
-
-def _read(values: Any, typed: bool) -> Any:
-    """Fields of text as numbers where that is simple: numpy reads text four times as slowly."""
-    if typed or not isinstance(values, list) or not {*map(type, values)} <= {str}:
-        return values
-    return values if "_" in "".join(values) else [*map(float, values)]
 
 
 def _one_by_one(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
