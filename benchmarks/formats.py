@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scoring_runtime.formats import arrow_stream, csv_table, json_lines, npy
+from scoring_runtime.formats import csv, json_lines, npy
 from tests.hosts.standalone import clean_environ, free_port
 
 from .http import ROOT, SCRIPTS, _make_models, _peer, _wait
@@ -85,16 +85,11 @@ def _cases() -> dict[str, Case]:
     lists = json.dumps({"data": rows.tolist()}).encode()
     return {
         OURS: Case("/score", json_type, lists),
-        "CSV": Case("/score", {"Content-Type": "text/csv"}, csv_table.encode(columns)),
+        "CSV": Case("/score", {"Content-Type": "text/csv"}, csv.encode(columns)),
         "JSON Lines": Case(
             "/score", {"Content-Type": "application/jsonl"}, json_lines.encode(columns)
         ),
         "npy": Case("/score", {"Content-Type": "application/x-npy"}, npy.encode({"": rows})),
-        "Arrow": Case(
-            "/score",
-            {"Content-Type": "application/vnd.apache.arrow.stream"},
-            arrow_stream.encode(columns),
-        ),
         "V2 JSON": Case(infer, json_type, json.dumps({"inputs": [flat]}).encode()),
         "V2 binary": Case(infer, octets, head + rows.tobytes()),
     }

@@ -6,7 +6,6 @@ It prints the seconds of processor time, the megabytes of memory, and how it was
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import sys
 import time
@@ -42,26 +41,16 @@ def _records(between: str) -> bytes:
     return _numbered('{"k#":1}', 500_000, between).encode()
 
 
-def _arrow_columns() -> bytes:
-    import pyarrow as pa
-
-    out = io.BytesIO()
-    schema = pa.schema([(f"a{number}", pa.float64()) for number in range(90_000)])
-    with pa.ipc.new_stream(out, schema):
-        pass
-    return out.getvalue()
-
-
 def _members() -> bytes:
     one = gzip.compress(b"")
     return one * (_MOST // len(one))
 
 
-_COLUMNS = r"has \d+ (columns|inputs); at most 10000 are taken \(SCORING_MAX_COLUMNS\)"
+_COLUMNS = r"has \d+ (columns|inputs); at most 10000 are taken at once \(SCORING_MAX_COLUMNS\)"
 _QUOTED = b'"' + b"\n" * 130_000 + b'"\n'
 _MANY = "10 x SCORING_MAX_ROWS"
 _MEMORY = r"of memory once read; at most 10 times SCORING_MAX_BODY_BYTES \(104857600\)"
-_VALUES = r"at most 20000000 are (scored|taken) at once \(SCORING_MAX_VALUES\)"
+_VALUES = r"at most 20000000 are taken at once \(SCORING_MAX_VALUES\)"
 _TENSOR = '{"name":"k#","datatype":"FP64","shape":[1],"data":[1]}'
 BODIES = {
     "CSV of line ends": Hostile(lambda: b"\n" * _MOST, _MANY, _CSV),
@@ -91,9 +80,6 @@ BODIES = {
     "V2 of inputs": Hostile(
         lambda: f'{{"inputs":[{_numbered(_TENSOR, 300_000)}]}}'.encode(), _COLUMNS,
         path="/v2/models/m/infer",
-    ),
-    "Arrow of columns": Hostile(
-        _arrow_columns, _COLUMNS, "application/vnd.apache.arrow.stream"
     ),
     "JSON of objects": Hostile(lambda: b'{"data":[' + b"{}," * 33_000_000 + b"{}]}", _VALUES),
     "JSON of small objects": Hostile(

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from sklearn.datasets import load_digits
 
 FOLDER = Path(__file__).parent / "samples"
@@ -20,10 +19,6 @@ def main() -> None:
         "".join(",".join(f"{value:g}" for value in row) + "\n" for row in lists)
     )
     np.save(FOLDER / "digits.npy", rows)
-    columns = {f"pixel{index}": rows[:, index] for index in range(64)}
-    table = pa.table(columns)
-    with pa.ipc.new_stream(str(FOLDER / "digits.arrows"), table.schema) as stream:
-        stream.write_table(table)
     tensor = {"name": "pixels", "shape": [2, 64], "datatype": "FP32"}
     infer = {"id": "1", "inputs": [{**tensor, "data": rows.reshape(-1).tolist()}]}
     (FOLDER / "digits.v2.json").write_text(json.dumps(infer) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from importlib import import_module
@@ -14,12 +13,7 @@ from ..values.body import parse_json
 from .by_content_type import BY_TYPE, JSON, OCTETS, SUPPORTED, Asked, codec, listed, open_inference
 
 _FAILED = (b"x-ms-run-function-failed", b"False")
-# Elements of a list, and parameters of a media range: commas and semicolons may be quoted.
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
-_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*")+')
-_NOTHING = b", \t"
-# Java's own clients leave the zero out: "*; q=.2".
-_WEIGHT = re.compile(r"0?\.\d+|0\.?|1(?:\.0*)?")
+_NOTHING = b", 	"
 
 Encode: TypeAlias = Callable[[Any], bytes]
 Writer: TypeAlias = Callable[[Any], tuple[bytes, Headers]]
@@ -71,9 +65,9 @@ def negotiated(accept: bytes) -> str:
         return JSON
     if not accept.strip(_NOTHING):
         return JSON
-    ranges = _ranges(accept)
-    best = max(_OFFERED, key=lambda kind: _weight(ranges, kind))
-    if _weight(ranges, best) <= 0:
+    quality = _quality(accept)
+    best = max(_OFFERED, key=quality)
+    if quality(best) <= 0:
         raise NotAcceptable(_not_acceptable(accept, SUPPORTED))
     return best
 
@@ -115,28 +109,20 @@ def _known(result: Any, encode: Encode) -> Any:
     return parse_json(encode(result), exact=False)
 
 
-def _ranges(accept: bytes) -> list[tuple[str, float]]:
-    """The media ranges and their weights; those whose weight is none are left out."""
-    found = []
-    for element in _ELEMENT.findall(accept.decode("latin-1").lower()):
-        kind, *parameters = [each.strip() for each in _PARAMETER.findall(element)] or [""]
-        weight = next((each[2:].strip() for each in parameters if each.startswith("q=")), "1")
-        if kind and _WEIGHT.fullmatch(weight):
-            found.append((kind, float(weight)))
-    return found
-
-
-def _weight(ranges: list[tuple[str, float]], kind: str) -> float:
+def _quality(accept: bytes) -> Callable[[str], float]:
     """How much a content type is wanted: the most exact range that covers it decides."""
-    for covering in ((kind,), (kind.partition("/")[0] + "/*",), ("*/*", "*")):
-        found = [weight for named, weight in ranges if named in covering]
-        if found:
-            return max(found)
-    return 0.0
+    from werkzeug.datastructures import MIMEAccept
+    from werkzeug.http import parse_accept_header
+
+    # Java's own clients leave the zero out: "*; q=.2".
+    text = accept.decode("latin-1").lower().replace("q=.", "q=0.")
+    found = parse_accept_header(text)
+    kinds = [(kind.partition(";")[0].strip(), weight) for kind, weight in found]
+    return MIMEAccept([("*/*" if kind == "*" else kind, each) for kind, each in kinds]).quality
 
 
 def _accepts(accept: bytes, kind: str) -> bool:
-    return not accept.strip(_NOTHING) or _weight(_ranges(accept), kind) > 0
+    return not accept.strip(_NOTHING) or _quality(accept)(kind) > 0
 
 
 def _not_acceptable(accept: bytes, there: Collection[str]) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import orjson
@@ -16,10 +15,10 @@ from ..errors import SchemaMismatch, UndecodableInput, UnsupportedContentType, U
 from ..messages import INFER_HEADER_LENGTH, ScoringRequest
 from ..values.body import decoded_body, is_json_type
 from ..values.content import Content, Limits, Rows
+from ..values.wording import short
 from .guarded_json import GUARDED_BYTES, parse
 
 JSON, OCTETS = "application/json", "application/octet-stream"
-ARROW = "application/vnd.apache.arrow.stream"
 
 
 class Format(NamedTuple):
@@ -31,14 +30,13 @@ class Format(NamedTuple):
 
 
 _FORMATS = (
-    Format(("text/csv", "application/csv"), "csv_table", "sklearn"),
+    Format(("text/csv", "application/csv"), "csv", "sklearn"),
     Format(
         ("application/jsonl", "application/x-ndjson", "application/jsonlines"),
         "json_lines",
         "sklearn",
     ),
     Format(("application/x-npy",), "npy", "sklearn"),
-    Format((ARROW, "application/x-apache-arrow-stream"), "arrow_stream", "arrow"),
 )
 _INFER = Format(("The Open Inference Protocol",), "open_inference", "sklearn")
 BY_TYPE = {kind: each for each in _FORMATS for kind in each.content_types}
@@ -124,7 +122,7 @@ def read(
     if not body:
         raise UndecodableInput("The body is empty.")
     reader = codec(found, UnsupportedContentType)
-    if found.module == "csv_table":
+    if found.module == "csv":
         header = _csv_header(_parameter(said, "header"), csv_header)
         charset = _parameter(said, "charset") or "utf-8"
         options = {"header": header, "names": names, "charset": charset, "as_text": as_text}
@@ -144,7 +142,7 @@ def read_json(value: Any, limits: Limits) -> Asked:
     content, params = kinds.decode(value, limits)
     method = value.get("method", "")
     if not isinstance(method, str):
-        raise SchemaMismatch(f"method is {method!r}; expected is a name as text.")
+        raise SchemaMismatch(f"method is {short(method)}; expected is a name as text.")
     return Asked(content, params, method, any(kind in value for kind in kinds.KINDS))
 
 
@@ -168,10 +166,8 @@ def supported() -> str:
 
 
 def listed(kinds: Collection[str]) -> str:
-    """Content types for a message; with one whose package is missing stands what it needs."""
-    without = find_spec("pyarrow") is None
-    shown = (f"{kind} (needs pyarrow)" if kind == ARROW and without else kind for kind in kinds)
-    return ", ".join(shown)
+    """Content types for a message."""
+    return ", ".join(kinds)
 
 
 def _json(body: bytes, limits: Limits) -> Any:
@@ -219,11 +215,11 @@ def _kind(content_type: bytes) -> str:
 
 
 def _parameter(content_type: bytes, name: str) -> str:
-    for part in content_type.decode("latin-1").split(";")[1:]:
-        key, _, value = part.partition("=")
-        if key.strip().lower() == name:
-            return value.strip().strip('"').lower()
-    return ""
+    if b";" not in content_type:
+        return ""
+    from werkzeug.http import parse_options_header
+
+    return parse_options_header(content_type.decode("latin-1"))[1].get(name, "").lower()
 
 
 def _unsupported(said: bytes) -> str:

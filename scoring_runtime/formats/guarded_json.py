@@ -7,6 +7,7 @@ from typing import Any
 from ..errors import InputTooLarge, UndecodableInput
 from ..values.body import parse_json
 from ..values.content import Limits
+from ..values.wording import check_values
 
 MEMORY_FACTOR = 10
 """How many times ``SCORING_MAX_BODY_BYTES`` a body may take in memory once it is read."""
@@ -46,11 +47,7 @@ def check(text: bytes, limits: Limits, what: str, instead: str) -> None:
     if len(text) <= GUARDED_BYTES:
         return
     values = text.count(b",") + 1
-    if values > limits.values:
-        raise InputTooLarge(
-            f"{what} holds about {values} values; at most {limits.values} are scored at once "
-            "(SCORING_MAX_VALUES)."
-        )
+    check_values(values, limits, what)
     check_memory(memory_of(text, values), limits, what, instead)
 
 
@@ -70,16 +67,4 @@ def check_memory(memory: int, limits: Limits, what: str, instead: str) -> None:
         raise InputTooLarge(
             f"{what} would take about {memory // 1_000_000} MB of memory once read; at most "
             f"{MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES ({limits.bytes}) are allowed. {instead}"
-        )
-
-
-def check_columns(there: int, limits: Limits, what: str, kind: str = "columns") -> None:
-    """Refuse more columns, or other parts with names, than the limits allow.
-
-    Raises:
-        InputTooLarge: the message says how many there are.
-    """
-    if there > limits.columns:
-        raise InputTooLarge(
-            f"{what} has {there} {kind}; at most {limits.columns} are taken (SCORING_MAX_COLUMNS)."
         )

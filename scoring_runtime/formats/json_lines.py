@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
+from ..errors import NotAcceptable, SchemaMismatch, UndecodableInput
 from ..values.body import parse_json
 from ..values.content import Columns, Limits, Rows
 from ..values.json_results import encoder
-from .guarded_json import check_columns, check_memory, memory_of
+from ..values.wording import check_columns, check_values, too_many, uneven
+from .guarded_json import check_memory, memory_of
 
+_BODY = "The JSON Lines body"
 _BOM = b"\xef\xbb\xbf"
 _KINDS: Mapping[type, str] = {dict: "an object", list: "an array"}
 _json = encoder()
@@ -44,16 +46,14 @@ def decode(body: bytes, limits: Limits) -> Columns | Rows:
                 "the lines before."
             )
         if len(rows) == limits.rows:
-            raise InputTooLarge(
-                f"The JSON Lines body has more than {limits.rows} rows; at most {limits.rows} are "
-                "taken at once (SCORING_MAX_ROWS)."
-            )
+            more = f"more than {limits.rows}"
+            raise too_many(_BODY, more, "rows", limits.rows, "SCORING_MAX_ROWS")
         rows.append(value)
     if not rows:
         raise UndecodableInput("The JSON Lines body is empty.")
     # With a comma between any two values of a row, most bodies need no closer look.
     if body.count(b",") + len(rows) > limits.values:
-        _check_values(sum(map(_leaves, rows)), limits)
+        check_values(sum(map(_leaves, rows)), limits, _BODY)
     return _columns(rows, limits) if expected == "an object" else Rows(rows)
 
 
@@ -64,11 +64,8 @@ def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
         NotAcceptable: the outputs are not equally long.
     """
     lengths = {name: len(np.atleast_1d(values)) for name, values in outputs.items()}
-    if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise NotAcceptable(
-            f"JSON Lines hold one object a row; the outputs are not equally long: {shown}."
-        )
+    if wrong := uneven(lengths):
+        raise NotAcceptable(f"JSON Lines hold one object a row; the outputs are {wrong}.")
     keys = [_json(name) + b":" for name in outputs]
     columns = [_texts(np.atleast_1d(values)) for values in outputs.values()]
     lines = (
@@ -102,13 +99,13 @@ def _check_memory(body: bytes, limits: Limits) -> None:
     """Refuse what would take far more memory as objects than as text."""
     memory = memory_of(body, body.count(b",") + body.count(b"\n") + 1)
     instead = "Send application/x-npy, or fewer rows at once."
-    check_memory(memory, limits, "The JSON Lines body", instead)
+    check_memory(memory, limits, _BODY, instead)
 
 
 def _columns(rows: list[dict[str, Any]], limits: Limits) -> Columns:
     keys = dict.fromkeys(chain.from_iterable(rows))
-    check_columns(len(keys), limits, "The JSON Lines body")
-    _check_values(len(keys) * len(rows), limits)
+    check_columns(len(keys), limits, _BODY)
+    check_values(len(keys) * len(rows), limits, _BODY)
     return Columns({key: [row.get(key) for row in rows] for key in keys})
 
 
@@ -124,14 +121,6 @@ def _leaves(value: Any) -> int:
         else:
             count += 1
     return count
-
-
-def _check_values(there: int, limits: Limits) -> None:
-    if there > limits.values:
-        raise InputTooLarge(
-            f"The JSON Lines body has {there} values; at most {limits.values} are taken at once "
-            "(SCORING_MAX_VALUES)."
-        )
 
 
 # --- writing --------------------------------------------------------------------------------------

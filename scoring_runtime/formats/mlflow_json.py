@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import InputTooLarge, SchemaMismatch, UndecodableInput
 from ..values.content import Columns, Content, Limits, Rows, Tensors
-from .guarded_json import check_columns
+from ..values.wording import check_columns
 
 KINDS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 """The kinds of mlflow; a body holds exactly one of them, and ``params`` next to it."""

@@ -4,24 +4,43 @@ JSON as in https://github.com/kserve/open-inference-protocol,
 ``specification/protocol/inference_rest.md``. Binary tensors follow the JSON in the body, in the
 order in which it names them; the HTTP header ``Inference-Header-Content-Length`` says where they
 begin: https://github.com/triton-inference-server/server/blob/main/docs/protocol/
-extension_binary_data.md.
+extension_binary_data.md. They are little-endian, row-major, nothing between the elements; BOOL is a
+byte of 0 or 1, BYTES a length in 4 bytes and then the text.
 """
 
 from __future__ import annotations
 
+import math
+import reprlib
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from ..errors import SchemaMismatch, UndecodableInput
-from ..values.content import Limits, Spec, Tensors
+from ..errors import NotAcceptable, SchemaMismatch, UndecodableInput
+from ..values.arrays import array
+from ..values.content import NUMPY_TYPES, UNLIMITED, Limits, Spec, Tensors
+from ..values.inputs import texts
+from ..values.json_results import encoder
+from ..values.wording import HALF_A_CHARACTER, check_columns, check_rows, check_values, short
 from .guarded_json import parse
-from .infer_tensors import HEADER_LENGTH, Inputs, flag, named, output_tensor, parameters
-from .json_tensors import is_utf8, shown
 
+HEADER_LENGTH = "Inference-Header-Content-Length"
 _BINARY_OUTPUT = "binary_data_output"
+_BF16 = "BF16"
+_INPUTS = (*NUMPY_TYPES, _BF16)
+_OUTPUTS = {np.dtype(each): name for name, each in NUMPY_TYPES.items() if name != "BYTES"}
+_MOST_DIMENSIONS = 32
+_LONGEST_NAME = 1000
+_WIRE: Mapping[str, np.dtype[Any]] = {
+    name: np.dtype(numpy).newbyteorder("<")
+    for name, numpy in {**NUMPY_TYPES, _BF16: "uint16"}.items()
+    if name != "BYTES"
+}
+_TEXT_LENGTH = struct.Struct("<I")
 
 
 class RequestedOutput(NamedTuple):
@@ -83,11 +102,11 @@ def decode(
     request = _parsed(body[:header_length], limits) if parsed is None else parsed
     if not isinstance(request, dict):
         raise SchemaMismatch(
-            f'The V2 request is {shown(request)}; expected is an object with "inputs".'
+            f'The V2 request is {short(request)}; expected is an object with "inputs".'
         )
-    params = parameters(request, "The request")
-    binary = flag(params, _BINARY_OUTPUT, False, "The request")
-    tensors, datatypes = Inputs(body, header_length, limits).read(request.get("inputs"))
+    params = _parameters(request, "The request")
+    binary = _flag(params, _BINARY_OUTPUT, False, "The request")
+    tensors, datatypes = _Inputs(body, header_length, limits).read(request.get("inputs"))
     return InferRequest(
         _identifier(request.get("id")),
         Tensors(tensors),
@@ -134,7 +153,7 @@ def encode(
     described: list[dict[str, Any]] = []
     tail: list[Any] = []
     for name, binary in _wanted(outputs, request):
-        output, data = output_tensor(name, outputs[name], binary, nan)
+        output, data = _output_tensor(name, outputs[name], binary, nan)
         described.append(output)
         if data is not None:
             tail.append(data)
@@ -187,27 +206,281 @@ def _requested(outputs: Any, binary: bool) -> tuple[RequestedOutput, ...]:
         return ()
     if not isinstance(outputs, list):
         raise SchemaMismatch(
-            f'The V2 request has {shown(outputs)} as "outputs"; a list is expected.'
+            f'The V2 request has {short(outputs)} as "outputs"; a list is expected.'
         )
     asked: dict[str, RequestedOutput] = {}
     for index, each in enumerate(outputs):
-        name = named(each, f"outputs[{index}]")
+        name = _named(each, f"outputs[{index}]")
         where = f"The output {name!r}"
         if name in asked:
             raise SchemaMismatch(f"{where} is asked for twice.")
-        params = parameters(each, where)
+        params = _parameters(each, where)
         if "classification" in params:
             raise SchemaMismatch(f"{where}: the parameter classification is not supported.")
-        asked[name] = RequestedOutput(name, flag(params, "binary_data", binary, where))
+        asked[name] = RequestedOutput(name, _flag(params, "binary_data", binary, where))
     return tuple(asked.values())
 
 
 def _identifier(value: Any) -> str:
     if value is None:
         return ""
-    if not isinstance(value, str) or not is_utf8(value):
-        raise SchemaMismatch(f"The V2 request has {shown(value)} as id; expected is text.")
+    if not isinstance(value, str) or HALF_A_CHARACTER.search(value):
+        raise SchemaMismatch(f"The V2 request has {short(value)} as id; expected is text.")
     return value
+
+
+def _named(holder: Any, where: str) -> str:
+    """The name of an input or output."""
+    if not isinstance(holder, dict):
+        raise SchemaMismatch(f"{where} is {short(holder)}; expected is an object with a name.")
+    name = holder.get("name")
+    if (
+        not isinstance(name, str)
+        or not 0 < len(name) <= _LONGEST_NAME
+        or HALF_A_CHARACTER.search(name)
+    ):
+        raise SchemaMismatch(
+            f"{where} has {_got(name)} as name; expected is text of 1 to {_LONGEST_NAME} "
+            "characters."
+        )
+    return name
+
+
+def _parameters(holder: dict[str, Any], where: str) -> dict[str, Any]:
+    """The parameters of a request, an input or an output; none are empty."""
+    params = holder.get("parameters")
+    if params is None:
+        return {}
+    if not isinstance(params, dict):
+        raise SchemaMismatch(f"{where} has {short(params)} as parameters; expected is an object.")
+    if "shared_memory_region" in params:
+        raise SchemaMismatch(
+            f"{where}: the parameter shared_memory_region is not supported; tensors go in the "
+            "body, as JSON or binary data."
+        )
+    return params
+
+
+def _flag(params: dict[str, Any], key: str, default: bool, where: str) -> bool:
+    """A parameter that is true or false."""
+    value = params.get(key, default)
+    if type(value) is not bool:
+        raise SchemaMismatch(f"{where} has {short(value)} as {key}; expected is true or false.")
+    return value
+
+
+def _got(value: Any) -> str:
+    return "nothing" if value is None else short(value)
+
+
+# --- JSON and binary data -------------------------------------------------------------------------
+
+
+class _Inputs:
+    """Reads the inputs of a request one after the other.
+
+    Args:
+        body: the request.
+        start: where its binary tensors begin; None: there is only JSON.
+        limits: rows are the first length of a shape, values those of all inputs together.
+    """
+
+    def __init__(self, body: bytes, start: int | None, limits: Limits) -> None:
+        self._body = body
+        self._binary = start is not None
+        self._at = len(body) if start is None else start
+        self._limits = limits
+        self._values = 0
+
+    def read(self, inputs: Any) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+        """The arrays and the datatypes by name.
+
+        Raises:
+            SchemaMismatch, UndecodableInput, InputTooLarge.
+        """
+        if not isinstance(inputs, list) or not inputs:
+            raise SchemaMismatch(
+                f'The V2 request has {_got(inputs)} as "inputs"; expected is a list of at least '
+                "one object with name, datatype, shape and data."
+            )
+        check_columns(len(inputs), self._limits, "The V2 request", "inputs")
+        tensors: dict[str, NDArray[Any]] = {}
+        datatypes: dict[str, str] = {}
+        for index, each in enumerate(inputs):
+            spec = self._described(each, f"inputs[{index}]")
+            if spec.name in tensors:
+                raise SchemaMismatch(f"The input {spec.name!r} is there twice.")
+            tensors[spec.name] = self._tensor(each, spec)
+            datatypes[spec.name] = spec.datatype
+        if self._at != len(self._body):
+            raise UndecodableInput(
+                f"The body has {len(self._body) - self._at} bytes after the binary data of its "
+                f"inputs. The JSON part ({HEADER_LENGTH}) and binary_data_size of the inputs must "
+                "add up to the body."
+            )
+        return tensors, datatypes
+
+    def _described(self, each: Any, where: str) -> Spec:
+        name = _named(each, where)
+        datatype = each.get("datatype")
+        if not isinstance(datatype, str) or datatype not in _INPUTS:
+            raise SchemaMismatch(
+                f"The input {name!r} has {_got(datatype)} as datatype; allowed are "
+                f"{', '.join(_INPUTS)}."
+            )
+        shape = each.get("shape")
+        if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
+            raise SchemaMismatch(
+                f"The input {name!r} has {_got(shape)} as shape; expected is a list of at most "
+                f"{_MOST_DIMENSIONS} lengths."
+            )
+        for length in shape:
+            if type(length) is not int or length < 0:
+                raise SchemaMismatch(
+                    f"The input {name!r} has the shape {reprlib.repr(shape)}; its lengths are "
+                    "whole numbers from 0."
+                )
+        self._check_limits(shape, name)
+        return Spec(name, datatype, tuple(shape))
+
+    def _check_limits(self, shape: list[int], name: str) -> None:
+        if shape:
+            check_rows(shape[0], self._limits, f"The input {name!r}")
+        # A length of 0 must not hide that numpy cannot hold the others.
+        self._values += math.prod(length or 1 for length in shape)
+        check_values(self._values, self._limits, "The V2 request")
+
+    def _tensor(self, each: dict[str, Any], spec: Spec) -> NDArray[Any]:
+        where = f"The input {spec.name!r}"
+        params, data = _parameters(each, where), each.get("data")
+        size = params.get("binary_data_size")
+        if (size is None) == (data is None):
+            both = "neither data nor" if data is None else "both data and"
+            raise SchemaMismatch(
+                f"{where} has {both} the parameter binary_data_size; exactly one is expected."
+            )
+        if size is None:
+            return _from_json(data, spec)
+        start = self._at
+        self._at = self._end(size, where)
+        return _from_bytes(self._body, start, size, spec)
+
+    def _end(self, size: Any, where: str) -> int:
+        if type(size) is not int or size < 0:
+            raise SchemaMismatch(
+                f"{where} has {short(size)} as binary_data_size; expected is a number of bytes."
+            )
+        if not self._binary:
+            raise SchemaMismatch(
+                f"{where} has binary_data_size, but the header {HEADER_LENGTH}, which says where "
+                "the binary data begins, is missing."
+            )
+        if size > len(self._body) - self._at:
+            raise UndecodableInput(
+                f"{where} has {short(size)} as binary_data_size, but only "
+                f"{len(self._body) - self._at} bytes are left in the body."
+            )
+        return self._at + size
+
+
+def _from_json(data: Any, spec: Spec) -> NDArray[Any]:
+    """The tensor that JSON values give, flat in row-major order or nested as the shape says.
+
+    They are read as other JSON; null is None among BYTES, a single value is the data of the shape
+    ``()``, and BF16 becomes float32.
+    """
+    data = [data] if not spec.shape and type(data) is not list else data
+    if type(data) is not list:
+        raise SchemaMismatch(
+            f"The input {spec.name!r} has {short(data)} as data; expected is a list of values."
+        )
+    if spec.datatype == _BF16:
+        spec = spec._replace(datatype="FP32")
+    if data and type(data[0]) is list and spec.datatype != "BYTES":
+        return array(data, spec, UNLIMITED)
+    if spec.datatype == "BYTES":
+        data = np.array(data, dtype=object).reshape(-1).tolist()
+    count = math.prod(spec.shape)
+    if len(data) != count:
+        raise SchemaMismatch(
+            f"The input {spec.name!r} has {len(data)} values in data; its shape "
+            f"{list(spec.shape)} has {count}."
+        )
+    flat = spec._replace(shape=(count,))
+    made = (
+        texts(data, flat, UNLIMITED) if spec.datatype == "BYTES" else array(data, flat, UNLIMITED)
+    )
+    return made.reshape(spec.shape)
+
+
+def _from_bytes(body: bytes, start: int, size: int, spec: Spec) -> NDArray[Any]:
+    """The tensor in the ``size`` bytes of ``body`` from ``start``; read-only unless it is text.
+
+    It shares the memory of ``body``, except where its elements would not be aligned. BF16, which
+    numpy lacks, becomes float32; BYTES become ``str``, or ``bytes`` where they are not UTF-8.
+
+    Raises:
+        SchemaMismatch: the size is not that of the shape, or a BOOL is neither 0 nor 1.
+        UndecodableInput: the lengths of BYTES do not add up to ``size``.
+    """
+    count = math.prod(spec.shape)
+    if spec.datatype == "BYTES":
+        return _texts_of(body, start, size, spec, count)
+    wire = _WIRE[spec.datatype]
+    if size != count * wire.itemsize:
+        raise SchemaMismatch(
+            f"The input {spec.name!r} has binary_data_size {size}; {list(spec.shape)} of "
+            f"{spec.datatype} are {count * wire.itemsize} bytes."
+        )
+    flat: NDArray[Any] = np.frombuffer(body, wire, count, start)
+    if spec.datatype == "BOOL":
+        _check_booleans(flat.view(np.uint8), spec)
+    elif spec.datatype == _BF16:
+        flat = (flat.astype(np.uint32) << 16).view(np.float32)
+    elif not flat.flags.aligned:
+        flat = flat.copy()  # Cython refuses what is not aligned
+    flat.flags.writeable = False
+    return flat.reshape(spec.shape)
+
+
+def _check_booleans(raw: NDArray[Any], spec: Spec) -> None:
+    if raw.size and raw.max() > 1:
+        at = int(np.argmax(raw > 1))
+        raise SchemaMismatch(
+            f"The input {spec.name!r}: its byte {at} is {raw[at]}; BOOL is a byte of 0 or 1."
+        )
+
+
+def _texts_of(body: bytes, start: int, size: int, spec: Spec, count: int) -> NDArray[np.object_]:
+    if count * _TEXT_LENGTH.size > size:
+        raise SchemaMismatch(
+            f"The input {spec.name!r} has binary_data_size {size}; {list(spec.shape)} of BYTES "
+            f"are at least {count * _TEXT_LENGTH.size} bytes, as each has a length of 4 bytes."
+        )
+    end = start + size
+    made = np.empty(count, dtype=object)
+    for index in range(count):
+        text = start + _TEXT_LENGTH.size
+        start = text + _TEXT_LENGTH.unpack_from(body, start)[0] if text <= end else end + 1
+        if start > end:
+            raise UndecodableInput(
+                f"The input {spec.name!r}: element {index} of BYTES goes beyond the {size} bytes "
+                "of its binary_data_size. Each is a little-endian length in 4 bytes and its text."
+            )
+        made[index] = _decoded(body[text:start])
+    if start != end:
+        raise UndecodableInput(
+            f"The input {spec.name!r} has {end - start} bytes left after the {count} elements "
+            f"that its shape {list(spec.shape)} has."
+        )
+    return made.reshape(spec.shape)
+
+
+def _decoded(encoded: bytes) -> str | bytes:
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        return encoded
 
 
 # --- the response ---------------------------------------------------------------------------------
@@ -229,3 +502,81 @@ def _wanted(
 
 def _tensor_metadata(spec: Spec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _output_tensor(
+    name: str, given: NDArray[Any], binary: bool, nan: str
+) -> tuple[dict[str, Any], bytes | NDArray[Any] | None]:
+    """An output as the response describes it, and its binary data if it is to be that.
+
+    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat. Missing
+    text is null there, and empty in binary data, which has no other way to say it.
+
+    Raises:
+        NotAcceptable: it holds what is no text, and is to be JSON.
+        ResultNotSerializable: NaN or Infinity in JSON, where ``nan`` is ``error``.
+    """
+    datatype, values = _as_sent(given)
+    output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": given.shape}
+    if not binary:
+        output["data"] = _texts(values, name) if datatype == "BYTES" else _numbers(values, nan)
+        return output, None
+    data = _to_bytes(values)
+    size = len(data) if isinstance(data, bytes) else data.nbytes
+    output["parameters"] = {"binary_data_size": size}
+    return output, data
+
+
+def _as_sent(values: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    """The datatype, and the values in it; text is flat, as objects."""
+    datatype = _OUTPUTS.get(values.dtype)
+    if datatype is not None:
+        return datatype, values
+    if values.dtype.kind in "fiu":
+        long = values.dtype.itemsize > 8
+        values = values.astype(np.float64 if long else values.dtype.newbyteorder("="))
+        return _OUTPUTS[values.dtype], values
+    if values.dtype.kind in "mM":
+        values = values.astype(f"{values.dtype.kind}8[us]")
+    made = np.empty(values.size, dtype=object)
+    made[:] = [_text(value) for value in values.reshape(-1).tolist()]
+    return "BYTES", made
+
+
+def _text(value: Any) -> str | bytes | None:
+    if value is None or isinstance(value, str | bytes):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _numbers(values: NDArray[Any], nan: str) -> Any:
+    if nan != "null" and values.dtype.kind == "f" and not np.isfinite(values).all():
+        return orjson.Fragment(encoder(nan)(values.reshape(-1).tolist()))
+    return np.ascontiguousarray(values).reshape(-1)
+
+
+def _texts(values: NDArray[Any], name: str) -> list[str | None]:
+    try:
+        made = [each.decode() if isinstance(each, bytes) else each for each in values.tolist()]
+        "".join(filter(None, made)).encode()
+    except UnicodeError:
+        raise NotAcceptable(
+            f"The output {name!r} holds bytes that are not UTF-8, which JSON cannot carry: ask for "
+            'it with the parameter "binary_data": true.'
+        ) from None
+    return made
+
+
+def _to_bytes(values: NDArray[Any]) -> bytes | NDArray[Any]:
+    """A tensor as the bytes, or as an array that lies in memory like them.
+
+    Args:
+        values: numbers, booleans, or objects that are ``str``, ``bytes``, or None, which is empty.
+    """
+    if values.dtype.kind != "O":
+        return np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    parts: list[bytes] = []
+    for value in values.reshape(-1).tolist():
+        text = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value or b""
+        parts += (_TEXT_LENGTH.pack(len(text)), text)
+    return b"".join(parts)

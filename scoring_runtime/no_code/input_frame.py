@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelUnusable, SchemaMismatch
-from ..script.standard_values import column_datatype
-from ..script.typed_frames import as_series
+from ..script.schema_arguments import column_datatype
 from ..values.content import Columns, Content, Limits, Rows, Spec, Tensors
 from ..values.inputs import frame_columns, loose_column, matrix, number_columns
 from ..values.wording import listed
@@ -125,7 +124,7 @@ class InputFrame:
         made = loose_column(values, spec, limits, typed)
         gone = [each is None for each in made]
         if column.missing is None:
-            made = as_series(made, np.dtype(object), spec.name)
+            made = _as_series(made, np.dtype(object), spec.name)
         elif True in gone:
             made[np.array(gone)] = column.missing
         return _as_declared(made, column)
@@ -289,4 +288,25 @@ def _as_declared(made: Any, column: Column) -> Any:
             )
     if dtype.kind == "M" and series.dtype.kind in "iuf":
         series = pandas.to_datetime(series, unit="ms")  # as DataFrame.to_json writes it
-    return as_series(series, dtype, column.name)
+    return _as_series(series, dtype, column.name)
+
+
+def _as_series(values: Any, kind: Any, name: str) -> Any:
+    """The values as pandas takes them, with the type of a column."""
+    import pandas
+
+    try:
+        made = pandas.Series(values)
+        if hasattr(kind, "categories"):  # others are missing values, as from JSON
+            made = made.where(made.isin(kind.categories))
+        if kind.kind == "m":
+            made = pandas.to_timedelta(made)
+        if getattr(kind, "tz", None) is not None and made.dtype.kind == "M":
+            made = made if getattr(made.dtype, "tz", None) else made.dt.tz_localize("UTC")
+        return made.astype(kind)
+    except (ValueError, TypeError, OverflowError) as error:
+        text = " ".join(str(error).split())[:200]
+        shown = listed(list(values[:3]))
+        raise SchemaMismatch(
+            f"The column {name!r} holds {shown}; expected is {kind}. ({text})"
+        ) from None

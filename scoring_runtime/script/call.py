@@ -22,7 +22,7 @@ from .entry_script import EntryScript
 
 if TYPE_CHECKING:
     from ..formats.by_accept import Writer
-    from .typed_calls import TypedCalls
+    from .schema_arguments import SchemaArguments
 
 JSON_HEADERS: Headers = (
     (b"content-type", b"application/json"),
@@ -57,14 +57,14 @@ class Invocation:
         self._arguments = script.arguments
         self._encode = encoder(settings.nan_policy, strict=settings.strict_compat)
         self._schema_is_clients_fault = script.schema_decorated and not settings.strict_compat
-        self._typed: TypedCalls | None = None
+        self._typed: SchemaArguments | None = None
         self.inputs: tuple[Spec, ...] = ()
         self.outputs: tuple[Spec, ...] = ()
         if self._schema_is_clients_fault:
-            from .typed_calls import TypedCalls
+            from .schema_arguments import SchemaArguments
 
             nan = settings.nan_policy
-            self._typed = TypedCalls(script, settings.limits, self._encode, model, nan)
+            self._typed = SchemaArguments(script, settings.limits, self._encode, model, nan)
             self.inputs = self._typed.inputs
         self.takes_tensors = self._typed is not None
 

@@ -27,7 +27,6 @@ EXTENSIONS = {
     ".jsonl": "application/jsonl",
     ".ndjson": "application/jsonl",
     ".npy": "application/x-npy",
-    ".arrows": "application/vnd.apache.arrow.stream",
 }
 """Content types of formats by the extension of a name; mimetypes knows few of them."""
 INPUT_KEY = "x_input_key"

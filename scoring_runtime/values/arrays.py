@@ -8,15 +8,16 @@ refused.
 
 from __future__ import annotations
 
+from array import array as packed
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputTooLarge, SchemaMismatch
+from ..errors import SchemaMismatch
 from .content import NUMPY_TYPES, Limits, Spec
-from .wording import HALF_A_CHARACTER, short
+from .wording import HALF_A_CHARACTER, check_rows, short
 
 _SHOWN = 10
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
@@ -82,7 +83,7 @@ def _converted(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
 def _floats(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
     try:
         with np.errstate(over="ignore"):
-            made = np.array(_read(values, typed), dtype=NUMPY_TYPES[spec.datatype])
+            made = _as_floats(values, spec)
     except ValueError:
         if typed:
             raise
@@ -92,14 +93,23 @@ def _floats(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
     return made
 
 
-def _read(values: Any, typed: bool) -> Any:
-    """Fields of text as numbers where that is simple: numpy reads text four times as slowly."""
-    if typed or not isinstance(values, list) or not {*map(type, values)} <= {str}:
-        return values
-    return values if "_" in "".join(values) else [*map(float, values)]
+def _as_floats(values: Any, spec: Spec) -> NDArray[Any]:
+    dtype = np.dtype(NUMPY_TYPES[spec.datatype])
+    if len(spec.shape) == 1 and isinstance(values, list):
+        try:
+            return np.fromiter(values, dtype, len(values))  # in half the time
+        except ValueError:
+            pass
+    return np.array(values, dtype=dtype)
 
 
 def _one_by_one(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
+    if len(spec.shape) == 1 and spec.datatype[0] in "IU" and isinstance(values, list):
+        try:
+            code = np.dtype(NUMPY_TYPES[spec.datatype]).char
+            return np.frombuffer(packed(code, values), code)
+        except (TypeError, OverflowError):
+            pass
     made = np.array(values, dtype=object)
     flat = made.reshape(-1).tolist()
     if spec.datatype[0] not in "IU" or not {*map(type, flat)} <= {int}:
@@ -209,11 +219,8 @@ def checked(made: NDArray[Any], spec: Spec, limits: Limits) -> NDArray[Any]:
         raise SchemaMismatch(
             f"{_named(spec)} {_shape_of(made)}; expected is {shape_text(spec)}.{hint}"
         )
-    if made.ndim and made.shape[0] > limits.rows:
-        raise InputTooLarge(
-            f"{_named(spec)} has {made.shape[0]} rows; at most {limits.rows} are scored at once "
-            "(SCORING_MAX_ROWS)."
-        )
+    if made.ndim:
+        check_rows(made.shape[0], limits, _named(spec))
     return made
 
 

@@ -95,6 +95,10 @@ class Limits(NamedTuple):
         return self._replace(columns=max(self.columns, inputs))
 
 
+UNLIMITED = Limits(2**62, 2**62, 2**62, 2**62)
+"""For what was counted already."""
+
+
 class NoCodeModel(Protocol):
     """A model that scores without a script. Made in the scoring thread, and used there."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import SchemaMismatch
 from .arrays import array, checked, empty_batch, shape_text
 from .content import Columns, Content, Limits, Rows, Spec, Tensors, TextRows
-from .wording import listed, short
+from .wording import listed, short, uneven
 
 _SHOWN = 10
 
@@ -43,7 +43,7 @@ def tensors(content: Content, specs: Sequence[Spec], limits: Limits) -> dict[str
         return {specs[0].name: array(content.values, specs[0], limits)}
     if len(specs) == 1:
         return _by_name({specs[0].name: content.values}, specs, limits)
-    parts = _split(content.values, specs)
+    parts = split(content.values, [spec.name for spec in specs])
     _check_wide(parts, specs)
     return _by_name(parts, specs, limits)
 
@@ -121,7 +121,7 @@ def frame_columns(
     else:
         # An array of text has no types: where there are numbers too, numpy made text of them.
         typed = not isinstance(content, TextRows) and not _is_text_array(content.values)
-        found = _split(content.values, flat)
+        found = split(content.values, [spec.name for spec in flat])
     if others:
         there = {spec.name for spec in flat}
         found = {name: values for name, values in found.items() if name in there} or found
@@ -171,7 +171,7 @@ def loose_column(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArra
     if not isinstance(values, list | np.ndarray) or spec.datatype not in ("FP64", "BYTES"):
         return column(values, spec, limits, typed)
     if spec.datatype == "BYTES":
-        return _texts(values, spec, limits, typed)
+        return texts(values, spec, limits, typed)
     if not (typed and _holds_text(values)):
         try:
             return column(values, spec, limits, typed)
@@ -187,8 +187,8 @@ def _holds_text(values: Any) -> bool:
     return str in {*map(type, values)}
 
 
-def _texts(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArray[Any]:
-    """Text, where a missing value is None."""
+def texts(values: Any, spec: Spec, limits: Limits, typed: bool = True) -> NDArray[Any]:
+    """Text, where a missing value is None; raises as :func:`array`."""
     gone = np.fromiter((_is_missing(value, typed) for value in values), bool, len(values))
     made = array(["" if no else each for each, no in zip(values, gone, strict=True)], spec, limits)
     made[gone] = None
@@ -205,8 +205,8 @@ def _as_they_are(values: Any, spec: Spec, limits: Limits, typed: bool) -> NDArra
                 "expected."
             )
         given[index] = None if value == "" and not typed else value
-    texts = [value if isinstance(value, str) else "" for value in values]
-    array(texts, spec._replace(datatype="BYTES"), limits)  # refuses what is no Unicode
+    only = [value if isinstance(value, str) else "" for value in values]
+    array(only, spec._replace(datatype="BYTES"), limits)  # refuses what is no Unicode
     return given
 
 
@@ -277,30 +277,30 @@ def check_names(
 
 
 def _check_lengths(made: dict[str, NDArray[Any]], what: str) -> None:
-    lengths = {name: len(values) for name, values in made.items()}
-    if len(set(lengths.values())) > 1:
-        shown = ", ".join(f"{name} {length}" for name, length in list(lengths.items())[:_SHOWN])
-        raise SchemaMismatch(f"The {what}s are not equally long: {shown}.")
+    if wrong := uneven({name: len(values) for name, values in made.items()}):
+        raise SchemaMismatch(f"The {what}s are {wrong}.")
 
 
-def _split(values: Any, specs: Sequence[Spec]) -> dict[str, Any]:
-    """Rows cut into columns, one for each of ``specs``."""
+def split(values: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Rows cut into columns of these names.
+
+    Raises:
+        SchemaMismatch: it names the first row that has another number of values.
+    """
     if isinstance(values, np.ndarray):
-        if values.ndim != 2 or values.shape[1] != len(specs):
-            raise SchemaMismatch(_rows_expected(f"shape {values.shape}", specs))
-        return {spec.name: values[:, index] for index, spec in enumerate(specs)}
+        if values.ndim != 2 or values.shape[1] != len(names):
+            raise _rows_expected(f"shape {values.shape}", names)
+        return {name: values[:, index] for index, name in enumerate(names)}
     if not isinstance(values, list):
-        raise SchemaMismatch(_rows_expected(type(values).__name__, specs))
+        raise _rows_expected(short(values), names)
     for number, row in enumerate(values):
         if not isinstance(row, list):
-            raise SchemaMismatch(_rows_expected(f"{short(row)} as row {number}", specs))
-        if len(row) != len(specs):
-            raise SchemaMismatch(_rows_expected(f"{len(row)} values in row {number}", specs))
+            raise _rows_expected(f"{short(row)} as row {number}", names)
+        if len(row) != len(names):
+            raise _rows_expected(f"{len(row)} values in row {number}", names)
     if not values:
-        raise empty_batch(", ".join(spec.name for spec in specs[:_SHOWN]))
-    return {
-        spec.name: list(each) for spec, each in zip(specs, zip(*values, strict=True), strict=True)
-    }
+        raise empty_batch(", ".join(names[:_SHOWN]))
+    return dict(zip(names, map(list, zip(*values, strict=True)), strict=True))
 
 
 def _check_wide(parts: dict[str, Any], specs: Sequence[Spec]) -> None:
@@ -318,9 +318,8 @@ def _check_wide(parts: dict[str, Any], specs: Sequence[Spec]) -> None:
             )
 
 
-def _rows_expected(got: str, specs: Sequence[Spec]) -> str:
-    names = listed([spec.name for spec in specs])
-    return f"Got {got}; rows of {len(specs)} values are expected: {names}."
+def _rows_expected(got: str, names: Sequence[str]) -> SchemaMismatch:
+    return SchemaMismatch(f"Got {got}; rows of {len(names)} values are expected: {listed(names)}.")
 
 
 def _is_flat(values: Any) -> bool:

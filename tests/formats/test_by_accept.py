@@ -24,8 +24,7 @@ JSON = "application/json"
 CSV = "text/csv"
 LINES = "application/jsonl"
 NPY = "application/x-npy"
-ARROW = "application/vnd.apache.arrow.stream"
-THERE = ", ".join((JSON, CSV, LINES, NPY, ARROW))
+THERE = ", ".join((JSON, CSV, LINES, NPY))
 
 SCHEMA = """
     import numpy as np
@@ -134,12 +133,11 @@ def kind_of(response: ScoringResponse) -> str:
         ("text/csv", CSV),
         ("application/jsonl", LINES),
         ("application/x-npy", NPY),
-        ("application/vnd.apache.arrow.stream", ARROW),
+        ("application/vnd.apache.arrow.stream", None),
         # other names of one
         ("application/csv", "application/csv"),
         ("application/x-ndjson", "application/x-ndjson"),
         ("application/jsonlines", "application/jsonlines"),
-        ("application/x-apache-arrow-stream", "application/x-apache-arrow-stream"),
         ("application/x-ndjson, application/jsonl", LINES),
         # case and parameters
         ("TEXT/CSV", CSV),
@@ -161,7 +159,6 @@ def kind_of(response: ScoringResponse) -> str:
         # several of the same weight: the first of the table
         ("text/csv, application/json", JSON),
         ("application/x-npy, text/csv", CSV),
-        ("application/x-npy, application/vnd.apache.arrow.stream", NPY),
         # the more exact range decides, wherever it stands
         ("*/*;q=0.9, application/json;q=0.2", CSV),
         ("application/json;q=0.2, */*;q=0.9", CSV),
@@ -188,10 +185,10 @@ def kind_of(response: ScoringResponse) -> str:
         ("text/csv;q=1e-1, application/x-npy;q=0.01", NPY),
         ("text/csv;q=-1, application/json", JSON),
         ("text/csv;q=2, application/json;q=0.5", JSON),
-        ("text/csv;q=, application/json;q=0.5", JSON),
+        ("text/csv;q=, application/json;q=0.5", CSV),
         (", ,text/csv,", CSV),
         (";q=1, text/csv", CSV),
-        ('text/csv;x="unclosed, application/json', JSON),
+        ('text/csv;x="unclosed, application/json', None),
         ("\xe4\xf6/\xfc", None),
     ],
 )

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from scoring_runtime import ScoringRequest, Settings
@@ -34,12 +33,10 @@ from scoring_runtime.values.content import Columns, Limits, Rows, Tensors
 
 LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
 JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
-ARROW = "application/vnd.apache.arrow.stream"
 OCTETS = "application/octet-stream"
 READABLE = (
     "Supported: application/json, text/csv, application/jsonl, application/x-npy, "
-    "application/vnd.apache.arrow.stream, application/octet-stream with "
-    "Inference-Header-Content-Length (V2)."
+    "application/octet-stream with Inference-Header-Content-Length (V2)."
 )
 ROWS = [[1.5, 2.0], [3.0, 4.0]]
 
@@ -47,13 +44,6 @@ ROWS = [[1.5, 2.0], [3.0, 4.0]]
 def npy(values: Any) -> bytes:
     out = io.BytesIO()
     np.save(out, np.asarray(values), allow_pickle=False)
-    return out.getvalue()
-
-
-def arrow(**columns: Any) -> bytes:
-    made, out = pa.table(columns), io.BytesIO()
-    with pa.ipc.new_stream(out, made.schema) as stream:
-        stream.write_table(made)
     return out.getvalue()
 
 
@@ -76,7 +66,6 @@ BODIES = {
     CSV: b"1.5,2.0\n3.0,4.0\n",
     LINES: b"[1.5,2.0]\n[3.0,4.0]\n",
     NPY: npy(ROWS),
-    ARROW: arrow(a=[1.5, 3.0], b=[2.0, 4.0]),
 }
 NAMES = {
     JSON: [
@@ -89,7 +78,6 @@ NAMES = {
         "application/x-ndjson; charset=utf-8",
     ],
     NPY: ["application/x-npy", "Application/X-NPY", "application/x-npy; own=1"],
-    ARROW: ["application/vnd.apache.arrow.stream", "application/x-apache-arrow-stream"],
 }  # fmt: skip
 EVERY_NAME = [(kind, name) for kind, names in NAMES.items() for name in names]
 
@@ -170,7 +158,7 @@ def test_an_empty_body_is_said_to_be_empty(kind: str):
 
 @pytest.mark.parametrize("kind", BODIES)
 def test_what_is_not_in_its_content_type_is_the_client_s_fault(kind: str):
-    other = {JSON: b"1.5,2.0\n", CSV: b'"a', LINES: b"a,b\n", NPY: b"[1]", ARROW: b"[1]"}[kind]
+    other = {JSON: b"1.5,2.0\n", CSV: b'"a', LINES: b"a,b\n", NPY: b"[1]"}[kind]
     with pytest.raises(UndecodableInput):
         read(kind, other)
 
@@ -185,7 +173,7 @@ def test_what_is_not_in_its_content_type_is_the_client_s_fault(kind: str):
         ("text/json", "Content-Type text/json cannot be read."),
         ("json", "Content-Type json cannot be read."),
         ("x" * 500, f"Content-Type {'x' * 100} cannot be read."),
-        ("application/x-protobuf", "Content-Type application/x-protobuf cannot be read."),
+        ("application/vnd.apache.arrow.stream", "Content-Type application/vnd.apache.arrow.stream"),
         (
             "application/x-www-form-urlencoded",
             "Content-Type application/x-www-form-urlencoded cannot be read (curl sends it unless "
@@ -312,7 +300,6 @@ def six(kind: str) -> tuple[str, bytes, dict[str, str]]:
         "CSV with a header": (CSV, b"a,b\n1.5,2.5\n3.5,4.5\n5.5,6.5\n", {}),
         "JSON Lines": (LINES, b"[1.5,2.5]\n[3.5,4.5]\n[5.5,6.5]\n", {}),
         "npy": (NPY, npy(SIX), {}),
-        "Arrow": (ARROW, arrow(a=[1.5, 3.5, 5.5], b=[2.5, 4.5, 6.5]), {}),
         "V2": (JSON, infer(SIX), {}),
         "V2 binary": (OCTETS, binary, {"inference_header_content_length": str(length)}),
     }[kind]
@@ -320,7 +307,7 @@ def six(kind: str) -> tuple[str, bytes, dict[str, str]]:
 
 FORMS = [
     "JSON rows", "JSON input_data", "JSON inputs by name", "JSON table", "CSV",
-    "CSV with a header", "JSON Lines", "npy", "Arrow", "V2", "V2 binary",
+    "CSV with a header", "JSON Lines", "npy", "V2", "V2 binary",
 ]  # fmt: skip
 
 
@@ -368,7 +355,7 @@ def test_json_of_many_values_is_refused_before_it_is_parsed():
     with pytest.raises(InputTooLarge) as raised:
         read(JSON, b"," * (1024 * 1024 + 1), Limits(10, 1000, 10_000_000))
     assert str(raised.value) == (
-        "The body holds about 1048578 values; at most 1000 are scored at once (SCORING_MAX_VALUES)."
+        "The body has 1048578 values; at most 1000 are taken at once (SCORING_MAX_VALUES)."
     )
 
 
@@ -566,38 +553,20 @@ def without(packages: str, script: Path, *asked: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_without_pyarrow_arrow_says_what_to_install_and_the_rest_works(
-    write_script: Callable[[str], Path],
-):
-    needed = (
-        "application/vnd.apache.arrow.stream needs pyarrow, which is not installed here: pip "
-        "install 'scoring-runtime[arrow]'."
-    )
-    assert without(
-        "pyarrow", write_script(SCRIPT), f"{ARROW}|", f"json|{ARROW}", "json|", f"{LINES}|{CSV}"
-    ) == [
-        f"UnsupportedContentType: {needed}",
-        f"NotAcceptable: {needed}",
-        "b'[[1.0,2.0]]'",
-        r"b'output_0,output_1\r\n1.0,2.0\r\n'",
-    ]
-
-
 def test_without_numpy_a_script_that_needs_none_scores_json(
     write_script: Callable[[str], Path],
 ):
     """inference-schema needs it for its array types only."""
 
     def needed(kind: str) -> str:
-        extra = "arrow" if kind == ARROW else "sklearn"
         return (
             f"{kind} needs numpy, which is not installed here: pip install "
-            f"'scoring-runtime[{extra}]'."
+            "'scoring-runtime[sklearn]'."
         )
 
     kinds = [CSV, LINES, NPY]
     assert without(
-        "numpy,pandas,pyarrow",
+        "numpy,pandas",
         write_script(SCRIPT),
         "json|",
         "json|application/json, */*",

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from scoring_runtime.errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableInput
-from scoring_runtime.formats import csv_table
+from scoring_runtime.formats import csv as csv_table
 from scoring_runtime.values.content import Columns, Limits, Rows, Spec, TextRows
 from scoring_runtime.values.inputs import matrix
 from tests.fuzz.mutations import mutated, only_input_errors
@@ -155,15 +155,12 @@ def test_quoted_fields_hold_commas_quotes_and_lines() -> None:
     ("charset", "mark"),
     [
         ("utf-8", b"\xef\xbb\xbf"),
-        ("UTF-8", b""),
         ("utf8", b""),
         ("utf-16", b""),
         ("utf-16le", b"\xff\xfe"),
-        ("utf-32be", b""),
         ("iso-8859-1", b""),
         ("latin1", b""),
         ("windows-1252", b""),
-        ("gb18030", b""),
     ],
     ids=str,
 )
@@ -211,7 +208,9 @@ def test_what_is_no_csv_is_named_with_its_line(body: bytes, message: str) -> Non
         "unicode_escape",
         "utf-7",
         "rot13",
-        "iso-8859-12",
+        "utf-32",
+        "gb18030",
+        "windows-1250",
     ],
 )
 def test_only_known_charsets_are_looked_up(charset: str) -> None:
@@ -300,7 +299,7 @@ def test_counting_comes_before_memory(body: bytes) -> None:
 def test_text_may_take_ten_times_the_largest_body_as_objects(header: bool) -> None:
     limits = Limits(rows=1_000_000, values=1_000_000, bytes=1_000)
     assert csv_table.decode(b"x\n" + b"ab\n" * 100, limits, header=header) is not None
-    with pytest.raises(InputTooLarge, match=r"10 times SCORING_MAX_BODY_BYTES \(1000\) of memory"):
+    with pytest.raises(InputTooLarge, match=r"10 times SCORING_MAX_BODY_BYTES \(1000\)"):
         csv_table.decode(b"x\n" + b"ab\n" * 200, limits, header=header)
 
 

@@ -22,7 +22,7 @@ from scoring_runtime.errors import (
     UndecodableInput,
 )
 from scoring_runtime.formats import npy
-from scoring_runtime.values.content import Columns, Limits, Rows
+from scoring_runtime.values.content import Limits, Rows
 from tests.fuzz.mutations import mutated, only_input_errors
 
 LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)
@@ -68,7 +68,7 @@ def test_each_type_is_read_as_numpy_saved_it(dtype: str) -> None:
     assert same(rows(saved(values)), values)
 
 
-@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)], ids=["1.0", "2.0", "3.0"])
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)], ids=["1.0", "2.0"])
 def test_each_version_is_read(version: tuple[int, int]) -> None:
     values = np.arange(6.0).reshape(2, 3)
     assert same(rows(saved(values, version)), values)
@@ -100,18 +100,6 @@ def test_values_that_are_not_aligned_are_copied_to_where_they_are() -> None:
     assert all(each.flags.aligned and same(each, values) for each in read)
 
 
-def test_a_structured_array_is_a_table() -> None:
-    values = np.array([(1, 2.5, "x"), (2, 3.5, "ü")], [("a", "i1"), ("b", ">f8"), ("ç", "U2")])
-    content = npy.decode(saved(values), LIMITS)
-    assert type(content) is Columns and content.typed
-    assert {name: each.tolist() for name, each in content.columns.items()} == {
-        "a": [1, 2],
-        "b": [2.5, 3.5],
-        "ç": ["x", "ü"],
-    }
-    assert all(each.flags.aligned for each in content.columns.values())
-
-
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)], ids=str)
 def test_arrays_without_values_keep_their_shape(shape: tuple[int, ...]) -> None:
     assert same(rows(saved(np.zeros(shape))), np.zeros(shape))
@@ -125,8 +113,8 @@ def test_the_order_of_names_in_the_header_does_not_matter() -> None:
 BAD: dict[str, tuple[bytes, type[InputError], str]] = {
     "empty": (b"", UndecodableInput, "The npy body is empty."),
     "json": (b"[1, 2]", UndecodableInput, "does not start with \\x93NUMPY"),
-    "magic only": (b"\x93NUMPY", UndecodableInput, "The npy version is missing; 1.0, 2.0 and 3.0"),
-    "version 4": (body_of("{}", version=4), UndecodableInput, "The npy version is 4.0"),
+    "magic only": (b"\x93NUMPY", UndecodableInput, "The npy version is missing; 1.0 and 2.0 are"),
+    "version 3": (body_of("{}", version=3), UndecodableInput, "The npy version is 3.0"),
     "no length": (b"\x93NUMPY\1\0", UndecodableInput, "it has 8 bytes of 10"),
     "cut header": (saved(np.zeros(3))[:50], UndecodableInput, "it has 50 bytes of 128"),
     "cut values": (saved(np.zeros(3))[:-1], UndecodableInput, r"24 bytes; the body has 23 bytes"),
@@ -134,40 +122,36 @@ BAD: dict[str, tuple[bytes, type[InputError], str]] = {
     "long header": (
         b"\x93NUMPY\2\0\xff\xff\xff\x7f",
         UndecodableInput,
-        "claims 2147483647 bytes; at most 10000 are read",
+        "claims 2147483647 bytes; at most 2000 are read",
     ),
     "objects": (claim("'|O'", "(1,)", b"x" * 8), SchemaMismatch, "pickles are never read"),
     "objects as a list": (claim("[('a', '|O')]", "(1,)", b"x"), SchemaMismatch, "never read"),
     "void": (claim("'|V8'", "(1,)", b"x" * 8), SchemaMismatch, "'|V8', which is not read"),
     "long double": (claim("'<f16'", "(1,)", b"x" * 16), SchemaMismatch, "'<f16', which is not"),
     "no width": (claim("'<U0'", "(9,)"), SchemaMismatch, "'<U0', which is not read"),
-    "text of 4 GB": (claim("'<U999999999'", "(1,)"), UndecodableInput, "no type that NumPy has"),
-    "no text of 4 GB": (claim("'<U536870912'", "(0,)"), UndecodableInput, "no type that NumPy has"),
+    "text of 4 GB": (claim("'<U999999999'", "(1,)"), UndecodableInput, "cannot be read"),
+    "no text of 4 GB": (claim("'<U536870912'", "(0,)"), UndecodableInput, "cannot be read"),
     "several types": (claim("'f8,f8'", "(1,)", b"x" * 16), SchemaMismatch, "Allowed: booleans"),
     "generic date": (claim("'<M8'", "(1,)", b"x" * 8), SchemaMismatch, "'<M8', which is not"),
-    "type is a number": (claim("8", "(1,)"), UndecodableInput, "a type or a list of fields"),
-    "no fields": (claim("[]", "(1,)"), UndecodableInput, "a type or a list of fields"),
-    "odd field": (claim("[5]", "(1,)"), UndecodableInput, "(name, type) pairs"),
-    "nested field": (claim("[('a', [('b', '<f8')])]", "(1,)"), SchemaMismatch, "'a' of the npy"),
-    "field with shape": (claim("[('a', '<f8', (2,))]", "(1,)"), SchemaMismatch, "is nested"),
-    "padding": (claim("[('', '<f8')]", "(1,)"), SchemaMismatch, "has no name"),
-    "same names": (claim("[('a', '<f8'), ('a', '<f8')]", "(1,)"), SchemaMismatch, "the same name"),
-    "table of 2": (claim("[('a', '<f8')]", "(1, 1)", b"x" * 8), SchemaMismatch, r"shape [1, 1]"),
+    "type is a number": (claim("8", "(1,)"), UndecodableInput, "cannot be read"),
+    "no fields": (claim("[]", "(1,)"), SchemaMismatch, "'|V0', which is not read"),
+    "odd field": (claim("[5]", "(1,)"), UndecodableInput, "cannot be read"),
+    "fields": (claim("[('a', '<f8')]", "(1,)", b"x" * 8), SchemaMismatch, "'|V8', which is not"),
+    "a tuple": (claim("('<f8', (9,))", "(1,)", b"x" * 72), SchemaMismatch, "'|V72', which is"),
     "scalar": (saved(np.array(1.0)), SchemaMismatch, "a single value; rows are expected"),
-    "list as shape": (claim("'<f8'", "[1]"), UndecodableInput, "a tuple of whole numbers"),
-    "true as length": (claim("'<f8'", "(True,)"), UndecodableInput, "a tuple of whole numbers"),
-    "negative": (claim("'<f8'", "(-1,)"), UndecodableInput, "names, numbers, True and False"),
-    "a call": (claim("'<f8'", "(exit(),)"), UndecodableInput, "names, numbers, True and False"),
-    "order": (claim("'<f8'", "(1,)", order="1"), UndecodableInput, "True or False"),
-    "names": (body_of("{'descr': '<f8'}"), UndecodableInput, "exactly descr, fortran_order"),
-    "a list": (body_of("[1]"), UndecodableInput, "exactly descr, fortran_order"),
+    "list as shape": (claim("'<f8'", "[1]"), UndecodableInput, "shape is not valid: [1]"),
+    "negative": (claim("'<f8'", "(-1,)"), UndecodableInput, "a length that no array has"),
+    "a call": (claim("'<f8'", "(exit(),)"), UndecodableInput, "cannot be read"),
+    "order": (claim("'<f8'", "(1,)", order="1"), UndecodableInput, "not a valid bool: 1"),
+    "names": (body_of("{'descr': '<f8'}"), UndecodableInput, "does not contain the correct keys"),
+    "a list": (body_of("[1]"), UndecodableInput, "is not a dictionary: [1]"),
     "unhashable": (body_of("{[]: 1}"), UndecodableInput, "header cannot be read"),
     "unclosed": (body_of("{'descr': '<f8'"), UndecodableInput, "header cannot be read"),
-    "deep": (body_of("[" * 9_000), UndecodableInput, "header cannot be read"),
-    "minus signs": (body_of("-" * 9_000 + "1"), UndecodableInput, "header cannot be read"),
-    "many digits": (body_of("{'descr':" + "7" * 9_000 + " '"), UndecodableInput, "cannot be read"),
-    "20 digits": (claim("'<f8'", f"({'9' * 20},)"), UndecodableInput, "header cannot be read"),
-    "many quotes": (body_of("'" * 9_001), UndecodableInput, "header cannot be read"),
+    "deep": (body_of("[" * 1_900), UndecodableInput, "header cannot be read"),
+    "minus signs": (body_of("-" * 1_900 + "1"), UndecodableInput, "header cannot be read"),
+    "many digits": (body_of("{'descr':" + "7" * 1_900 + " '"), UndecodableInput, "cannot be read"),
+    "20 digits": (claim("'<f8'", f"({'9' * 20},)"), UndecodableInput, "no array has"),
+    "many quotes": (body_of("'" * 1_901), UndecodableInput, "header cannot be read"),
     "no header": (body_of(""), UndecodableInput, "header cannot be read"),
     "33 dimensions": (claim("'<f8'", f"({'1,' * 33})", b"x" * 8), SchemaMismatch, "at most 32"),
     "rows": (
@@ -180,19 +164,13 @@ BAD: dict[str, tuple[bytes, type[InputError], str]] = {
         InputTooLarge,
         "has 10100 values; at most 10000 are taken at once (SCORING_MAX_VALUES)",
     ),
-    "values in a table": (
-        claim(str([(f"c{i}", "|i1") for i in range(11)]), "(1000,)", b"x" * 11_000),
-        InputTooLarge,
-        "has 11000 values",
-    ),
     "claimed values": (claim("'<f8'", f"(1, {10**18})"), InputTooLarge, "at most 10000"),
     "claimed behind 0": (claim("'<f8'", f"(0, {10**18})"), InputTooLarge, "at most 10000"),
-    "claimed product": (claim("'<f8'", f"(1,{'9' * 19},{'9' * 19})"), InputTooLarge, "values"),
+    "claimed product": (claim("'<f8'", f"(1,{'9' * 18},{'9' * 18})"), InputTooLarge, "values"),
     "boolean of 2": (claim("'|b1'", "(2,)", b"\1\2"), UndecodableInput, "neither 0 nor 1"),
     "beyond Unicode": (claim("'<U1'", "(1,)", b"\0\0\x11\0"), UndecodableInput, "not Unicode"),
     "half a pair": (claim("'<U1'", "(1,)", b"\0\xd8\0\0"), UndecodableInput, "not Unicode"),
     "big-endian half": (claim("'>U1'", "(1,)", b"\0\0\xd8\0"), UndecodableInput, "not Unicode"),
-    "not latin": (b"\x93NUMPY\3\0\2\0\0\0\xff\xff", UndecodableInput, "header cannot be read"),
 }
 
 

@@ -20,7 +20,6 @@ import httpx
 import joblib
 import numpy as np
 import orjson
-import pyarrow as pa
 import pytest
 from azure.storage.blob import BlobServiceClient, ContentSettings
 from sklearn.linear_model import LogisticRegression
@@ -43,10 +42,9 @@ from tests.triggers.test_parity import (
 )
 
 JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
-ARROW = "application/vnd.apache.arrow.stream"
 OCTETS = "application/octet-stream"
 EXTENSIONS = {
-    JSON: "json", CSV: "csv", LINES: "jsonl", NPY: "npy", ARROW: "arrows", OCTETS: "bin",
+    JSON: "json", CSV: "csv", LINES: "jsonl", NPY: "npy", OCTETS: "bin",
     "image/png": "png",
 }  # fmt: skip
 INFER_LENGTH = "inference_header_content_length"
@@ -82,13 +80,6 @@ SUMS = (X.sum(axis=1) * 2).tolist()
 def npy(array: Any, *, allow_pickle: bool = False) -> bytes:
     out = io.BytesIO()
     np.save(out, array, allow_pickle=allow_pickle)
-    return out.getvalue()
-
-
-def arrow(**columns: Any) -> bytes:
-    made, out = pa.table(columns), io.BytesIO()
-    with pa.ipc.new_stream(out, made.schema) as stream:
-        stream.write_table(made)
     return out.getvalue()
 
 
@@ -138,7 +129,6 @@ SCHEMA_CASES = [
     typed("csv with a header", f"{CSV}; header=present", b"a,b\n" + CSV_BODY, result=SUMS_JSON),
     typed("lines", LINES, LINES_BODY, result=SUMS_JSON),
     typed("npy", NPY, npy(X), result=SUMS_JSON),
-    typed("arrow", ARROW, arrow(a=X[:, 0], b=X[:, 1]), result=SUMS_JSON),
     typed("v2", JSON, infer("data")),
     typed("gzip", CSV, gzip.compress(CSV_BODY), encoding="gzip", result=SUMS_JSON),
     typed("gzip npy", NPY, gzip.compress(npy(X)), encoding="gzip", result=SUMS_JSON),
@@ -149,7 +139,6 @@ SCHEMA_CASES = [
           result=npy(np.array(SUMS))),
     typed("by name to lines", JSON, packed({"data": X.tolist()}), said={"accept": LINES},
           answer_type=LINES, result=b"".join(b'{"output":%s}\n' % packed(s) for s in SUMS)),
-    typed("lines to arrow", LINES, LINES_BODY, said={"accept": ARROW}, answer_type=ARROW),
     typed("an alias", CSV, CSV_BODY, said={"accept": "application/x-ndjson;q=0.5, image/png"},
           answer_type="application/x-ndjson"),
     typed("a wildcard", CSV, CSV_BODY, said={"accept": "text/*"}, answer_type=CSV),
@@ -161,7 +150,9 @@ SCHEMA_CASES = [
     typed("no such type", "image/png", CSV_BODY, status=415, reason="UnsupportedContentType"),
     typed("wide", CSV, b"1,2,3\n", status=400, reason="SchemaMismatch"),
     typed("not npy", NPY, b"npy", status=400, reason="UndecodableInput"),
-    typed("cut off", ARROW, arrow(a=X[:, 0])[:-40], status=400, reason="UndecodableInput"),
+    typed("cut off", NPY, npy(X)[:-40], status=400, reason="UndecodableInput"),
+    typed("arrow", "application/vnd.apache.arrow.stream", npy(X), status=415,
+          reason="UnsupportedContentType"),
     typed("pickled", NPY, npy(np.array([None]), allow_pickle=True), status=400,
           reason="SchemaMismatch"),
 ]  # fmt: skip
@@ -172,13 +163,11 @@ MODEL_CASES = [
     plain("model csv", CSV, CSV_BODY),
     plain("model lines", LINES, LINES_BODY),
     plain("model npy", NPY, npy(X)),
-    plain("model arrow", ARROW, arrow(a=X[:, 0], b=X[:, 1])),
     plain("model v2", JSON, infer("X")),
     plain("model to csv", NPY, npy(X), said={"accept": CSV, **PROBA}, answer_type=CSV),
     plain("model to npy", CSV, CSV_BODY, said={"accept": NPY, **PROBA}, answer_type=NPY),
     plain("model to lines", JSON, packed({"inputs": X.tolist()}), said={"accept": LINES},
           answer_type=LINES),
-    plain("model to arrow", NPY, npy(X), said={"accept": ARROW, **PROBA}, answer_type=ARROW),
     plain("other model", NPY, npy(X), said={"model": "second"}),
     plain("other model of a version", NPY, npy(X), said={"model": "second:1", **PROBA}),
     plain("other model to csv", CSV, CSV_BODY, said={"model": "second", "accept": CSV},
@@ -476,8 +465,6 @@ def body(endings: Found, name: str) -> bytes:
 
 
 def test_the_formats_of_the_script_hold_the_same_values(endings: Found):
-    stream = pa.ipc.open_stream(body(endings, "lines to arrow"))
-    assert stream.read_all().to_pydict() == {"output": SUMS}
     assert body(endings, "an alias") == body(endings, "by name to lines")
     assert body(endings, "a wildcard") == body(endings, "to csv")
     answer = json.loads(body(endings, "v2"))
@@ -496,7 +483,7 @@ def tensor(answer: bytes) -> Any:
 def test_the_models_answer_as_scikit_learn_does_in_every_format(endings: Found, tmp_path: Path):
     models = registry(tmp_path)
     labels = models["first"].predict(X).tolist()
-    for name in ("model rows", "model csv", "model lines", "model npy", "model arrow"):
+    for name in ("model rows", "model csv", "model lines", "model npy"):
         assert json.loads(body(endings, name)) == labels
     assert json.loads(body(endings, "model instances")) == {"predictions": labels}
     assert json.loads(body(endings, "other model")) == models["second"].predict(X).tolist()

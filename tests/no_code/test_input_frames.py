@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from lightgbm import LGBMClassifier
 from sklearn.calibration import CalibratedClassifierCV
@@ -270,13 +269,6 @@ def npy(array: Any) -> bytes:
     return out.getvalue()
 
 
-def arrow(frame: pd.DataFrame) -> bytes:
-    table, out = pa.Table.from_pandas(frame, preserve_index=False), io.BytesIO()
-    with pa.ipc.new_stream(out, table.schema) as stream:
-        stream.write_table(table)
-    return out.getvalue()
-
-
 def bodies(frame: pd.DataFrame) -> dict[str, ScoringRequest]:
     """The rows of a frame in every format."""
     simple = plain(frame)
@@ -312,15 +304,12 @@ def bodies(frame: pd.DataFrame) -> dict[str, ScoringRequest]:
             simple.iloc[:, ::-1].to_csv(index=False).encode(), "text/csv"
         ),
         "lines": asked(lines, "application/jsonl"),
-        "arrow": asked(arrow(simple), "application/vnd.apache.arrow.stream"),
         "v2": asked(v2_json(simple), "application/json"),
     }
     if may_be_rows(frame):
         del found["csv of positions"]
     if all(kind.kind in "biuf" for kind in frame.dtypes):
-        one = len({*frame.dtypes}) == 1
-        array = frame.to_numpy() if one else frame.to_records(index=False)
-        found["npy"] = asked(npy(np.asarray(array)), "application/x-npy")
+        found["npy"] = asked(npy(frame.to_numpy()), "application/x-npy")
     elif not simple.isna().any(axis=None):
         texts = np.array([*csv_fields(simple)])
         found["npy of text"] = asked(npy(texts), "application/x-npy")

@@ -633,7 +633,7 @@ TYPED: dict[str, tuple[str, Any, Any]] = {
 def test_arrays_are_scored_as_by_pyfunc_predict(
     case: str, ours: Callable[[str], NoCodeModel], theirs: Callable[[str], Any]
 ) -> None:
-    """As npy, Arrow and V2 bring them: the same type of result, the same bits, or a refusal."""
+    """As npy and V2 bring them: the same type of result, the same bits, or a refusal."""
     name, content, data = TYPED[case]
     try:
         wanted = theirs(name).predict(data)

@@ -51,7 +51,6 @@ CONTENT_TYPES = [
     "text/csv",
     "application/jsonl",
     "application/x-npy",
-    "application/vnd.apache.arrow.stream",
 ]
 MODELS: Mapping[str, Callable[[], Any]] = {
     "addsub/1": add_sub_onnx,

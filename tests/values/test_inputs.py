@@ -243,7 +243,7 @@ def test_rows_up_to_the_limit_are_taken():
     with pytest.raises(InputTooLarge) as caught:
         checked(np.zeros(3), spec, few)
     assert str(caught.value) == (
-        "The input 'x' has 3 rows; at most 2 are scored at once (SCORING_MAX_ROWS)."
+        "The input 'x' has 3 rows; at most 2 are taken at once (SCORING_MAX_ROWS)."
     )
 
 

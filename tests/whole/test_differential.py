@@ -697,7 +697,7 @@ DIFFERENCES = {
         lambda e: e.peer.headers["access-control-allow-private-network"] == ["false"],
     ),
     "Formats": Difference(
-        "A script with a schema also reads CSV, JSON Lines, npy, Arrow, V2 and the JSON that "
+        "A script with a schema also reads CSV, JSON Lines, npy, V2 and the JSON that "
         "MLflow's and Azure ML's clients send, and says what does not fit; a 415 lists what is "
         "read.",
         (*OUTCOME, "content-length"),

@@ -123,16 +123,6 @@ def test_what_is_no_model_folder_is_said_in_the_last_line(
     assert cause in done.stderr.strip().splitlines()[-1]
 
 
-def test_a_list_of_formats_says_what_one_needs_that_is_not_installed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Nobody is sent to a format only to be told then that it is not there."""
-    arrow = "application/vnd.apache.arrow.stream"
-    assert f", {arrow}, " in by_content_type.supported()
-    monkeypatch.setattr(by_content_type, "find_spec", lambda name: None)
-    assert f", {arrow} (needs pyarrow), " in by_content_type.supported()
-
-
 @pytest.mark.parametrize("policy", ["null", "string", "error", "raw"])
 def test_an_example_that_gives_nan_keeps_no_model_from_starting(
     policy: str, tmp_path: Path
