@@ -189,7 +189,9 @@ def _located(specification: Specification) -> tuple[Path, str]:
     folder = Path(os.path.abspath(specification.source_dir))
     if not os.path.isdir(folder):
         problem = "is no folder" if os.path.exists(folder) else "does not exist"
-        raise PackagingError(f"The source folder {folder} {problem}.{near_misses(folder)}")
+        there = [each.name for each in islice(folder.parent.glob("*"), _LISTED) if each.is_dir()]
+        near = did_you_mean(folder.name, there)
+        raise PackagingError(f"The source folder {folder} {problem}.{near}")
     path = _existing([Path(os.path.abspath(each)) for each in (folder / script, script)])
     for top, inside in ((folder, path), (folder.resolve(), path.resolve())):
         if inside.is_relative_to(top):
