@@ -49,7 +49,7 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--registry", metavar="FOLDER", help=place)
     script = "the script with init() and run(); some models score without (scikit-learn, ONNX, ...)"
     group.add_argument("--entry-script", metavar="FILE", help=script)
-    whole = "folder of the script, taken whole (default: the script and the modules it imports)"
+    whole = "folder that is taken whole, with the script in it (default: the script's own)"
     group.add_argument("--source-dir", metavar="FOLDER", help=whole)
     config = "inferenceconfig.json, or a deployment's YAML, with script, folder and environment"
     group.add_argument("--inference-config", metavar="FILE", help=config)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +12,23 @@ from typing import Any, TextIO
 
 from ..errors import PackagingError, ScoringRuntimeError
 from ..packaging import context as build_context
-from ..packaging import environments, image, inference_config, instructions, model_files
-from ..packaging.specification import FUNCTIONS, Context, Environment, PackagedModel, Specification
+from ..packaging import image, instructions, model_files
+from ..packaging.environment import inference_config
+from ..packaging.environment.pip import from_packages, from_requirements, merged
+from ..packaging.specification import (
+    FUNCTIONS,
+    SOURCE,
+    VARIABLE,
+    Context,
+    Environment,
+    PackagedModel,
+    Specification,
+    check_image,
+)
 from .models import DEFAULT_REGISTRY, Bar
 
 EXIT_OK, EXIT_USAGE = 0, 1
-# https://github.com/distribution/reference
-_TAG = re.compile(
-    r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?/)?"
-    r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*)*"
-    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
-)
-_BUILD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LONGEST_VERSION = 9
+_LONGEST_VERSION, _LISTED = 9, 20
 _TRIGGERS = {"http": "http", "blob": "blob", "service_bus_queue": "service_bus"}
 
 
@@ -91,7 +94,7 @@ def _default_tag(made: Context) -> str:
 
 def _build_argument(text: str) -> tuple[str, str | None]:
     name, equals, value = text.partition("=")
-    if not _BUILD_NAME.fullmatch(name):
+    if not VARIABLE.fullmatch(name):
         raise PackagingError(
             "--build-arg is not NAME=VALUE, or NAME alone to take the value from the environment: "
             "a name has letters, digits and '_'."
@@ -129,12 +132,8 @@ def _check(options: argparse.Namespace) -> None:
     """What can be said before anything is read."""
     if options.builder not in ("", *image.BUILDERS):
         image.find_builder(options.builder)
-    if options.tag and not _TAG.fullmatch(options.tag):
-        raise PackagingError(
-            f"--tag {options.tag!r} is no name for an image: allowed are lower-case letters, "
-            "digits and single '.', '_' and '-' between them, parts with '/', and a tag after ':', "
-            "such as registry.example/team/net:3."
-        )
+    if options.tag:
+        check_image(options.tag, "--tag")
     for each in options.build_arg:
         _build_argument(each)
     given = {
@@ -163,7 +162,7 @@ def specification_of(options: argparse.Namespace) -> Specification:
         said = inference_config.read(Path(options.inference_config))
         script, source = script or said.entry_script, source or said.source_dir
         found.append(said.environment)
-    environment = environments.merged(*found, *_environments(options))
+    environment = merged(*found, *_environments(options))
     triggers = tuple(dict.fromkeys(_trigger(each) for each in options.trigger))
     if not triggers and options.target == FUNCTIONS:
         triggers = ("http",)
@@ -191,9 +190,9 @@ def _environments(options: argparse.Namespace) -> list[Environment]:
     if options.conda:
         found.append(inference_config.packages(Path(options.conda)))
     if options.requirements:
-        found.append(environments.from_requirements(Path(options.requirements)))
+        found.append(from_requirements(Path(options.requirements)))
     if options.pip_package:
-        found.append(environments.from_packages(options.pip_package))
+        found.append(from_packages(options.pip_package))
     variables = dict(_pair(each) for each in options.setting)
     last = replace(Environment(), variables=variables, base_image=options.base_image)
     return [*found, last]
@@ -203,7 +202,7 @@ def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         # What stands there may be the value, and that a secret.
-        shown = f" {text!r}" if _BUILD_NAME.fullmatch(text) else ""
+        shown = f" {text!r}" if VARIABLE.fullmatch(text) else ""
         raise PackagingError(f"--setting{shown} is not NAME=VALUE.")
     return name, value
 
@@ -256,6 +255,8 @@ def _summary(made: Context) -> str:
     source = [f"{count} source file{'s' if count > 1 else ''}"] if count else []
     holds = ", ".join([*made.models, *source])
     lines = [f"{_state(made)}: {made.path}  ({made.target}: {holds})"]
+    lines += [f"  {SOURCE}/{name}" for name in made.source_files[:_LISTED]]
+    lines += [f"  … and {count - _LISTED} more"] if count > _LISTED else []
     if made.required:
         lines.append("To be set where it runs, never in the image:")
         lines += [f"  {each.name}  {each.about}" for each in made.required]

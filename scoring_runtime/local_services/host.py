@@ -142,13 +142,10 @@ def _environment(
 
 
 def _is_setting(name: str) -> bool:
-    known = {each for field in setting_fields() for each in _names(field.metadata)}
+    known = {
+        each for field in setting_fields() for each in app_settings.setting_names(field.metadata)
+    }
     return name.upper() in known or name.upper().startswith(_PREFIXES)
-
-
-def _names(about: Mapping[str, object]) -> tuple[str, ...]:
-    also = about["also"]
-    return (str(about["name"]), *(also if isinstance(also, tuple) else ()))
 
 
 def _remove_others(folder: Path, place: Path) -> None:

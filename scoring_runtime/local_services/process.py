@@ -1,14 +1,12 @@
 """The process of a local service: started so that it outlives this one, found again, and ended.
 
 A process is known by its id and the time it started: an id alone may belong to another program
-later. ``proc(5)`` has both; where there is no ``/proc``, ``ps`` tells them.
+later. As the time since the system started it is the same after the clock was set.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import socket
 import subprocess
 import time
@@ -16,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 LOOPBACK = "127.0.0.1"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _POLL_SECONDS = 0.02
 # The shell ends at once, so the command is nobody's child here and needs no waiting for; it stays
 # in the session and the process group that the shell was started with.
@@ -25,15 +24,15 @@ _DETACHED = 'log=$1; shift; "$@" </dev/null >"$log" 2>&1 & echo $!'
 
 
 class Process(NamedTuple):
-    """One process: its id, and when it started, in the system's own words; empty if it is gone."""
+    """One process: its id, and when it started, in seconds since the system did; 0 if gone."""
 
     pid: int
-    started: str
+    started: float
 
     @property
     def is_alive(self) -> bool:
         """Whether it still runs: neither gone nor a zombie, and its id is not another's now."""
-        return bool(self.started) and started_at(self.pid) == self.started
+        return self.started > 0 and started_at(self.pid) == self.started
 
 
 def spawn(
@@ -53,51 +52,36 @@ def spawn(
     return Process(pid, started_at(pid))
 
 
-def started_at(pid: int) -> str:
-    """When the process started; empty if there is none of this id, or it is a zombie."""
-    if not _BOOT_ID.exists():
-        return _told_by_ps(pid)
+def started_at(pid: int) -> float:
+    """When the process started; 0 if there is none of this id, or it is a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        process = psutil.Process(pid)
+        zombie = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
         # Until its last thread is gone a process that was killed keeps its port.
-        threads = len(os.listdir(f"/proc/{pid}/task"))
-    except OSError:
-        return ""
-    # Fields 3 and 22 of proc(5); the second, the program's name, may hold anything.
-    fields = stat.rpartition(")")[2].split()
-    gone = fields[0] in "ZX" and threads <= 1
-    return "" if gone else f"{_BOOT_ID.read_text().strip()} {fields[19]}"
-
-
-def _told_by_ps(pid: int) -> str:
-    command = ["ps", "-p", str(pid), "-o", "stat=,lstart="]
-    state, _, started = (
-        subprocess.run(command, capture_output=True, text=True, check=False)
-        .stdout.strip()
-        .partition(" ")
-    )
-    return "" if state.startswith("Z") else started.strip()
+        if zombie and process.num_threads() <= 1:
+            return 0.0
+        booted = psutil.boot_time()  # first, for older ones keep it for the other
+        return round(float(process.create_time() - booted), 2)
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 def end(process: Process, grace_seconds: float) -> None:
-    """End the process: SIGTERM, and after the grace SIGKILL for it and its whole group.
+    """End the process: SIGTERM, and after the grace SIGKILL for it and its children.
 
     A process that is not this one any more is left alone.
     """
     if not process.is_alive:
         return
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGTERM)
-    if not ended(process, grace_seconds):
-        _kill(process)
-        ended(process, grace_seconds)
-
-
-def _kill(process: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        group = os.getpgid(process.pid)
-        if process.is_alive and group != os.getpgrp():
-            os.killpg(group, signal.SIGKILL)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        running = psutil.Process(process.pid)
+        children = running.children(recursive=True)
+        running.terminate()
+        if not ended(process, grace_seconds):
+            for each in (running, *children):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            ended(process, grace_seconds)
 
 
 def ended(process: Process, seconds: float) -> bool:

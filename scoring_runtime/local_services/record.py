@@ -16,7 +16,7 @@ from ..packaging.specification import Environment, PackagedModel, Specification
 from .process import Process
 
 RECORD = "service.json"
-_NOT_STARTED = Process(0, "")
+_NOT_STARTED = Process(0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def entry_of(model: Path, file: str | None = None) -> Path:
             if (folder / file).exists():
                 return folder / file
         raise ModelNotFound(
-            f"There is no {file} in {model}.{_near(file, _files(model))}\n" + _shown(model)
+            f"There is no {file} in {model}.{did_you_mean(file, _files(model))}\n" + _shown(model)
         )
     if not model.is_dir():
         return model
@@ -235,7 +235,7 @@ def _no_model(
     else:
         wanted = f"There is no model {name}" + (f" version {version}." if version else ".")
         versions = [str(model.version) for model in models if model.name == name]
-        near = _near(name, names) or _unregistered(root, name)
+        near = did_you_mean(name, names) or _unregistered(root, name)
         wanted += f" It has version {', '.join(versions)}." if versions else near
     named = [f"{model.name}:{model.version}" for model in models]
     hidden = root.is_dir() and not _visible(root)
@@ -255,7 +255,8 @@ def _unregistered(root: Path, name: str) -> str:
     )
 
 
-def _near(wanted: str, there: list[str]) -> str:
+def did_you_mean(wanted: str, there: list[str]) -> str:
+    """``" Did you mean …?"`` with those whose last part is similar; empty if none is."""
     by_name = {Path(path).name: path for path in there}
     close = [path for path in there if Path(path).name == Path(wanted).name]
     close += [by_name[each] for each in difflib.get_close_matches(Path(wanted).name, by_name)]

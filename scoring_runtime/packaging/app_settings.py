@@ -12,13 +12,14 @@ from ..errors import ConfigurationError, PackagingError
 from ..settings.secrets import is_secret, masked
 from ..settings.settings import Settings, setting_fields
 from ..triggers.blob_paths import blob_paths, refuse_shared_documents
-from .sources import entry_script_name
+from .source import entry_script_name
 from .specification import (
     FUNCTIONS,
     MODELS,
     ROOTS,
     SOURCE,
     STANDALONE,
+    VARIABLE,
     RequiredSetting,
     Specification,
 )
@@ -26,7 +27,6 @@ from .specification import (
 _PATHS = ("AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "AZUREML_MODEL_DIR")
 _ABOUT_STORAGE = "connection string of the storage account with the input and output containers"
 _ABOUT_BUS = "connection string of the Service Bus namespace with the input and output queues"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_TEXT = re.compile("[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 # Where the runtime would have read it: here it was an option, or a line of a file.
 _PLACE = re.compile(r" \(from the environment\)| \(environment variable: \w+\)$")
@@ -72,7 +72,7 @@ def required_settings(specification: Specification) -> tuple[RequiredSetting, ..
 
 def unknown_settings(specification: Specification) -> list[str]:
     """A warning for each variable that looks like a setting of the runtime and is none."""
-    known = [name for each in setting_fields() for name in _names(each.metadata)]
+    known = [name for each in setting_fields() for name in setting_names(each.metadata)]
     given = [name for name in specification.environment.variables if name.startswith(_OURS)]
     return [
         f"There is no setting {name}, so it is only a variable of the script."
@@ -162,10 +162,11 @@ def _secrets(specification: Specification) -> list[str]:
 
 def _secret_settings() -> frozenset[str]:
     secret = (each.metadata for each in setting_fields() if each.metadata["secret"])
-    return frozenset(name for about in secret for name in _names(about))
+    return frozenset(name for about in secret for name in setting_names(about))
 
 
-def _names(about: Mapping[str, Any]) -> tuple[str, ...]:
+def setting_names(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """All names of a setting, by the metadata of its field."""
     return (about["name"], *about["also"])
 
 
@@ -186,7 +187,7 @@ def _paths(specification: Specification, root: str) -> dict[str, str]:
 
 def _check_name(name: str) -> None:
     """A shell can set no others, and the commands that are printed name them."""
-    if not _NAME.fullmatch(name):
+    if not VARIABLE.fullmatch(name):
         raise PackagingError(
             f"{masked(name)!r} cannot be the name of a setting: allowed are letters (a-z, A-Z), "
             "digits and '_', the first no digit."

@@ -9,34 +9,116 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
+import re
 import shutil
+import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import PackagingError
+from ..models.kinds import MLFLOW, UNKNOWN, pickles
 from ..models.manifest import Progress
-from .contents import Contents, contents, files_of, resolved
-from .document import DOCUMENT, Document, changed_by_hand, digest_of, files_below
-from .document import read as read_document
-from .model_files import ModelFile, check_place, is_same, place
-from .specification import MODELS, NOTES, Context, PackagedModel, Specification
+from ..models.pickled import compares_text, said
+from ..release import VERSION
+from . import resolution
+from .app_settings import image_settings, required_settings, settings_of, unknown_settings
+from .dockerfile import (
+    FUNCTION_APP,
+    app_settings,
+    dockerfile,
+    dockerignore,
+    host_json,
+    local_settings,
+)
+from .imports import uncovered
+from .model_files import (
+    ModelFile,
+    check_place,
+    digest_of,
+    files_below,
+    is_same,
+    model_files,
+    place,
+)
+from .requirements import models_environment, other_requirements, requirements_text
+from .source import beside, check_no_secrets, entry_script_name, source_files
+from .specification import (
+    DEFAULT_PYTHON,
+    DOCUMENT,
+    MODELS,
+    NOTES,
+    ROOTS,
+    SOURCE,
+    TARGETS,
+    WHEELS,
+    Context,
+    Environment,
+    PackagedModel,
+    RequiredSetting,
+    Specification,
+)
 
 try:
     import fcntl
 except ModuleNotFoundError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
+_FORMAT = 1
+_TRIGGERS = ("http", "blob", "service_bus")
 # 1980-01-01, the first time that zip files can hold: a build makes layers of equal digests.
 _TIME = 315532800
 _STALE_SECONDS = 24 * 60 * 60
 _NAMED = 5
 
 Models = list[tuple[PackagedModel, list[ModelFile]]]
+Source = list[tuple[str, Path]]
+
+
+@dataclass(frozen=True)
+class Document:
+    """What was packaged; ``files`` are SHA-256 digests in hexadecimal by path with ``/``.
+
+    ``executables`` are those of the files that can be run. ``resolved`` if pip was asked whether
+    the requirements can be installed, ``warnings`` is what it could not tell.
+    """
+
+    runtime: str
+    target: str
+    triggers: tuple[str, ...]
+    python: str
+    entry_script: str
+    models: tuple[str, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    required: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+    executables: tuple[str, ...] = ()
+    resolved: bool = False
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=2, sort_keys=True) + "\n"
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """The ``files`` of a context by path with ``/``, and what was found out about it.
+
+    ``missing`` says what a model or the script cannot do without and nothing provides.
+    """
+
+    files: Mapping[str, bytes | Path]
+    document: Document
+    made: Context
+    wheels: tuple[Path, ...]
+    missing: tuple[str, ...] = ()
 
 
 def make(
@@ -68,19 +150,19 @@ def make(
     output = Path(os.path.realpath(output))
     with _alone(output.parent):
         previous = _previous(output, overwrite)
-        content = contents(specification, leave_out=[output])
+        content = _contents(specification, output)
         if content.missing and not allow_missing:
             advice = "If they are there all the same where the image runs: --allow-missing."
             raise PackagingError(" ".join([*content.missing, advice]))
         for model in specification.models:
             check_place(model, output)
-        models = [(model, files_of(specification, model)) for model in specification.models]
-        made = Context(path=output, **content.about)
+        models = [(model, _files_of(specification, model)) for model in specification.models]
+        made = content.made
         old = None if previous is None or (overwrite and _changes(output, previous)) else previous
         if old is not None and _is_up_to_date(old, content, models, output, resolve):
-            return replace(made, warnings=content.warnings + old.warnings, unchanged=True)
+            return replace(made, warnings=made.warnings + old.warnings, unchanged=True)
     _check_replaceable(output)
-    document = resolved(content, previous, resolve)
+    document = _resolved(content, previous, resolve)
     with _translated(output), _parents(output), _alone(output.parent), _temporary(output) as folder:
         reused = output if _previous(output, overwrite) is not None else None
         _check_space(models, reused, folder)
@@ -89,7 +171,248 @@ def make(
         _place(models, folder, reused, progress)
         _finish(folder)
         _publish(folder, output)
-    return replace(made, warnings=content.warnings + document.warnings)
+    return replace(made, warnings=made.warnings + document.warnings)
+
+
+# --- what it holds --------------------------------------------------------------------------------
+
+
+def _contents(specification: Specification, output: Path) -> _Contents:
+    """What the context of a package holds beside its models."""
+    _check(specification)
+    specification = replace(specification, environment=_environment(specification))
+    environment, notes = specification.environment, list[str]()
+    temporary = f".{output.name}.tmp-"  # what another run makes at this moment
+    source = source_files(specification, [output], warn=notes.append)
+    source = [(name, path) for name, path in source if temporary not in name]
+    check_no_secrets(source)
+    _check_model_texts(specification)
+    requirements = requirements_text(specification)
+    settings = image_settings(specification, ROOTS[specification.target])
+    required = required_settings(specification)
+    files: dict[str, bytes | Path] = {
+        **_generated(specification, settings, required, requirements, bool(source)),
+        **{f"{SOURCE}/{name}": path for name, path in source},
+        **{f"{WHEELS}/{path.name}": path for path in environment.wheels},
+        **_runtime_files(),
+    }
+    try:
+        document = _document(specification, settings, required, files)
+    except OSError as error:
+        raise PackagingError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    notes += [*unknown_settings(specification), *_packaged_twice(specification, source)]
+    missing, rest = _missing(specification, source, requirements.splitlines())
+    made = Context(
+        path=output,
+        target=specification.target,
+        triggers=specification.triggers,
+        models=document.models,
+        settings=settings,
+        required=required,
+        warnings=(*environment.notes, *notes, *missing, *rest),
+        source_files=tuple(name for name, _ in source),
+    )
+    return _Contents(files, document, made, environment.wheels, missing)
+
+
+def _files_of(specification: Specification, model: PackagedModel) -> list[ModelFile]:
+    """Those of a model; without a script also what its one file needs of what lies beside it."""
+    own = model_files(model)
+    if specification.entry_script is not None or os.path.isdir(model.path):
+        return own
+    place = own[0].target.removesuffix(model.path.name)
+    more = [ModelFile(f"{place}{name}", path) for name, path in beside(model.path)]
+    return [*own, *(each for each in more if each.target != own[0].target)]
+
+
+def _missing(
+    specification: Specification, source: Source, requirements: list[str]
+) -> tuple[tuple[str, ...], list[str]]:
+    """What the script or a model cannot do without, and what only other files import.
+
+    What a base image of the user's has nobody knows.
+    """
+    script, models = specification.entry_script, specification.models
+    pickled = {
+        f"The model {model.name} ({each.name})": sorted(said(each).modules)
+        for model in models
+        for each in pickles(model.path)
+    }
+    files, roots, folders = [*source], [entry_script_name(specification)], list[Path]()
+    if script is None:
+        for model in (each for each in models if each.kind != MLFLOW):
+            own = [(_below(file), file.path) for file in _files_of(specification, model)]
+            files += own
+            roots += [name for name, _ in own if not os.path.isdir(model.path)]
+    else:
+        paths = (*(model.path for model in models), script)
+        folders = [Path(os.path.abspath(each)).parent for each in paths]
+        folders.append(specification.source_dir or Path())
+    found = uncovered(files, requirements, roots=roots, pickled=pickled, folders=folders)
+    fatal = [each for each in found if each.needed and not specification.environment.base_image]
+    missing = tuple(each.sentence for each in fatal)
+    return missing, [each.sentence for each in found if each not in fatal]
+
+
+def _below(file: ModelFile) -> str:
+    """Its path below the version of the model."""
+    return file.target.split("/", 3)[3]
+
+
+def _environment(specification: Specification) -> Environment:
+    """The user's, with the wheels and notes that MLflow models bring, and their Python."""
+    said, own = specification.environment, models_environment(specification)
+    return replace(
+        said,
+        python=said.python or own.python,
+        wheels=tuple(dict.fromkeys((*said.wheels, *own.wheels))),
+        notes=(*said.notes, *own.notes),
+    )
+
+
+def _packaged_twice(specification: Specification, source: Source) -> Iterator[str]:
+    """A warning for each model in the source folder: the script may open it there, or not.
+
+    In a model's folder that holds the script too, there is nothing to leave out.
+    """
+    if not specification.models or not source:
+        return
+    taken = {_identity(path): name for name, path in source}
+    script = entry_script_name(specification)
+    for model in specification.models:
+        files = _files_of(specification, model)
+        twice = [taken[each] for file in files if (each := _identity(file.path)) in taken]
+        if twice and script not in twice:
+            yield (
+                f"The model {model.name} at {model.path} is in the source folder too, so it is "
+                "packaged twice: name it in .scoringignore unless the script opens it there."
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    about = os.stat(path)
+    return about.st_dev, about.st_ino
+
+
+def _check_model_texts(specification: Specification) -> None:
+    """Text files of models, such as config.json, may hold a secret too."""
+    for model in specification.models:
+        again = ", and register it again" if model.registered else ""
+        advice = f"take it out of the model, {model.path}{again}."
+        check_no_secrets(_files_of(specification, model), advice)
+
+
+def _check(specification: Specification) -> None:
+    if specification.target not in TARGETS:
+        raise PackagingError(
+            f"There is no target {specification.target!r}. Allowed: {', '.join(TARGETS)}."
+        )
+    for trigger in specification.triggers:
+        if trigger not in _TRIGGERS:
+            raise PackagingError(
+                f"There is no trigger {trigger!r}. Allowed: {', '.join(_TRIGGERS)}."
+            )
+    identities = _identities(specification)
+    for identity in identities:
+        if identities.count(identity) > 1:
+            raise PackagingError(f"The model {identity} is given twice.")
+    if specification.entry_script is None:
+        _check_models_alone(specification)
+
+
+def _check_models_alone(specification: Specification) -> None:
+    if not specification.models:
+        raise PackagingError(
+            "There is nothing to package: give an entry script (--entry-script score.py), a model "
+            "(--model NAME=PATH), or both."
+        )
+    if specification.source_dir is not None:
+        raise PackagingError(
+            f"The source folder {specification.source_dir} needs an entry script in it: add "
+            "--entry-script."
+        )
+    for model in specification.models:
+        if model.kind in ("", UNKNOWN):
+            raise PackagingError(
+                f"The model {model.name} at {model.path} is none that scores without a script: "
+                "that is one scikit-learn file (.pkl, .joblib …), one .onnx file or one MLflow "
+                "folder. Add --entry-script score.py."
+            )
+
+
+def _system_packages(specification: Specification, requirements: str) -> list[str]:
+    """Packages of Debian without which one of Python's, or a model, does not load."""
+    found = ["libgomp1"] if re.search(r"(?mi)^lightgbm\b", requirements) else []
+    files = (each.path for m in specification.models for each in _files_of(specification, m))
+    onnx = (path for path in files if path.suffix.lower() == ".onnx")
+    return [*found, "locales"] if any(map(compares_text, onnx)) else found
+
+
+def _generated(
+    specification: Specification,
+    settings: Mapping[str, str],
+    required: Iterable[RequiredSetting],
+    requirements: str,
+    source: bool,
+) -> dict[str, bytes | Path]:
+    environment = specification.environment
+    inside = {"source": source, "models": bool(specification.models)}
+    inside["wheels"] = bool(environment.wheels)
+    identities = _identities(specification)
+    texts = {
+        "Dockerfile": dockerfile(
+            specification.target,
+            python=environment.python,
+            base_image=environment.base_image,
+            settings=settings,
+            labels={"scoring-runtime.models": ",".join(identities)} if identities else {},
+            more=other_requirements(specification),
+            system=_system_packages(specification, requirements),
+            **inside,
+        ),
+        ".dockerignore": dockerignore(),
+        "requirements.txt": requirements,
+        "host.json": host_json(settings_of(specification)),
+        "function_app.py": FUNCTION_APP,
+        "local.settings.json": local_settings(image_settings(specification, ""), required),
+        "app-settings.json": app_settings(settings, required),
+    }
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def _identities(specification: Specification) -> tuple[str, ...]:
+    return tuple(f"{model.name}:{model.version}" for model in specification.models)
+
+
+def _runtime_files() -> dict[str, bytes | Path]:
+    folder = Path(__file__).parent.parent
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".typed")]
+    return {f"scoring_runtime/{path.relative_to(folder).as_posix()}": path for path in found}
+
+
+def _document(
+    specification: Specification,
+    settings: Mapping[str, str],
+    required: Iterable[RequiredSetting],
+    files: Mapping[str, bytes | Path],
+) -> Document:
+    return Document(
+        runtime=VERSION,
+        target=specification.target,
+        triggers=specification.triggers,
+        python=specification.environment.python or DEFAULT_PYTHON,
+        entry_script=entry_script_name(specification) if specification.entry_script else "",
+        models=_identities(specification),
+        settings=settings,
+        required={each.name: each.about for each in required},
+        files={name: digest_of(content) for name, content in files.items()},
+        executables=tuple(name for name, content in files.items() if _is_executable(content)),
+    )
+
+
+def _is_executable(content: bytes | Path) -> bool:
+    """By the owner's bit, as in git: the same for whoever packages."""
+    return isinstance(content, Path) and bool(os.stat(content).st_mode & stat.S_IXUSR)
 
 
 # --- what is there already ------------------------------------------------------------------------
@@ -124,7 +447,7 @@ def _previous(output: Path, overwrite: bool) -> Document | None:
 
 def _changes(output: Path, document: Document) -> list[str]:
     try:
-        return changed_by_hand(output, document, MODELS, NOTES)
+        return changed_by_hand(output, document)
     except OSError as error:
         place = error.filename or output
         raise PackagingError(
@@ -133,7 +456,7 @@ def _changes(output: Path, document: Document) -> list[str]:
 
 
 def _is_up_to_date(
-    previous: Document, content: Contents, models: Models, output: Path, resolve: bool
+    previous: Document, content: _Contents, models: Models, output: Path, resolve: bool
 ) -> bool:
     """Whether a run would make what its document says is there; its warnings may be others."""
     asked = previous.resolved or resolve
@@ -153,6 +476,74 @@ def _check_replaceable(output: Path) -> None:
             f"The output {output} holds the working folder, which would be replaced: name another "
             "folder, or run it from another one."
         )
+
+
+def read_document(folder: Path) -> Document | None:
+    """The document in a folder; None if there is none, or it is not what :meth:`text` writes."""
+    if not os.path.isfile(folder / DOCUMENT):
+        return None
+    try:
+        said = json.loads((folder / DOCUMENT).read_bytes())
+        if not isinstance(said, dict) or said.pop("format", None) != _FORMAT:
+            return None
+        return Document(**{name: _checked(name, value) for name, value in said.items()})
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Lists become the tuples they were."""
+    if name in ("settings", "required", "files"):
+        wrong = not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values())
+    elif name in ("triggers", "models", "warnings", "executables"):
+        wrong = not isinstance(value, list) or not all(isinstance(each, str) for each in value)
+        value = tuple(value) if isinstance(value, list) else value
+    else:
+        wrong = not isinstance(value, bool if name == "resolved" else str)
+    if wrong:
+        raise ValueError(f"{name} of {DOCUMENT}")
+    return value
+
+
+def changed_by_hand(folder: Path, document: Document) -> list[str]:
+    """The files of a context that are not those of its document, each with what is wrong."""
+    there = set(files_below(folder, MODELS, NOTES)) - {DOCUMENT}
+    files = document.files
+    changed = [
+        name for name in sorted(there & set(files)) if not _is(f"{folder}/{name}", files[name])
+    ]
+    missing = [f"{name} (missing)" for name in sorted(set(files) - there)]
+    return changed + missing + [f"{name} (new)" for name in sorted(there - set(files))]
+
+
+def _is(path: str, digest: str) -> bool:
+    return os.path.isfile(path) and digest_of(Path(path)) == digest
+
+
+# --- what pip says --------------------------------------------------------------------------------
+
+
+def _resolved(content: _Contents, previous: Document | None, resolve: bool) -> Document:
+    """The document with what pip says; it is not asked twice about the same requirements."""
+    known = previous if previous is not None and _asks_the_same(previous, content) else None
+    if resolve and (known is None or not known.resolved or known.warnings):
+        requirements = content.files["requirements.txt"]
+        assert isinstance(requirements, bytes)
+        found = resolution.check(requirements.decode(), content.document.python, content.wheels)
+        return replace(content.document, resolved=True, warnings=found)
+    if known is not None:
+        return replace(content.document, resolved=known.resolved, warnings=known.warnings)
+    return content.document
+
+
+def _asks_the_same(previous: Document, content: _Contents) -> bool:
+    return _asked(previous) == _asked(content.document)
+
+
+def _asked(document: Document) -> tuple[str, dict[str, str]]:
+    names = ("requirements.txt", f"{WHEELS}/")
+    files = {name: each for name, each in document.files.items() if name.startswith(names)}
+    return document.python, files
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -248,7 +639,7 @@ def _check_space(models: Models, reused: Path | None, folder: Path) -> None:
         raise OSError(errno.ENOSPC, reason)
 
 
-def _write(folder: Path, content: Contents) -> None:
+def _write(folder: Path, content: _Contents) -> None:
     for name, source in content.files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,18 @@
-"""The Dockerfile and the ignore file of a build context, for docker, podman and buildah alike."""
+"""The generated files of a build context: Dockerfile, ignore file, what the Functions host reads.
+
+The Dockerfile is for docker, podman and buildah alike.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 
 from ..errors import PackagingError
 from ..release import VERSION
+from ..settings.settings import Settings
 from .specification import (
     DEFAULT_PYTHON,
     FUNCTIONS,
@@ -17,6 +23,7 @@ from .specification import (
     STANDALONE,
     TARGETS,
     WHEELS,
+    RequiredSetting,
 )
 
 USER = 10001
@@ -25,9 +32,6 @@ _NOTHING: Mapping[str, str] = {}
 _NO_LINES: Mapping[str, Sequence[str]] = {}
 _OLDEST_PYTHON = (3, 11)
 _PYTHON = re.compile(r"(\d+)\.(\d+)(\.\d+)?")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LABEL = re.compile(r"[a-z0-9]+([._-]+[a-z0-9]+)*")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _LABELS = {
     "org.opencontainers.image.title": "scoring-runtime",
@@ -131,6 +135,20 @@ _PARTS = {
     },
 }
 
+_RENEWAL_MARGIN = timedelta(minutes=5)
+_NO_DEADLINE = timedelta(hours=24)
+
+FUNCTION_APP = '''"""The Azure Functions app: settings → runtime → functions."""
+
+import os
+from pathlib import Path
+
+from scoring_runtime.functions.app import create_app
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+app = create_app(os.environ, Path(__file__).parent)
+'''
+
 
 def dockerfile(
     target: str,
@@ -154,8 +172,8 @@ def dockerfile(
         target: what a build without ``--target`` makes.
         python: a version such as ``3.11``; empty: the default.
         base_image: what ``target`` starts from unless the build argument ``BASE_IMAGE`` says.
-        settings: environment variables of the image. Paths below the folder that ``target`` has
-            in its image are the other target's in the other image.
+        settings: environment variables of the image, with checked names and values. Paths below
+            the folder that ``target`` has in its image are the other target's in the other image.
         source: whether the context has the folder of the entry script.
         models: whether it has the folder of models.
         wheels: whether it has the folder of local wheels.
@@ -164,8 +182,8 @@ def dockerfile(
         system: packages of Debian; with ``locales`` there is the locale en_US.UTF-8.
 
     Raises:
-        PackagingError: an unknown target, a Python that the runtime does not support, or a name or
-            value that an image cannot hold.
+        PackagingError: an unknown target, a Python that the runtime does not support, or a base
+            image that is none.
     """
     if target not in TARGETS:
         raise PackagingError(f"{target!r} is no target. Allowed: {', '.join(TARGETS)}.")
@@ -212,8 +230,8 @@ def _final_stage(
         source=f"COPY {SOURCE}/ {root}/{SOURCE}/\n" if source else "",
         models="".join(f"COPY {each}/ {root}/{each}/\n" for each in (MODELS, NOTES) if models),
         workdir=f"{root}/{SOURCE}" if source else root,
-        labels=_assignments("LABEL", labels, _LABEL),
-        settings=_assignments("ENV", settings, _VARIABLE),
+        labels=_assignments("LABEL", labels),
+        settings=_assignments("ENV", settings),
         healthy=_HEALTHY,
     )
 
@@ -269,30 +287,76 @@ def _values_of(target: str, settings: Mapping[str, str], root: str) -> dict[str,
     return values
 
 
-def _assignments(instruction: str, values: Mapping[str, str], names: re.Pattern[str]) -> str:
+def _assignments(instruction: str, values: Mapping[str, str]) -> str:
     """One instruction with all of them, a line each; nothing without any."""
-    lines = [f"{instruction}"] if values else []
-    lines += [f"    {_checked_name(name, names)}={_quoted(name, values[name])}" for name in values]
-    return " \\\n".join(lines) + "\n" if lines else ""
+    lines = [instruction, *(f"    {name}={_quoted(value)}" for name, value in values.items())]
+    return " \\\n".join(lines) + "\n" if values else ""
 
 
-def _checked_name(name: str, names: re.Pattern[str]) -> str:
-    if not names.fullmatch(name):
-        raise PackagingError(
-            f"{name!r} cannot be the name of a variable or label of an image: allowed are letters, "
-            "digits and _ (in a label also . and -)."
-        )
-    return name
-
-
-def _quoted(name: str, value: str) -> str:
+def _quoted(value: str) -> str:
     r"""In double quotes, where ``\``, ``"`` and ``$`` need a backslash before them.
 
     Source: https://docs.docker.com/reference/dockerfile/#environment-replacement
     """
-    if _CONTROL.search(value):
-        raise PackagingError(
-            f"The value of {name} has a line break or another control character, which an image "
-            "cannot hold: expected one line of text."
-        )
     return '"' + re.sub(r'([\\"$])', r"\\\1", value) + '"'
+
+
+# --- what the Functions host reads ----------------------------------------------------------------
+
+
+def host_json(settings: Settings) -> str:
+    """host.json: the lock of a message is renewed as long as ``run()`` may take.
+
+    Source: https://learn.microsoft.com/azure/azure-functions/functions-host-json
+    """
+    document = {
+        "version": "2.0",
+        "logging": {
+            "logLevel": {"default": "Information", "Host.Aggregator": "Warning"},
+            "applicationInsights": {
+                "samplingSettings": {"isEnabled": True, "excludedTypes": "Request;Exception"}
+            },
+        },
+        "extensionBundle": {
+            "id": "Microsoft.Azure.Functions.ExtensionBundle",
+            "version": "[4.0.0, 5.0.0)",
+        },
+        "extensions": {
+            "http": {"routePrefix": ""},
+            "blobs": {"maxDegreeOfParallelism": 8, "poisonBlobThreshold": 5},
+            "serviceBus": {
+                "autoCompleteMessages": True,
+                "maxAutoLockRenewalDuration": _renewal(settings),
+                "maxConcurrentCalls": 16,
+                "prefetchCount": 0,
+            },
+        },
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def local_settings(values: Mapping[str, str], required: Iterable[RequiredSetting]) -> str:
+    """local.settings.json for ``func start``: Azurite for storage, and no secret."""
+    known = {"FUNCTIONS_WORKER_RUNTIME": "python"}
+    storage = {
+        each.name: "UseDevelopmentStorage=true" for each in required if "storage" in each.about
+    }
+    document = {"IsEncrypted": False, "Values": {**known, **storage, **values}}
+    return json.dumps(document, indent=2) + "\n"
+
+
+def app_settings(values: Mapping[str, str], required: Iterable[RequiredSetting]) -> str:
+    """app-settings.json: what is in the image, and what has to be set where it runs."""
+    document = {
+        "in_image": dict(values),
+        "required": {each.name: each.about for each in required},
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _renewal(settings: Settings) -> str:
+    deadline = timedelta(milliseconds=settings.scoring_timeout_ms) or _NO_DEADLINE
+    seconds = int((deadline + _RENEWAL_MARGIN).total_seconds())
+    days, rest = divmod(seconds, 86400)
+    time = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}.{time}" if days else time

@@ -18,8 +18,7 @@ BUILDERS = ("docker", "podman", "buildah")
 _NOTHING: Mapping[str, str | None] = {}
 _ANSWER_SECONDS = 30
 _STOP_SECONDS = 10
-_KEPT_LINES = 500
-_SHOWN_LINES = 8
+_SHOWN_LINES = 12
 _LINE_LENGTH = 300
 # Only docker's own format has HEALTHCHECK; buildah keeps layers of earlier builds only if asked.
 _OPTIONS = {
@@ -33,56 +32,6 @@ _PROBES = {
     "podman": ("version",),
     "buildah": ("version",),
 }
-_TELLING = re.compile(
-    r"\berror\b|\bfatal\b|no matching|could not|cannot|denied|no such|no space|unknown|unreachable"
-    r"|not found|timed? ?out|refused",
-    re.IGNORECASE,
-)
-# Lines that repeat an instruction, which may hold any word.
-_INSTRUCTION = re.compile(
-    r"STEP \d+/\d+:|building at STEP|^Step \d+/\d+ :|^> \[|^\d+ \||process \"/bin/sh -c"
-    r"|returned a non-zero"
-)
-# As BuildKit and pip write before and around a line: "#12 3.456 " and colours.
-_DECORATION = re.compile(r"^(#\d+ )?(\d+\.\d{3} )?|\x1b\[[0-9;]*m")
-_ADVICE = (
-    (
-        r"No space left on device|ENOSPC",
-        "Free some space where the builder keeps its images (docker system prune, podman system "
-        "prune, buildah rmi --prune).",
-    ),
-    (
-        r"conflicting dependencies|ResolutionImpossible",
-        "Loosen or align the versions that the environment asks for.",
-    ),
-    (
-        r"CERTIFICATE_VERIFY_FAILED|SSLError|certificate signed by unknown",
-        "If a proxy replaces certificates, use a base image that has its certificate: --build-arg "
-        "BASE_IMAGE=…, --build-arg PIP_CERT=<file in it>.",
-    ),
-    (
-        r"name resolution|resolve host|i/o timeout|NewConnectionError|Network is unreachable"
-        r"|dial tcp|ConnectTimeout",
-        "The builder has no way to the registry or to the package index: check the network and "
-        "the proxy.",
-    ),
-    (
-        r"Could not find a version|No matching distribution",
-        "Correct the package's name or version, or name the index that has it: --build-arg "
-        "PIP_INDEX_URL=… or PIP_EXTRA_INDEX_URL=….",
-    ),
-    (
-        r"subprocess-exited-with-error|Failed building wheel|Failed to build",
-        "The package has no wheel for this Python and cannot be compiled: take a version that has "
-        "one, or a base image with the libraries it needs (--build-arg BASE_IMAGE=…).",
-    ),
-    (
-        r"manifest unknown|image not known|pull access denied|initializing source|unauthorized"
-        r"|failed to resolve source metadata|toomanyrequests|short-name",
-        "The base image cannot be had: check its name, sign in to its registry, or name another: "
-        "--build-arg BASE_IMAGE=….",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -140,13 +89,13 @@ def build(
         options: more options of the builder's ``build``.
 
     Raises:
-        PackagingError: it failed; the message has the last lines that tell why, and what to do.
+        PackagingError: it failed; the message has its last lines.
     """
     said = (name if value is None else f"{name}={value}" for name, value in build_args.items())
     arguments = [argument for each in said for argument in ("--build-arg", each)]
     named = ["--target", target, "--tag", tag, *arguments, *_OPTIONS[builder.name], *options]
     command = [*builder.command, "build", *named, str(context)]
-    kept: deque[str] = deque(maxlen=_KEPT_LINES)
+    kept: deque[str] = deque(maxlen=_SHOWN_LINES)
 
     def take(line: str) -> None:
         kept.append(line)
@@ -233,15 +182,10 @@ def _stop(process: subprocess.Popen[str]) -> None:
 def _failure(
     name: str, code: int, lines: Iterable[str], build_args: Mapping[str, str | None]
 ) -> str:
-    said = [_DECORATION.sub("", line).strip() for line in lines]
-    said = [line for line in said if line and not _INSTRUCTION.search(line)]
-    text = "\n".join(said)
+    text = "\n".join(line for line in lines if line.strip())
     for value in build_args.values():
         # The address of a private index may have a password in it.
         text = text.replace(value, "***") if value and "@" in value else text
-    said = list(dict.fromkeys(line[:_LINE_LENGTH] for line in text.splitlines()))
-    telling = [line for line in said if _TELLING.search(line)] or said
-    shown = [f"  {line}" for line in telling[-_SHOWN_LINES:]]
-    advice = [advice for pattern, advice in _ADVICE if re.search(pattern, text)][:1]
+    shown = [f"  {line[:_LINE_LENGTH]}" for line in text.splitlines()[-_SHOWN_LINES:]]
     ended = f"{name} could not build the image (exit code {code})"
-    return "\n".join([f"{ended}:" if shown else f"{ended}.", *shown, *advice])
+    return "\n".join([f"{ended}:" if shown else f"{ended}.", *shown])

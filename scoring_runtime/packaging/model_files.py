@@ -10,6 +10,7 @@ that is a version already (``…/<name>/<version>``) becomes the version's.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -22,9 +23,8 @@ from ..models import manifest, registry
 from ..models.folder import is_version_folder
 from ..models.kinds import agreeing, kind_of, libraries
 from ..models.manifest import METADATA_FILE, FileDigest, Manifest, Progress
-from .document import DOCUMENT, digest_of, files_below
-from .source_folder import check_name, first_missing, near_misses
-from .specification import MODELS, PackagedModel
+from .source import check_name, first_missing, near_misses
+from .specification import DOCUMENT, MODELS, PackagedModel
 
 _COMPARED_BYTES = 64 << 20
 """Models of up to this many bytes are compared to the byte, larger ones by length and time."""
@@ -172,6 +172,29 @@ def _files_of(model: PackagedModel) -> list[tuple[str, Path]]:
     if not below:
         raise PackagingError(f"The model {model.name} at {model.path} holds no file.")
     return below
+
+
+def digest_of(content: bytes | Path) -> str:
+    """The SHA-256 of bytes or of a file, in hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with open(content, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_below(folder: Path, *leave: str) -> Iterator[str]:
+    """Every file of a context but those in its folders ``leave`` and Python's own, with ``/``."""
+    for parent, folders, names in os.walk(folder):
+        below = parent[len(str(folder)) :].lstrip(os.sep)
+        folders[:] = [
+            name for name in folders if name != "__pycache__" and (below or name not in leave)
+        ]
+        for name in names:
+            yield os.path.join(below, name).replace(os.sep, "/")
 
 
 # --- in a context ---------------------------------------------------------------------------------

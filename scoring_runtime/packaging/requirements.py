@@ -12,8 +12,9 @@ from dataclasses import replace
 from ..errors import PackagingError
 from ..models.kinds import LIGHTGBM, MLFLOW, ONNX, SKLEARN, UNKNOWN, XGBOOST, written_with
 from . import requirements_mlflow
-from .environments import merged, name_of
-from .environments_files import shown
+from .environment.files import shown
+from .environment.names import name_of
+from .environment.pip import merged
 from .specification import (
     DEFAULT_PYTHON,
     FUNCTIONS,
@@ -88,7 +89,6 @@ def runtime_requirements(
     *,
     script: bool,
     kinds: Iterable[str] = (),
-    cache: bool = True,
 ) -> tuple[str, ...]:
     """What the runtime needs for a target, sorted by name.
 
@@ -97,12 +97,10 @@ def runtime_requirements(
         triggers: as in ``SCORING_TRIGGERS``.
         script: whether an entry script is packaged.
         kinds: the kinds of the models that are loaded without a script.
-        cache: whether results can be kept in Redis.
     """
-    lines = [*_BASE, *_HOSTS[target]]
+    lines = [*_BASE, *_HOSTS[target], *_CACHE]
     for trigger in triggers:
         lines += _TRIGGERS.get((target, trigger), ())
-    lines += _CACHE if cache else ()
     lines += _SCRIPT if script else ()
     for kind in kinds:
         lines += _KINDS.get(kind, ())

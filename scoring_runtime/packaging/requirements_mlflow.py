@@ -14,8 +14,10 @@ from typing import Any
 
 from ..errors import PackagingError
 from ..models.kinds import LIGHT_MLFLOW_KEYS, MLFLOW, candidates, mlflow_versions
-from .environments import from_conda, from_requirements, name_of
-from .environments_files import parse_yaml, read_text
+from .environment.conda import from_conda
+from .environment.files import parse_yaml, read_text
+from .environment.names import name_of
+from .environment.pip import from_requirements
 from .specification import Environment
 
 KNOWN_KEYS = LIGHT_MLFLOW_KEYS

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..errors import PackagingError
-from .resolution_output import Trouble, trouble
+from .environment.files import without_credentials
 from .specification import WHEELS
 
 TIMEOUT_SECONDS = 300.0
@@ -25,14 +25,20 @@ _COMMAND = (
     "--disable-pip-version-check",
     "--retries=2",
     "--timeout=20",
+    "--requirement=requirements.txt",
 )
 _HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 _UNKNOWN = "It could not be checked whether the packages can be installed"
-
 _ADVICE = (
-    " Name a version that has a wheel for Python {python}, which the image has; a pickled model "
-    "should be loaded by the version that it was written with."
+    ". Name a version that has a wheel for Python {python}, which the image has; a pickled model "
+    "should be loaded by the version that it was written with"
 )
+# How pip's last error begins if the packages are at fault, and what stands above it if the index is
+# away, which it calls an index without that package.
+_AT_FAULT = ("No matching distribution found", "Cannot install", "Invalid requirement", "Wheel ")
+_UNBUILT = ("metadata-generation-failed", "subprocess-exited-with-error", "BackendUnavailable")
+_CAUSES = "The conflict is caused by:"
+_AWAY = ("Retrying (", "Could not fetch URL", " Error: ", "Max retries exceeded")
 
 
 def check(
@@ -45,7 +51,7 @@ def check(
     """Ask pip whether the requirements can be installed together; warnings if it cannot tell.
 
     Nothing is installed. For another Python than this one only wheels are looked at, as pip cannot
-    build for it.
+    build for it; what is not found then and is for this one may have to be built.
 
     Args:
         requirements: the text of a ``requirements.txt``.
@@ -54,65 +60,54 @@ def check(
         timeout: seconds that pip may take.
 
     Raises:
-        PackagingError: they cannot be installed; the message says which packages are at fault.
+        PackagingError: they cannot be installed; the message is pip's last error.
     """
+    other = [f"--python-version={python}", "--only-binary=:all:", "--target=target"]
+    other = other if python not in ("", _HERE) else []
     with tempfile.TemporaryDirectory(prefix="scoring-package-") as name:
         folder = Path(name)
         (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
-        _place(folder / WHEELS, wheels)
-        other = _other_python(python)
+        (folder / WHEELS).mkdir()
+        for path in wheels:
+            shutil.copyfile(path, folder / WHEELS / path.name)
         try:
-            found = _asked(["-r", "requirements.txt", *other], folder, timeout)
-            if found is not None and found.certain and found.requirement and other:
-                found = _only_from_source(found, folder, timeout)
+            said, certain = _asked(other, folder, timeout)
+            if certain and other:
+                certain = _asked([], folder, timeout)[1]
+                said += "" if certain else _ADVICE.format(python=python)
         except subprocess.TimeoutExpired:
-            return (f"{_UNKNOWN}: pip has not answered within {timeout:g} s.",)
-    return _outcome(found, python or _HERE)
+            said, certain = f"pip has not answered within {timeout:g} s", False
+        except OSError as error:
+            said, certain = f"pip cannot be started: {error.strerror}", False
+    if certain:
+        raise PackagingError(f"The packages cannot be installed: {said}.")
+    return (f"{_UNKNOWN}: {said}.",) if said else ()
 
 
-def _place(folder: Path, wheels: Iterable[Path]) -> None:
-    folder.mkdir()
-    for path in wheels:
-        shutil.copyfile(path, folder / path.name)
-
-
-def _other_python(python: str) -> list[str]:
-    if python in ("", _HERE):
-        return []
-    return ["--python-version", python, "--only-binary=:all:", "--target", "target"]
-
-
-def _asked(arguments: Sequence[str], folder: Path, timeout: float) -> Trouble | None:
-    """What is wrong; None if nothing is."""
-    command = [sys.executable, "-m", "pip", *_COMMAND, *arguments]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout,
-            check=False,
-        )
-    except OSError as error:
-        return Trouble(f"pip cannot be started: {error.strerror}", certain=False)
-    return trouble(done.stdout.decode("utf-8", "replace")) if done.returncode else None
-
-
-def _only_from_source(found: Trouble, folder: Path, timeout: float) -> Trouble:
-    """The trouble, or a milder one if this Python finds the package, as source perhaps."""
-    again = _asked(["--no-deps", found.requirement], folder, timeout)
-    if again is not None and again.certain:
-        return found
-    text = f"{found.requirement} has no wheel for the Python of the image, and may have to be built"
-    return Trouble(text, certain=False, unbuilt=True)
-
-
-def _outcome(found: Trouble | None, python: str) -> tuple[str, ...]:
-    if found is None:
-        return ()
-    if found.certain:
-        raise PackagingError(f"The packages cannot be installed: {found.text}.")
-    advice = _ADVICE.format(python=python) if found.unbuilt else ""
-    return (f"{_UNKNOWN}: {found.text}.{advice}",)
+def _asked(arguments: Sequence[str], folder: Path, timeout: float) -> tuple[str, bool]:
+    """What is wrong, nothing if nothing is, and whether the requirements are at fault."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *_COMMAND, *arguments],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=timeout,
+        check=False,
+    )
+    if not done.returncode:
+        return "", False
+    output = without_credentials(done.stdout.decode("utf-8", "replace"))
+    lines = [line.strip() for line in output.splitlines()]
+    errors = [line[7:] for line in lines if line.startswith(("ERROR: ", "error: "))]
+    errors = [each for each in errors if not each.startswith("ResolutionImpossible")]
+    error = [*filter(None, lines), *errors][-1].rstrip(".") if any(lines) else "pip said nothing"
+    if any(each in output for each in _AWAY):
+        return "the package index cannot be reached, or refuses to answer", False
+    if not error.startswith(_AT_FAULT) and any(each in output for each in _UNBUILT):
+        problem = "one of them has no wheel that fits, and building it from source fails here"
+        return problem + _ADVICE.format(python=_HERE), False
+    if _CAUSES in lines:
+        causes = lines[lines.index(_CAUSES) + 1 :]
+        error += f": {'; '.join(causes[: causes.index('')] if '' in causes else causes)}"
+    return error, error.startswith(_AT_FAULT)

@@ -19,13 +19,27 @@ A build context has the same layout for both targets::
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import PackagingError
+
+DOCUMENT = "scoring-package.json"
 FUNCTIONS, STANDALONE = TARGETS = ("functions", "standalone")
 ROOTS: Mapping[str, str] = {FUNCTIONS: "/home/site/wwwroot", STANDALONE: "/var/azureml-app"}
 """Where the context lies in the image, by target."""
+
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+"""Names of environment variables, and so of settings and build arguments."""
+
+# https://github.com/distribution/reference
+_IMAGE = re.compile(
+    r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?/)?"
+    r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+)
 
 DEFAULT_PYTHON = "3.11"
 """The Python of images that are not asked for another."""
@@ -115,3 +129,17 @@ class Context:
     warnings: tuple[str, ...] = ()
     source_files: tuple[str, ...] = ()
     unchanged: bool = False
+
+
+def check_image(name: str, what: str) -> None:
+    """Refuse a name that no image can have, ``what`` being where it is said.
+
+    Raises:
+        PackagingError: it is none; the message says what is allowed.
+    """
+    if not _IMAGE.fullmatch(name):
+        raise PackagingError(
+            f"{what} {name!r} is no name for an image: allowed are lower-case letters, "
+            "digits and single '.', '_' and '-' between them, parts with '/', and a tag after ':', "
+            "such as registry.example/team/net:3."
+        )

@@ -9,8 +9,11 @@ https://learn.microsoft.com/rest/api/storageservices/create-service-sas.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
 
 # The same everywhere, and public.
 # https://learn.microsoft.com/azure/storage/common/storage-use-azurite#well-known-storage-account-and-key
@@ -70,6 +73,22 @@ _HIDDEN = (
     re.compile(r"(?<![A-Za-z0-9+/=])()(?:[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{43}=)(?![\w=])"),
 )
 
+MAX_BYTES = 1 << 20
+"""Larger files are data, and are not searched."""
+
+_PRIVATE, _LOGIN = "a private key", "a login"
+_FILE_NAMES = {
+    **dict.fromkeys(("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "id_*_sk"), _PRIVATE),
+    **dict.fromkeys(("*.ppk", "*.p12", "*.pfx"), _PRIVATE),
+    **dict.fromkeys((".netrc", "_netrc", ".pgpass", ".pypirc", ".git-credentials"), _LOGIN),
+    **dict.fromkeys((".dockercfg", ".docker/config.json", ".aws/credentials"), _LOGIN),
+    **dict.fromkeys((".kube/config", "kubeconfig*", "*.kubeconfig"), _LOGIN),
+}
+"""Files that are refused whatever they hold, by the end of their path."""
+_VARIABLE_FILES = ("*.env", "*.env.*", "*.envrc", "*.tfvars")
+_VARIABLE = re.compile(r"""\s*(?:export\s+)?(\w+)\s*=\s*["']?([^\s"'#]+)""")
+_START_BYTES = 8192
+
 
 def masked(text: str) -> str:
     """The text with ``***`` for what looks like a secret in it; for errors, logs and tables."""
@@ -128,3 +147,58 @@ def is_real(value: str) -> bool:
     bare = value.rstrip("=")
     few = len(set(bare)) <= (3 if len(bare) >= 16 else 1)
     return not (few or value == AZURITE_KEY or _TEMPLATE.search(value) or _WORDS.search(value))
+
+
+# --- in files -------------------------------------------------------------------------------------
+
+
+def in_file(name: str, path: Path) -> Iterator[str]:
+    """A clause for each secret in a file, with its place and its kind, never its text.
+
+    Text files of up to :data:`MAX_BYTES` bytes are searched line by line, so what is put together
+    from several lines is not found.
+
+    Args:
+        name: what the clause calls it, a path with /; by it some files are secrets as a whole.
+        path: where it is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+
+    parts = name.lower().split("/")
+    for pattern, kind in _FILE_NAMES.items():
+        end = "/".join(parts[-1 - pattern.count("/") :])
+        if fnmatchcase(end, pattern) and not end.endswith(".py"):
+            yield f"{name} is {kind}"
+            return
+    variables = any(fnmatchcase(parts[-1], each) for each in _VARIABLE_FILES)
+    yield from (f"{name}:{line} holds {kind}" for line, kind in _in(path, variables))
+
+
+def _kinds(line: str, variables: bool) -> Iterator[str]:
+    yield from kinds_in(line)
+    found = _VARIABLE.match(line) if variables else None
+    if found and is_secret(*found.groups()) and is_real(found[2]):
+        yield f"a secret ({found[1]})"
+
+
+def _in(path: Path, variables: bool) -> Iterator[tuple[int, str]]:
+    """The line and the kind of each secret in a text file, a kind once a line."""
+    encoding = _encoding(path)
+    if not encoding:
+        return
+    with path.open(encoding=encoding, errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            yield from ((number, kind) for kind in dict.fromkeys(_kinds(line, variables)))
+
+
+def _encoding(path: Path) -> str:
+    """How to read the file; empty if it is none of text, or too large."""
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES)
+        if file.seek(0, 2) > MAX_BYTES:
+            return ""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "" if b"\0" in start else "utf-8-sig"

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import re
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,7 @@ from scoring_runtime.azureml.core.webservice import (
 )
 from scoring_runtime.azureml.exceptions import WebserviceException
 from scoring_runtime.local_services import service as local_service
-from scoring_runtime.local_services.process import free_port, started_at
+from scoring_runtime.local_services.process import free_port
 from tests.conftest import WriteScript
 from tests.models_for_tests import IRIS_ROWS, iris_estimator, saved
 
@@ -251,14 +248,6 @@ def test_the_last_lines_of_the_log(echo: Webservice) -> None:
 NAME = "it must have 3 to 32 lowercase letters"
 
 
-@pytest.mark.parametrize("name", ["My_Service", "ab", "köln-1", "a" * 33], ids=ascii)
-def test_a_name_that_is_not_allowed(ws: Workspace, config: Config, name: str) -> None:
-    """As Azure ML's rule has it."""
-    with pytest.raises(WebserviceException, match=re.escape(f"{name!r} is not a name")) as caught:
-        Model.deploy(ws, name, [], config(ECHO))
-    assert NAME in str(caught.value)
-
-
 def test_a_name_that_exists(ws: Workspace, config: Config) -> None:
     """The running service stays, unless it is overwritten."""
     first = Model.deploy(ws, "echo", [], config(ECHO))
@@ -342,13 +331,6 @@ def test_a_deployment_target(ws: Workspace, config: Config) -> None:
         Model.deploy(ws, "echo", [], config(ECHO), deployment_target="aks")
 
 
-def test_a_model_that_needs_a_script(ws: Workspace, model: Any) -> None:
-    """Without an inference configuration the packager says what scores without one."""
-    with pytest.raises(WebserviceException, match=r"The model weights at .* is none that scores"):
-        Model.deploy(ws, "weights", [model])
-    assert Webservice.list(ws) == []
-
-
 def test_what_the_cloud_alone_has(ws: Workspace, config: Config) -> None:
     """Keys and tokens are not supported, as they were not; a cloud is not deployed to."""
     service = Model.deploy(ws, "echo", [], config(ECHO))
@@ -363,61 +345,7 @@ def test_what_the_cloud_alone_has(ws: Workspace, config: Config) -> None:
 # --- failing --------------------------------------------------------------------------------------
 
 
-def test_a_script_that_fails(
-    ws: Workspace, config: Config, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """wait_for_deployment() raises, the text ends with the cause; the log has it all."""
-    failing = "def init(): raise OSError('no such weights')\ndef run(data): return data\n"
-    service = Model.deploy(ws, "fails", [], config(failing))
-    with pytest.raises(WebserviceException) as caught:
-        service.wait_for_deployment(show_output=True)
-    assert str(caught.value).splitlines()[-1] == "Cause: OSError: no such weights"
-    assert service.state == "Failed"
-    assert str(service.error).endswith("\nCause: OSError: no such weights")
-    logs = service.get_logs()
-    assert "score.py:1 in init" in logs
-    out = capsys.readouterr().out
-    assert out.endswith('Local service creation operation finished, operation "Failed"\n')
-    assert "\nCause: OSError: no such weights\n" in out
-    with pytest.raises(WebserviceException, match=r"Cause: OSError: no such weights$"):
-        service.run("1")
-    assert [each.name for each in LocalWebservice.list(ws)] == []
-    assert [each.name for each in LocalWebservice.list(ws, all=True)] == ["fails"]
-
-
-def test_a_service_whose_host_was_killed(ws: Workspace, config: Config) -> None:
-    """It is Failed; run() says that its process has ended, and reload() brings it back."""
-    service = Model.deploy(ws, "echo", [], config(ECHO))
-    service.wait_for_deployment()
-    pid = local_service.find(ws.folder, "echo").record.process.pid
-    os.kill(pid, signal.SIGKILL)
-    while started_at(pid):
-        pass
-    assert service.state == "Failed"
-    with pytest.raises(WebserviceException, match=r"The process has ended.$"):
-        service.run("1")
-    service.reload(wait=True)
-    assert service.run("1") == "1"
-
-
 # --- finding --------------------------------------------------------------------------------------
-
-
-def test_a_service_is_found_by_its_name(ws: Workspace, config: Config) -> None:
-    """By either class, and the workspace may be its folder."""
-    deployed = Model.deploy(ws, "echo", [], config(ECHO))
-    deployed.wait_for_deployment()
-    for found in (
-        Webservice(ws, "echo"),
-        LocalWebservice(ws, "echo"),
-        Webservice(workspace=str(ws.folder), name="echo"),
-        ws.webservices["echo"],
-    ):
-        assert type(found) is LocalWebservice
-        assert (found.name, found.port, found.run("1")) == ("echo", deployed.port, "1")
-    with pytest.raises(WebserviceException) as caught:
-        Webservice(ws, "other")
-    assert str(caught.value) == f"There is no service 'other' in {ws.folder}. There are: echo."
 
 
 def test_services_are_listed_by_name_and_model(
@@ -462,30 +390,6 @@ def test_a_service_is_updated_while_it_runs(
     new = free_port()
     service.update(deployment_config=LocalWebservice.deploy_configuration(port=new))
     assert (service.run("[1, 2]"), service.port) == (-42, new)
-
-
-def test_an_update_that_is_refused_changes_nothing(ws: Workspace, config: Config) -> None:
-    """The service goes on as it was."""
-    service = Model.deploy(ws, "echo", [], config(ECHO))
-    service.wait_for_deployment()
-    missing = InferenceConfig(entry_script="missing.py", environment=Environment("env"))
-    wrong: Any = "score.py"
-    for options in ({"inference_config": missing}, {"inference_config": wrong}):
-        with pytest.raises(WebserviceException):
-            service.update(**options)
-    with pytest.raises(WebserviceException, match=r"^Error, image configurations are not supp"):
-        service.update(image_config=wrong)
-    assert service.run("1") == "1"
-
-
-def test_an_update_to_a_script_that_fails(ws: Workspace, config: Config) -> None:
-    """With wait it raises the cause; another update helps."""
-    service = Model.deploy(ws, "echo", [], config(ECHO))
-    failing = config("def init(): 1 / 0\ndef run(data): return 1\n", "failing.py")
-    with pytest.raises(WebserviceException, match=r"Cause: ZeroDivisionError: division by zero$"):
-        service.update(inference_config=failing, wait=True)
-    service.update(inference_config=config(ECHO))
-    assert service.run("1") == "1"
 
 
 def test_a_source_folder_that_holds_the_workspace(

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import resource
 import shutil
-import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,9 +18,10 @@ import pytest
 
 from scoring_runtime.errors import PackagingError
 from scoring_runtime.models import manifest, registry
-from scoring_runtime.packaging import host_files, model_files
+from scoring_runtime.packaging import model_files
 from scoring_runtime.packaging.app_settings import required_settings
 from scoring_runtime.packaging.context import make
+from scoring_runtime.packaging.dockerfile import FUNCTION_APP, host_json
 from scoring_runtime.packaging.specification import Context, Environment, Specification
 from scoring_runtime.settings.settings import Settings
 from tests.hosts.standalone import clean_environ
@@ -135,9 +133,9 @@ def test_the_runtime_in_it_is_this_one(package: Package) -> None:
 
 def test_the_host_files_are_those_of_the_repository() -> None:
     """function_app.py and host.json at the top level are what is packaged by default."""
-    assert (REPOSITORY / "function_app.py").read_text("utf-8") == host_files.FUNCTION_APP
+    assert (REPOSITORY / "function_app.py").read_text("utf-8") == FUNCTION_APP
     settings = Settings.from_environ({}, defaults={"AML_APP_ROOT": "/nonexistent"})
-    assert (REPOSITORY / "host.json").read_text("utf-8") == host_files.host_json(settings)
+    assert (REPOSITORY / "host.json").read_text("utf-8") == host_json(settings)
 
 
 @pytest.mark.parametrize(
@@ -190,35 +188,6 @@ def test_local_settings_start_in_the_context(package: Package) -> None:
     }
 
 
-def test_several_models_are_below_one_folder(package: Package, model: Path) -> None:
-    """AZUREML_MODEL_DIR is the folder of all when there are several."""
-    models = tuple(model_files.from_path(name, 1, model) for name in ("one", "two"))
-    made = package(models=models)
-    assert made.settings["AZUREML_MODEL_DIR"] == "/home/site/wwwroot/azureml-models"
-    assert (made.path / "azureml-models/two/1/model.bin").read_bytes() == model.read_bytes()
-
-
-@pytest.mark.parametrize(("content", "inside"), [(False, "net/"), (True, "")])
-def test_a_folder_keeps_its_name(
-    content: bool, inside: str, package: Package, tmp_path: Path
-) -> None:
-    """As Azure ML had it; only the content is taken of one that is named so (``net/.``)."""
-    folder = tmp_path / "net"
-    (folder / "deep" / "__pycache__").mkdir(parents=True)
-    (folder / "deep" / "weights.bin").write_bytes(b"w")
-    (folder / "deep" / "__pycache__" / "x.pyc").write_bytes(b"x")
-    models = (model_files.from_path("m", 1, folder, content=content),)
-    made = package(models=models)
-    assert sorted(name for name in files(made.path) if name.startswith("azureml-models")) == [
-        "azureml-models.scoring/m/1.json",
-        f"azureml-models/m/1/{inside}deep/weights.bin",
-    ]
-    manifest.check(made.path / "azureml-models/m/1")
-    assert package(models=models).unchanged
-    (folder / "deep" / "weights.bin").write_bytes(b"v")
-    assert not package(models=models).unchanged
-
-
 def test_a_registered_model_is_linked(package: Package, tmp_path: Path, model: Path) -> None:
     """A version of a registry takes no room twice, and brings its metadata."""
     registered = registry.register(tmp_path / "registry", "net", model, description="noted")
@@ -243,45 +212,7 @@ def test_a_model_that_others_cannot_read_is_copied(
     assert stat.S_IMODE((registered.path / "model.bin").stat().st_mode) == 0o600
 
 
-def test_a_damaged_model_is_not_packaged(package: Package, tmp_path: Path, model: Path) -> None:
-    """Its files are compared with what was registered."""
-    registered = registry.register(tmp_path / "registry", "net", model)
-    (registered.path / "model.bin").write_bytes(b"other")
-    wanted = model_files.from_registry(tmp_path / "registry", "net")
-    with pytest.raises(PackagingError, match=r"model\.bin has changed"):
-        package(models=(wanted,))
-    assert not (tmp_path / "package").exists()
-
-
 # --- the same each time ---------------------------------------------------------------------------
-
-
-def everything(folder: Path) -> dict[str, tuple[bytes, int, int]]:
-    """Bytes, mode and time of every file but models, whose times are their own."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name, about = path.relative_to(folder).as_posix(), path.stat()
-        if path.is_file():
-            when = 0 if name.startswith("azureml-models") else int(about.st_mtime)
-            found[name] = (path.read_bytes(), stat.S_IMODE(about.st_mode), when)
-    return found
-
-
-def test_the_same_inputs_give_the_same_bytes(
-    package: Package, specification: Specification, tmp_path: Path
-) -> None:
-    """Whatever the folder, the umask, the order on disk and the times of the inputs."""
-    first = everything(package("one").path)
-    other = tmp_path / "elsewhere"
-    shutil.copytree(tmp_path / "source", other, copy_function=shutil.copy)
-    for path in reversed(list(other.iterdir())):
-        os.utime(path, (1, 1))
-    umask = os.umask(0o077)
-    try:
-        second = package("two", entry_script=other / "score.py", source_dir=other)
-    finally:
-        os.umask(umask)
-    assert everything(second.path) == first
 
 
 def test_an_unchanged_second_run_leaves_it_alone(package: Package) -> None:
@@ -424,35 +355,6 @@ def test_a_model_that_needs_a_script_is_refused_without(package: Package, tmp_pa
     assert message.endswith("Add --entry-script score.py.")
 
 
-def test_a_model_given_twice_is_refused(
-    package: Package, tmp_path: Path, specification: Specification
-) -> None:
-    """Two files for one name and version."""
-    twice = (*specification.models, *specification.models)
-    assert refused(package, tmp_path, models=twice) == "The model net:3 is given twice."
-
-
-@pytest.mark.parametrize(
-    ("name", "version", "path", "message"),
-    [
-        (
-            "net",
-            1,
-            "missing.bin",
-            "There is no model net at .*missing.bin: no such file or folder.",
-        ),
-        ("a/b", 1, "model.bin", "'a/b' is not a name for a model: "),
-        ("net", 0, "model.bin", "The version of the model net is 0: allowed is 1 or more."),
-    ],
-)
-def test_wrong_models_are_named(
-    tmp_path: Path, model: Path, name: str, version: int, path: str, message: str
-) -> None:
-    """A path that is not there, a name or version that cannot be."""
-    with pytest.raises(PackagingError, match=message):
-        model_files.from_path(name, version, tmp_path / path)
-
-
 def test_an_unknown_registered_model_lists_those_there_are(tmp_path: Path, model: Path) -> None:
     """As ``model_path`` does."""
     registry.register(tmp_path / "registry", "net", model)
@@ -473,40 +375,6 @@ def test_a_folder_with_something_else_is_left_alone(package: Package, tmp_path: 
         "thesis.tex. Name a folder that is empty or not there."
     )
     assert files(tmp_path / "full") == {"thesis.tex": b"years of work"}
-
-
-def test_a_file_is_no_output(package: Package, model: Path) -> None:
-    """The message names it."""
-    with pytest.raises(PackagingError, match=r"model\.bin cannot be the output: Not a directory"):
-        package("model.bin")
-
-
-def test_an_empty_folder_is_taken(package: Package, tmp_path: Path) -> None:
-    """It may have been made before, as a mount point is."""
-    (tmp_path / "package").mkdir()
-    assert "Dockerfile" in files(package().path)
-
-
-def test_changes_by_hand_are_kept_until_they_are_overwritten(
-    package: Package, source: Path
-) -> None:
-    """Changed, missing and new files are named; --overwrite loses them."""
-    made = package().path
-    with (made / "Dockerfile").open("a") as file:
-        file.write("RUN echo by hand\n")
-    (made / "host.json").unlink()
-    (made / "notes.txt").write_text("mine")
-    (source / "labels.txt").write_text("c\n")
-    with pytest.raises(PackagingError) as error:
-        package()
-    assert str(error.value) == (
-        f"{made} was changed after it was made: Dockerfile, host.json (missing), notes.txt (new). "
-        "Name another output folder, or --overwrite it and lose the changes."
-    )
-    assert (made / "notes.txt").read_text() == "mine"
-    package(overwrite=True)
-    assert not (made / "notes.txt").exists()
-    assert (made / "source/labels.txt").read_text() == "c\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 1, "files": 3}', b"\xff{{"])
@@ -566,14 +434,6 @@ def test_required_settings_are_those_of_the_triggers(
     """By the names that the runtime reads."""
     wanted = replace(specification, target=target, triggers=triggers)
     assert [each.name for each in required_settings(wanted)] == names
-
-
-def test_a_script_with_a_key_is_refused(package: Package, tmp_path: Path, source: Path) -> None:
-    """The file and line are named, the key is not."""
-    (source / "helper.py").write_text(f'account = 1\nconnection = "{CONNECTION}"\n')
-    message = refused(package, tmp_path)
-    assert "helper.py" in message and "2" in message
-    assert KEY not in message
 
 
 # --- whole or not at all --------------------------------------------------------------------------
@@ -653,25 +513,6 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path, source: Path) -> 
     assert hidden(tmp_path) == []
 
 
-def test_a_killed_run_leaves_no_context(tmp_path: Path, source: Path, package: Package) -> None:
-    """kill -9 in the middle of a copy: the folder is not there, and the next run makes it."""
-    large = tmp_path / "large.bin"
-    large.write_bytes(b"x" * 200_000_000)
-    with packaging(large, source, tmp_path / "package") as process:
-        assert process.stdout is not None
-        while int(process.stdout.readline().split()[0]) == 0:
-            pass
-        process.send_signal(signal.SIGKILL)
-        process.wait(30)
-    assert not (tmp_path / "package").exists()
-    [left] = [name for name in hidden(tmp_path)]
-    assert re.fullmatch(r"\.package\.tmp-[0-9a-f]{32}", left)
-    old = time.time() - 2 * 24 * 60 * 60
-    os.utime(tmp_path / left, (old, old))
-    assert (package().path / "azureml-models/net/3/model.bin").is_file()
-    assert hidden(tmp_path) == []
-
-
 def test_a_large_model_is_never_held_in_memory(tmp_path: Path, source: Path) -> None:
     """The peak stays below 100 MB while 300 MB are copied, with their progress."""
     large = tmp_path / "large.bin"
@@ -689,3 +530,51 @@ def test_a_large_model_is_never_held_in_memory(tmp_path: Path, source: Path) -> 
     assert int(peak) < 100_000  # kB
     large.unlink()
     shutil.rmtree(output)
+
+
+def test_several_models_are_below_one_folder(package: Package, model: Path) -> None:
+    """AZUREML_MODEL_DIR is the folder of all when there are several."""
+    models = tuple(model_files.from_path(name, 1, model) for name in ("one", "two"))
+    made = package(models=models)
+    assert made.settings["AZUREML_MODEL_DIR"] == "/home/site/wwwroot/azureml-models"
+    assert (made.path / "azureml-models/two/1/model.bin").read_bytes() == model.read_bytes()
+
+
+def test_a_damaged_model_is_not_packaged(package: Package, tmp_path: Path, model: Path) -> None:
+    """Its files are compared with what was registered."""
+    registered = registry.register(tmp_path / "registry", "net", model)
+    (registered.path / "model.bin").write_bytes(b"other")
+    wanted = model_files.from_registry(tmp_path / "registry", "net")
+    with pytest.raises(PackagingError, match=r"model\.bin has changed"):
+        package(models=(wanted,))
+    assert not (tmp_path / "package").exists()
+
+
+def test_a_model_given_twice_is_refused(
+    package: Package, tmp_path: Path, specification: Specification
+) -> None:
+    """Two files for one name and version."""
+    twice = (*specification.models, *specification.models)
+    assert refused(package, tmp_path, models=twice) == "The model net:3 is given twice."
+
+
+def test_changes_by_hand_are_kept_until_they_are_overwritten(
+    package: Package, source: Path
+) -> None:
+    """Changed, missing and new files are named; --overwrite loses them."""
+    made = package().path
+    with (made / "Dockerfile").open("a") as file:
+        file.write("RUN echo by hand\n")
+    (made / "host.json").unlink()
+    (made / "notes.txt").write_text("mine")
+    (source / "labels.txt").write_text("c\n")
+    with pytest.raises(PackagingError) as error:
+        package()
+    assert str(error.value) == (
+        f"{made} was changed after it was made: Dockerfile, host.json (missing), notes.txt (new). "
+        "Name another output folder, or --overwrite it and lose the changes."
+    )
+    assert (made / "notes.txt").read_text() == "mine"
+    package(overwrite=True)
+    assert not (made / "notes.txt").exists()
+    assert (made / "source/labels.txt").read_text() == "c\n"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -24,13 +22,11 @@ import pytest
 
 from scoring_runtime.errors import PackagingError
 from scoring_runtime.models import registry
-from scoring_runtime.models.manifest import METADATA_FILE, notes_file
-from scoring_runtime.packaging import contents, document, model_files, resolution
+from scoring_runtime.models.manifest import METADATA_FILE
 from scoring_runtime.packaging import context as build_context
+from scoring_runtime.packaging import model_files, resolution
 from scoring_runtime.packaging.context import make
 from scoring_runtime.packaging.specification import (
-    MODELS,
-    NOTES,
     Context,
     Environment,
     Specification,
@@ -153,41 +149,11 @@ def test_several_at_once_into_one_output(tmp_path: Path, source: Path) -> None:
 
 def whole(package: Path) -> str:
     """The setting N of a package whose files are all those of its document."""
-    said = document.read(package)
+    said = build_context.read_document(package)
     assert said is not None
-    assert document.changed_by_hand(package, said, MODELS, NOTES) == []
+    assert build_context.changed_by_hand(package, said) == []
     assert tree(package / "azureml-models/net/1")["model.bin"] == (b"registered", 0o644)
     return said.settings["N"]
-
-
-SEED = 20240229
-
-
-@pytest.mark.parametrize("seed", range(SEED, SEED + 6))
-def test_a_killed_run_leaves_the_old_package_or_none_or_the_new_one(
-    tmp_path: Path, source: Path, model: Path, seed: int
-) -> None:
-    """Never half of one; inputs and registry stay, and the next run succeeds."""
-    model.write_bytes(b"registered")
-    registry.register(tmp_path / "registry", "net", model)
-    inputs = [tmp_path / "registry", source]
-    before = [tree(folder) for folder in inputs]
-    made = (*MODULE, "--entry-script", "source/score.py", "--registry", "registry")
-    arguments = [*made, "--model", "net", "--json", "--setting"]
-    environ = clean_environ()
-    started = time.monotonic()
-    subprocess.run([*arguments, "N=old"], cwd=tmp_path, env=environ, check=True, timeout=60)
-    duration = time.monotonic() - started
-    process = subprocess.Popen([*arguments, "N=new"], cwd=tmp_path, env=environ, stdout=-3)
-    time.sleep(duration * random.Random(seed).uniform(0.3, 1.1))
-    process.kill()
-    process.wait()
-    package = tmp_path / "package"
-    assert not package.exists() or whole(package) in ("old", "new"), f"seed {seed}"
-    assert [tree(folder) for folder in inputs] == before
-    subprocess.run([*arguments, "N=new"], cwd=tmp_path, env=environ, check=True, timeout=60)
-    assert whole(package) == "new"
-    assert [tree(folder) for folder in inputs] == before
 
 
 KILLED_AT = """
@@ -299,13 +265,6 @@ def test_a_linked_output_is_made_where_the_link_leads(package: Package, tmp_path
     assert hidden(tmp_path) == []
 
 
-def test_a_link_to_nothing_is_where_it_is_made(package: Package, tmp_path: Path) -> None:
-    """With the folders on the way."""
-    (tmp_path / "package").symlink_to("not/yet")
-    assert package().path == tmp_path / "not/yet"
-    assert package().unchanged
-
-
 @pytest.mark.parametrize("name", ["it's a [package]*", "-package", "größe", "a\nb", 'q"$(x)`'])
 def test_odd_names_of_the_output(package: Package, tmp_path: Path, name: str) -> None:
     """Also stale folders are found by it, and none of others."""
@@ -378,16 +337,6 @@ def test_an_output_in_the_place_of_models(
     assert tree(root) == before
 
 
-def test_an_output_inside_a_model_folder(package: Package, tmp_path: Path) -> None:
-    """It would be a part of the model the next time."""
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "w.bin").write_bytes(b"w")
-    models = (model_files.from_path("net", 1, tmp_path / "net"),)
-    with pytest.raises(PackagingError, match="lies in the folder of the model net"):
-        package("net/package", models=models)
-    assert os.listdir(tmp_path / "net") == ["w.bin"]
-
-
 def test_a_model_inside_the_output_is_not_lost(package: Package, tmp_path: Path) -> None:
     """A package is replaced as a whole, with the models that lie in it."""
     made = package()
@@ -395,16 +344,6 @@ def test_a_model_inside_the_output_is_not_lost(package: Package, tmp_path: Path)
     with pytest.raises(PackagingError, match=r"lies in the output .* which is replaced as a whole"):
         package(models=(inside,), target="standalone", triggers=())
     assert (made.path / "azureml-models/net/1/model.bin").exists()
-
-
-def test_a_package_whose_source_vanished(package: Package, source: Path) -> None:
-    """The message names the source; the package stays."""
-    made = package()
-    before = tree(made.path)
-    shutil.rmtree(source)
-    with pytest.raises(PackagingError, match=f"{source} does not exist"):
-        package()
-    assert tree(made.path) == before
 
 
 def test_what_another_run_makes_is_not_taken(package: Package, source: Path) -> None:
@@ -554,78 +493,12 @@ def test_links_of_models(package: Package, tmp_path: Path, model: Path) -> None:
     assert package(models=models).unchanged
 
 
-@pytest.mark.parametrize(
-    ("link", "message"),
-    [
-        ("../model.bin", r"leads out of .*/net, to .*/model\.bin\."),
-        (".", "leads to a folder that it is in itself"),
-        ("nowhere", "is no file, or a link to none"),
-        ("x", "is no file, or a link to none"),
-    ],
-)
-def test_wrong_links_of_models(
-    package: Package, tmp_path: Path, model: Path, link: str, message: str
-) -> None:
-    """Out of the model, in a circle, to nothing."""
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "w.bin").write_bytes(b"w")
-    (tmp_path / "net" / "x").symlink_to(link)
-    with pytest.raises(PackagingError, match=message):
-        package(models=(model_files.from_path("net", 1, tmp_path / "net"),))
-
-
-@pytest.mark.parametrize("name", ["circle", "x" * 300, "model.bin/deeper"])
-def test_paths_of_models_that_cannot_be(tmp_path: Path, model: Path, name: str) -> None:
-    """A message, whatever the system calls it."""
-    (tmp_path / "circle").symlink_to("circle")
-    with pytest.raises(PackagingError, match=r"model net at .* cannot be read: "):
-        model_files.from_path("net", 1, tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    "name", ["a b.bin", "it's.bin", 'q".bin', "-x.bin", "ü.bin", "u\u0308.bin"]
-)
-def test_odd_file_names_of_models(package: Package, tmp_path: Path, name: str) -> None:
-    """They are kept to the byte, and both forms of ü are two files."""
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / name).write_bytes(b"w")
-    made = package(models=(model_files.from_path("net", 1, tmp_path / "net"),))
-    assert name in os.listdir(made.path / "azureml-models/net/1/net")
-    by_file = (model_files.from_path("net", 1, tmp_path / "net" / name),)
-    assert package("other", models=by_file).models == ("net:1",)
-
-
-@pytest.mark.parametrize("name", [b"a\nb.bin", b"caf\xe9.bin"])
-def test_file_names_that_no_image_holds(package: Package, tmp_path: Path, name: bytes) -> None:
-    """Line breaks, and bytes that are not UTF-8."""
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
-    path.write_bytes(b"w")
-    with pytest.raises(PackagingError, match="cannot be in an image"):
-        package(models=(model_files.from_path("net", 1, path),))
-
-
 def test_hidden_files_of_models(package: Package, tmp_path: Path) -> None:
     """One alone would not be found, or be taken for metadata; beside others it is kept."""
     for name in (METADATA_FILE, ".model.pkl"):
         (tmp_path / name).write_bytes(b"{}")
         with pytest.raises(PackagingError, match="is a hidden file"):
             model_files.from_path("net", 1, tmp_path / name)
-
-
-@pytest.mark.parametrize("content", ["", "holes"])
-def test_empty_and_sparse_models(package: Package, tmp_path: Path, content: str) -> None:
-    """They are files as any other; an empty folder is no model."""
-    path = tmp_path / "odd.bin"
-    path.touch()
-    if content:
-        os.truncate(path, 3_000_000)
-    models = (model_files.from_path("net", 1, path),)
-    made = package(models=models)
-    assert (made.path / "azureml-models/net/1/odd.bin").read_bytes() == path.read_bytes()
-    assert package(models=models).unchanged
-    (tmp_path / "empty" / "deeper").mkdir(parents=True)
-    with pytest.raises(PackagingError, match="holds no file"):
-        package("other", models=(model_files.from_path("net", 1, tmp_path / "empty"),))
 
 
 def test_a_model_that_changes_while_it_is_copied(
@@ -660,36 +533,6 @@ def test_a_source_file_that_changes_while_it_is_copied(
     assert hidden(tmp_path) == []
 
 
-def test_progress_over_several_models(
-    specification: Specification, tmp_path: Path, model: Path
-) -> None:
-    """Copied and linked ones are one whole: it never goes back, and ends with all bytes."""
-    registry.register(tmp_path / "registry", "linked", model)
-    models = (
-        model_files.from_path("first", 1, model),
-        model_files.from_registry(tmp_path / "registry", "linked"),
-        model_files.from_path("last", 1, model),
-    )
-    seen: list[tuple[int, int]] = []
-    wanted = replace(specification, models=models)
-    make(wanted, tmp_path / "package", resolve=False, progress=lambda *at: seen.append(at))
-    total = 2 * len(b"weights") + sum(
-        path.stat().st_size for path in (tmp_path / "registry/linked/1").iterdir()
-    )
-    assert {each for _, each in seen} == {total}
-    done = [each for each, _ in seen]
-    assert done == sorted(done) and done[-1] == total
-
-
-def test_an_overwritten_package_is_unchanged_if_nothing_was(package: Package) -> None:
-    """--overwrite allows to lose changes; without any there is nothing to do."""
-    made = package()
-    assert package(overwrite=True).unchanged
-    (made.path / "notes.txt").write_text("mine")
-    assert not package(overwrite=True).unchanged
-    assert not (made.path / "notes.txt").exists()
-
-
 # --- what is unchanged ----------------------------------------------------------------------------
 
 
@@ -707,21 +550,6 @@ def test_versions_without_metadata_are_copied(package: Package, tmp_path: Path) 
     assert os.listdir(version) == ["w.bin"]
     (version / "w.bin").write_bytes(b"v")
     assert not package(models=models).unchanged
-
-
-def test_several_versions_of_one_model(package: Package, tmp_path: Path, model: Path) -> None:
-    """Each has its folder."""
-    for content in (b"1", b"2"):
-        model.write_bytes(content)
-        registry.register(tmp_path / "registry", "net", model)
-    models = tuple(model_files.from_registry(tmp_path / "registry", "net", n) for n in (1, 2))
-    made = package(models=models)
-    assert made.models == ("net:1", "net:2")
-    for version in ("1", "2"):
-        there = made.path / "azureml-models/net" / version / "model.bin"
-        assert there.read_bytes() == version.encode()
-    assert package(models=models).unchanged
-    assert not package(models=models[:1]).unchanged
 
 
 def _replaced_model(source: Path, model: Path) -> None:
@@ -780,22 +608,9 @@ def test_changed_options_are_noticed(package: Package, changes: dict[str, object
 def test_another_runtime_is_noticed(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its version, should its files be the same."""
     package()
-    monkeypatch.setattr(contents, "VERSION", "0.0.0")
+    monkeypatch.setattr(build_context, "VERSION", "0.0.0")
     assert not package().unchanged
     assert package().unchanged
-
-
-def test_other_libraries_of_a_model_are_noted(
-    package: Package, specification: Specification
-) -> None:
-    """The versions in its metadata are those of now, not of the package that is replaced."""
-    [model] = specification.models
-    package(models=(replace(model, libraries={"numpy": "1.0"}),))
-    wanted = (replace(model, libraries={"numpy": "2.0"}),)
-    made = package(models=wanted)
-    said = json.loads(notes_file(made.path / "azureml-models/net/1").read_text())
-    assert (made.unchanged, said["libraries"]) == (False, {"numpy": "2.0"})
-    assert package(models=wanted).unchanged
 
 
 def test_warnings_are_those_of_now(package: Package) -> None:
@@ -877,17 +692,6 @@ def test_a_check_that_was_left_out_is_made_later(
     assert make(specification, output, resolve=False).unchanged
     other = replace(specification, environment=Environment(variables={"N": "2"}))
     assert (make(other, output).unchanged, len(asked)) == (False, 1)
-
-
-def test_odd_files_in_a_package(package: Package) -> None:
-    """A pipe in the place of a file is a change by hand, and is not waited for."""
-    made = package().path
-    (made / "host.json").unlink()
-    os.mkfifo(made / "host.json")
-    with pytest.raises(PackagingError, match=r"was changed after it was made: host\.json\."):
-        package()
-    package(overwrite=True)
-    assert (made / "host.json").is_file()
 
 
 # --- secrets --------------------------------------------------------------------------------------
@@ -1091,16 +895,6 @@ def test_names_of_images(tmp_path: Path, tag: str) -> None:
     assert f"--image {name} " in built
 
 
-def test_standalone_without_triggers(tmp_path: Path) -> None:
-    """The runtime takes those whose connection is set where it runs."""
-    (tmp_path / "score.py").write_text(SCRIPT)
-    done = command(tmp_path, "--entry-script", "score.py", "--target", "standalone", "--json")
-    assert done.document["triggers"] == []
-    assert "SCORING_TRIGGERS" not in done.document["settings"]
-    assert done.document["required_settings"] == {}
-    assert "HTTP: POST /score" in done.document["steps"]
-
-
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     """As in ``scoring-runtime package … | head -1``: no complaint, and the package is made."""
     (tmp_path / "score.py").write_text(SCRIPT)
@@ -1171,14 +965,6 @@ def test_a_builder_that_fails(builder: Callable[..., Done], tmp_path: Path) -> N
     assert "Traceback" not in done.err
 
 
-def test_a_builder_that_says_much(builder: Callable[..., Done]) -> None:
-    """All of it goes to standard error; standard output is one JSON document."""
-    done = builder("seq 1 50000; seq 1 50000 >&2", "--tag", "net:1")
-    assert done.code == 0
-    assert (done.document["built"], done.document["image"]) == (True, "net:1")
-    assert done.err.count("\n50000\n") == 2
-
-
 def test_a_builder_that_hangs_ends_with_an_interrupt(tmp_path: Path, source: Path) -> None:
     """And what it started."""
     folder = tmp_path / "bin"
@@ -1206,18 +992,12 @@ def test_a_builder_that_hangs_ends_with_an_interrupt(tmp_path: Path, source: Pat
     assert not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text()
 
 
-def test_the_help_names_what_is_allowed(tmp_path: Path) -> None:
-    """Every choice and every default is in it."""
-    done = command(tmp_path, "--help")
-    text = " ".join(done.out.split())
-    for words in (
-        "http, blob or service_bus_queue",
-        "functions (Azure Functions, the default) or standalone",
-        "anonymous, function or admin (default: function)",
-        "docker, podman or buildah (default: the first that works)",
-        "(default: ./package)",
-        "(default: input/{blobname}.json)",
-        "scoring-runtime package --model net=model.onnx",
-    ):
-        assert words in text
-    assert shlex.split("scoring-runtime package --model net=model.onnx")[0] in done.out
+def test_odd_files_in_a_package(package: Package) -> None:
+    """A pipe in the place of a file is a change by hand, and is not waited for."""
+    made = package().path
+    (made / "host.json").unlink()
+    os.mkfifo(made / "host.json")
+    with pytest.raises(PackagingError, match=r"was changed after it was made: host\.json\."):
+        package()
+    package(overwrite=True)
+    assert (made / "host.json").is_file()

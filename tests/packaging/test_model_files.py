@@ -14,11 +14,11 @@ import pytest
 from scoring_runtime.errors import PackagingError
 from scoring_runtime.models import manifest
 from scoring_runtime.packaging.context import make
-from scoring_runtime.packaging.environments import from_packages
+from scoring_runtime.packaging.environment.pip import from_packages
 from scoring_runtime.packaging.model_files import from_path
 from scoring_runtime.packaging.specification import Context, Environment, Specification
 
-OWN = "import os\nfrom own_words import WORDS\n\n\nclass Step:\n    words = open_of = 'own.txt'\n"
+OWN = "import os\nfrom own_words import WORDS\n\n\nclass Step:\n    words = WORDS\n"
 SCRIPT = "def init():\n    pass\n\n\ndef run(data):\n    return data\n"
 
 Make = Callable[..., Context]
@@ -46,11 +46,11 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A pickle of a class in a module beside it, which imports another and names a file."""
+    """A pickle of a class in a module beside it, which imports another."""
     folder = tmp_path / "trained"
     folder.mkdir()
     (folder / "own_step.py").write_text(OWN)
-    for name in ("own_words.py", "own.txt", "train.py", "notes.txt", "sample_input.json"):
+    for name in ("own_words.py", "train.py", "notes.txt", "sample_input.json"):
         (folder / name).write_text("WORDS = 1\n")
     monkeypatch.syspath_prepend(folder)
     import own_step  # type: ignore[import-not-found]
@@ -68,11 +68,11 @@ def of_model(context: Context) -> set[str]:
 
 
 def test_what_a_model_alone_needs_beside_it_is_taken(made: Make, own: Path) -> None:
-    """The module of its pickle, what that imports and names, and a sample; nothing else."""
-    there = {"m.pkl", "own_step.py", "own_words.py", "own.txt", "sample_input.json"}
+    """The module of its pickle, what that imports, and a sample; nothing else."""
+    there = {"m.pkl", "own_step.py", "own_words.py", "sample_input.json"}
     assert of_model(made(own)) == there
     assert made(own).unchanged
-    (own.parent / "own.txt").write_text("changed")
+    (own.parent / "own_words.py").write_text("WORDS = 2\n")
     assert not made(own).unchanged
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from scoring_runtime.connections.named import AZURITE
 from scoring_runtime.errors import PackagingError
-from scoring_runtime.packaging.secret_texts import MAX_BYTES, check
-from scoring_runtime.settings.secrets import is_secret
+from scoring_runtime.packaging.source import check_no_secrets as check
+from scoring_runtime.settings.secrets import MAX_BYTES, is_secret
 
 REPOSITORY = Path(__file__).parents[2]
 

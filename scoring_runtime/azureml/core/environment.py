@@ -6,20 +6,114 @@ import copy
 import json
 import os
 import re
-from dataclasses import replace
+import subprocess
+import sys
+import venv
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ...models.model import folder_of
 from ...packaging import specification
-from ...packaging.specification import STANDALONE
-from ..exceptions import UserErrorException, WebserviceException
+from ...packaging.specification import FUNCTIONS, STANDALONE
+from ..exceptions import UserErrorException, WebserviceException, as_webservice_exceptions
 from .conda_dependencies import CONDA_FILE_NAME, CondaDependencies
 from .container_registry import ContainerRegistry
-from .environment_sections import DockerSection, PythonSection
-from .workspace_folders import environments_folder, version_folders
 
 ENVIRONMENT_FILE_NAME = "azureml_environment.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+
+@dataclass
+class PythonSection:
+    """What is installed; nothing if the dependencies are the user's to manage."""
+
+    conda_dependencies: CondaDependencies = field(default_factory=CondaDependencies)
+    user_managed_dependencies: bool = False
+    interpreter_path: str = "python"
+    conda_dependencies_file: str | None = None
+    base_conda_environment: str | None = None
+
+    def packages(self, where: str) -> specification.Environment:
+        """What an image has to hold; ``where`` is what messages call the environment.
+
+        Raises:
+            UserErrorException: the conda file cannot be read.
+            WebserviceException: something in the dependencies cannot be used.
+        """
+        from ...packaging.environment.conda import from_conda_document
+
+        if self.user_managed_dependencies:
+            return specification.Environment()
+        dependencies = self.conda_dependencies
+        if self.conda_dependencies_file is not None:
+            dependencies = CondaDependencies(self.conda_dependencies_file)
+        with as_webservice_exceptions():
+            return from_conda_document(dependencies.as_dict(), where, folder=dependencies.folder)
+
+    def document(self) -> dict[str, Any]:
+        """As the old file held it."""
+        return {
+            "userManagedDependencies": self.user_managed_dependencies,
+            "interpreterPath": self.interpreter_path,
+            "condaDependenciesFile": self.conda_dependencies_file,
+            "condaDependencies": self.conda_dependencies.as_dict(),
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> PythonSection:
+        """The section that such a document describes."""
+        structure = document.get("condaDependencies")
+        return cls(
+            CondaDependencies(_underlying_structure=structure),
+            bool(document.get("userManagedDependencies")),
+            document.get("interpreterPath") or "python",
+            document.get("condaDependenciesFile"),
+        )
+
+
+@dataclass
+class DockerSection:
+    """The image to start from; everything is packaged for a container, ``enabled`` or not."""
+
+    enabled: bool = False
+    base_image: str | None = None
+    base_dockerfile: str | None = None
+    base_image_registry: ContainerRegistry = field(default_factory=ContainerRegistry)
+
+    def added_to(
+        self, packages: specification.Environment, target: str
+    ) -> specification.Environment:
+        """The packages with the base image, unless that could not run as a Function App."""
+        image, address = self.base_image, self.base_image_registry.address
+        if not image:
+            return packages
+        if target == FUNCTIONS and "azure-functions" not in image:
+            note = f"The base image {image} was not taken: it does not hold the Functions host."
+            return replace(packages, notes=(*packages.notes, note))
+        return replace(packages, base_image=f"{address}/{image}" if address else image)
+
+    def document(self) -> dict[str, Any]:
+        """As the old file held it, without the password."""
+        registry = self.base_image_registry
+        return {
+            "enabled": self.enabled,
+            "baseImage": self.base_image,
+            "baseDockerfile": self.base_dockerfile,
+            "baseImageRegistry": {"address": registry.address, "username": registry.username},
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> DockerSection:
+        """The section that such a document describes."""
+        registry = document.get("baseImageRegistry") or {}
+        return cls(
+            bool(document.get("enabled")),
+            document.get("baseImage"),
+            document.get("baseDockerfile"),
+            ContainerRegistry(registry.get("address") or "", registry.get("username") or ""),
+        )
 
 
 class Environment:
@@ -117,8 +211,8 @@ class Environment:
 
     def register(self, workspace: object) -> Environment:
         """Keep it in the workspace, as its next version unless the last one is the same."""
-        folder = environments_folder(workspace) / self.name
-        versions = version_folders(folder)
+        folder = kept_in(workspace, "environments") / self.name
+        versions = _versions(folder)
         if versions:
             last = self.load_from_directory(versions[-1])
             if last._document() == self._document():
@@ -138,7 +232,7 @@ class Environment:
         Raises:
             UserErrorException: there is none; the message lists what there is.
         """
-        there = version_folders(environments_folder(workspace) / name)
+        there = _versions(kept_in(workspace, "environments") / name)
         wanted = [each for each in there if version is None or each.name == str(version)]
         if wanted:
             return Environment.load_from_directory(wanted[-1])
@@ -155,8 +249,8 @@ class Environment:
     def list(workspace: object) -> dict[str, Environment]:
         """The highest version of each environment in the workspace, by name."""
         found = {}
-        for folder in _visible(environments_folder(workspace)):
-            versions = version_folders(folder)
+        for folder in _visible(kept_in(workspace, "environments")):
+            versions = _versions(folder)
             if versions:
                 found[folder.name] = Environment.load_from_directory(versions[-1])
         return found
@@ -240,10 +334,8 @@ class Environment:
         """
         if useDocker or unused.get("use_docker"):
             self.build(workspace)
-        from .virtual_environment import make
-
-        folder = environments_folder(workspace) / ".local" / self.name
-        return make(folder, self.packages(STANDALONE))
+        folder = kept_in(workspace, "environments") / ".local" / self.name
+        return _made(folder, self.packages(STANDALONE))
 
     def build(self, workspace: object, image_build_compute: object = None) -> NoReturn:
         """Not here.
@@ -285,3 +377,45 @@ def _visible(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+
+
+def _made(folder: Path, packages: specification.Environment) -> Path:
+    """A virtual environment of this Python with the packages, in place of one that is there."""
+    venv.create(folder, clear=True)
+    if packages.requirements:
+        requirements = folder / "requirements.txt"
+        lines = (*packages.options, *packages.requirements)
+        requirements.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        _install(folder, requirements)
+    return folder
+
+
+def _install(folder: Path, requirements: Path) -> None:
+    """With the pip of this Python, which installs for another (pip 22.3 and newer)."""
+    pip = [sys.executable, "-m", "pip", "--python", str(folder), "--disable-pip-version-check"]
+    command = [*pip, "install", "-r", str(requirements)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise WebserviceException(
+            f"The packages of {requirements} cannot be installed: {lines[-1]}"
+        )
+
+
+# --- in a workspace -------------------------------------------------------------------------------
+
+
+def kept_in(workspace: object, kind: str) -> Path:
+    """Where a workspace keeps its ``environments``, or its ``packages``; no packager takes it.
+
+    Raises:
+        WebserviceException: the workspace is not a folder.
+    """
+    with as_webservice_exceptions():
+        return folder_of(workspace).absolute() / ".azureml" / kind
+
+
+def _versions(folder: Path) -> list[Path]:
+    """The folders that are called by a number, by it; none if the folder is not there."""
+    there = folder.iterdir() if folder.is_dir() else ()
+    return sorted((each for each in there if each.name.isdecimal()), key=lambda e: int(e.name))

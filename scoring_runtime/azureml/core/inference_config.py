@@ -11,8 +11,7 @@ from ...packaging import specification
 from ...packaging.specification import PackagedModel, Specification
 from ..exceptions import WebserviceException, as_webservice_exceptions
 from .container_registry import ContainerRegistry
-from .environment import Environment
-from .environment_sections import DockerSection
+from .environment import DockerSection, Environment
 
 _PYTHON = "python"
 
@@ -91,7 +90,7 @@ class InferenceConfig:
             return self._own_packages(target)
 
     def _own_packages(self, target: str) -> specification.Environment:
-        from ...packaging.environments import from_conda
+        from ...packaging.environment.conda import from_conda
 
         made = specification.Environment()
         if self.conda_file:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from ...models import model
 from ...packaging.specification import STANDALONE
@@ -15,95 +15,40 @@ from .model_package import ModelPackage, create_package
 if TYPE_CHECKING:
     from .webservice import Webservice
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
 __all__ = ["InferenceConfig", "Model", "ModelPackage"]
 
 
-class Model(model.Model):
-    """One version of a registered model.
+def _translated(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The method with this package's errors as those of the old names."""
 
-    Raises:
-        ModelNotFoundException: no such model or version; the message lists what there is.
-        WebserviceException: its metadata cannot be read.
+    @wraps(method)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with as_webservice_exceptions():
+            return method(*args, **kwargs)
+
+    return call
+
+
+class Model(model.Model):
+    """One version of a registered model; see :class:`scoring_runtime.models.model.Model`.
+
+    What that raises as ModelNotFound is a ModelNotFoundException here, all else a
+    WebserviceException.
     """
 
-    def __init__(
-        self,
-        workspace: object,
-        name: str | None = None,
-        version: int | str | None = None,
-        *,
-        id: str | None = None,
-    ) -> None:
-        with as_webservice_exceptions():
-            super().__init__(workspace, name, version, id=id)
+    __init__ = _translated(model.Model.__init__)
+    get_model_path = staticmethod(_translated(model.Model.get_model_path))
+    download = _translated(model.Model.download)
+    delete = _translated(model.Model.delete)
 
     @classmethod
-    def register(
-        cls,
-        workspace: object,
-        model_path: str | Path,
-        model_name: str,
-        tags: Mapping[str, Any] | None = None,
-        properties: Mapping[str, Any] | None = None,
-        description: str | None = None,
-        model_framework: str | None = None,
-        model_framework_version: str | None = None,
-        datasets: object = None,
-        sample_input_dataset: object = None,
-        sample_output_dataset: object = None,
-        resource_configuration: object = None,
-    ) -> model.Model:
-        """Copy a file or folder into the workspace as the next version of ``model_name``.
-
-        What a folder has no use for (datasets, resource configuration) is accepted and not kept.
-
-        Raises:
-            WebserviceException: the name is not allowed, or the path cannot be copied.
-        """
+    def register(cls, *args: Any, **kwargs: Any) -> model.Model:
+        """Copy a file or folder into the workspace as the next version of a model."""
         with as_webservice_exceptions():
-            return super().register(
-                workspace,
-                model_path,
-                model_name,
-                tags,
-                properties,
-                description,
-                model_framework,
-                model_framework_version,
-                sample_input_dataset=sample_input_dataset,
-            )
-
-    @staticmethod
-    def get_model_path(
-        model_name: str, version: int | None = None, _workspace: object = None
-    ) -> str:
-        """The path of a model's file or folder in the workspace, or where the script runs.
-
-        Raises:
-            ModelNotFoundException: no such model or version; the message lists what there is.
-        """
-        with as_webservice_exceptions():
-            return model.Model.get_model_path(model_name, version, _workspace)
-
-    def download(self, target_dir: str | Path = ".", exist_ok: bool = False) -> str:
-        """Copy the model's file or folder into ``target_dir``; the path of the copy.
-
-        Raises:
-            WebserviceException: it is there already, its files are not those that were registered,
-                or the copy cannot be written.
-        """
-        with as_webservice_exceptions():
-            return super().download(target_dir, exist_ok)
-
-    def delete(self) -> None:
-        """Delete this version from the workspace.
-
-        Raises:
-            ModelNotFoundException: it is gone already.
-            WebserviceException: the workspace cannot be written.
-        """
-        with as_webservice_exceptions():
-            super().delete()
+            return super().register(*args, **kwargs)
 
     @staticmethod
     def package(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -12,18 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import PackagingError
-from ...packaging.specification import Context, Specification
+from ...packaging.specification import Context, Specification, check_image
 from ..exceptions import WebserviceException, as_webservice_exceptions
 from .container_registry import ContainerRegistry
-from .environment import Environment
-from .workspace_folders import packages_folder
+from .environment import Environment, kept_in
 
 if TYPE_CHECKING:
     from ...packaging.image import Builder
 
 _REPOSITORY = "package"
-_NAME = re.compile(r"[a-z0-9]+([./_-]+[a-z0-9]+)*(:\d+/[a-z0-9]+([./_-]+[a-z0-9]+)*)?")
-_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _RUNNING, _SUCCEEDED, _FAILED = "Running", "Succeeded", "Failed"
 
 Say = Callable[[str], None]
@@ -192,9 +188,11 @@ def create_package(
             or label is not allowed; or there is nothing to build an image with.
     """
     label = image_label or datetime.now(UTC).strftime("%Y%m%d%H%M%S%f")
-    tag = _checked_tag(image_name or _REPOSITORY, label)
+    tag = f"{image_name or _REPOSITORY}:{label}"
+    with as_webservice_exceptions():
+        check_image(tag, "The image")
     builder = None if generate_dockerfile else _builder()
-    folder = _new_folder(packages_folder(workspace), label)
+    folder = _new_folder(kept_in(workspace, "packages"), label)
 
     def create(say: Say) -> str:
         context = _make_context(specification, folder, say)
@@ -216,21 +214,6 @@ def create_package(
         log_path=folder / "log.txt",
         is_folder=generate_dockerfile,
     )
-
-
-def _checked_tag(name: str, label: str) -> str:
-    """The rules: https://github.com/distribution/reference."""
-    if not _NAME.fullmatch(name):
-        raise WebserviceException(
-            f"{name!r} is not a name for an image: allowed are lowercase letters and digits, and "
-            "between them '.', '_', '-' and '/'."
-        )
-    if not _LABEL.fullmatch(label):
-        raise WebserviceException(
-            f"{label!r} is not a label for an image: allowed are at most 128 letters, digits, '_', "
-            "'.' and '-', the first a letter, digit or '_'."
-        )
-    return f"{name}:{label}"
 
 
 def _new_folder(parent: Path, label: str) -> Path:

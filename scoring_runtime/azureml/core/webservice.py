@@ -8,24 +8,19 @@ App, ``Model.package`` one for container services.
 from __future__ import annotations
 
 import builtins
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, NoReturn
 
-from ...local_services.service import FAILED, HEALTHY, check_absent, find, listing
+from ...local_services.record import Record
+from ...local_services.service import FAILED, HEALTHY, Answer, check_absent, find, listing
 from ...local_services.service import deploy as deploy_locally
 from ...models import model
+from ...packaging.specification import STANDALONE, Specification
 from ..exceptions import WebserviceException, as_webservice_exceptions
-from .inference_config import InferenceConfig
-from .local_deployment import (
-    ONLY_LOCAL,
-    LocalWebserviceDeploymentConfiguration,
-    Models,
-    WebserviceDeploymentConfiguration,
-    changed,
-    check,
-    specification,
-)
-from .local_description import DELETED, Description, has_model
-from .local_scoring import body_of, result_of
+from .inference_config import InferenceConfig, specification_of
 
 __all__ = [
     "AciWebservice",
@@ -38,12 +33,53 @@ __all__ = [
 ]
 
 
-class Webservice(Description):
+_DELETED = "Deleted"
+Models = Sequence[model.Model]
+
+_ONLY_LOCAL = (
+    "package the models (Model.package, or scoring_runtime.azureml.contrib.functions.package) and "
+    "deploy the image with az; on this machine: LocalWebservice.deploy_configuration(port=8890)."
+)
+
+
+class WebserviceDeploymentConfiguration:
+    """How a service is deployed."""
+
+
+class LocalWebserviceDeploymentConfiguration(WebserviceDeploymentConfiguration):
+    """On this machine, on ``port``; None is a free one.
+
+    Raises:
+        WebserviceException: the port is not a whole number from 1 to 65535.
+    """
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port
+        self.validate_configuration()
+
+    def validate_configuration(self) -> None:
+        """Raise WebserviceException unless the port can be one."""
+        port: object = self.port
+        is_number = isinstance(port, int) and not isinstance(port, bool)
+        if port is not None and not (is_number and 1 <= int(str(port)) <= 65535):
+            raise WebserviceException(
+                f"Invalid configuration, port must be an integer from 1 to 65535, or None for a "
+                f"free one; it is {port!r}."
+            )
+
+
+class Webservice:
     """A deployed model; ``Webservice(workspace, name)`` finds one.
 
     Raises:
         WebserviceException: there is none; the message lists those there are.
     """
+
+    compute_type = "Local"
+    auth_enabled = token_auth_enabled = False
+    tags: Mapping[str, str] | None = None
+    properties: Mapping[str, str] | None = None
+    image_id: str | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Webservice:
         return super().__new__(LocalWebservice if cls is Webservice else cls)
@@ -53,6 +89,74 @@ class Webservice(Description):
         with as_webservice_exceptions():
             self._service = find(model.folder_of(workspace).absolute(), name)
         self._deleted = False
+
+    # --- what it is -------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``Transitioning``, ``Healthy``, ``Unhealthy``, ``Failed``, or ``Deleted``."""
+        return _DELETED if self._deleted else self._service.state
+
+    @property
+    def error(self) -> str | None:
+        """Why it has failed, as the end of its log; None if it has not."""
+        return self._service.cause() if self.state == FAILED else None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._record.port
+
+    @property
+    def base_url(self) -> str:
+        """``http://localhost:PORT``."""
+        return self._service.url
+
+    @property
+    def scoring_uri(self) -> str:
+        """``http://localhost:PORT/score``."""
+        return f"{self.base_url}/score"
+
+    @property
+    def swagger_uri(self) -> str:
+        """``http://localhost:PORT/swagger.json``."""
+        return f"{self.base_url}/swagger.json"
+
+    @property
+    def created_time(self) -> datetime:
+        """When it was deployed."""
+        return datetime.fromisoformat(self._record.created)
+
+    @property
+    def updated_time(self) -> datetime:
+        """When it was started last."""
+        return datetime.fromisoformat(self._record.updated)
+
+    @property
+    def _record(self) -> Record:
+        return self._service.record
+
+    def serialize(self) -> dict[str, Any]:
+        """What is known of it, as JSON has it."""
+        return {
+            "name": self.name,
+            "tags": self.tags,
+            "properties": self.properties,
+            "state": self.state,
+            "createdTime": self.created_time.isoformat(),
+            "updatedTime": self.updated_time.isoformat(),
+            "error": self.error,
+            "computeType": self.compute_type,
+            "workspaceName": getattr(self.workspace, "name", None),
+            "imageId": self.image_id,
+            "scoringUri": self.scoring_uri,
+            "swaggerUri": self.swagger_uri,
+            "port": self.port,
+        }
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        return f"{kind}(workspace={self.workspace!r}, name={self.name!r}, port={self.port})"
 
     # --- what it does -----------------------------------------------------------------------------
 
@@ -93,12 +197,12 @@ class Webservice(Description):
                 another status than 200; the text has the status, the headers and the body.
         """
         self._refuse_unless_there("run")
-        body = body_of(input_data)
+        body = _body_of(input_data)
         with as_webservice_exceptions():
             if self._service.state != HEALTHY:
                 self._service.wait()
             answer = self._service.score(body)
-        return result_of(answer)
+        return _result_of(answer)
 
     def get_logs(self, num_lines: int = 5000, raw: bool = False) -> str:
         """The last lines that its host has written; ``raw`` changes nothing."""
@@ -129,10 +233,10 @@ class Webservice(Description):
                 ``wait``, it has failed.
         """
         self._refuse_unless_there("update")
-        check(image_config, inference_config, deployment_config)
+        _check(image_config, inference_config, deployment_config)
         wanted = None
         if models is not None or inference_config is not None:
-            wanted = changed(self._record.specification, models, inference_config)
+            wanted = _changed(self._record.specification, models, inference_config)
         port = getattr(deployment_config, "port", None)
         with as_webservice_exceptions():
             self._service.restart(wanted, port)
@@ -149,7 +253,7 @@ class Webservice(Description):
     def _refuse_unless_there(self, name: str) -> None:
         if self._deleted:
             raise WebserviceException(
-                f"Cannot call {name}() when service is {DELETED}: deploy {self.name} again."
+                f"Cannot call {name}() when service is {_DELETED}: deploy {self.name} again."
             )
 
     @staticmethod
@@ -181,7 +285,7 @@ class Webservice(Description):
         with as_webservice_exceptions():
             root = model.folder_of(workspace).absolute()
         there = (each.record for each in listing(root))
-        named = (each.name for each in there if has_model(each, model_name, model_id))
+        named = (each.name for each in there if _has_model(each, model_name, model_id))
         return [LocalWebservice(workspace, name) for name in named]
 
     @staticmethod
@@ -234,7 +338,7 @@ class LocalWebservice(Webservice):
 
     def deploy_to_cloud(self, *args: object, **kwargs: object) -> NoReturn:
         """Not here; the WebserviceException says what to do instead."""
-        raise WebserviceException(f"Nothing is deployed to a cloud here: {ONLY_LOCAL}")
+        raise WebserviceException(f"Nothing is deployed to a cloud here: {_ONLY_LOCAL}")
 
 
 class AciWebservice(Webservice):
@@ -243,7 +347,7 @@ class AciWebservice(Webservice):
     @staticmethod
     def deploy_configuration(*args: object, **kwargs: object) -> NoReturn:
         """Always raises WebserviceException, which says what to do instead."""
-        raise WebserviceException(f"Container Instances are not deployed from here: {ONLY_LOCAL}")
+        raise WebserviceException(f"Container Instances are not deployed from here: {_ONLY_LOCAL}")
 
 
 class AksWebservice(Webservice):
@@ -252,7 +356,7 @@ class AksWebservice(Webservice):
     @staticmethod
     def deploy_configuration(*args: object, **kwargs: object) -> NoReturn:
         """Always raises WebserviceException, which says what to do instead."""
-        raise WebserviceException(f"Kubernetes is not deployed to from here: {ONLY_LOCAL}")
+        raise WebserviceException(f"Kubernetes is not deployed to from here: {_ONLY_LOCAL}")
 
 
 def deploy(
@@ -283,7 +387,7 @@ def deploy(
             configuration is for something else, the port is in use, or model, script or
             environment cannot be packaged.
     """
-    wanted = specification(models, inference_config, deployment_config, deployment_target)
+    wanted = _specification(models, inference_config, deployment_config, deployment_target)
     with as_webservice_exceptions():
         root = model.folder_of(workspace).absolute()
         port = getattr(deployment_config, "port", None)
@@ -298,3 +402,111 @@ def deploy(
 def _finished(outcome: str, shown: bool) -> None:
     if shown:
         print(f'Local service creation operation finished, operation "{outcome}"')
+
+
+# --- what is served -------------------------------------------------------------------------------
+
+
+def _specification(
+    models: Models,
+    inference_config: InferenceConfig | None,
+    deployment_config: object,
+    deployment_target: object,
+) -> Specification:
+    """What is served.
+
+    Raises:
+        WebserviceException: something was passed that is for something else, there is nothing to
+            serve, or model, script or environment cannot be packaged.
+    """
+    _check(None, inference_config, deployment_config)
+    if deployment_target is not None:
+        raise WebserviceException(
+            f"{deployment_target!r} cannot be deployed to: deployment_target must be None. "
+            f"Elsewhere: {_ONLY_LOCAL}"
+        )
+    if inference_config is None and not models:
+        raise WebserviceException(
+            "You must provide an InferenceConfig when deploying zero models: there is nothing to "
+            "serve."
+        )
+    return specification_of(models, inference_config, STANDALONE)
+
+
+def _changed(
+    before: Specification, models: Models | None, inference_config: InferenceConfig | None
+) -> Specification:
+    """What was served ``before``, with other models, another script, or both."""
+    wanted = specification_of(models or (), inference_config, STANDALONE)
+    if models is None:
+        return replace(wanted, models=before.models)
+    return wanted if inference_config is not None else replace(before, models=wanted.models)
+
+
+def _check(image_config: object, inference_config: object, deployment_config: object) -> None:
+    """Raise WebserviceException unless each is None or of the right type."""
+    if image_config is not None:
+        raise WebserviceException(
+            "Error, image configurations are not supported: provide an inference configuration."
+        )
+    kinds = {
+        "inference configuration": (inference_config, InferenceConfig),
+        "deployment configuration": (deployment_config, LocalWebserviceDeploymentConfiguration),
+    }
+    for what, (value, kind) in kinds.items():
+        if value is not None and not isinstance(value, kind):
+            raise WebserviceException(
+                f"Error, provided {what} must be of type {kind.__name__} in order to deploy a "
+                f"local service; it is a {type(value).__name__}."
+            )
+
+
+def _has_model(record: Record, model_name: str | None, model_id: str | None) -> bool:
+    """Whether the service has a model of this name and of this ``name:version``; None is any."""
+    models = record.specification.models
+    names = {each.name for each in models}
+    ids = {f"{each.name}:{each.version}" for each in models}
+    return model_name in (None, *names) and model_id in (None, *ids)
+
+
+# --- what is sent, and answered -------------------------------------------------------------------
+
+
+def _body_of(value: Any) -> bytes:
+    """Text, bytes or an open file as they are; anything else as JSON.
+
+    Raises:
+        WebserviceException: it has no JSON form.
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if hasattr(value, "read"):
+        value = value.read()
+    if not isinstance(value, str | bytes):
+        try:
+            value = json.dumps(value, default=lambda each: each.tolist())
+        except (TypeError, ValueError, AttributeError) as error:
+            raise WebserviceException(
+                f"The input, a {type(value).__name__}, cannot be turned to JSON: pass text, bytes, "
+                "or what JSON has."
+            ) from error
+    return value.encode() if isinstance(value, str) else value
+
+
+def _result_of(answer: Answer) -> Any:
+    """The JSON of an answer; one of another content type as text or bytes.
+
+    Raises:
+        WebserviceException: its status is not 200; the text has status, headers and body.
+    """
+    if answer.status != 200:
+        raise WebserviceException(
+            "Received bad response from service. More information can be found by calling "
+            "`.get_logs()` on the webservice object.\n"
+            f"Response Code: {answer.status}\nHeaders: {dict(answer.headers)}\n"
+            f"Content: {answer.body.decode(errors='replace')}"
+        )
+    kind = {name.lower(): value for name, value in answer.headers.items()}.get("content-type", "")
+    if "json" in kind:
+        return json.loads(answer.body)
+    return answer.body.decode() if kind.startswith("text/") else answer.body

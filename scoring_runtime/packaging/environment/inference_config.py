@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import PackagingError
-from .environments import from_conda, from_conda_document, merged
-from .environments_files import fields, parse_yaml, read_text, shown, variables
-from .specification import Environment
+from ...errors import PackagingError
+from ..specification import Environment
+from .conda import from_conda, from_conda_document
+from .files import fields, parse_yaml, read_text, shown, variables
+from .pip import merged
 
 _STEPS = ("extraDockerfileSteps", "extraDockerFileSteps")
 _OLDER = (
@@ -80,7 +81,6 @@ _RUNTIMES = ("python", "slim", "spark-py")
 _RETIRED_IMAGE = re.compile(
     r"(?i)(mcr\.microsoft\.com/azureml(/|:|$)|viennaglobal\.azurecr\.io/).*"
 )
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*", re.ASCII)
 _NO_STEPS = (
     "is not used: build an image with those steps and name it with --base-image or baseImage."
 )
@@ -144,7 +144,7 @@ def packages(path: Path) -> Environment:
     """The environment in a conda file, or in the YAML of one of Azure ML's new command line.
 
     Raises:
-        PackagingError: as :func:`.environments.from_conda`, or it is the YAML of something else.
+        PackagingError: as :func:`.conda.from_conda`, or it is the YAML of something else.
     """
     document = _document(path) if path.suffix.lower() in (".yml", ".yaml") else None
     kind = _new(document)
@@ -333,7 +333,7 @@ def _flag(value: object, where: str) -> bool:
 def _base_image(value: object, where: str) -> Environment:
     if value is None or value == "":
         return Environment()
-    if not isinstance(value, str) or not _IMAGE.fullmatch(value):
+    if not isinstance(value, str):
         raise PackagingError(
             f"{where} is {shown(value)}; an image such as registry/name:tag is expected."
         )

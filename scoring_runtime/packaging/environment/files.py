@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import PackagingError
-from ..settings.secrets import is_secret
+from ...errors import PackagingError
+from ...settings.secrets import is_secret
 
 LARGEST_BYTES = 10 << 20
 """No file that describes an environment is larger."""
@@ -19,7 +19,6 @@ _USER = re.compile(r"(?P<scheme>[\w.+-]*)://(?P<user>[^/@\s]+)@")
 _SIGNATURE = re.compile(
     r"(?i)(?<=[?&;])(sig|token|access_token|api_?key|password|code)=[^&;\s]{4,}"
 )
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SHOWN = 120
 
 
@@ -152,7 +151,7 @@ def fields(value: object, known: tuple[str, ...], where: str) -> Mapping[str, An
 
 
 def variables(value: object, where: str) -> dict[str, str]:
-    """Environment variables: names and values that may be written into an image.
+    """Environment variables that may be written into an image, with names of any form.
 
     Raises:
         PackagingError: it is no mapping of names to texts or numbers, or one is a secret.
@@ -161,15 +160,7 @@ def variables(value: object, where: str) -> dict[str, str]:
         return {}
     if not isinstance(value, dict):
         raise PackagingError(f"{where} is {shown(value)}; names with their values are expected.")
-    return {_name(name, where): _variable(name, each, where) for name, each in value.items()}
-
-
-def _name(name: object, where: str) -> str:
-    if isinstance(name, str) and _VARIABLE.fullmatch(name):
-        return name
-    raise PackagingError(
-        f"{where} has the name {shown(name)}; letters, digits and _ are allowed, no digit first."
-    )
+    return {str(name): _variable(str(name), each, where) for name, each in value.items()}
 
 
 def _variable(name: str, value: object, where: str) -> str:
@@ -178,10 +169,6 @@ def _variable(name: str, value: object, where: str) -> str:
             f"{where}: {name} is {type(value).__name__}; a text is expected: write it in quotes."
         )
     text = str(value)
-    if not text.isprintable():
-        raise PackagingError(
-            f"{where}: the value of {name} has a line break or another control character."
-        )
     signs_in = is_secret(name, text) or text != without_credentials(text)
     if text and not text.startswith("@Microsoft.KeyVault(") and signs_in:
         raise PackagingError(

@@ -1,17 +1,23 @@
-"""The lines of a pip requirements file
-(https://pip.pypa.io/en/stable/reference/requirements-file-format/)."""
+"""pip's requirements as an environment: from files, one by one, and merged with others.
+
+The lines are those of https://pip.pypa.io/en/stable/reference/requirements-file-format/. What this
+runtime takes the place of is left out, and a note says so.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ..errors import PackagingError
-from .environments_files import (
+from ...errors import PackagingError
+from ..specification import WHEELS, Environment
+from .files import (
     INSTALL,
     check_no_credentials,
     logical_lines,
@@ -19,13 +25,12 @@ from .environments_files import (
     shown,
     without_credentials,
 )
-from .environments_names import RETIRED, canonical
-from .environments_wheels import line as wheel_line
-from .environments_wheels import located, wheel
+from .names import BRINGS, MONITORING, RETIRED, canonical, name_of
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
+_Each = TypeVar("_Each")
 _KEPT = {
     "-i": "--index-url",
     "--index-url": "--index-url",
@@ -43,7 +48,74 @@ _EDITABLE = ("-e", "--editable")
 _KNOWN = (*dict.fromkeys(_KEPT.values()), *_FLAGS, "-r", "-c")
 _ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip", ".tar")
 _WHEEL = re.compile(r"(?P<path>.+\.whl)\s*(?P<extras>\[[^\]]*\])?\s*(?:;\s*(?P<marker>.*))?")
+_PLATFORM = re.compile(r"any|(many|musl)?linux.*")
 _BUILD_A_WHEEL = "build a wheel of it (pip wheel --no-deps …) and name that file"
+
+
+def from_requirements(path: Path) -> Environment:
+    """The environment in a pip requirements file, and in those that it includes.
+
+    Raises:
+        PackagingError: it cannot be read, or a line cannot be used; the message names the file and
+            the line.
+    """
+    found = Found()
+    read_file(path, found)
+    return environment_of(found)
+
+
+def from_packages(lines: Iterable[str]) -> Environment:
+    """The environment of requirements given one by one; files are looked for in this folder.
+
+    Raises:
+        PackagingError: one cannot be used; the message shows it.
+    """
+    found = Found()
+    for number, line in enumerate(lines, 1):
+        place = f"package {number}"
+        read_lines(line, place, Path(), found)
+    return environment_of(found)
+
+
+def merged(*environments: Environment) -> Environment:
+    """One environment of several: of Python, base image and variables the later ones win.
+
+    Requirements, options, wheels and notes are all kept, each once.
+
+    Raises:
+        PackagingError: two different wheels have the same file name.
+    """
+    one = Environment()
+    for each in environments:
+        one = Environment(
+            requirements=_unique(one.requirements, each.requirements),
+            options=_unique(one.options, each.options),
+            python=each.python or one.python,
+            variables={**one.variables, **each.variables},
+            base_image=each.base_image or one.base_image,
+            wheels=_unique(one.wheels, each.wheels),
+            notes=_unique(one.notes, each.notes),
+        )
+    _check_wheels(one.wheels)
+    return one
+
+
+def _unique(first: Iterable[_Each], second: Iterable[_Each]) -> tuple[_Each, ...]:
+    return tuple(dict.fromkeys([*first, *second]))
+
+
+def _check_wheels(wheels: Iterable[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in wheels:
+        other = seen.setdefault(path.name, path)
+        if other.resolve() != path.resolve():
+            raise PackagingError(
+                f"{other} and {path} are two wheels of one name, of which a package holds one: "
+                "name only one of them."
+            )
+
+
+# --- lines ----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -103,6 +175,29 @@ def read_line(
         found.retired.add(name)
     else:
         found.requirements.append(requirement)
+
+
+def read_lines(text: str, where: str, folder: Path, found: Found) -> None:
+    """Read the lines of an entry into ``found``.
+
+    Raises:
+        PackagingError: it is no text, or a line of it cannot be used.
+    """
+    for _, line in logical_lines(entry_text(text, where)):
+        read_line(line, where, folder, found)
+
+
+def entry_text(value: object, where: str) -> str:
+    """An entry of a list of packages.
+
+    Raises:
+        PackagingError: it is no text.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise PackagingError(
+            f"{where} is {shown(value)}; a text such as scikit-learn=1.3 is expected."
+        )
+    return value
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -197,7 +292,9 @@ def _requirement(text: str, where: str, folder: Path, found: Found) -> tuple[str
     """Canonical name, and the line as it is written."""
     local = _WHEEL.fullmatch(text)
     if local and not re.search(r"://| @ ", text):
-        path = located(local["path"], folder)
+        path = folder / local["path"]
+        if not path.is_file() and Path(local["path"]).is_file():  # where pip would look for it
+            path = Path(local["path"])
         return _wheel(path, local["extras"] or "", local["marker"] or "", where, found)
     if _is_local(text, folder):
         raise PackagingError(
@@ -284,7 +381,110 @@ def _file_url(parsed: Requirement, where: str, found: Found) -> tuple[str, str]:
 
 
 def _wheel(path: Path, extras: str, marker: str, where: str, found: Found) -> tuple[str, str]:
-    name = wheel(path, where)
-    _parsed(f"{name}{extras}" + (f"; {marker}" if marker else ""), where)
+    """Canonical name and line of a local wheel, the only file of this machine that is packaged."""
+    end = f" ; {marker}" if marker else ""
+    name = _wheel_name(path, where)
+    _parsed(f"{name}{extras}{end}", where)
     found.wheels.append(path)
-    return name, wheel_line(path, extras, marker)
+    return name, f"./{WHEELS}/{path.name}{extras}{end}"
+
+
+def _wheel_name(path: Path, where: str) -> str:
+    """The canonical name of the package in a wheel file for Linux."""
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+    if not path.is_file():
+        raise PackagingError(f"{where}: the wheel {path} does not exist.")
+    try:
+        if not re.fullmatch(r"[\w.+!-]+", path.name, re.ASCII):
+            raise InvalidWheelFilename("its name has characters that no wheel has")
+        name, _, _, tags = parse_wheel_filename(path.name)
+    except InvalidWheelFilename as error:
+        raise PackagingError(
+            f"{where}: {shown(path.name)} is not named as a wheel; a name such as "
+            "package-1.0-py3-none-any.whl is expected, as pip wheel and python -m build write it."
+        ) from error
+    platforms = sorted({tag.platform for tag in tags})
+    if not any(_PLATFORM.fullmatch(each) for each in platforms):
+        raise PackagingError(
+            f"{where}: the wheel {path.name} is for {', '.join(platforms)}, and images run Linux: "
+            "build or download it for Linux."
+        )
+    return name
+
+
+# --- what was found -------------------------------------------------------------------------------
+
+
+def environment_of(
+    found: Found, python: str = "", variables: Mapping[str, str] | None = None
+) -> Environment:
+    """What was found, with the constraints on it and notes on what was left out."""
+    named = {name_of(each) for each in found.requirements}
+    added = [line for name, line in found.constraints if name in named]
+    ignored = {name for name, _ in found.constraints if name not in named | RETIRED}
+    environment = Environment(
+        requirements=(*found.requirements, *added),
+        options=tuple(found.options),
+        python=python,
+        variables=variables or {},
+        wheels=tuple(found.wheels),
+        notes=(*found.notes, *_notes(found, ignored)),
+    )
+    return merged(environment)
+
+
+def _notes(found: Found, ignored: set[str]) -> Iterator[str]:
+    if found.retired:
+        names, are = sorted(found.retired), "are" if len(found.retired) > 1 else "is"
+        yield f"{', '.join(names)} {are} left out: this runtime takes the place of that SDK."
+    for name in sorted(MONITORING.intersection(map(name_of, found.requirements))):
+        yield (
+            f"{name} collects nothing here: it sends to an agent of Azure ML's services. Leave it "
+            "out, and the runtime answers its import."
+        )
+    if found.hashes:
+        yield (
+            "The hashes of the requirements are left out: with one, pip asks for a hash of every "
+            "package, those of this runtime included. The versions are kept."
+        )
+    if ignored:
+        some = ", ".join(sorted(ignored)[:5]) + (", …" if len(ignored) > 5 else "")
+        yield (
+            f"Constraints on packages that no requirement names are left out: {some}. Name those "
+            "that matter as requirements."
+        )
+
+
+def provided(requirements: Iterable[str]) -> set[str]:
+    """The canonical names of the packages that lines name, and of those they require in turn.
+
+    What is not installed here requires what is known of it.
+    """
+    waiting = [(name_of(line), _extras(line)) for line in requirements if name_of(line)]
+    found: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        each = waiting.pop()
+        if each not in found:
+            found.add(each)
+            waiting.extend(_required(*each))
+    return {name for name, _ in found}
+
+
+def _extras(line: str) -> frozenset[str]:
+    inside = line.partition(";")[0].partition("[")[2].partition("]")[0]
+    return frozenset(canonical(each.strip()) for each in inside.split(",") if each)
+
+
+def _required(name: str, extras: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+        yield from ((each, frozenset()) for each in BRINGS.get(name, ()))
+        return
+    for each in map(Requirement, lines):
+        marker = each.marker
+        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield canonical(each.name), frozenset(map(canonical, each.extras))

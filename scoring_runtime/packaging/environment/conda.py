@@ -1,6 +1,7 @@
-"""One dependency of a conda environment as pip would say it.
+"""A conda environment file as pip would say it.
 
-The forms are those of conda's match specifications
+Images have pip and no conda: what a conda environment names is asked of pip, and what cannot be is
+left out, with a note. The forms of a dependency are those of conda's match specifications
 (https://docs.conda.io/projects/conda-build/en/stable/resources/package-spec.html):
 ``channel::name=1.3=build``, ``name>=1.0,<2``, ``name 1.3``, ``name[version='>=1.0']``.
 """
@@ -8,11 +9,15 @@ The forms are those of conda's match specifications
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from ..errors import PackagingError
-from .environments_files import shown
-from .environments_names import PIP_NAMES, canonical, is_python
+from ...errors import PackagingError
+from ..specification import Environment
+from .files import check_no_credentials, fields, parse_yaml, read_text, shown, variables
+from .names import PIP_NAMES, canonical, is_python
+from .pip import Found, entry_text, environment_of, read_line, read_lines
 
 PYTHONS = ("3.11", "3.12", "3.13")
 """Versions of Python that the runtime works with; images are there for each."""
@@ -25,6 +30,104 @@ _VERSION_KEY = re.compile(r"\bversion\s*=\s*(?P<quote>['\"]?)(?P<version>[^'\"\]
 _OPERATOR = re.compile(r"(?P<operator>===|==|~=|!=|>=|<=|>|<|=)?\s*(?P<version>[^\s=<>!~]+)")
 # The build of a package for no Python is a hash alone; others name the Python they are for.
 _BUILD_WITHOUT_PYTHON = re.compile(r"h[0-9a-f]{7}_\d+")
+_CONDA_KEYS = ("name", "channels", "dependencies", "variables", "prefix")
+_USUAL_CHANNELS = {
+    *("anaconda", "bioconda", "conda-forge", "defaults", "main", "msys2", "nodefaults"),
+    *("nvidia", "pkgs/main", "pytorch", "r"),
+}
+
+
+def from_conda(path: Path) -> Environment:
+    """The environment in a conda file (``environment.yml``, ``conda.yaml``).
+
+    Raises:
+        PackagingError: it cannot be read, or something in it cannot be used; the message names the
+            file and the entry.
+    """
+    document = parse_yaml(read_text(path), str(path))
+    return from_conda_document(document, str(path), folder=path.parent)
+
+
+def from_conda_document(document: object, where: str, *, folder: Path = Path()) -> Environment:
+    """The environment in a parsed conda document.
+
+    Args:
+        where: what messages call it.
+        folder: files that its pip requirements name are looked for here.
+
+    Raises:
+        PackagingError: something in it cannot be used; the message names the entry.
+    """
+    found, left_out, python = Found(), list[str](), ""
+    if isinstance(document, dict) and "dependencies" in document:  # conda passes over the others
+        unknown = [each for each in document if each not in _CONDA_KEYS]
+        found.notes += [f"{where}: the key {shown(each)} is not used." for each in unknown]
+        document = {key: each for key, each in document.items() if key in _CONDA_KEYS}
+    content = fields(document, _CONDA_KEYS, where)
+    for number, entry in enumerate(_listed(content.get("dependencies"), f"{where}: dependencies")):
+        place = f"{where}: dependencies[{number}]"
+        if isinstance(entry, dict):
+            _read_pip(entry, place, folder, found)
+            continue
+        python = _read_dependency(entry_text(entry, place), place, found, left_out) or python
+    found.notes += _not_python(left_out) + _of_channels(content.get("channels"), where)
+    return environment_of(
+        found, python=python, variables=variables(content.get("variables"), f"{where}: variables")
+    )
+
+
+def _listed(value: object, where: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise PackagingError(f"{where} is {shown(value)}; a list is expected.")
+    return value
+
+
+def _read_dependency(text: str, where: str, found: Found, left_out: list[str]) -> str:
+    """Read one dependency into ``found`` or ``left_out``; the Python to take, if it is that."""
+    check_no_credentials(text, where)
+    conda, name, specifier = dependency(text, where)
+    if conda == "python":
+        version, note = python_version(specifier)
+        found.notes += [note] if note else []
+        return version
+    if conda == "pip":
+        found.notes += [f"pip{specifier} is left out: the image has its own."] if specifier else []
+    elif not name:
+        left_out.append(conda)
+    else:
+        read_line(f"{name}{specifier}", where, Path(), found)
+    return ""
+
+
+def _read_pip(entry: Mapping[Any, Any], where: str, folder: Path, found: Found) -> None:
+    lines = fields(entry, ("pip",), where)["pip"] if entry else None
+    for number, line in enumerate(_listed(lines, f"{where}.pip")):
+        place = f"{where}.pip[{number}]"
+        read_lines(line, place, folder, found)
+
+
+def _not_python(names: Iterable[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"Left out, for they are no Python packages: {', '.join(sorted(set(names)))}. What the "
+        "model needs of them has to be in the base image: name one with --base-image."
+    ]
+
+
+def _of_channels(value: object, where: str) -> list[str]:
+    place = f"{where}: channels"
+    channels = [entry_text(each, place) for each in _listed(value, place)]
+    if all(each.lower() in _USUAL_CHANNELS for each in channels):
+        return []
+    return [
+        f"The channels of {where} are not used: packages come from the index that pip is set to."
+    ]
+
+
+# --- one dependency -------------------------------------------------------------------------------
 
 
 class Dependency(NamedTuple):

@@ -1,0 +1,1 @@
+"""The environment of a package: what pip's, conda's and Azure ML's files ask for."""

@@ -1,0 +1,484 @@
+"""Which files of the user's code go into a build context.
+
+All of the source folder is taken, without one all of the entry script's own, but caches, virtual
+environments, version control, local settings (``.env``, ``local.settings.json``), packages that
+were made before, and what its ignore file says, in the syntax of ``.gitignore``:
+``.scoringignore``, else ``.amlignore``, else ``.funcignore``. A ``.gitignore`` is not honoured, for
+models and data are often kept out of git and yet needed; a link ``.amlignore -> .gitignore`` says
+that it is meant. A ``.dockerignore`` is not either: it has another syntax and is about another
+image.
+
+Models that are packaged as such are left out of the script's own folder, as are registries. Of a
+source folder that is named they are taken like any other file: name them in the ignore file to have
+them once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import symtable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import PackagingError
+from ..models.folder import did_you_mean, registered
+from ..models.kinds import ONNX, kind_of, pickles
+from ..models.manifest import is_noted
+from ..models.pickled import said, weights
+from ..settings.secrets import in_file
+from .environment.files import INSTALL
+from .imports import imports_of
+from .specification import DOCUMENT, MODELS, PackagedModel, Specification
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+IGNORE_FILES = (".scoringignore", ".amlignore", ".funcignore")
+"""The first of them that is in the source folder counts, and it alone."""
+
+_LEFT_OUT = (
+    *(".DS_Store", ".azure", ".azureml", ".env", ".env.*", ".git", ".hg", ".ipynb_checkpoints"),
+    *(".local-services", ".mlflow-models", ".mypy_cache", ".nox", ".pytest_cache", ".ruff_cache"),
+    *(".scoring", ".svn", ".tox", "*.egg-info", "*.pyc", "__pycache__", "local.settings.json"),
+    "node_modules",
+)
+_ENVIRONMENT_SIGNS = ("pyvenv.cfg", "conda-meta")
+_SAMPLES = ("sample_input.json", "sample_input.csv")
+_LARGE_BYTES = 100_000_000
+_LISTED, _NAMED = 1000, 10
+_TAKE_IT_OUT = (
+    'read it from an environment variable (os.environ["NAME"]) that is set where the image runs, '
+    "such as an app setting, or leave the file out with an ignore file (.scoringignore or "
+    ".amlignore). A key that others may have seen should be renewed."
+)
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """What may be taken from a folder; ``top`` and ``outputs`` are real paths.
+
+    ``models`` are those of the models that are packaged as such, and of their registries;
+    ``script`` may be a link that leads out, for it was named.
+    """
+
+    folder: Path
+    top: str
+    outputs: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
+    script: str = ""
+    file: Path | None = None
+    lines: tuple[str, ...] = ()
+    rules: GitIgnoreSpec | None = None
+
+    @property
+    def hint(self) -> str:
+        """What to do about a file that cannot be taken, as a sentence."""
+        return f"Remove it, or name it in {self.file.name if self.file else IGNORE_FILES[0]}."
+
+
+def source_files(
+    specification: Specification,
+    leave_out: Iterable[Path] = (),
+    *,
+    warn: Warn = lambda sentence: None,
+) -> list[tuple[str, Path]]:
+    """The files of the user's code, sorted, as ``(path below source/ with /, path)``.
+
+    Links are followed. Without an entry script there are none.
+
+    Args:
+        specification: its ``entry_script`` is meant below its ``source_dir``, else as it stands.
+        leave_out: files and folders that are not taken, such as the output.
+        warn: called with a sentence for a script without ``init`` or ``run``, and for a script's
+            own folder that is large.
+
+    Raises:
+        PackagingError: the entry script or the folder is not there, or is left out; something is
+            no file, cannot be read, has a name that no image can hold, or is a link that leads out
+            of the folder or to a folder that it is in; the script is not Python, or not named so.
+    """
+    if specification.entry_script is None:
+        return []
+    folder, name = _located(specification)
+    own = specification.source_dir is None
+    models = _places(specification.models, folder) if own else frozenset[str]()
+    selection = replace(_selection(folder, leave_out), models=models, script=name if own else "")
+    _check_place(selection)
+    _check_taken(selection, name)
+    _check_script(folder / name, specification.environment.python, warn)
+    found = sorted(_files(selection, ""))
+    size = sum(path.stat().st_size for _, path in found) if own else 0
+    if size > _LARGE_BYTES:
+        warn(
+            f"The folder of the entry script, {folder}, is packaged whole and has {size:,} bytes: "
+            "name what is not needed in .scoringignore, or move the script to a folder of its own."
+        )
+    return found
+
+
+def beside(model: Path) -> list[tuple[str, Path]]:
+    """What a model's file needs of what lies beside it, as ``(path below its folder, path)``.
+
+    Those are the modules that its pickle names, what these import, the files that hold the weights
+    of an ONNX model, and samples.
+    """
+    selection = _selection(model.parent)
+    named = [*_SAMPLES, *(weights(model) if kind_of(model) == ONNX else ())]
+    found = {name: path for each in named for name, path in _taken(selection, each)}
+    waiting, seen = sorted(_pickled(model)), set[str]()
+    while waiting:
+        top = waiting.pop().partition(".")[0]
+        if top in seen or top in sys.stdlib_module_names:
+            continue
+        seen.add(top)
+        is_package = any((model.parent / top).glob("*.py"))
+        for name, path in _taken(selection, top if is_package else f"{top}.py"):
+            found[name] = path
+            waiting += imports_of(path) if name.endswith(".py") else ()
+    return sorted(found.items())
+
+
+def entry_script_name(specification: Specification) -> str:
+    """The entry script's path below ``source/``, with ``/``; empty without one.
+
+    Raises:
+        PackagingError: it is not there, or not in the source folder.
+    """
+    return _located(specification)[1] if specification.entry_script is not None else ""
+
+
+def _pickled(path: Path) -> set[str]:
+    return {module for each in pickles(path) for module in said(each).modules}
+
+
+def _taken(selection: _Selection, name: str) -> list[tuple[str, Path]]:
+    """The files of one that may be there or not, and may lead anywhere."""
+    there = not name.startswith(("/", "..")) and os.path.exists(selection.folder / name)
+    return [*_files(selection, os.path.normpath(name))] if there else []
+
+
+def _places(models: Iterable[PackagedModel], folder: Path) -> frozenset[str]:
+    """Where models lie that are packaged as such: those of a registry with all others of it."""
+    found = {os.path.realpath(path) for path in (*(each.path for each in models), folder / MODELS)}
+    for root in {each.path.parent.parent for each in models if each.registered}:
+        noted = (each.path.parent for each in registered(root) if is_noted(each.path))
+        found.update(map(os.path.realpath, (root, *noted)))
+    return frozenset(each for each in found if not folder.resolve().is_relative_to(each))
+
+
+# --- the entry script -----------------------------------------------------------------------------
+
+
+def _located(specification: Specification) -> tuple[Path, str]:
+    """The folder that stands for ``source/``, and the entry script's path below it."""
+    script = specification.entry_script or Path()
+    if specification.source_dir is None:
+        path = _existing([Path(os.path.abspath(script))])
+        check_name(path.name)
+        return path.parent, path.name
+    folder = Path(os.path.abspath(specification.source_dir))
+    if not os.path.isdir(folder):
+        problem = "is no folder" if os.path.exists(folder) else "does not exist"
+        there = [each.name for each in islice(folder.parent.glob("*"), _LISTED) if each.is_dir()]
+        near = did_you_mean(folder.name, there)
+        raise PackagingError(f"The source folder {folder} {problem}.{near}")
+    path = _existing([Path(os.path.abspath(each)) for each in (folder / script, script)])
+    for top, inside in ((folder, path), (folder.resolve(), path.resolve())):
+        if inside.is_relative_to(top):
+            return folder, inside.relative_to(top).as_posix()
+    raise PackagingError(
+        f"The entry script {path} is not in the source folder {folder}: move it there, or name a "
+        f"source folder that holds it, such as {os.path.commonpath([folder, path])}."
+    )
+
+
+def _existing(places: list[Path]) -> Path:
+    found = next((path for path in places if os.path.isfile(path)), None)
+    if found is not None:
+        _check_suffix(found)
+        return found
+    path = places[0]
+    if os.path.isdir(path):
+        raise PackagingError(f"The entry script {path} is a folder: name the Python file in it.")
+    raise PackagingError(f"There is no entry script {path}.{near_misses(path, '*.py')}")
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix == ".ipynb":
+        raise PackagingError(
+            f"The entry script {path} is a notebook: export it with jupyter nbconvert --to script "
+            f"{path.name}, and name the Python file."
+        )
+    if path.suffix != ".py":
+        raise PackagingError(
+            f"The entry script {path} is no Python file: its name ends not in .py."
+        )
+
+
+def _check_place(selection: _Selection) -> None:
+    """An output that holds the source would be taken into itself, or replaced by itself."""
+    for output in selection.outputs:
+        if os.path.commonpath([output, selection.top]) == output:
+            raise PackagingError(
+                f"The source folder {selection.folder} lies in the output {output}: "
+                "write the output to another folder."
+            )
+
+
+def _check_taken(selection: _Selection, name: str) -> None:
+    parts = name.split("/")
+    for end in range(1, len(parts) + 1):
+        reason = _why_left_out(selection, "/".join(parts[:end]))
+        if reason:
+            raise PackagingError(
+                f"The entry script {selection.folder / name} would be left out: {reason}."
+            )
+
+
+def _check_script(path: Path, python: str, warn: Warn) -> None:
+    """That Python understands it, unless only the image's may, and what it defines."""
+    try:
+        text = path.read_bytes()
+        table = symtable.symtable(text, str(path), "exec")  # type: ignore[arg-type]
+        bound = _bound(table)
+    except OSError as error:
+        raise PackagingError(f"{path} cannot be read: {error.strerror}.") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line, problem = getattr(error, "lineno", None) or 1, getattr(error, "msg", None) or error
+        sentence = f"{path}:{line} is not Python: {problem or type(error).__name__}."
+        if not _is_newer(python):
+            raise PackagingError(sentence) from error
+        warn(sentence)
+        return
+    # A script with driver_module has the run() of that module.
+    there = {*bound, "run"} if "driver_module" in bound else bound
+    lacking = [each for each in ("init", "run") if each not in there]
+    if lacking and b"import *" not in text:
+        names = " and no ".join(lacking)
+        warn(f"{path.name} binds no {names}: the runtime needs init() and run().")
+
+
+def _bound(table: symtable.SymbolTable) -> set[str]:
+    """The names that a module binds when it is imported, in functions by ``global``."""
+    found = {
+        each.get_name()
+        for each in table.get_symbols()
+        if (each.is_assigned() or each.is_imported())
+        and (table.get_type() == "module" or each.is_declared_global())
+    }
+    return found.union(*map(_bound, table.get_children()))
+
+
+def _is_newer(version: str) -> bool:
+    """Whether the image's Python may understand what the one here does not."""
+    numbers = version.split(".")[:2]
+    return all(map(str.isdecimal, numbers)) and tuple(map(int, numbers)) > sys.version_info[:2]
+
+
+# --- what is left out -----------------------------------------------------------------------------
+
+
+def _selection(folder: Path, leave_out: Iterable[Path] = ()) -> _Selection:
+    """With the rules of the folder's ignore file, the first of :data:`IGNORE_FILES`."""
+    outputs = frozenset(os.path.realpath(each) for each in leave_out)
+    top, there = os.path.realpath(folder), (folder / name for name in IGNORE_FILES)
+    file = next((each for each in there if os.path.lexists(each)), None)
+    if file is None:
+        return _Selection(folder, top, outputs)
+    try:
+        # So that the index of a rule is that of its line, and what is below a folder is not it.
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        rules = _rules([re.sub(r"/\*\*+$", "/*", each) or "#" for each in lines])
+    except OSError as error:
+        raise PackagingError(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise PackagingError(
+            f"{file} is not UTF-8: byte {error.start} cannot be decoded. Save it as UTF-8."
+        ) from error
+    except ValueError as error:
+        raise PackagingError(f"{file}: {error}.") from error
+    return _Selection(folder, top, outputs, file=file, lines=tuple(lines), rules=rules)
+
+
+def _rules(lines: list[str]) -> GitIgnoreSpec:
+    try:
+        from pathspec import GitIgnoreSpec
+    except ImportError as error:
+        raise PackagingError(
+            f"Ignore files cannot be read, for pathspec is not installed: {INSTALL}"
+        ) from error
+    return GitIgnoreSpec.from_lines(lines)
+
+
+def _why_left_out(selection: _Selection, name: str) -> str:
+    """Why this path itself is left out, as a clause; empty if it is taken."""
+    path = selection.folder / name
+    real = os.path.realpath(path)
+    for part in dict.fromkeys((path.name, *_inside(selection, real).split("/"))):
+        if any(fnmatchcase(part, each) for each in _LEFT_OUT):
+            return f"{part} is never taken"
+    folder = os.path.isdir(path)
+    if folder and any(os.path.exists(path / each) for each in _ENVIRONMENT_SIGNS):
+        return f"{path} is a virtual environment"
+    if folder and os.path.isfile(path / DOCUMENT):
+        return f"{path} is a package that was made before"
+    if folder and path.suffix == ".scoring" and os.path.isdir(path.with_suffix("")):
+        return f"{path} is what is noted of the models in {path.with_suffix('')}"
+    if real in selection.outputs:
+        return f"{path} is what is being made"
+    if real in selection.models:
+        return f"{path} is packaged as a model"
+    return _rule_against(selection, f"{name}/" if folder else name)
+
+
+def _rule_against(selection: _Selection, name: str) -> str:
+    found = selection.rules.check_file(name) if selection.rules else None
+    if found is None or not found.include or found.index is None:
+        return ""
+    return f"line {found.index + 1} of {selection.file} says {selection.lines[found.index]}"
+
+
+def _inside(selection: _Selection, real: str) -> str:
+    """The path below the folder that a link leads to; empty if it leads out."""
+    prefix = os.path.join(selection.top, "")
+    return real.removeprefix(prefix) if real.startswith(prefix) else ""
+
+
+# --- the files of a folder ------------------------------------------------------------------------
+
+
+def _files(selection: _Selection, name: str) -> Iterator[tuple[str, Path]]:
+    """This file or the files of this folder, without what is left out; "" is the whole folder.
+
+    Raises:
+        PackagingError: one of them cannot be in an image; the message says why.
+    """
+    waiting = [name] if all(_is_taken(selection, each) for each in _above(name)) else []
+    while waiting:
+        name = waiting.pop()
+        path = selection.folder / name
+        if name and not _is_taken(selection, name):
+            continue
+        if os.path.isdir(path):
+            waiting.extend(_children(path, name))
+        else:
+            _check_file(selection, path)
+            yield name, path
+
+
+def _above(name: str) -> list[str]:
+    """The folders that a path is in: ``a``, ``a/b`` of ``a/b/c``."""
+    parts = name.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _is_taken(selection: _Selection, name: str) -> bool:
+    if _why_left_out(selection, name):
+        return False
+    check_name(name)
+    if name != selection.script and os.path.islink(selection.folder / name):
+        _check_link(selection, selection.folder / name)
+    return True
+
+
+def _children(folder: Path, name: str) -> list[str]:
+    try:
+        return [f"{name}/{child}" if name else child for child in os.listdir(folder)]
+    except OSError as error:
+        raise PackagingError(f"{folder} cannot be read: {error.strerror}.") from error
+
+
+def check_name(name: str) -> None:
+    """Refuse what an image layer cannot hold, or no one could read there.
+
+    Raises:
+        PackagingError: it holds a control character, or bytes that are not UTF-8.
+    """
+    if _NO_TEXT.search(name):
+        raise PackagingError(
+            f"The file name {name!a} cannot be in an image: it holds a line break, another control "
+            "character, or bytes that are not UTF-8. Rename it, or leave it out."
+        )
+
+
+def _check_link(selection: _Selection, path: Path) -> None:
+    real = os.path.realpath(path)
+    parents = (each for each in path.parents if each.is_relative_to(selection.folder))
+    if real in map(os.path.realpath, parents):
+        raise PackagingError(
+            f"The link {path} leads to a folder that it is in itself. {selection.hint}"
+        )
+    if not _inside(selection, real):
+        raise PackagingError(
+            f"The link {path} leads out of {selection.folder}, to {real}. {selection.hint}"
+        )
+
+
+def _check_file(selection: _Selection, path: Path) -> None:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise PackagingError(f"{path} is neither a file nor a folder. {selection.hint}")
+        with path.open("rb"):
+            return
+    except OSError as error:
+        problem = "is a link to nothing" if path.is_symlink() else "cannot be read"
+        raise PackagingError(f"{path} {problem}: {error.strerror}. {selection.hint}") from error
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+
+def check_no_secrets(files: Iterable[tuple[str, Path]], advice: str = _TAKE_IT_OUT) -> None:
+    """Refuse files that hold a secret, or are one: whoever has the image would have it too.
+
+    Args:
+        files: ``(path in the context with /, path)``.
+        advice: what to do about it, as the end of a sentence.
+
+    Raises:
+        PackagingError: the places and the kinds, never the text of a secret; or a file cannot be
+            read.
+    """
+    try:
+        found = [each for name, path in files for each in in_file(name, path)]
+    except OSError as error:
+        raise PackagingError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    if found:
+        rest = len(found) - _NAMED
+        more = f", and {rest} more places do" if rest > 0 else ""
+        raise PackagingError(
+            f"{'; '.join(found[:_NAMED])}{more}. Whoever has the image would have it too: {advice}"
+        )
+
+
+# --- near misses ----------------------------------------------------------------------------------
+
+
+def near_misses(path: Path, pattern: str = "*") -> str:
+    """``" Did you mean …?"`` with what has a similar name; empty if nothing has.
+
+    Looked at is what is beside the path and one folder below, in a folder above if its own is not
+    there.
+    """
+    folder = path.parent
+    while not os.path.isdir(folder):
+        folder = folder.parent
+    found = [each.name for each in islice(folder.glob(pattern), _LISTED)]
+    below = (each for each in folder.glob(f"*/{pattern}") if each.parent.name not in _LEFT_OUT)
+    found += [each.relative_to(folder).as_posix() for each in islice(below, _LISTED)]
+    return did_you_mean(path.name, found)
+
+
+def first_missing(path: Path) -> Path:
+    """The outermost folder on the way to a path that is not there, or the path itself."""
+    return next((each for each in reversed(path.parents) if not os.path.exists(each)), path)
