@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -259,64 +258,6 @@ def test_several_inputs_and_outputs_of_every_datatype(
         assert_same(found.as_numpy(f"out_{name}"), wanted[f"out_{name}"])
 
 
-@pytest.mark.parametrize("datatype", list(ELEMENT_TYPES))
-def test_one_datatype_alone_is_asked_for(datatype: str, standalone: Served):
-    """As columns, with 3 rows; of the 13 outputs only the one that is asked for comes."""
-    values = {name: tensor(name, [*each[0], each[1][0]]) for name, each in EXTREMES.items()}
-    inputs = [given(f"in_{name}", each, name) for name, each in values.items()]
-    found = standalone.client.infer("columns", inputs, outputs=asked([f"out_{datatype}"], True))
-    assert [each["name"] for each in found.get_response()["outputs"]] == [f"out_{datatype}"]
-    assert_same(found.as_numpy(f"out_{datatype}"), values[datatype])
-
-
-@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
-def test_nan_and_infinity_pass_in_binary_tensors(datatype: str, standalone: Served):
-    special = tensor(datatype, [[np.nan, np.inf], [-np.inf, -0.0]])
-    values = {name: tensor(name, each) for name, each in EXTREMES.items()} | {datatype: special}
-    inputs = [given(f"in_{name}", each, name) for name, each in values.items()]
-    found = standalone.client.infer("every", inputs)
-    assert_same(found.as_numpy(f"out_{datatype}"), special)
-
-
-def test_bytes_that_are_no_text_are_refused_by_a_model_of_text(standalone: Served):
-    """onnxruntime would take b"\\xff" for the text "b'\\xff'"."""
-    values = {name: tensor(name, each) for name, each in EXTREMES.items()}
-    values["BYTES"] = np.array([[b"\xff", b""], [b"", b""]], dtype=object)
-    inputs = [given(f"in_{name}", each, name) for name, each in values.items()]
-    status, message = standalone.refusal("every", inputs)
-    assert status == "400"
-    assert "The input 'in_BYTES'" in message
-
-
-def test_a_request_that_names_no_outputs_gets_all_in_binary(served: Served):
-    a = np.arange(8, dtype=np.int32).reshape(2, 4)
-    b = np.full((2, 4), 2**30, np.int32)
-    found = served.client.infer("addsub", [given("b", b, "INT32"), given("a", a, "INT32", False)])
-    assert [each["name"] for each in found.get_response()["outputs"]] == ["sum", "difference"]
-    assert_same(found.as_numpy("sum"), a + b)
-    assert_same(found.as_numpy("difference"), a - b)
-    assert "data" not in found.get_output("sum")
-
-
-def test_outputs_come_in_the_order_asked_for_each_as_asked(served: Served):
-    a, b = np.ones((1, 4), np.int32), np.full((1, 4), 5, np.int32)
-    outputs = asked(["difference"], True) + asked(["sum"], False)
-    found = served.client.infer(
-        "addsub", [given("a", a, "INT32"), given("b", b, "INT32")], outputs=outputs
-    )
-    described = found.get_response()["outputs"]
-    assert described == [
-        {
-            "name": "difference",
-            "datatype": "INT32",
-            "shape": [1, 4],
-            "parameters": {"binary_data_size": 16},
-        },
-        {"name": "sum", "datatype": "INT32", "shape": [1, 4], "data": [6, 6, 6, 6]},
-    ]
-    assert_same(found.as_numpy("difference"), a - b)
-
-
 def test_the_answer_names_the_model_its_version_and_the_request(served: Served):
     x = given("x", np.ones((1, 3), np.float32), "FP32")
     found = served.client.infer("matmul", [x], request_id="req-7 ü").get_response()
@@ -546,14 +487,6 @@ def test_a_model_that_is_not_there_is_refused_with_those_that_are(
     assert (caught.value.status(), caught.value.message()) == ("404", message)
 
 
-def test_an_output_that_is_not_there_is_refused_with_those_that_are(served: Served):
-    inputs = [given("a", INT4, "INT32"), given("b", INT4, "INT32")]
-    status, message = served.refusal("addsub", inputs, outputs=asked(["sum", "none"], True))
-    assert status == "400"
-    assert "'none'" in message
-    assert "'sum', 'difference'" in message
-
-
 def test_an_output_that_scikit_learn_does_not_have_is_refused(standalone: Served):
     inputs = [given("X", np.array(IRIS_ROWS), "FP64")]
     status, message = standalone.refusal("iris", inputs, outputs=asked(["transform"], True))
@@ -597,39 +530,6 @@ def outputs_of(answer: httpx.Response) -> Any:
 
 
 @pytest.mark.parametrize(
-    "content_type",
-    ["application/json", "application/json; charset=utf-8", "application/octet-stream", "text/x"],
-)
-def test_the_content_type_does_not_matter_to_v2(content_type: str, served: Served):
-    answer = served.post(INFER, IN_JSON, content_type=content_type)
-    wanted = onnx_result(matmul_onnx(), {"x": np.array([[1, 2, 3]], np.float32)})["y"]
-    assert answer.headers["content-type"] == "application/json"
-    [output] = outputs_of(answer)
-    assert output["shape"] == [1, 2]
-    assert np.array(output["data"], np.float32).tobytes() == wanted.tobytes()
-
-
-def test_a_binary_body_may_be_gzip_its_head_counted_when_it_is_unpacked(served: Served):
-    plain = served.post(INFER, BINARY, inference_header_content_length=str(len(HEAD)))
-    packed = served.post(
-        INFER,
-        gzip.compress(BINARY),
-        inference_header_content_length=str(len(HEAD)),
-        content_encoding="gzip",
-    )
-    assert outputs_of(packed) == outputs_of(plain)
-
-
-@pytest.mark.parametrize(
-    "length", ["-1", "0", "x", "1e2", "0x10", "100000", "99999999999999999999", "12", "1 2"]
-)
-def test_a_wrong_length_of_the_head_is_400(length: str, served: Served):
-    answer = served.post(INFER, BINARY, inference_header_content_length=length)
-    assert answer.status_code == 400
-    assert list(answer.json()) == ["error"]
-
-
-@pytest.mark.parametrize(
     "body",
     [
         b"",
@@ -662,15 +562,6 @@ def test_what_is_no_request_is_refused_with_an_error(body: bytes, standalone: Se
     assert answer.status_code in (400, 413)
     assert list(answer.json()) == ["error"]
     assert outputs_of(standalone.post(INFER, IN_JSON))
-
-
-def test_a_body_beyond_the_limit_is_413_with_an_error(standalone: Served):
-    answer = standalone.post(INFER, bytes(MOST_BYTES + 1))
-    assert answer.status_code == 413
-    assert "SCORING_MAX_BODY_BYTES" in answer.json()["error"]
-    unpacked = standalone.post(INFER, gzip.compress(bytes(10**7)), content_encoding="gzip")
-    assert unpacked.status_code == 413
-    assert "SCORING_MAX_BODY_BYTES" in unpacked.json()["error"]
 
 
 @pytest.mark.parametrize(
