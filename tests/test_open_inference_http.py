@@ -54,7 +54,6 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     "people-onnx/1": people_onnx,
     "zip/1": iris_onnx,
 }
-VERSIONS = {"iris": ["1", "2"], "every": ["3"]}
 
 # Two columns a datatype: the ends of its range, and what is special in it.
 EXTREMES: Mapping[str, list[list[Any]]] = {
@@ -403,66 +402,6 @@ def test_requests_in_flight_together_each_get_their_own_answer(served: Served):
 # --- errors that the client shows -----------------------------------------------------------------
 
 ONE = np.ones((1, 3), np.float32)
-INT4 = np.ones((1, 4), np.int32)
-REFUSED: Mapping[str, tuple[str, list[triton.InferInput], str]] = {
-    "name": ("matmul", [given("z", ONE, "FP32")], "Missing inputs: 'x'. Unknown inputs: 'z'."),
-    "missing": ("addsub", [given("a", INT4, "INT32")], "Missing inputs: 'b'."),
-    "none": ("matmul", [], "inputs"),
-    "too-many": (
-        "matmul",
-        [given("x", ONE, "FP32"), given("more", ONE, "FP32")],
-        "Unknown inputs: 'more'.",
-    ),
-    "width": ("matmul", [given("x", ONE[:, :2].copy(), "FP32")], "expected is [any, 3] of FP32"),
-    "dimensions": ("matmul", [given("x", ONE[0], "FP32")], "expected is [any, 3] of FP32"),
-    "datatype": (
-        "addsub",
-        [given("a", INT4, "INT32"), given("b", np.array([list("abcd")], object), "BYTES")],
-        "'b'",
-    ),
-    "fraction": (
-        "addsub",
-        [given("a", INT4, "INT32"), given("b", INT4 / 2, "FP64")],
-        "[any, 4] of INT32",
-    ),
-    "too-large": ("matmul", [given("x", ONE.astype(float) * 1e300, "FP64")], "1e+300"),
-    "empty": ("matmul", [given("x", ONE[:0], "FP32")], "The batch is empty"),
-    "rows": ("matmul", [given("x", np.ones((501, 3), np.float32), "FP32")], "SCORING_MAX_ROWS"),
-    "nan": ("iris", [given("X", np.full((1, 4), np.nan), "FP64")], "The model refuses the input"),
-    "category": (
-        "people",
-        [
-            given(name, np.array(["nowhere"], object), "BYTES")
-            if name in ("city", "job")
-            else given(name, np.ones(1), "FP64")
-            for name in PEOPLE_COLUMNS
-        ],
-        "nowhere",
-    ),
-    "onnx-category": (
-        "people-onnx",
-        [
-            given(name, np.array([["nowhere"]], object), "BYTES")
-            if name in ("city", "job")
-            else given(name, np.ones((1, 1), np.float32), "FP32")
-            for name in PEOPLE_COLUMNS
-        ],
-        "The model refuses the input",
-    ),
-    "uneven-columns": (
-        "named",
-        [given(name, np.ones(1 + at), "FP64") for at, name in enumerate(IRIS_NAMES)],
-        "equally long",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", list(REFUSED))
-def test_what_a_model_does_not_take_is_refused_with_the_cause(kind: str, standalone: Served):
-    model, inputs, cause = REFUSED[kind]
-    status, message = standalone.refusal(model, inputs)
-    assert status == ("413" if kind == "rows" else "400")
-    assert cause in message
 
 
 @pytest.mark.parametrize(
@@ -522,46 +461,6 @@ IN_JSON = {"inputs": [{**X, "data": [1, 2, 3]}]}
 HEAD = json.dumps({"inputs": [{**X, "parameters": {"binary_data_size": 12}}]}).encode()
 BINARY = HEAD + np.array([1, 2, 3], np.float32).tobytes()
 INFER = "/v2/models/matmul/infer"
-
-
-def outputs_of(answer: httpx.Response) -> Any:
-    assert answer.status_code == 200, answer.text
-    return answer.json()["outputs"]
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"1",
-        b"null",
-        b"{}",
-        b"\xff\xfe",
-        b'{"inputs": {}}',
-        b'{"inputs": [1]}',
-        b'{"inputs": []}',
-        b"[" * 100_000,
-        json.dumps({"inputs": [{**X, "data": [1, 2]}]}).encode(),
-        json.dumps({"inputs": [{**X, "shape": [-1, 3], "data": []}]}).encode(),
-        json.dumps({"inputs": [{**X, "shape": [10**9, 10**9], "data": [1]}]}).encode(),
-        json.dumps({"inputs": [{**X, "datatype": "FP33", "data": [1, 2, 3]}]}).encode(),
-        json.dumps({"inputs": [X]}).encode(),
-        json.dumps({**IN_JSON, "id": 7}).encode(),
-        json.dumps({**IN_JSON, "outputs": "y"}).encode(),
-    ],
-    ids=[
-        "empty", "cut", "list", "number", "null", "nothing", "bytes", "object", "no-object",
-        "no-inputs", "deep", "few", "negative", "huge", "datatype", "no-data", "id",
-        "outputs",
-    ],
-)  # fmt: skip
-def test_what_is_no_request_is_refused_with_an_error(body: bytes, standalone: Served):
-    answer = standalone.post(INFER, body)
-    assert answer.status_code in (400, 413)
-    assert list(answer.json()) == ["error"]
-    assert outputs_of(standalone.post(INFER, IN_JSON))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from ..values.arrays import array
 from ..values.content import NUMPY_TYPES, UNLIMITED, Limits, Spec, Tensors
 from ..values.inputs import texts
 from ..values.json_results import encoder
-from ..values.wording import HALF_A_CHARACTER, check_columns, check_rows, check_values, short
+from ..values.wording import HALF_A_CHARACTER, check_columns, check_values, short, too_many
 from .guarded_json import parse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -336,8 +336,9 @@ class _Inputs:
         return Spec(name, datatype, tuple(shape))
 
     def _check_limits(self, shape: list[int], name: str) -> None:
-        if shape:
-            check_rows(shape[0], self._limits, f"The input {name!r}")
+        if shape and shape[0] > self._limits.rows:
+            what, most = f"The input {name!r}", self._limits.rows
+            raise too_many(what, shape[0], "rows", most, "SCORING_MAX_ROWS")
         # A length of 0 must not hide that numpy cannot hold the others.
         self._values += math.prod(length or 1 for length in shape)
         check_values(self._values, self._limits, "The V2 request")
