@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from ..errors import NotAcceptable
 from ..messages import INFER_HEADER_LENGTH, Headers, ScoringRequest
 from ..values.body import parse_json
-from .by_content_type import BY_TYPE, JSON, OCTETS, SUPPORTED, Asked, codec, listed, open_inference
+from .by_content_type import BY_TYPE, JSON, OCTETS, SUPPORTED, Asked, codec, open_inference
 
 _FAILED = (b"x-ms-run-function-failed", b"False")
 _NOTHING = b", 	"
@@ -127,4 +127,4 @@ def _accepts(accept: bytes, kind: str) -> bool:
 
 def _not_acceptable(accept: bytes, there: Collection[str]) -> str:
     shown = accept.decode("latin-1")[:100]
-    return f"Accept {shown} names no format that there is. Supported: {listed(there)}."
+    return f"Accept {shown} names no format that there is. Supported: {', '.join(there)}."

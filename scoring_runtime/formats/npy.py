@@ -42,7 +42,7 @@ class _Layout(NamedTuple):
     order: Any
     plain: bool
     claimed: int
-    count: int
+    values: int
     size: int
 
 
@@ -69,7 +69,7 @@ def decode(body: bytes, limits: Limits) -> Rows:
             f"The npy header says shape {list(shape)} of {dtype}, which is {layout.size} bytes; "
             f"the body has {len(body) - start} bytes after the header."
         )
-    count = layout.count
+    count = layout.values
     values: NDArray[Any] = np.frombuffer(body, dtype, count, start) if count else np.empty(0, dtype)
     values = values.reshape(shape, order=layout.order)
     return Rows(values if layout.plain and values.flags.aligned else _sound(values))
