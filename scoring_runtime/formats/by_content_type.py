@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..errors import SchemaMismatch, UndecodableInput, UnsupportedContentType, UnsupportedMethod
 from ..messages import INFER_HEADER_LENGTH, ScoringRequest
-from ..values.body import decoded_body, is_json_type
+from ..values.body import decoded_body, is_json_type, werkzeug
 from ..values.content import Content, Limits, Rows
 from ..values.wording import short
 from .guarded_json import parse
@@ -178,9 +178,10 @@ def _kind(content_type: bytes) -> str:
 def _parameter(content_type: bytes, name: str) -> str:
     if b";" not in content_type:
         return ""
-    from werkzeug.http import parse_options_header
-
-    return parse_options_header(content_type.decode("latin-1"))[1].get(name, "").lower()
+    said: str = (
+        werkzeug("http").parse_options_header(content_type.decode("latin-1"))[1].get(name, "")
+    )
+    return said.lower()
 
 
 def _unsupported(said: bytes) -> str:
