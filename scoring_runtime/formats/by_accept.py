@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from ..errors import NotAcceptable
 from ..messages import INFER_HEADER_LENGTH, Headers, ScoringRequest
-from ..values.body import parse_json
-from .by_content_type import BY_TYPE, JSON, OCTETS, SUPPORTED, Asked, codec, listed, open_inference
+from ..values.body import parse_json, werkzeug
+from .by_content_type import BY_TYPE, JSON, OCTETS, SUPPORTED, Asked, codec, open_inference
 
 _FAILED = (b"x-ms-run-function-failed", b"False")
 _NOTHING = b", 	"
@@ -111,14 +111,13 @@ def _known(result: Any, encode: Encode) -> Any:
 
 def _quality(accept: bytes) -> Callable[[str], float]:
     """How much a content type is wanted: the most exact range that covers it decides."""
-    from werkzeug.datastructures import MIMEAccept
-    from werkzeug.http import parse_accept_header
-
     # Java's own clients leave the zero out: "*; q=.2".
     text = accept.decode("latin-1").lower().replace("q=.", "q=0.")
-    found = parse_accept_header(text)
+    found = werkzeug("http").parse_accept_header(text)
     kinds = [(kind.partition(";")[0].strip(), weight) for kind, weight in found]
-    return MIMEAccept([("*/*" if kind == "*" else kind, each) for kind, each in kinds]).quality
+    ranges = [("*/*" if kind == "*" else kind, weight) for kind, weight in kinds]
+    quality: Callable[[str], float] = werkzeug("datastructures").MIMEAccept(ranges).quality
+    return quality
 
 
 def _accepts(accept: bytes, kind: str) -> bool:
@@ -127,4 +126,4 @@ def _accepts(accept: bytes, kind: str) -> bool:
 
 def _not_acceptable(accept: bytes, there: Collection[str]) -> str:
     shown = accept.decode("latin-1")[:100]
-    return f"Accept {shown} names no format that there is. Supported: {listed(there)}."
+    return f"Accept {shown} names no format that there is. Supported: {', '.join(there)}."

@@ -13,7 +13,7 @@ import orjson
 
 from ..errors import SchemaMismatch, UndecodableInput, UnsupportedContentType, UnsupportedMethod
 from ..messages import INFER_HEADER_LENGTH, ScoringRequest
-from ..values.body import decoded_body, is_json_type
+from ..values.body import decoded_body, is_json_type, werkzeug
 from ..values.content import Content, Limits, Rows
 from ..values.wording import short
 from .guarded_json import GUARDED_BYTES, parse
@@ -22,23 +22,18 @@ JSON, OCTETS = "application/json", "application/octet-stream"
 
 
 class Format(NamedTuple):
-    """One row: its content types (the first is written), the module, and what to install."""
+    """One row: its content types (the first is written), and the module."""
 
     content_types: tuple[str, ...]
     module: str
-    extra: str
 
 
 _FORMATS = (
-    Format(("text/csv", "application/csv"), "csv", "sklearn"),
-    Format(
-        ("application/jsonl", "application/x-ndjson", "application/jsonlines"),
-        "json_lines",
-        "sklearn",
-    ),
-    Format(("application/x-npy",), "npy", "sklearn"),
+    Format(("text/csv", "application/csv"), "csv"),
+    Format(("application/jsonl", "application/x-ndjson", "application/jsonlines"), "json_lines"),
+    Format(("application/x-npy",), "npy"),
 )
-_INFER = Format(("The Open Inference Protocol",), "open_inference", "sklearn")
+_INFER = Format(("The Open Inference Protocol",), "open_inference")
 BY_TYPE = {kind: each for each in _FORMATS for kind in each.content_types}
 SUPPORTED = (JSON, *(each.content_types[0] for each in _FORMATS))
 _READABLE = (*SUPPORTED, f"{OCTETS} with Inference-Header-Content-Length (V2)")
@@ -162,12 +157,7 @@ def _csv_header(said: str, default: bool | None) -> bool | None:
 
 def supported() -> str:
     """A sentence that lists the content types that can be read."""
-    return f"Supported: {listed(_READABLE)}."
-
-
-def listed(kinds: Collection[str]) -> str:
-    """Content types for a message."""
-    return ", ".join(kinds)
+    return f"Supported: {', '.join(_READABLE)}."
 
 
 def _json(body: bytes, limits: Limits) -> Any:
@@ -206,7 +196,7 @@ def codec(found: Format, error: type[Exception]) -> Any:
     except ModuleNotFoundError as missing:
         raise error(
             f"{found.content_types[0]} needs {missing.name}, which is not installed here: pip "
-            f"install 'scoring-runtime[{found.extra}]'."
+            "install 'scoring-runtime[sklearn]'."
         ) from None
 
 
@@ -217,9 +207,10 @@ def _kind(content_type: bytes) -> str:
 def _parameter(content_type: bytes, name: str) -> str:
     if b";" not in content_type:
         return ""
-    from werkzeug.http import parse_options_header
-
-    return parse_options_header(content_type.decode("latin-1"))[1].get(name, "").lower()
+    said: str = (
+        werkzeug("http").parse_options_header(content_type.decode("latin-1"))[1].get(name, "")
+    )
+    return said.lower()
 
 
 def _unsupported(said: bytes) -> str:

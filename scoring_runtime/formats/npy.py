@@ -32,12 +32,18 @@ _TYPES = "booleans, integers, floats, complex numbers, text (U), bytes (S) and d
 
 
 class _Layout(NamedTuple):
-    """What a header says; ``plain``: the values can be used as they lie in the body."""
+    """What a header says, and how many values and bytes that is.
+
+    ``plain``: the values can be used as they lie in the body.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     order: Any
     plain: bool
+    claimed: int
+    values: int
+    size: int
 
 
 def decode(body: bytes, limits: Limits) -> Rows:
@@ -57,15 +63,13 @@ def decode(body: bytes, limits: Limits) -> Rows:
     layout = (_remembered if start <= _LONGEST_CACHED else _layout)(body[:start])
     shape, dtype = layout.shape, layout.dtype
     check_rows(shape[0], limits, "The npy array")
-    # A length of 0 must not hide the others: they still are claims that numpy multiplies.
-    check_values(prod(length or 1 for length in shape), limits, "The npy array")
-    count = prod(shape)
-    if len(body) - start != count * dtype.itemsize:
+    check_values(layout.claimed, limits, "The npy array")
+    if len(body) - start != layout.size:
         raise UndecodableInput(
-            f"The npy header says shape {list(shape)} of {dtype}, which is "
-            f"{count * dtype.itemsize} bytes; the body has {len(body) - start} bytes after the "
-            "header."
+            f"The npy header says shape {list(shape)} of {dtype}, which is {layout.size} bytes; "
+            f"the body has {len(body) - start} bytes after the header."
         )
+    count = layout.values
     values: NDArray[Any] = np.frombuffer(body, dtype, count, start) if count else np.empty(0, dtype)
     values = values.reshape(shape, order=layout.order)
     return Rows(values if layout.plain and values.flags.aligned else _sound(values))
@@ -124,7 +128,10 @@ def _layout(header: bytes) -> _Layout:
     _check_shape(shape)
     _check_type(dtype)
     plain = dtype.isnative and dtype.kind not in "bU"
-    return _Layout(dtype, shape, "F" if fortran else "C", plain)
+    # A length of 0 must not hide the others: they still are claims that numpy multiplies.
+    claimed, count = prod(length or 1 for length in shape), prod(shape)
+    order = "F" if fortran else "C"
+    return _Layout(dtype, shape, order, plain, claimed, count, count * dtype.itemsize)
 
 
 _remembered = lru_cache(maxsize=256)(_layout)

@@ -25,7 +25,7 @@ from ..values.arrays import array
 from ..values.content import NUMPY_TYPES, UNLIMITED, Limits, Spec, Tensors
 from ..values.inputs import texts
 from ..values.json_results import encoder
-from ..values.wording import HALF_A_CHARACTER, check_columns, check_rows, check_values, short
+from ..values.wording import HALF_A_CHARACTER, check_columns, check_values, short, too_many
 from .guarded_json import parse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -53,14 +53,13 @@ class RequestedOutput(NamedTuple):
 class InferRequest(NamedTuple):
     """A request as read.
 
-    ``datatypes`` are as sent: an input of BF16 is an array of float32. ``params`` are those of the
-    request without ``binary_data_output``, which is ``binary_default``: whether outputs are binary
-    when ``outputs`` names none.
+    An input of BF16 is an array of float32. ``params`` are those of the request without
+    ``binary_data_output``, which is ``binary_default``: whether outputs are binary when ``outputs``
+    names none.
     """
 
     id: str
     tensors: Tensors
-    datatypes: dict[str, str]
     params: dict[str, Any]
     outputs: tuple[RequestedOutput, ...]
     binary_default: bool
@@ -106,11 +105,10 @@ def decode(
         )
     params = _parameters(request, "The request")
     binary = _flag(params, _BINARY_OUTPUT, False, "The request")
-    tensors, datatypes = _Inputs(body, header_length, limits).read(request.get("inputs"))
+    tensors = _Inputs(body, header_length, limits).read(request.get("inputs"))
     return InferRequest(
         _identifier(request.get("id")),
         Tensors(tensors),
-        datatypes,
         {key: value for key, value in params.items() if key != _BINARY_OUTPUT},
         _requested(request.get("outputs"), binary),
         binary,
@@ -122,7 +120,6 @@ def encode(
     request: InferRequest,
     model_name: str,
     model_version: str,
-    parameters: Mapping[str, Any] | None = None,
     nan: str = "null",
 ) -> InferResponse:
     """The response with the outputs that the request asks for, in its order.
@@ -134,7 +131,6 @@ def encode(
         request: what they answer.
         model_name: of the model.
         model_version: empty: it has none.
-        parameters: of the response.
         nan: what NaN and Infinity become in JSON, as in
             :func:`scoring_runtime.values.json_results.encoder`.
 
@@ -148,8 +144,6 @@ def encode(
         document["model_version"] = model_version
     if request.id:
         document["id"] = request.id
-    if parameters:
-        document["parameters"] = parameters
     described: list[dict[str, Any]] = []
     tail: list[Any] = []
     for name, binary in _wanted(outputs, request):
@@ -292,8 +286,8 @@ class _Inputs:
         self._limits = limits
         self._values = 0
 
-    def read(self, inputs: Any) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-        """The arrays and the datatypes by name.
+    def read(self, inputs: Any) -> dict[str, NDArray[Any]]:
+        """The arrays by name.
 
         Raises:
             SchemaMismatch, UndecodableInput, InputTooLarge.
@@ -305,20 +299,18 @@ class _Inputs:
             )
         check_columns(len(inputs), self._limits, "The V2 request", "inputs")
         tensors: dict[str, NDArray[Any]] = {}
-        datatypes: dict[str, str] = {}
         for index, each in enumerate(inputs):
             spec = self._described(each, f"inputs[{index}]")
             if spec.name in tensors:
                 raise SchemaMismatch(f"The input {spec.name!r} is there twice.")
             tensors[spec.name] = self._tensor(each, spec)
-            datatypes[spec.name] = spec.datatype
         if self._at != len(self._body):
             raise UndecodableInput(
                 f"The body has {len(self._body) - self._at} bytes after the binary data of its "
                 f"inputs. The JSON part ({HEADER_LENGTH}) and binary_data_size of the inputs must "
                 "add up to the body."
             )
-        return tensors, datatypes
+        return tensors
 
     def _described(self, each: Any, where: str) -> Spec:
         name = _named(each, where)
@@ -344,8 +336,9 @@ class _Inputs:
         return Spec(name, datatype, tuple(shape))
 
     def _check_limits(self, shape: list[int], name: str) -> None:
-        if shape:
-            check_rows(shape[0], self._limits, f"The input {name!r}")
+        if shape and shape[0] > self._limits.rows:
+            what, most = f"The input {name!r}", self._limits.rows
+            raise too_many(what, shape[0], "rows", most, "SCORING_MAX_ROWS")
         # A length of 0 must not hide that numpy cannot hold the others.
         self._values += math.prod(length or 1 for length in shape)
         check_values(self._values, self._limits, "The V2 request")

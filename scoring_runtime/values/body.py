@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import re
+import threading
 import zlib
 from typing import Any
 from urllib.parse import parse_qsl
@@ -16,6 +17,7 @@ from ..errors import InputTooLarge, UndecodableInput, UnsupportedContentType
 from ..messages import ScoringRequest
 
 JSON_TYPE = b"application/json"
+_importing = threading.Lock()
 _PIECE = 8 * 1024
 _LARGE = 1024 * 1024
 # Each costs time though nothing comes out of it: a body of empty members, or of many codings.
@@ -70,9 +72,19 @@ def text(body: bytes) -> str:
         raise UndecodableInput(f"Input cannot be decoded as UTF-8: {error}") from None
 
 
+def werkzeug(name: str) -> Any:
+    """A module of werkzeug, imported when first needed.
+
+    Its modules import each other in a circle: two threads that begin at different ones would each
+    get the other's half-made.
+    """
+    with _importing:
+        return importlib.import_module(f"werkzeug.{name}")
+
+
 def query_pairs(query: bytes) -> list[tuple[str, str]]:
     """The names and values of a query string in order; what is not UTF-8 stays percent-encoded."""
-    importlib.import_module("werkzeug.urls")  # registers the error handler named below
+    werkzeug("urls")  # registers the error handler named below
     text = query.decode("latin-1")
     return parse_qsl(text, keep_blank_values=True, errors="werkzeug.url_quote")
 

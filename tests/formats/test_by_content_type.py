@@ -252,36 +252,6 @@ def test_without_the_parameter_the_names_of_columns_decide():
     assert found == Columns({"1": ["3"], "2": ["4"]}, typed=False)
 
 
-@pytest.mark.parametrize(
-    ("charset", "codec"),
-    [
-        ("", "utf-8"),
-        ("utf-8", "utf-8-sig"),
-        ("UTF-8", "utf-8"),
-        ('"utf-8"', "utf-8"),
-        ("latin-1", "latin-1"),
-        ("iso-8859-1", "latin-1"),
-        ("windows-1252", "windows-1252"),
-        ("utf-16", "utf-16"),
-    ],
-)
-def test_csv_in_other_charsets(charset: str, codec: str):
-    said = f"text/csv; header=present; charset={charset}" if charset else "text/csv; header=present"
-    content = read(said, "näme\nÄöü\n".encode(codec)).content
-    assert content == Columns({"näme": ["Äöü"]}, typed=False)
-
-
-@pytest.mark.parametrize("charset", ["klingon", "base64", "zlib", "idna"])
-def test_a_charset_that_is_none_is_refused(charset: str):
-    with pytest.raises(UndecodableInput, match=f"^The charset '{charset}' of the CSV body is not"):
-        read(f"text/csv; charset={charset}", b"a\n1\n")
-
-
-def test_csv_that_is_not_in_its_charset_is_refused():
-    with pytest.raises(UndecodableInput, match="utf-8"):
-        read("text/csv; charset=utf-8", "näme\nx\n".encode("latin-1"))
-
-
 # --- limits ---------------------------------------------------------------------------------------
 
 SIX = [[1.5, 2.5], [3.5, 4.5], [5.5, 6.5]]
@@ -460,14 +430,6 @@ def score(write_script: Callable[[str], Path]) -> Callable[[ScoringRequest], byt
         return found
 
     return body
-
-
-@pytest.mark.parametrize(("kind", "name"), [each for each in EVERY_NAME if each[1]])
-def test_a_script_takes_each_content_type_by_each_name(score, kind: str, name: str):
-    body = BODIES[kind]
-    assert json.loads(score(request(name, body))) == ROWS
-    packed = gzip.compress(body)
-    assert json.loads(score(request(name, packed, content_encoding="gzip"))) == ROWS
 
 
 @pytest.mark.parametrize(

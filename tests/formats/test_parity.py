@@ -151,8 +151,6 @@ SCHEMA_CASES = [
     typed("wide", CSV, b"1,2,3\n", status=400, reason="SchemaMismatch"),
     typed("not npy", NPY, b"npy", status=400, reason="UndecodableInput"),
     typed("cut off", NPY, npy(X)[:-40], status=400, reason="UndecodableInput"),
-    typed("arrow", "application/vnd.apache.arrow.stream", npy(X), status=415,
-          reason="UnsupportedContentType"),
     typed("pickled", NPY, npy(np.array([None]), allow_pickle=True), status=400,
           reason="SchemaMismatch"),
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,7 +54,6 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     "people-onnx/1": people_onnx,
     "zip/1": iris_onnx,
 }
-VERSIONS = {"iris": ["1", "2"], "every": ["3"]}
 
 # Two columns a datatype: the ends of its range, and what is special in it.
 EXTREMES: Mapping[str, list[list[Any]]] = {
@@ -259,64 +257,6 @@ def test_several_inputs_and_outputs_of_every_datatype(
         assert_same(found.as_numpy(f"out_{name}"), wanted[f"out_{name}"])
 
 
-@pytest.mark.parametrize("datatype", list(ELEMENT_TYPES))
-def test_one_datatype_alone_is_asked_for(datatype: str, standalone: Served):
-    """As columns, with 3 rows; of the 13 outputs only the one that is asked for comes."""
-    values = {name: tensor(name, [*each[0], each[1][0]]) for name, each in EXTREMES.items()}
-    inputs = [given(f"in_{name}", each, name) for name, each in values.items()]
-    found = standalone.client.infer("columns", inputs, outputs=asked([f"out_{datatype}"], True))
-    assert [each["name"] for each in found.get_response()["outputs"]] == [f"out_{datatype}"]
-    assert_same(found.as_numpy(f"out_{datatype}"), values[datatype])
-
-
-@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
-def test_nan_and_infinity_pass_in_binary_tensors(datatype: str, standalone: Served):
-    special = tensor(datatype, [[np.nan, np.inf], [-np.inf, -0.0]])
-    values = {name: tensor(name, each) for name, each in EXTREMES.items()} | {datatype: special}
-    inputs = [given(f"in_{name}", each, name) for name, each in values.items()]
-    found = standalone.client.infer("every", inputs)
-    assert_same(found.as_numpy(f"out_{datatype}"), special)
-
-
-def test_bytes_that_are_no_text_are_refused_by_a_model_of_text(standalone: Served):
-    """onnxruntime would take b"\\xff" for the text "b'\\xff'"."""
-    values = {name: tensor(name, each) for name, each in EXTREMES.items()}
-    values["BYTES"] = np.array([[b"\xff", b""], [b"", b""]], dtype=object)
-    inputs = [given(f"in_{name}", each, name) for name, each in values.items()]
-    status, message = standalone.refusal("every", inputs)
-    assert status == "400"
-    assert "The input 'in_BYTES'" in message
-
-
-def test_a_request_that_names_no_outputs_gets_all_in_binary(served: Served):
-    a = np.arange(8, dtype=np.int32).reshape(2, 4)
-    b = np.full((2, 4), 2**30, np.int32)
-    found = served.client.infer("addsub", [given("b", b, "INT32"), given("a", a, "INT32", False)])
-    assert [each["name"] for each in found.get_response()["outputs"]] == ["sum", "difference"]
-    assert_same(found.as_numpy("sum"), a + b)
-    assert_same(found.as_numpy("difference"), a - b)
-    assert "data" not in found.get_output("sum")
-
-
-def test_outputs_come_in_the_order_asked_for_each_as_asked(served: Served):
-    a, b = np.ones((1, 4), np.int32), np.full((1, 4), 5, np.int32)
-    outputs = asked(["difference"], True) + asked(["sum"], False)
-    found = served.client.infer(
-        "addsub", [given("a", a, "INT32"), given("b", b, "INT32")], outputs=outputs
-    )
-    described = found.get_response()["outputs"]
-    assert described == [
-        {
-            "name": "difference",
-            "datatype": "INT32",
-            "shape": [1, 4],
-            "parameters": {"binary_data_size": 16},
-        },
-        {"name": "sum", "datatype": "INT32", "shape": [1, 4], "data": [6, 6, 6, 6]},
-    ]
-    assert_same(found.as_numpy("difference"), a - b)
-
-
 def test_the_answer_names_the_model_its_version_and_the_request(served: Served):
     x = given("x", np.ones((1, 3), np.float32), "FP32")
     found = served.client.infer("matmul", [x], request_id="req-7 ü").get_response()
@@ -462,66 +402,6 @@ def test_requests_in_flight_together_each_get_their_own_answer(served: Served):
 # --- errors that the client shows -----------------------------------------------------------------
 
 ONE = np.ones((1, 3), np.float32)
-INT4 = np.ones((1, 4), np.int32)
-REFUSED: Mapping[str, tuple[str, list[triton.InferInput], str]] = {
-    "name": ("matmul", [given("z", ONE, "FP32")], "Missing inputs: 'x'. Unknown inputs: 'z'."),
-    "missing": ("addsub", [given("a", INT4, "INT32")], "Missing inputs: 'b'."),
-    "none": ("matmul", [], "inputs"),
-    "too-many": (
-        "matmul",
-        [given("x", ONE, "FP32"), given("more", ONE, "FP32")],
-        "Unknown inputs: 'more'.",
-    ),
-    "width": ("matmul", [given("x", ONE[:, :2].copy(), "FP32")], "expected is [any, 3] of FP32"),
-    "dimensions": ("matmul", [given("x", ONE[0], "FP32")], "expected is [any, 3] of FP32"),
-    "datatype": (
-        "addsub",
-        [given("a", INT4, "INT32"), given("b", np.array([list("abcd")], object), "BYTES")],
-        "'b'",
-    ),
-    "fraction": (
-        "addsub",
-        [given("a", INT4, "INT32"), given("b", INT4 / 2, "FP64")],
-        "[any, 4] of INT32",
-    ),
-    "too-large": ("matmul", [given("x", ONE.astype(float) * 1e300, "FP64")], "1e+300"),
-    "empty": ("matmul", [given("x", ONE[:0], "FP32")], "The batch is empty"),
-    "rows": ("matmul", [given("x", np.ones((501, 3), np.float32), "FP32")], "SCORING_MAX_ROWS"),
-    "nan": ("iris", [given("X", np.full((1, 4), np.nan), "FP64")], "The model refuses the input"),
-    "category": (
-        "people",
-        [
-            given(name, np.array(["nowhere"], object), "BYTES")
-            if name in ("city", "job")
-            else given(name, np.ones(1), "FP64")
-            for name in PEOPLE_COLUMNS
-        ],
-        "nowhere",
-    ),
-    "onnx-category": (
-        "people-onnx",
-        [
-            given(name, np.array([["nowhere"]], object), "BYTES")
-            if name in ("city", "job")
-            else given(name, np.ones((1, 1), np.float32), "FP32")
-            for name in PEOPLE_COLUMNS
-        ],
-        "The model refuses the input",
-    ),
-    "uneven-columns": (
-        "named",
-        [given(name, np.ones(1 + at), "FP64") for at, name in enumerate(IRIS_NAMES)],
-        "equally long",
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", list(REFUSED))
-def test_what_a_model_does_not_take_is_refused_with_the_cause(kind: str, standalone: Served):
-    model, inputs, cause = REFUSED[kind]
-    status, message = standalone.refusal(model, inputs)
-    assert status == ("413" if kind == "rows" else "400")
-    assert cause in message
 
 
 @pytest.mark.parametrize(
@@ -544,14 +424,6 @@ def test_a_model_that_is_not_there_is_refused_with_those_that_are(
     with pytest.raises(InferenceServerException) as caught:
         served.client.get_model_metadata(model, version)
     assert (caught.value.status(), caught.value.message()) == ("404", message)
-
-
-def test_an_output_that_is_not_there_is_refused_with_those_that_are(served: Served):
-    inputs = [given("a", INT4, "INT32"), given("b", INT4, "INT32")]
-    status, message = served.refusal("addsub", inputs, outputs=asked(["sum", "none"], True))
-    assert status == "400"
-    assert "'none'" in message
-    assert "'sum', 'difference'" in message
 
 
 def test_an_output_that_scikit_learn_does_not_have_is_refused(standalone: Served):
@@ -589,88 +461,6 @@ IN_JSON = {"inputs": [{**X, "data": [1, 2, 3]}]}
 HEAD = json.dumps({"inputs": [{**X, "parameters": {"binary_data_size": 12}}]}).encode()
 BINARY = HEAD + np.array([1, 2, 3], np.float32).tobytes()
 INFER = "/v2/models/matmul/infer"
-
-
-def outputs_of(answer: httpx.Response) -> Any:
-    assert answer.status_code == 200, answer.text
-    return answer.json()["outputs"]
-
-
-@pytest.mark.parametrize(
-    "content_type",
-    ["application/json", "application/json; charset=utf-8", "application/octet-stream", "text/x"],
-)
-def test_the_content_type_does_not_matter_to_v2(content_type: str, served: Served):
-    answer = served.post(INFER, IN_JSON, content_type=content_type)
-    wanted = onnx_result(matmul_onnx(), {"x": np.array([[1, 2, 3]], np.float32)})["y"]
-    assert answer.headers["content-type"] == "application/json"
-    [output] = outputs_of(answer)
-    assert output["shape"] == [1, 2]
-    assert np.array(output["data"], np.float32).tobytes() == wanted.tobytes()
-
-
-def test_a_binary_body_may_be_gzip_its_head_counted_when_it_is_unpacked(served: Served):
-    plain = served.post(INFER, BINARY, inference_header_content_length=str(len(HEAD)))
-    packed = served.post(
-        INFER,
-        gzip.compress(BINARY),
-        inference_header_content_length=str(len(HEAD)),
-        content_encoding="gzip",
-    )
-    assert outputs_of(packed) == outputs_of(plain)
-
-
-@pytest.mark.parametrize(
-    "length", ["-1", "0", "x", "1e2", "0x10", "100000", "99999999999999999999", "12", "1 2"]
-)
-def test_a_wrong_length_of_the_head_is_400(length: str, served: Served):
-    answer = served.post(INFER, BINARY, inference_header_content_length=length)
-    assert answer.status_code == 400
-    assert list(answer.json()) == ["error"]
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"1",
-        b"null",
-        b"{}",
-        b"\xff\xfe",
-        b'{"inputs": {}}',
-        b'{"inputs": [1]}',
-        b'{"inputs": []}',
-        b"[" * 100_000,
-        json.dumps({"inputs": [{**X, "data": [1, 2]}]}).encode(),
-        json.dumps({"inputs": [{**X, "shape": [-1, 3], "data": []}]}).encode(),
-        json.dumps({"inputs": [{**X, "shape": [10**9, 10**9], "data": [1]}]}).encode(),
-        json.dumps({"inputs": [{**X, "datatype": "FP33", "data": [1, 2, 3]}]}).encode(),
-        json.dumps({"inputs": [X]}).encode(),
-        json.dumps({**IN_JSON, "id": 7}).encode(),
-        json.dumps({**IN_JSON, "outputs": "y"}).encode(),
-    ],
-    ids=[
-        "empty", "cut", "list", "number", "null", "nothing", "bytes", "object", "no-object",
-        "no-inputs", "deep", "few", "negative", "huge", "datatype", "no-data", "id",
-        "outputs",
-    ],
-)  # fmt: skip
-def test_what_is_no_request_is_refused_with_an_error(body: bytes, standalone: Served):
-    answer = standalone.post(INFER, body)
-    assert answer.status_code in (400, 413)
-    assert list(answer.json()) == ["error"]
-    assert outputs_of(standalone.post(INFER, IN_JSON))
-
-
-def test_a_body_beyond_the_limit_is_413_with_an_error(standalone: Served):
-    answer = standalone.post(INFER, bytes(MOST_BYTES + 1))
-    assert answer.status_code == 413
-    assert "SCORING_MAX_BODY_BYTES" in answer.json()["error"]
-    unpacked = standalone.post(INFER, gzip.compress(bytes(10**7)), content_encoding="gzip")
-    assert unpacked.status_code == 413
-    assert "SCORING_MAX_BODY_BYTES" in unpacked.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,8 @@ def bodies(frame: pd.DataFrame) -> dict[str, ScoringRequest]:
     if may_be_rows(frame):
         del found["csv of positions"]
     if all(kind.kind in "biuf" for kind in frame.dtypes):
-        found["npy"] = asked(npy(frame.to_numpy()), "application/x-npy")
+        if frame.to_numpy().dtype != object:
+            found["npy"] = asked(npy(frame.to_numpy()), "application/x-npy")
     elif not simple.isna().any(axis=None):
         texts = np.array([*csv_fields(simple)])
         found["npy of text"] = asked(npy(texts), "application/x-npy")

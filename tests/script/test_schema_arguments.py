@@ -1203,56 +1203,6 @@ def answer(calls: Loaded, sent: Sent, accept: str) -> bytes:
     return response.body
 
 
-@pytest.mark.parametrize("path", ["/score", "/v2/models/model/infer"])
-@pytest.mark.parametrize("result", PLAIN_RESULTS)
-def test_v2_holds_the_values_of_the_json_answer(
-    loaded: Callable[..., Loaded], result: str, path: str
-):
-    calls = loaded(RESULTS)
-    expected = json_columns(json.loads(answer(calls, as_json({"x": result}), JSON)))
-    request = tensors({"x": np.array([result], dtype=object)}, id="7")
-    response = json.loads(answer(calls, as_json(request)._replace(path=path), JSON))
-    assert (response["id"], response["model_name"]) == ("7", "model")
-    found = {
-        each["name"]: np.array(each["data"], object).reshape(each["shape"]).tolist()
-        for each in response["outputs"]
-    }
-    assert found == expected
-    binary = {**request, "parameters": {"binary_data_output": True}}
-    parts = calls(as_json(binary)._replace(path=path))
-    assert read_binary(parts) == expected
-
-
-def read_binary(response: ScoringResponse) -> dict[str, Any]:
-    """The binary tensors of a V2 response."""
-    headers, body = dict(response.headers), response.body
-    assert headers[b"content-type"] == OCTETS.encode()
-    assert isinstance(body, bytes)
-    at = int(headers[b"inference-header-content-length"])
-    found: dict[str, Any] = {}
-    for each in json.loads(body[:at])["outputs"]:
-        size = each["parameters"]["binary_data_size"]
-        part, at = body[at : at + size], at + size
-        found[each["name"]] = tensor(part, each["datatype"], each["shape"])
-    assert at == len(body)
-    return found
-
-
-def tensor(part: bytes, datatype: str, shape: list[int]) -> Any:
-    if datatype != "BYTES":
-        [name] = [name for name, each in DATATYPES.items() if each == datatype]
-        values = np.frombuffer(part, name)
-        # As JSON has them: as few digits as tell the float apart.
-        listed = [float(str(v)) for v in values] if datatype == "FP32" else values.tolist()
-        return np.array(listed, object).reshape(shape).tolist()
-    texts, at = [], 0
-    while at < len(part):
-        end = at + 4 + int.from_bytes(part[at : at + 4], "little")
-        texts.append(part[at + 4 : end].decode())
-        at = end
-    return np.array(texts, object).reshape(shape).tolist()
-
-
 def test_no_result_is_an_empty_object_and_no_rows(loaded: Callable[..., Loaded]):
     calls = loaded(script({"x": "Python(1)"}))
     assert answer(calls, as_json({"x": 1}), JSON) == b"{}"

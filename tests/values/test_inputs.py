@@ -319,7 +319,7 @@ def test_content_as_the_inputs_of_a_model(content, specs, expected):
         (Rows([]), [B, TEXT], "The batch is empty (b, text): at least one row is expected."),
         (Rows(np.zeros((2, 3))), [B, TEXT], "Got shape (2, 3); rows of 2 values are expected: 'b', "
          "'text'."),
-        (Rows("abc"), [B, TEXT], "Got str; rows of 2 values are expected: 'b', 'text'."),
+        (Rows("abc"), [B, TEXT], "Got text 'abc'; rows of 2 values are expected: 'b', 'text'."),
         (Columns({"x": [1]}), [A], "The table has 1 columns ('x'); 2 are expected."),
         (Columns({}), [A], "The table has 0 columns (); 2 are expected."),
         (Columns({}), [B, TEXT], "The batch is empty: at least one row is expected, with 'b', "

@@ -117,7 +117,6 @@ def request_of(body: bytes | str, kind: str = JSON) -> ScoringRequest:
 
 
 ROWS_OF_3 = "expected is [any, 3] of FP64"
-NUMBERS = "numbers up to 1.8e+308"
 HINT = " Send a list of rows, each a list of values: [[…], […]]."
 NAN_REFUSED = (
     "The model refuses the input: Input X contains NaN. {} does not accept missing values encoded "
