@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import SchemaMismatch, UndecodableInput, UnsupportedContentType, UnsupportedMethod
 from ..messages import INFER_HEADER_LENGTH, ScoringRequest
 from ..values.body import decoded_body, is_json_type
 from ..values.content import Content, Limits, Rows
+from .csv_records import check_charset
 from .guarded_json import parse
 
 JSON, OCTETS = "application/json", "application/octet-stream"
@@ -58,6 +59,23 @@ class Asked(NamedTuple):
     infer: Any = None
 
 
+@runtime_checkable
+class OwnBodies(Protocol):
+    """A model whose framework has a server of its own: it reads JSON and CSV, and writes JSON."""
+
+    def read_json(self, value: Any, limits: Limits) -> Asked:
+        """What a JSON value holds that is no V2 request; raises any :class:`.InputError`."""
+        ...
+
+    def read_csv(self, text: str, limits: Limits) -> Asked:
+        """What a text with comma-separated values holds; raises the same."""
+        ...
+
+    def encode(self, result: Any, nan: str) -> bytes:
+        """The result as JSON, NaN and Infinity as ``SCORING_NAN`` says."""
+        ...
+
+
 def read(
     request: ScoringRequest,
     limits: Limits,
@@ -65,6 +83,7 @@ def read(
     names: Collection[str] = (),
     csv_header: bool | None = None,
     as_text: bool = False,
+    own: OwnBodies | None = None,
 ) -> Asked:
     """What the body holds, by its Content-Type (none is JSON).
 
@@ -74,6 +93,7 @@ def read(
         names: of the model's columns, by which the header line of a CSV body is known.
         csv_header: whether CSV has one; None: the body shows it.
         as_text: numbers in CSV stay text, for a model that knows which are.
+        own: reads JSON and CSV instead.
 
     Raises:
         UnsupportedMethod, UnsupportedContentType, UndecodableInput, SchemaMismatch, InputTooLarge.
@@ -83,12 +103,12 @@ def read(
     body = decoded_body(request, limits.bytes)
     said = request.header(b"content-type")
     length = request.header(INFER_HEADER_LENGTH)
-    if length:
-        return _infer(body, limits, _header_length(length, body))
-    if request.path.startswith("/v2/"):
-        return _infer(body, limits, None, _json(body, limits))
+    if length or request.path.startswith("/v2/"):
+        header = _header_length(length, body) if length else None
+        return _infer(body, limits, header, None if length else _json(body, limits))
     if not said or is_json_type(said):
-        return read_json(_json(body, limits), limits)
+        value = _json(body, limits, exact=own is not None)
+        return _own_json(value, limits, own) if own else read_json(value, limits)
     found = BY_TYPE.get(_kind(said))
     if found is None:
         raise UnsupportedContentType(_unsupported(said))
@@ -96,10 +116,10 @@ def read(
         raise UndecodableInput("The body is empty.")
     reader = codec(found, UnsupportedContentType)
     if found.module == "csv_table":
-        header = _csv_header(_parameter(said, "header"), csv_header)
-        charset = _parameter(said, "charset") or "utf-8"
-        options = {"header": header, "names": names, "charset": charset, "as_text": as_text}
-        return Asked(reader.decode(body, limits, **options))
+        if own is not None:
+            return own.read_csv(_csv_text(body, said), limits)
+        options = _csv_options(said, csv_header)
+        return Asked(reader.decode(body, limits, **options, names=names, as_text=as_text))
     return Asked(reader.decode(body, limits))
 
 
@@ -117,6 +137,11 @@ def read_json(value: Any, limits: Limits) -> Asked:
     if not isinstance(method, str):
         raise SchemaMismatch(f"method is {method!r}; expected is a name as text.")
     return Asked(content, params, method, any(kind in value for kind in kinds.KINDS))
+
+
+def _own_json(value: Any, limits: Limits, own: OwnBodies) -> Asked:
+    is_infer = open_inference().is_infer_request(value)
+    return read_json(value, limits) if is_infer else own.read_json(value, limits)
 
 
 def is_known(content_type: bytes) -> bool:
@@ -145,10 +170,27 @@ def listed(kinds: Collection[str]) -> str:
     return ", ".join(shown)
 
 
-def _json(body: bytes, limits: Limits) -> Any:
+def _json(body: bytes, limits: Limits, *, exact: bool = False) -> Any:
     if not body:
         raise UndecodableInput("The body is empty.")
-    return parse(body, limits, "The body", "Send application/x-npy, or fewer rows at once.")
+    instead = "Send application/x-npy, or fewer rows at once."
+    return parse(body, limits, "The body", instead, exact=exact)
+
+
+def _csv_options(said: bytes, header: bool | None) -> dict[str, Any]:
+    charset = _parameter(said, "charset") or "utf-8"
+    return {"header": _csv_header(_parameter(said, "header"), header), "charset": charset}
+
+
+def _csv_text(body: bytes, said: bytes) -> str:
+    header, charset = _csv_options(said, None).values()
+    if header is False:
+        raise UnsupportedContentType("This model takes CSV with a line of names, as MLflow does.")
+    check_charset(charset)
+    try:
+        return body.decode(charset)
+    except UnicodeError as error:
+        raise UndecodableInput(f"The CSV body is not {charset}: {error}.") from None
 
 
 def _infer(body: bytes, limits: Limits, length: int | None, value: Any = None) -> Asked:

@@ -29,12 +29,7 @@ class Records:
     """The records of a body, one after the other, and the checks that hold for each of them."""
 
     def __init__(self, body: bytes, limits: Limits, charset: str) -> None:
-        if charset != "utf-8" and _CHARSET.fullmatch(charset) is None:
-            raise UndecodableInput(
-                f"The charset {charset[:50]!r} of the CSV body is not known. Allowed: utf-8, "
-                "utf-16, utf-32, ascii, iso-8859-1 to -16, windows-1250 to -1258, gb18030, gbk, "
-                "gb2312, big5, shift_jis, euc-jp, euc-kr, koi8-r, koi8-u."
-            )
+        check_charset(charset)
         self._charset = charset
         self._limits = limits
         self._stream = io.TextIOWrapper(io.BytesIO(body), charset, newline="")
@@ -153,6 +148,20 @@ class Records:
         return InputTooLarge(
             f"The CSV body has more than {limit} {what}; at most {limit} are taken at once "
             f"({setting})."
+        )
+
+
+def check_charset(charset: str) -> None:
+    """Refuse what is no charset of CSV.
+
+    Raises:
+        UndecodableInput: the message lists those there are.
+    """
+    if charset != "utf-8" and _CHARSET.fullmatch(charset) is None:
+        raise UndecodableInput(
+            f"The charset {charset[:50]!r} of the CSV body is not known. Allowed: utf-8, "
+            "utf-16, utf-32, ascii, iso-8859-1 to -16, windows-1250 to -1258, gb18030, gbk, "
+            "gb2312, big5, shift_jis, euc-jp, euc-kr, koi8-r, koi8-u."
         )
 
 
