@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import ast
-import io
-import os
 import sys
-import tarfile
 import tomllib
-import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,17 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoring_runtime.errors import PackagingError
-from scoring_runtime.no_code import mlflow_flavours, mlflow_signature
-from scoring_runtime.packaging import requirements_mlflow, resolution
 from scoring_runtime.packaging.environments import from_packages, name_of
 from scoring_runtime.packaging.model_files import from_path
 from scoring_runtime.packaging.requirements import (
-    MLFLOW_LIGHT,
     models_environment,
     requirements_text,
     runtime_requirements,
 )
-from scoring_runtime.packaging.resolution_output import trouble
 from scoring_runtime.packaging.specification import Environment, PackagedModel, Specification
 from tests.models_for_tests import other_version
 
@@ -62,9 +54,7 @@ def test_the_ranges_are_those_of_the_project() -> None:
     ours = {
         line
         for target in ("functions", "standalone")
-        for line in runtime_requirements(
-            target, TRIGGERS, script=True, kinds=(*KINDS, MLFLOW_LIGHT)
-        )
+        for line in runtime_requirements(target, TRIGGERS, script=True, kinds=KINDS)
     }
     assert ours - known == set()
 
@@ -117,8 +107,7 @@ def test_without_script_and_cache_there_is_less() -> None:
     [
         ("scikit-learn", ["joblib>=1.3", "scikit-learn>=1.3"]),
         ("onnx", ["onnxruntime>=1.17"]),
-        ("mlflow", ["mlflow>=2.10,<4", "pandas>=2"]),
-        (MLFLOW_LIGHT, ["pandas>=2", "pyyaml>=6"]),
+        ("mlflow", ["mlflow-skinny>=3,<4", "pandas>=2"]),
         ("unknown", []),
     ],
 )
@@ -520,63 +509,61 @@ def packages_of(model: PackagedModel, **others: object) -> list[str]:
 
 
 def test_an_mlflow_model_brings_the_packages_of_its_folder(tmp_path: Path) -> None:
-    """Without mlflow, where the runtime loads it without; what it was pickled with is added."""
+    """mlflow too, which the runtime then does not name; and Python's version."""
     model = mlflow_model(
         tmp_path,
         requirements_txt="mlflow==2.12.1\nscikit-learn==1.3.2\nscipy==1.11.4\n",
         conda_yaml=CONDA,
     )
-    assert packages_of(model) == ["cloudpickle", "scikit-learn==1.3.2", "scipy==1.11.4"]
+    assert packages_of(model) == ["mlflow==2.12.1", "scikit-learn==1.3.2", "scipy==1.11.4"]
     text = requirements_text(Specification(models=(model,)))
-    assert {"pandas>=2", "pyyaml>=6", "numpy>=1.26"} <= set(lines_of(text))
-    assert "mlflow>=2.10,<4" not in lines_of(text)
+    assert {"pandas>=2", "numpy>=1.26"} <= set(lines_of(text))
+    assert "mlflow-skinny" not in text
     assert models_environment(Specification(models=(model,))).python == "3.12"
 
 
 def test_without_requirements_the_conda_file_is_read(tmp_path: Path) -> None:
     """And without both, what MLmodel says of versions."""
     with_conda = mlflow_model(tmp_path / "a", conda_yaml=CONDA)
-    assert packages_of(with_conda) == ["cloudpickle", "scikit-learn==1.3.2"]
+    assert packages_of(with_conda) == ["mlflow==2.12.1", "scikit-learn==1.3.2"]
     with_none = mlflow_model(tmp_path / "b")
-    assert packages_of(with_none) == ["cloudpickle", "scikit-learn==1.3.2"]
+    assert packages_of(with_none) == ["mlflow==2.12.1", "scikit-learn==1.3.2"]
 
 
-PLAIN = '[{"type": "double", "name": "a", "required": true}]'
+CODE = ("loader_module: mlflow.sklearn", "loader_module: mlflow.pyfunc.model")
+WITH_CODE = ("predict_fn: predict", "predict_fn: predict\n    code: code")
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("line", "change", "wanted"),
     [
-        pytest.param(
-            "loader_module: mlflow.sklearn", "loader_module: mlflow.xgboost", id="flavour"
-        ),
-        pytest.param("predict_fn: predict", "predict_fn: predict\n    code: code", id="code"),
-        pytest.param("predict_fn: predict", "predict_fn: predict\n    config: {}", id="config"),
-        pytest.param("format: cloudpickle", "format: other", id="serialization"),
-        pytest.param("signature:", "is_signature_from_type_hint: true\nsignature:", id="hints"),
-        pytest.param(
-            PLAIN, '[{"type": "array", "items": {"type": "double"}, "name": "a"}]', id="nested"
-        ),
-        pytest.param(PLAIN, "[1]", id="signature-that-is-none"),
+        ("mlflow==3.1.4", ("", ""), "mlflow-skinny==3.1.4"),
+        ("mlflow-skinny==3.1.4", ("", ""), "mlflow-skinny==3.1.4"),
+        ("mlflow==3.1.4", CODE, "mlflow==3.1.4"),
+        ("mlflow==3.1.4", WITH_CODE, "mlflow==3.1.4"),
+        ("mlflow[extras]==3.1.4", ("", ""), "mlflow[extras]==3.1.4"),
+        ("mlflow==2.10.0", ("", ""), "mlflow==2.10.0"),
+        ("mlflow==1.30.0", ("", ""), "mlflow-skinny>=3,<4"),
+        ("", ("", ""), "mlflow-skinny>=3,<4"),
     ],
 )
-def test_mlflow_is_kept_where_only_it_can_load_the_model(
-    tmp_path: Path, old: str, new: str
+def test_mlflow_is_named_without_its_tracking_server_where_that_is_enough(
+    tmp_path: Path, line: str, change: tuple[str, str], wanted: str
 ) -> None:
-    """Other flavours, code of the model's own, nested types."""
-    assert old in MLMODEL
-    text = MLMODEL.replace(old, new)
-    model = mlflow_model(tmp_path, text, requirements_txt="mlflow==2.12.1\n")
-    assert packages_of(model) == ["mlflow==2.12.1"]
+    """For a model of a flavour; one that is code may import any part of it, and one of a time
+    before this runtime's gives way to the range."""
+    model = mlflow_model(tmp_path, MLMODEL.replace(*change), requirements_txt=f"{line}\n")
+    text = requirements_text(Specification(models=(model,)))
+    assert [each for each in lines_of(text) if each.startswith("mlflow")] == [wanted]
 
 
-def test_the_onnx_flavour_needs_neither_mlflow_nor_onnx(tmp_path: Path) -> None:
-    """onnxruntime does it alone."""
-    text = MLMODEL.replace("mlflow.sklearn", "mlflow.onnx")
-    listed = "mlflow==2.12.1\nonnx==1.15.0\nonnxruntime==1.17.0\n"
-    assert packages_of(mlflow_model(tmp_path, text, requirements_txt=listed)) == [
-        "onnxruntime==1.17.0"
-    ]
+def test_the_users_mlflow_takes_the_place_of_the_models(tmp_path: Path) -> None:
+    """Under either name."""
+    model = mlflow_model(tmp_path, requirements_txt="mlflow==3.1.4\n")
+    for line in ("mlflow==3.9", "mlflow-skinny==3.9"):
+        given = Specification(models=(model,), environment=from_packages([line]))
+        found = lines_of(requirements_text(given))
+        assert [each for each in found if each.startswith("mlflow")] == [line]
 
 
 def test_a_script_that_loads_an_mlflow_model_gets_mlflow(tmp_path: Path) -> None:
@@ -591,7 +578,7 @@ def test_wheels_of_an_mlflow_model_are_told(tmp_path: Path) -> None:
     wheel.parent.mkdir()
     wheel.write_bytes(b"")
     model = mlflow_model(tmp_path, requirements_txt=f"wheels/{wheel.name}\n")
-    assert packages_of(model) == ["cloudpickle", f"./wheels/{wheel.name}"]
+    assert packages_of(model) == [f"./wheels/{wheel.name}"]
     assert models_environment(Specification(models=(model,))).wheels == (wheel,)
 
 
@@ -605,220 +592,3 @@ def test_a_damaged_mlflow_model_is_named(tmp_path: Path) -> None:
             requirements_text(Specification(models=(mlflow_model(tmp_path, text),)))
         separator = "" if message.startswith(",") else " "
         assert str(raised.value) == f"{tmp_path / 'MLmodel'}{separator}{message}"
-
-
-def test_what_loads_without_mlflow_is_what_the_runtime_says() -> None:
-    """The packager imports no numpy, so it has these names a second time."""
-    assert requirements_mlflow.KNOWN_KEYS == mlflow_flavours._KNOWN_KEYS
-    assert set(mlflow_signature.COLUMN_TYPES) == requirements_mlflow.PLAIN_TYPES
-    assert set(requirements_mlflow._SERIALIZED) == set(mlflow_flavours._UNPICKLE)
-
-
-# --- pip ------------------------------------------------------------------------------------------
-
-
-def make_wheel(folder: Path, name: str, version: str, *requires: str, python: str = "") -> Path:
-    """A wheel that pip takes, holding nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    metadata += f"Requires-Python: {python}\n" if python else ""
-    metadata += "".join(f"Requires-Dist: {each}\n" for each in requires)
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{info}/METADATA", metadata)
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
-    return path
-
-
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package index in a folder, the only one that pip knows."""
-    simple = tmp_path / "simple"
-    simple.mkdir()
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", simple.as_uri())
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
-    monkeypatch.setenv("PIP_FIND_LINKS", "")
-    for name, version, *others in (
-        ("alpha", "1.0"),
-        ("alpha", "2.0"),
-        ("beta", "1.0", "alpha<2"),
-        ("gamma", "1.0", "missing-one>=3"),
-    ):
-        make_wheel(simple / name, name, version, *others)
-    make_wheel(simple / "old", "old", "1.0", python="<3.9")
-    for folder in simple.iterdir():
-        links = "".join(f'<a href="{each.name}">{each.name}</a>' for each in folder.glob("*.whl"))
-        links = links.replace('old-1.0-py3-none-any.whl">', 'old-1.0-py3-none-any.whl" '
-                              'data-requires-python="&lt;3.9">')  # fmt: skip
-        (folder / "index.html").write_text(f"<!DOCTYPE html><html>{links}</html>")
-    return simple
-
-
-def test_packages_that_there_are_pass(index: Path) -> None:
-    """With a dependency, an option and comments."""
-    assert resolution.check("# ours\n--pre\nbeta\nalpha>=1\n") == ()
-
-
-def test_a_wheel_of_this_machine_passes(index: Path, tmp_path: Path) -> None:
-    """Under the name that it has in the context."""
-    wheel = make_wheel(tmp_path / "here", "own", "1.0", "alpha")
-    assert resolution.check(f"./wheels/{wheel.name}\n", "", [wheel]) == ()
-
-
-@pytest.mark.parametrize(
-    ("requirements", "message"),
-    [
-        ("absent-one\n", "there is no absent-one in the package index."),
-        ("alpha==3\n", "there is no alpha==3 for this Python and system; there are 1.0, 2.0."),
-        (
-            "gamma\n",
-            "there is no missing-one>=3, which gamma asks for, in the package index.",
-        ),
-        ("old==1.0\n", "there is no old==1.0 for the Python of the image: 1.0 needs Python <3.9."),
-        ("alpha==1.0\nalpha==2.0\n", "these exclude each other: alpha==1.0; alpha==2.0."),
-        (
-            "alpha==2.0\nbeta\n",
-            "these exclude each other: alpha==2.0; beta 1.0 depends on alpha<2.",
-        ),
-    ],
-)
-def test_packages_that_cannot_be_installed_are_named(
-    index: Path, requirements: str, message: str
-) -> None:
-    """In pip's words, without its noise and without an address."""
-    with pytest.raises(PackagingError) as raised:
-        resolution.check(requirements)
-    assert str(raised.value) == f"The packages cannot be installed: {message}"
-
-
-def test_another_python_is_asked_about_too(index: Path) -> None:
-    """Both what is there and what is not."""
-    assert resolution.check("alpha\n", "3.13") == ()
-    with pytest.raises(PackagingError) as raised:
-        resolution.check("absent-one\n", "3.13")
-    assert "there is no absent-one in the package index." in str(raised.value)
-
-
-def make_source(index: Path, name: str, version: str) -> None:
-    """A package of the index that has to be built, which fails."""
-    folder = index / name
-    folder.mkdir()
-    root = f"{name}-{version}"
-    with tarfile.open(folder / f"{root}.tar.gz", "w:gz") as archive:
-        for path, text in (("setup.py", "raise SystemExit(1)\n"), ("pyproject.toml", BACKEND)):
-            about = tarfile.TarInfo(f"{root}/{path}")
-            about.size = len(text)
-            archive.addfile(about, io.BytesIO(text.encode()))
-    (folder / "index.html").write_text(f'<html><a href="{root}.tar.gz">{root}.tar.gz</a></html>')
-
-
-BACKEND = '[build-system]\nrequires = []\nbuild-backend = "absent"\nbackend-path = ["."]\n'
-
-
-@pytest.mark.parametrize(
-    ("python", "image", "why"),
-    [
-        (
-            "",
-            f"{sys.version_info.major}.{sys.version_info.minor}",
-            "one of them has no wheel that fits, and building it from source fails here",
-        ),
-        (
-            "3.99",
-            "3.99",
-            "raw==1.0 has no wheel for the Python of the image, and may have to be built",
-        ),
-    ],
-    ids=["this Python", "another"],
-)
-def test_a_package_without_a_wheel_is_warned_about_with_advice(
-    index: Path, python: str, image: str, why: str
-) -> None:
-    """Another version may have a wheel, and the model says which version it needs."""
-    make_source(index, "raw", "1.0")
-    assert resolution.check("raw==1.0\n", python) == (
-        f"It could not be checked whether the packages can be installed: {why}. Name a version "
-        f"that has a wheel for Python {image}, which the image has; a pickled model should be "
-        "loaded by the version that it was written with.",
-    )
-
-
-def test_a_damaged_wheel_is_refused(index: Path, tmp_path: Path) -> None:
-    """It is no matter of the network."""
-    wheel = tmp_path / "own-1.0-py3-none-any.whl"
-    wheel.write_bytes(b"no zip")
-    with pytest.raises(PackagingError) as raised:
-        resolution.check(f"./wheels/{wheel.name}\n", "", [wheel])
-    assert "own" in str(raised.value)
-
-
-def test_without_network_there_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index that does not answer says nothing about a package."""
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", "http://me:pass@127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
-    monkeypatch.setenv("PIP_FIND_LINKS", "")
-    assert resolution.check("six\n") == (
-        "It could not be checked whether the packages can be installed: the package index cannot "
-        "be reached.",
-    )
-
-
-def test_a_pip_that_takes_too_long_is_a_warning(index: Path) -> None:
-    """The image may still be built."""
-    assert resolution.check("alpha\n", timeout=0.01) == (
-        "It could not be checked whether the packages can be installed: pip has not answered "
-        "within 0.01 s.",
-    )
-
-
-@pytest.mark.parametrize(
-    ("output", "text", "certain"),
-    [
-        ("/x/python: No module named pip\n", "pip is not installed here", False),
-        (
-            "WARNING: 401 Error, Credentials not correct for https://me:pass@h/simple/six/\n"
-            "ERROR: Could not find a version that satisfies the requirement six "
-            "(from versions: none)\n",
-            "the package index refuses to answer without signing in",
-            False,
-        ),
-        (
-            "Collecting slow==1.0\n  error: subprocess-exited-with-error\n"
-            "  ERROR: Could not find a version that satisfies the requirement setuptools "
-            "(from versions: none)\nerror: metadata-generation-failed\n",
-            "slow==1.0 has no wheel that fits, and building it from source fails here",
-            False,
-        ),
-        (
-            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left\n",
-            "Could not install packages due to an OSError: [Errno 28] No space left",
-            False,
-        ),
-        (
-            "ERROR: Invalid requirement: 'x https://me:pass@h/y' (from line 1 of https://h/r)\n",
-            "Invalid requirement: 'x (address) (from line 1 of (address)",
-            True,
-        ),
-        ("", "pip does not say why", False),
-    ],
-)
-def test_pips_other_troubles_are_told_apart(output: str, text: str, certain: bool) -> None:
-    """Whose fault it is decides whether it is an error or a warning."""
-    found = trouble(output)
-    assert (found.text, found.certain) == (text, certain)
-
-
-@given(st.text(max_size=80) | st.lists(st.sampled_from(
-    ["ERROR: ", "The conflict is caused by:\n    ", "Could not find a version that satisfies the "
-     "requirement ", "(from versions: ", "none)", "\n", "a==1", " (from b)", "https://u:p@h"]
-), max_size=12).map("".join))  # fmt: skip
-def test_any_output_of_pip_gives_a_sentence(output: str) -> None:
-    """On one line, without credentials."""
-    text = trouble(output).text
-    assert text and "\n" not in text and "u:p" not in text

@@ -76,13 +76,16 @@ class MlflowModel:
         """As mlflow's server reads it; what Azure ML's clients send is put into its words.
 
         Raises:
+            UndecodableInput: neither an object nor a list.
             SchemaMismatch: mlflow refuses it; the message is mlflow's.
             InputTooLarge: more rows, columns or values than the limits allow.
         """
-        is_azureml = (
-            any(kind in value for kind in AZUREML_KINDS) if isinstance(value, dict) else True
+        if not isinstance(value, dict | list):
+            raise UndecodableInput("The body is neither a JSON object nor a list of rows.")
+        has_own, has_azureml = (
+            any(kind in value for kind in kinds) for kinds in (KINDS, AZUREML_KINDS)
         )
-        is_own = not is_azureml or any(kind in value for kind in KINDS)
+        is_own = isinstance(value, dict) and (has_own or not has_azureml)
         body = value if is_own else self._from_azureml(value)
         for kind in [kind for kind in KINDS if kind in body]:
             _check_size(body[kind], kind, limits, self.tabular)
@@ -264,9 +267,10 @@ def _is_refusal(error: Exception) -> bool:
 
 def _said(error: Exception) -> str:
     """What mlflow says without the data that it repeats, in one line of at most 400 characters."""
-    text = str(getattr(error, "message", error)).rpartition("\nError: ")[2]
-    text = text.rpartition("'. Error: ")[2].partition(" IMPORTANT: ")[0].strip()
-    text = text.partition("\n")[0]
+    text = str(getattr(error, "message", error)).partition(" IMPORTANT: ")[0]
+    if text.startswith("Failed to enforce schema of data"):
+        text = text.rpartition("'. Error: ")[2]
+    text = text.strip().partition("\n")[0]
     text = f"KeyError: {text}" if isinstance(error, KeyError) else text
     return f"{text[:400]}…" if len(text) > 400 else text or type(error).__name__
 
