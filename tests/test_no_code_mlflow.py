@@ -464,6 +464,8 @@ def test_what_would_be_too_large_is_refused_before_a_table_is_made(
     model = invocation(folders / "bare", **LIMITS)
     assert asked(model, b"a\n1\n", CSV)
     assert asked(model, {"inputs": [[1, 2], [3, 4]]})
+    with pytest.raises(InputTooLarge):
+        asked(model, {"messages": [1] * 5})
     monkeypatch.setattr(scoring_server, "invocations", None)
     with pytest.raises(InputTooLarge):
         asked(model, *TOO_LARGE[case])

@@ -86,10 +86,12 @@ class MlflowModel:
             any(kind in value for kind in kinds) for kinds in (KINDS, AZUREML_KINDS)
         )
         is_own = isinstance(value, dict) and (has_own or not has_azureml)
-        body = value if is_own else self._from_azureml(value)
+        body: dict[str, Any] = dict(value) if is_own else self._from_azureml(value)
         for kind in [kind for kind in KINDS if kind in body]:
             _check_size(body[kind], kind, limits, self.tabular)
         parsed, wrapped = self._parsed(body, JSON)
+        if not wrapped:  # a chat's messages, of which mlflow has made nothing yet
+            _check_size(body, "", limits, self.tabular)
         return Asked(parsed, predictions=is_own and wrapped)
 
     def read_csv(self, text: str, limits: Limits) -> Asked:
