@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import orjson
 
@@ -80,6 +80,23 @@ def plain_rows(request: ScoringRequest) -> list[Any] | None:
     return value if type(value) is list else None
 
 
+@runtime_checkable
+class OwnBodies(Protocol):
+    """A model whose framework has a server of its own: it reads JSON and CSV, and writes JSON."""
+
+    def read_json(self, value: Any, limits: Limits) -> Asked:
+        """What a JSON value holds that is no V2 request; raises any :class:`.InputError`."""
+        ...
+
+    def read_csv(self, text: str, limits: Limits) -> Asked:
+        """What a text with comma-separated values holds; raises the same."""
+        ...
+
+    def encode(self, result: Any, nan: str) -> bytes:
+        """The result as JSON, NaN and Infinity as ``SCORING_NAN`` says."""
+        ...
+
+
 def read(
     request: ScoringRequest,
     limits: Limits,
@@ -87,6 +104,7 @@ def read(
     names: Collection[str] = (),
     csv_header: bool | None = None,
     as_text: bool = False,
+    own: OwnBodies | None = None,
 ) -> Asked:
     """What the body holds, by its Content-Type (none is JSON).
 
@@ -96,6 +114,7 @@ def read(
         names: of the model's columns, by which the header line of a CSV body is known.
         csv_header: whether CSV has one; None: the body shows it.
         as_text: numbers in CSV stay text, for a model that knows which are.
+        own: reads JSON and CSV instead.
 
     Raises:
         UnsupportedMethod, UnsupportedContentType, UndecodableInput, SchemaMismatch, InputTooLarge.
@@ -105,12 +124,12 @@ def read(
     body = decoded_body(request, limits.bytes)
     said = request.header(b"content-type")
     length = request.header(INFER_HEADER_LENGTH)
-    if length:
-        return _infer(body, limits, _header_length(length, body))
-    if request.path.startswith("/v2/"):
-        return _infer(body, limits, None, _json(body, limits))
+    if length or request.path.startswith("/v2/"):
+        header = _header_length(length, body) if length else None
+        return _infer(body, limits, header, None if length else _json(body, limits))
     if not said or is_json_type(said):
-        return read_json(_json(body, limits), limits)
+        value = _json(body, limits, exact=own is not None)
+        return _own_json(value, limits, own) if own else read_json(value, limits)
     found = BY_TYPE.get(_kind(said))
     if found is None:
         raise UnsupportedContentType(_unsupported(said))
@@ -118,10 +137,10 @@ def read(
         raise UndecodableInput("The body is empty.")
     reader = codec(found, UnsupportedContentType)
     if found.module == "csv":
-        header = _csv_header(_parameter(said, "header"), csv_header)
-        charset = _parameter(said, "charset") or "utf-8"
-        options = {"header": header, "names": names, "charset": charset, "as_text": as_text}
-        return Asked(reader.decode(body, limits, **options))
+        options = _csv_options(said, csv_header)
+        if own is not None:
+            return own.read_csv(_csv_text(body, reader, **options), limits)
+        return Asked(reader.decode(body, limits, **options, names=names, as_text=as_text))
     return Asked(reader.decode(body, limits))
 
 
@@ -139,6 +158,11 @@ def read_json(value: Any, limits: Limits) -> Asked:
     if not isinstance(method, str):
         raise SchemaMismatch(f"method is {short(method)}; expected is a name as text.")
     return Asked(content, params, method, any(kind in value for kind in kinds.KINDS))
+
+
+def _own_json(value: Any, limits: Limits, own: OwnBodies) -> Asked:
+    is_infer = open_inference().is_infer_request(value)
+    return read_json(value, limits) if is_infer else own.read_json(value, limits)
 
 
 def is_known(content_type: bytes) -> bool:
@@ -160,10 +184,25 @@ def supported() -> str:
     return f"Supported: {', '.join(_READABLE)}."
 
 
-def _json(body: bytes, limits: Limits) -> Any:
+def _json(body: bytes, limits: Limits, *, exact: bool = False) -> Any:
     if not body:
         raise UndecodableInput("The body is empty.")
-    return parse(body, limits, "The body", "Send application/x-npy, or fewer rows at once.")
+    instead = "Send application/x-npy, or fewer rows at once."
+    return parse(body, limits, "The body", instead, exact=exact)
+
+
+def _csv_options(said: bytes, header: bool | None) -> dict[str, Any]:
+    charset = _parameter(said, "charset") or "utf-8"
+    return {"header": _csv_header(_parameter(said, "header"), header), "charset": charset}
+
+
+def _csv_text(body: bytes, reader: Any, header: bool | None, charset: str) -> str:
+    if header is False:
+        raise UnsupportedContentType("This model takes CSV with a line of names, as MLflow does.")
+    try:
+        return body.decode(reader.known_charset(charset))
+    except UnicodeError as error:
+        raise UndecodableInput(f"The CSV body is not {charset}: {error}.") from None
 
 
 def _infer(body: bytes, limits: Limits, length: int | None, value: Any = None) -> Asked:

@@ -120,16 +120,25 @@ def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
 # --- records --------------------------------------------------------------------------------------
 
 
+def known_charset(charset: str) -> str:
+    """Python's name of a charset of CSV.
+
+    Raises:
+        UndecodableInput: it is none; the message lists those there are.
+    """
+    if charset not in _CHARSETS:
+        raise UndecodableInput(
+            f"The charset {charset[:50]!r} of the CSV body is not known. Allowed: "
+            f"{', '.join(_CHARSETS)}."
+        )
+    return _CHARSETS[charset]
+
+
 class _Records:
     """The records of a body, one after the other, and the checks that hold for each of them."""
 
     def __init__(self, body: bytes, limits: Limits, charset: str) -> None:
-        if charset not in _CHARSETS:
-            raise UndecodableInput(
-                f"The charset {charset[:50]!r} of the CSV body is not known. Allowed: "
-                f"{', '.join(_CHARSETS)}."
-            )
-        self._charset = _CHARSETS[charset]
+        self._charset = known_charset(charset)
         self.limits = limits
         self._stream = io.TextIOWrapper(io.BytesIO(body), self._charset, newline="")
         self._commas = 0

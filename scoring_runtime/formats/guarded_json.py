@@ -16,14 +16,15 @@ GUARDED_BYTES = 1024 * 1024
 _BYTES_A_LIST, _BYTES_AN_OBJECT, _BYTES_A_VALUE = 88, 240, 32
 
 
-def parse(text: bytes, limits: Limits, what: str, instead: str) -> Any:
-    """The JSON value; integers beyond 64 bits may be floats.
+def parse(text: bytes, limits: Limits, what: str, instead: str, *, exact: bool = False) -> Any:
+    """The JSON value; unless it is ``exact``, integers beyond 64 bits may be floats.
 
     Args:
         text: the body.
         limits: how much it may hold.
         what: the body's name in messages, such as ``The body``.
         instead: a sentence that says what to send in place of one that is too large.
+        exact: integers stay integers.
 
     Raises:
         UndecodableInput: not JSON.
@@ -31,7 +32,7 @@ def parse(text: bytes, limits: Limits, what: str, instead: str) -> Any:
     """
     check(text, limits, what, instead)
     try:
-        return parse_json(text, exact=False)
+        return parse_json(text, exact=exact)
     except RecursionError:
         raise UndecodableInput(f"{what} is JSON that is nested too deeply.") from None
     except ValueError as error:

@@ -25,20 +25,13 @@ MISSING = float("nan")
 """What stands in a column for a key that a record does not have: NaN, as in pandas."""
 
 
-class TableRows(Rows):
-    """Rows of a table without names: the values are those of :class:`Rows`, but a model that
-    makes a difference between an array and a table gets a table, as from mlflow."""
-
-    __slots__ = ()
-
-
 def decode(
     value: Mapping[str, Any], limits: Limits | None = None
 ) -> tuple[Content, dict[str, Any]]:
     """The content and the ``params`` of a parsed JSON object.
 
     ======================  ==================================================================
-    ``dataframe_split``     ``{"columns", "data"[, "index"]}`` → Columns; without names TableRows
+    ``dataframe_split``     ``{"columns", "data"[, "index"]}`` → Columns; without names Rows
     ``dataframe_records``   list of objects → Columns; a key that is not there is a missing value
     ``instances``           rows → Rows; objects, all with the same keys → Tensors
     ``inputs``              an array → Rows; an object → Tensors; objects → Tensors, or Columns
@@ -59,22 +52,22 @@ def decode(
     if limits is not None:
         if not isinstance(content, Rows):
             check_columns(len(content[0]), limits, "The input")
-        check_limits(content, limits)
+        _check_limits(content, limits)
     return content, _params(value.get("params"))
 
 
-def check_limits(content: Content, limits: Limits) -> None:
+def _check_limits(content: Content, limits: Limits) -> None:
+    parts = [content.values] if isinstance(content, Rows) else list(content[0].values())
+    rows = max((len(each) for each in parts if hasattr(each, "__len__")), default=0)
+    check_size(rows, sum(_size(each) for each in parts), limits)
+
+
+def check_size(rows: int, values: int, limits: Limits) -> None:
     """Refuse more rows or values than ``limits`` allow.
 
     Raises:
         InputTooLarge: the message says how many there are.
     """
-    parts = [content.values] if isinstance(content, Rows) else list(content[0].values())
-    rows = max((len(each) for each in parts if hasattr(each, "__len__")), default=0)
-    _check_size(rows, sum(_size(each) for each in parts), limits)
-
-
-def _check_size(rows: int, values: int, limits: Limits) -> None:
     if rows > limits.rows or values > limits.values:
         raise InputTooLarge(
             f"The input has {rows} rows and {values} values; at most {limits.rows} rows and "
@@ -158,7 +151,7 @@ def _is_unnamed(columns: Any) -> bool:
 def _unnamed(rows: list[list[Any]], columns: list[int] | None, kind: str) -> Content:
     if rows:
         _check_widths(rows, len(rows[0] if columns is None else columns), kind)
-    return TableRows(rows)
+    return Rows(rows)
 
 
 def _named(rows: list[list[Any]], columns: Any, kind: str) -> Columns:
@@ -198,7 +191,7 @@ def _by_name(records: list[dict[str, Any]], limits: Limits) -> dict[str, list[An
     names = dict.fromkeys(chain.from_iterable(records))
     # Before it is made: a new name in each record is a column for all of them.
     check_columns(len(names), limits, "The input")
-    _check_size(len(records), len(records) * len(names), limits)
+    check_size(len(records), len(records) * len(names), limits)
     return {name: [record.get(name, MISSING) for record in records] for name in names}
 
 

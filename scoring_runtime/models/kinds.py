@@ -34,20 +34,6 @@ _XGBOOST_START, _LIGHTGBM_START = (
     b"tree\n",
 )
 
-LIGHT_MLFLOW_KEYS = frozenset(
-    {
-        "code",
-        "data",
-        "env",
-        "loader_module",
-        "model_path",
-        "predict_fn",
-        "python_version",
-        "streamable",
-    }
-)
-"""Keys of MLflow's flavour ``python_function`` with which a model loads without mlflow."""
-
 _LIBRARIES = {
     SKLEARN: ("scikit-learn", "joblib", "numpy"),
     ONNX: ("onnxruntime", "onnx"),

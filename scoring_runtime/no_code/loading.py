@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -51,14 +50,10 @@ def load(folder: Path, settings: Settings) -> NoCodeModel:
 
 
 def _loaded(kind: str, path: Path, folder: Path, settings: Settings) -> NoCodeModel:
-    options = _onnx_options(settings)
     if kind == MLFLOW:
-        from .mlflow_model import load as load_mlflow
-        from .onnx import session_options
+        from .mlflow import load as load_mlflow
 
-        return load_mlflow(
-            path, limits=settings.limits, onnx_options=partial(session_options, options)
-        )
+        return load_mlflow(path)
     warn_of_versions(path, recorded_versions(folder, kind, path))
     from . import sample
 
@@ -66,7 +61,7 @@ def _loaded(kind: str, path: Path, folder: Path, settings: Settings) -> NoCodeMo
     if kind == ONNX:
         from .onnx import OnnxModel
 
-        model = OnnxModel(path, settings.limits, options)
+        model = OnnxModel(path, settings.limits, _onnx_options(settings))
         model.example = model.example if shown is None else shown.body
         return model
     from .scikit_learn import ScikitLearnModel

@@ -24,10 +24,7 @@ from .specification import (
     Specification,
 )
 
-MLFLOW_LIGHT = "mlflow-light"
-"""The kind of MLflow models that load without mlflow."""
-
-_OF_MODELS = ("joblib", "mlflow", "numpy", "onnxruntime", "pandas", "scikit-learn")
+_OF_MODELS = ("joblib", "mlflow", "mlflow-skinny", "numpy", "onnxruntime", "pandas", "scikit-learn")
 REPLACEABLE = frozenset((*_OF_MODELS, "inference-schema", "redis"))
 """Packages that are here for a model's or a script's sake: the user's own line takes their place.
 
@@ -57,8 +54,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     ONNX: ("onnxruntime>=1.17",),
     XGBOOST: ("xgboost>=1.7", "scikit-learn>=1.3", "pandas>=2"),
     LIGHTGBM: ("lightgbm>=4", "pandas>=2"),
-    MLFLOW: ("mlflow>=2.10,<4", "pandas>=2"),
-    MLFLOW_LIGHT: ("pandas>=2", "pyyaml>=6"),
+    MLFLOW: ("mlflow-skinny>=3,<4", "pandas>=2"),
 }
 _PINNED: Mapping[str, tuple[str, ...]] = {
     SKLEARN: ("scikit-learn", "joblib", "numpy"),
@@ -76,6 +72,7 @@ _FIRST = """
 """
 _BUILT_FOR_NUMPY_2 = dict(each.split("=") for each in _FIRST.split())
 _OTHER_NAMES = {
+    "mlflow": "mlflow-skinny",
     "mlflow-skinny": "mlflow",
     "onnxruntime-gpu": "onnxruntime",
     "onnxruntime-openvino": "onnxruntime",
@@ -130,7 +127,7 @@ def requirements_text(specification: Specification) -> str:
     named = _named(user)
     of_models = _by_model(models, named)
     runtime = _of_runtime(specification, specification.target, kinds)
-    taken = named | {name_of(each) for each in of_models}
+    taken = _with_other_names(named | {name_of(each) for each in of_models})
     needed = [each for each in runtime if name_of(each) not in taken & REPLACEABLE]
     triggers = ", ".join(specification.triggers) or "all"
     held = _held(user.requirements, specification.models)
@@ -220,8 +217,7 @@ def _of_models(specification: Specification) -> tuple[_Models, list[str]]:
 
 def _of_model(model: PackagedModel, script: bool) -> tuple[Environment, str]:
     if model.kind == MLFLOW:
-        environment, light = requirements_mlflow.environment(model.path, may_be_light=not script)
-        return environment, MLFLOW_LIGHT if light else MLFLOW
+        return requirements_mlflow.environment(model.path, script=script), MLFLOW
     libraries = ((name, model.libraries.get(name)) for name in _PINNED.get(model.kind, ()))
     pins = (f"{name}=={_public(model, name, text)}" for name, text in libraries if text)
     return Environment(requirements=tuple(pins)), model.kind
@@ -299,7 +295,12 @@ def _conflict(name: str, exact: Mapping[str, PackagedModel]) -> PackagingError:
 def _named(user: Environment) -> set[str]:
     """The packages that the user's lines ask for in the image; other builds of one count as it."""
     python = user.python or DEFAULT_PYTHON
-    names = {name_of(line) for line in user.requirements if _applies(line, python)}
+    return _with_other_names(
+        {name_of(line) for line in user.requirements if _applies(line, python)}
+    )
+
+
+def _with_other_names(names: set[str]) -> set[str]:
     return names | {_OTHER_NAMES[name] for name in names if name in _OTHER_NAMES}
 
 

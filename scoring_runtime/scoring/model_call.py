@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -10,7 +11,7 @@ import orjson
 
 from ..errors import SchemaMismatch, ScoringRuntimeError, UndecodableInput
 from ..formats import by_content_type
-from ..formats.by_accept import Encode, writer
+from ..formats.by_accept import writer
 from ..formats.by_content_type import plain_rows
 from ..messages import ScoringRequest, ScoringResponse
 from ..script.call import JSON_HEADERS, run_failed
@@ -21,7 +22,6 @@ from ..values.content import NoCodeModel
 from ..values.json_results import encoder
 from ..values.wording import listed
 
-_NUMBERS = ("b", "i", "u", "f")
 _WAY_OUT = (
     " A file sample_input.json or .csv beside the model, or models register --sample, shows what "
     "it takes."
@@ -53,11 +53,12 @@ class ModelInvocation:
         self._identity = (name, version)
         self._limits = settings.limits.for_inputs(len(model.inputs))
         self._nan = settings.nan_policy
+        self._own = model if isinstance(model, by_content_type.OwnBodies) else None
         numbers = all(each.datatype != "BYTES" for each in model.outputs)
         strict = settings.strict_compat
         self._encode = encoder(settings.nan_policy, strict=strict, numbers=numbers)
-        if model.platform.startswith("mlflow_"):
-            self._encode = _as_mlflow(self._encode)
+        if self._own is not None:
+            self._encode = partial(self._own.encode, nan=settings.nan_policy)
         self._columns = frozenset(spec.name for spec in model.inputs if not spec.optional)
         self._as_text = model.reads_text
         self._quick = model.quick
@@ -84,7 +85,7 @@ class ModelInvocation:
                 run_ms = (perf_counter() - started) * 1000
                 return ScoringResponse(200, self._encode(result), JSON_HEADERS, run_ms)
         asked = by_content_type.read(
-            request, self._limits, names=self._columns, as_text=self._as_text
+            request, self._limits, names=self._columns, as_text=self._as_text, own=self._own
         )
         if asked.params and self.model.params is not None:
             asked = _with_method(asked)
@@ -171,23 +172,6 @@ def _outputs(wanted: list[str], there: Sequence[str]) -> list[str]:
         if name not in there:
             raise SchemaMismatch(f"The model has no output {name!r}. It has: {', '.join(there)}.")
     return wanted or [there[0]]
-
-
-def _as_mlflow(encode: Encode) -> Encode:
-    from ..formats.mlflow_answers import to_json_ready
-
-    def encoded(result: Any) -> bytes:
-        bare = result["predictions"] if _is_predictions(result) else result
-        dtype = getattr(bare, "dtype", None)
-        if getattr(dtype, "kind", "") in _NUMBERS and hasattr(bare, "ndim"):
-            return encode(result)  # written as mlflow writes it, and quicker
-        return encode(to_json_ready(result))
-
-    return encoded
-
-
-def _is_predictions(result: Any) -> bool:
-    return isinstance(result, dict) and list(result) == ["predictions"]
 
 
 def _from_query(query: bytes) -> str:

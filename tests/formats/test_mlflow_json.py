@@ -1,32 +1,17 @@
-"""The JSON bodies of MLflow and Azure ML: what they hold, what is refused, and the answers."""
+"""The JSON bodies of MLflow and Azure ML, for models of other kinds: what they hold."""
 
 from __future__ import annotations
 
-import datetime
-import io
-import json
 import math
 import subprocess
 import sys
-import warnings
-from decimal import Decimal
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from scoring_runtime.errors import InputError, InputTooLarge, SchemaMismatch, UndecodableInput
-from scoring_runtime.formats.mlflow_answers import to_json_ready
-from scoring_runtime.formats.mlflow_json import AZUREML_KINDS, KINDS, MISSING, TableRows, decode
+from scoring_runtime.errors import InputTooLarge, SchemaMismatch, UndecodableInput
+from scoring_runtime.formats.mlflow_json import MISSING, decode
 from scoring_runtime.values.content import Columns, Content, Limits, Rows, Tensors
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from mlflow.exceptions import MlflowException
-    from mlflow.pyfunc.scoring_server import infer_and_parse_data, predictions_to_json
 
 SPLIT, RECORDS = "dataframe_split", "dataframe_records"
 
@@ -43,11 +28,11 @@ HOLDS: dict[str, tuple[Any, Content]] = {
     ),
     "split-flat": ({SPLIT: {"columns": ["a"], "data": [1, 2]}}, Columns({"a": [1, 2]})),
     "split-empty": ({SPLIT: {"columns": ["a", "b"], "data": []}}, Columns({"a": [], "b": []})),
-    "split-unnamed": ({SPLIT: {"data": [[1, 2]]}}, TableRows([[1, 2]])),
-    "split-unnamed-empty": ({SPLIT: {"data": []}}, TableRows([])),
-    "split-null-names": ({SPLIT: {"columns": None, "data": [[1, 2]]}}, TableRows([[1, 2]])),
-    "split-positions": ({SPLIT: {"columns": [0, 1], "data": [[1, 2]]}}, TableRows([[1, 2]])),
-    "split-unnamed-flat": ({SPLIT: {"data": [1, 2]}}, TableRows([[1], [2]])),
+    "split-unnamed": ({SPLIT: {"data": [[1, 2]]}}, Rows([[1, 2]])),
+    "split-unnamed-empty": ({SPLIT: {"data": []}}, Rows([])),
+    "split-null-names": ({SPLIT: {"columns": None, "data": [[1, 2]]}}, Rows([[1, 2]])),
+    "split-positions": ({SPLIT: {"columns": [0, 1], "data": [[1, 2]]}}, Rows([[1, 2]])),
+    "split-unnamed-flat": ({SPLIT: {"data": [1, 2]}}, Rows([[1], [2]])),
     "split-cells": (
         {SPLIT: {"columns": ["a"], "data": [[[1, 2]], [{"x": 1}]]}},
         Columns({"a": [[1, 2], {"x": 1}]}),
@@ -282,50 +267,7 @@ def test_more_rows_or_values_than_the_limits_are_refused(case: str) -> None:
     )
 
 
-# --- against mlflow -------------------------------------------------------------------------------
-
-MLFLOW_TAKES_MORE = {
-    "split-ragged", "split-wide", "split-unnamed-ragged", "split-twice", "split-names",
-    "split-index", "params", "instances-keys", "inputs-null",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused_here_mlflow_refuses_too(case: str) -> None:
-    """Save what pandas pads, repeats or drops in silence."""
-    body, _ = REFUSED[case]
-    if case in MLFLOW_TAKES_MORE or not set(body) & set(KINDS):
-        return
-    parse: Any = infer_and_parse_data
-    with pytest.raises((MlflowException, ValueError, AttributeError, TypeError)):
-        parse({kind: body[kind] for kind in KINDS if kind in body}, None)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["a", "b", "columns", "data", "index"]), inner, max_size=3
-        )
-    ),
-    max_leaves=12,
-)
-
-
-@given(st.sampled_from([*KINDS, *AZUREML_KINDS]), JSON, JSON)
-def test_any_json_is_read_or_refused(kind: str, value: Any, params: Any) -> None:
-    """Nothing else is raised, and what is read has columns of one length."""
-    try:
-        content, read = decode({kind: value, "params": params}, Limits(100, 1000, 10000))
-    except InputError as error:
-        assert 10 < len(str(error)) < 1000
-        return
-    assert read == (params or {})
-    if isinstance(content, Columns):
-        assert len({len(values) for values in content.columns.values()}) <= 1
-    if type(content) is TableRows:
-        assert len({len(row) for row in content.values}) <= 1
+# --- imports -------------------------------------------------------------------------------------
 
 
 def test_reading_needs_neither_numpy_nor_pandas_nor_mlflow() -> None:
@@ -337,66 +279,3 @@ def test_reading_needs_neither_numpy_nor_pandas_nor_mlflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
-
-
-# --- answers --------------------------------------------------------------------------------------
-
-MOMENT = datetime.datetime(2024, 1, 2, 3, 4, 5, 678)
-ANSWERS: dict[str, Any] = {
-    "floats": np.array([1.5, 0.1, 1 / 3]),
-    "singles": np.array([1.5, 0.1], "float32"),
-    "integers": np.array([[1, 2], [3, 4]]),
-    "flags": np.array([True, False]),
-    "texts": np.array(["a", "bc"]),
-    "objects": np.array(["a", 1, None, np.float32(0.1), b"x"], object),
-    "bytes": np.array([b"ab", b"c"]),
-    "days": np.array(["2024-01-02"], "datetime64[D]"),
-    "moments": np.array(["2024-01-02T03:04:05"], "datetime64[us]"),
-    "nanoseconds": np.array(["2024-01-02T03:04:05"], "datetime64[ns]"),
-    "not-finite": np.array([np.nan, np.inf]),
-    "no-dimension": np.array(1.5),
-    "table": pd.DataFrame({"a": [1, 2], "b": [0.1, None], "c": ["x", None]}),
-    "table-moments": pd.DataFrame({"d": pd.to_datetime(["2024-01-02", None])}),
-    "table-positions": pd.DataFrame([[1, 2.5]]),
-    "table-cells": pd.DataFrame({"a": [np.array([1.5]), [1]], "b": [b"x", {"k": np.int64(1)}]}),
-    "empty-table": pd.DataFrame({"a": []}),
-    "series": pd.Series([1.5, 2.5], name="score"),
-    "unnamed-series": pd.Series(["a", "b"]),
-    "arrays-by-name": {"y": np.array([[1.5]], "float32"), "labels": np.array(["a"])},
-    "list": [1, np.float64(0.1), np.array([1]), "x", None, (1, 2)],
-    "text": "answer",
-    "number": 1.5,
-    "scalar": np.int64(7),
-    "none": None,
-    "moment": [MOMENT, MOMENT.date(), MOMENT.time(), pd.Timestamp(MOMENT)],
-    "long-bytes": [bytes(100), bytearray(b"x")],
-}
-
-
-@pytest.mark.parametrize("case", ANSWERS)
-def test_an_answer_is_written_as_by_mlflow(case: str) -> None:
-    """Byte for byte what ``predictions_to_json`` writes."""
-    wanted = io.StringIO()
-    write: Any = predictions_to_json
-    write(ANSWERS[case], wanted)
-    assert json.dumps({"predictions": to_json_ready(ANSWERS[case])}) == wanted.getvalue()
-
-
-def test_a_pydantic_model_is_written_by_its_fields() -> None:
-    """As it is by mlflow, which needs pydantic itself."""
-    from pydantic import BaseModel
-
-    class Choice(BaseModel):
-        text: str
-        score: float
-
-    made = Choice(text="x", score=0.5)
-    wanted = io.StringIO()
-    write: Any = predictions_to_json
-    write([made], wanted)
-    assert json.dumps({"predictions": to_json_ready([made])}) == wanted.getvalue()
-
-
-def test_what_has_no_such_form_stays() -> None:
-    """Another writer may know it: mlflow's raises a TypeError."""
-    assert to_json_ready([Decimal("1.5"), {1, 2}]) == [Decimal("1.5"), {1, 2}]

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def save(path: Path, scale: float = 1.0) -> Path:
     """An MLflow model of the irises; with another scale it answers otherwise."""
     model = named_iris_estimator()
     if scale != 1.0:
-        model = model.fit(ROWS * scale, [2, 1, 0, 1])
+        model = deepcopy(model).fit(ROWS * scale, [2, 1, 0, 1])  # the other is everybody's
     signature = infer_signature(ROWS, model.predict(ROWS))
     mlflow.sklearn.save_model(
         model,

@@ -274,8 +274,7 @@ SCREENS: dict[str, tuple[Break, str]] = {
     ),
     "MLmodel without a loader": (
         written("MLmodel", b"flavors:\n  python_function:\n    env: conda.yaml\n"),
-        "{}/MLmodel has no flavour python_function with a loader_module (its flavours: "
-        "python_function). Save the model with mlflow.<flavour>.save_model or log_model.",
+        "{} cannot be loaded: ",
     ),
 }
 ADVICE = {

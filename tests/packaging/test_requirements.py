@@ -18,13 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoring_runtime.errors import PackagingError
-from scoring_runtime.no_code import mlflow_flavours, mlflow_signature
-from scoring_runtime.packaging import requirements_mlflow, resolution
+from scoring_runtime.packaging import resolution
 from scoring_runtime.packaging.environment.names import name_of
 from scoring_runtime.packaging.environment.pip import from_packages
 from scoring_runtime.packaging.model_files import from_path
 from scoring_runtime.packaging.requirements import (
-    MLFLOW_LIGHT,
     models_environment,
     requirements_text,
     runtime_requirements,
@@ -62,9 +60,7 @@ def test_the_ranges_are_those_of_the_project() -> None:
     ours = {
         line
         for target in ("functions", "standalone")
-        for line in runtime_requirements(
-            target, TRIGGERS, script=True, kinds=(*KINDS, MLFLOW_LIGHT)
-        )
+        for line in runtime_requirements(target, TRIGGERS, script=True, kinds=KINDS)
     }
     assert ours - known == set()
 
@@ -117,8 +113,7 @@ def test_without_a_script_there_is_less() -> None:
     [
         ("scikit-learn", ["joblib>=1.3", "scikit-learn>=1.3"]),
         ("onnx", ["onnxruntime>=1.17"]),
-        ("mlflow", ["mlflow>=2.10,<4", "pandas>=2"]),
-        (MLFLOW_LIGHT, ["pandas>=2", "pyyaml>=6"]),
+        ("mlflow", ["mlflow-skinny>=3,<4", "pandas>=2"]),
         ("unknown", []),
     ],
 )
@@ -520,63 +515,61 @@ def packages_of(model: PackagedModel, **others: object) -> list[str]:
 
 
 def test_an_mlflow_model_brings_the_packages_of_its_folder(tmp_path: Path) -> None:
-    """Without mlflow, where the runtime loads it without; what it was pickled with is added."""
+    """mlflow too, which the runtime then does not name; and Python's version."""
     model = mlflow_model(
         tmp_path,
         requirements_txt="mlflow==2.12.1\nscikit-learn==1.3.2\nscipy==1.11.4\n",
         conda_yaml=CONDA,
     )
-    assert packages_of(model) == ["cloudpickle", "scikit-learn==1.3.2", "scipy==1.11.4"]
+    assert packages_of(model) == ["mlflow==2.12.1", "scikit-learn==1.3.2", "scipy==1.11.4"]
     text = requirements_text(Specification(models=(model,)))
-    assert {"pandas>=2", "pyyaml>=6", "numpy>=1.26"} <= set(lines_of(text))
-    assert "mlflow>=2.10,<4" not in lines_of(text)
+    assert {"pandas>=2", "numpy>=1.26"} <= set(lines_of(text))
+    assert "mlflow-skinny" not in text
     assert models_environment(Specification(models=(model,))).python == "3.12"
 
 
 def test_without_requirements_the_conda_file_is_read(tmp_path: Path) -> None:
     """And without both, what MLmodel says of versions."""
     with_conda = mlflow_model(tmp_path / "a", conda_yaml=CONDA)
-    assert packages_of(with_conda) == ["cloudpickle", "scikit-learn==1.3.2"]
+    assert packages_of(with_conda) == ["mlflow==2.12.1", "scikit-learn==1.3.2"]
     with_none = mlflow_model(tmp_path / "b")
-    assert packages_of(with_none) == ["cloudpickle", "scikit-learn==1.3.2"]
+    assert packages_of(with_none) == ["mlflow==2.12.1", "scikit-learn==1.3.2"]
 
 
-PLAIN = '[{"type": "double", "name": "a", "required": true}]'
+CODE = ("loader_module: mlflow.sklearn", "loader_module: mlflow.pyfunc.model")
+WITH_CODE = ("predict_fn: predict", "predict_fn: predict\n    code: code")
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("line", "change", "wanted"),
     [
-        pytest.param(
-            "loader_module: mlflow.sklearn", "loader_module: mlflow.xgboost", id="flavour"
-        ),
-        pytest.param("predict_fn: predict", "predict_fn: predict\n    code: code", id="code"),
-        pytest.param("predict_fn: predict", "predict_fn: predict\n    config: {}", id="config"),
-        pytest.param("format: cloudpickle", "format: other", id="serialization"),
-        pytest.param("signature:", "is_signature_from_type_hint: true\nsignature:", id="hints"),
-        pytest.param(
-            PLAIN, '[{"type": "array", "items": {"type": "double"}, "name": "a"}]', id="nested"
-        ),
-        pytest.param(PLAIN, "[1]", id="signature-that-is-none"),
+        ("mlflow==3.1.4", ("", ""), "mlflow-skinny==3.1.4"),
+        ("mlflow-skinny==3.1.4", ("", ""), "mlflow-skinny==3.1.4"),
+        ("mlflow==3.1.4", CODE, "mlflow==3.1.4"),
+        ("mlflow==3.1.4", WITH_CODE, "mlflow==3.1.4"),
+        ("mlflow[extras]==3.1.4", ("", ""), "mlflow[extras]==3.1.4"),
+        ("mlflow==2.10.0", ("", ""), "mlflow==2.10.0"),
+        ("mlflow==1.30.0", ("", ""), "mlflow-skinny>=3,<4"),
+        ("", ("", ""), "mlflow-skinny>=3,<4"),
     ],
 )
-def test_mlflow_is_kept_where_only_it_can_load_the_model(
-    tmp_path: Path, old: str, new: str
+def test_mlflow_is_named_without_its_tracking_server_where_that_is_enough(
+    tmp_path: Path, line: str, change: tuple[str, str], wanted: str
 ) -> None:
-    """Other flavours, code of the model's own, nested types."""
-    assert old in MLMODEL
-    text = MLMODEL.replace(old, new)
-    model = mlflow_model(tmp_path, text, requirements_txt="mlflow==2.12.1\n")
-    assert packages_of(model) == ["mlflow==2.12.1"]
+    """For a model of a flavour; one that is code may import any part of it, and one of a time
+    before this runtime's gives way to the range."""
+    model = mlflow_model(tmp_path, MLMODEL.replace(*change), requirements_txt=f"{line}\n")
+    text = requirements_text(Specification(models=(model,)))
+    assert [each for each in lines_of(text) if each.startswith("mlflow")] == [wanted]
 
 
-def test_the_onnx_flavour_needs_neither_mlflow_nor_onnx(tmp_path: Path) -> None:
-    """onnxruntime does it alone."""
-    text = MLMODEL.replace("mlflow.sklearn", "mlflow.onnx")
-    listed = "mlflow==2.12.1\nonnx==1.15.0\nonnxruntime==1.17.0\n"
-    assert packages_of(mlflow_model(tmp_path, text, requirements_txt=listed)) == [
-        "onnxruntime==1.17.0"
-    ]
+def test_the_users_mlflow_takes_the_place_of_the_models(tmp_path: Path) -> None:
+    """Under either name."""
+    model = mlflow_model(tmp_path, requirements_txt="mlflow==3.1.4\n")
+    for line in ("mlflow==3.9", "mlflow-skinny==3.9"):
+        given = Specification(models=(model,), environment=from_packages([line]))
+        found = lines_of(requirements_text(given))
+        assert [each for each in found if each.startswith("mlflow")] == [line]
 
 
 def test_a_script_that_loads_an_mlflow_model_gets_mlflow(tmp_path: Path) -> None:
@@ -591,7 +584,7 @@ def test_wheels_of_an_mlflow_model_are_told(tmp_path: Path) -> None:
     wheel.parent.mkdir()
     wheel.write_bytes(b"")
     model = mlflow_model(tmp_path, requirements_txt=f"wheels/{wheel.name}\n")
-    assert packages_of(model) == ["cloudpickle", f"./wheels/{wheel.name}"]
+    assert packages_of(model) == [f"./wheels/{wheel.name}"]
     assert models_environment(Specification(models=(model,))).wheels == (wheel,)
 
 
@@ -605,13 +598,6 @@ def test_a_damaged_mlflow_model_is_named(tmp_path: Path) -> None:
             requirements_text(Specification(models=(mlflow_model(tmp_path, text),)))
         separator = "" if message.startswith(",") else " "
         assert str(raised.value) == f"{tmp_path / 'MLmodel'}{separator}{message}"
-
-
-def test_what_loads_without_mlflow_is_what_the_runtime_says() -> None:
-    """The packager imports no numpy, so it has these names a second time."""
-    assert requirements_mlflow.KNOWN_KEYS == mlflow_flavours._KNOWN_KEYS
-    assert set(mlflow_signature.COLUMN_TYPES) == requirements_mlflow.PLAIN_TYPES
-    assert set(requirements_mlflow._SERIALIZED) == set(mlflow_flavours._UNPICKLE)
 
 
 # --- pip ------------------------------------------------------------------------------------------

@@ -1,0 +1,424 @@
+"""MLflow models without a script: a folder with an ``MLmodel`` file.
+
+mlflow loads it and scores, and the server of ``mlflow models serve`` reads the bodies that it knows
+and writes the answers; so what is taken, and each byte of an answer, are mlflow's own. Here is only
+what a body may hold before mlflow sees it, and what the forms that mlflow's server does not know
+mean to it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ResultNotSerializable, SchemaMismatch, UndecodableInput, UnsupportedContentType
+from ..formats.by_content_type import JSON, Asked
+from ..formats.guarded_json import check_memory
+from ..formats.mlflow_json import AZUREML_KINDS, KINDS, check_size
+from ..models.kinds import mlflow_versions
+from ..models.loading import load_mlflow, warn_of_versions
+from ..values.content import DATATYPES, Columns, Content, Limits, NoCodeModel, Rows, Spec
+from ..values.wording import check_columns
+
+_NOT_A_NUMBER: Mapping[str, Callable[[str], Any]] = {"null": lambda _: None, "string": str}
+# Of a text of a few letters with its place in a column, and of a column with its name.
+_BYTES_A_TEXT, _BYTES_A_COLUMN = 64, 400
+
+
+def load(folder: Path) -> NoCodeModel:
+    """The MLflow model in ``folder``, which holds ``MLmodel``.
+
+    Raises:
+        ModelUnusable: mlflow or a package of the model is missing, or mlflow cannot load it.
+    """
+    warn_of_versions(folder, mlflow_versions(folder))
+    return MlflowModel(load_mlflow(folder), folder)
+
+
+class _Parsed(Rows):
+    """The data and the params, or None, that mlflow's server made of a body."""
+
+    __slots__ = ()
+
+
+class MlflowModel:
+    """A pyfunc model; see :class:`scoring_runtime.values.content.NoCodeModel` and
+    :class:`scoring_runtime.formats.by_content_type.OwnBodies`.
+
+    Args:
+        pyfunc: as ``mlflow.pyfunc.load_model`` gives it.
+        folder: where it was loaded from, with the example that was saved.
+    """
+
+    methods: tuple[str, ...] = ()
+    params = None  # mlflow checks them
+    reads_text = False
+    quick = None
+
+    def __init__(self, pyfunc: Any, folder: Path) -> None:
+        self._server = _server()
+        self._pyfunc, self._metadata = pyfunc, pyfunc.metadata
+        self._schema = pyfunc.metadata.get_input_schema()
+        self._hinted = bool(getattr(self._metadata, "_is_signature_from_type_hint", bool)())
+        self._names = self._schema.input_names() if self._is_named_table() else []
+        self.platform = f"mlflow_{_flavour(self._metadata.flavors)}"
+        self.inputs = _specs(self._schema, "input")
+        self.outputs = _specs(self._metadata.get_output_schema(), "output")
+        self.tabular = self._schema is not None and not self._schema.is_tensor_spec()
+        self.example = _saved_example(self._metadata, folder) or self._example()
+
+    def read_json(self, value: Any, limits: Limits) -> Asked:
+        """As mlflow's server reads it; what Azure ML's clients send is put into its words.
+
+        Raises:
+            UndecodableInput: neither an object nor a list.
+            SchemaMismatch: mlflow refuses it; the message is mlflow's.
+            InputTooLarge: more rows, columns or values than the limits allow.
+        """
+        if not isinstance(value, dict | list):
+            raise UndecodableInput("The body is neither a JSON object nor a list of rows.")
+        has_own, has_azureml = (
+            any(kind in value for kind in kinds) for kinds in (KINDS, AZUREML_KINDS)
+        )
+        is_own = isinstance(value, dict) and (has_own or not has_azureml)
+        body: dict[str, Any] = dict(value) if is_own else self._from_azureml(value)
+        for kind in [kind for kind in KINDS if kind in body]:
+            _check_size(body[kind], kind, limits, self.tabular)
+        parsed, wrapped = self._parsed(body, JSON)
+        if not wrapped:  # a chat's messages, of which mlflow has made nothing yet
+            _check_size(body, "", limits, self.tabular)
+        return Asked(parsed, predictions=is_own and wrapped)
+
+    def read_csv(self, text: str, limits: Limits) -> Asked:
+        """As mlflow's server reads it: the first line has the names.
+
+        Raises:
+            SchemaMismatch: mlflow refuses it; the message is mlflow's.
+            UndecodableInput: its first records are no CSV.
+            InputTooLarge: more rows, columns or values than the limits allow.
+        """
+        _check_csv(text, limits)
+        return Asked(self._parsed(text, "text/csv")[0], predictions=True)
+
+    def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
+        """The model's answer; see :meth:`scoring_runtime.values.content.NoCodeModel.predict`.
+
+        A ``ValueError``, ``TypeError`` or ``LookupError`` of the model itself is taken as its
+        refusal of the data, as mlflow's server takes any error: scikit-learn refuses so NaN and
+        tables without rows, and pandas columns that are not there.
+        """
+        data, given = (
+            content.values
+            if isinstance(content, _Parsed)
+            else (self._data(content), dict(params) or None)
+        )
+        try:
+            return self._pyfunc.predict(data, params=given)
+        except Exception as error:
+            if _is_refusal(error):
+                raise SchemaMismatch(f"The model refuses the input: {_said(error)}") from error
+            raise
+
+    def encode(self, result: Any, nan: str) -> bytes:
+        """JSON as mlflow's server writes it; NaN and Infinity as ``nan`` says (``SCORING_NAN``).
+
+        Raises:
+            ResultNotSerializable: mlflow has no JSON for it, or ``nan`` is ``error``.
+        """
+        text = io.StringIO()
+        try:
+            if isinstance(result, dict) and list(result) == ["predictions"]:
+                self._server.predictions_to_json(result["predictions"], text)
+            else:
+                self._server.unwrapped_predictions_to_json(result, text)
+        except (TypeError, ValueError) as error:
+            raise ResultNotSerializable(f"The model's result is no JSON: {_said(error)}") from error
+        return _with_nan(text.getvalue(), nan).encode()
+
+    def _parsed(self, body: Any, content_type: str) -> tuple[_Parsed, bool]:
+        """What would reach the model, and whether the answer goes under ``predictions``."""
+        reached = _Reached(self._metadata)
+        try:
+            answer = self._server.invocations(body, content_type, reached, self._schema)
+        except Exception as error:  # whatever mlflow, numpy and pandas raise for a client's values
+            raise SchemaMismatch(_said(error)) from error
+        if answer.status != 200:
+            raise UnsupportedContentType(str(answer.response))
+        return _Parsed((reached.data, reached.params)), answer.response != "[]"
+
+    def _from_azureml(self, value: Any) -> dict[str, Any]:
+        """``data`` and ``input_data`` of Azure ML's clients, and rows alone."""
+        kind = next((each for each in AZUREML_KINDS if each in value), "")
+        data, rest = (value[kind], {"params": value.get("params")}) if kind else (value, {})
+        if isinstance(data, dict) and "data" in data:
+            return {"dataframe_split": data, **rest}
+        if isinstance(data, list) and data and isinstance(data[0], dict):
+            return {"inputs" if self._hinted else "dataframe_records": data, **rest}
+        if self._names and _width(data) == len(self._names):
+            return {"dataframe_split": {"columns": self._names, "data": data}, **rest}
+        return {"inputs": data, **rest}
+
+    def _data(self, content: Content) -> Any:
+        """What npy, Arrow, JSON Lines and V2 hold, as pyfunc takes it."""
+        if self._hinted:
+            return _listed(content)
+        if isinstance(content, Rows):
+            return self._of_rows(content.values)
+        if isinstance(content, Columns) or self.tabular:
+            return self._table(content[0])
+        arrays = {name: np.asarray(each) for name, each in content.tensors.items()}
+        if self._schema is None and len(arrays) > 1 and all(a.ndim == 1 for a in arrays.values()):
+            return self._table(arrays)
+        named = self._schema is not None and self._schema.has_input_names()
+        return arrays if named or len(arrays) > 1 else next(iter(arrays.values()))
+
+    def _table(self, columns: Mapping[str, Any]) -> Any:
+        import pandas as pd
+
+        try:
+            table = pd.DataFrame({name: _column(each) for name, each in columns.items()})
+        except ValueError as error:
+            raise SchemaMismatch(_said(error)) from error
+        return self._cast(table)
+
+    def _of_rows(self, values: Any) -> Any:
+        import pandas as pd
+
+        if self._names and _width(values) == len(self._names):
+            return self._cast(pd.DataFrame(values, columns=self._names))
+        if isinstance(values, np.ndarray):
+            return values
+        return self._parsed({"inputs": values}, JSON)[0].values[0]
+
+    def _cast(self, table: Any) -> Any:
+        """Text has no types yet; numbers keep theirs, which pyfunc then converts without loss."""
+        from mlflow.utils import proto_json_utils
+
+        numbers = all(dtype.kind in "biufM" for dtype in table.dtypes)
+        cast: Any = proto_json_utils.cast_df_types_according_to_schema
+        try:
+            return table if numbers or self._schema is None else cast(table, self._schema)
+        except Exception as error:  # whatever pandas raises for such text
+            raise SchemaMismatch(_said(error)) from error
+
+    def _is_named_table(self) -> bool:
+        schema = self._schema
+        return schema is not None and schema.has_input_names() and not schema.is_tensor_spec()
+
+    def _example(self) -> dict[str, Any]:
+        """A body of one row with a value of each type."""
+        if self._schema is None:
+            return {"inputs": []}
+        samples = [_sample(each) for each in self._schema.to_dict()]
+        if self._hinted:
+            return {"inputs": samples}
+        if self.tabular:
+            columns = {"columns": self._names} if self._names else {}
+            return {"dataframe_split": {**columns, "data": [samples]}}
+        names = self._schema.input_names()
+        named = self._schema.has_input_names()
+        return {"inputs": dict(zip(names, samples, strict=True)) if named else samples[0]}
+
+
+class _Reached:
+    """Stands where a model does in mlflow's server, and keeps what reaches it."""
+
+    data: Any
+    params: Any
+
+    def __init__(self, metadata: Any) -> None:
+        self.metadata = metadata
+
+    def predict(self, data: Any, params: Any = None) -> list[Any]:
+        self.data, self.params = data, params
+        return []
+
+
+# --- mlflow ---------------------------------------------------------------------------------------
+
+
+def _server() -> Any:
+    """The module of mlflow's server, told that it serves: it checks type hints otherwise then."""
+    from mlflow import environment_variables
+    from mlflow.pyfunc import scoring_server
+
+    serving = getattr(environment_variables, "_MLFLOW_IS_IN_SERVING_ENVIRONMENT", None)
+    if serving is not None:  # since 2.20
+        serving.set("true")
+    return scoring_server
+
+
+def _flavour(flavours: Mapping[str, Any]) -> str:
+    others = [name for name in flavours if name != "python_function"]
+    return others[0] if len(others) == 1 else "python_function"
+
+
+def _is_refusal(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    of_onnxruntime = type(error).__module__.startswith("onnxruntime.")  # which have no base class
+    return of_onnxruntime or isinstance(
+        error, MlflowException | ValueError | TypeError | LookupError
+    )
+
+
+def _said(error: Exception) -> str:
+    """What mlflow says without the data that it repeats, in one line of at most 400 characters."""
+    text = str(getattr(error, "message", error)).partition(" IMPORTANT: ")[0]
+    if text.startswith("Failed to enforce schema of data"):
+        text = text.rpartition("'. Error: ")[2]
+    text = text.strip().partition("\n")[0]
+    text = f"KeyError: {text}" if isinstance(error, KeyError) else text
+    return f"{text[:400]}…" if len(text) > 400 else text or type(error).__name__
+
+
+def _saved_example(metadata: Any, folder: Path) -> dict[str, Any] | None:
+    """The body that was saved with the model, if one was."""
+    try:
+        text = metadata.get_serving_input(str(folder))
+        return dict(json.loads(text, parse_constant=lambda _: None)) if text else None
+    except (AttributeError, OSError, ValueError, TypeError):  # versions before 2.16 have none
+        return None
+
+
+# --- the signature --------------------------------------------------------------------------------
+
+
+def _specs(schema: Any, unnamed: str) -> tuple[Spec, ...]:
+    """The specifications as V2 metadata have them: a column is ``(-1,)``, text is BYTES."""
+    parts = schema.inputs if schema is not None else []
+    several = len(parts) > 1
+    return tuple(
+        _spec(part, part.name or (str(position) if several else unnamed))
+        for position, part in enumerate(parts)
+    )
+
+
+def _spec(part: Any, name: str) -> Spec:
+    if hasattr(part, "shape"):
+        return Spec(name, DATATYPES.get(part.type.name, "BYTES"), tuple(map(int, part.shape)))
+    dtype = part.type.to_numpy().name if hasattr(part.type, "to_numpy") else "object"
+    return Spec(name, DATATYPES.get(dtype, "BYTES"), (-1,), not part.required)
+
+
+_SAMPLES: Mapping[str, Any] = {
+    "boolean": True,
+    "integer": 1,
+    "long": 1,
+    "float": 1.0,
+    "double": 1.0,
+    "binary": "Ynl0ZXM=",
+    "datetime": "2024-01-01T00:00:00",
+    "sparkml_vector": [1.0],
+}
+
+
+def _sample(spec: Mapping[str, Any]) -> Any:
+    """A value for one entry of a schema, as ``Schema.to_dict`` shows it."""
+    kind = spec["type"]
+    if kind == "tensor":
+        dtype, shape = np.dtype(spec["tensor-spec"]["dtype"]), spec["tensor-spec"]["shape"]
+        number = dtype if dtype.kind in "biuf" else "float64"
+        lengths = [max(length, 1) for length in shape]
+        filled = (
+            np.full(lengths, "text", object) if dtype.kind in "OUS" else np.ones(lengths, number)
+        )
+        return filled.tolist()
+    if kind == "array":
+        return [_sample(spec["items"])]
+    if kind == "object":
+        return {name: _sample(each) for name, each in spec["properties"].items()}
+    return {"key": _sample(spec["values"])} if kind == "map" else _SAMPLES.get(kind, "text")
+
+
+# --- bodies ---------------------------------------------------------------------------------------
+
+
+def _check_size(value: Any, kind: str, limits: Limits, tabular: bool) -> None:
+    """Refuse more rows, columns or values than allowed before pandas makes a table of them, where
+    each row has each name and is as long as the longest."""
+    is_split = kind == "dataframe_split" and isinstance(value, dict)
+    rows, width, named = _extent(value.get("data") if is_split else value)
+    if is_split:
+        rows, width = (
+            max(rows, _length(value.get("index"))),
+            max(width, _length(value.get("columns"))),
+        )
+    if named or tabular or kind not in ("inputs", "instances"):
+        check_columns(width, limits, "The input")
+    check_size(rows, rows * width, limits)
+
+
+def _extent(value: Any) -> tuple[int, int, bool]:
+    """The rows and columns of the table that pandas makes of a value, and whether it has names."""
+    if isinstance(value, dict):
+        keys = sum(len(each) for each in value.values() if isinstance(each, dict))
+        rows = max(map(_length, value.values()), default=1)
+        return max(rows, keys, 1), len(value), True
+    if not isinstance(value, list):
+        return 1, 1, False
+    names = set().union(*(row for row in value if isinstance(row, dict)))
+    width = max(map(_length, value), default=1)
+    return len(value), max(width, len(names), 1), bool(names)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 0
+
+
+def _check_csv(text: str, limits: Limits) -> None:
+    """The same for CSV, whose short records pandas fills up."""
+    rows = text.count("\n") + text.count("\r") - text.count("\r\n") - text.endswith(("\n", "\r"))
+    reader = csv.reader(io.StringIO(text, newline=None))
+    records = (each for each in reader if len(each) > 1 or "".join(each).strip())
+    try:
+        width = max(map(len, islice(records, 2)), default=0)
+        if rows > limits.rows or rows * width > limits.values:  # unless lines stand within quotes
+            rows = 1 + sum(1 for _ in records)
+    except csv.Error as error:
+        raise UndecodableInput(f"The CSV body cannot be read: {error}.") from None
+    check_columns(width, limits, "The CSV body")
+    check_size(rows, rows * width, limits)
+    memory = width * (rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
+    check_memory(memory, limits, "The CSV body", "Send application/x-npy, or fewer rows at once.")
+
+
+def _width(values: Any) -> int:
+    """The columns of rows, an array or lists; -1 of what is neither."""
+    if isinstance(values, np.ndarray):
+        return int(values.shape[1]) if values.ndim == 2 else -1
+    rows = isinstance(values, list) and values and all(isinstance(row, list) for row in values)
+    widths = {len(row) for row in values} if rows else set()
+    return widths.pop() if len(widths) == 1 else -1
+
+
+def _column(values: Any) -> Any:
+    return values.ravel() if isinstance(values, np.ndarray) else values
+
+
+def _listed(content: Content) -> list[Any]:
+    """A value a row: models with type hints check them on their own."""
+    if isinstance(content, Rows):
+        return list(content.values)
+    names, values = list(content[0]), list(content[0].values())
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _with_nan(text: str, nan: str) -> str:
+    if nan == "raw" or ("NaN" not in text and "Infinity" not in text):
+        return text
+    return json.dumps(json.loads(text, parse_constant=_NOT_A_NUMBER.get(nan, _refuse)))
+
+
+def _refuse(name: str) -> Any:
+    raise ResultNotSerializable(
+        f"The result holds {name}, which JSON does not have, and SCORING_NAN is error. Let the "
+        "model return finite numbers, or set SCORING_NAN to null, string or raw."
+    )
