@@ -478,11 +478,7 @@ def test_a_script_gets_the_client_of_the_settings(
 @pytest.mark.parametrize(
     ("url", "workers"),
     [
-        ("http://hunter2@x", "1"),
         ("redis://:hunter2@host:port", "1"),
-        ("redis+cluster://:hunter2@host/1", "1"),
-        ("redis+cluster://:hunter2@host/1", "2"),
-        ("redis://:hunter2@host?no_such_option=1", "1"),
         ("memory://", "2"),
     ],
 )

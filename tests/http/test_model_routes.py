@@ -465,26 +465,17 @@ ONE = np.ones((1, 3), np.float32)
 INT4 = np.ones((1, 4), np.int32)
 REFUSED: Mapping[str, tuple[str, list[triton.InferInput], str]] = {
     "name": ("matmul", [given("z", ONE, "FP32")], "Missing inputs: 'x'. Unknown inputs: 'z'."),
-    "missing": ("addsub", [given("a", INT4, "INT32")], "Missing inputs: 'b'."),
-    "none": ("matmul", [], "inputs"),
     "too-many": (
         "matmul",
         [given("x", ONE, "FP32"), given("more", ONE, "FP32")],
         "Unknown inputs: 'more'.",
     ),
     "width": ("matmul", [given("x", ONE[:, :2].copy(), "FP32")], "expected is [any, 3] of FP32"),
-    "dimensions": ("matmul", [given("x", ONE[0], "FP32")], "expected is [any, 3] of FP32"),
     "datatype": (
         "addsub",
         [given("a", INT4, "INT32"), given("b", np.array([list("abcd")], object), "BYTES")],
         "'b'",
     ),
-    "fraction": (
-        "addsub",
-        [given("a", INT4, "INT32"), given("b", INT4 / 2, "FP64")],
-        "[any, 4] of INT32",
-    ),
-    "too-large": ("matmul", [given("x", ONE.astype(float) * 1e300, "FP64")], "1e+300"),
     "empty": ("matmul", [given("x", ONE[:0], "FP32")], "The batch is empty"),
     "rows": ("matmul", [given("x", np.ones((501, 3), np.float32), "FP32")], "SCORING_MAX_ROWS"),
     "nan": ("iris", [given("X", np.full((1, 4), np.nan), "FP64")], "The model refuses the input"),
@@ -497,21 +488,6 @@ REFUSED: Mapping[str, tuple[str, list[triton.InferInput], str]] = {
             for name in PEOPLE_COLUMNS
         ],
         "nowhere",
-    ),
-    "onnx-category": (
-        "people-onnx",
-        [
-            given(name, np.array([["nowhere"]], object), "BYTES")
-            if name in ("city", "job")
-            else given(name, np.ones((1, 1), np.float32), "FP32")
-            for name in PEOPLE_COLUMNS
-        ],
-        "The model refuses the input",
-    ),
-    "uneven-columns": (
-        "named",
-        [given(name, np.ones(1 + at), "FP64") for at, name in enumerate(IRIS_NAMES)],
-        "equally long",
     ),
 }
 

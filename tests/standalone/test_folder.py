@@ -109,20 +109,6 @@ def result(text: str) -> dict[str, Any]:
 # --- crashes --------------------------------------------------------------------------------------
 
 
-def test_an_input_whose_scoring_was_killed_is_scored_after_the_restart(
-    folders: Folders, script: Path
-):
-    folders.put("a.json", "slow at first")
-    with folders.host(script) as host:
-        until(lambda: calls(script))
-        assert host.stop(signal.SIGKILL) == -signal.SIGKILL
-    assert folders.documents() == set()
-    with folders.host(script):
-        until(lambda: folders.document("a_out.json") == result("slow at first"))
-        until(lambda: list(folders.claims.iterdir()) == [])
-    assert len(calls(script)) == 2
-
-
 def test_what_a_kill_cut_off_while_it_was_written_is_no_document(folders: Folders, script: Path):
     """A document is written beside and renamed: what is left over of it is cleared away."""
     name = "a.json"

@@ -411,16 +411,6 @@ def test_ids_that_are_no_text_are_told_apart(plain: Place):
     assert {each.correlation_id for each in replies} == {"\\xfe", "\\xff"}
 
 
-def test_a_message_that_is_too_large_is_refused_as_over_http(plain: Place):
-    plain.broker.send("input", b"x" * 1001, message_id="big")
-    plain.until(lambda: plain.broker.counts("input").dead)
-    [letter] = plain.broker.take_all("input/$deadletterqueue")
-    [reply] = plain.broker.take_all("output")
-    assert reply.application_properties == {"status": 413}
-    assert letter.application_properties["DeadLetterReason"] == "InputTooLarge"
-    assert "SCORING_MAX_BODY_BYTES" in letter.application_properties["DeadLetterErrorDescription"]
-
-
 def test_a_dead_letter_that_is_sent_again_gets_its_reply(plain: Place):
     """The output queue removes what has an id that was there before."""
     bodies = (b"x" * 1001, b"repaired")

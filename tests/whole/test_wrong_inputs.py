@@ -132,23 +132,13 @@ KINDS = (
 JSON_BODIES = [
     # feature count and shape
     ("line", "[[1, 2]]", f"The input 'X' has the shape [1, 2]; {ROWS_OF_3}."),
-    ("line", "[[1, 2, 3, 4]]", f"The input 'X' has the shape [1, 4]; {ROWS_OF_3}."),
     ("line", "[1, 2, 3]", f"The input 'X' has the shape [3]; {ROWS_OF_3}.{HINT}"),
-    ("line", "[[[1, 2, 3]]]", f"The input 'X' has the shape [1, 1, 3]; {ROWS_OF_3}."),
     ("line", "[" * 40 + "]" * 40, f"The input 'X' has 40 dimensions; {ROWS_OF_3}."),
-    ("line", '{"data": 5}', f"The input 'X' has the shape [1]; {ROWS_OF_3}.{HINT}"),
-    ("float", "[[1, 2]]", "The input 'x0' has the shape [1, 2]; expected is [any, 3] of FP32."),
-    (
-        "image",
-        "[[1, 2], [3, 4]]",
-        "The input 'x0' has the shape [2, 2]; expected is [any, 2, 2] of FP32.",
-    ),
     (
         "numbers",
         "[[1, 2, 3]]",
         "Got 3 values in row 0; rows of 2 values are expected: 'age', 'pay'.",
     ),
-    ("two", "[[1]]", "Got 1 values in row 0; rows of 2 values are expected: 'x0', 'x1'."),
     # ragged rows
     (
         "line",
@@ -164,36 +154,21 @@ JSON_BODIES = [
         "expected is [any, 2, 2] of FP32, numbers up to 3.4e+38.",
     ),
     (
-        "two",
-        "[[1, 2], [1]]",
-        "Got 1 values in row 1; rows of 2 values are expected: 'x0', 'x1'.",
-    ),
-    (
         "numbers",
         '{"inputs": {"age": [1, 2], "pay": [1]}}',
         "The columns are not equally long: age 2, pay 1.",
     ),
     # empty
     ("line", "[]", "The batch is empty (X): at least one row is expected."),
-    ("line", '{"data": []}', "The batch is empty (X): at least one row is expected."),
-    ("line", "[[]]", f"The input 'X' has the shape [1, 0]; {ROWS_OF_3}."),
-    ("float", "[]", "The batch is empty (x0): at least one row is expected."),
     (
         "numbers",
         '{"dataframe_records": []}',
         "The batch is empty: at least one row is expected, with 'age', 'pay'.",
     ),
-    (
-        "numbers",
-        '{"dataframe_split": {"columns": ["age", "pay"], "data": []}}',
-        "The batch is empty (age): at least one row is expected.",
-    ),
     ("line", "", "The body is empty."),
     ("line", "{}", f"{KINDS}it has no keys."),
     # no rows at all
     ("line", "5", "The body is neither a JSON object nor a list of rows."),
-    ("line", '"text"', "The body is neither a JSON object nor a list of rows."),
-    ("line", "null", "The body is neither a JSON object nor a list of rows."),
     ("line", '{"rows": [[1, 2, 3]]}', f"{KINDS}it has rows."),
     ("line", '{"data": null}', "data is null; it must be a list, an object or one value."),
     (
@@ -202,12 +177,6 @@ JSON_BODIES = [
         f"The input 'X': at [0] is text 'abc', not a list; {ROWS_OF_3}, {NUMBERS}.",
     ),
     # columns and inputs
-    ("numbers", '{"data": [{"age": 1}]}', "Missing columns: 'pay'. Expected: 'age', 'pay'."),
-    (
-        "numbers",
-        '{"data": [{"age": 1, "pay": 2, "x": 3}]}',
-        "Unknown columns: 'x'. Expected: 'age', 'pay'.",
-    ),
     (
         "numbers",
         '{"data": [{"Age": 1, "pay": 2}]}',
@@ -223,7 +192,6 @@ JSON_BODIES = [
         '{"inputs": {"Y": [[1, 2, 3]]}}',
         "Missing inputs: 'X'. Unknown inputs: 'Y'. Expected: 'X'.",
     ),
-    ("two", '{"data": [{"x0": 1}]}', "Missing inputs: 'x1'. Expected: 'x0', 'x1'."),
     # types of values
     ("line", '[[1, 2, "x"]]', f"The input 'X': at [0][2] is text 'x'; {ROWS_OF_3}, {NUMBERS}."),
     ("line", "[[1, 2, [3]]]", f"The input 'X': at [0][2] is a list of 1; {ROWS_OF_3}, {NUMBERS}."),
@@ -254,36 +222,12 @@ JSON_BODIES = [
         "The input 'city': at [0] is 5; expected is [any] of BYTES, text.",
     ),
     (
-        "people",
-        '{"data": [{"age": "?", "city": "Graz", "note": "x"}]}',
-        "The model refuses the input: could not convert string to float: '?'. No numbers are in: "
-        "'age'.",
-    ),
-    ("text", "[1]", "The input 'x0': at [0] is 1; expected is [any] of BYTES, text."),
-    (
         "text",
         '["\\ud800"]',
         "The input 'x0': at [0] is text with half a character, which is no Unicode; expected is "
         "[any] of BYTES, text.",
     ),
-    (
-        "people",
-        '{"data": [{"age": "\\ud800", "city": "Graz", "note": "x"}]}',
-        "The input 'age': at [0] is text with half a character, which is no Unicode; expected is "
-        "[any] of BYTES, text.",
-    ),
     ("boolean", "[2]", "The input 'x0': at [0] is 2; expected is [any] of BOOL, true or false."),
-    (
-        "boolean",
-        '["true"]',
-        "The input 'x0': at [0] is text 'true'; expected is [any] of BOOL, true or false.",
-    ),
-    (
-        "byte",
-        '[[1, "a"]]',
-        "The input 'x0': at [0][1] is text 'a'; expected is [any, 2] of INT8, whole numbers from "
-        "-128 to 127.",
-    ),
     # values that do not fit the datatype
     (
         "byte",
@@ -296,12 +240,6 @@ JSON_BODIES = [
         "[[1, 2], [3, 1.5]]",
         "The input 'x0': at [1][1] is 1.5; expected is [any, 2] of INT8, whole numbers from -128 "
         "to 127.",
-    ),
-    (
-        "integer",
-        "[[1, 9223372036854775808]]",
-        "The input 'x0': at [0][1] is 9223372036854775808; expected is [any, 2] of INT64, whole "
-        "numbers from -9223372036854775808 to 9223372036854775807.",
     ),
     (
         "integer",
@@ -342,12 +280,6 @@ JSON_BODIES = [
         '{"data": [{"age": NaN, "pay": 2}]}',
         NAN_REFUSED.format("LinearRegression") + "Values are missing in: 'age'.",
     ),
-    (
-        "numbers",
-        '{"data": [{"age": 1, "pay": 2}, {"age": 1}]}',
-        NAN_REFUSED.format("LinearRegression") + "Values are missing in: 'pay'.",
-    ),
-    ("text", "[null]", "The input 'x0': at [0] is null; expected is [any] of BYTES, text."),
     (
         "byte",
         "[[1, null]]",
@@ -400,7 +332,6 @@ def test_words_that_are_missing_are_refused_with_their_column(models):
 @pytest.mark.parametrize(
     ("model", "kind", "body", "message"),
     [
-        ("line", CSV, b"1,2\n", f"The input 'X' has the shape [1, 2]; {ROWS_OF_3}."),
         ("line", CSV, b"1,2,x\n", f"The input 'X': at [0][2] is text 'x'; {ROWS_OF_3}, {NUMBERS}."),
         (
             "line",
@@ -409,20 +340,12 @@ def test_words_that_are_missing_are_refused_with_their_column(models):
             "Record 2 of the CSV body (line 2) has 2 fields; 3 are expected, as in the first "
             "record.",
         ),
-        ("line", CSV, b"", "The body is empty."),
         ("line", CSV, b"a,b\n1,2\n", "The table has 2 columns ('a', 'b'); 3 are expected."),
         (
             "line",
             CSV,
             b"a,b,c\n1,2,3\n1,x,3\n",
             f"The input 'b': at [1] is text 'x'; expected is [any] of FP64, {NUMBERS}.",
-        ),
-        (
-            "byte",
-            CSV,
-            b"a,b\n1,\n",
-            "The input 'b': at [0] is text ''; expected is [any] of INT8, whole numbers from -128 "
-            "to 127.",
         ),
         (
             "byte",
@@ -434,32 +357,14 @@ def test_words_that_are_missing_are_refused_with_their_column(models):
         (
             "numbers",
             CSV,
-            b"age,pay\n,1\n",
-            NAN_REFUSED.format("LinearRegression") + "Values are missing in: 'age'.",
-        ),
-        (
-            "numbers",
-            CSV,
             b"age;pay\n1;2\n",
             "Missing columns: 'age', 'pay'. Unknown columns: 'age;pay'. Expected: 'age', 'pay'.",
         ),
         (
             "line",
             NPY,
-            as_npy(np.zeros((2, 2))),
-            f"The input 'X' has the shape [2, 2]; {ROWS_OF_3}.",
-        ),
-        (
-            "line",
-            NPY,
             as_npy(np.zeros(3)),
             f"The input 'X' has the shape [3]; {ROWS_OF_3}.{HINT}",
-        ),
-        (
-            "line",
-            NPY,
-            as_npy(np.zeros((0, 3))),
-            "The batch is empty (X): at least one row is expected.",
         ),
         (
             "line",
@@ -479,13 +384,6 @@ def test_words_that_are_missing_are_refused_with_their_column(models):
             as_npy(np.array([[1, 2, 1e300]])),
             "The input 'x0': at [0][2] is 1e+300; expected is [any, 3] of FP32, numbers up to "
             "3.4e+38.",
-        ),
-        (
-            "byte",
-            NPY,
-            as_npy(np.array([[1, 200]])),
-            "The input 'x0': at [0][1] is 200; expected is [any, 2] of INT8, whole numbers from "
-            "-128 to 127.",
         ),
         (
             "line",
