@@ -316,7 +316,14 @@ def locked(server: RedisServer, gone: Callable[[], object]) -> None:
         client.config_set("requirepass", server.password)
 
 
-@pytest.mark.parametrize("act", [paused, killed, restarted, flushed, full, locked])
+@pytest.mark.parametrize(
+    "act",
+    [
+        killed,
+        full,
+        *(pytest.param(e, marks=pytest.mark.long) for e in (paused, restarted, flushed, locked)),
+    ],
+)
 def test_whatever_happens_to_redis_no_request_fails(
     act: Callable[[RedisServer, Callable[[], object]], None], write_script: WriteScript
 ) -> None:

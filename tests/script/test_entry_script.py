@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 
 from scoring_runtime.errors import (
@@ -369,13 +368,6 @@ def test_no_such_script(
     assert message.endswith(f"{path.parent} {content}")
 
 
-def test_a_folder_is_no_script(tmp_path: Path) -> None:
-    """It is not found, rather than failing to be read."""
-    (tmp_path / "score.py").mkdir()
-    with pytest.raises(EntryScriptNotFound):
-        loaded(tmp_path / "score.py")
-
-
 @pytest.mark.keep
 def test_without_an_entry_script_main_is_imported(
     write_script: WriteScript, tmp_path: Path
@@ -544,13 +536,6 @@ def test_schemas_do_not_leak_into_the_next_script(write_script: WriteScript) -> 
     assert loaded(write_script(decorated, "three.py")).kind == "schema"
 
 
-def test_the_raw_mark_does_not_leak_into_the_next_script(write_script: WriteScript) -> None:
-    """A mark on the function, not a flag of the process."""
-    raw = INIT + "from scoring_runtime import rawhttp\n@rawhttp\ndef run(request): ..."
-    assert loaded(write_script(raw, "one.py")).kind == "raw"
-    assert loaded(write_script(INIT + "def run(data): ...", "two.py")).kind == "text"
-
-
 def test_the_flag_of_an_installed_package_switches_raw_mode(
     write_script: WriteScript, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -642,12 +627,6 @@ def test_forms_are_text_too(text: EntryScript, kind: bytes) -> None:
     """Row 23: the body was lost."""
     request = ScoringRequest(b"a=1&b=2", ((b"content-type", kind),))
     assert text.arguments(request) == {"data": "a=1&b=2"}
-
-
-def test_text_that_is_not_utf8(text: EntryScript) -> None:
-    """Row 22."""
-    with pytest.raises(UndecodableInput, match=r"^Input cannot be decoded as UTF-8: "):
-        text.arguments(ScoringRequest(b"\xff"))
 
 
 @pytest.mark.fix
@@ -784,12 +763,6 @@ def test_null_is_a_value(typed: EntryScript) -> None:
     """A parameter that is null is given as None, not replaced by its default."""
     request = ScoringRequest(b'{"data": null, "name": null, "scale": null}', JSON)
     assert typed.arguments(request) == {"data": None, "name": None, "scale": None}
-
-
-def test_numpy_is_the_real_one(typed: EntryScript) -> None:
-    """The array that run() gets has the dtype of the sample."""
-    arguments = typed.arguments(ScoringRequest(b'{"data": [[1, 2]], "name": "n"}', JSON))
-    assert typed.run(**arguments)[1:3] == [(1, 2), np.dtype("float64").name]
 
 
 # --- loading twice --------------------------------------------------------------------------------

@@ -118,6 +118,7 @@ def load(host: StandaloneHost, seconds: float) -> Load:
     return asyncio.run(main())
 
 
+@pytest.mark.long
 def test_200_clients_for_30_seconds_get_every_answer_and_each_its_own(write_script):
     """No error, none lost, none mixed up; nobody starves; memory does not grow."""
     with StandaloneHost(write_script(SYNC)) as host:

@@ -107,7 +107,6 @@ def test_bad_requests_write_nothing_of_onnxruntimes_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "code", "cause"),
     [
-        ("model.pkl", 1, "--model-dir names the file model.pkl: name its folder, ."),
         ("nowhere", 3, ", which does not exist;"),
     ],
 )
@@ -133,7 +132,7 @@ def test_a_list_of_formats_says_what_one_needs_that_is_not_installed(
     assert f", {arrow} (needs pyarrow), " in by_content_type.supported()
 
 
-@pytest.mark.parametrize("policy", ["null", "string", "error", "raw"])
+@pytest.mark.parametrize("policy", ["null", "error"])
 def test_an_example_that_gives_nan_keeps_no_model_from_starting(
     policy: str, tmp_path: Path
 ) -> None:
