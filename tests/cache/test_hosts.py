@@ -316,13 +316,11 @@ def locked(server: RedisServer, gone: Callable[[], object]) -> None:
         client.config_set("requirepass", server.password)
 
 
+LONG = (paused, restarted, flushed, locked)
+
+
 @pytest.mark.parametrize(
-    "act",
-    [
-        killed,
-        full,
-        *(pytest.param(e, marks=pytest.mark.long) for e in (paused, restarted, flushed, locked)),
-    ],
+    "act", [killed, full, *(pytest.param(each, marks=pytest.mark.long) for each in LONG)]
 )
 def test_whatever_happens_to_redis_no_request_fails(
     act: Callable[[RedisServer, Callable[[], object]], None], write_script: WriteScript

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from tests.hosts.standalone import StandaloneHost
 
 SECONDS = float(os.environ.get("SCORING_TEST_LOAD_SECONDS", "30"))
