@@ -296,6 +296,7 @@ def test_16_messages_at_once_each_get_their_own_reply(queue: Listener):
     assert found == {str(n): b'{"got":"message %d"}' % n for n in range(16)}
 
 
+@pytest.mark.long
 def test_a_full_output_keeps_the_function_waiting_and_its_answer():
     """Nothing is scored again, and readiness names the setting."""
     with listening(SCRIPTS / "trigger_text.py") as queue:
@@ -425,6 +426,7 @@ def test_a_failed_run_is_tried_again_and_then_answered_and_dead_lettered(queue: 
 # --- the broker is away ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_without_a_broker_the_function_fails_and_it_works_again_when_it_is_back():
     """No reply, no success: the host delivers the message again; the key is in no message."""
     with listening(SCRIPTS / "trigger_text.py") as queue:

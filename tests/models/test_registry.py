@@ -157,7 +157,7 @@ MLMODEL = "flavors:\n  sklearn:\n    sklearn_version: 1.2.3\nmlflow_version: '3.
         (["m/MLmodel", "m/model.pkl"], "mlflow", {"scikit-learn": "1.2.3", "mlflow": "3.1"}),
         (["m/a.pkl", "m/b.onnx"], "unknown", {}),
     ],
-    ids=["pickle", "onnx", "joblib", "deep", "mlflow", "two", "two-kinds", "other"],
+    ids=["pickle", "mlflow", "two-kinds"],
 )
 def test_the_kind_and_its_libraries(
     files: list[str], kind: str, libraries: dict[str, str], root: Path, tmp_path: Path

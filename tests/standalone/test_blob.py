@@ -73,6 +73,8 @@ ANSWERS = {
 
 def run(data, request_headers):
     note(request_headers, data)
+    while data == "wait" and not pathlib.Path(__file__).with_name("go").exists():
+        time.sleep(0.01)
     if data.startswith("sleep "):
         time.sleep(float(data[6:]))
     if data == "slow at first" and noted() == 1:
@@ -737,13 +739,14 @@ def test_a_blob_that_somebody_has_leased_is_left_alone_until_it_is_free(
 def test_a_blob_cannot_be_overwritten_while_it_is_scored(benches: dict[tuple[str, str], Bench]):
     """And can at once when it has its document."""
     bench = benches["container", "text"]
-    bench.site.put("later/busy.json", b"sleep 6")
+    bench.site.put("later/busy.json", b"wait")
     until(lambda: bench.runs("later/busy.json"))
     with pytest.raises(HttpResponseError, match="LeaseIdMissing"):
         bench.site.put("later/busy.json", b"other")
     with pytest.raises(HttpResponseError, match="LeaseIdMissing"):
         bench.site.input.delete_blob("later/busy.json")
-    until(lambda: bench.site.document("later/busy.json.out") == b'{"got":"sleep 6"}')
+    bench.script.with_name("go").touch()
+    until(lambda: bench.site.document("later/busy.json.out") == b'{"got":"wait"}')
     until(lambda: "later/busy.json" not in bench.site.held())
     bench.site.put("later/busy.json", b"other")
     until(lambda: bench.site.document("later/busy.json.out") == b'{"got":"other"}')
@@ -758,19 +761,20 @@ def test_a_host_that_is_told_to_stop_finishes_what_it_scores_and_lets_go(
     """What waits behind it is left untouched for the next host."""
     script = write_script(TEXT)
     environ = {**site.environ, "BLOB_MAX_CONCURRENT": "1"}
-    site.put("a.json", b"sleep 6")
-    host = StandaloneHost(script, environ=environ)
-    with host:
+    site.put("a.json", b"wait")
+    with StandaloneHost(script, environ=environ) as host:
         until(lambda: calls(script))
         site.put("b.json", b"next")
         time.sleep(0.3)
-        assert host.stop(timeout=PATIENCE) == 0
-    assert site.document("a.json.out") == b'{"got":"sleep 6"}'
+        host.process.terminate()
+        script.with_name("go").touch()
+        assert host.process.wait(PATIENCE) == 0
+    assert site.document("a.json.out") == b'{"got":"wait"}'
     assert site.documents() == {"a.json.out"}
     assert site.held() == []
     with StandaloneHost(script, environ=environ):
         until(lambda: site.document("b.json.out"))
-    assert [data for _, data in calls(script)] == ["sleep 6", "next"]
+    assert [data for _, data in calls(script)] == ["wait", "next"]
 
 
 def test_a_run_that_outlasts_the_shutdown_is_left_for_the_next_host(
