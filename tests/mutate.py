@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -31,21 +32,21 @@ def mistakes(tree: ast.AST) -> Iterator[Mistake]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and type(node.ops[0]) in FLIPPED:
             other = FLIPPED[type(node.ops[0])]()
-            yield node.lineno, "comparison", lambda n=node, o=other: n.ops.__setitem__(0, o)
-        elif isinstance(node, ast.Constant) and type(node.value) in (bool, int):
-            value = not node.value if type(node.value) is bool else node.value + 1
-            yield node.lineno, "constant", lambda n=node, v=value: setattr(n, "value", v)
+            yield node.lineno, "comparison", partial(node.ops.__setitem__, 0, other)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, int):
+            is_switch = isinstance(node.value, bool)
+            value = not node.value if is_switch else node.value + 1
+            yield node.lineno, "constant", partial(setattr, node, "value", value)
         elif isinstance(node, ast.If | ast.IfExp):
-            no = ast.UnaryOp(ast.Not(), node.test)
-            yield node.lineno, "not", lambda n=node, t=no: setattr(n, "test", t)
+            opposite = ast.UnaryOp(ast.Not(), node.test)
+            yield node.lineno, "not", partial(setattr, node, "test", opposite)
         for name in ("body", "orelse", "finalbody"):
             lines = getattr(node, name, [])
             for at, each in enumerate(lines if isinstance(lines, list) else []):
                 if isinstance(each, ast.Assign | ast.AugAssign | ast.Raise | ast.Return) or (
                     isinstance(each, ast.Expr) and isinstance(each.value, ast.Call | ast.Await)
                 ):
-                    gone = lambda s=lines, i=at: s.__setitem__(i, ast.Pass())  # noqa: E731
-                    yield each.lineno, "removed", gone
+                    yield each.lineno, "removed", partial(lines.__setitem__, at, ast.Pass())
 
 
 def is_found(copy: Path, package: str) -> bool:

@@ -16,121 +16,139 @@ from scoring_runtime.settings.settings import Settings, environment_name, settin
 
 KEY = "0a1b2c3d-4e5f-6789-ABCD-ef0123456789"
 
-# variable: {text: value}, texts that are not allowed
-TABLE: dict[str, tuple[dict[str, object], list[str]]] = {
-    "AZUREML_ENTRY_SCRIPT": ({"a/score.py": "a/score.py"}, []),
-    "AZUREML_MODEL_DIR": ({"models": "models", "": ""}, []),
-    "AML_APP_ROOT": ({"app": "app"}, []),
-    "AZUREML_SOURCE_DIRECTORY": ({"src": "src"}, []),
-    "AZUREML_CONFIG_FILE": ({"": ""}, []),
-    "SCORING_HOST": ({"::1": "::1"}, []),
-    "SERVER_PORT": ({"1": 1, "65535": 65535, " 80 ": 80}, ["0", "65536", "-1", "x", "80.0", ""]),
-    "HEALTH_PORT": ({"9000": 9000}, ["0", "http"]),
-    "SEPERATE_HEALTH_ENDPOINT": ({"true": True, "True": False, "1": False, "": False}, []),
-    "WORKER_COUNT": ({"1": 1, "16": 16}, ["0", "-1", "x", "1.5"]),
-    "WORKER_TIMEOUT": ({"0": 0.0, "2.5": 2.5}, ["-1", "inf", "nan", "5m"]),
-    "WORKER_PRELOAD": ({"true": True, "TRUE": True, "1": False, "yes": False}, []),
-    "SCORING_SHUTDOWN_SECONDS": ({"0": 0.0, "0.5": 0.5}, ["-0.1", "soon"]),
-    "SCORING_TIMEOUT_MS": ({"0": 0, "1500": 1500}, ["-1", "abc", "1.5", ""]),
-    "SCORING_CONCURRENCY": ({"1": 1, "512": 512}, ["0", "513", "x"]),
-    "SCORING_QUEUE_SIZE": ({"1": 1}, ["0", "many"]),
-    "SCORING_MAX_BODY_BYTES": ({"1": 1, "2000000000000": 2_000_000_000_000}, ["0", "100MB"]),
-    "SCORING_IDLE_TIMEOUT_SECONDS": ({"2.5": 2.5, "0": 0.0}, ["-1", "inf", "soon"]),
-    "SCORING_MAX_CONNECTIONS": ({"1": 1}, ["0", "many"]),
-    "SCORING_MAX_BYTES_IN_FLIGHT": ({"1": 1}, ["0", "1GB"]),
-    "SCORING_DEFAULT_MODEL": ({"a:1": "a:1"}, []),
-    "SCORING_MAX_ROWS": ({"1": 1}, ["0", "many"]),
-    "SCORING_MAX_VALUES": ({"1": 1}, ["0", "1e6"]),
-    "SCORING_MAX_COLUMNS": ({"1": 1}, ["0", "1e6"]),
-    "SCORING_ONNX_PROVIDERS": ({"A, B": ("A", "B"), "": ()}, []),
+# variable: default, {text: value}, texts that are not allowed
+TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
+    "AZUREML_ENTRY_SCRIPT": ("", {"a/score.py": "a/score.py"}, []),
+    "AZUREML_MODEL_DIR": ("", {"models": "models", "": ""}, []),
+    "AML_APP_ROOT": ("/var/azureml-app", {"app": "app"}, []),
+    "AZUREML_SOURCE_DIRECTORY": ("", {"src": "src"}, []),
+    "AZUREML_CONFIG_FILE": ("", {"": ""}, []),
+    "SCORING_HOST": ("0.0.0.0", {"::1": "::1"}, []),
+    "SERVER_PORT": (
+        5001,
+        {"1": 1, "65535": 65535, " 80 ": 80},
+        ["0", "65536", "-1", "x", "80.0", ""],
+    ),
+    "HEALTH_PORT": (5000, {"9000": 9000}, ["0", "http"]),
+    "SEPERATE_HEALTH_ENDPOINT": (False, {"true": True, "True": False, "1": False, "": False}, []),
+    "WORKER_COUNT": (1, {"1": 1, "16": 16}, ["0", "-1", "x", "1.5"]),
+    "WORKER_TIMEOUT": (300.0, {"0": 0.0, "2.5": 2.5}, ["-1", "inf", "nan", "5m"]),
+    "WORKER_PRELOAD": (False, {"true": True, "TRUE": True, "1": False, "yes": False}, []),
+    "SCORING_SHUTDOWN_SECONDS": (30.0, {"0": 0.0, "0.5": 0.5}, ["-0.1", "soon"]),
+    "SCORING_TIMEOUT_MS": (3_600_000, {"0": 0, "1500": 1500}, ["-1", "abc", "1.5", ""]),
+    "SCORING_CONCURRENCY": (1, {"1": 1, "512": 512}, ["0", "513", "x"]),
+    "SCORING_QUEUE_SIZE": (1000, {"1": 1}, ["0", "many"]),
+    "SCORING_MAX_BODY_BYTES": (
+        104_857_600,
+        {"1": 1, "2000000000000": 2_000_000_000_000},
+        ["0", "100MB"],
+    ),
+    "SCORING_IDLE_TIMEOUT_SECONDS": (60.0, {"2.5": 2.5, "0": 0.0}, ["-1", "inf", "soon"]),
+    "SCORING_MAX_CONNECTIONS": (10_000, {"1": 1}, ["0", "many"]),
+    "SCORING_MAX_BYTES_IN_FLIGHT": (1_073_741_824, {"1": 1}, ["0", "1GB"]),
+    "SCORING_DEFAULT_MODEL": ("", {"a:1": "a:1"}, []),
+    "SCORING_MAX_ROWS": (1_000_000, {"1": 1}, ["0", "many"]),
+    "SCORING_MAX_VALUES": (20_000_000, {"1": 1}, ["0", "1e6"]),
+    "SCORING_MAX_COLUMNS": (10_000, {"1": 1}, ["0", "1e6"]),
+    "SCORING_ONNX_PROVIDERS": ((), {"A, B": ("A", "B"), "": ()}, []),
     "SCORING_ONNX_OPTIMIZATION": (
+        "all",
         {"Basic": "basic", "disabled": "disabled", "extended": "extended"},
         ["none", ""],
     ),
-    "SCORING_ONNX_INTRA_OP_THREADS": ({"0": 0, "1024": 1024}, ["-1", "1025", "x"]),
-    "SCORING_ONNX_INTER_OP_THREADS": ({"0": 0, "2": 2}, ["-1", "1025", "x"]),
+    "SCORING_ONNX_INTRA_OP_THREADS": (0, {"0": 0, "1024": 1024}, ["-1", "1025", "x"]),
+    "SCORING_ONNX_INTER_OP_THREADS": (1, {"0": 0, "2": 2}, ["-1", "1025", "x"]),
     "SCORING_NAN": (
+        "",
         {"null": "null", "String": "string", "ERROR": "error", "raw": "raw", "": ""},
         ["none", "nan"],
     ),
     "SCORING_STRICT_COMPAT": (
+        False,
         {"true": True, "TRUE": True, "1": True, "false": False, "0": False},
         ["yes", ""],
     ),
-    "SCORING_INIT_GRACE_SECONDS": ({"20": 20.0}, ["-1", "x"]),
+    "SCORING_INIT_GRACE_SECONDS": (8.0, {"20": 20.0}, ["-1", "x"]),
     "SCORING_AUTH_LEVEL": (
+        "function",
         {"anonymous": "anonymous", "Function": "function", "ADMIN": "admin"},
         ["none", ""],
     ),
     "SCORING_TRIGGERS": (
+        (),
         {"blob": ("blob",), "service-bus, HTTP": ("http", "service_bus"), "": ()},
         ["queue", "http blob"],
     ),
-    "BLOB_CONNECTION": ({"Other": "Other"}, []),
-    "BLOB_INPUT_PATH": ({"in/{x}": "in/{x}"}, []),
-    "BLOB_OUTPUT_PATH": ({"out/{x}": "out/{x}"}, []),
-    "BLOB_ERROR_PATH": ({"bad/{x}": "bad/{x}"}, []),
+    "BLOB_CONNECTION": ("", {"Other": "Other"}, []),
+    "BLOB_INPUT_PATH": ("input/{blobname}.json", {"in/{x}": "in/{x}"}, []),
+    "BLOB_OUTPUT_PATH": ("output/{blobname}_out.json", {"out/{x}": "out/{x}"}, []),
+    "BLOB_ERROR_PATH": ("", {"bad/{x}": "bad/{x}"}, []),
     "BLOB_SOURCE": (
+        "LogsAndContainerScan",
         {"eventgrid": "EventGrid", "LOGSANDCONTAINERSCAN": "LogsAndContainerScan"},
         ["Logs", ""],
     ),
-    "BLOB_INPUT_FOLDER": ({"in": "in"}, []),
-    "BLOB_OUTPUT_FOLDER": ({"out": "out"}, []),
+    "BLOB_INPUT_FOLDER": ("", {"in": "in"}, []),
+    "BLOB_OUTPUT_FOLDER": ("", {"out": "out"}, []),
     "BLOB_POLL_SECONDS": (
+        (1.0, 10.0),
         {"2": (2.0, 2.0), "0.5-30": (0.5, 30.0), "1 - 2": (1.0, 2.0)},
         ["0", "10-1", "1-2-3", "x", "", "-1", "nan", "1-inf"],
     ),
-    "BLOB_MAX_CONCURRENT": ({"1": 1, "1000": 1000}, ["0", "1001", ""]),
-    "BLOB_MAX_ATTEMPTS": ({"1": 1}, ["0", "-1", "x"]),
-    "BLOB_MAX_BYTES": ({"1": 1}, ["0", "1 MB"]),
-    "BLOB_LEASE_SECONDS": ({"15": 15, "60": 60}, ["14", "61", ""]),
-    "SERVICEBUS_CONNECTION": ({"Bus": "Bus"}, []),
-    "SERVICEBUS_INPUT_QUEUE": ({"q": "q"}, []),
-    "SERVICEBUS_INPUT_SUBSCRIPTION": ({"s": "s"}, []),
-    "SERVICEBUS_OUTPUT_QUEUE": ({"": "", "q": "q"}, []),
-    "SERVICEBUS_MAX_CONCURRENT": ({"1": 1, "1000": 1000}, ["0", "1001"]),
-    "SERVICEBUS_PREFETCH": ({"9": 9}, ["-1", "5001"]),
-    "SERVICEBUS_MAX_ATTEMPTS": ({"1": 1}, ["0", "x"]),
-    "SERVICEBUS_TRANSPORT": ({"WebSockets": "websockets"}, ["tcp", ""]),
-    "CACHE_URL": ({"memory://": "memory://"}, []),
-    "REDIS_HOST": ({"cache": "cache"}, []),
-    "REDIS_PORT": ({"6380": 6380}, ["-1", "65536", "x"]),
-    "REDIS_USERNAME": ({"me": "me"}, []),
-    "REDIS_PASSWORD": ({"p": "p"}, []),
-    "REDIS_SSL": ({"false": False, "1": True}, ["yes", ""]),
-    "CACHE_TTL_SECONDS": ({"0": 0}, ["-1", "1.5"]),
-    "CACHE_MAX_VALUE_BYTES": ({"1": 1}, ["0"]),
-    "CACHE_MAX_INPUT_BYTES": ({"1": 1}, ["0"]),
-    "CACHE_MEMORY_BYTES": ({"1": 1}, ["0"]),
-    "CACHE_PREFIX": ({"": "", "x:": "x:"}, []),
-    "CACHE_RAW": ({"true": True, "0": False}, ["on"]),
-    "CACHE_TIMEOUT_MS": ({"1": 1}, ["0", "x"]),
-    "SERVICE_NAME": ({"Iris": "Iris"}, []),
-    "SERVICE_VERSION": ({"2": "2"}, []),
-    "SERVICE_PATH_PREFIX": ({"p/q": "p/q"}, []),
-    "WORKSPACE_NAME": ({"ws": "ws"}, []),
-    "HOSTNAME": ({"box": "box"}, []),
+    "BLOB_MAX_CONCURRENT": (16, {"1": 1, "1000": 1000}, ["0", "1001", ""]),
+    "BLOB_MAX_ATTEMPTS": (5, {"1": 1}, ["0", "-1", "x"]),
+    "BLOB_MAX_BYTES": (104857600, {"1": 1}, ["0", "1 MB"]),
+    "BLOB_LEASE_SECONDS": (30, {"15": 15, "60": 60}, ["14", "61", ""]),
+    "SERVICEBUS_CONNECTION": ("", {"Bus": "Bus"}, []),
+    "SERVICEBUS_INPUT_QUEUE": ("input", {"q": "q"}, []),
+    "SERVICEBUS_INPUT_SUBSCRIPTION": ("", {"s": "s"}, []),
+    "SERVICEBUS_OUTPUT_QUEUE": ("output", {"": "", "q": "q"}, []),
+    "SERVICEBUS_MAX_CONCURRENT": (32, {"1": 1, "1000": 1000}, ["0", "1001"]),
+    "SERVICEBUS_PREFETCH": (0, {"9": 9}, ["-1", "5001"]),
+    "SERVICEBUS_MAX_ATTEMPTS": (5, {"1": 1}, ["0", "x"]),
+    "SERVICEBUS_TRANSPORT": ("amqp", {"WebSockets": "websockets"}, ["tcp", ""]),
+    "CACHE_URL": ("", {"memory://": "memory://"}, []),
+    "REDIS_HOST": ("", {"cache": "cache"}, []),
+    "REDIS_PORT": (0, {"6380": 6380}, ["-1", "65536", "x"]),
+    "REDIS_USERNAME": ("", {"me": "me"}, []),
+    "REDIS_PASSWORD": ("", {"p": "p"}, []),
+    "REDIS_SSL": (True, {"false": False, "1": True}, ["yes", ""]),
+    "CACHE_TTL_SECONDS": (3600, {"0": 0}, ["-1", "1.5"]),
+    "CACHE_MAX_VALUE_BYTES": (1048576, {"1": 1}, ["0"]),
+    "CACHE_MAX_INPUT_BYTES": (16777216, {"1": 1}, ["0"]),
+    "CACHE_MEMORY_BYTES": (67108864, {"1": 1}, ["0"]),
+    "CACHE_PREFIX": ("scoring:", {"": "", "x:": "x:"}, []),
+    "CACHE_RAW": (False, {"true": True, "0": False}, ["on"]),
+    "CACHE_TIMEOUT_MS": (50, {"1": 1}, ["0", "x"]),
+    "SERVICE_NAME": ("ML service", {"Iris": "Iris"}, []),
+    "SERVICE_VERSION": ("1.0", {"2": "2"}, []),
+    "SERVICE_PATH_PREFIX": ("", {"p/q": "p/q"}, []),
+    "WORKSPACE_NAME": ("", {"ws": "ws"}, []),
+    "HOSTNAME": ("Unknown", {"box": "box"}, []),
     "AML_CORS_ORIGINS": (
+        (),
         {"http://a, http://b ,,": ("http://a", "http://b"), "*": ("*",), "": ()},
         [],
     ),
     "SERVER_VERSION_LOG_RESPONSE_ENABLED": (
+        True,
         {"true": True, "True": True, "false": False, "x": False, "": False},
         [],
     ),
     "AZUREML_LOG_LEVEL": (
+        "INFO",
         {"debug": "DEBUG", "WARNING": "WARNING", "Critical": "CRITICAL"},
         ["BANANA", "10", ""],
     ),
-    "AZUREML_DEBUG_PORT": ({"5678": 5678, "0": 0}, ["65536", "x"]),
-    "AML_APP_INSIGHTS_ENABLED": ({"true": True, "True": False, "1": False}, []),
-    "AML_APP_INSIGHTS_KEY": ({KEY: KEY, "any": "any"}, []),
-    "APP_INSIGHTS_LOG_RESPONSE_ENABLED": ({"TRUE": True, "no": False}, []),
-    "AML_MODEL_DC_STORAGE_ENABLED": ({"true": True, "no": False}, []),
+    "AZUREML_DEBUG_PORT": (0, {"5678": 5678, "0": 0}, ["65536", "x"]),
+    "AML_APP_INSIGHTS_ENABLED": (False, {"true": True, "True": False, "1": False}, []),
+    "AML_APP_INSIGHTS_KEY": ("", {KEY: KEY, "any": "any"}, []),
+    "APP_INSIGHTS_LOG_RESPONSE_ENABLED": (True, {"TRUE": True, "no": False}, []),
+    "AML_MODEL_DC_STORAGE_ENABLED": (False, {"true": True, "no": False}, []),
 }
 FIELDS = {each.metadata["name"]: each for each in setting_fields()}
-GOOD = [(name, text, value) for name, (good, _) in TABLE.items() for text, value in good.items()]
-BAD = [(name, text) for name, (_, bad) in TABLE.items() for text in bad]
+GOOD = [(name, text, value) for name, (_, good, _) in TABLE.items() for text, value in good.items()]
+BAD = [(name, text) for name, (*_, bad) in TABLE.items() for text in bad]
 
 
 def write_config(folder: Path, content: object, name: str = "config.json") -> Path:
@@ -148,12 +166,13 @@ def test_the_table_holds_every_setting() -> None:
     assert list(TABLE) == list(FIELDS)
 
 
-def test_default() -> None:
-    """Without any variable, from_environ and the bare class agree; the README says which."""
-    found, bare = Settings.from_environ({}), Settings()
-    for field in FIELDS.values():
-        value, default = getattr(found, field.name), getattr(bare, field.name)
-        assert (value, type(value)) == (default, type(default)), field.name
+@pytest.mark.parametrize("variable", TABLE)
+def test_default(variable: str) -> None:
+    """Without any variable, from_environ and the bare class agree on the default and its type."""
+    attribute, default = FIELDS[variable].name, TABLE[variable][0]
+    found = getattr(Settings.from_environ({}), attribute)
+    assert (found, type(found)) == (default, type(default))
+    assert getattr(Settings(), attribute) == default
 
 
 @pytest.mark.parametrize(("variable", "text", "value"), GOOD)
@@ -183,7 +202,7 @@ def test_bad_value_names_variable_value_source_and_what_is_allowed(
 @pytest.mark.parametrize("variable", sorted({name for name, _ in BAD}))
 def test_bad_value_says_that_it_came_from_the_config_file(variable: str, tmp_path: Path) -> None:
     """The same check for values of config.json."""
-    bad = TABLE[variable][1][0]
+    bad = TABLE[variable][2][0]
     write_config(tmp_path, {variable: bad})
     with pytest.raises(ConfigurationError, match=rf"^{variable} .* \(from the config file\)"):
         Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
@@ -494,7 +513,7 @@ def test_names_that_belong_to_others_are_not_warned_of(environ: dict[str, str]) 
 
 def test_known_keys_do_not_warn(tmp_path: Path) -> None:
     """Every setting may stand in the file."""
-    write_config(tmp_path, {name: next(iter(good)) for name, (good, _) in TABLE.items()})
+    write_config(tmp_path, {name: next(iter(good)) for name, (_, good, _) in TABLE.items()})
     settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
     assert settings.warnings == ()
 

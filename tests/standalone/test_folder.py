@@ -262,18 +262,6 @@ def test_names_that_only_files_can_have(folders: Folders, script: Path):
     assert "Traceback" not in host.log
 
 
-def test_a_name_too_long_for_its_document_keeps_no_other_from_being_scored(
-    folders: Folders, script: Path
-):
-    folders.put("l" * 250 + ".json", "long")
-    with folders.host(script) as host:
-        for number in range(5):
-            folders.put(f"{number}.json", "x")
-        until(lambda: len(folders.documents()) == 5)
-        assert httpx.get(f"{host.url}/health/live", timeout=PATIENCE).status_code == 200
-    assert folders.documents() == {f"{number}_out.json" for number in range(5)}
-
-
 # --- several hosts --------------------------------------------------------------------------------
 
 
