@@ -674,7 +674,7 @@ def test_connections_that_wait_for_a_request_make_room_for_others():
 STUCK = 290
 
 
-@pytest.mark.parametrize("data", [b"", b"POST /sco", HALF, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"])
+@pytest.mark.parametrize("data", [b"", HALF])
 def test_with_few_descriptors_stuck_connections_do_not_shut_out_health(data):
     """300 open files, 290 connections; the log says so once, not 290 times."""
     with StandaloneHost(SCRIPTS / "standalone_raw.py", descriptors=300) as host:
