@@ -20,6 +20,7 @@ from scoring_runtime.errors import ConfigurationError, StoreAway
 from scoring_runtime.settings.settings import Settings
 from tests.hosts.redis import Proxy, RedisServer
 from tests.hosts.standalone import free_port
+from tests.hosts.waiting import until
 
 PASSWORD = "hunter2"
 
@@ -74,14 +75,6 @@ def node(stack: ExitStack) -> RedisServer:
     # Its second port is the first and 10,000, unless it is told another.
     options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     return stack.enter_context(RedisServer(*options))
-
-
-def until(condition: Callable[[], Any]) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("not within 60 s")
 
 
 def moved(stack: ExitStack) -> tuple[str, None]:

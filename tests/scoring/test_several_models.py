@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -31,6 +30,7 @@ from tests.hosts.azurite import Azurite
 from tests.hosts.broker import ServiceBusBroker
 from tests.hosts.functions import FunctionsHost, blob_event, message_event
 from tests.hosts.standalone import StandaloneHost, clean_environ
+from tests.hosts.waiting import until
 from tests.models_for_tests import (
     IRIS_ROWS,
     ROOT,
@@ -64,15 +64,6 @@ def result(identity: str, rows: Any = ((1, 2), (3.5, -1))) -> Any:
 def registry_in(folder: Path) -> Path:
     made = {identity.replace(":", "/"): sum_estimator(each) for identity, each in FACTORS.items()}
     return registered(folder / "azureml-models", made)
-
-
-def until(condition: Callable[..., Any], *given: object) -> Any:
-    """What the condition gives once it gives something."""
-    end = time.monotonic() + PATIENCE
-    while not (found := condition(*given)):
-        assert time.monotonic() < end, f"not within {PATIENCE} s"
-        time.sleep(0.02)
-    return found
 
 
 def post(url: str, body: bytes = BODY, **headers: str) -> httpx.Response:

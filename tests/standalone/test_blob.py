@@ -31,6 +31,7 @@ from scoring_runtime.cli.main import main
 from tests.conftest import WriteScript
 from tests.hosts.azurite import KEY, Azurite
 from tests.hosts.standalone import StandaloneHost, free_port
+from tests.hosts.waiting import until
 
 ROOT = Path(__file__).parents[2]
 DIABETES = ROOT / "examples" / "diabetes"
@@ -100,15 +101,6 @@ def run(request):
 """
 )
 SCRIPTS = {"text": TEXT, "raw": RAW}
-
-
-def until(condition: Callable[..., Any], *given: object) -> Any:
-    """What the condition gives once it gives something."""
-    end = time.monotonic() + PATIENCE
-    while not (found := condition(*given)):
-        assert time.monotonic() < end, f"not within {PATIENCE} s"
-        time.sleep(0.03)
-    return found
 
 
 # --- places ---------------------------------------------------------------------------------------

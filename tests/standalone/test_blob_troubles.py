@@ -33,6 +33,7 @@ from scoring_runtime.triggers.blob_paths import blob_paths
 from tests.conftest import WriteScript
 from tests.hosts.azurite import Azurite
 from tests.hosts.standalone import StandaloneHost
+from tests.hosts.waiting import until
 
 PATIENCE = 90.0
 # Root may read and write everything; without these capabilities it is as everybody.
@@ -59,15 +60,6 @@ def run(data, request_headers):
                 pass
     return {"got": data}
 """
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """What the condition gives once it gives something."""
-    end = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < end, f"not within {PATIENCE} s"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture

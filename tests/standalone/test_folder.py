@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +24,7 @@ from scoring_runtime.standalone.folder import Folder
 from scoring_runtime.triggers.blob_paths import blob_paths
 from tests.conftest import WriteScript
 from tests.hosts.standalone import StandaloneHost
+from tests.hosts.waiting import until
 
 PATIENCE = 120.0
 SCRIPT = """
@@ -44,15 +44,6 @@ SCRIPT = """
             raise ValueError("as asked")
         return {"length": len(data), "end": data[-10:]}
 """
-
-
-def until(condition: Callable[..., Any], *given: object) -> Any:
-    """What the condition gives once it gives something."""
-    end = time.monotonic() + PATIENCE
-    while not (found := condition(*given)):
-        assert time.monotonic() < end, f"not within {PATIENCE} s"
-        time.sleep(0.02)
-    return found
 
 
 class Folders:

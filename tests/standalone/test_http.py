@@ -10,7 +10,7 @@ import json
 import socket
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
@@ -23,6 +23,7 @@ from scoring_runtime.http.endpoint import create
 from scoring_runtime.standalone.connection import HURRIED_SECONDS, KEEP_ALIVE_SECONDS, Shared
 from scoring_runtime.standalone.http import HttpProtocol
 from tests.hosts.standalone import StandaloneHost
+from tests.hosts.waiting import until
 
 SCRIPTS = Path(__file__).parents[1] / "entry_scripts"
 LIMIT = 100_000
@@ -685,9 +686,9 @@ def test_with_few_descriptors_stuck_connections_do_not_shut_out_health(data):
                     wire.send(data)
             for _ in range(3):
                 assert exchange(host, LIVE).json == {"state": "Healthy"}
-            soon(lambda: "There are too many connections" in host.log)
+            until(lambda: "There are too many connections" in host.log)
             assert exchange(host, LIVE).json == {"state": "Healthy"}
-        soon(lambda: exchange(host, HALF + b"lf").status == 200)
+        until(lambda: exchange(host, HALF + b"lf").status == 200)
     assert 1 <= host.log.count("There are too many connections") <= 2
     assert "Traceback" not in host.log
 
@@ -1160,13 +1161,6 @@ def open_files(host: StandaloneHost) -> int:
     return len(list(Path(f"/proc/{host.worker}/fd").iterdir()))
 
 
-def soon(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < until, "it never came true"
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -1195,7 +1189,7 @@ def test_clients_that_leave_harm_nobody(host, data, reset):
                 linger = b"\1\0\0\0\0\0\0\0"
                 wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     assert httpx.post(f"{host.url}/score", content=b"served", timeout=20).content == b"served"
-    soon(lambda: open_files(host) <= before)
+    until(lambda: open_files(host) <= before)
     added = host.log.removeprefix(log)
     assert "Traceback" not in added
     assert " E [" not in added
@@ -1248,7 +1242,7 @@ def test_a_stream_whose_reader_leaves_is_closed(host):
         wire.request("GET /score?do=stream&parts=100000&size=100000")
         wire.head()
         assert asked(host, "counts")["closed"] == 0
-    soon(lambda: asked(host, "counts")["closed"] == 1)
+    until(lambda: asked(host, "counts")["closed"] == 1)
     assert asked(host, "counts")["parts"] < 300
 
 

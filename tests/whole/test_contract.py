@@ -12,7 +12,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ import pytest
 from scoring_runtime.settings.settings import Settings
 from tests.conftest import WriteScript
 from tests.hosts.standalone import StandaloneHost, clean_environ, free_port
+from tests.hosts.waiting import until
 
 SCRIPTS = Path(__file__).parents[1] / "entry_scripts"
 keep, fix = pytest.mark.keep, pytest.mark.fix
@@ -124,13 +124,6 @@ def without(host: StandaloneHost, option: str) -> StandaloneHost:
     return host
 
 
-def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come true in time"
-        time.sleep(0.01)
-
-
 ECHO = "def init(): pass\ndef run(data): return data\n"
 
 
@@ -153,7 +146,7 @@ def test_row_01_health_is_the_word_healthy_and_leaves_no_line_in_the_log(
         405
     ] * 2
     ask(host, b'{"data": []}')
-    eventually(lambda: "POST /score 200" in host.log)
+    until(lambda: "POST /score 200" in host.log)
     assert "GET / " not in host.log
 
 
@@ -378,7 +371,7 @@ def test_row_56_an_own_logging_configuration(
     (tmp_path / place / "logging.json").write_text(json.dumps(config))
     with Host(script, cwd=tmp_path / "root") as host:
         ask(host)
-        eventually(lambda: "OWN azmlinfsrv: POST /score 200" in host.log)
+        until(lambda: "OWN azmlinfsrv: POST /score 200" in host.log)
     assert "OWN azmlinfsrv.print: hello" in host.log
     assert "OWN azmlinfsrv.user_script: Users's init has completed successfully" in host.log
 
