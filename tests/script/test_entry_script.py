@@ -67,6 +67,7 @@ async def _called(invocation: Invocation, request: ScoringRequest) -> Any:
 
 # name: source, kind, is it async; each answers b'{"data": 5}' with {"data": 5} as its kind has it
 GOOD: dict[str, tuple[str, str, bool]] = {
+    "a function": (INIT + "def run(data): return data", "text", False),
     "another name": (INIT + "def run(raw_input): return raw_input", "text", False),
     "keyword only": (INIT + "def run(*, data): return data", "text", False),
     "further parameters with defaults": (
