@@ -9,7 +9,7 @@ MODELS ?= $(if $(filter two-models,$(EXAMPLE)),azureml-models,model)
 SCRIPT := $(wildcard examples/$(EXAMPLE)/score.py)
 SAMPLE := $(firstword $(wildcard examples/$(EXAMPLE)/sample_input.json examples/$(EXAMPLE)/samples/*.json examples/$(EXAMPLE)/*.json))
 
-.PHONY: install serve image lint type prepare test bench clean
+.PHONY: install serve image lint prepare prepare-long test test-long bench clean
 
 $(VENV)/.serve: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -41,13 +41,19 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What the tests need beside Python packages; all at once, as most of it is waiting for downloads.
+# What the tests need beside Python packages.
 prepare: $(VENV)/.dev
-	$(BIN)/python -m tests.hosts.images & images=$$!; \
-	$(BIN)/python -m tests.hosts.peer && $(BIN)/python -m tests.hosts.azurite && $(BIN)/python -m tests.hosts.redis && $(BIN)/python -m tests.hosts.worker_packages && wait $$images
+	$(BIN)/python -m tests.hosts.peer && $(BIN)/python -m tests.hosts.azurite && $(BIN)/python -m tests.hosts.redis && $(BIN)/python -m tests.hosts.worker_packages
+
+# And the base image of those that build images.
+prepare-long: prepare
+	$(BIN)/python -m tests.hosts.images
 
 test: prepare
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long"
+
+test-long: prepare-long
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m long
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.http

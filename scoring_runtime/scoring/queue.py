@@ -123,7 +123,7 @@ class Scorer(Generic[_C]):
         finally:
             self._in_flight -= 1
             self._deadlines.pop(future, None)
-            del future  # its error has this frame in its traceback
+            del future, argument  # its error has this frame in its traceback
 
     def _admit(self, patient: bool) -> None:
         if self._refusal is not None:

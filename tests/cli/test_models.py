@@ -244,11 +244,7 @@ def test_show_as_json(model: str, id: str, models: Models, root: Path) -> None:
     ("arguments", "message"),
     [
         (["show", "irs"], "There is no model irs. Did you mean iris? The model folder is "),
-        (["show", "iris:7"], "There is no model iris version 7. It has version 1, 2. The model "),
-        (["show", "iris:x"], "There is no model iris version x. It has version 1, 2. The model "),
         (["list", "irs"], "There is no model irs. Did you mean iris? The model folder is "),
-        (["delete", "irs", "--yes"], "There is no model irs. Did you mean iris? The model folder"),
-        (["delete", "iris:7", "--yes"], "There is no model iris version 7. It has version 1, 2."),
         (["delete", "iris", "--yes"], "iris has the versions 1, 2: say which one to delete, or"),
         (["delete", "iris:1", "--all-versions"], "1 and --all-versions exclude each other\n"),
         (["delete", "iris:1"], "nothing was deleted; --yes deletes without asking\n"),
@@ -263,14 +259,6 @@ def test_what_is_not_there_or_not_enough(
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"scoring-runtime: {message}")
     assert len(listing(root)) == 3
-
-
-def test_show_of_a_damaged_one(models: Models, root: Path) -> None:
-    """The message names the file."""
-    notes_file(root / "digits/1").write_text("{")
-    done = models("show", "digits", "--registry", root)
-    assert (done.code, done.out) == (1, "")
-    assert done.err.startswith(f"scoring-runtime: {root}.scoring/digits/1.json is not JSON: ")
 
 
 # --- delete ---------------------------------------------------------------------------------------
@@ -291,15 +279,6 @@ def test_delete(
     done = models("delete", *arguments, "--yes", "--registry", root)
     assert done == Done(0, "".join(f"deleted {id}\n" for id in deleted), "")
     assert [record.id for record in listing(root)] == left
-
-
-def test_delete_as_json(models: Models, root: Path) -> None:
-    """What was deleted."""
-    done = models("delete", "iris", "--all-versions", "-y", "--json", "--registry", root)
-    assert json.loads(done.out) == [
-        {"name": "iris", "version": 1},
-        {"name": "iris", "version": 2},
-    ]
 
 
 # --- as a process, at a terminal ------------------------------------------------------------------
@@ -354,12 +333,6 @@ def test_the_bar_is_written_only_when_it_changes(capsys: pytest.CaptureFixture[s
         "",
         f"\r[{' ' * 30}]   0%\r[{' ' * 30}]   1%\r[{'#' * 30}] 100%\n",
     )
-
-
-def test_a_bar_that_was_not_begun(capsys: pytest.CaptureFixture[str]) -> None:
-    """A registration that was refused leaves no empty line."""
-    Bar().close()
-    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("answer", "left"), [("y\n", 2), ("n\n", 3), ("\n", 3)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import uuid
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from tests.hosts.standalone import clean_environ
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parents[1] / "entry_scripts"
-EVERY_BYTE = bytes(range(256))
 KEY = "s3cr3t"
 BUS = f"Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=a;SharedAccessKey={KEY}"
 PLAIN = "def init(): ...\ndef run(data): return data"
@@ -197,16 +195,13 @@ def test_the_binding_is_one_binary_trigger(
     ("settings", "message"),
     [
         ({"ServiceBusConnectionString": ""}, "TriggerConnectionString"),
-        ({"ServiceBusConnectionString": f"nonsense {KEY}"}, "SERVICEBUS_CONNECTION"),
         ({"ServiceBusConnectionString": f"Endpoint=sb://a;{KEY}"}, "SERVICEBUS_CONNECTION"),
-        ({"SERVICEBUS_CONNECTION": "Own"}, "Own"),
-        ({"SERVICEBUS_MAX_ATTEMPTS": "0"}, "SERVICEBUS_MAX_ATTEMPTS has the value '0'"),
         (
             {"SERVICEBUS_INPUT_QUEUE": "same", "SERVICEBUS_OUTPUT_QUEUE": "same"},
             "SERVICEBUS_OUTPUT_QUEUE",
         ),
     ],
-    ids=["missing", "malformed", "no key name", "own", "attempts", "same queue"],
+    ids=["missing", "no key name", "same queue"],
 )
 def test_a_bad_setting_leaves_no_function_and_is_named_without_the_key(
     settings: dict[str, str], message: str, write_script: WriteScript
@@ -268,22 +263,6 @@ def test_a_reply_carries_what_the_request_asked_for(queue: Listener):
     assert queue.broker.counts("output") == Counts(0, 0, 0)
 
 
-def test_without_reply_to_the_reply_goes_to_the_output_queue(queue: Listener):
-    """With the request's message id as correlation id when it has none of its own."""
-    assert queue(b"a", message_id="two").failure == ""
-    reply = queue.reply()
-    assert reply.message_id.startswith("input:two:")
-    assert (reply.answers, reply.correlation_id) == ("two", "two")
-    assert (reply.session_id, reply.application_properties) == (None, {"status": 200})
-
-
-@pytest.mark.parametrize("body", [EVERY_BYTE, b"", b"\xff\xfe\x00"], ids=["all", "none", "bad"])
-def test_bytes_survive_both_ways(body: bytes, raw: Listener):
-    assert raw(body).failure == ""
-    reply = raw.reply()
-    assert (reply.body, reply.content_type) == (body, "application/x-own")
-
-
 def test_run_sees_the_message_as_a_request(raw: Listener):
     """Its x- properties are headers, and its id is the request id."""
     named = {"message_id": "an-id", "content_type": "text/csv"}
@@ -293,27 +272,6 @@ def test_run_sees_the_message_as_a_request(raw: Listener):
     assert seen["X-Request-Id"] == "an-id"
     assert seen["Content-Type"] == "text/csv"
     assert "Other" not in seen
-
-
-def test_the_reply_has_the_bytes_that_http_answers(queue: Listener):
-    for body in ("grüße €".encode(), b"{}", b"", b"empty", b"status 201", b"status 302"):
-        answer = httpx.post(f"{queue.host.url}/score", content=body)
-        assert queue(body).failure == ""
-        reply = queue.reply()
-        assert reply.body == answer.content
-        assert reply.application_properties == {"status": answer.status_code}
-
-
-def test_without_reply_to_and_output_queue_there_is_no_reply():
-    """And a client's fault is in the dead letter alone."""
-    with listening(SCRIPTS / "trigger_text.py", SERVICEBUS_OUTPUT_QUEUE="") as queue:
-        assert queue(b"a").failure == ""
-        assert queue.broker.counts("input") == Counts(0, 0, 0)
-        assert queue.deliver(queue.send(b"refuse")).failure == ""
-        assert queue.dead_letter().application_properties["DeadLetterReason"] == "InputError"
-        assert queue.broker.messages("output") == []
-        assert queue(b"b", reply_to="sb://a.servicebus.windows.net/answers").failure == ""
-        assert queue.reply("answers").body == b'{"got":"b"}'
 
 
 def test_50_replies_share_one_connection(queue: Listener):
@@ -338,19 +296,7 @@ def test_16_messages_at_once_each_get_their_own_reply(queue: Listener):
     assert found == {str(n): b'{"got":"message %d"}' % n for n in range(16)}
 
 
-def test_16_messages_at_once_that_take_longer_than_the_deadline_are_all_scored():
-    """The deadline is that of run(), not of waiting for the others."""
-    with listening(SCRIPTS / "trigger_text.py", SCORING_TIMEOUT_MS="4000") as queue:
-        for number in range(4):
-            queue.broker.send("input", b"sleep", message_id=str(number))
-        messages = [queue.receive() for _ in range(4)]
-        with ThreadPoolExecutor(4) as pool:
-            done = list(pool.map(queue.deliver, messages))
-        assert [each.failure for each in done] == [""] * 4
-        statuses = [e.application_properties["status"] for e in queue.broker.messages("output")]
-        assert statuses == [200] * 4
-
-
+@pytest.mark.long
 def test_a_full_output_keeps_the_function_waiting_and_its_answer():
     """Nothing is scored again, and readiness names the setting."""
     with listening(SCRIPTS / "trigger_text.py") as queue:
@@ -372,12 +318,6 @@ def test_a_full_output_keeps_the_function_waiting_and_its_answer():
         assert calls == 3  # with this one
         assert httpx.get(f"{queue.host.url}/health/ready").status_code == 200
         assert [each.body for each in queue.broker.messages("output")][1:] == [b'{"got":"second"}']
-
-
-def test_a_gzip_body_is_decoded(queue: Listener):
-    body, said = gzip.compress(b"zipped"), {"content-encoding": "gzip"}
-    assert queue(body, properties=said).failure == ""
-    assert queue.reply().body == b'{"got":"zipped"}'
 
 
 def test_16_dead_letters_at_once_each_get_their_own_reason(queue: Listener):
@@ -424,50 +364,6 @@ def test_messages_of_a_subscription_are_answered_and_dead_lettered_there():
 # --- the client's fault ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "said", "reason", "description"),
-    [
-        (b"refuse", 400, b'{"message": "not this one"}', "InputError", "not this one"),
-        (b"status 422", 422, b"answer 422", "Status422", "answer 422"),
-        (b"\xff", 400, None, "UndecodableInput", None),
-    ],
-    ids=["InputError", "422", "not text"],
-)
-def test_the_clients_fault_is_answered_and_ends_as_a_dead_letter_with_its_reason(
-    body: bytes,
-    status: int,
-    said: bytes | None,
-    reason: str,
-    description: str | None,
-    queue: Listener,
-):
-    """And the function succeeds: there is nothing to try again."""
-    message = queue.send(body, message_id="bad", reply_to="answers")
-    assert queue.deliver(message).failure == ""
-    reply = queue.reply("answers")
-    assert (reply.answers, reply.correlation_id) == ("bad", "bad")
-    assert reply.application_properties == {"status": status}
-    assert reply.body == httpx.post(f"{queue.host.url}/score", content=body).content
-    assert said is None or reply.body == said
-    assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
-    letter = queue.dead_letter()
-    properties = letter.application_properties
-    assert (letter.body, letter.message_id) == (body, "bad")
-    assert properties["DeadLetterReason"] == reason
-    text = json.loads(reply.body)["message"] if description is None else description
-    assert properties["DeadLetterErrorDescription"] == text
-
-
-def test_a_reply_to_the_queue_that_is_scored_is_refused(queue: Listener):
-    """The reply would be an input again, for ever."""
-    message = queue.send(b"a", reply_to="INPUT")
-    assert queue.deliver(message).failure == ""
-    assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
-    letter = queue.dead_letter().application_properties
-    assert letter["DeadLetterReason"] == "UndecodableInput"
-    assert "reply_to is 'INPUT'" in letter["DeadLetterErrorDescription"]
-
-
 def test_a_reply_that_no_queue_takes_is_not_tried_again(queue: Listener):
     """To a queue that is not there, or too large for it: then the error is the reply."""
     assert queue.deliver(queue.send(b"a", reply_to="nowhere")).failure == ""
@@ -505,19 +401,9 @@ def test_a_lock_that_is_lost_fails_the_function_with_the_reason_why(token: str, 
 # --- run() fails ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        (b"fail", "RunFailed: An unexpected error occurred in scoring script."),
-        (b"status 500", "Status500: answer 500"),
-        (b"status 503", "Status503: answer 503"),
-    ],
-    ids=["raises", "500", "503"],
-)
-def test_a_failed_run_is_tried_again_and_then_answered_and_dead_lettered(
-    body: bytes, reason: str, queue: Listener
-):
+def test_a_failed_run_is_tried_again_and_then_answered_and_dead_lettered(queue: Listener):
     """At the third try, as SERVICEBUS_MAX_ATTEMPTS says here; no reply before that."""
+    body, reason = b"fail", "RunFailed: An unexpected error occurred in scoring script."
     queue.broker.send("input", body, message_id="m")
     for _ in range(2):
         message = queue.receive()
@@ -537,28 +423,10 @@ def test_a_failed_run_is_tried_again_and_then_answered_and_dead_lettered(
     assert said.startswith(reason)
 
 
-def test_a_run_past_its_deadline_is_tried_again():
-    script = SCRIPTS / "trigger_text.py"
-    with listening(script, SCORING_TIMEOUT_MS="500") as queue:
-        late = queue(b"sleep")
-        assert "TryAgain: RunTimeout: Scoring timeout after 500 ms\n" in late.failure
-        assert queue.broker.counts("input") == Counts(active=1, locked=0, dead=0)
-        assert queue.broker.messages("output") == []
-
-
-def test_a_dead_letter_keeps_its_reason_when_the_host_completes_it_then(queue: Listener):
-    """The host completes what its function has ended; the message is gone, not lost."""
-    message = queue.send(b"refuse", message_id="m")
-    done = queue.deliver(message)
-    with pytest.raises(Exception, match="lock"):
-        queue.settle(message, done)
-    assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
-    assert queue.dead_letter().application_properties["DeadLetterReason"] == "InputError"
-
-
 # --- the broker is away ---------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_without_a_broker_the_function_fails_and_it_works_again_when_it_is_back():
     """No reply, no success: the host delivers the message again; the key is in no message."""
     with listening(SCRIPTS / "trigger_text.py") as queue:

@@ -1,8 +1,8 @@
 """A Service Bus namespace for tests: an AMQP 1.0 broker on 127.0.0.1 for the real SDK.
 
 `with ServiceBusBroker() as broker:` runs it on a thread of its own; every control may be called
-from any thread. `python -m tests.hosts.broker --port P --queue input --queue output` runs it
-as a process that prints one line of JSON with the connection string when it is ready.
+from any thread. It does what the triggers and their tests need: no deferring, no peeking and no
+WebSockets.
 
 From bottom to top: codec, messages, queues, links, sessions and connections, management, controls.
 Messages are kept as the bytes the sender encoded, so types of properties come out as they went in.
@@ -10,16 +10,11 @@ Messages are kept as the bytes the sender encoded, so types of properties come o
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import base64
-import hashlib
 import heapq
 import itertools
-import json
 import logging
 import os
-import signal
 import socket
 import struct
 import threading
@@ -426,7 +421,6 @@ class Statistics:
     completed: int = 0
     abandoned: int = 0
     released: int = 0
-    deferred: int = 0
     dead_lettered: int = 0
     locks_expired: int = 0
     locks_lost: int = 0
@@ -470,7 +464,6 @@ class Queue:
         self.dead_letters = dead_letters
         self.active: list[tuple[int, Message]] = []
         self.locked: dict[bytes, Message] = {}
-        self.deferred: dict[int, Message] = {}
         self.consumers: deque[Consumer] = deque()
         self.refusal: Described | None = None
         self._statistics = statistics
@@ -604,10 +597,6 @@ class Queue:
         self._statistics.released += 1
         self._give_back(message, failed=False)
 
-    def _defer(self, message: Message, settlement: Settlement) -> None:
-        self._statistics.deferred += 1
-        self.deferred[message.sequence] = message
-
     def held(self) -> list[Message]:
         """Active and locked messages in the order they came."""
         active = [message for _, message in self.active]
@@ -618,14 +607,12 @@ class Queue:
             message.tag = b""
         self.active.clear()
         self.locked.clear()
-        self.deferred.clear()
 
 
 SETTLE: dict[str, Callable[[Queue, Message, Settlement], None]] = {
     "complete": Queue._complete,
     "abandon": Queue._abandon,
     "release": Queue._release,
-    "defer": Queue._defer,
     "dead-letter": Queue._bury,
 }
 DEAD_LETTER_SUFFIX = "/$deadletterqueue"
@@ -864,8 +851,8 @@ def settlement_of(state: Described | None) -> Settlement:
     if state.descriptor == REJECTED:
         return _rejection(state.value[0] if state.value else None)
     given: list[Any] = state.value
-    failed, elsewhere, *_ = [*given, None, None]
-    return Settlement("defer" if elsewhere else "abandon" if failed else "release")
+    failed, *_ = [*given, None]
+    return Settlement("abandon" if failed else "release")
 
 
 def _rejection(why: Described | None) -> Settlement:
@@ -1032,7 +1019,7 @@ class Session:
 
 
 class Connection(asyncio.Protocol):
-    """One client, over TCP or a WebSocket."""
+    """One client."""
 
     def __init__(self, namespace: Namespace, options: Options, all_: set[Connection]) -> None:
         self.namespace = namespace
@@ -1042,7 +1029,6 @@ class Connection(asyncio.Protocol):
         self._idle_seconds = options.idle_seconds
         self._all = all_
         self._rest = b""
-        self._web_socket: WebSocket | None = None
         self._out: list[bytes] = []
         self._last_heard = time.monotonic()
         self._beats = False
@@ -1088,7 +1074,7 @@ class Connection(asyncio.Protocol):
     def _flush(self) -> None:
         data, self._out = b"".join(self._out), []
         if data and not self.transport.is_closing():
-            self.transport.write(self._web_socket.wrap(data) if self._web_socket else data)
+            self.transport.write(data)
 
     def send(self, channel: int, performative: int, fields: list[Any], *, sasl: int = 0) -> None:
         while fields and fields[-1] is None:
@@ -1099,9 +1085,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._last_heard = time.monotonic()
         try:
-            if self._web_socket is None and data.startswith(b"GET ") and not self._rest:
-                self._web_socket = WebSocket(self.transport)
-            self._feed(self._web_socket.feed(data) if self._web_socket else data)
+            self._feed(data)
         except Exception:
             logger.exception("A client broke the protocol, or the broker has a bug")
             self.transport.abort()
@@ -1191,74 +1175,6 @@ SESSION_FRAMES: dict[int, Callable[[Session, list[Any]], None]] = {
 }
 
 
-class WebSocket:
-    """The server side of AMQP over WebSockets (RFC 6455, without TLS)."""
-
-    BINARY, CLOSING, PING, PONG = 0x2, 0x8, 0x9, 0xA
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._rest = b""
-        self._open = False
-
-    def feed(self, data: bytes) -> bytes:
-        """What the client sent inside its frames."""
-        self._rest += data
-        if not self._open and not self._shake_hands():
-            return b""
-        return b"".join(payload for code, payload in self._frames() if self._is_data(code, payload))
-
-    def _shake_hands(self) -> bool:
-        head, separator, rest = self._rest.partition(b"\r\n\r\n")
-        if not separator:
-            return False
-        lines = [line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:]]
-        headers = {name.lower(): value.strip() for name, _, value in lines}
-        key = headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
-        self._transport.write(
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: AMQPWSB10\r\n\r\n".encode()
-        )
-        self._open, self._rest = True, rest
-        return True
-
-    def _frames(self) -> Iterator[tuple[int, bytes]]:
-        while len(self._rest) >= 2:
-            size, at = self._rest[1] & 0x7F, 2
-            if size >= 126:
-                width = 2 if size == 126 else 8
-                size, at = int.from_bytes(self._rest[2 : 2 + width], "big"), 2 + width
-            end = at + 4 + size
-            if len(self._rest) < end:
-                return
-            code, mask, masked = (
-                self._rest[0] & 0xF,
-                self._rest[at : at + 4],
-                self._rest[at + 4 : end],
-            )
-            self._rest = self._rest[end:]
-            pad = (mask * (size // 4 + 1))[:size]
-            plain = int.from_bytes(masked, "big") ^ int.from_bytes(pad, "big")
-            yield code, plain.to_bytes(size, "big")
-
-    def _is_data(self, code: int, payload: bytes) -> bool:
-        if code == self.PING:
-            self._transport.write(self.wrap(payload, self.PONG))
-        elif code == self.CLOSING:
-            self._transport.write(self.wrap(payload, self.CLOSING))
-            self._transport.close()
-        return code in (0, self.BINARY)
-
-    def wrap(self, payload: bytes, code: int = BINARY) -> bytes:
-        size = len(payload)
-        if size < 126:
-            return bytes((0x80 | code, size)) + payload
-        if size < 65536:
-            return struct.pack(">BBH", 0x80 | code, 126, size) + payload
-        return struct.pack(">BBQ", 0x80 | code, 127, size) + payload
-
-
 # --- management -------------------------------------------------------------------------------
 
 LOCK_LOST = "com.microsoft:message-lock-lost"
@@ -1269,7 +1185,6 @@ LOCK_LOST_TEXT = (
 DISPOSITIONS = {
     "completed": "complete",
     "abandoned": "abandon",
-    "defered": "defer",
     "suspended": "dead-letter",
 }
 
@@ -1323,8 +1238,6 @@ class Management:
         self._operations: dict[str, Callable[[Request], Response]] = {
             "com.microsoft:renew-lock": self._renew_lock,
             "com.microsoft:update-disposition": self._update_disposition,
-            "com.microsoft:peek-message": self._peek,
-            "com.microsoft:receive-by-sequence-number": self._receive_deferred,
         }
 
     def __call__(self, request: Request) -> Response:
@@ -1347,31 +1260,6 @@ class Management:
         settlement = Settlement(kind, reason, request.value.get("deadletter-description"))
         done = [self._queue.settle(tag, settlement) for tag in request.tags()]
         return Response(200) if all(done) else Response(410, LOCK_LOST_TEXT, LOCK_LOST)
-
-    def _peek(self, request: Request) -> Response:
-        first, count = request.value["from-sequence-number"], request.value["message-count"]
-        held = [message for message in self._queue.held() if message.sequence >= first][:count]
-        if not held:
-            return Response(204, "No messages.")
-        return self._messages([{"message": each.encoded()} for each in held])
-
-    def _receive_deferred(self, request: Request) -> Response:
-        numbers = request.value["sequence-numbers"]
-        if not all(number in self._queue.deferred for number in numbers):
-            code = "com.microsoft:message-not-found"
-            return Response(404, "Failed to find the deferred messages.", code)
-        found = [self._queue.deferred.pop(number) for number in numbers]
-        for message in found:
-            self._queue.lock(message)
-        return self._messages(
-            [
-                {"lock-token": uuid.UUID(bytes_le=each.tag), "message": each.encoded()}
-                for each in found
-            ]
-        )
-
-    def _messages(self, messages: list[dict[str, Any]]) -> Response:
-        return Response(200, value={"messages": messages})
 
 
 # --- controls ---------------------------------------------------------------------------------
@@ -1463,11 +1351,6 @@ class ServiceBusBroker:
             "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true"
         )
 
-    @property
-    def websocket_address(self) -> str:
-        """The SDK's `custom_endpoint_address` for `TransportType.AmqpOverWebsocket`."""
-        return f"sb://127.0.0.1:{self.port}"
-
     def add_queue(
         self,
         name: str,
@@ -1546,9 +1429,6 @@ class ServiceBusBroker:
 
     def dead_letters(self, queue: str) -> list[BrokerMessage]:
         return self.messages(queue + DEAD_LETTER_SUFFIX)
-
-    def deferred(self, queue: str) -> list[BrokerMessage]:
-        return self._call(lambda: [snapshot(e) for e in self._queue(queue).deferred.values()])
 
     def take_all(self, queue: str) -> list[BrokerMessage]:
         """Remove the active and the locked messages and return them."""
@@ -1658,27 +1538,3 @@ class ServiceBusBroker:
     def start_listening(self) -> None:
         """The broker is back on the same port."""
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
-
-
-def main() -> None:
-    """Run a broker until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--queue", action="append", default=[])
-    parser.add_argument("--lock-seconds", type=float, default=30)
-    parser.add_argument("--duplicate-detection", action="store_true")
-    options = parser.parse_args()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    with ServiceBusBroker(options.port) as broker:
-        for name in options.queue:
-            broker.add_queue(
-                name,
-                lock_seconds=options.lock_seconds,
-                duplicate_detection=options.duplicate_detection,
-            )
-        print(json.dumps({"connection_string": broker.connection_string}), flush=True)
-        signal.sigwait({signal.SIGTERM, signal.SIGINT})
-
-
-if __name__ == "__main__":
-    main()

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from azure.servicebus import (
     ServiceBusClient,
     ServiceBusMessage,
-    ServiceBusReceiveMode,
     ServiceBusSubQueue,
-    TransportType,
     aio,
 )
 from azure.servicebus.exceptions import (
@@ -29,12 +19,10 @@ from azure.servicebus.exceptions import (
     MessagingEntityNotFoundError,
     ServiceBusAuthenticationError,
     ServiceBusConnectionError,
-    ServiceBusError,
 )
 
-from tests.hosts.broker import BrokerMessage, Counts, ServiceBusBroker
+from tests.hosts.broker import Counts, ServiceBusBroker
 
-ROOT = Path(__file__).parents[2]
 OPTIONS: dict[str, Any] = {"retry_total": 5, "retry_backoff_factor": 0.1, "retry_mode": "fixed"}
 EVERY_BYTE = bytes(range(256))
 
@@ -358,7 +346,6 @@ def test_too_many_deliveries_end_in_the_dead_letter_queue(broker: ServiceBusBrok
         ("completed", Counts(active=0, locked=0, dead=0)),
         ("abandoned", Counts(active=1, locked=0, dead=0)),
         ("suspended", Counts(active=0, locked=0, dead=1)),
-        ("defered", Counts(active=0, locked=0, dead=0)),
     ],
 )
 def test_another_client_settles_by_lock_token(
@@ -383,45 +370,11 @@ def test_another_client_settles_by_lock_token(
 
     with_client(broker, scenario)
     assert broker.counts("input") == counts
-    assert len(broker.deferred("input")) == (status == "defered")
     for dead in broker.dead_letters("input"):
         assert dead.application_properties == {
             "DeadLetterReason": "Bad",
             "DeadLetterErrorDescription": "Really",
         }
-
-
-def test_a_deferred_message_is_received_by_its_sequence_number(broker: ServiceBusBroker) -> None:
-    broker.send("input", b"later")
-    with sync_client(broker) as client, client.get_queue_receiver("input") as receiver:
-        [message] = receiver.receive_messages(max_wait_time=5)
-        receiver.defer_message(message)
-        assert receiver.receive_messages(max_wait_time=0.5) == []
-        assert message.sequence_number is not None
-        [deferred] = receiver.receive_deferred_messages(message.sequence_number)
-        assert body_of(deferred) == b"later"
-        receiver.complete_message(deferred)
-    assert broker.deferred("input") == []
-    assert broker.statistics.completed == 1
-
-
-def test_peeking_shows_messages_and_locks_none(broker: ServiceBusBroker) -> None:
-    for number in range(3):
-        broker.send("input", b"%d" % number)
-    with sync_client(broker) as client, client.get_queue_receiver("input") as receiver:
-        seen = receiver.peek_messages(max_message_count=2)
-        assert [body_of(message) for message in seen] == [b"0", b"1"]
-        assert receiver.peek_messages(sequence_number=4) == []
-    assert broker.counts("input") == Counts(active=3, locked=0, dead=0)
-
-
-def test_an_operation_the_broker_does_not_know_is_answered_as_such(
-    broker: ServiceBusBroker,
-) -> None:
-    with sync_client(broker, retry_total=0) as client, client.get_queue_sender("input") as sender:
-        later = datetime.now(UTC) + timedelta(minutes=1)
-        with pytest.raises(ServiceBusError, match="Status Code: 501"):
-            sender.schedule_messages(ServiceBusMessage(b"x"), later)
 
 
 def test_refused_tokens_are_an_authentication_error(broker: ServiceBusBroker) -> None:
@@ -457,173 +410,3 @@ def test_closing_gives_prefetched_messages_back_and_keeps_received_ones_locked(
             broker.wait_for(lambda: broker.counts("input").locked > 1)
         broker.wait_for(lambda: broker.counts("input") == Counts(active=9, locked=1, dead=0))
     assert {message.delivery_count for message in broker.messages("input")} == {0}
-
-
-CONSUMER = """
-import sys, time
-from azure.servicebus import ServiceBusClient
-client = ServiceBusClient.from_connection_string(sys.argv[1])
-receiver = client.get_queue_receiver("mortal", prefetch_count=5)
-print(len(receiver.receive_messages(max_message_count=1, max_wait_time=10)), flush=True)
-time.sleep(60)
-"""
-
-
-def test_what_a_killed_client_held_comes_back_when_its_locks_expire(
-    broker: ServiceBusBroker,
-) -> None:
-    broker.add_queue("mortal", lock_seconds=3)
-    for number in range(4):
-        broker.send("mortal", b"%d" % number)
-    with subprocess.Popen(
-        [sys.executable, "-c", CONSUMER, broker.connection_string], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"1\n"
-        broker.wait_for(lambda: broker.counts("mortal").locked == 4)
-        process.kill()
-    broker.wait_for(lambda: broker.open_connections == 0)
-    assert broker.counts("mortal") == Counts(active=0, locked=4, dead=0)
-    broker.wait_for(lambda: broker.counts("mortal") == Counts(active=4, locked=0, dead=0))
-    found = [(message.body, message.delivery_count) for message in broker.messages("mortal")]
-    assert found == [(b"0", 1), (b"1", 1), (b"2", 1), (b"3", 1)]
-
-
-def test_receive_and_delete_leaves_nothing(broker: ServiceBusBroker) -> None:
-    broker.send("input", b"once")
-    with (
-        sync_client(broker) as client,
-        client.get_queue_receiver(
-            "input", receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE
-        ) as receiver,
-    ):
-        [message] = receiver.receive_messages(max_wait_time=5)
-        assert body_of(message) == b"once"
-    assert broker.counts("input") == Counts(0, 0, 0)
-
-
-def test_two_receivers_share_a_queue_and_nothing_is_received_twice(
-    broker: ServiceBusBroker,
-) -> None:
-    for number in range(200):
-        broker.send("input", b"%d" % number)
-
-    async def drain(client: aio.ServiceBusClient) -> list[bytes]:
-        bodies = []
-        async with client.get_queue_receiver("input", prefetch_count=10) as receiver:
-            while messages := await receiver.receive_messages(20, max_wait_time=1):
-                await asyncio.gather(*map(receiver.complete_message, messages))
-                bodies += [body_of(message) for message in messages]
-        return bodies
-
-    async def scenario(client: aio.ServiceBusClient) -> tuple[list[bytes], list[bytes]]:
-        return await asyncio.gather(drain(client), drain(client))
-
-    first, second = with_client(broker, scenario)
-    assert sorted(first + second, key=int) == [b"%d" % number for number in range(200)]
-    assert first
-    assert second
-    assert broker.counts("input") == Counts(0, 0, 0)
-
-
-@pytest.mark.filterwarnings("ignore:ssl=None is deprecated:DeprecationWarning")
-def test_amqp_over_websockets(broker: ServiceBusBroker) -> None:
-    """Every frame size of a WebSocket is used: below 126 bytes, below 64 kB, and above."""
-    sizes = [1, 1000, 150_000]
-
-    async def scenario(client: aio.ServiceBusClient) -> list[int]:
-        async with client.get_queue_sender("input") as sender:
-            for size in sizes:
-                await sender.send_messages(ServiceBusMessage(b"w" * size))
-        found: list[int] = []
-        async with client.get_queue_receiver("input") as receiver:
-            while len(found) < len(sizes):
-                for message in await receiver.receive_messages(3, max_wait_time=5):
-                    await receiver.complete_message(message)
-                    found.append(len(body_of(message)))
-        return found
-
-    options = {
-        "transport_type": TransportType.AmqpOverWebsocket,
-        "custom_endpoint_address": broker.websocket_address,
-    }
-    assert with_client(broker, scenario, **options) == sizes
-    assert broker.counts("input") == Counts(0, 0, 0)
-
-
-def test_a_silent_connection_is_dropped() -> None:
-    with (
-        ServiceBusBroker(idle_seconds=0.3) as broker,
-        socket.create_connection(("127.0.0.1", broker.port), timeout=5) as silent,
-    ):
-        silent.sendall(b"AMQP\x00\x01\x00\x00")
-        assert silent.recv(8) == b"AMQP\x00\x01\x00\x00"
-        with pytest.raises(ConnectionResetError):
-            silent.recv(8)
-        assert broker.open_connections == 0
-
-
-def test_a_client_that_asks_for_heartbeats_gets_them(broker: ServiceBusBroker) -> None:
-    # open: container id "t", idle time-out 200 ms.
-    open_frame = bytes.fromhex("0000001a02000000005310c00d05a1017440404070000000c8")
-    open_frame = len(open_frame).to_bytes(4, "big") + open_frame[4:]
-    with socket.create_connection(("127.0.0.1", broker.port), timeout=5) as client:
-        client.sendall(b"AMQP\x00\x01\x00\x00" + open_frame)
-        received, until = b"", time.monotonic() + 5
-        while received.count(b"\x00\x00\x00\x08\x02\x00\x00\x00") < 3 and time.monotonic() < until:
-            received += client.recv(1000)
-    assert received.count(b"\x00\x00\x00\x08\x02\x00\x00\x00") >= 3
-
-
-def test_the_controls_carry_thousands_of_messages(broker: ServiceBusBroker) -> None:
-    for number in range(5000):
-        broker.send("input", b"%d" % number, message_id=str(number))
-    assert broker.counts("input") == Counts(active=5000, locked=0, dead=0)
-    taken = broker.take_all("input")
-    assert [message.body for message in taken] == [b"%d" % number for number in range(5000)]
-    assert broker.counts("input") == Counts(0, 0, 0)
-    assert taken[7] == BrokerMessage(
-        body=b"7",
-        message_id="7",
-        content_type=None,
-        correlation_id=None,
-        reply_to=None,
-        reply_to_session_id=None,
-        session_id=None,
-        subject=None,
-        encoded_properties={},
-        application_properties={},
-        delivery_count=0,
-        sequence_number=8,
-        locked=False,
-    )
-
-
-def test_controls_name_the_entity_that_is_missing(broker: ServiceBusBroker) -> None:
-    with pytest.raises(KeyError, match="absent"):
-        broker.counts("absent")
-    with pytest.raises(KeyError, match="absent"):
-        broker.send("absent", b"")
-
-
-def test_waiting_for_what_never_comes_ends(broker: ServiceBusBroker) -> None:
-    with pytest.raises(TimeoutError):
-        broker.wait_for(lambda: broker.counts("input").active == 1, timeout=0.1)
-
-
-def test_a_port_in_use_is_said_at_the_start(broker: ServiceBusBroker) -> None:
-    with pytest.raises(OSError, match="in use"):
-        ServiceBusBroker(broker.port).__enter__()
-
-
-def test_the_broker_runs_as_a_process_of_its_own() -> None:
-    command = [sys.executable, "-m", "tests.hosts.broker", "--queue", "a", "--queue", "b"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        settings = json.loads(process.stdout.readline())
-        with ServiceBusClient.from_connection_string(settings["connection_string"]) as client:
-            for queue in ("a", "b"):
-                with client.get_queue_sender(queue) as sender:
-                    sender.send_messages(ServiceBusMessage(queue.encode()))
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0

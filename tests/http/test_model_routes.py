@@ -627,21 +627,6 @@ def test_both_hosts_answer_with_the_same_bytes(
     assert first.headers["content-type"] == second.headers["content-type"]
 
 
-def test_binary_outputs_are_the_same_bytes_on_both_hosts(standalone: Served, functions: Served):
-    head = {**json.loads(HEAD), "parameters": {"binary_data_output": True}, "id": "1"}
-    text = json.dumps(head).encode()
-    body = text + BINARY[len(HEAD) :]
-    answers = [
-        each.post(INFER, body, inference_header_content_length=str(len(text)))
-        for each in (standalone, functions)
-    ]
-    assert answers[0].content == answers[1].content
-    length = int(answers[0].headers["inference-header-content-length"])
-    assert answers[0].headers["content-type"] == "application/octet-stream"
-    wanted = onnx_result(matmul_onnx(), {"x": np.array([[1, 2, 3]], np.float32)})["y"]
-    assert answers[1].content[length:] == wanted.tobytes()
-
-
 # --- entry scripts with a schema ------------------------------------------------------------------
 
 SCRIPTS = {
@@ -666,18 +651,6 @@ def init(): ...
 @input_schema("table", PandasParameterType(pd.DataFrame({"n": [1], "x": [0.5], "word": ["a"]})))
 def run(table):
     return {"word": (table["word"] + "!").tolist(), "sum": (table["n"] + table["x"]).to_numpy()}
-""",
-    "several": """
-import numpy as np
-from inference_schema.parameter_types.numpy_parameter_type import NumpyParameterType
-from inference_schema.schema_decorators import input_schema
-
-def init(): ...
-
-@input_schema("a", NumpyParameterType(np.array([[1, 2]], dtype=np.int32)))
-@input_schema("b", NumpyParameterType(np.array([0.5], dtype=np.float32)))
-def run(a, b):
-    return {"a": a, "b": b * np.float32(2), "kinds": [str(a.dtype), str(b.dtype)]}
 """,
     "text": """
 def init(): ...
@@ -739,27 +712,12 @@ def test_a_tables_columns_of_a_script_are_inputs(binary: bool, scripts: dict[str
     ]
 
 
-@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-def test_several_parameters_of_a_script_are_inputs(binary: bool, scripts: dict[str, Served]):
-    client = scripts["several"].client
-    a, b = np.array([[1, -(2**31)]], np.int32), np.array([0.1, 0.2, 0.3], np.float32)
-    inputs = [given("b", b, "FP32", binary), given("a", a, "INT32", binary)]
-    found = client.infer("several", inputs, outputs=asked(["b", "a", "kinds"], binary))
-    assert_same(found.as_numpy("a"), a)
-    assert_same(found.as_numpy("b"), b * np.float32(2))
-    assert texts(found.as_numpy("kinds")) == ["int32", "float32"]
-
-
 def test_a_wrong_input_of_a_script_is_refused_with_the_cause(scripts: dict[str, Served]):
     client = scripts["numpy"].client
     with pytest.raises(InferenceServerException) as caught:
         client.infer("numpy", [given("data", np.ones((1, 3)), "FP64")])
     assert caught.value.status() == "400"
     assert "[any, 2] of FP64" in caught.value.message()
-    with pytest.raises(InferenceServerException) as caught:
-        scripts["several"].client.infer("several", [given("a", np.ones((1, 2), int), "INT64")])
-    assert caught.value.status() == "400"
-    assert "b" in caught.value.message()
 
 
 def test_a_script_that_takes_text_refuses_tensors(scripts: dict[str, Served]):

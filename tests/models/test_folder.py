@@ -96,11 +96,6 @@ def test_a_plain_folder(plain: Path, tmp_path: Path) -> None:
     assert registered(tmp_path / "missing") == []
 
 
-def test_a_number_without_a_name_before_it_is_a_plain_folder() -> None:
-    """A relative ``7`` has no name."""
-    assert registered(Path("7")) == []
-
-
 @pytest.mark.parametrize(
     ("files", "found"),
     [
@@ -156,21 +151,6 @@ def test_which_folder_is_a_registry(
     assert is_registry(touch(tmp_path, *files) / folder) is registry
 
 
-@pytest.mark.parametrize(
-    ("name", "version", "path"),
-    [
-        ("iris", None, "iris/10"),
-        ("iris", "02", "iris/2"),
-        ("iris", 2, "iris/2"),
-        ("digits", "3", "digits/3"),
-    ],
-)
-def test_a_registered_model(name: str, version: int | str | None, path: str, several: Path) -> None:
-    """The highest version or the one that is named, as a number."""
-    found = registered_model(several, name, version)
-    assert found == RegisteredModel(name, int(Path(path).name), several / path)
-
-
 def test_a_name_that_is_no_model_is_not_a_registered_one(several: Path) -> None:
     """Unlike model_path, which takes any file or folder of that name."""
     assert model_folder("loose.txt", root=several) == several / "loose.txt"
@@ -187,13 +167,6 @@ def test_a_version_with_leading_zeros(
     """It is a number; of two that are equal the one that is written so."""
     root = touch(tmp_path, "iris/007/m", "iris/7/m", "iris/6/m")
     assert model_folder("iris", version, root=root) == root / "iris" / folder
-
-
-@pytest.mark.parametrize("version", [7, "7", "007", "0007", None])
-def test_only_a_version_with_leading_zeros(version: int | str | None, tmp_path: Path) -> None:
-    """Whichever way it is asked for."""
-    root = touch(tmp_path, "iris/007/m", "iris/6/m")
-    assert model_path("iris", version, root=root) == root / "iris/007/m"
 
 
 @pytest.mark.parametrize("version", ["", "x", "-1", "1.0", "1 "])
@@ -361,14 +334,6 @@ def test_no_such_model(
     first, *rest = str(caught.value).splitlines()
     assert first == f"{message} The model folder is {several}:"
     assert rest == ["digits:3", "iris:1", "iris:2", "iris:10", "pair:1"]
-
-
-def test_no_such_version_of_the_only_model(one: Path) -> None:
-    """It says which version there is."""
-    with pytest.raises(
-        ModelNotFound, match=r"^There is no model iris version 8\. It has version 7"
-    ):
-        model_path(version=8, root=one)
 
 
 def test_a_version_of_a_plain_folder(plain: Path) -> None:

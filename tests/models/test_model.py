@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,12 +87,6 @@ def test_register_with_the_least(workspace: Path, saved: Path) -> None:
     assert Model.register(workspace, saved, "digits").id == "digits:2"
 
 
-def test_what_cannot_be_registered(workspace: Path, tmp_path: Path) -> None:
-    """The registry's own messages."""
-    with pytest.raises(RegistrationError, match=r"nope cannot be registered: it does not exist\.$"):
-        Model.register(workspace, tmp_path / "nope", "iris")
-
-
 # --- workspaces -----------------------------------------------------------------------------------
 
 
@@ -150,21 +143,6 @@ def filled(workspace: Path, file: Path, saved: Path) -> Path:
 def test_one_model(arguments: dict[str, Any], id: str, filled: Path) -> None:
     """The highest version unless one is named."""
     assert Model(filled, **arguments).id == id
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"name": "irs"}, "There is no model irs. Did you mean iris?"),
-        ({"name": "digits", "version": 2}, "There is no model digits version 2. It has version 1."),
-        ({"id": "digits:2"}, "There is no model digits version 2. It has version 1."),
-        ({}, "Several models are registered, name one of: digits, iris."),
-    ],
-)
-def test_a_model_that_is_not_there(arguments: dict[str, Any], message: str, filled: Path) -> None:
-    """The message says what there is."""
-    with pytest.raises(ModelNotFound, match=f"^{re.escape(message)} The model folder is "):
-        Model(filled, **arguments)
 
 
 @pytest.mark.parametrize(

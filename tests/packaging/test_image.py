@@ -35,6 +35,8 @@ from tests.hosts.functions import blob_event, message_event
 from tests.hosts.image import WWWROOT, FunctionsContainer, StandaloneContainer, worker_library
 from tests.hosts.images import ImageStore
 
+pytestmark = pytest.mark.long
+
 SCRIPT = """
 import json
 import os

@@ -937,7 +937,7 @@ def test_what_waits_past_its_deadline_is_let_go_though_the_thread_is_stuck(gate)
         """What weak references can be made to."""
 
     async def main() -> None:
-        scorer = scoring(lambda request: gate.wait(PATIENCE), timeout_seconds=0.1)
+        scorer = scoring(lambda request: gate.wait(3 * PATIENCE), timeout_seconds=0.1)
         first = asyncio.create_task(scorer.call(Request()))
         await asyncio.sleep(0)
         request = Request()

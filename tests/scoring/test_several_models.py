@@ -6,8 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,7 +19,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.servicebus import ServiceBusClient
 from azure.storage.blob import BlobServiceClient
 
-from scoring_runtime.errors import ConfigurationError, ModelUnusable, NotStarted
+from scoring_runtime.errors import ModelUnusable, NotStarted
 from scoring_runtime.http.endpoint import create
 from scoring_runtime.http.messages import HttpRequest, Reply
 from scoring_runtime.messages import ScoringRequest, ScoringResponse
@@ -32,6 +30,7 @@ from tests.hosts.azurite import Azurite
 from tests.hosts.broker import ServiceBusBroker
 from tests.hosts.functions import FunctionsHost, blob_event, message_event
 from tests.hosts.standalone import StandaloneHost, clean_environ
+from tests.hosts.waiting import until
 from tests.models_for_tests import (
     IRIS_ROWS,
     ROOT,
@@ -65,15 +64,6 @@ def result(identity: str, rows: Any = ((1, 2), (3.5, -1))) -> Any:
 def registry_in(folder: Path) -> Path:
     made = {identity.replace(":", "/"): sum_estimator(each) for identity, each in FACTORS.items()}
     return registered(folder / "azureml-models", made)
-
-
-def until(condition: Callable[..., Any], *given: object) -> Any:
-    """What the condition gives once it gives something."""
-    end = time.monotonic() + PATIENCE
-    while not (found := condition(*given)):
-        assert time.monotonic() < end, f"not within {PATIENCE} s"
-        time.sleep(0.02)
-    return found
 
 
 def post(url: str, body: bytes = BODY, **headers: str) -> httpx.Response:
@@ -343,13 +333,6 @@ def test_the_default_is_named_by_a_setting(default: str, identity: str, tmp_path
     assert found == [(200, result(identity)), (200, result("iris:2"))]
 
 
-def test_of_one_name_the_highest_version_is_the_default(tmp_path: Path):
-    root = registered(
-        tmp_path, {f"iris/{each}": sum_estimator(FACTORS[f"iris:{each}"]) for each in (10, 2, 1)}
-    )
-    assert answered(root, "/score") == [(200, result("iris:10"))]
-
-
 def test_one_version_alone_has_its_name_and_version(tmp_path: Path):
     """As AZUREML_MODEL_DIR is set in an image of one model."""
     found = answered(
@@ -369,30 +352,6 @@ def test_a_folder_that_is_no_registry_is_one_model(default: str, path: str, tmp_
     folder = saved(tmp_path / "plain", sum_estimator(2.0))
     environ = {"SCORING_DEFAULT_MODEL": default} if default else {}
     assert answered(folder, "/score", path, **environ) == [(200, result("iris:2"))] * 2
-
-
-@pytest.mark.parametrize(
-    ("default", "cause"),
-    [
-        ("none", NO_MODEL),
-        ("iris:3", NO_VERSION),
-        ("iris:", None),
-    ],
-)
-def test_a_default_that_is_not_there_does_not_start(
-    default: str, cause: str | None, tmp_path: Path
-):
-    environ = {
-        "AZUREML_MODEL_DIR": str(registry_in(tmp_path)),
-        "SCORING_DEFAULT_MODEL": default,
-    }
-    settings = Settings.from_environ(environ)
-    if cause is None:  # no version named is the highest
-        assert build(settings).model("").identity == "iris:10"
-        return
-    with pytest.raises(ConfigurationError) as caught:
-        build(settings)
-    assert str(caught.value) == f"SCORING_DEFAULT_MODEL is {default!r}. {cause}"
 
 
 # --- what keeps them from starting ----------------------------------------------------------------
@@ -755,16 +714,6 @@ def test_the_cache_keeps_models_apart(cached_url: str):
     assert seen(post(f"{cached_url}/score/iris", body)) == (200, "hit", result("iris:10", rows))
 
 
-def test_the_cache_keeps_v2_apart_from_score(cached_url: str):
-    """The same body is a result at one path and refused at the other."""
-    rows = rows_of_its_own()
-    body = json.dumps({"data": rows}).encode()
-    assert seen(post(f"{cached_url}/score/iris", body))[:2] == (200, "miss")
-    infer = f"{cached_url}/v2/models/iris/infer"
-    assert post(infer, body).status_code == 400
-    assert seen(post(f"{cached_url}/score/iris", body))[:2] == (200, "hit")
-
-
 def test_the_cache_knows_v2_requests_by_model_and_id(cached_url: str):
     rows = rows_of_its_own()
     tensor = {"name": "X", "datatype": "FP64", "shape": [1, 2], "data": rows[0]}
@@ -820,18 +769,3 @@ def test_the_cache_keeps_methods_and_formats_apart(cached_url: str):
         table = post(path, body, accept="text/csv")
         assert (table.status_code, table.headers["x-cache"]) == (200, state)
         assert table.text.split() == ["predict", str(estimator.predict(rows)[0])]
-
-
-def test_equal_requests_to_two_models_at_once_do_not_share_a_result(cached_url: str):
-    rows = rows_of_its_own()
-    body = json.dumps({"data": rows}).encode()
-    identities = list(FACTORS) * 5
-    barrier = threading.Barrier(len(identities))
-
-    def ask(identity: str) -> Any:
-        barrier.wait()
-        return post(f"{cached_url}/score/{identity.replace(':', '/')}", body).json()
-
-    with ThreadPoolExecutor(len(identities)) as pool:
-        found = list(pool.map(ask, identities))
-    assert found == [result(identity, rows) for identity in identities]

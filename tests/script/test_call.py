@@ -145,7 +145,7 @@ def test_what_cannot_be_given_to_run_is_the_client_s_fault(script, request_, err
     ],
 )
 def test_whatever_run_raises_is_a_failed_run_with_the_details_in_the_log(script, caplog, error):
-    """The caller is told a fixed text; the log has the user's part of the traceback."""
+    """Row 39: the caller is told a fixed text; the log has the user's part of the traceback."""
     loaded = script(f"raise {error}", before="import asyncio")
     with pytest.raises(RunFailed) as raised:
         loaded()
@@ -275,10 +275,12 @@ def test_a_response_of_a_generator_is_a_stream_that_has_not_begun(script):
     ],
 )
 def test_a_result_is_compact_json(script, result, body):
+    """Row 31 of the contract."""
     assert script(f"return {result}")().body == body
 
 
 def test_strict_compat_writes_as_the_old_server_did(script):
+    """Rows 31 and 33 of the contract."""
     loaded = script("return {'ä': [1, float('nan')]}", SCORING_STRICT_COMPAT="true")
     assert loaded().body == b'{"\\u00e4": [1, NaN]}'
 

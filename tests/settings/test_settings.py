@@ -15,380 +15,140 @@ from scoring_runtime.settings.secrets import masked
 from scoring_runtime.settings.settings import Settings, environment_name, setting_fields
 
 KEY = "0a1b2c3d-4e5f-6789-ABCD-ef0123456789"
-SECONDS = "seconds"
-SWITCH = "true or false"
-FROM_1 = "a whole number from 1"
-TRUE_OR = "true or anything else"
-DEFAULT_MODEL = "a model served here, as name or name:version"
-EXACTLY_TRUE = "true (this spelling) or anything else"
-A_SETTING = "the name of a setting"
-SAME_PLACEHOLDERS = "container/name with the same placeholders"
-LEVELS = "DEBUG, INFO, WARNING, ERROR or CRITICAL"
 
-# attribute, variable, default, {text: value}, what is allowed, texts that are not
-TABLE: list[tuple[str, str, object, dict[str, object], str, list[str]]] = [
-    ("entry_script", "AZUREML_ENTRY_SCRIPT", "", {"a/score.py": "a/score.py"}, "a path", []),
-    ("model_dir", "AZUREML_MODEL_DIR", "", {"models": "models", "": ""}, "a folder", []),
-    ("app_root", "AML_APP_ROOT", "/var/azureml-app", {"app": "app"}, "a folder", []),
-    ("source_dir", "AZUREML_SOURCE_DIRECTORY", "", {"src": "src"}, "a folder", []),
-    ("config_file", "AZUREML_CONFIG_FILE", "", {"": ""}, "a JSON file", []),
-    ("host", "SCORING_HOST", "0.0.0.0", {"::1": "::1"}, "an address", []),
-    (
-        "port",
-        "SERVER_PORT",
+# variable: default, {text: value}, texts that are not allowed
+TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
+    "AZUREML_ENTRY_SCRIPT": ("", {"a/score.py": "a/score.py"}, []),
+    "AZUREML_MODEL_DIR": ("", {"models": "models", "": ""}, []),
+    "AML_APP_ROOT": ("/var/azureml-app", {"app": "app"}, []),
+    "AZUREML_SOURCE_DIRECTORY": ("", {"src": "src"}, []),
+    "AZUREML_CONFIG_FILE": ("", {"": ""}, []),
+    "SCORING_HOST": ("0.0.0.0", {"::1": "::1"}, []),
+    "SERVER_PORT": (
         5001,
         {"1": 1, "65535": 65535, " 80 ": 80},
-        "1 to 65535",
         ["0", "65536", "-1", "x", "80.0", ""],
     ),
-    ("health_port", "HEALTH_PORT", 5000, {"9000": 9000}, "1 to 65535", ["0", "http"]),
-    (
-        "separate_health_endpoint",
-        "SEPERATE_HEALTH_ENDPOINT",
-        False,
-        {"true": True, "True": False, "1": False, "": False},
-        EXACTLY_TRUE,
-        [],
-    ),
-    ("worker_count", "WORKER_COUNT", 1, {"1": 1, "16": 16}, FROM_1, ["0", "-1", "x", "1.5"]),
-    (
-        "worker_timeout",
-        "WORKER_TIMEOUT",
-        300.0,
-        {"0": 0.0, "2.5": 2.5},
-        "seconds, 0 for none",
-        ["-1", "inf", "nan", "5m"],
-    ),
-    (
-        "worker_preload",
-        "WORKER_PRELOAD",
-        False,
-        {"true": True, "TRUE": True, "1": False, "yes": False},
-        TRUE_OR,
-        [],
-    ),
-    (
-        "shutdown_seconds",
-        "SCORING_SHUTDOWN_SECONDS",
-        30.0,
-        {"0": 0.0, "0.5": 0.5},
-        SECONDS,
-        ["-0.1", "soon"],
-    ),
-    (
-        "scoring_timeout_ms",
-        "SCORING_TIMEOUT_MS",
-        3_600_000,
-        {"0": 0, "1500": 1500},
-        "a whole number of milliseconds, 0 for none",
-        ["-1", "abc", "1.5", ""],
-    ),
-    ("concurrency", "SCORING_CONCURRENCY", 1, {"1": 1, "512": 512}, "1 to 512", ["0", "513", "x"]),
-    ("queue_size", "SCORING_QUEUE_SIZE", 1000, {"1": 1}, FROM_1, ["0", "many"]),
-    (
-        "max_body_bytes",
-        "SCORING_MAX_BODY_BYTES",
+    "HEALTH_PORT": (5000, {"9000": 9000}, ["0", "http"]),
+    "SEPERATE_HEALTH_ENDPOINT": (False, {"true": True, "True": False, "1": False, "": False}, []),
+    "WORKER_COUNT": (1, {"1": 1, "16": 16}, ["0", "-1", "x", "1.5"]),
+    "WORKER_TIMEOUT": (300.0, {"0": 0.0, "2.5": 2.5}, ["-1", "inf", "nan", "5m"]),
+    "WORKER_PRELOAD": (False, {"true": True, "TRUE": True, "1": False, "yes": False}, []),
+    "SCORING_SHUTDOWN_SECONDS": (30.0, {"0": 0.0, "0.5": 0.5}, ["-0.1", "soon"]),
+    "SCORING_TIMEOUT_MS": (3_600_000, {"0": 0, "1500": 1500}, ["-1", "abc", "1.5", ""]),
+    "SCORING_CONCURRENCY": (1, {"1": 1, "512": 512}, ["0", "513", "x"]),
+    "SCORING_QUEUE_SIZE": (1000, {"1": 1}, ["0", "many"]),
+    "SCORING_MAX_BODY_BYTES": (
         104_857_600,
         {"1": 1, "2000000000000": 2_000_000_000_000},
-        "a whole number of bytes from 1",
         ["0", "100MB"],
     ),
-    (
-        "idle_timeout_seconds",
-        "SCORING_IDLE_TIMEOUT_SECONDS",
-        60.0,
-        {"2.5": 2.5, "0": 0.0},
-        "seconds, 0 for none",
-        ["-1", "inf", "soon"],
-    ),
-    ("max_connections", "SCORING_MAX_CONNECTIONS", 10_000, {"1": 1}, FROM_1, ["0", "many"]),
-    (
-        "max_bytes_in_flight",
-        "SCORING_MAX_BYTES_IN_FLIGHT",
-        1_073_741_824,
-        {"1": 1},
-        "a whole number of bytes from 1",
-        ["0", "1GB"],
-    ),
-    ("default_model", "SCORING_DEFAULT_MODEL", "", {"a:1": "a:1"}, DEFAULT_MODEL, []),
-    ("max_rows", "SCORING_MAX_ROWS", 1_000_000, {"1": 1}, FROM_1, ["0", "many"]),
-    ("max_values", "SCORING_MAX_VALUES", 20_000_000, {"1": 1}, FROM_1, ["0", "1e6"]),
-    ("max_columns", "SCORING_MAX_COLUMNS", 10_000, {"1": 1}, FROM_1, ["0", "1e6"]),
-    (
-        "onnx_providers",
-        "SCORING_ONNX_PROVIDERS",
-        (),
-        {"A, B": ("A", "B"), "": ()},
-        "execution providers of onnxruntime, separated by commas",
-        [],
-    ),
-    (
-        "onnx_optimization",
-        "SCORING_ONNX_OPTIMIZATION",
+    "SCORING_IDLE_TIMEOUT_SECONDS": (60.0, {"2.5": 2.5, "0": 0.0}, ["-1", "inf", "soon"]),
+    "SCORING_MAX_CONNECTIONS": (10_000, {"1": 1}, ["0", "many"]),
+    "SCORING_MAX_BYTES_IN_FLIGHT": (1_073_741_824, {"1": 1}, ["0", "1GB"]),
+    "SCORING_DEFAULT_MODEL": ("", {"a:1": "a:1"}, []),
+    "SCORING_MAX_ROWS": (1_000_000, {"1": 1}, ["0", "many"]),
+    "SCORING_MAX_VALUES": (20_000_000, {"1": 1}, ["0", "1e6"]),
+    "SCORING_MAX_COLUMNS": (10_000, {"1": 1}, ["0", "1e6"]),
+    "SCORING_ONNX_PROVIDERS": ((), {"A, B": ("A", "B"), "": ()}, []),
+    "SCORING_ONNX_OPTIMIZATION": (
         "all",
         {"Basic": "basic", "disabled": "disabled", "extended": "extended"},
-        "disabled, basic, extended or all",
         ["none", ""],
     ),
-    (
-        "onnx_intra_op_threads",
-        "SCORING_ONNX_INTRA_OP_THREADS",
-        0,
-        {"0": 0, "1024": 1024},
-        "0 to 1024",
-        ["-1", "1025", "x"],
-    ),
-    (
-        "onnx_inter_op_threads",
-        "SCORING_ONNX_INTER_OP_THREADS",
-        1,
-        {"0": 0, "2": 2},
-        "0 to 1024",
-        ["-1", "1025", "x"],
-    ),
-    (
-        "nan",
-        "SCORING_NAN",
+    "SCORING_ONNX_INTRA_OP_THREADS": (0, {"0": 0, "1024": 1024}, ["-1", "1025", "x"]),
+    "SCORING_ONNX_INTER_OP_THREADS": (1, {"0": 0, "2": 2}, ["-1", "1025", "x"]),
+    "SCORING_NAN": (
         "",
         {"null": "null", "String": "string", "ERROR": "error", "raw": "raw", "": ""},
-        "null, string, error or raw",
         ["none", "nan"],
     ),
-    (
-        "strict_compat",
-        "SCORING_STRICT_COMPAT",
+    "SCORING_STRICT_COMPAT": (
         False,
         {"true": True, "TRUE": True, "1": True, "false": False, "0": False},
-        "true or false",
         ["yes", ""],
     ),
-    ("init_grace_seconds", "SCORING_INIT_GRACE_SECONDS", 8.0, {"20": 20.0}, SECONDS, ["-1", "x"]),
-    (
-        "auth_level",
-        "SCORING_AUTH_LEVEL",
+    "SCORING_INIT_GRACE_SECONDS": (8.0, {"20": 20.0}, ["-1", "x"]),
+    "SCORING_AUTH_LEVEL": (
         "function",
         {"anonymous": "anonymous", "Function": "function", "ADMIN": "admin"},
-        "anonymous, function or admin",
         ["none", ""],
     ),
-    (
-        "triggers",
-        "SCORING_TRIGGERS",
+    "SCORING_TRIGGERS": (
         (),
         {"blob": ("blob",), "service-bus, HTTP": ("http", "service_bus"), "": ()},
-        "http, blob and service_bus, separated by commas",
         ["queue", "http blob"],
     ),
-    ("blob_connection", "BLOB_CONNECTION", "", {"Other": "Other"}, A_SETTING, []),
-    (
-        "blob_input_path",
-        "BLOB_INPUT_PATH",
-        "input/{blobname}.json",
-        {"in/{x}": "in/{x}"},
-        "container/name with placeholders",
-        [],
-    ),
-    (
-        "blob_output_path",
-        "BLOB_OUTPUT_PATH",
-        "output/{blobname}_out.json",
-        {"out/{x}": "out/{x}"},
-        SAME_PLACEHOLDERS,
-        [],
-    ),
-    ("blob_error_path", "BLOB_ERROR_PATH", "", {"bad/{x}": "bad/{x}"}, SAME_PLACEHOLDERS, []),
-    (
-        "blob_source",
-        "BLOB_SOURCE",
+    "BLOB_CONNECTION": ("", {"Other": "Other"}, []),
+    "BLOB_INPUT_PATH": ("input/{blobname}.json", {"in/{x}": "in/{x}"}, []),
+    "BLOB_OUTPUT_PATH": ("output/{blobname}_out.json", {"out/{x}": "out/{x}"}, []),
+    "BLOB_ERROR_PATH": ("", {"bad/{x}": "bad/{x}"}, []),
+    "BLOB_SOURCE": (
         "LogsAndContainerScan",
         {"eventgrid": "EventGrid", "LOGSANDCONTAINERSCAN": "LogsAndContainerScan"},
-        "LogsAndContainerScan or EventGrid",
         ["Logs", ""],
     ),
-    ("blob_input_folder", "BLOB_INPUT_FOLDER", "", {"in": "in"}, "a folder", []),
-    ("blob_output_folder", "BLOB_OUTPUT_FOLDER", "", {"out": "out"}, "a folder", []),
-    (
-        "blob_poll_seconds",
-        "BLOB_POLL_SECONDS",
+    "BLOB_INPUT_FOLDER": ("", {"in": "in"}, []),
+    "BLOB_OUTPUT_FOLDER": ("", {"out": "out"}, []),
+    "BLOB_POLL_SECONDS": (
         (1.0, 10.0),
         {"2": (2.0, 2.0), "0.5-30": (0.5, 30.0), "1 - 2": (1.0, 2.0)},
-        "seconds, or shortest-longest as in 1-10",
         ["0", "10-1", "1-2-3", "x", "", "-1", "nan", "1-inf"],
     ),
-    (
-        "blob_max_concurrent",
-        "BLOB_MAX_CONCURRENT",
-        16,
-        {"1": 1, "1000": 1000},
-        "1 to 1000",
-        ["0", "1001", ""],
-    ),
-    ("blob_max_attempts", "BLOB_MAX_ATTEMPTS", 5, {"1": 1}, FROM_1, ["0", "-1", "x"]),
-    (
-        "blob_max_bytes",
-        "BLOB_MAX_BYTES",
-        104857600,
-        {"1": 1},
-        "a whole number of bytes from 1",
-        ["0", "1 MB"],
-    ),
-    (
-        "blob_lease_seconds",
-        "BLOB_LEASE_SECONDS",
-        30,
-        {"15": 15, "60": 60},
-        "15 to 60",
-        ["14", "61", ""],
-    ),
-    ("servicebus_connection", "SERVICEBUS_CONNECTION", "", {"Bus": "Bus"}, A_SETTING, []),
-    ("servicebus_input_queue", "SERVICEBUS_INPUT_QUEUE", "input", {"q": "q"}, "a queue", []),
-    (
-        "servicebus_input_subscription",
-        "SERVICEBUS_INPUT_SUBSCRIPTION",
-        "",
-        {"s": "s"},
-        "a subscription",
-        [],
-    ),
-    (
-        "servicebus_output_queue",
-        "SERVICEBUS_OUTPUT_QUEUE",
-        "output",
-        {"": "", "q": "q"},
-        "a queue or topic, or nothing",
-        [],
-    ),
-    (
-        "servicebus_max_concurrent",
-        "SERVICEBUS_MAX_CONCURRENT",
-        32,
-        {"1": 1, "1000": 1000},
-        "1 to 1000",
-        ["0", "1001"],
-    ),
-    ("servicebus_prefetch", "SERVICEBUS_PREFETCH", 0, {"9": 9}, "0 to 5000", ["-1", "5001"]),
-    ("servicebus_max_attempts", "SERVICEBUS_MAX_ATTEMPTS", 5, {"1": 1}, FROM_1, ["0", "x"]),
-    (
-        "servicebus_transport",
-        "SERVICEBUS_TRANSPORT",
-        "amqp",
-        {"WebSockets": "websockets"},
-        "amqp or websockets",
-        ["tcp", ""],
-    ),
-    (
-        "cache_url",
-        "CACHE_URL",
-        "",
-        {"memory://": "memory://"},
-        "memory://, redis://…, rediss://…, redis+cluster://… or rediss+cluster://…",
-        [],
-    ),
-    ("redis_host", "REDIS_HOST", "", {"cache": "cache"}, "a host name", []),
-    ("redis_port", "REDIS_PORT", 0, {"6380": 6380}, "1 to 65535", ["-1", "65536", "x"]),
-    ("redis_username", "REDIS_USERNAME", "", {"me": "me"}, "a user", []),
-    ("redis_password", "REDIS_PASSWORD", "", {"p": "p"}, "a password or access key", []),
-    ("redis_ssl", "REDIS_SSL", True, {"false": False, "1": True}, SWITCH, ["yes", ""]),
-    (
-        "cache_ttl_seconds",
-        "CACHE_TTL_SECONDS",
-        3600,
-        {"0": 0},
-        "a whole number of seconds",
-        ["-1", "1.5"],
-    ),
-    (
-        "cache_max_value_bytes",
-        "CACHE_MAX_VALUE_BYTES",
-        1048576,
-        {"1": 1},
-        "a whole number of bytes from 1",
-        ["0"],
-    ),
-    (
-        "cache_max_input_bytes",
-        "CACHE_MAX_INPUT_BYTES",
-        16777216,
-        {"1": 1},
-        "a whole number of bytes from 1",
-        ["0"],
-    ),
-    (
-        "cache_memory_bytes",
-        "CACHE_MEMORY_BYTES",
-        67108864,
-        {"1": 1},
-        "a whole number of bytes from 1",
-        ["0"],
-    ),
-    ("cache_prefix", "CACHE_PREFIX", "scoring:", {"": "", "x:": "x:"}, "text", []),
-    ("cache_raw", "CACHE_RAW", False, {"true": True, "0": False}, SWITCH, ["on"]),
-    (
-        "cache_timeout_ms",
-        "CACHE_TIMEOUT_MS",
-        50,
-        {"1": 1},
-        "a whole number of milliseconds from 1",
-        ["0", "x"],
-    ),
-    ("service_name", "SERVICE_NAME", "ML service", {"Iris": "Iris"}, "text", []),
-    ("service_version", "SERVICE_VERSION", "1.0", {"2": "2"}, "text", []),
-    ("service_path_prefix", "SERVICE_PATH_PREFIX", "", {"p/q": "p/q"}, "a path", []),
-    ("workspace_name", "WORKSPACE_NAME", "", {"ws": "ws"}, "text", []),
-    ("hostname", "HOSTNAME", "Unknown", {"box": "box"}, "text", []),
-    (
-        "cors_origins",
-        "AML_CORS_ORIGINS",
+    "BLOB_MAX_CONCURRENT": (16, {"1": 1, "1000": 1000}, ["0", "1001", ""]),
+    "BLOB_MAX_ATTEMPTS": (5, {"1": 1}, ["0", "-1", "x"]),
+    "BLOB_MAX_BYTES": (104857600, {"1": 1}, ["0", "1 MB"]),
+    "BLOB_LEASE_SECONDS": (30, {"15": 15, "60": 60}, ["14", "61", ""]),
+    "SERVICEBUS_CONNECTION": ("", {"Bus": "Bus"}, []),
+    "SERVICEBUS_INPUT_QUEUE": ("input", {"q": "q"}, []),
+    "SERVICEBUS_INPUT_SUBSCRIPTION": ("", {"s": "s"}, []),
+    "SERVICEBUS_OUTPUT_QUEUE": ("output", {"": "", "q": "q"}, []),
+    "SERVICEBUS_MAX_CONCURRENT": (32, {"1": 1, "1000": 1000}, ["0", "1001"]),
+    "SERVICEBUS_PREFETCH": (0, {"9": 9}, ["-1", "5001"]),
+    "SERVICEBUS_MAX_ATTEMPTS": (5, {"1": 1}, ["0", "x"]),
+    "SERVICEBUS_TRANSPORT": ("amqp", {"WebSockets": "websockets"}, ["tcp", ""]),
+    "CACHE_URL": ("", {"memory://": "memory://"}, []),
+    "REDIS_HOST": ("", {"cache": "cache"}, []),
+    "REDIS_PORT": (0, {"6380": 6380}, ["-1", "65536", "x"]),
+    "REDIS_USERNAME": ("", {"me": "me"}, []),
+    "REDIS_PASSWORD": ("", {"p": "p"}, []),
+    "REDIS_SSL": (True, {"false": False, "1": True}, ["yes", ""]),
+    "CACHE_TTL_SECONDS": (3600, {"0": 0}, ["-1", "1.5"]),
+    "CACHE_MAX_VALUE_BYTES": (1048576, {"1": 1}, ["0"]),
+    "CACHE_MAX_INPUT_BYTES": (16777216, {"1": 1}, ["0"]),
+    "CACHE_MEMORY_BYTES": (67108864, {"1": 1}, ["0"]),
+    "CACHE_PREFIX": ("scoring:", {"": "", "x:": "x:"}, []),
+    "CACHE_RAW": (False, {"true": True, "0": False}, ["on"]),
+    "CACHE_TIMEOUT_MS": (50, {"1": 1}, ["0", "x"]),
+    "SERVICE_NAME": ("ML service", {"Iris": "Iris"}, []),
+    "SERVICE_VERSION": ("1.0", {"2": "2"}, []),
+    "SERVICE_PATH_PREFIX": ("", {"p/q": "p/q"}, []),
+    "WORKSPACE_NAME": ("", {"ws": "ws"}, []),
+    "HOSTNAME": ("Unknown", {"box": "box"}, []),
+    "AML_CORS_ORIGINS": (
         (),
         {"http://a, http://b ,,": ("http://a", "http://b"), "*": ("*",), "": ()},
-        "origins separated by commas, or *",
         [],
     ),
-    (
-        "server_version_header",
-        "SERVER_VERSION_LOG_RESPONSE_ENABLED",
+    "SERVER_VERSION_LOG_RESPONSE_ENABLED": (
         True,
         {"true": True, "True": True, "false": False, "x": False, "": False},
-        TRUE_OR,
         [],
     ),
-    (
-        "log_level",
-        "AZUREML_LOG_LEVEL",
+    "AZUREML_LOG_LEVEL": (
         "INFO",
         {"debug": "DEBUG", "WARNING": "WARNING", "Critical": "CRITICAL"},
-        LEVELS,
         ["BANANA", "10", ""],
     ),
-    ("debug_port", "AZUREML_DEBUG_PORT", 0, {"5678": 5678, "0": 0}, "1 to 65535", ["65536", "x"]),
-    (
-        "app_insights_enabled",
-        "AML_APP_INSIGHTS_ENABLED",
-        False,
-        {"true": True, "True": False, "1": False},
-        EXACTLY_TRUE,
-        [],
-    ),
-    ("app_insights_key", "AML_APP_INSIGHTS_KEY", "", {KEY: KEY, "any": "any"}, "a UUID", []),
-    (
-        "app_insights_log_response",
-        "APP_INSIGHTS_LOG_RESPONSE_ENABLED",
-        True,
-        {"TRUE": True, "no": False},
-        TRUE_OR,
-        [],
-    ),
-    (
-        "model_data_collection",
-        "AML_MODEL_DC_STORAGE_ENABLED",
-        False,
-        {"true": True, "no": False},
-        TRUE_OR,
-        [],
-    ),
-]
-GOOD = [(row[0], row[1], text, value) for row in TABLE for text, value in row[3].items()]
-BAD = [(row[1], text, row[4]) for row in TABLE for text in row[5]]
+    "AZUREML_DEBUG_PORT": (0, {"5678": 5678, "0": 0}, ["65536", "x"]),
+    "AML_APP_INSIGHTS_ENABLED": (False, {"true": True, "True": False, "1": False}, []),
+    "AML_APP_INSIGHTS_KEY": ("", {KEY: KEY, "any": "any"}, []),
+    "APP_INSIGHTS_LOG_RESPONSE_ENABLED": (True, {"TRUE": True, "no": False}, []),
+    "AML_MODEL_DC_STORAGE_ENABLED": (False, {"true": True, "no": False}, []),
+}
+FIELDS = {each.metadata["name"]: each for each in setting_fields()}
+GOOD = [(name, text, value) for name, (_, good, _) in TABLE.items() for text, value in good.items()]
+BAD = [(name, text) for name, (*_, bad) in TABLE.items() for text in bad]
 
 
 def write_config(folder: Path, content: object, name: str = "config.json") -> Path:
@@ -403,47 +163,46 @@ def write_config(folder: Path, content: object, name: str = "config.json") -> Pa
 
 def test_the_table_holds_every_setting() -> None:
     """In the order of the fields, so that a new setting cannot go untested."""
-    assert [(row[0], row[1], row[4]) for row in TABLE] == [
-        (each.name, each.metadata["name"], each.metadata["allowed"]) for each in setting_fields()
-    ]
+    assert list(TABLE) == list(FIELDS)
 
 
-@pytest.mark.parametrize(("attribute", "default"), [(row[0], row[2]) for row in TABLE])
-def test_default(attribute: str, default: object) -> None:
+@pytest.mark.parametrize("variable", TABLE)
+def test_default(variable: str) -> None:
     """Without any variable, from_environ and the bare class agree on the default and its type."""
+    attribute, default = FIELDS[variable].name, TABLE[variable][0]
     found = getattr(Settings.from_environ({}), attribute)
     assert (found, type(found)) == (default, type(default))
     assert getattr(Settings(), attribute) == default
 
 
-@pytest.mark.parametrize(("attribute", "variable", "text", "value"), GOOD)
-def test_good_value(attribute: str, variable: str, text: str, value: object) -> None:
+@pytest.mark.parametrize(("variable", "text", "value"), GOOD)
+def test_good_value(variable: str, text: str, value: object) -> None:
     """The variable's text becomes this value, of this type, and no other setting moves."""
-    settings = Settings.from_environ({variable: text})
+    settings, attribute = Settings.from_environ({variable: text}), FIELDS[variable].name
     found = getattr(settings, attribute)
     assert (found, type(found)) == (value, type(value))
     one: dict[str, Any] = {attribute: value}
     assert settings == dataclasses.replace(Settings(), **one)
 
 
-@pytest.mark.parametrize(("variable", "text", "allowed"), BAD)
+@pytest.mark.parametrize(("variable", "text"), BAD)
 def test_bad_value_names_variable_value_source_and_what_is_allowed(
-    variable: str, text: str, allowed: str
+    variable: str, text: str
 ) -> None:
-    """The message is enough to mend it."""
+    """Rows 46 and 47: the message is enough to mend it."""
     with pytest.raises(ConfigurationError) as caught:
         Settings.from_environ({variable: text})
     assert str(caught.value) == (
         f"{variable} has the value {text!r} (from the environment), which is not allowed. "
-        f"Allowed: {allowed}. (environment variable: {variable})"
+        f"Allowed: {FIELDS[variable].metadata['allowed']}. (environment variable: {variable})"
     )
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("variable", sorted({row[1] for row in TABLE if row[5]}))
+@pytest.mark.parametrize("variable", sorted({name for name, _ in BAD}))
 def test_bad_value_says_that_it_came_from_the_config_file(variable: str, tmp_path: Path) -> None:
     """The same check for values of config.json."""
-    bad = next(row[5][0] for row in TABLE if row[1] == variable)
+    bad = TABLE[variable][2][0]
     write_config(tmp_path, {variable: bad})
     with pytest.raises(ConfigurationError, match=rf"^{variable} .* \(from the config file\)"):
         Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
@@ -465,7 +224,7 @@ def test_a_number_too_long_to_read_is_a_bad_value() -> None:
 
 @pytest.mark.parametrize("variable", ["AML_MODEL_DC_STORAGE_ENABLED", "AML_MDC_STORAGE_ENABLED"])
 def test_model_data_collection_goes_by_both_names(variable: str) -> None:
-    """The documented name and the one that images read."""
+    """Row 53: the documented name and the one that images read."""
     assert Settings.from_environ({variable: "true"}).model_data_collection is True
 
 
@@ -483,10 +242,9 @@ def test_settings_cannot_be_changed() -> None:
         Settings.from_environ({}).sources["port"] = "x"  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("attribute", "variable"), [(row[0], row[1]) for row in TABLE])
-def test_environment_name(attribute: str, variable: str) -> None:
+def test_environment_name() -> None:
     """The way back from the attribute to the variable."""
-    assert environment_name(attribute) == variable
+    assert [environment_name(each.name) for each in FIELDS.values()] == list(TABLE)
 
 
 # --- precedence -----------------------------------------------------------------------------------
@@ -755,7 +513,7 @@ def test_names_that_belong_to_others_are_not_warned_of(environ: dict[str, str]) 
 
 def test_known_keys_do_not_warn(tmp_path: Path) -> None:
     """Every setting may stand in the file."""
-    write_config(tmp_path, {row[1]: next(iter(row[3])) for row in TABLE})
+    write_config(tmp_path, {name: next(iter(good)) for name, (_, good, _) in TABLE.items()})
     settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
     assert settings.warnings == ()
 
@@ -765,7 +523,7 @@ def test_known_keys_do_not_warn(tmp_path: Path) -> None:
 )
 def test_keys_that_the_old_server_ignored_count(variable: str, tmp_path: Path) -> None:
     """Documented, but silently ignored there."""
-    attribute = next(row[0] for row in TABLE if row[1] == variable)
+    attribute = FIELDS[variable].name
     write_config(tmp_path, {variable: "true"})
     settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
     assert settings.sources[attribute] == "config file"
@@ -804,19 +562,18 @@ SECRET_VALUES = [
 
 
 @pytest.mark.parametrize("value", SECRET_VALUES)
-@pytest.mark.parametrize(
-    "name", [each.metadata["name"] for each in setting_fields() if not each.metadata["secret"]]
-)
 def test_a_secret_in_a_setting_where_it_does_not_belong_is_refused_and_not_shown(
-    name: str, value: str
+    value: str,
 ) -> None:
     """The rest of the value is, so that one sees what was taken for the other."""
-    with pytest.raises(ConfigurationError) as caught:
-        Settings.from_environ({name: value})
-    said = str(caught.value)
-    assert name in said
-    assert KEY_OF_BUS not in said
-    assert KEY_OF_BUS[:20] not in said
+    for name, field in FIELDS.items():
+        if not field.metadata["secret"]:
+            with pytest.raises(ConfigurationError) as caught:
+                Settings.from_environ({name: value})
+            said = str(caught.value)
+            assert name in said
+            assert KEY_OF_BUS not in said
+            assert KEY_OF_BUS[:20] not in said
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +24,7 @@ from scoring_runtime.standalone.folder import Folder
 from scoring_runtime.triggers.blob_paths import blob_paths
 from tests.conftest import WriteScript
 from tests.hosts.standalone import StandaloneHost
+from tests.hosts.waiting import until
 
 PATIENCE = 120.0
 SCRIPT = """
@@ -44,15 +44,6 @@ SCRIPT = """
             raise ValueError("as asked")
         return {"length": len(data), "end": data[-10:]}
 """
-
-
-def until(condition: Callable[..., Any], *given: object) -> Any:
-    """What the condition gives once it gives something."""
-    end = time.monotonic() + PATIENCE
-    while not (found := condition(*given)):
-        assert time.monotonic() < end, f"not within {PATIENCE} s"
-        time.sleep(0.02)
-    return found
 
 
 class Folders:
@@ -107,20 +98,6 @@ def result(text: str) -> dict[str, Any]:
 
 
 # --- crashes --------------------------------------------------------------------------------------
-
-
-def test_an_input_whose_scoring_was_killed_is_scored_after_the_restart(
-    folders: Folders, script: Path
-):
-    folders.put("a.json", "slow at first")
-    with folders.host(script) as host:
-        until(lambda: calls(script))
-        assert host.stop(signal.SIGKILL) == -signal.SIGKILL
-    assert folders.documents() == set()
-    with folders.host(script):
-        until(lambda: folders.document("a_out.json") == result("slow at first"))
-        until(lambda: list(folders.claims.iterdir()) == [])
-    assert len(calls(script)) == 2
 
 
 def test_what_a_kill_cut_off_while_it_was_written_is_no_document(folders: Folders, script: Path):
@@ -274,18 +251,6 @@ def test_names_that_only_files_can_have(folders: Folders, script: Path):
     assert seen == {*(quote(f"input/{name}") for name in NAMES), "input/%3F.json"}
     assert [line for line in host.log.splitlines() if line.startswith("b.json")] == []
     assert "Traceback" not in host.log
-
-
-def test_a_name_too_long_for_its_document_keeps_no_other_from_being_scored(
-    folders: Folders, script: Path
-):
-    folders.put("l" * 250 + ".json", "long")
-    with folders.host(script) as host:
-        for number in range(5):
-            folders.put(f"{number}.json", "x")
-        until(lambda: len(folders.documents()) == 5)
-        assert httpx.get(f"{host.url}/health/live", timeout=PATIENCE).status_code == 200
-    assert folders.documents() == {f"{number}_out.json" for number in range(5)}
 
 
 # --- several hosts --------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from tests.hosts.standalone import StandaloneHost
 
 SECONDS = float(os.environ.get("SCORING_TEST_LOAD_SECONDS", "30"))
@@ -118,6 +120,7 @@ def load(host: StandaloneHost, seconds: float) -> Load:
     return asyncio.run(main())
 
 
+@pytest.mark.long
 def test_200_clients_for_30_seconds_get_every_answer_and_each_its_own(write_script):
     """No error, none lost, none mixed up; nobody starves; memory does not grow."""
     with StandaloneHost(write_script(SYNC)) as host:

@@ -306,13 +306,15 @@ def a_queue_that_requires_sessions(place: Place) -> None:
     assert "'by-session' requires sessions" in host.log
 
 
+LONG: tuple[Callable[[Place], None], ...] = (
+    reply_to_that_never_answers,
+    a_deleted_output,
+    a_broker_that_is_away_for_long,
+)
 SCENARIOS: tuple[Callable[[Place], None], ...] = (
     a_full_output,
-    a_deleted_output,
-    reply_to_that_never_answers,
     links_that_are_closed,
     more_work_than_the_deadline,
-    a_broker_that_is_away_for_long,
     messages_that_cannot_be_decoded,
     hosts_that_answer_each_other,
     a_queue_that_requires_sessions,
@@ -320,7 +322,13 @@ SCENARIOS: tuple[Callable[[Place], None], ...] = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Any, Future[None]]]:
+def started(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[Any, Future[None]]]:
+    """All that this run has chosen, at once."""
+    calls = (getattr(each, "callspec", None) for each in request.session.items)
+    chosen = [call.params["scenario"] for call in calls if call and "scenario" in call.params]
+
     def in_its_place(scenario: Callable[[Place], None], folder: Path) -> None:
         with ExitStack() as stack:
             scenario(Place(folder, stack))
@@ -328,14 +336,18 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[Any, F
     with ThreadPoolExecutor(3) as pool:
         yield {
             each: pool.submit(in_its_place, each, tmp_path_factory.mktemp("place"))
-            for each in SCENARIOS
+            for each in chosen
         }
 
 
 # --- tests ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda each: each.__name__.replace("_", " "))
+@pytest.mark.parametrize(
+    "scenario",
+    [*(pytest.param(each, marks=pytest.mark.long) for each in LONG), *SCENARIOS],
+    ids=lambda each: each.__name__.replace("_", " "),
+)
 def test_messages_are_scored_and_answered_once(
     scenario: Callable[[Place], None], started: Mapping[Any, Future[None]]
 ):
@@ -409,16 +421,6 @@ def test_ids_that_are_no_text_are_told_apart(plain: Place):
     plain.until(lambda: len(plain.broker.messages("output")) == 2)
     replies = plain.broker.take_all("output")
     assert {each.correlation_id for each in replies} == {"\\xfe", "\\xff"}
-
-
-def test_a_message_that_is_too_large_is_refused_as_over_http(plain: Place):
-    plain.broker.send("input", b"x" * 1001, message_id="big")
-    plain.until(lambda: plain.broker.counts("input").dead)
-    [letter] = plain.broker.take_all("input/$deadletterqueue")
-    [reply] = plain.broker.take_all("output")
-    assert reply.application_properties == {"status": 413}
-    assert letter.application_properties["DeadLetterReason"] == "InputTooLarge"
-    assert "SCORING_MAX_BODY_BYTES" in letter.application_properties["DeadLetterErrorDescription"]
 
 
 def test_a_dead_letter_that_is_sent_again_gets_its_reply(plain: Place):

@@ -315,6 +315,7 @@ class Folders:
 # --- promises -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_killed_hosts_lose_and_double_no_blob(write_script):
     """2,000 blobs, two hosts, five SIGKILLs: one right document each, errors for the poisoned."""
     script = write_script(SCRIPT)
@@ -332,16 +333,19 @@ def test_killed_hosts_lose_and_double_no_blob(write_script):
         asyncio.run(scenario(azurite))
 
 
-def test_killed_hosts_lose_and_double_no_file(write_script, tmp_path):
+@pytest.mark.parametrize(
+    ("count", "kills"), [(400, 1), pytest.param(2000, 5, marks=pytest.mark.long)]
+)
+def test_killed_hosts_lose_and_double_no_file(write_script, tmp_path, count, kills):
     """The same on local folders."""
     script = write_script(SCRIPT)
-    inputs = inputs_of(2000, seconds=0.006, refuse=3, **{"raise": 2})
+    inputs = inputs_of(count, seconds=0.006, refuse=3, **{"raise": 2})
     place = Folders(tmp_path)
     place.fill(inputs)
 
     async def scenario() -> None:
         with hosts_on(script, 2, place.environ) as hosts:
-            await kill_at_random(hosts, 5, 1.2, place.count, len(inputs))
+            await kill_at_random(hosts, kills, 1.2, place.count, len(inputs))
             await until_there_are(len(inputs), place.count)
 
     asyncio.run(scenario())
@@ -429,6 +433,7 @@ async def slower_than_the_lease(azurite: Azurite, script: Path) -> None:
     assert script.with_name("calls").read_text() == "called\n"
 
 
+@pytest.mark.long
 def test_storage_that_goes_away_delays_and_does_no_more(long_ones, write_script, tmp_path):
     """Azurite is stopped and started three times: all is scored, by the same healthy process."""
     script = write_script(SCRIPT)
@@ -456,11 +461,13 @@ def test_storage_that_goes_away_delays_and_does_no_more(long_ones, write_script,
         asyncio.run(scenario(azurite))
 
 
+@pytest.mark.long
 def test_a_blob_that_kills_the_process_ends_as_an_error_and_spares_the_others(long_ones):
     """After BLOB_MAX_ATTEMPTS it is not tried again; the blobs in flight with it are scored."""
     long_ones["killer"].result(PATIENCE)
 
 
+@pytest.mark.long
 def test_a_run_longer_than_the_lease_is_called_once(long_ones):
     """The lease is renewed while run() takes 20 s: the other host leaves the blob alone."""
     long_ones["slow"].result(PATIENCE)

@@ -216,7 +216,7 @@ def is_ready(host: StandaloneHost) -> bool:
     return httpx.get(f"{host.url}/health/ready").status_code == 200
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[None]]:
     """The scenario with cuts, which waits most of the time, by itself."""
     script = tmp_path_factory.mktemp("cut") / "score.py"
@@ -225,20 +225,26 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[None]]:
         yield pool.submit(connections_are_cut, script)
 
 
-def test_killed_hosts_lose_and_double_no_message(write_script: WriteScript):
-    """5,000 messages, ten poisoned, two hosts, five SIGKILLs at random moments."""
+@pytest.mark.parametrize(
+    ("count", "kills"), [(1000, 1), pytest.param(5000, 5, marks=pytest.mark.long)]
+)
+def test_killed_hosts_lose_and_double_no_message(
+    write_script: WriteScript, count: int, kills: int
+) -> None:
+    """Ten messages are poisoned; of two hosts one is killed at random moments."""
     script = write_script(SCRIPT)
-    inputs = inputs_of(5000, 10, seconds=0.005)
+    inputs = inputs_of(count, 10, seconds=0.005)
     with queues_with(inputs) as broker, two_hosts(script, broker) as hosts:
         ends: list[int] = []
         seeded = a_seed()
-        disturb(broker, [lambda: ends.append(hosts.kill(seeded.randrange(2)))] * 5, 0.1, 1)
-        assert ends == [-signal.SIGKILL] * 5
+        disturb(broker, [lambda: ends.append(hosts.kill(seeded.randrange(2)))] * kills, 0.1, 1)
+        assert ends == [-signal.SIGKILL] * kills
         check(broker, inputs)
         assert broker.counts("input") == Counts(0, 0, 10)
-        assert broker.statistics.locks_expired >= 5, "no kill hit a host at work"
+        assert broker.statistics.locks_expired >= kills, "no kill hit a host at work"
 
 
+@pytest.mark.long
 def test_cut_connections_lose_and_double_no_message(cut: Future[None]):
     """Ten cuts, and the broker away twice for 3 s: the same two processes answer everything."""
     cut.result(3 * PATIENCE)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,6 +21,7 @@ from scoring_runtime.telemetry import standard_streams
 from scoring_runtime.telemetry.standard_streams import MOST_WAITING_BYTES, Outlet
 from tests.conftest import WriteScript
 from tests.hosts.standalone import StandaloneHost
+from tests.hosts.waiting import until
 
 PIPE_BYTES = 65_536
 LOUD = """
@@ -36,14 +37,6 @@ def run(data):
     warnings.warn("warned")
     return data
 """
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for a condition, a minute at most."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 class Host(StandaloneHost):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from tests.hosts.azurite import Azurite
 from tests.hosts.broker import BrokerMessage, ServiceBusBroker
 from tests.hosts.functions import FunctionsHost, blob_event, message_event
 from tests.hosts.standalone import StandaloneHost, clean_environ
+from tests.hosts.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parents[1] / "entry_scripts"
@@ -221,7 +220,7 @@ class Containers:
             self._input.upload_blob(case.file, case.body, content_settings=said)
 
     def endings(self, cases: list[Case]) -> Endings:
-        wait_until(lambda: len(names(self._output)) >= len(cases))
+        until(lambda: len(names(self._output)) >= len(cases))
         documents = {}
         for each in self._output.list_blobs(include=["metadata"]):
             body = self._output.download_blob(each.name).readall()
@@ -257,7 +256,7 @@ class Folders:
             (self._input / case.file).write_bytes(case.body)
 
     def endings(self, cases: list[Case]) -> Endings:
-        wait_until(lambda: self._output.is_dir() and len(self._files()) >= len(cases))
+        until(lambda: self._output.is_dir() and len(self._files()) >= len(cases))
         found = {each.name: each for each in self._files()}
         endings = {}
         for case in cases:
@@ -269,13 +268,6 @@ class Folders:
     def _files(self) -> list[Path]:
         done = [each for each in self._output.iterdir() if each.is_file()]
         return [each for each in done if each.suffix in (".output", ".error")]
-
-
-def wait_until(predicate: Callable[[], object]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not predicate():
-        assert time.monotonic() < until, "not all inputs were answered"
-        time.sleep(0.1)
 
 
 # --- ways -----------------------------------------------------------------------------------------

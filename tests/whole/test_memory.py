@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,29 @@ def resident(process: int) -> float:
 # --- what stays -----------------------------------------------------------------------------------
 
 
+def some(names: Iterable[str], quick: set[str]) -> list[Any]:
+    """The names; all but the quick ones are for the long tests."""
+    return [each if each in quick else pytest.param(each, marks=pytest.mark.long) for each in names]
+
+
 @pytest.fixture(scope="module")
-def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int]]:
+def left(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[int, int]]:
     """For each kind of request the bytes that stay and the requests that can be reached."""
+    calls = (getattr(each, "callspec", None) for each in request.session.items)
+    chosen = [call.params["kind"] for call in calls if call and call.params.get("kind") in KINDS]
     folder = tmp_path_factory.mktemp("leaks")
     saved(folder / "m", sum_estimator())
-    lines = [line.split("\t") for line in run_module("tests.leaks", str(folder)).splitlines()]
+    told = run_module("tests.leaks", str(folder), *chosen).splitlines()
+    lines = [line.split("\t") for line in told]
     return {name: (int(size), int(alive)) for name, size, alive in lines}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK_KINDS = {"answered", "not text", "run() raises", "timeout", "async raises"}
+
+
+@pytest.mark.parametrize("kind", some(KINDS, QUICK_KINDS))
 def test_nothing_of_a_request_stays_after_its_answer(kind: str, left: dict[str, Any]) -> None:
     size, alive = left[kind]
     assert alive == 0
@@ -99,7 +112,11 @@ def test_failed_requests_take_no_more_memory_without_the_garbage_collector(
 # --- what is taken --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", BODIES)
+SLOW_BODIES = {"CSV of line ends", "CSV of carriage returns", "CSV of quoted line ends",
+               "CSV of spaces"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", some(BODIES, {*BODIES} - SLOW_BODIES))
 def test_a_small_body_takes_neither_long_nor_much_memory(name: str) -> None:
     seconds, megabytes, refusal = json.loads(run_module("tests.hostile", name))
     assert re.search(BODIES[name].refusal, refusal), refusal
@@ -107,8 +124,9 @@ def test_a_small_body_takes_neither_long_nor_much_memory(name: str) -> None:
     assert megabytes < 1500
 
 
-def test_json_that_grows_does_not_reach_a_schema_script(write_script: Any) -> None:
-    """40 times 96 kB that would be 2.6 GB each; health is answered meanwhile."""
+@pytest.mark.parametrize("times", [4, pytest.param(40, marks=pytest.mark.long)])
+def test_json_that_grows_does_not_reach_a_schema_script(write_script: Any, times: int) -> None:
+    """So many times 96 kB that would be 2.6 GB each; health is answered meanwhile."""
     body = gzip.compress(b'{"x":[' + b"{}," * 33_000_000 + b"{}]}")
     headers = {"content-type": "application/json", "content-encoding": "gzip"}
     slowest, answered = 0.0, threading.Event()
@@ -126,7 +144,7 @@ def test_json_that_grows_does_not_reach_a_schema_script(write_script: Any) -> No
         looking = threading.Thread(target=look)
         looking.start()
         try:
-            for _ in range(40):
+            for _ in range(times):
                 reply = httpx.post(
                     f"{host.url}/score", content=body, headers=headers, timeout=PATIENCE
                 )
