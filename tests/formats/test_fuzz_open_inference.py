@@ -7,9 +7,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.fuzz import run_target
-
-RUNS = 40_000
+from tests.fuzz import RUNS, run_target
 
 
 def seeds() -> Iterator[bytes]:
@@ -27,8 +25,9 @@ def seeds() -> Iterator[bytes]:
         yield b"\0" + struct.pack("<h", len(header)) + header + tail
 
 
-def test_any_bytes_are_a_request_or_an_input_error(tmp_path: Path) -> None:
+@RUNS
+def test_any_bytes_are_a_request_or_an_input_error(runs: int, tmp_path: Path) -> None:
     """No crash, no other error, no memory beyond the limit; what is read is written as it was."""
-    finished = run_target("fuzz_open_inference", seeds(), tmp_path, runs=RUNS, most_bytes=600)
+    finished = run_target("fuzz_open_inference", seeds(), tmp_path, runs=runs, most_bytes=600)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert f"Done {RUNS} runs" in finished.stderr
+    assert f"Done {runs} runs" in finished.stderr

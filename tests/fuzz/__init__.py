@@ -12,6 +12,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
+RUNS = pytest.mark.parametrize("runs", [5_000, pytest.param(100_000, marks=pytest.mark.long)])
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
