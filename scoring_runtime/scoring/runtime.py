@@ -118,6 +118,8 @@ class Runtime:
         """Numbers that ``/metrics`` shows: name → what to call for the value."""
         self.began: Callable[[str], object] = request_id.set
         """Called in a scoring thread with the id of each request that is begun."""
+        self.before_ready: Callable[[], object] | None = None
+        """Called in a scoring thread when all is loaded, before anybody can see that it is."""
         self._preloaded = preloaded
         self._scorers: dict[Served, Scorer[Loaded]] = {}
         for each in self.served:
@@ -262,6 +264,8 @@ class Runtime:
             loaded.began = self.began
             if model is self.served[-1]:
                 self._finish(loaded)
+                if self.before_ready is not None:
+                    self.before_ready()
             return loaded
 
         settings = self.settings

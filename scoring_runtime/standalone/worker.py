@@ -46,6 +46,8 @@ class Worker:
         self._runtime = build(settings, preloaded)
         if supervised is not None:
             self._runtime.began = supervised.began
+            # Before a client knows it: one that crashes then is replaced.
+            self._runtime.before_ready = supervised.tell_ready
         self._caching = caching(self._runtime, "WORKER_COUNT")
         self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
         self._shared = Shared(self._runtime, handle)
@@ -95,8 +97,6 @@ class Worker:
                 self._supervised.tell(diagnosis(error, self._settings))
             self._server.should_exit = True
             return
-        if self._supervised is not None:
-            self._supervised.tell_ready()
         log.info("Worker with pid %s ready for serving traffic", os.getpid())
 
     async def _sweep(self) -> None:
