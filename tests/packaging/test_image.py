@@ -519,27 +519,16 @@ def test_a_package_that_is_not_there_fails_with_what_pip_says(images: ImageStore
         build_packages(images, tmp_path, "orjson==0.0.1\n", lines.append)
     said = str(caught.value).splitlines()
     assert said[0] == "buildah could not build the image (exit code 1):"
-    assert said[1].startswith(
-        "  ERROR: Could not find a version that satisfies the requirement orjson==0.0.1 "
-    )
-    assert said[2:] == [
-        "  ERROR: No matching distribution found for orjson==0.0.1",
-        "Correct the package's name or version, or name the index that has it: --build-arg "
-        "PIP_INDEX_URL=… or PIP_EXTRA_INDEX_URL=….",
-    ]
+    assert "  ERROR: No matching distribution found for orjson==0.0.1" in said
     assert [line for line in lines if line.startswith(("Get:", "Reading package"))] == []
 
 
-def test_a_base_image_that_is_not_there_fails_with_what_to_do(images: ImageStore, tmp_path: Path):
+def test_a_base_image_that_is_not_there_is_named(images: ImageStore, tmp_path: Path):
     with pytest.raises(PackagingError) as caught:
         build_packages(images, tmp_path, "", BASE_IMAGE="localhost/no-such-image")
     said = str(caught.value)
     assert said.startswith("buildah could not build the image (exit code 125):\n")
     assert "localhost/no-such-image" in said
-    assert said.endswith(
-        "The base image cannot be had: check its name, sign in to its registry, or name another: "
-        "--build-arg BASE_IMAGE=…."
-    )
 
 
 def test_an_interrupted_build_leaves_no_process(images: ImageStore, tmp_path: Path):
