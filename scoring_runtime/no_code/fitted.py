@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import ModelUnusable
+
 # These get something else than the input: what other estimators say, or the target.
 _OF_OTHERS = ("final_estimator", "final_estimator_", "transformer", "transformer_", "calibrators")
 _DOES = ("fit", "predict", "predict_proba", "transform")
@@ -267,7 +269,14 @@ def _of_lightgbm(booster: Any, columns: Sequence[str]) -> Iterator[Column]:
 def _of_xgboost(booster: Any) -> Iterator[Column]:
     """XGBoost keeps them from version 3.1 on; before, only a sample tells them."""
     if hasattr(booster, "get_categories"):
-        for name, values in booster.get_categories(export_to_arrow=True).to_arrow():
+        try:
+            found = booster.get_categories(export_to_arrow=True).to_arrow()
+        except ImportError as error:
+            raise ModelUnusable(
+                "The model was fitted on columns of categories, for which XGBoost needs pyarrow: "
+                "pip install pyarrow."
+            ) from error
+        for name, values in found:
             if values is not None:
                 yield _of_categories(name, values.to_pylist(), closed=True)
 

@@ -166,7 +166,7 @@ class MlflowModel:
         return {"inputs": data, **rest}
 
     def _data(self, content: Content) -> Any:
-        """What npy, Arrow, JSON Lines and V2 hold, as pyfunc takes it."""
+        """What npy, JSON Lines and V2 hold, as pyfunc takes it."""
         if self._hinted:
             return _listed(content)
         if isinstance(content, Rows):

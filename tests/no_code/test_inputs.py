@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,26 @@ def test_a_category_that_only_xgboost_refuses_is_refused():
     assert asked(serving(model), body, CSV) == model.predict(row).tolist()
     with pytest.raises(SchemaMismatch, match=r"'its kind' has '777', .* it knows: '01010', '8010'"):
         asked(serving(booster_of("xgboost", frame)[0]), body, CSV)
+
+
+WITHOUT_PYARROW = """
+import sys
+sys.modules["pyarrow"] = None
+from pathlib import Path
+from scoring_runtime.no_code.loading import load
+from scoring_runtime.settings.settings import Settings
+load(Path(sys.argv[1]), Settings())
+"""
+
+
+@pytest.mark.parametrize("frame", ["categories", "numbers"])
+def test_only_categories_of_xgboost_need_pyarrow(frame, tmp_path):
+    """It is no dependency of xgboost's."""
+    booster_of("xgboost", FRAMES[frame])[0].save_model(tmp_path / "model.json")
+    command = [sys.executable, "-c", WITHOUT_PYARROW, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == (1 if frame == "categories" else 0), done.stderr
+    assert done.stderr.endswith("needs pyarrow: pip install pyarrow.\n") == (frame == "categories")
 
 
 # --- columns that may be there or not -------------------------------------------------------------
