@@ -10,7 +10,7 @@ import contextlib
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,12 +86,7 @@ def end(process: Process, grace_seconds: float) -> None:
 
 def ended(process: Process, seconds: float) -> bool:
     """Wait until the process has ended, or that long; whether it has."""
-    until = time.monotonic() + seconds
-    while process.is_alive:
-        if time.monotonic() > until:
-            return False
-        time.sleep(_POLL_SECONDS)
-    return True
+    return _comes_true(lambda: not process.is_alive, seconds)
 
 
 def free_port() -> int:
@@ -115,8 +110,12 @@ def is_free(port: int) -> bool:
 
 def became_free(port: int, seconds: float) -> bool:
     """Wait until the port is free, or that long; whether it is."""
+    return _comes_true(lambda: is_free(port), seconds)
+
+
+def _comes_true(condition: Callable[[], bool], seconds: float) -> bool:
     until = time.monotonic() + seconds
-    while not is_free(port):
+    while not condition():
         if time.monotonic() > until:
             return False
         time.sleep(_POLL_SECONDS)
