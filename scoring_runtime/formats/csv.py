@@ -16,7 +16,7 @@ from ..errors import InputTooLarge, NotAcceptable, SchemaMismatch, UndecodableIn
 from ..values.content import Columns, Limits, Rows, TextRows
 from ..values.json_results import encoder
 from ..values.wording import check_columns, too_many, uneven
-from .guarded_json import check_memory
+from .guarded_json import check_texts
 
 _CHARSETS: Mapping[str, str] = {
     "utf-8": "utf-8",
@@ -33,8 +33,6 @@ _CHARSETS: Mapping[str, str] = {
 }
 _VALUES_AT_ONCE = 65_536
 _INDEX = "Unnamed: 0"  # what pandas.read_csv calls a first column without a name
-# Of a str of a few letters with its place in a list, and of a column with its name.
-_BYTES_A_TEXT, _BYTES_A_COLUMN = 64, 400
 _WIDEST_UNCOUNTED = 1_000_000
 # Lines, blank ones and those within quotes included, for each row; and characters read at once.
 _LINES_A_ROW, _BATCH = 10, 64 * 1024
@@ -189,8 +187,7 @@ class _Records:
 
     def check_memory(self) -> None:
         """Refuse what would take far more memory as text objects than it has as a body."""
-        memory = self.width * (self._rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
-        check_memory(memory, self.limits, _BODY, "Send application/x-npy, or fewer rows at once.")
+        check_texts(self._rows, self.width, self.limits, _BODY)
 
     def _read(self) -> Generator[list[str], None, None]:
         try:

@@ -12,6 +12,8 @@ from ..values.wording import check_values
 MEMORY_FACTOR = 10
 """How many times ``SCORING_MAX_BODY_BYTES`` a body may take in memory once it is read."""
 GUARDED_BYTES = 1024 * 1024
+# Of a str of a few letters with its place in a list, and of a column with its name.
+_BYTES_A_TEXT, _BYTES_A_COLUMN = 64, 400
 # What orjson makes of them on a 64-bit CPython; a value is a number with its place in a list.
 _BYTES_A_LIST, _BYTES_AN_OBJECT, _BYTES_A_VALUE = 88, 240, 32
 
@@ -69,3 +71,13 @@ def check_memory(memory: int, limits: Limits, what: str, instead: str) -> None:
             f"{what} would take about {memory // 1_000_000} MB of memory once read; at most "
             f"{MEMORY_FACTOR} times SCORING_MAX_BODY_BYTES ({limits.bytes}) are allowed. {instead}"
         )
+
+
+def check_texts(rows: int, columns: int, limits: Limits, what: str) -> None:
+    """Refuse a table of text fields that would take more than that as objects.
+
+    Raises:
+        InputTooLarge: it would.
+    """
+    memory = columns * (rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
+    check_memory(memory, limits, what, "Send application/x-npy, or fewer rows at once.")

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import ResultNotSerializable, SchemaMismatch, UndecodableInput, UnsupportedContentType
 from ..formats.by_content_type import JSON, Asked
-from ..formats.guarded_json import check_memory
+from ..formats.guarded_json import check_texts
 from ..formats.mlflow_json import AZUREML_KINDS, KINDS, check_size
 from ..models.kinds import mlflow_versions
 from ..models.loading import load_mlflow, warn_of_versions
@@ -28,8 +28,6 @@ from ..values.content import DATATYPES, Columns, Content, Limits, NoCodeModel, R
 from ..values.wording import check_columns
 
 _NOT_A_NUMBER: Mapping[str, Callable[[str], Any]] = {"null": lambda _: None, "string": str}
-# Of a text of a few letters with its place in a column, and of a column with its name.
-_BYTES_A_TEXT, _BYTES_A_COLUMN = 64, 400
 
 
 def load(folder: Path) -> NoCodeModel:
@@ -386,8 +384,7 @@ def _check_csv(text: str, limits: Limits) -> None:
         raise UndecodableInput(f"The CSV body cannot be read: {error}.") from None
     check_columns(width, limits, "The CSV body")
     check_size(rows, rows * width, limits)
-    memory = width * (rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
-    check_memory(memory, limits, "The CSV body", "Send application/x-npy, or fewer rows at once.")
+    check_texts(rows, width, limits, "The CSV body")
 
 
 def _width(values: Any) -> int:
