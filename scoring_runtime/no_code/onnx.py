@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import ModelUnusable, SchemaMismatch
 from ..telemetry.logs import log
-from ..values.arrays import plain_matrix
+from ..values.arrays import of_plain_rows
 from ..values.content import Content, Limits, Rows, Spec
 from ..values.inputs import tensors
 from .onnx_options import OnnxOptions, processors
@@ -81,7 +81,8 @@ class OnnxModel:
         only = self._fed[0] if len(self._fed) == 1 and self._fed == self.inputs else None
         self.quick: Callable[[list[Any]], Any] | None = None
         if only is not None and len(only.shape) == 2 and only.datatype in ("FP32", "FP64"):
-            self.quick = self._quickly(only)
+            name = only.name
+            self.quick = of_plain_rows(only, limits, lambda rows: self._run({name: rows}))
         self._refusals = _refusals()
         self._lengths = _shared_lengths(self._session.get_inputs())
 
@@ -95,15 +96,6 @@ class OnnxModel:
         named = () if isinstance(content, Rows) else content[0]
         specs = self._fed if self._optional.isdisjoint(named) else self.inputs
         return self._run(tensors(content, specs, self._limits))
-
-    def _quickly(self, only: Spec) -> Callable[[list[Any]], Any]:
-        read, name, run = plain_matrix(only, self._limits), only.name, self._run
-
-        def quick(rows: list[Any]) -> Any:
-            given = read(rows)
-            return None if given is None else run({name: given})
-
-        return quick
 
     def _run(self, given: Mapping[str, NDArray[Any]]) -> Any:
         try:

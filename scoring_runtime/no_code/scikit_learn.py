@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputTooLarge, ModelUnusable, SchemaMismatch
-from ..values.arrays import array, plain_matrix
+from ..values.arrays import array, of_plain_rows
 from ..values.content import DATATYPES, Columns, Content, Limits, PerOutput, Rows, Spec, Tensors
 from ..values.inputs import column, matrix, tensors
 from ..values.named_outputs import rows_first
@@ -135,16 +136,8 @@ class ScikitLearnModel:
         self.inputs = (self._matrix,) if table is None else table.specs
         self.quick: Callable[[list[Any]], Any] | None = None
         if table is None and self._matrix.datatype != "BYTES":
-            self.quick = self._quickly()
-
-    def _quickly(self) -> Callable[[list[Any]], Any]:
-        read, method = plain_matrix(self._matrix, self._limits), self.methods[0]
-
-        def quick(rows: list[Any]) -> Any:
-            given = read(rows)
-            return None if given is None else self._predicted(given, {}, method)
-
-        return quick
+            score = partial(self._predicted, params={}, method=self.methods[0])
+            self.quick = of_plain_rows(self._matrix, self._limits, score)
 
     def _given(self, content: Content) -> Any:
         if self._table is not None:

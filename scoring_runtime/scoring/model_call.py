@@ -11,7 +11,7 @@ import orjson
 
 from ..errors import SchemaMismatch, ScoringRuntimeError, UndecodableInput
 from ..formats import by_content_type
-from ..formats.by_accept import writer
+from ..formats.by_accept import Encode, writer
 from ..formats.by_content_type import plain_rows
 from ..messages import ScoringRequest, ScoringResponse
 from ..script.call import JSON_HEADERS, run_failed
@@ -54,11 +54,12 @@ class ModelInvocation:
         self._limits = settings.limits.for_inputs(len(model.inputs))
         self._nan = settings.nan_policy
         self._own = model if isinstance(model, by_content_type.OwnBodies) else None
-        numbers = all(each.datatype != "BYTES" for each in model.outputs)
-        strict = settings.strict_compat
-        self._encode = encoder(settings.nan_policy, strict=strict, numbers=numbers)
         if self._own is not None:
-            self._encode = partial(self._own.encode, nan=settings.nan_policy)
+            self._encode: Encode = partial(self._own.encode, nan=settings.nan_policy)
+        else:
+            numbers = all(each.datatype != "BYTES" for each in model.outputs)
+            strict = settings.strict_compat
+            self._encode = encoder(settings.nan_policy, strict=strict, numbers=numbers)
         self._columns = frozenset(spec.name for spec in model.inputs if not spec.optional)
         self._as_text = model.reads_text
         self._quick = model.quick

@@ -94,8 +94,8 @@ class SchemaArguments:
         """The keyword arguments, and the writer when it is not plain JSON.
 
         Raises:
-            InputError: as :func:`table.read` and ``answers.writer``; UndecodableInput when a
-                parameter has no value.
+            InputError: as :func:`.by_content_type.read` and :func:`.by_accept.writer`;
+                UndecodableInput when a parameter has no value.
         """
         said, accept, length = _said(request)
         infer = length or request.path.startswith("/v2/")

@@ -44,14 +44,16 @@ def array(values: Any, spec: Spec, limits: Limits, *, typed: bool = True) -> NDA
     return checked(made, spec, limits)
 
 
-def plain_matrix(spec: Spec, limits: Limits) -> Callable[[Any], NDArray[Any] | None]:
-    """What makes rows of numbers the array ``(rows, values)`` of FP32 or FP64 that ``spec`` asks
-    for; None of rows that have to be looked at more closely, by :func:`array`, which says what is
-    wrong with them."""
+def of_plain_rows(
+    spec: Spec, limits: Limits, function: Callable[[NDArray[Any]], Any]
+) -> Callable[[list[Any]], Any]:
+    """``function`` of rows of numbers, as the array ``(rows, values)`` of FP32 or FP64 that
+    ``spec`` asks for; None of rows that have to be looked at more closely, by :func:`array`, which
+    says what is wrong with them."""
     dtype = np.dtype(NUMPY_TYPES[spec.datatype])
     count, width = spec.shape
 
-    def made(rows: Any) -> NDArray[Any] | None:
+    def called(rows: list[Any]) -> Any:
         try:
             with np.errstate(over="raise"):
                 found = np.array(rows, dtype)
@@ -66,9 +68,9 @@ def plain_matrix(spec: Spec, limits: Limits) -> Callable[[Any], NDArray[Any] | N
             or found.size > limits.values
         ):
             return None
-        return found
+        return function(found)
 
-    return made
+    return called
 
 
 # --- lists ----------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ ROWS = {
     "text": b'[["1.5", "2"]]',
     "no number": b'[["a", 2]]',
     "too large for float32": b"[[1e39, 2]]",
+    "text too large for float32": b'[["1e39", 2]]',
     "infinite": b"[[1, Infinity]]",
     "an integer of 30 digits": b"[[1, 100000000000000000000000000000]]",
     "uneven": b"[[1, 2], [3]]",
