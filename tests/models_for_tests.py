@@ -6,15 +6,17 @@ All of them are deterministic: the same code gives the same answers in every pro
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scoring_runtime import ScoringRequest, ScoringResponse, Settings, build
 from tests.hosts.functions import FunctionsHost
 from tests.hosts.standalone import StandaloneHost, clean_environ
 
@@ -303,3 +305,23 @@ def other_version(path: Path) -> Path:
     text = sklearn.__version__.encode()
     path.write_bytes(content.replace(bytes([len(text)]) + text, b"\x051.3.2"))
     return path
+
+
+def answers(
+    folder: Path, requests: Sequence[ScoringRequest], **environ: str
+) -> list[ScoringResponse]:
+    """What the runtime answers to each of ``requests`` with the model in ``folder``."""
+
+    async def main() -> list[ScoringResponse]:
+        runtime = build(
+            Settings.from_environ(
+                {"AZUREML_MODEL_DIR": str(folder), "AML_APP_ROOT": str(folder), **environ}
+            )
+        )
+        runtime.start()
+        await runtime.started()
+        found = [await runtime.score(request) for request in requests]
+        await runtime.stop()
+        return found
+
+    return asyncio.run(asyncio.wait_for(main(), 60))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression
 
-from scoring_runtime import ScoringRequest, Settings, build
+from scoring_runtime import ScoringRequest, Settings
 from scoring_runtime.errors import ModelUnusable, RunFailed, SchemaMismatch
 from scoring_runtime.messages import ScoringResponse
 from scoring_runtime.no_code import onnx_options
@@ -27,6 +26,7 @@ from scoring_runtime.no_code.onnx import OnnxModel, session_options
 from scoring_runtime.no_code.onnx_options import OnnxOptions, processors
 from scoring_runtime.scoring.model_call import ModelInvocation
 from scoring_runtime.values.content import Limits, Rows, Spec, Tensors
+from tests.models_for_tests import answers
 
 LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
@@ -71,26 +71,6 @@ def own_answer(path: Path, given: Mapping[str, Any]) -> list[Any]:
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found: list[Any] = session.run(None, dict(given))
     return found
-
-
-def answers(
-    folder: Path, requests: Sequence[ScoringRequest], **environ: str
-) -> list[ScoringResponse]:
-    """What the runtime answers to each of ``requests`` with the model in ``folder``."""
-
-    async def main() -> list[ScoringResponse]:
-        runtime = build(
-            Settings.from_environ(
-                {"AZUREML_MODEL_DIR": str(folder), "AML_APP_ROOT": str(folder), **environ}
-            )
-        )
-        runtime.start()
-        await runtime.started()
-        found = [await runtime.score(request) for request in requests]
-        await runtime.stop()
-        return found
-
-    return asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def answer_of(response: ScoringResponse) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
@@ -56,12 +55,13 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import SVC, SVR, LinearSVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from scoring_runtime import ScoringRequest, Settings, build
+from scoring_runtime import ScoringRequest, Settings
 from scoring_runtime.errors import ModelUnusable, SchemaMismatch, UndecodableInput
 from scoring_runtime.messages import ScoringResponse
 from scoring_runtime.no_code.scikit_learn import ScikitLearnModel
 from scoring_runtime.scoring.model_call import ModelInvocation
 from scoring_runtime.values.content import Limits, Rows, Spec
+from tests.models_for_tests import answers
 
 LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
 METHODS = ("predict", "predict_proba", "decision_function")
@@ -194,26 +194,6 @@ def saved(model: Any, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     joblib.dump(model, folder / "model.joblib")
     return folder
-
-
-def answers(
-    folder: Path, requests: Sequence[ScoringRequest], **environ: str
-) -> list[ScoringResponse]:
-    """What the runtime answers to each of ``requests`` with the model in ``folder``."""
-
-    async def main() -> list[ScoringResponse]:
-        runtime = build(
-            Settings.from_environ(
-                {"AZUREML_MODEL_DIR": str(folder), "AML_APP_ROOT": str(folder), **environ}
-            )
-        )
-        runtime.start()
-        await runtime.started()
-        found = [await runtime.score(request) for request in requests]
-        await runtime.stop()
-        return found
-
-    return asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def as_csv(header: Sequence[str] | None, rows: Sequence[Sequence[Any]]) -> bytes:
