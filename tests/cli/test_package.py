@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -403,27 +402,6 @@ def test_a_package_that_does_not_exist_is_found_out(here: Path) -> None:
     [line] = done.stderr.splitlines()
     assert name in line
     assert not (here / "package").exists()
-
-
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-COMMANDS = re.findall(r"^scoring-runtime (package .*)$", README, re.MULTILINE)
-
-
-@pytest.mark.parametrize("line", COMMANDS)
-def test_the_commands_of_the_readme(here: Path, line: str) -> None:
-    """In a folder with the examples, their models trained."""
-    shutil.copytree(REPOSITORY / "examples" / "diabetes", here / "examples" / "diabetes")
-    train = [sys.executable, "examples/diabetes/train.py"]
-    subprocess.run(train, check=True, env=clean_environ(), timeout=60)
-    command = [*MODULE[:-1], *shlex.split(line), "--no-resolve", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env=clean_environ(), timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["models"] == ["diabetes:1"]
-
-
-def test_the_readme_shows_the_command_for_both_targets() -> None:
-    """Otherwise the test above is empty."""
-    assert ["standalone" in line for line in COMMANDS] == [False, True]
 
 
 def test_no_replies(package: Command) -> None:

@@ -100,7 +100,7 @@ def test_where_nothing_can_stand_beside_a_registry(
 
 
 def test_the_file_is_json(version: Path) -> None:
-    """Its keys are those that the README names."""
+    """Its keys are these."""
     document = json.loads(notes_file(version).read_bytes())
     assert document == {
         "name": "iris",
