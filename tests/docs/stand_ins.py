@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import time
 import tomllib
@@ -283,8 +284,8 @@ def venv(words: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("python", "python3", "pip", "scoring-runtime"):
         here = folder / name
-        here.unlink(missing_ok=True)
-        here.symlink_to(Path(os.environ["DOCS_BIN"], name))
+        shutil.copy2(Path(os.environ["DOCS_BIN"], name), here)
+    (folder.parent / "pyvenv.cfg").touch()
     (folder / "activate").write_text(f'export PATH="{folder.absolute()}:$PATH"\n')
 
 

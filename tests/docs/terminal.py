@@ -111,8 +111,8 @@ class Terminal:
             texts |= dict.fromkeys(("python3", "python"), f'#!/bin/sh\nexec {base} "$@"\n')
         else:
             texts |= dict.fromkeys(("python3", "python"), _SHIM.format(python=sys.executable))
-            command = f'#!/bin/sh\nexec {sys.executable} -m scoring_runtime "$@"\n'
-            texts["scoring-runtime"] = command
+            for name, module in (("scoring-runtime", "scoring_runtime"), ("mlflow", "mlflow")):
+                texts[name] = f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n'
         for name, text in texts.items():
             (bin_ / name).write_text(text)
             (bin_ / name).chmod(0o755)
