@@ -17,7 +17,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "scoring-runtime",
     "font.family": "sans-serif",
-    "font.size": 11,
+    "font.size": 13,
     "text.color": GREY,
     "axes.labelcolor": GREY,
     "axes.edgecolor": GREY,
@@ -100,14 +100,14 @@ def _figure(bars: Any, title: str) -> Any:
         places, group = [*places, at], name
     axes.barh(places, [v for _, _, v in found], color=[colours[s] for _, s, _ in found], height=0.8)
     for place, (_, _, value) in zip(places, found, strict=True):
-        axes.text(value, place, f" {label(value)}", va="center")
+        axes.annotate(label(value), (value, place), (5, 0), textcoords="offset points", va="center")
     several = len(series) > 2
     names = [f"{name}: {each}" if several else name for name, each, _ in found]
     axes.set_yticks(places, names)
     axes.tick_params(axis="both", length=0)
     axes.set_xticks([])
     axes.invert_yaxis()
-    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_title(title, loc="left", fontsize=13)
     return figure
 
 

@@ -16,6 +16,11 @@ from tests.docs.terminal import NEEDS, Terminal, same, served_port
 
 PAGES = [str(page.relative_to(ROOT)) for page in pages()]
 RUNNING = [page for page in PAGES if any(each.kind in RUN for each in blocks(ROOT / page))]
+# Tried at every change; all pages are, on a new machine, with the long tests.
+USUAL = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("start", "files-and-blobs", "messages", "cache", "package")),
+)
 # What a page prints may come a little after the command, as a dropped file's result does.
 _PATIENCE = 20
 
@@ -74,7 +79,9 @@ def _paste(block: Block, shown: Block | None, terminal: Terminal) -> None:
         assert waits and time.monotonic() < until, f"{block.place} prints:\n{printed}"
 
 
-@pytest.mark.parametrize("page", RUNNING)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=[] if p in USUAL else pytest.mark.long) for p in RUNNING]
+)
 def test_a_page_runs_as_it_is_pasted(page: str, tmp_path: Path) -> None:
     """In the environment of the tests; pip's and venv's command lines are checked by shape."""
     with Terminal(tmp_path) as terminal:
