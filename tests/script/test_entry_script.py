@@ -16,7 +16,6 @@ from scoring_runtime.errors import (
     EntryScriptContract,
     EntryScriptFailed,
     EntryScriptNotFound,
-    InputError,
     InputTooLarge,
     UndecodableInput,
     UnsupportedContentType,
@@ -216,7 +215,6 @@ def test_bad_scripts_are_refused_at_start(case: str, write_script: WriteScript) 
     ("source", "cause"),
     [
         ("import no_such_package", "No module named 'no_such_package'"),
-        ("1 / 0", "division by zero"),
         ("import sys; sys.exit(2)", "2"),
         ("x = '\0'", "source code string cannot contain null bytes"),
     ],
@@ -244,30 +242,25 @@ def test_relative_to_the_app_root_or_absolute(write_script: WriteScript, tmp_pat
         assert answer(script, ScoringRequest(b"")) == str(path)
 
 
-@pytest.mark.parametrize(
-    ("folder", "content"),
-    [
-        ("", "contains: empty, main.py, other.py."),
-        ("empty", "contains: nothing."),
-        ("missing", "does not exist."),
-    ],
-)
-def test_no_such_script(
-    folder: str, content: str, write_script: WriteScript, tmp_path: Path
-) -> None:
+def test_no_such_script(write_script: WriteScript, tmp_path: Path) -> None:
     """The message shows what is in the folder instead."""
     write_script("", "main.py")
     write_script("", "other.py")
     (tmp_path / "empty").mkdir()
-    path = tmp_path / folder / "score.py"
-    with pytest.raises(EntryScriptNotFound) as caught:
-        loaded(path)
-    message = str(caught.value)
-    assert message.startswith(
-        f"No such file or directory: the entry script {path} (AZUREML_ENTRY_SCRIPT or "
-        "--entry-script)."
-    )
-    assert message.endswith(f"{path.parent} {content}")
+    contents = {
+        "": "contains: empty, main.py, other.py.",
+        "empty": "contains: nothing.",
+        "missing": "does not exist.",
+    }
+    for folder, content in contents.items():
+        path = tmp_path / folder / "score.py"
+        with pytest.raises(EntryScriptNotFound) as caught:
+            loaded(path)
+        assert str(caught.value).startswith(
+            f"No such file or directory: the entry script {path} (AZUREML_ENTRY_SCRIPT or "
+            "--entry-script)."
+        )
+        assert str(caught.value).endswith(f"{path.parent} {content}")
 
 
 @pytest.mark.keep
@@ -294,23 +287,12 @@ def test_no_main(tmp_path: Path) -> None:
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize(
-    ("source", "cause"),
-    [
-        ("import no_such_package", ModuleNotFoundError),
-        ("1 / 0", ZeroDivisionError),
-        ("import sys; sys.exit(1)", SystemExit),
-    ],
-)
-def test_main_that_fails(
-    source: str, cause: type[BaseException], write_script: WriteScript, tmp_path: Path
-) -> None:
+def test_main_that_fails(write_script: WriteScript, tmp_path: Path) -> None:
     """A package that main.py does not find is not taken for main.py itself."""
-    write_script(source, "main.py")
-    with pytest.raises(EntryScriptFailed) as caught:
+    write_script("import no_such_package", "main.py")
+    with pytest.raises(EntryScriptFailed, match=r"^Importing main\.py failed$") as caught:
         entry_script.load(Settings.from_environ({"AML_APP_ROOT": str(tmp_path)}))
-    assert str(caught.value) == "Importing main.py failed"
-    assert type(caught.value.__cause__) is cause
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
 # --- what it sees ---------------------------------------------------------------------------------
@@ -325,12 +307,8 @@ def test_the_module(write_script: WriteScript, monkeypatch: pytest.MonkeyPatch) 
         "import os\ndef init(): ...\n"
         "def run(data): return [__name__, __file__, os.getcwd(), __name__ == '__main__']"
     )
-    assert answer(loaded(path), ScoringRequest(b"")) == [
-        "entry_module",
-        str(path),
-        str(elsewhere),
-        False,
-    ]
+    seen = answer(loaded(path), ScoringRequest(b""))
+    assert seen == ["entry_module", str(path), str(elsewhere), False]
 
 
 @pytest.mark.fix
@@ -345,20 +323,13 @@ def test_siblings_can_be_imported(write_script: WriteScript, tmp_path: Path) -> 
         "def run(data): return [unit_sibling.where, unit_of_root.where, unit_of_source.where]",
         "app/sub/score.py",
     )
-    before = list(sys.path)
-    settings = Settings.from_environ(
-        {
-            "AML_APP_ROOT": str(tmp_path / "app"),
-            "AZUREML_ENTRY_SCRIPT": "sub/score.py",
-            "AZUREML_SOURCE_DIRECTORY": "src",
-        }
-    )
-    script = entry_script.load(settings)
-    assert answer(script, ScoringRequest(b"")) == ["beside", "root", "source"]
-    app = tmp_path / "app"
-    assert sys.path == [*before, str(app), str(app / "src"), str(app / "sub")]
-    entry_script.load(settings)
-    assert sys.path == [*before, str(app), str(app / "src"), str(app / "sub")]
+    before, app = list(sys.path), tmp_path / "app"
+    said = {"AML_APP_ROOT": str(app), "AZUREML_SOURCE_DIRECTORY": "src"}
+    settings = Settings.from_environ({**said, "AZUREML_ENTRY_SCRIPT": "sub/score.py"})
+    for _ in range(2):
+        script = entry_script.load(settings)
+        assert answer(script, ScoringRequest(b"")) == ["beside", "root", "source"]
+        assert sys.path == [*before, str(app), str(app / "src"), str(app / "sub")]
 
 
 def test_dataclasses_with_future_annotations(write_script: WriteScript) -> None:
@@ -409,12 +380,10 @@ def test_driver_module(inner_has_run: bool, write_script: WriteScript) -> None:
 
 
 @pytest.mark.keep
-@pytest.mark.parametrize("value", ["None", "'text'", "type('Fake', (), {'run': print})()"])
-def test_a_driver_module_that_is_no_module_is_ignored(
-    value: str, write_script: WriteScript
-) -> None:
+def test_a_driver_module_that_is_no_module_is_ignored(write_script: WriteScript) -> None:
     """Row 14."""
-    path = write_script(f"driver_module = {value}\n{INIT}def run(data): return 'own'")
+    fake = "driver_module = type('Fake', (), {'run': print})()"
+    path = write_script(f"{fake}\n{INIT}def run(data): return 'own'")
     assert answer(loaded(path), ScoringRequest(b"")) == "own"
 
 
@@ -470,16 +439,12 @@ def test_the_log_says_how_run_is_called(
     caplog.set_level("INFO", "azmlinfsrv")
     path = write_script(INIT + "def run(data): ...")
     loaded(path)
-    raw = INIT + "from scoring_runtime import rawhttp\n@rawhttp\ndef run(request): ..."
-    loaded(write_script(raw, "raw.py"))
     typed = "@input_schema('a', StandardPythonParameterType(1))\n"
     typed += "def run(a, b=1, request_headers={}): ..."
     loaded(write_script(SCHEMA_IMPORTS + INIT + typed, "typed.py"))
     assert [record.getMessage() for record in caplog.records] == [
         f"Found user script at {path}",
         "run() is not decorated. Server will invoke it with the input in JSON string.",
-        f"Found user script at {path.parent / 'raw.py'}",
-        "run() is decorated with @rawhttp. Server will invoke it with the request object.",
         f"Found user script at {path.parent / 'typed.py'}",
         "run() is decorated with @input_schema. Server will invoke it with the following "
         "arguments: a, b.",
@@ -606,19 +571,16 @@ def test_an_object_is_given_by_name(typed: EntryScript) -> None:
 
 @pytest.mark.keep
 @pytest.mark.parametrize(
-    ("body", "error", "message"),
+    ("body", "message"),
     [
-        (b"", UndecodableInput, "POST body is empty. Expecting a JSON dictionary."),
-        (b"[1]", UndecodableInput, "POST body should be a JSON dictionary."),
-        (b"{}", UndecodableInput, "A value is not provided for the 'data' parameter."),
-        (b'{"data": 1}', UndecodableInput, "A value is not provided for the 'name' parameter."),
+        (b"", "POST body is empty. Expecting a JSON dictionary."),
+        (b"[1]", "POST body should be a JSON dictionary."),
+        (b'{"data": 1}', "A value is not provided for the 'name' parameter."),
     ],
 )
-def test_what_a_typed_script_refuses(
-    body: bytes, error: type[InputError], message: str, typed: EntryScript
-) -> None:
+def test_what_a_typed_script_refuses(body: bytes, message: str, typed: EntryScript) -> None:
     """Row 26."""
-    with pytest.raises(error) as caught:
+    with pytest.raises(UndecodableInput) as caught:
         typed.arguments(ScoringRequest(body, JSON))
     assert str(caught.value) == message
 
