@@ -7,14 +7,12 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +31,6 @@ from scoring_runtime.models.registry import (
     register,
     to_delete,
 )
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A registry that does not exist yet."""
-    return tmp_path / "azureml-models"
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A model that is a file; what is in it does not matter."""
-    path = tmp_path / "model.pkl"
-    path.write_bytes(b"a pickle")
-    return path
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    """A model that is a folder."""
-    folder = tmp_path / "saved"
-    (folder / "variables").mkdir(parents=True)
-    (folder / "variables/weights.bin").write_bytes(b"weights")
-    (folder / "labels.txt").write_bytes(b"labels")
-    return folder
 
 
 def shape(folder: Path) -> list[str]:
@@ -104,10 +78,10 @@ def test_a_folder(root: Path, saved: Path) -> None:
 def test_a_folder_named_by_dots(root: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``.`` and ``..`` stand for the folder's own name, as does a path that ends in a slash."""
     monkeypatch.chdir(saved / "variables")
-    for path in (".", "..", f"{saved}/", "../variables"):
-        register(root, "m", path)
-    names = [model_path("m", number, root=root).name for number in (1, 2, 3, 4)]
-    assert names == ["variables", "saved", "saved", "variables"]
+    names = []
+    for path in (".", "..", f"{saved}/"):
+        names.append(model_path("m", register(root, "m", path).version, root=root).name)
+    assert names == ["variables", "saved", "saved"]
 
 
 def test_the_metadata(root: Path, saved: Path) -> None:
@@ -144,30 +118,6 @@ def test_the_metadata(root: Path, saved: Path) -> None:
     assert (document["name"], document["version"]) == ("digits", 1)
     assert details(root, "digits") == record
     assert listing(root) == [record]
-
-
-SKLEARN = {name: version(name) for name in ("scikit-learn", "joblib", "numpy")}
-MLMODEL = "flavors:\n  sklearn:\n    sklearn_version: 1.2.3\nmlflow_version: '3.1'\n"
-
-
-@pytest.mark.parametrize(
-    ("files", "kind", "libraries"),
-    [
-        (["m.pkl"], "scikit-learn", SKLEARN),
-        (["m/MLmodel", "m/model.pkl"], "mlflow", {"scikit-learn": "1.2.3", "mlflow": "3.1"}),
-        (["m/a.pkl", "m/b.onnx"], "unknown", {}),
-    ],
-    ids=["pickle", "mlflow", "two-kinds"],
-)
-def test_the_kind_and_its_libraries(
-    files: list[str], kind: str, libraries: dict[str, str], root: Path, tmp_path: Path
-) -> None:
-    """By the names of the files; the versions are those installed, or those MLflow noted."""
-    for name in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(MLMODEL)
-    noted = register(root, "m", tmp_path / files[0].split("/")[0]).manifest
-    assert (noted.kind, noted.libraries) == (kind, libraries)
 
 
 def test_the_source_may_change_afterwards(root: Path, model: Path) -> None:
@@ -230,56 +180,45 @@ def test_a_model_that_is_a_link_itself(root: Path, model: Path, saved: Path) -> 
     assert not (root / "m/2/latest").is_symlink()
 
 
-@pytest.mark.parametrize(
-    ("target", "problem"),
-    [
-        ("../model.pkl", "The link {link} leads out of {saved}, to {outside}/model.pkl."),
-        ("/", "The link {link} leads out of {saved}, to /."),
-        ("..", "The link {link} leads to a folder that it is in itself."),
-        ("nothing", "{saved} cannot be registered: {link} is a link to nothing."),
-        ("link", "{saved} cannot be registered: {link} is a link to nothing."),
-    ],
-    ids=["out", "root", "loop", "nothing", "itself"],
-)
-def test_a_link_that_is_refused(
-    target: str, problem: str, root: Path, saved: Path, model: Path
-) -> None:
-    """It is named; nothing is registered."""
+def test_a_link_that_is_refused(root: Path, saved: Path) -> None:
+    """It is named; nothing is registered. Which are refused is tested with the files below."""
     link = saved / "variables" / "link"
-    link.symlink_to(f"../{target}" if target.startswith("../") else target)
-    with pytest.raises(RegistrationError) as caught:
-        register(root, "m", saved)
-    assert str(caught.value) == problem.format(link=link, saved=saved, outside=model.parent)
+    for target, problem in {
+        "/": f"The link {link} leads out of {saved}, to /.",
+        "nothing": f"{saved} cannot be registered: {link} is a link to nothing.",
+    }.items():
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert refused(root, saved) == problem
     assert not root.exists()
 
 
 # --- what is refused ------------------------------------------------------------------------------
 
-GOOD = ["iris", "a", "A-b_c.d", "_x", "7x", "x7", "1.0", "a" * 255, "a..b", "a b", "My  model 1"]
+GOOD = ["A-b_c.d", "_x", "7x", "1.0", "a" * 255, "a..b", "My  model 1"]
 BAD = [
-    "", ".", "..", ".hidden", "a/b", "../a", "/a", "a\\b", "a ", " a", "a\n", "\n", "7", "007",
-    "-a", "a:1", "ä", "٣", "a\0", "a" * 256, "a*",
+    "", "..", ".hidden", "a/b", "a\\b", "a ", " a", "a\n", "007", "-a", "ä", "٣", "a\0", "a" * 256
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", GOOD, ids=range(len(GOOD)))
-def test_names_that_are_allowed(name: str, root: Path, model: Path) -> None:
+def test_names_that_are_allowed(root: Path, model: Path) -> None:
     """They are found again."""
-    register(root, name, model)
-    assert model_path(name, root=root) == root / name / "1/model.pkl"
+    for name in GOOD:
+        register(root, name, model)
+        assert model_path(name, root=root) == root / name / "1/model.pkl"
 
 
-@pytest.mark.parametrize("name", BAD, ids=range(len(BAD)))
-def test_names_that_are_refused(name: str, root: Path, model: Path) -> None:
+def test_names_that_are_refused(root: Path, model: Path) -> None:
     """The message says what is allowed; nothing is made, here or elsewhere."""
     before = shape(root.parent)
-    with pytest.raises(RegistrationError) as caught:
-        register(root, name, model)
-    assert str(caught.value) == (
-        f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), digits, "
-        "'-', '_' and '.', the first a letter, digit or '_', spaces between them, and not digits "
-        "alone."
-    )
+    for name in BAD:
+        with pytest.raises(RegistrationError) as caught:
+            register(root, name, model)
+        assert str(caught.value) == (
+            f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), "
+            "digits, '-', '_' and '.', the first a letter, digit or '_', spaces between them, and "
+            "not digits alone."
+        )
     assert shape(root.parent) == before
 
 
@@ -290,26 +229,19 @@ def refused(root: Path, path: str | Path) -> str:
     return str(caught.value)
 
 
-def test_a_path_that_is_not_there(root: Path, tmp_path: Path) -> None:
-    """It is named in full."""
-    path = tmp_path / "nope.pkl"
-    assert refused(root, path) == f"{path} cannot be registered: it does not exist."
-    assert not root.exists()
-
-
-def test_a_folder_without_files(root: Path, tmp_path: Path) -> None:
-    """Folders in it are none."""
+def test_what_is_no_model(root: Path, tmp_path: Path) -> None:
+    """Nothing, a folder of folders, and a file that model_path would pass over."""
     (tmp_path / "empty/in/it").mkdir(parents=True)
-    path = tmp_path / "empty"
-    assert refused(root, path) == f"{path} cannot be registered: it holds no file."
-
-
-def test_a_hidden_file(root: Path, tmp_path: Path) -> None:
-    """model_path would pass it over."""
-    path = tmp_path / ".model.pkl"
-    path.touch()
-    problem = "its name has to begin with something but a dot, or it would not be found again."
-    assert refused(root, path) == f"{path} cannot be registered: {problem}"
+    (tmp_path / ".model.pkl").touch()
+    hidden = "its name has to begin with something but a dot, or it would not be found again."
+    for name, problem in {
+        "nope.pkl": "it does not exist.",
+        "empty": "it holds no file.",
+        ".model.pkl": hidden,
+    }.items():
+        path = tmp_path / name
+        assert refused(root, path) == f"{path} cannot be registered: {problem}"
+    assert not root.exists()
 
 
 def test_a_socket(root: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,19 +254,12 @@ def test_a_socket(root: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert refused(root, "socket") == f"{saved}/socket cannot be registered: {problem}"
 
 
-@pytest.mark.parametrize("inside", ["azureml-models", "a/b/azureml-models", "."])
+@pytest.mark.parametrize("inside", ["a/b/azureml-models", "."])
 def test_a_folder_that_holds_the_registry(inside: str, saved: Path) -> None:
     """It would be copied into itself."""
     root = saved / inside
     assert refused(root, saved) == f"{saved} cannot be registered: it holds the registry {root}."
     assert refused(root, "/") == f"/ cannot be registered: it holds the registry {root}."
-
-
-def test_a_registered_model_can_be_registered_again(root: Path, saved: Path) -> None:
-    """What is in the registry is a file or folder as any other."""
-    register(root, "m", saved)
-    register(root, "other", root / "m/1/saved")
-    assert shape(root / "other/1") == shape(root / "m/1")
 
 
 def test_a_registry_that_is_one_version(root: Path, model: Path) -> None:
@@ -362,8 +287,6 @@ def test_a_registry_that_cannot_be_written(
     if place == "m":
         root.mkdir()
         (root / "m").touch()
-    elif place:
-        root.touch()
     else:
         root.touch()
     registry_folder = root / place if place == "below/it" else root
@@ -409,17 +332,6 @@ def test_a_version_that_cannot_be_put_in_its_place(
     assert list(root.parent.rglob(".tmp-*")) == []
 
 
-def test_a_progress_that_raises_stops_the_registration(root: Path, model: Path) -> None:
-    """As Ctrl-C does: its error comes through, and nothing half-made stays."""
-
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        register(root, "m", model, progress=interrupt)
-    assert shape(root) == []
-
-
 # --- versions -------------------------------------------------------------------------------------
 
 
@@ -433,7 +345,7 @@ def test_versions_count_up(root: Path, model: Path, saved: Path) -> None:
 
 @pytest.mark.parametrize(
     ("there", "expected"),
-    [(["007/"], 8), (["2/", "v9/", "notes.txt"], 3), (["5"], 6), (["x/"], 1), ([".9/"], 1)],
+    [(["007/"], 8), (["2/", "v9/", "notes.txt"], 3), (["5"], 6), ([".9/"], 1)],
 )
 def test_versions_made_by_hand_are_counted(
     there: list[str], expected: int, root: Path, model: Path
@@ -510,13 +422,6 @@ def test_damaged_metadata_do_not_hide_the_others(root: Path, model: Path) -> Non
     assert [each.name for each in delete(root, "bad")] == ["bad"]
 
 
-def test_a_registry_that_is_not_there_is_empty(root: Path) -> None:
-    """So is one that has only hidden folders."""
-    assert listing(root) == []
-    (root / ".tmp-1/1").mkdir(parents=True)
-    assert listing(root) == []
-
-
 # --- deleting -------------------------------------------------------------------------------------
 
 
@@ -545,20 +450,15 @@ def test_all_versions(three: Path) -> None:
 
 
 def test_a_name_with_several_versions_is_not_enough(three: Path) -> None:
-    """Which one is meant has to be said; that it would be is an error too."""
+    """Which one is meant has to be said; of one there is nothing to confuse it with."""
     for function in (delete, to_delete):
         with pytest.raises(RegistrationError) as caught:
             function(three, "iris")
         assert str(caught.value) == (
             "iris has the versions 1, 2, 3: say which one to delete, or that all are meant."
         )
-    assert len(listing(three)) == 4
-
-
-def test_a_name_with_one_version_is_enough(three: Path) -> None:
-    """There is nothing to confuse it with."""
     assert to_delete(three, "other") == [RegisteredModel("other", 1, three / "other/1")]
-    assert (three / "other/1").exists()
+    assert len(listing(three)) == 4
     assert delete(three, "other") == [RegisteredModel("other", 1, three / "other/1")]
     assert not (three / "other").exists()
 
@@ -570,7 +470,6 @@ def test_a_deleted_version_is_not_given_again(three: Path, model: Path) -> None:
     assert register(three, "iris", model).version == 4
     delete(three, "iris", all_versions=True)
     assert register(three, "iris", model).version == 5
-    assert register(three, "other", model).version == 2
 
 
 def test_a_version_that_is_a_link(root: Path, saved: Path) -> None:
@@ -718,7 +617,7 @@ def test_a_registration_that_still_copies_is_left_alone(root: Path, model: Path)
     assert (copying / "saved/weights.bin").exists()
 
 
-@pytest.mark.parametrize("name", [".tmp", "tmp-1", ".other", ".versions"])
+@pytest.mark.parametrize("name", [".tmp", "tmp-1"])
 def test_other_folders_are_never_cleared_away(name: str, root: Path, model: Path) -> None:
     """Only what a registration has made."""
     (root / name / "in").mkdir(parents=True)
@@ -763,17 +662,3 @@ def test_a_name_that_is_deleted_while_it_gets_a_version(
     assert register(root, "iris", model).version == 1
     assert tries == [root / "iris/1"] * 2
     assert shape(root / "iris/1") == ["model.pkl"]
-
-
-def test_a_registration_whose_copy_is_taken_away(
-    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It ends with what the file system says."""
-    first = Path.rename
-
-    def late(path: Path, target: Path) -> Path:
-        shutil.rmtree(path)
-        return first(path, target)
-
-    monkeypatch.setattr(Path, "rename", late)
-    assert refused(root, model).endswith(": No such file or directory.")
