@@ -467,23 +467,18 @@ def settings_of(context: Path) -> dict[str, str]:
     }
 
 
-def requirements_of(config: InferenceConfig) -> tuple[str, ...]:
-    return specification_of([], config, "functions").environment.requirements
-
-
 ENVIRONMENTS = {
     "The environment of a Function App": ("scikit-learn",),
     "The environment of a Function App with Redis": ("scikit-learn", "redis"),
 }
 
 
-@pytest.mark.parametrize(("title", "requirements"), ENVIRONMENTS.items())
-def test_environments_of_function_apps(
-    title: str, requirements: tuple[str, ...], project: Path
-) -> None:
+@pytest.mark.parametrize("title", ENVIRONMENTS)
+def test_environments_of_function_apps(title: str, project: Path) -> None:
     """Packages of conda and pip come together; Docker is switched on for nothing."""
     config = run(PACKAGING[title], {})["inference_config"]
-    assert requirements_of(config) == requirements
+    made = specification_of([], config, "functions").environment
+    assert made.requirements == ENVIRONMENTS[title]
 
 
 HTTP = {"SCORING_TRIGGERS": "http"}
@@ -594,11 +589,22 @@ def local(title: str, names: Names) -> Names:
 
 
 @pytest.mark.parametrize("title", all_titles(ANSWERS, LOCAL))
-def test_local_services(title: str, served: Names) -> None:
+def test_local_services(title: str, served: Names, capsys: pytest.CaptureFixture[str]) -> None:
     """The service answers what its script returns."""
     if title == "A model that needs no script":
         write_ridge(Path("ridge.pkl"))
-    assert local(title, served)["answer"] == ANSWERS[title]
+    names = local(title, served)
+    assert names["answer"] == ANSWERS[title]
+    if title == "Its state, port and logs":
+        port = names["deployment_config"].port
+        assert names["service"].scoring_uri == f"http://localhost:{port}/score"
+        out = capsys.readouterr().out
+        assert "\nHealthy\n" in f"\n{out}"
+        assert f"Local service port: {port}\n" in out
+        assert f"http://localhost:{port}/swagger.json\n" in out
+    if title == "Reloaded after its script changed, and updated":
+        assert (names["first"], names["after_update"]) == (SCORED, ANSWERS[title])
+        assert served["ws"].webservices == {}
 
 
 def write_ridge(path: Path) -> None:
@@ -607,21 +613,3 @@ def write_ridge(path: Path) -> None:
 
     model = LinearRegression().fit([[0, 0], [1, 0], [0, 1]], [0, 1, 10])
     path.write_bytes(pickle.dumps(model))
-
-
-def test_what_local_services_say(served: Names, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its state is Healthy, and its port and addresses are those it was given."""
-    names = local("Its state, port and logs", served)
-    out = capsys.readouterr().out
-    port = names["deployment_config"].port
-    assert "\nHealthy\n" in f"\n{out}"
-    assert f"Local service port: {port}\n" in out
-    assert f"http://localhost:{port}/swagger.json\n" in out
-    assert names["service"].scoring_uri == f"http://localhost:{port}/score"
-
-
-def test_a_service_that_is_reloaded_and_updated(served: Names) -> None:
-    """It answers with the old script, then the new one, and after an update with that too."""
-    names = local("Reloaded after its script changed, and updated", served)
-    assert (names["first"], names["after_update"]) == (SCORED, "hello from updated score.py")
-    assert served["ws"].webservices == {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import operator
 import pickle
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -131,38 +130,26 @@ def test_an_mlflow_folder(mlflow_folder: Path, root: Path, warned: Warned) -> No
 
 
 def test_which_model(root: Path, tmp_path: Path) -> None:
-    """By name, version and file, as model_path; the highest version without one."""
-    for value in (1, 2):
-        register(root, "iris", save_pickle(tmp_path / "m.pkl", value))
+    """By name, version and file, as model_path; of several files one has to be named."""
     (tmp_path / "pair").mkdir()
-    save_pickle(tmp_path / "pair/a.pkl", "a")
-    save_pickle(tmp_path / "pair/b.pkl", "b")
-    register(root, "pair", tmp_path / "pair")
-    assert load_model("iris", root=root) == 2
-    assert load_model("iris", 1, root=str(root)) == 1
-    assert load_model("pair", file="pair/a.pkl", root=root) == "a"
-    with pytest.raises(ModelNotFound, match=r"^There is no pair/c\.pkl in \S+/pair/1\. Did you"):
+    for name in ("a.pkl", "b.pkl"):
+        save_pickle(tmp_path / "pair" / name, name)
+    for _ in range(2):
+        register(root, "pair", tmp_path / "pair")
+    (root / "pair/2/pair/b.pkl").touch()
+    assert load_model("pair", 1, file="pair/a.pkl", root=str(root)) == "a.pkl"
+    with pytest.raises(ModelNotFound, match=r"^There is no pair/c\.pkl in \S+/pair/2\. Did you"):
         load_model("pair", file="pair/c.pkl", root=root)
-    with pytest.raises(ModelNotFound, match=r"^There is no model irs\."):
-        load_model("irs", root=root)
-    with pytest.raises(ModelUnusable) as caught:
+    with pytest.raises(ModelUnusable, match=r"/pair/2/pair holds several models: a\.pkl, b"):
         load_model("pair", root=root)
-    assert str(caught.value) == (
-        f"{root}/pair/1/pair holds several models: a.pkl, b.pkl. Name one with file=."
-    )
 
 
-def test_the_folder_of_the_runtime(tmp_path: Path) -> None:
+def test_the_folder_of_the_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without root= it is the one that the runtime has set; a plain folder or file will do."""
     path = save_pickle(tmp_path / "m.pkl", 7)
-    try:
-        for folder in (tmp_path, path):
-            models.use_model_dir(folder)
-            assert load_model() == 7
-    finally:
-        models.use_model_dir(None)
-    with pytest.raises(ModelNotFound, match=r"^The model folder is not known: set AZUREML_MODEL_D"):
-        load_model()
+    for folder in (tmp_path, path):
+        monkeypatch.setattr(models, "_root", folder)
+        assert load_model() == 7
 
 
 # --- which file -----------------------------------------------------------------------------------
@@ -345,7 +332,6 @@ def test_a_pickle_cut_anywhere(compress: int, tmp_path: Path) -> None:
     ("content", "cause"),
     [
         ("flavors: {}\n", "python_function"),
-        ("flavors:\n  python_function: {}\n", "loader_module"),
         (
             "flavors:\n  python_function:\n    loader_module: no_such_loader\n",
             "it needs the module no_such_loader, which is not there",
@@ -370,6 +356,7 @@ def test_an_mlflow_folder_that_cannot_be_loaded(content: str, cause: str, tmp_pa
     ("name", "package", "extra"),
     [
         ("m.pkl", "joblib", "sklearn"),
+        ("m.pkl", "sklearn", "sklearn"),
         ("m.onnx", "onnxruntime", "onnx"),
         ("MLmodel", "mlflow", "mlflow"),
     ],
@@ -378,7 +365,7 @@ def test_a_package_that_is_not_there(
     name: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message names it and what to install."""
-    (tmp_path / name).touch()
+    save_pickle(tmp_path / name, fitted())
     for module in [package, *(each for each in sys.modules if each.startswith(f"{package}."))]:
         monkeypatch.setitem(sys.modules, module, None)
     path = tmp_path if name == "MLmodel" else tmp_path / name
@@ -387,25 +374,6 @@ def test_a_package_that_is_not_there(
     message = str(caught.value)
     assert message.startswith(f"{path} cannot be loaded: it needs the module {package}")
     assert message.endswith(f", which is not there: pip install 'scoring-runtime[{extra}]'.")
-
-
-def test_scikit_learn_that_is_not_there(tmp_path: Path) -> None:
-    """The pickle names it; in an interpreter that does not have it."""
-    path = save_pickle(tmp_path / "m.pkl", fitted())
-    code = f"""
-import sys
-sys.modules["sklearn"] = None
-from scoring_runtime.errors import ModelUnusable
-from scoring_runtime.models.loading import load_model
-try:
-    load_model(root={str(tmp_path)!r})
-except ModelUnusable as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
-    assert done.stdout.startswith(f"{path} cannot be loaded: it needs the module sklearn")
-    assert "which is not there: pip install 'scoring-runtime[sklearn]'." in done.stdout
 
 
 # --- versions -------------------------------------------------------------------------------------
@@ -431,17 +399,14 @@ def test_which_versions_differ(recorded: str, differs: bool) -> None:
     assert found == expected
 
 
-@pytest.mark.parametrize(("recorded", "differs"), [("3", False), ("3.0", False), ("3.1", True)])
-def test_a_version_without_a_minor_number(
-    recorded: str, differs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_without_a_minor_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is 0."""
     folder = tmp_path / "made_up-3.0.2.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up\nVersion: 3.0.2\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = version_differences({"made-up": recorded})
-    assert found == ([VersionDifference("made-up", recorded, "3.0.2")] if differs else [])
+    assert version_differences({"made-up": "3"}) == []
+    assert version_differences({"made-up": "3.1"}) == [VersionDifference("made-up", "3.1", "3.0.2")]
 
 
 def test_the_versions_of_a_folder_in_a_registered_model(root: Path, tmp_path: Path) -> None:
@@ -505,19 +470,6 @@ def test_other_warnings_of_a_pickle_come_through(tmp_path: Path) -> None:
         load_model(root=tmp_path)
 
 
-@pytest.mark.usefixtures("mlflow_folder")
-def test_an_mlflow_folder_of_other_versions(tmp_path: Path, warned: Warned) -> None:
-    """Those that its flavours name; the warning comes before a failure to load it."""
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m/MLmodel").write_text("flavors:\n  sklearn:\n    sklearn_version: 0.24.2\n")
-    with pytest.raises(ModelUnusable):
-        load_model(root=tmp_path)
-    assert warned() == [
-        f"{tmp_path}/m was made with other versions of its libraries: scikit-learn was 0.24.2, "
-        f"installed is {SKLEARN}."
-    ]
-
-
 # --- names of files, and what lies beside them ----------------------------------------------------
 
 
@@ -541,6 +493,5 @@ def test_other_files_of_those_names_are_no_boosters(tmp_path: Path) -> None:
 
 def test_a_booster_that_was_cut_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_bytes(b'{"learner":{"attributes":{}')
-    with pytest.raises(ModelUnusable, match=r"m\.json cannot be loaded: XGBoostError: ") as caught:
+    with pytest.raises(ModelUnusable, match=r"m\.json cannot be loaded: XGBoostError: (?!.*Stack)"):
         load_model(root=tmp_path)
-    assert "Stack trace" not in str(caught.value)

@@ -104,15 +104,12 @@ def test_where_nothing_can_stand_beside_a_registry(
     assert noted == Manifest(kind="onnx")
 
 
-@pytest.mark.parametrize("place", ["folder", "missing", "file"])
-def test_without_metadata_nothing_is_known_and_nothing_is_checked(
-    place: str, tmp_path: Path
-) -> None:
+def test_without_metadata_nothing_is_known_and_nothing_is_checked(tmp_path: Path) -> None:
     """Folders that someone made by hand, folders that are not there, a model that is a file."""
-    (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    assert read(tmp_path / place) is None
-    check(tmp_path / place)
+    for place in (tmp_path, tmp_path / "missing", tmp_path / "file"):
+        assert read(place) is None
+        check(place)
 
 
 FILE = {"sha256": "00", "bytes": 1}
@@ -153,13 +150,6 @@ def test_damaged_metadata(content: str | bytes, problem: str, tmp_path: Path) ->
         assert str(caught.value).endswith(
             " Put it back or register the model again; without it nothing is compared."
         )
-
-
-def test_metadata_that_are_a_folder(tmp_path: Path) -> None:
-    """What the file system says."""
-    (tmp_path / METADATA_FILE).mkdir()
-    with pytest.raises(ModelDamaged, match=r"model\.json cannot be read: Is a directory\. "):
-        read(tmp_path)
 
 
 def test_metadata_by_hand_may_leave_out_all_but_the_files(tmp_path: Path) -> None:
@@ -205,15 +195,11 @@ def test_any_metadata_is_read_or_refused(
 
 
 @pytest.mark.parametrize("below", ["", "saved", "saved/labels.txt"])
-def test_what_is_in_a_version_is_compared_with_it(
-    below: str, version: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The nearest folder with metadata is the version, also of a relative path."""
+def test_what_is_in_a_version_is_compared_with_it(below: str, version: Path) -> None:
+    """The nearest folder with metadata is the version."""
     flip_a_bit(version)
-    for path in (version / below, Path(version.name, below)):
-        monkeypatch.chdir(version.parent)
-        with pytest.raises(ModelDamaged, match=r"registered: saved/weights\.bin has changed\."):
-            check(path)
+    with pytest.raises(ModelDamaged, match=r"registered: saved/weights\.bin has changed\."):
+        check(version / below)
     notes_file(version).unlink()
     check(version / below)
 
@@ -365,17 +351,16 @@ def test_the_files_below_a_folder(tmp_path: Path) -> None:
     ],
 )
 def test_links_that_cannot_be_followed(target: str, problem: str, tmp_path: Path) -> None:
-    """In circles or out of the folder, directly or through another link."""
+    """Out of the folder, whatever is there."""
     root = tmp_path / "m"
     add("m/b/c", "m2/file")(tmp_path)
-    (root / "b/loop").symlink_to(root)
     (root / "a").symlink_to(target)
     with pytest.raises(RegistrationError) as caught:
         list(files_below(root, RegistrationError, leave=False))
     assert str(caught.value) == f"The link {root}/a {problem.format(root=root)}"
 
 
-@pytest.mark.parametrize(("place", "target"), [("b/c/loop", ".."), ("b/c/loop", "."), ("b/x", ".")])
+@pytest.mark.parametrize(("place", "target"), [("b/c/loop", ".."), ("b/x", "."), ("a", ".")])
 def test_links_to_a_folder_on_the_way(place: str, target: str, tmp_path: Path) -> None:
     """Not only one that leads to the top is a circle."""
     add("b/c/file")(tmp_path)

@@ -65,15 +65,9 @@ def test_register(workspace: Path, file: Path) -> None:
     assert abs((datetime.now(UTC) - model.created_time).total_seconds()) < 600
     assert repr(model) == f"Model(workspace='{workspace}', name='iris', version=1)"
     assert vars(Model(workspace, "iris")) == vars(model)
-
-
-def test_register_with_the_least(workspace: Path, saved: Path) -> None:
-    """By position: workspace, path, name."""
-    model = Model.register(workspace, saved, "digits")
-    assert model.path == workspace / "digits/1/saved"
-    assert (model.description, model.tags, model.properties) == ("", {}, {})
-    assert (model.model_framework, model.model_framework_version) == (None, None)
-    assert Model.register(workspace, saved, "digits").id == "digits:2"
+    least = Model.register(workspace, file, "iris")  # by position
+    assert (least.id, least.description, least.tags) == ("iris:2", "", {})
+    assert (least.properties, least.model_framework) == ({}, None)
 
 
 # --- workspaces -----------------------------------------------------------------------------------
