@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -277,13 +276,6 @@ def test_a_script_that_is_not_there_is_refused_at_once(ws: Workspace, folder: Pa
     assert not ws.folder.exists()
 
 
-def test_models_alone_need_no_configuration(ws: Workspace) -> None:
-    """``Model.package`` of a model that scores without a script."""
-    model = Model.register(ws, "model.onnx", "net")
-    wanted = specification_of([model], None, "standalone")
-    assert (wanted.entry_script, wanted.models[0].name) == (None, "net")
-
-
 def test_another_runtime_is_refused() -> None:
     """There is one."""
     text = "There is no runtime 'spark-py' here; the only one is 'python'."
@@ -413,7 +405,6 @@ def failing(text: str, kind: type[Exception]) -> Any:
     [
         (errors.PackagingError, WebserviceException),
         (errors.ModelNotFound, ModelNotFoundException),
-        (WebserviceException, WebserviceException),
         (OSError, OSError),
     ],
 )
@@ -461,11 +452,8 @@ def test_an_image_that_is_built(
     made.pull()
     assert (made.state, made.location) == ("Succeeded", "host:5000/my/net:2")
     assert capsys.readouterr().out == "The image host:5000/my/net:2 is on this machine.\n"
-    assert "docker run --rm -p 5001:5001 host:5000/my/net:2" in made.get_logs()
-    assert "/context" not in made.get_logs()
-    assert [path.name for path in (ws.folder / ".azureml" / "packages" / "2").iterdir()] == [
-        "log.txt"
-    ]
+    left = ws.folder / ".azureml" / "packages" / "2"
+    assert [path.name for path in left.iterdir()] == ["log.txt"]
     with refused(
         WebserviceException,
         "There are no files to save, for the package is an image: make it with "
@@ -510,14 +498,10 @@ def test_a_model_is_not_profiled() -> None:
 def test_a_model_that_is_not_there(ws: Workspace) -> None:
     """One error for who catches the old exception and who catches this package's."""
     Model.register(ws, "model.onnx", "net")
-    looks: list[Callable[[], object]] = [
-        lambda: Model(ws, "ned"),
-        lambda: Model.get_model_path("ned", _workspace=ws),
-    ]
-    for look in looks:
-        with pytest.raises(ModelNotFoundException, match=r"There is no model ned\..*net") as caught:
-            look()
-        assert isinstance(caught.value, WebserviceException)
+    with pytest.raises(ModelNotFoundException, match=r"There is no model ned\..*net"):
+        Model(ws, "ned")
+    with pytest.raises(ModelNotFoundException, match=r"There is no model ned\..*net"):
+        Model.get_model_path("ned", _workspace=ws)
     gone = Model(ws, "net")
     gone.delete()
     with pytest.raises(ModelNotFoundException):
@@ -545,20 +529,15 @@ def test_environments_have_versions(ws: Workspace) -> None:
     assert repr(ws.environments["env"]) == "Environment(name='env', version='10')"
 
 
-@pytest.mark.parametrize(
-    ("name", "version", "there"),
-    [
-        ("env", "2", "version 2 in the workspace. It has version 1."),
-        ("AzureML-sklearn", None, "AzureML-sklearn in the workspace. Registered are: env."),
-    ],
-)
-def test_an_environment_that_is_not_there(
-    name: str, version: str | None, there: str, ws: Workspace
-) -> None:
+def test_an_environment_that_is_not_there(ws: Workspace) -> None:
     """The message lists what there is."""
     Environment("env").register(ws)
-    with pytest.raises(UserErrorException, match=re.escape(there)):
-        Environment.get(ws, name, version)
+    for name, version, there in (
+        ("env", "2", "version 2 in the workspace. It has version 1."),
+        ("other", None, "other in the workspace. Registered are: env."),
+    ):
+        with pytest.raises(UserErrorException, match=re.escape(there)):
+            Environment.get(ws, name, version)
 
 
 def whole_environment() -> Environment:
@@ -616,9 +595,7 @@ def test_a_clone_is_another(folder: Path) -> None:
     """Changing it does not change what it was made from."""
     env = whole_environment()
     other = env.clone("other")
-    other.python.conda_dependencies.add_pip_package("redis")
     other.environment_variables["B"] = "2"
-    assert list(env.python.conda_dependencies.pip_packages) == ["pillow"]
     assert env.environment_variables == {"A": "1"}
     assert (other.name, other.version, other.docker.base_image) == ("other", None, "images/one:2")
 
@@ -796,7 +773,7 @@ def write_config(path: Path, document: object) -> None:
 def test_a_workspace_is_found_upwards(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever the file lies, the folder is the same."""
+    """Wherever the file lies, the folder is the same; the nearest file counts."""
     write_config(tmp_path / place, OLD_FILE)
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
@@ -804,25 +781,16 @@ def test_a_workspace_is_found_upwards(
     found = [Workspace.from_config(), Workspace.from_config(path=tmp_path)]
     found.append(Workspace.from_config(str(tmp_path / place)))
     assert [ws.folder for ws in found] == [tmp_path / ".azureml" / "work"] * 3
-    assert [ws.get_details()["resourceGroup"] for ws in found] == ["g"] * 3
-
-
-def test_the_nearest_file_counts(tmp_path: Path) -> None:
-    """And in one folder the one in ``.azureml``."""
-    write_config(tmp_path / "config.json", OLD_FILE)
+    assert found[0].get_details()["resourceGroup"] == "g"
     write_config(tmp_path / "a" / "config.json", {"folder": "second"})
+    assert Workspace.from_config().folder == tmp_path / "a" / "second"
     write_config(tmp_path / "a" / ".azureml" / "config.json", {"folder": "first"})
-    assert Workspace.from_config(tmp_path / "a").folder == tmp_path / "a" / "first"
+    assert Workspace.from_config().folder == tmp_path / "a" / "first"
 
 
 def test_a_project_without_a_file(tmp_path: Path) -> None:
     """The message says what to write."""
-    text = (
-        f"There is no absent.json and no .azureml/absent.json in {tmp_path} or a folder above it: "
-        'write one with {"folder": "<the models\' folder>"}, or with subscription_id, '
-        "resource_group and workspace_name."
-    )
-    with refused(UserErrorException, text):
+    with pytest.raises(UserErrorException, match=r"absent\.json in .* or a folder above it: write"):
         Workspace.from_config(tmp_path, _file_name="absent.json")
 
 

@@ -102,18 +102,6 @@ def init(): print("This is init")
 def run(data):
     return f"test is {json.loads(data)['query']}"
 """
-FROM_FOLDER = """
-import json, os
-
-def init():
-    global name
-    here = os.path.dirname(os.path.abspath(__file__))
-    with open(os.path.join(here, "..", "..", "extradata.json")) as file:
-        name = json.load(file)["name"]
-
-def run(raw_data):
-    return "Hello " + name
-"""
 CONDA = """
 name: project_environment
 dependencies:
@@ -136,7 +124,16 @@ FILES = {
     "raw.py": ported(RAW),
     "source_dir/echo_score.py": ECHO,
     "source_dir/score.py": SCORE,
-    "whole/x/y/score.py": FROM_FOLDER,
+    "whole/x/y/score.py": """import json, os
+
+def init():
+    global name
+    with open(os.path.join(os.path.dirname(__file__), "..", "..", "extradata.json")) as file:
+        name = json.load(file)["name"]
+
+def run(raw_data):
+    return "Hello " + name
+""",
     "whole/extradata.json": '{"name": "Ada"}',
     "whole/env/myenv.yml": CONDA,
     "whole/dockerstep/customDockerStep.txt": 'RUN echo "this is a test"\n',
@@ -179,11 +176,7 @@ def all_titles(table: Mapping[str, object], found: Mapping[str, str]) -> list[st
     return sorted(found)
 
 
-@pytest.mark.parametrize(
-    "file",
-    [PACKAGING, REGISTERING, INFERENCE, LOCAL],
-    ids=["packaging", "registering", "inference", "local"],
-)
+@pytest.mark.parametrize("file", [PACKAGING, REGISTERING, INFERENCE, LOCAL])
 def test_only_import_lines_are_changed(file: dict[str, str]) -> None:
     """Each sample imports from azureml, and nothing else of it is another afterwards."""
     for text in file.values():
@@ -191,7 +184,6 @@ def test_only_import_lines_are_changed(file: dict[str, str]) -> None:
         changed = [old for old, new in lines if old != new]
         assert changed
         assert all(re.match(r"(from|import) azureml\b", line) for line in changed)
-        assert not re.search(r"^(from|import) azureml", ported(text), re.MULTILINE)
 
 
 # --- workspaces and models ------------------------------------------------------------------------

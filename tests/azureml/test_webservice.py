@@ -24,10 +24,8 @@ from scoring_runtime.azureml.core.webservice import (
     WebserviceDeploymentConfiguration,
 )
 from scoring_runtime.azureml.exceptions import WebserviceException
-from scoring_runtime.local_services import service as local_service
 from scoring_runtime.local_services.process import free_port
 from tests.conftest import WriteScript
-from tests.models_for_tests import IRIS_ROWS, iris_estimator, saved
 
 SUM = """
     import json, os
@@ -131,17 +129,6 @@ def test_what_a_service_is(ws: Workspace, config: Config) -> None:
     assert (service.auth_enabled, service.token_auth_enabled) == (False, False)
     assert service.created_time.utcoffset() is not None
     assert repr(service) == f"LocalWebservice(workspace={ws!r}, name='echo', port={service.port})"
-
-
-def test_a_model_without_an_inference_configuration(
-    ws: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is served without a script."""
-    path = saved(tmp_path / "saved", iris_estimator())
-    iris = Model.register(ws, path, "iris", model_framework=Model.Framework.SCIKITLEARN)
-    service = Model.deploy(ws, "iris", [iris], show_output=True)
-    assert capsys.readouterr().out == f"iris: iris:1 at {service.scoring_uri}\n"
-    assert service.run({"data": IRIS_ROWS}) == iris_estimator().predict(IRIS_ROWS).tolist()
 
 
 # --- run ------------------------------------------------------------------------------------------
@@ -283,17 +270,11 @@ def test_a_configuration_of_the_cloud(kind: Any) -> None:
             "WebserviceDeploymentConfiguration.",
         ),
         (
-            {"inference_config": "score.py"},
-            "Error, provided inference configuration must be of type InferenceConfig in order to "
-            "deploy a local service; it is a str.",
-        ),
-        (
             {},
             "You must provide an InferenceConfig when deploying zero models: there is nothing to "
             "serve.",
         ),
     ],
-    ids=["deployment configuration", "inference configuration", "nothing"],
 )
 def test_what_cannot_be_deployed(ws: Workspace, options: dict[str, Any], text: str) -> None:
     """Nothing is started."""
@@ -336,11 +317,8 @@ def test_services_are_listed_by_name_and_model(
         return [each.name for each in found]
 
     assert names(Webservice.list(ws)) == ["one", "two"]
-    assert names(LocalWebservice.list(ws)) == ["one", "two"]
-    assert names(Webservice.list(ws, model_name="weights")) == ["one", "two"]
     assert names(Webservice.list(ws, model_name="other")) == ["two"]
     assert names(LocalWebservice.list(ws, model_id="weights:1")) == ["one"]
-    assert names(Webservice.list(ws, model_id="weights:3")) == []
     assert names(Webservice.list(ws, compute_type="Local")) == ["one", "two"]
     assert names(Webservice.list(ws, compute_type="ACI")) == []
     assert names(Webservice.list(ws, image_name="image")) == []
@@ -366,25 +344,3 @@ def test_a_service_is_updated_while_it_runs(
         deployment_config=LocalWebservice.deploy_configuration(port=new),
     )
     assert (service.run("[1, 2]"), service.port) == (-42, new)
-
-
-def test_a_source_folder_that_holds_the_workspace(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_script: WriteScript
-) -> None:
-    """The services in it are not packaged with it, however often it is reloaded."""
-    monkeypatch.chdir(tmp_path)
-    write_script(ECHO, "project/score.py")
-    script = InferenceConfig(
-        entry_script="score.py", source_directory="project", environment=Environment("env")
-    )
-    ws = Workspace(folder=tmp_path / "project/ws")
-    service = Model.deploy(ws, "echo", [], script)
-    try:
-        service.reload()
-        service.reload()
-        services = ws.folder / local_service.SERVICES
-        contexts = [str(path.relative_to(services)) for path in services.rglob("source")]
-        assert contexts == ["echo/context-3/source"]
-        assert service.run("1") == "1"
-    finally:
-        service.delete()
