@@ -246,20 +246,6 @@ def through_http(url: str, cases: list[Scored]) -> Endings:
     return endings
 
 
-def through_v2(url: str, cases: list[Scored]) -> Endings:
-    """The V2 requests at the path of their protocol."""
-    endings = {}
-    with httpx.Client(timeout=30) as client:
-        for case in cases:
-            if case.name in V2_CASES:
-                name = model_path(case) or ("/model" if case.script == "schema" else "/first")
-                endings[case.name] = posted(client, f"{url}/v2/models{name}/infer", case)
-    return endings
-
-
-V2_CASES = [case.name for case in CASES if " v2" in f" {case.name}"]
-
-
 def model_path(case: Scored) -> str:
     name, _, version = case.said.get("model", "").partition(":")
     return "".join(f"/{each}" for each in (name, version) if each)
@@ -308,12 +294,11 @@ def through_standalone(
     with Hosted(source, environ, parts.folder) as host:
         containers.fill(cases)
         queues.send(list(sent))
-        http, v2 = through_http(host.url, cases), through_v2(host.url, cases)
+        http = through_http(host.url, cases)
         queues.wait_for(len(sent))
         blobs, messages = containers.endings(list(cases)), queues.endings()
     return {
         "standalone http": http,
-        "standalone v2": v2,
         "standalone blob": blobs,
         "standalone queue": messages,
     }
@@ -340,7 +325,6 @@ def through_functions(
     with FunctionsHost(ROOT, environ) as host:
         return {
             "functions http": through_http(host.url, cases),
-            "functions v2": through_v2(host.url, cases),
             "functions blob": through_blobs_of_functions(host, cases),
             "functions queue": through_queue_of_functions(host, parts.broker, queues, sent),
         }
@@ -405,8 +389,6 @@ def expected(case: Scored, answer: Ending, way: str) -> Ending | None:
     """
     refused = case.status >= 400
     place = "error" if refused else "output"
-    if way.endswith("v2"):
-        return answer if case.name in V2_CASES else None
     if way.endswith("http"):
         return answer
     if way.endswith("queue"):
@@ -426,8 +408,8 @@ def expected(case: Scored, answer: Ending, way: str) -> Ending | None:
 
 
 WAYS = (
-    "standalone http", "standalone v2", "standalone blob", "standalone folder", "standalone queue",
-    "functions http", "functions v2", "functions blob", "functions queue",
+    "standalone http", "standalone blob", "standalone folder", "standalone queue",
+    "functions http", "functions blob", "functions queue",
 )  # fmt: skip
 
 

@@ -30,7 +30,11 @@ from tests.models_for_tests import answers
 
 LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
-Value = tuple[str, int, Any]
+Value = Any  # (name, element type, shape), or what onnx.helper makes
+
+
+def value(each: Value) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(*each) if isinstance(each, tuple) else each
 
 
 def model_of(
@@ -42,9 +46,9 @@ def model_of(
     graph = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info(*each) for each in inputs],
-        [helper.make_tensor_value_info(*each) for each in outputs],
-        [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
+        [value(each) for each in inputs],
+        [value(each) for each in outputs],
+        [numpy_helper.from_array(each, name) for name, each in (constants or {}).items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
@@ -143,6 +147,9 @@ def test_every_datatype_comes_through_whole_in_every_format(datatype, tmp_path):
         ),
         "V2": asked(infer),
     }
+    if datatype not in ("BYTES", "BOOL"):
+        text = "a,b\n" + "".join(f"{one!r},{other!r}\n" for one, other in values)
+        requests["csv"] = asked(text.encode(), "text/csv")
     (expected,) = own_answer(path, {"x0": given})
     assert OnnxModel(path, LIMITS).inputs == (Spec("x0", datatype, (-1, 2)),)
     responses = answers(path.parent, list(requests.values()))
@@ -152,24 +159,10 @@ def test_every_datatype_comes_through_whole_in_every_format(datatype, tmp_path):
             answer = answer["predictions"]
         if name == "V2":
             (output,) = answer["outputs"]
-            assert [output[key] for key in ("name", "datatype", "shape")] == [
-                "y0",
-                datatype,
-                [2, 2],
-            ]
+            assert (output["name"], output["datatype"], output["shape"]) == ("y0", datatype, [2, 2])
             answer = np.array(output["data"], dtype=dtype).reshape(2, 2)
             answer = answer.tolist() if datatype == "BYTES" else answer
         assert_same(answer, expected)
-
-
-@pytest.mark.parametrize("datatype", [each for each in KINDS if each not in ("BYTES", "BOOL")])
-def test_csv_is_read_as_the_datatype_of_the_model(datatype, tmp_path):
-    kind, values = KINDS[datatype]
-    path = saved(echo(kind, ["N", 2]), tmp_path / "model")
-    given = np.array(values, dtype=helper.tensor_dtype_to_np_dtype(kind))
-    text = "a,b\n" + "".join(f"{one!r},{other!r}\n" for one, other in values)
-    (expected,) = own_answer(path, {"x0": given})
-    assert_same(scored(OnnxModel(path, LIMITS), text.encode(), "text/csv"), expected)
 
 
 def test_booleans_and_text_in_csv(tmp_path):
@@ -184,49 +177,7 @@ def test_booleans_and_text_in_csv(tmp_path):
     assert scored(OnnxModel(path, LIMITS), empty, "text/csv") == [["", "x"]]
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int64", "uint16", "float64", "float16", "bool", ">f4"])
-def test_arrays_of_another_type_become_the_models_when_nothing_is_lost(dtype, tmp_path):
-    path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
-    given = np.array([[0, 1], [1, 1]], dtype=dtype)
-    answer = scored(OnnxModel(path, LIMITS), as_npy(given), "application/x-npy")
-    assert_same(answer, given.astype(np.float32))
-
-
-def test_null_is_nan_where_floats_are_expected(tmp_path):
-    path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
-    assert scored(OnnxModel(path, LIMITS), [[1.5, None]]) == [[1.5, None]]
-    (row,) = OnnxModel(path, LIMITS).predict(Rows([[1.5, None]]), {}, "")
-    assert row[0] == 1.5
-    assert np.isnan(row[1])
-
-
 # --- inputs and outputs ---------------------------------------------------------------------------
-
-
-def test_a_matrix_product_has_the_very_bits_of_onnxruntime(tmp_path):
-    random = np.random.default_rng(3)
-    weights = random.normal(size=(64, 5)).astype(np.float32)
-    path = saved(
-        model_of(
-            [helper.make_node("MatMul", ["x", "w"], ["y"])],
-            [("x", FLOAT, ["N", 64])],
-            [("y", FLOAT, ["N", 5])],
-            {"w": weights},
-        ),
-        tmp_path / "model",
-    )
-    rows = random.normal(size=(100, 64))
-    (expected,) = own_answer(path, {"x": rows.astype(np.float32)})
-    requests = [
-        asked({"data": rows.tolist()}),
-        asked(as_npy(rows), "application/x-npy"),
-        asked(as_npy(np.asfortranarray(rows.astype(np.float32))), "application/x-npy"),
-        asked(
-            "".join(",".join(map(repr, row)) + "\n" for row in rows.tolist()).encode(), "text/csv"
-        ),
-    ]
-    for response in answers(path.parent, requests):
-        assert_same(answer_of(response), expected)
 
 
 def test_several_inputs_and_outputs_by_name(tmp_path):
@@ -261,20 +212,12 @@ def test_several_inputs_and_outputs_by_name(tmp_path):
     }
     assert scored(served, served.example)["predictions"]["product"] == [[0.0, 0.0, 0.0]]
     given = {"a": [[0.1, 0.2, 0.3]], "factor": 0.7, "b": [[1, 2], [3, 4]], "text": ["x", "y", "z"]}
-    expected = own_answer(
-        path,
-        {
-            "a": np.array(given["a"], np.float32),
-            "factor": np.array(0.7, np.float32),
-            "b": np.array(given["b"]),
-            "text": np.array(given["text"], dtype=object),
-        },
-    )
-    for body in ({"inputs": given}, {"inputs": {**given, "factor": [0.7]}}):
-        answer = scored(served, body)["predictions"]
-        assert list(answer) == ["product", "sum", "said"]
-        for one, other in zip(answer.values(), expected, strict=True):
-            assert_same(one, other)
+    kinds = {"a": np.float32, "factor": np.float32, "b": np.int64, "text": object}
+    expected = own_answer(path, {name: np.array(given[name], kinds[name]) for name in given})
+    answer = scored(served, {"inputs": {**given, "factor": [0.7]}})["predictions"]
+    assert list(answer) == ["product", "sum", "said"]
+    for one, other in zip(answer.values(), expected, strict=True):
+        assert_same(one, other)
 
 
 def test_inputs_of_one_value_a_row_are_the_columns_of_a_table(tmp_path):
@@ -301,14 +244,10 @@ def test_inputs_of_one_value_a_row_are_the_columns_of_a_table(tmp_path):
     ("shape", "body", "expected"),
     [
         ([], {"data": 2.5}, 2.5),
-        ([], {"inputs": {"x0": 2.5}}, 2.5),
         ([], {"data": [2.5]}, 2.5),
         (None, {"data": [[1, 2], [3, 4]]}, [[1, 2], [3, 4]]),
-        (None, {"data": [[[1]]]}, [[[1]]]),
-        (["N"], {"data": [1, 2]}, [1, 2]),
         (["N"], {"data": 1}, [1]),
         (["N", 1], {"data": [1, 2]}, [[1], [2]]),
-        ([1, 2, 2], {"data": [[[1, 2], [3, 4]]]}, [[[1, 2], [3, 4]]]),
         ([None, "M", 1, 2], {"data": [[[[1, 2]], [[3, 4]]]]}, [[[[1, 2]], [[3, 4]]]]),
         ([0, 2], {"inputs": {"x0": []}}, None),
     ],
@@ -364,22 +303,13 @@ def test_classes_that_are_numbers_are_names_in_json(tmp_path):
     assert list(answer.values()) == [labels.tolist(), [{str(k): p for k, p in row.items()}]]
 
 
-def test_probabilities_without_zipmap_are_an_array(tmp_path):
-    model, values = classifier()
-    path = saved(to_onnx(model, values[:1], options={"zipmap": False}), tmp_path / "model")
-    _, expected = own_answer(path, {"X": values})
-    assert_same(list(scored(OnnxModel(path, LIMITS), values.tolist()).values())[1], expected)
-
-
 def test_a_sequence_is_a_list_of_arrays(tmp_path):
-    graph = helper.make_graph(
+    model = model_of(
         [helper.make_node("SplitToSequence", ["x", "sizes"], ["y"], axis=1)],
-        "graph",
-        [helper.make_tensor_value_info("x", FLOAT, ["N", 3])],
+        [("x", FLOAT, ["N", 3])],
         [helper.make_tensor_sequence_value_info("y", FLOAT, None)],
-        [numpy_helper.from_array(np.array([1, 2]), "sizes")],
+        {"sizes": np.array([1, 2])},
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     path = saved(model, tmp_path / "model")
     answer = scored(OnnxModel(path, LIMITS), [[1, 2, 3], [4, 5, 6]])
     assert answer == [[[1.0], [4.0]], [[2.0, 3.0], [5.0, 6.0]]]
@@ -416,10 +346,7 @@ def test_optional_tensors_may_be_left_out(tmp_path):
     kind = helper.make_tensor_type_proto(FLOAT, [None])
     optional = helper.make_value_info("x", helper.make_optional_type_proto(kind))
     node = helper.make_node("OptionalHasElement", ["x"], ["there"])
-    there = helper.make_tensor_value_info("there", TensorProto.BOOL, [])
-    graph = helper.make_graph([node], "graph", [optional], [there])
-    opset = [helper.make_opsetid("", 18)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
+    model = model_of([node], [optional], [("there", TensorProto.BOOL, [])])
     served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
     assert served.inputs == (Spec("x", "FP32", (-1,), True),)
     assert served.predict(Rows([1.0]), {}, "").tolist() is True
@@ -430,10 +357,7 @@ def test_optional_tensors_may_be_left_out(tmp_path):
     ("body", "kind"),
     [
         (b"1\n2\n", "text/csv"),
-        (b"any name\n1\n2\n", "text/csv"),
         (b"[1]\n[2]\n", "application/x-ndjson"),
-        (b'{"v": 1}\n{"v": 2}\n', "application/x-ndjson"),
-        (b'{"data": [[1], [2]]}', "application/json"),
         (b'{"dataframe_split": {"columns": ["v"], "data": [[1], [2]]}}', "application/json"),
         (as_npy(np.array([[1], [2]])), "application/x-npy"),
     ],
@@ -452,17 +376,8 @@ def test_the_outputs_that_v2_declares_are_those_it_answers(tmp_path):
     pair = helper.make_node("SequenceConstruct", ["x", "x"], ["pair"])
     total = helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)
     kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, ["N"]))
-    graph = helper.make_graph(
-        [pair, total],
-        "graph",
-        [helper.make_tensor_value_info("x", FLOAT, ["N"])],
-        [
-            helper.make_value_info("pair", kind),
-            helper.make_tensor_value_info("total", FLOAT, []),
-        ],
-    )
-    opset = [helper.make_opsetid("", 18)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
+    outputs = [helper.make_value_info("pair", kind), ("total", FLOAT, [])]
+    model = model_of([pair, total], [("x", FLOAT, ["N"])], outputs)
     served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
     assert served.outputs == (Spec("pair", "FP32", (-1,)), Spec("total", "FP32", (-1,)))
     tensor = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
@@ -478,8 +393,8 @@ def test_a_locale_that_is_not_there_says_how_to_install_it(tmp_path):
         node = helper.make_node(
             "StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale=locale
         )
-        value = ("x", STRING, ["N"]), ("y", STRING, ["N"])
-        return saved(model_of([node], [value[0]], [value[1]]), tmp_path / "model")
+        model = model_of([node], [("x", STRING, ["N"])], [("y", STRING, ["N"])])
+        return saved(model, tmp_path / "model")
 
     with pytest.raises(ModelUnusable, match=r"zz_ZZ\.UTF-8.* apt-get install locales && localedef"):
         OnnxModel(normaliser("zz_ZZ.UTF-8"), LIMITS)
@@ -505,25 +420,15 @@ def test_external_data_are_read_from_beside_the_model(tmp_path):
 
 
 def test_an_input_that_no_format_can_carry_makes_no_model(tmp_path):
-    graph = helper.make_graph(
+    model = model_of(
         [helper.make_node("SequenceAt", ["x", "at"], ["y"])],
-        "graph",
-        [
-            helper.make_tensor_sequence_value_info("x", FLOAT, None),
-            helper.make_tensor_value_info("at", INT64, []),
-        ],
-        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [helper.make_tensor_sequence_value_info("x", FLOAT, None), ("at", INT64, [])],
+        [("y", FLOAT, None)],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    path = saved(model, tmp_path / "model")
-    with pytest.raises(ModelUnusable) as caught:
-        OnnxModel(path, LIMITS)
-    assert str(caught.value) == (
-        "model.onnx has the input 'x' of type seq(tensor(float)), which no format can carry. "
-        "Possible: tensor(bool), tensor(uint8), tensor(uint16), tensor(uint32), tensor(uint64), "
-        "tensor(int8), tensor(int16), tensor(int32), tensor(int64), tensor(float16), "
-        "tensor(float), tensor(double), tensor(string). Write an entry script for this model."
-    )
+    said = r"^model.onnx has the input 'x' of type seq\(tensor\(float\)\), which no format can "
+    said += r"carry\. Possible: tensor\(bool\), .*, tensor\(string\)\. Write an entry script for "
+    with pytest.raises(ModelUnusable, match=said):
+        OnnxModel(saved(model, tmp_path / "model"), LIMITS)
 
 
 # --- what an operator refuses ---------------------------------------------------------------------
@@ -573,18 +478,6 @@ def test_lengths_that_agree_are_not_blamed(tmp_path):
     )
 
 
-def test_text_that_is_no_number_is_the_clients_fault(tmp_path):
-    model = model_of(
-        [helper.make_node("Cast", ["x"], ["y"], to=FLOAT)],
-        [("x", STRING, ["N"])],
-        [("y", FLOAT, ["N"])],
-    )
-    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
-    assert scored(served, ["2.5"]) == [2.5]
-    with pytest.raises(SchemaMismatch, match=r"^The model refuses the input: .*operator Cast"):
-        scored(served, ["two"])
-
-
 def test_memory_that_is_not_there_is_not_the_clients_fault(tmp_path):
     """It may be scored elsewhere, or later."""
     model = model_of(
@@ -602,37 +495,29 @@ def test_memory_that_is_not_there_is_not_the_clients_fault(tmp_path):
 # --- settings -------------------------------------------------------------------------------------
 
 
+LEVEL, MODE = "graph_optimization_level", "execution_mode"
+LEVELS, MODES = ort.GraphOptimizationLevel, ort.ExecutionMode
+
+
 @pytest.mark.parametrize(
     ("options", "attribute", "expected"),
     [
-        (OnnxOptions(), "graph_optimization_level", ort.GraphOptimizationLevel.ORT_ENABLE_ALL),
-        (
-            OnnxOptions(optimization="disabled"),
-            "graph_optimization_level",
-            ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        ),
-        (
-            OnnxOptions(optimization="basic"),
-            "graph_optimization_level",
-            ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-        ),
-        (
-            OnnxOptions(optimization="extended"),
-            "graph_optimization_level",
-            ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-        ),
-        (OnnxOptions(intra_op_threads=3), "intra_op_num_threads", 3),
+        (OnnxOptions(), LEVEL, LEVELS.ORT_ENABLE_ALL),
+        (OnnxOptions(optimization="disabled"), LEVEL, LEVELS.ORT_DISABLE_ALL),
+        (OnnxOptions(optimization="basic"), LEVEL, LEVELS.ORT_ENABLE_BASIC),
+        (OnnxOptions(optimization="extended"), LEVEL, LEVELS.ORT_ENABLE_EXTENDED),
         (OnnxOptions(intra_op_threads=3, processes=8), "intra_op_num_threads", 3),
-        (OnnxOptions(processes=4096), "intra_op_num_threads", 1),
         (OnnxOptions(), "inter_op_num_threads", 1),
-        (OnnxOptions(), "execution_mode", ort.ExecutionMode.ORT_SEQUENTIAL),
+        (OnnxOptions(), MODE, MODES.ORT_SEQUENTIAL),
         (OnnxOptions(inter_op_threads=2), "inter_op_num_threads", 2),
-        (OnnxOptions(inter_op_threads=2), "execution_mode", ort.ExecutionMode.ORT_PARALLEL),
-        (OnnxOptions(inter_op_threads=0), "execution_mode", ort.ExecutionMode.ORT_PARALLEL),
+        (OnnxOptions(inter_op_threads=2), MODE, MODES.ORT_PARALLEL),
+        (OnnxOptions(inter_op_threads=0), MODE, MODES.ORT_PARALLEL),
     ],
 )
 def test_options_reach_the_session(options, attribute, expected):
-    assert getattr(session_options(options), attribute) == expected
+    made = session_options(options)
+    assert getattr(made, attribute) == expected
+    assert made.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_threads_are_as_many_as_processors_shared_by_the_processes(monkeypatch):
@@ -641,22 +526,12 @@ def test_threads_are_as_many_as_processors_shared_by_the_processes(monkeypatch):
     assert threads == [7, 3, 1, 1]
 
 
-def test_threads_that_wait_do_not_spin():
-    key = "session.intra_op.allow_spinning"
-    assert session_options(OnnxOptions()).get_session_config_entry(key) == "0"
-
-
 @pytest.mark.parametrize(
     ("setting", "value", "attribute", "expected"),
     [
         ("SCORING_ONNX_INTRA_OP_THREADS", "2", "intra_op_num_threads", 2),
         ("SCORING_ONNX_INTER_OP_THREADS", "3", "inter_op_num_threads", 3),
-        (
-            "SCORING_ONNX_OPTIMIZATION",
-            "disabled",
-            "graph_optimization_level",
-            ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        ),
+        ("SCORING_ONNX_OPTIMIZATION", "disabled", LEVEL, LEVELS.ORT_DISABLE_ALL),
         ("WORKER_COUNT", "4096", "intra_op_num_threads", 1),
     ],
 )
@@ -671,10 +546,8 @@ def test_settings_reach_the_session(setting, value, attribute, expected, tmp_pat
 
     monkeypatch.setattr(ort, "InferenceSession", watched)
     path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
-    (response,) = answers(path.parent, [asked([[1, 2]])], **{setting: value})
-    assert response.body == b"[[1.0,2.0]]"
-    (options,) = made
-    assert getattr(options, attribute) == expected
+    answers(path.parent, [asked([[1, 2]])], **{setting: value})
+    assert [getattr(each, attribute) for each in made] == [expected]
 
 
 def test_the_provider_is_the_cpu_unless_the_settings_say_otherwise(tmp_path):
@@ -695,14 +568,11 @@ def test_the_provider_is_the_cpu_unless_the_settings_say_otherwise(tmp_path):
     ("files", "quota"),
     [
         ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "50000 100000\n"}, 0.5),
         ({"cpu.max": "max 100000\n"}, None),
         ({"cpu.max": "400000 0\n"}, None),
         ({"cpu.max": "nonsense\n"}, None),
-        ({"cpu.max": ""}, None),
         ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3.0),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "300000\n"}, None),
         ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "x\n"}, None),
         ({}, None),
     ],
