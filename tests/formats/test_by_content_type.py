@@ -355,32 +355,16 @@ def score(write_script: Callable[[str], Path]) -> Callable[[ScoringRequest], byt
     return body
 
 
-@pytest.mark.parametrize(
-    ("content_type", "message"),
-    [
-        ("", f"Expects Content-Type to be application/json. {READABLE}"),
-        (
-            "application/x-www-form-urlencoded",
-            "Expects Content-Type to be application/json. Content-Type "
-            "application/x-www-form-urlencoded cannot be read (curl sends it unless told "
-            f"otherwise: add -H 'Content-Type: application/json'). {READABLE}",
-        ),
-    ],
-)
-def test_a_script_refuses_others_with_the_words_that_clients_know(
-    score, content_type: str, message: str
-):
+@pytest.mark.parametrize(("kind", "said"), [("", ""), ("a/b", "Content-Type a/b cannot be read. ")])
+def test_a_script_refuses_others_with_the_words_that_clients_know(score, kind: str, said: str):
     with pytest.raises(UnsupportedContentType) as raised:
-        score(request(content_type, b"1,2\n"))
-    assert str(raised.value) == message
+        score(request(kind, b"1,2\n"))
+    assert str(raised.value) == f"Expects Content-Type to be application/json. {said}{READABLE}"
 
 
 def test_a_script_s_csv_in_another_encoding_is_not_blamed_on_its_type(score):
-    with pytest.raises(UnsupportedContentType) as raised:
+    with pytest.raises(UnsupportedContentType, match=r"^Content-Encoding br cannot be read\. All"):
         score(request(CSV, b"1,2\n", content_encoding="br"))
-    assert str(raised.value) == (
-        "Content-Encoding br cannot be read. Allowed: gzip, deflate, identity."
-    )
 
 
 # --- missing packages -----------------------------------------------------------------------------

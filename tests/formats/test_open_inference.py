@@ -126,11 +126,19 @@ def same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 @pytest.mark.parametrize("datatype", VALUES)
-def test_each_datatype_is_read_as_tritonclient_sends_it(datatype: str, binary: bool) -> None:
-    sent = array(datatype).reshape(3, 1)
-    body, length = triton_request({"x": (datatype, sent)}, binary)
-    made = decode(body, length, LIMITS)
-    assert same(made.tensors.tensors["x"], sent)
+def test_tritonclient_sends_and_reads_each_datatype(datatype: str, binary: bool) -> None:
+    sent = array(datatype).reshape(1, 3)
+    made = decode(*triton_request({"x": (datatype, sent)}, binary), LIMITS).tensors.tensors["x"]
+    assert same(made, sent)
+    response = encode({"y": made}, request(binary=binary), "m", "3")
+    result = triton_result(response)
+    assert result.get_output("y")["datatype"] == datatype
+    assert result.get_output("y")["shape"] == [1, 3]
+    back = result.as_numpy("y")
+    if datatype == "BYTES" and binary:
+        back = np.array([[each.decode() for each in back.reshape(-1)]], dtype=object)
+    assert same(back, sent)
+    assert (response.header_length is not None) is binary
 
 
 def test_bf16_is_widened_to_float32() -> None:
@@ -461,21 +469,6 @@ def test_a_small_body_never_takes_much_memory(datatype: str) -> None:
 
 
 # --- responses ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-@pytest.mark.parametrize("datatype", VALUES)
-def test_tritonclient_reads_each_datatype(datatype: str, binary: bool) -> None:
-    given = array(datatype).reshape(1, 3)
-    response = encode({"y": given}, request(binary=binary), "m", "3")
-    result = triton_result(response)
-    assert result.get_output("y")["datatype"] == datatype
-    assert result.get_output("y")["shape"] == [1, 3]
-    made = result.as_numpy("y")
-    if datatype == "BYTES" and binary:
-        made = np.array([[each.decode() for each in made.reshape(-1)]], dtype=object)
-    assert same(made, given)
-    assert (response.header_length is not None) is binary
 
 
 def test_the_bytes_of_a_response() -> None:

@@ -106,19 +106,6 @@ def test_the_format_can_be_another() -> None:
     assert formatter.format(record()) == "03:04|hello"
 
 
-@pytest.mark.parametrize(
-    ("message", "kept"),
-    [
-        ('10.0.0.1 "GET / HTTP/1.1" 200', False),
-        ('"GET /score HTTP/1.1" 200', True),
-        ("POST /score", True),
-    ],
-)
-def test_root_access_filter(message: str, kept: bool) -> None:
-    """Row 1: the health probe's own lines are left out."""
-    assert RootAccessFilter().filter(record(message=message)) is kept
-
-
 # --- the default configuration --------------------------------------------------------------------
 
 
@@ -278,16 +265,6 @@ def test_a_file_that_is_no_configuration_stops_the_start(
     message = str(caught.value)
     assert message.startswith(f"{path} is not a logging configuration: {problem}")
     assert caught.value.__cause__ is not None
-
-
-def test_other_class_names_stay(tmp_path: Path) -> None:
-    config = own_config()
-    config["handlers"]["out"] |= {"class": "logging.NullHandler", "level": 10}
-    del config["handlers"]["out"]["stream"]
-    write(tmp_path, config)
-    configure_logging("INFO", [tmp_path])
-    assert type(log.handlers[0]) is logging.NullHandler
-    assert log.handlers[0].level == 10
 
 
 # --- print ----------------------------------------------------------------------------------------

@@ -102,12 +102,6 @@ def test_an_array_of_the_datatype_is_taken_as_it_is():
     assert made(values, "FP32", (-1, 2)) is values
 
 
-def test_texts_in_arrays_are_objects():
-    for values in (np.array(["a", "ü"]), np.array(["a", "ü"], dtype=object)):
-        assert_array(made(values, "BYTES"), "BYTES", ["a", "ü"])
-    assert_array(made(np.array([b"a", b"b"]), "BYTES"), "BYTES", ["a", "b"])
-
-
 @pytest.mark.parametrize(
     ("datatype", "values", "place"),
     [
@@ -147,9 +141,8 @@ def test_what_loses_its_value_is_refused_by_its_place(datatype, values, place):
     assert f"; expected is [any] of {datatype}, " in message
 
 
-@pytest.mark.parametrize("kind", ["complex64", "M8[s]", "m8[s]"])
-def test_an_array_of_another_kind_is_refused_by_its_type(kind):
-    values = np.zeros(2, dtype=kind)
+def test_an_array_of_another_kind_is_refused_by_its_type():
+    values = np.zeros(2, dtype="M8[s]")
     with pytest.raises(SchemaMismatch) as caught:
         made(values, "FP32")
     assert str(caught.value) == (

@@ -74,8 +74,6 @@ class Slotted:
 
 
 class Model:
-    """As a pydantic model: what it is as plain data, by one method."""
-
     def __init__(self, **values: Any) -> None:
         self.values = values
 
@@ -84,40 +82,27 @@ class Model:
 
 
 class Tensor:
-    """As torch and tensorflow have it."""
-
     def tolist(self) -> list[list[float]]:
         return [[1.0, 2.0]]
 
 
 class Column:
-    """As pyarrow has it."""
-
     def to_pylist(self) -> list[int | None]:
         return [1, None]
 
 
 class Listed:
-    """As polars has it."""
-
     def to_list(self) -> list[str]:
         return ["a"]
 
 
-class TextOfOwn(str):
-    pass
+class TextOfOwn(str): ...
 
 
-class WholeOfOwn(int):
-    pass
+class FloatOfOwn(float): ...
 
 
-class FloatOfOwn(float):
-    pass
-
-
-class ListOfOwn(list[int]):
-    pass
+class ListOfOwn(list[int]): ...
 
 
 box = Box("b", [1.0, 2.5])
@@ -142,8 +127,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "half of a surrogate pair": (["\ud800", "a\udfffb"], ["\ud800", "a\udfffb"]),
     "empty": ([[], {}, (), "", set()], [[], {}, [], "", []]),
     "subclasses": (
-        [TextOfOwn("t"), WholeOfOwn(3), FloatOfOwn(1.5), ListOfOwn([1])],
-        ["t", 3, 1.5, [1]],
+        [TextOfOwn("t"), FloatOfOwn(1.5), ListOfOwn([1])],
+        ["t", 1.5, [1]],
     ),
     # keys
     "keys": (
@@ -271,7 +256,7 @@ def test_a_decimal_keeps_its_digits(way: str, digits: str) -> None:
         {7: 2, None: 3, True: 4, 2.5: 5, NAN: 6},
         [NAN, INFINITY, -INFINITY],
         [2**100, -(2**100), 1e22, 1e16, 5e-324],
-        [TextOfOwn("t"), WholeOfOwn(3), FloatOfOwn(2.5), Point(1, 2.0), Level.HIGH],
+        [TextOfOwn("t"), FloatOfOwn(2.5), Point(1, 2.0), Level.HIGH],
     ],
 )
 def test_strict_compatibility_writes_what_json_dumps_writes(value: Any) -> None:
@@ -357,19 +342,15 @@ def test_the_error_says_the_path(value: Any, where: str) -> None:
 
 
 class Opaque:
-    """Nothing about it is plain data."""
+    pass
 
 
 class Broken:
-    """Its own method fails."""
-
     def tolist(self) -> Any:
         raise RuntimeError("no device")
 
 
 class Endless:
-    """Each step is a new object of the same kind."""
-
     def tolist(self) -> Any:
         return Endless()
 
@@ -556,10 +537,6 @@ def test_sets_are_in_the_same_order_in_every_process() -> None:
         answers.add((done.stdout, done.stderr))
     expected = '[["a","b","c"],["a",["t"],1,2.5,null],["eA==","eQ=="]]'
     assert answers == {(f"{expected} {expected}\n", "")}
-
-
-def test_a_missing_text_of_pandas_is_null() -> None:
-    assert fast(pd.DataFrame({"s": ["a", None]})) == b'[{"s":"a"},{"s":null}]'
 
 
 def test_neither_numpy_nor_pandas_is_imported_to_encode() -> None:
