@@ -180,14 +180,14 @@ def test_inputs_are_posted(method: str):
         by_content_type.read(request(CSV, BODIES[CSV])._replace(method=method), LIMITS)
 
 
-@pytest.mark.parametrize("length", ["-1", "ten", "1000", "9" * 40])
+@pytest.mark.parametrize("length", ["-1", "0", "ten", "1000", "9" * 40])
 def test_a_wrong_length_of_the_v2_header_is_refused(length: str):
     binary, _ = infer_binary(ROWS)
     with pytest.raises(UndecodableInput) as raised:
         read(OCTETS, binary, inference_header_content_length=length)
-    assert str(raised.value) == (
+    assert str(raised.value).startswith(
         f"Inference-Header-Content-Length is {length!r}; expected is the length in bytes of the "
-        f"JSON part of a body of {len(binary)}."
+        f"JSON that the body begins with, of its {len(binary)}."
     )
 
 

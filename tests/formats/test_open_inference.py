@@ -370,13 +370,6 @@ def test_what_is_no_json_cannot_be_decoded(body: bytes, message: str) -> None:
 # --- binary data that is wrong --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [0, -1, 1000], ids=["zero", "negative", "beyond"])
-def test_a_header_length_that_cannot_be_is_refused(length: int) -> None:
-    message = f"Inference-Header-Content-Length is {length} for a body of 2 bytes"
-    with pytest.raises(UndecodableInput, match=message):
-        decode(b"{}", length, LIMITS)
-
-
 MISMATCH, CUT = SchemaMismatch, UndecodableInput
 
 

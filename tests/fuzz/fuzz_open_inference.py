@@ -17,7 +17,7 @@ import atheris
 
 with atheris.instrument_imports(include=["scoring_runtime"]):
     from scoring_runtime.errors import InputError, NotAcceptable
-    from scoring_runtime.formats.open_inference import InferRequest, decode, encode
+    from scoring_runtime.formats.open_inference import InferRequest, decode, encode, header_length
     from scoring_runtime.values.content import NUMPY_TYPES, Limits
 
 LIMITS = Limits(rows=100, values=1000, bytes=10_000)
@@ -29,6 +29,8 @@ def fuzz(data: bytes) -> None:
     """Read it, write what was read as binary tensors, and read those: the same."""
     body, length = as_it_comes(data[1:]) if data[:1] < b"\x80" else described(data[1:])
     try:
+        if length is not None:
+            length = header_length(b"%d" % length, body)
         request = decode(body, length, LIMITS)
     except InputError:
         return

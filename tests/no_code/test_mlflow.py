@@ -427,11 +427,6 @@ def test_what_would_be_too_large_is_refused_before_a_table_is_made(
         asked(model, *TOO_LARGE[case])
 
 
-def test_lines_within_quotes_are_no_rows(folders: Path) -> None:
-    model = invocation(folders / "bare", **LIMITS)
-    assert b"DataFrame" in asked(model, b'a,b\n"1\n\n\n\n2",3\n4,5\n', CSV)
-
-
 def test_csv_has_a_line_of_names_in_any_charset(ours: Callable[[str], ModelInvocation]) -> None:
     """mlflow knows UTF-8 alone."""
     answer = asked(ours("bare"), "ü\nä\n".encode("latin-1"), b"text/csv; charset=latin-1")
