@@ -67,19 +67,12 @@ FRAMES: Mapping[str, pd.DataFrame] = {
     "numbers in categories and numbers beside them": pd.DataFrame(
         {"zip": ZIP, "rooms": [1, 2, 3, 2] * 3, "flag": [True, False] * 6, "n": NUMBER}
     ),
-    "moments": pd.DataFrame(
-        {"when": pd.date_range("2024-02-27T22:00", periods=ROWS, freq="7h"), "n": NUMBER}
-    ),
 }
 
 
 def encoded(choice: Any, encoder: Any = None, rest: Any = "passthrough") -> ColumnTransformer:
     encoder = encoder or OneHotEncoder(handle_unknown="error")
     return ColumnTransformer([("encoded", encoder, choice)], remainder=rest)
-
-
-def by_hour(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(when=frame["when"].dt.hour)
 
 
 def as_words(frame: pd.DataFrame) -> pd.DataFrame:
@@ -156,7 +149,6 @@ CASES: dict[str, tuple[str, Any]] = {
         "numbers in categories and numbers beside them",
         make_pipeline(encoded(slice(0, 2)), StandardScaler(with_mean=False), LogisticRegression()),
     ),
-    "moments": ("moments", make_pipeline(FunctionTransformer(by_hour), DecisionTreeClassifier())),
 }
 
 

@@ -378,15 +378,14 @@ def test_only_a_sample_can_be_registered_as_one(name, text, tmp_path):
     assert not registry.listing(tmp_path / "azureml-models")
 
 
-def test_columns_that_code_takes_for_moments_need_no_sample():
-    """At the start it shows which they are."""
+def test_columns_that_code_takes_for_moments_need_a_sample(caplog):
+    """The start says so, and the client is told."""
     frame = SPANS.drop(columns="end").assign(start=SPANS["start"].dt.tz_localize(None))
     by_hour = FunctionTransformer(lambda table: table.assign(start=table["start"].dt.hour))
-    model = make_pipeline(by_hour, DecisionTreeClassifier()).fit(frame, Y)
-    service = serving(model)
-    assert service.example == {"data": [{"start": "2024-01-31T12:00:00", "n": 0.0}]}
-    records = json.loads(frame.astype({"start": str}).to_json(orient="records"))
-    assert asked(service, {"data": records}) == model.predict(frame).tolist()
+    service = serving(make_pipeline(by_hour, DecisionTreeClassifier()).fit(frame, Y))
+    assert "sample_input.json" in caplog.text
+    with pytest.raises(SchemaMismatch, match=r"refuses the input: Can only use \.dt accessor"):
+        asked(service, b"start,n\n2024-03-01T00:00:00,0\n", CSV)
 
 
 # --- at the start ---------------------------------------------------------------------------------

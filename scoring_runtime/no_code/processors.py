@@ -1,22 +1,10 @@
-"""How onnxruntime's sessions are made, and on how many processors."""
+"""How many processors this process may use."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-
-class OnnxOptions(NamedTuple):
-    """How sessions are made; threads of 0 mean as many as the processors that may be used."""
-
-    providers: Sequence[str] = ()
-    optimization: str = "all"
-    intra_op_threads: int = 0
-    inter_op_threads: int = 1
-    processes: int = 1
 
 
 def processors() -> int:
