@@ -30,14 +30,12 @@ from .guarded_json import parse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _BINARY_OUTPUT = "binary_data_output"
-_BF16 = "BF16"
-_INPUTS = (*NUMPY_TYPES, _BF16)
 _OUTPUTS = {np.dtype(each): name for name, each in NUMPY_TYPES.items() if name != "BYTES"}
 _MOST_DIMENSIONS = 32
 _LONGEST_NAME = 1000
 _WIRE: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(numpy).newbyteorder("<")
-    for name, numpy in {**NUMPY_TYPES, _BF16: "uint16"}.items()
+    for name, numpy in NUMPY_TYPES.items()
     if name != "BYTES"
 }
 _TEXT_LENGTH = struct.Struct("<I")
@@ -53,9 +51,8 @@ class RequestedOutput(NamedTuple):
 class InferRequest(NamedTuple):
     """A request as read.
 
-    An input of BF16 is an array of float32. ``params`` are those of the request without
-    ``binary_data_output``, which is ``binary_default``: whether outputs are binary when ``outputs``
-    names none.
+    ``params`` are those of the request without ``binary_data_output``, which is
+    ``binary_default``: whether outputs are binary when ``outputs`` names none.
     """
 
     id: str
@@ -310,10 +307,10 @@ class _Inputs:
     def _described(self, each: Any, where: str) -> Spec:
         name = _named(each, where)
         datatype = each.get("datatype")
-        if not isinstance(datatype, str) or datatype not in _INPUTS:
+        if not isinstance(datatype, str) or datatype not in NUMPY_TYPES:
             raise SchemaMismatch(
                 f"The input {name!r} has {_got(datatype)} as datatype; allowed are "
-                f"{', '.join(_INPUTS)}."
+                f"{', '.join(NUMPY_TYPES)}."
             )
         shape = each.get("shape")
         if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
@@ -377,8 +374,6 @@ def _from_json(data: Any, spec: Spec) -> NDArray[Any]:
         raise SchemaMismatch(
             f"The input {spec.name!r} has {short(data)} as data; expected is a list of values."
         )
-    if spec.datatype == _BF16:
-        spec = spec._replace(datatype="FP32")
     if data and type(data[0]) is list and spec.datatype != "BYTES":
         return array(data, spec, UNLIMITED)
     if spec.datatype == "BYTES":
@@ -399,8 +394,8 @@ def _from_json(data: Any, spec: Spec) -> NDArray[Any]:
 def _from_bytes(body: bytes, start: int, size: int, spec: Spec) -> NDArray[Any]:
     """The tensor in the ``size`` bytes of ``body`` from ``start``; read-only unless it is text.
 
-    It shares the memory of ``body``, except where its elements would not be aligned. BF16, which
-    numpy lacks, becomes float32; BYTES become ``str``, or ``bytes`` where they are not UTF-8.
+    It shares the memory of ``body``, except where its elements would not be aligned. BYTES become
+    ``str``, or ``bytes`` where they are not UTF-8.
     """
     count = math.prod(spec.shape)
     if spec.datatype == "BYTES":
@@ -418,8 +413,6 @@ def _from_bytes(body: bytes, start: int, size: int, spec: Spec) -> NDArray[Any]:
             raise SchemaMismatch(
                 f"The input {spec.name!r}: its byte {at} is {raw[at]}; BOOL is a byte of 0 or 1."
             )
-    elif spec.datatype == _BF16:
-        flat = (flat.astype(np.uint32) << 16).view(np.float32)
     elif not flat.flags.aligned:
         flat = flat.copy()  # Cython refuses what is not aligned
     flat.flags.writeable = False

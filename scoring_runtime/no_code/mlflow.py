@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,21 +56,21 @@ class MlflowModel:
     """
 
     methods: tuple[str, ...] = ()
-    params = None  # mlflow checks them
+    params: Mapping[str, Collection[str]] | None = None  # mlflow checks them
     reads_text = False
-    quick = None
+    quick: Callable[[list[Any]], Any] | None = None
 
     def __init__(self, pyfunc: Any, folder: Path) -> None:
         self._server = _server()
         self._pyfunc, self._metadata = pyfunc, pyfunc.metadata
         self._schema = pyfunc.metadata.get_input_schema()
-        self._hinted = bool(getattr(self._metadata, "_is_signature_from_type_hint", bool)())
+        self._hinted = bool(self._metadata._is_signature_from_type_hint())
         self._names = self._schema.input_names() if self._is_named_table() else []
         self.platform = f"mlflow_{_flavour(self._metadata.flavors)}"
         self.inputs = _specs(self._schema, "input")
         self.outputs = _specs(self._metadata.get_output_schema(), "output")
         self.tabular = self._schema is not None and not self._schema.is_tensor_spec()
-        self.example = _saved_example(self._metadata, folder) or self._example()
+        self.example: Mapping[str, Any] = self._saved_example(folder) or self._example()
 
     def read_json(self, value: Any, limits: Limits) -> Asked:
         """As mlflow's server reads it; what Azure ML's clients send is put into its words.
@@ -190,6 +190,14 @@ class MlflowModel:
         schema = self._schema
         return schema is not None and schema.has_input_names() and not schema.is_tensor_spec()
 
+    def _saved_example(self, folder: Path) -> dict[str, Any] | None:
+        """The body that was saved with the model, if one was."""
+        try:
+            text = self._metadata.get_serving_input(str(folder))
+            return dict(json.loads(text, parse_constant=lambda _: None)) if text else None
+        except (OSError, ValueError, TypeError):
+            return None
+
     def _example(self) -> dict[str, Any]:
         """A body of one row with a value of each type."""
         if self._schema is None:
@@ -227,9 +235,8 @@ def _server() -> Any:
     from mlflow import environment_variables
     from mlflow.pyfunc import scoring_server
 
-    serving = getattr(environment_variables, "_MLFLOW_IS_IN_SERVING_ENVIRONMENT", None)
-    if serving is not None:  # since 2.20
-        serving.set("true")
+    serving: Any = environment_variables._MLFLOW_IS_IN_SERVING_ENVIRONMENT
+    serving.set("true")
     return scoring_server
 
 
@@ -255,15 +262,6 @@ def _said(error: Exception) -> str:
     text = text.strip().partition("\n")[0]
     text = f"KeyError: {text}" if isinstance(error, KeyError) else text
     return f"{text[:400]}…" if len(text) > 400 else text or type(error).__name__
-
-
-def _saved_example(metadata: Any, folder: Path) -> dict[str, Any] | None:
-    """The body that was saved with the model, if one was."""
-    try:
-        text = metadata.get_serving_input(str(folder))
-        return dict(json.loads(text, parse_constant=lambda _: None)) if text else None
-    except (AttributeError, OSError, ValueError, TypeError):  # versions before 2.16 have none
-        return None
 
 
 # --- the signature --------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from ..telemetry.logs import log
 from ..values.arrays import of_plain_rows
 from ..values.content import Content, Rows, Spec
 from ..values.inputs import tensors
-from .processors import processors
 
 # https://onnxruntime.ai/docs/reference/operators/: the element types as sessions name them
 _DATATYPES = {
@@ -64,7 +65,7 @@ class OnnxModel:
 
     platform = "onnxruntime_onnx"
     methods: tuple[str, ...] = ()
-    params: Mapping[str, tuple[str, ...]] = {}
+    params: Mapping[str, Collection[str]] | None = {}
     reads_text = False
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -150,6 +151,24 @@ def session_options(settings: Settings) -> Any:
     how.add_session_config_entry("session.intra_op.allow_spinning", "0")
     how.log_severity_level = 4  # what it raises is told anyway
     return how
+
+
+def processors() -> int:
+    """The processors that this process may use, at least 1: affinity and the container's quota.
+
+    The quota is that of cgroup v2 (``cpu.max``: microseconds per period), rounded up.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quota = _quota(Path("/sys/fs/cgroup/cpu.max"))
+    return max(1, min(usable or 1, math.ceil(quota) if quota else usable or 1))
+
+
+def _quota(path: Path) -> float | None:
+    try:
+        quota, period = map(int, path.read_text().split()[:2])
+        return quota / period
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def _providers(wanted: Sequence[str], there: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -51,9 +51,10 @@ class ScikitLearnModel:
         self._estimator = estimator
         self._limits = limits
         self._calls = {name: getattr(estimator, name) for name in self.methods}
-        self.params: Mapping[str, Mapping[str, Any]] = {
+        self._defaults = {
             name: _parameters(call, estimator, name) for name, call in self._calls.items()
         }
+        self.params: Mapping[str, Collection[str]] | None = self._defaults
         width = attribute(estimator, "n_features_in_")
         self._matrix = Spec(INPUT, "FP64", (-1, -1 if width is None else int(width)))
         if width is None and any(map(reads_text, receivers(estimator))):
@@ -76,7 +77,7 @@ class ScikitLearnModel:
         """
         method = method or "predict"
         if params:
-            _check_flags(params, self.params[method])
+            _check_flags(params, self._defaults[method])
         return self._predicted(self._given(content), params, method)
 
     def _predicted(self, given: Any, params: Mapping[str, Any], method: str) -> Any:

@@ -8,7 +8,6 @@ import struct
 import tracemalloc
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -139,14 +138,6 @@ def test_tritonclient_sends_and_reads_each_datatype(datatype: str, binary: bool)
         back = np.array([[each.decode() for each in back.reshape(-1)]], dtype=object)
     assert same(back, sent)
     assert (response.header_length is not None) is binary
-
-
-def test_bf16_is_widened_to_float32() -> None:
-    sent = np.array([1.5, -3.25, 3.3895314e38, 1e-40], ml_dtypes.bfloat16)
-    body, length = triton_request({"x": ("BF16", sent)})
-    made = decode(body, length, LIMITS)
-    assert same(made.tensors.tensors["x"], sent.astype(np.float32))
-    assert same(decoded(json_request("BF16", [1.5], [1])), np.array([1.5], np.float32))
 
 
 def test_what_tritonclient_asks_for_is_read() -> None:
@@ -292,7 +283,7 @@ BAD_INPUTS: dict[str, tuple[Any, str]] = {
     "no datatype": (
         [GOOD | {"datatype": None}],
         "The input 'x' has nothing as datatype; allowed are BOOL, UINT8, UINT16, UINT32, UINT64, "
-        "INT8, INT16, INT32, INT64, FP16, FP32, FP64, BYTES, BF16.",
+        "INT8, INT16, INT32, INT64, FP16, FP32, FP64, BYTES.",
     ),
     "datatype a list": ([GOOD | {"datatype": ["FP32"]}], "has a list of 1 as datatype"),
     "shape a number": ([GOOD | {"shape": 1}], "has 1 as shape; expected is a list"),

@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["scoring_runtime"]):
 
 LIMITS = Limits(rows=100, values=1000, bytes=10_000)
 SIZES = {name: int(kind[-2:]) // 8 for name, kind in NUMPY_TYPES.items() if kind[-2:].isdigit()}
-DATATYPES = [*NUMPY_TYPES, "BF16", "FP8"]
+DATATYPES = [*NUMPY_TYPES, "FP8"]
 
 
 def fuzz(data: bytes) -> None:
@@ -69,7 +69,7 @@ def described(data: bytes) -> tuple[bytes, int]:
 def one_input(provider: Any, name: str) -> tuple[dict[str, Any], int]:
     datatype = provider.PickValueInList(DATATYPES)
     shape = [provider.ConsumeIntInRange(0, 6) for _ in range(provider.ConsumeIntInRange(0, 3))]
-    size = math.prod(shape) * SIZES.get(datatype, 2 if datatype == "BF16" else 1)
+    size = math.prod(shape) * SIZES.get(datatype, 1)
     if datatype == "BYTES" or provider.ConsumeIntInRange(0, 9) == 0:
         size = provider.ConsumeIntInRange(-1, 64)
     each = {"name": name, "datatype": datatype, "shape": shape}
