@@ -855,7 +855,3 @@ def test_no_difference_goes_unseen() -> None:
         (before, []),
     ):
         assert [found.what for found in differences(Exchange(case, before, after))] == expected
-
-
-def test_the_table_of_differences_has_one_row_each() -> None:
-    assert len(table().splitlines()) == 2 + len(DIFFERENCES)
