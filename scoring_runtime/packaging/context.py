@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import PackagingError
 from ..models.kinds import MLFLOW, UNKNOWN, pickles
@@ -89,12 +88,12 @@ class Document:
     the requirements can be installed, ``warnings`` is what it could not tell.
     """
 
-    runtime: str
-    target: str
-    triggers: tuple[str, ...]
-    python: str
-    entry_script: str
-    models: tuple[str, ...]
+    runtime: str = ""
+    target: str = ""
+    triggers: tuple[str, ...] = ()
+    python: str = ""
+    entry_script: str = ""
+    models: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     required: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -130,14 +129,14 @@ def make(
     overwrite: bool = False,
     allow_missing: bool = True,
 ) -> Context:
-    """Make the build context of a package in the folder ``output``.
+    """Make the build context of a package in the folder ``output``: not there, empty, or one.
 
     A context that is there already is replaced, unless nothing changed. Model files of a registry
     are hard-linked where that is possible, others are copied in chunks.
 
     Args:
         specification: what is to be packaged.
-        output: the folder; not there, empty, or a context that was made before.
+        output: the folder.
         progress: called with the bytes of models that are done and the bytes of all.
         resolve: ask pip whether the requirements can be installed.
         overwrite: replace a context although its files were changed by hand.
@@ -158,7 +157,8 @@ def make(
             check_place(model, output)
         models = [(model, _files_of(specification, model)) for model in specification.models]
         made = content.made
-        old = None if previous is None or (overwrite and _changes(output, previous)) else previous
+        changed = previous is None or (overwrite and changed_by_hand(output, previous))
+        old = None if changed else previous
         if old is not None and _is_up_to_date(old, content, models, output, resolve):
             return replace(made, warnings=made.warnings + old.warnings, unchanged=True)
     _check_replaceable(output)
@@ -200,7 +200,7 @@ def _contents(specification: Specification, output: Path) -> _Contents:
         document = _document(specification, settings, required, files)
     except OSError as error:
         raise PackagingError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    notes += [*unknown_settings(specification), *_packaged_twice(specification, source)]
+    notes += unknown_settings(specification)
     missing, rest = _missing(specification, source, requirements.splitlines())
     made = Context(
         path=output,
@@ -270,30 +270,6 @@ def _environment(specification: Specification) -> Environment:
     )
 
 
-def _packaged_twice(specification: Specification, source: Source) -> Iterator[str]:
-    """A warning for each model in the source folder: the script may open it there, or not.
-
-    In a model's folder that holds the script too, there is nothing to leave out.
-    """
-    if not specification.models or not source:
-        return
-    taken = {_identity(path): name for name, path in source}
-    script = entry_script_name(specification)
-    for model in specification.models:
-        files = _files_of(specification, model)
-        twice = [taken[each] for file in files if (each := _identity(file.path)) in taken]
-        if twice and script not in twice:
-            yield (
-                f"The model {model.name} at {model.path} is in the source folder too, so it is "
-                "packaged twice: name it in .scoringignore unless the script opens it there."
-            )
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    about = os.stat(path)
-    return about.st_dev, about.st_ino
-
-
 def _check_model_texts(specification: Specification) -> None:
     """Text files of models, such as config.json, may hold a secret too."""
     for model in specification.models:
@@ -303,21 +279,20 @@ def _check_model_texts(specification: Specification) -> None:
 
 
 def _check(specification: Specification) -> None:
-    if specification.target not in TARGETS:
-        raise PackagingError(
-            f"There is no target {specification.target!r}. Allowed: {', '.join(TARGETS)}."
-        )
+    _check_known("target", specification.target, TARGETS)
     for trigger in specification.triggers:
-        if trigger not in _TRIGGERS:
-            raise PackagingError(
-                f"There is no trigger {trigger!r}. Allowed: {', '.join(_TRIGGERS)}."
-            )
+        _check_known("trigger", trigger, _TRIGGERS)
     identities = _identities(specification)
     for identity in identities:
         if identities.count(identity) > 1:
             raise PackagingError(f"The model {identity} is given twice.")
     if specification.entry_script is None:
         _check_models_alone(specification)
+
+
+def _check_known(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise PackagingError(f"There is no {what} {name!r}. Allowed: {', '.join(known)}.")
 
 
 def _check_models_alone(specification: Specification) -> None:
@@ -435,7 +410,7 @@ def _previous(output: Path, overwrite: bool) -> Document | None:
             f"{', '.join(there[:_NAMED])}{' …' if len(there) > _NAMED else ''}. "
             "Name a folder that is empty or not there."
         )
-    changed = [] if overwrite else _changes(output, document)
+    changed = [] if overwrite else changed_by_hand(output, document)
     if changed:
         raise PackagingError(
             f"{output} was changed after it was made: {', '.join(changed[:_NAMED])}"
@@ -443,16 +418,6 @@ def _previous(output: Path, overwrite: bool) -> Document | None:
             "it and lose the changes."
         )
     return document
-
-
-def _changes(output: Path, document: Document) -> list[str]:
-    try:
-        return changed_by_hand(output, document)
-    except OSError as error:
-        place = error.filename or output
-        raise PackagingError(
-            f"{output} cannot be compared: {place} cannot be read: {error.strerror}."
-        ) from error
 
 
 def _is_up_to_date(
@@ -484,25 +449,14 @@ def read_document(folder: Path) -> Document | None:
         return None
     try:
         said = json.loads((folder / DOCUMENT).read_bytes())
-        if not isinstance(said, dict) or said.pop("format", None) != _FORMAT:
+        if said.pop("format") != _FORMAT:
             return None
-        return Document(**{name: _checked(name, value) for name, value in said.items()})
-    except (OSError, ValueError, TypeError, RecursionError):
+        lists = {name: tuple(each) for name, each in said.items() if isinstance(each, list)}
+        found = Document(**{**said, **lists})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
-
-
-def _checked(name: str, value: Any) -> Any:
-    """Lists become the tuples they were."""
-    if name in ("settings", "required", "files"):
-        wrong = not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values())
-    elif name in ("triggers", "models", "warnings", "executables"):
-        wrong = not isinstance(value, list) or not all(isinstance(each, str) for each in value)
-        value = tuple(value) if isinstance(value, list) else value
-    else:
-        wrong = not isinstance(value, bool if name == "resolved" else str)
-    if wrong:
-        raise ValueError(f"{name} of {DOCUMENT}")
-    return value
+    kinds = vars(Document()).items()
+    return found if all(type(getattr(found, name)) is type(each) for name, each in kinds) else None
 
 
 def changed_by_hand(folder: Path, document: Document) -> list[str]:
@@ -517,7 +471,10 @@ def changed_by_hand(folder: Path, document: Document) -> list[str]:
 
 
 def _is(path: str, digest: str) -> bool:
-    return os.path.isfile(path) and digest_of(Path(path)) == digest
+    try:
+        return os.path.isfile(path) and digest_of(Path(path)) == digest
+    except OSError:
+        return False
 
 
 # --- what pip says --------------------------------------------------------------------------------
@@ -525,19 +482,14 @@ def _is(path: str, digest: str) -> bool:
 
 def _resolved(content: _Contents, previous: Document | None, resolve: bool) -> Document:
     """The document with what pip says; it is not asked twice about the same requirements."""
-    known = previous if previous is not None and _asks_the_same(previous, content) else None
-    if resolve and (known is None or not known.resolved or known.warnings):
+    document = content.document
+    known = previous if previous and _asked(previous) == _asked(document) else Document()
+    if resolve and (not known.resolved or known.warnings):
         requirements = content.files["requirements.txt"]
         assert isinstance(requirements, bytes)
-        found = resolution.check(requirements.decode(), content.document.python, content.wheels)
-        return replace(content.document, resolved=True, warnings=found)
-    if known is not None:
-        return replace(content.document, resolved=known.resolved, warnings=known.warnings)
-    return content.document
-
-
-def _asks_the_same(previous: Document, content: _Contents) -> bool:
-    return _asked(previous) == _asked(content.document)
+        found = resolution.check(requirements.decode(), document.python, content.wheels)
+        return replace(document, resolved=True, warnings=found)
+    return replace(document, resolved=known.resolved, warnings=known.warnings)
 
 
 def _asked(document: Document) -> tuple[str, dict[str, str]]:
@@ -568,11 +520,10 @@ def _alone(folder: Path) -> Iterator[None]:
     Where folders cannot be locked, as on some network drives, nobody waits.
     """
     descriptor = None
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
     try:
-        if descriptor is not None and fcntl is not None:
-            with suppress(OSError):
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

@@ -174,24 +174,6 @@ def test_an_input_that_is_written_to_does_not_change_the_package(
     assert (made.path / "azureml-models/net/1/model.bin").read_bytes() == b"weights"
 
 
-def test_a_model_in_the_source_folder_is_packaged_twice_and_said(
-    package: Package, source: Path
-) -> None:
-    """Whether the script opens it there nobody knows; an ignore file decides."""
-    path = source / "model.bin"
-    path.write_bytes(b"weights")
-    models = (model_files.from_path("net", 1, path),)
-    [warning] = package(models=models).warnings
-    assert warning == (
-        f"The model net at {path} is in the source folder too, so it is packaged twice: name it in "
-        ".scoringignore unless the script opens it there."
-    )
-    (source / ".scoringignore").write_text("/model.bin\n")
-    made = package(models=models)
-    assert made.warnings == ()
-    assert "model.bin" not in made.source_files
-
-
 # --- wrong input ----------------------------------------------------------------------------------
 
 
