@@ -131,16 +131,10 @@ def make(
 ) -> Context:
     """Make the build context of a package in the folder ``output``: not there, empty, or one.
 
-    A context that is there already is replaced, unless nothing changed. Model files of a registry
-    are hard-linked where that is possible, others are copied in chunks.
-
-    Args:
-        specification: what is to be packaged.
-        output: the folder.
-        progress: called with the bytes of models that are done and the bytes of all.
-        resolve: ask pip whether the requirements can be installed.
-        overwrite: replace a context although its files were changed by hand.
-        allow_missing: only warn of modules that the script or a model needs and nothing provides.
+    A context that is there already is replaced, unless nothing changed. ``progress`` is called with
+    the bytes of models that are done and those of all. Without ``resolve`` pip is not asked whether
+    the requirements can be installed; ``overwrite`` loses changes by hand; with ``allow_missing``
+    there is only a warning of modules that the script or a model needs and nothing provides.
 
     Raises:
         PackagingError: an input is wrong, the folder holds something else, the requirements cannot
@@ -161,11 +155,11 @@ def make(
         old = None if changed else previous
         if old is not None and _is_up_to_date(old, content, models, output, resolve):
             return replace(made, warnings=made.warnings + old.warnings, unchanged=True)
-    _check_replaceable(output)
     document = _resolved(content, previous, resolve)
-    with _translated(output), _parents(output), _alone(output.parent), _temporary(output) as folder:
+    with _translated(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with _translated(output), _alone(output.parent), _temporary(output) as folder:
         reused = output if _previous(output, overwrite) is not None else None
-        _check_space(models, reused, folder)
         _write(folder, content)
         (folder / DOCUMENT).write_text(document.text(), encoding="utf-8")
         _place(models, folder, reused, progress)
@@ -241,7 +235,7 @@ def _missing(
     files, roots, folders = [*source], [entry_script_name(specification)], list[Path]()
     if script is None:
         for model in (each for each in models if each.kind != MLFLOW):
-            own = [(_below(file), file.path) for file in _files_of(specification, model)]
+            own = [(file.below, file.path) for file in _files_of(specification, model)]
             files += own
             roots += [name for name, _ in own if not os.path.isdir(model.path)]
     else:
@@ -252,11 +246,6 @@ def _missing(
     fatal = [each for each in found if each.needed and not specification.environment.base_image]
     missing = tuple(each.sentence for each in fatal)
     return missing, [each.sentence for each in found if each not in fatal]
-
-
-def _below(file: ModelFile) -> str:
-    """Its path below the version of the model."""
-    return file.target.split("/", 3)[3]
 
 
 def _environment(specification: Specification) -> Environment:
@@ -429,20 +418,6 @@ def _is_up_to_date(
     return wanted == previous and all(is_same(model, files, output) for model, files in models)
 
 
-def _check_replaceable(output: Path) -> None:
-    """Refuse a folder that cannot be renamed, and one that a shell would be left in."""
-    if os.path.ismount(output):
-        raise PackagingError(
-            f"The output {output} is a mount point, which cannot be replaced: name a folder in it, "
-            f"such as {output / 'package'}."
-        )
-    if Path(os.getcwd()).is_relative_to(output):
-        raise PackagingError(
-            f"The output {output} holds the working folder, which would be replaced: name another "
-            "folder, or run it from another one."
-        )
-
-
 def read_document(folder: Path) -> Document | None:
     """The document in a folder; None if there is none, or it is not what :meth:`text` writes."""
     if not os.path.isfile(folder / DOCUMENT):
@@ -515,10 +490,7 @@ def _translated(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One run at a time makes or compares what is in a folder; killed ones do not count.
-
-    Where folders cannot be locked, as on some network drives, nobody waits.
-    """
+    """One run at a time makes or compares what is in a folder, where folders can be locked."""
     descriptor = None
     try:
         with suppress(OSError):
@@ -529,19 +501,6 @@ def _alone(folder: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
-
-
-@contextmanager
-def _parents(output: Path) -> Iterator[None]:
-    """The folders that ``output`` lies in; those that were made go again if it was not."""
-    made = [each for each in output.parents if not os.path.lexists(each)]
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        with suppress(OSError):
-            for each in made:
-                each.rmdir()
 
 
 @contextmanager
@@ -568,26 +527,7 @@ def _replaced(folder: Path) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except KeyboardInterrupt:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _check_space(models: Models, reused: Path | None, folder: Path) -> None:
-    device = folder.stat().st_dev
-    copied = sum(
-        about.st_size
-        for model, files in models
-        if not (reused and is_same(model, files, reused))
-        for about in (file.path.stat() for file in files)
-        if not model.registered or about.st_dev != device
-    )
-    free = shutil.disk_usage(folder).free
-    if copied > free:
-        reason = f"the models have {copied:,} bytes and {free:,} are free"
-        raise OSError(errno.ENOSPC, reason)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(folder: Path, content: _Contents) -> None:

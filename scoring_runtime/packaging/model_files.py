@@ -37,6 +37,11 @@ class ModelFile(NamedTuple):
     target: str
     path: Path
 
+    @property
+    def below(self) -> str:
+        """Its path below the version of the model."""
+        return self.target.split("/", 3)[3]
+
 
 def from_path(name: str, version: int, path: Path, *, content: bool = False) -> PackagedModel:
     """The model in this file or folder; with ``content`` a folder does not keep its name.
@@ -299,7 +304,7 @@ def _copy(
     model: PackagedModel, files: list[ModelFile], context: Path, progress: Progress | None
 ) -> dict[str, FileDigest]:
     folder = _place_of(model, context)
-    copied = [(file.target.split("/", 3)[3], file.path) for file in files]
+    copied = [(file.below, file.path) for file in files]
     before = {name: path.stat() for name, path in copied}
     digests = manifest.copy(copied, folder, progress)
     for name, path in copied:

@@ -87,14 +87,7 @@ def runtime_requirements(
     script: bool,
     kinds: Iterable[str] = (),
 ) -> tuple[str, ...]:
-    """What the runtime needs for a target, sorted by name.
-
-    Args:
-        target: ``functions`` or ``standalone``.
-        triggers: as in ``SCORING_TRIGGERS``.
-        script: whether an entry script is packaged.
-        kinds: the kinds of the models that are loaded without a script.
-    """
+    """What the runtime needs for a target; ``kinds`` are of models without a script."""
     lines = [*_BASE, *_HOSTS[target], *_CACHE]
     for trigger in triggers:
         lines += _TRIGGERS.get((target, trigger), ())

@@ -42,14 +42,10 @@ def check(
 ) -> tuple[str, ...]:
     """Ask pip whether the requirements can be installed together; warnings if it cannot tell.
 
-    Nothing is installed. For another Python than this one only wheels are looked at, as pip cannot
-    build for it; what is not found then and is for this one may have to be built.
-
-    Args:
-        requirements: the text of a ``requirements.txt``.
-        python: the version in the image, such as ``3.11``; empty for this one.
-        wheels: the files that it names as ``./wheels/<file name>``.
-        timeout: seconds that pip may take.
+    Nothing is installed. For another ``python`` than this one only wheels are looked at, as pip
+    cannot build for it; what is not found then and is for this one may have to be built. ``wheels``
+    are the files that the text names as ``./wheels/<file name>``, ``timeout`` the seconds that pip
+    may take.
 
     Raises:
         PackagingError: they cannot be installed; the message is pip's last error.

@@ -90,13 +90,10 @@ def source_files(
 ) -> list[tuple[str, Path]]:
     """The files of the user's code, sorted, as ``(path below source/ with /, path)``.
 
-    Links are followed. Without an entry script there are none.
-
-    Args:
-        specification: its ``entry_script`` is meant below its ``source_dir``, else as it stands.
-        leave_out: files and folders that are not taken, such as the output.
-        warn: called with a sentence for a script without ``init`` or ``run``, and for a script's
-            own folder that is large.
+    The entry script is meant below the source folder, else as it stands; without one there are
+    none. Links are followed; ``leave_out`` are paths that are not taken, such as the output.
+    ``warn`` is called with a sentence for a script without ``init`` or ``run``, and for a large
+    folder of its own.
 
     Raises:
         PackagingError: the entry script or the folder is not there, is left out, or is no Python;
@@ -109,7 +106,7 @@ def source_files(
     models = _places(specification.models, folder) if own else frozenset[str]()
     selection = replace(_selection(folder, leave_out), models=models, script=name if own else "")
     _check_place(selection, name)
-    _check_script(folder / name, specification.environment.python, warn)
+    _check_script(folder / name, warn)
     found = sorted(_files(selection, ""))
     size = sum(path.stat().st_size for _, path in found) if own else 0
     if size > _LARGE_BYTES:
@@ -236,8 +233,8 @@ def _above(name: str) -> list[str]:
     return ["/".join(parts[:end]) for end in range(1, len(parts))]
 
 
-def _check_script(path: Path, python: str, warn: Warn) -> None:
-    """That Python understands it, unless only the image's may, and what it defines."""
+def _check_script(path: Path, warn: Warn) -> None:
+    """That Python understands it, and what it defines."""
     try:
         table = symtable.symtable(path.read_bytes(), str(path), "exec")  # type: ignore[arg-type]
     except OSError as error:
@@ -245,10 +242,7 @@ def _check_script(path: Path, python: str, warn: Warn) -> None:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line, problem = getattr(error, "lineno", None) or 1, getattr(error, "msg", None) or error
         sentence = f"{path}:{line} is not Python: {problem or type(error).__name__}."
-        if not _is_newer(python):
-            raise PackagingError(sentence) from error
-        warn(sentence)
-        return
+        raise PackagingError(sentence) from error
     there = set(table.get_identifiers())
     # A script with driver_module has the run() of that module; of * nobody knows what it brings.
     there |= {"run"} if "driver_module" in there else set()
@@ -256,12 +250,6 @@ def _check_script(path: Path, python: str, warn: Warn) -> None:
     if lacking and b"import *" not in path.read_bytes():
         names = " and no ".join(lacking)
         warn(f"{path.name} binds no {names}: the runtime needs init() and run().")
-
-
-def _is_newer(version: str) -> bool:
-    """Whether the image's Python may understand what the one here does not."""
-    numbers = version.split(".")[:2]
-    return all(map(str.isdecimal, numbers)) and tuple(map(int, numbers)) > sys.version_info[:2]
 
 
 # --- what is left out -----------------------------------------------------------------------------
@@ -402,9 +390,7 @@ def _check_file(selection: _Selection, path: Path) -> None:
 def check_no_secrets(files: Iterable[tuple[str, Path]], advice: str = _TAKE_IT_OUT) -> None:
     """Refuse files that hold a secret, or are one: whoever has the image would have it too.
 
-    Args:
-        files: ``(path in the context with /, path)``.
-        advice: what to do about it, as the end of a sentence.
+    ``advice`` is what to do about it, as the end of a sentence.
 
     Raises:
         PackagingError: the places and the kinds, never the text of a secret; or a file cannot be
@@ -426,11 +412,7 @@ def check_no_secrets(files: Iterable[tuple[str, Path]], advice: str = _TAKE_IT_O
 
 
 def near_misses(path: Path, pattern: str = "*") -> str:
-    """``" Did you mean …?"`` with what has a similar name; empty if nothing has.
-
-    Looked at is what is beside the path and one folder below, in a folder above if its own is not
-    there.
-    """
+    """``" Did you mean …?"`` with what is called alike there or a folder below, if anything is."""
     folder = path.parent
     while not os.path.isdir(folder):
         folder = folder.parent

@@ -277,19 +277,6 @@ def test_secrets_are_named_and_never_written(package: Package) -> None:
 # --- whole or not at all --------------------------------------------------------------------------
 
 
-def test_a_model_larger_than_the_disk_is_refused_before_it_is_copied(
-    package: Package, tmp_path: Path
-) -> None:
-    huge = tmp_path / "huge.bin"
-    size = shutil.disk_usage(tmp_path).free + (1 << 34)
-    with huge.open("wb") as file:
-        file.truncate(size)
-    message = refused(package, tmp_path, models=(model_files.from_path("net", 1, huge),))
-    assert message.startswith(f"{tmp_path / 'refused'} cannot be made: ")
-    assert f"the models have {size:,} bytes and " in message
-    assert message.endswith("Free some space, or name another disk.")
-
-
 def test_an_error_while_writing_leaves_nothing(package: Package, tmp_path: Path) -> None:
     (tmp_path / "large.bin").write_bytes(b"x" * 5_000_000)
     models = (model_files.from_path("net", 1, tmp_path / "large.bin"),)
