@@ -18,12 +18,13 @@ from math import inf
 from time import monotonic
 from typing import NamedTuple
 
-from ..errors import InputTooLarge, InputTrouble, NotServing, RunFailed, Stopping, TriggerTrouble
+from ..errors import InputTrouble, NotServing, RunFailed, Stopping, TriggerTrouble
 from ..scoring.runtime import Runtime
 from ..telemetry.logs import log
 from ..telemetry.request_ids import RandomIds
 from ..triggers.blob_paths import BlobPaths, Documents
-from ..triggers.outcomes import Outcome, Scoring, Verdict, blob_request, directed, failed
+from ..triggers.outcomes import Health, Outcome, Scoring, Verdict, blob_request, directed, failed
+from ..values.wording import too_large
 from .place import Claim, Document, Found, Place
 
 _LONGEST_PAUSE = 30.0
@@ -52,7 +53,7 @@ class BlobTrigger:
     def __init__(self, runtime: Runtime, scoring: Scoring, paths: BlobPaths, place: Place) -> None:
         settings = runtime.settings
         self._settings = settings
-        self._troubles = runtime.troubles
+        self._health = Health(runtime.troubles, "blob", _CONNECTING, at_once=True)
         self._scoring = scoring
         self._paths = paths
         self._place = place
@@ -66,7 +67,6 @@ class BlobTrigger:
         self._recent: dict[str, str] = {}
         self._is_open = False
         self._said_where = False
-        self._troubles["blob"] = _CONNECTING
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Watch until ``stopping``, then finish what is in flight."""
@@ -83,7 +83,8 @@ class BlobTrigger:
             except TriggerTrouble as error:
                 self._has_trouble(error)
                 pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
-            await _wait(stopping, pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), pause)
         await self._drain()
         await self._place.close()
 
@@ -92,12 +93,10 @@ class BlobTrigger:
         looking = asyncio.create_task(self._pass())
         told = asyncio.create_task(stopping.wait())
         await asyncio.wait([looking, told], return_when=asyncio.FIRST_COMPLETED)
-        told.cancel()
-        if looking.done():
-            return looking.result()
-        looking.cancel()
+        for each in (told, looking):
+            each.cancel()
         await asyncio.wait([looking])
-        return False
+        return not looking.cancelled() and looking.result()
 
     async def _pass(self) -> bool:
         """Start what is new; whether there was, or still is, anything to do."""
@@ -105,7 +104,9 @@ class BlobTrigger:
         if not self._is_open:
             await self._place.open()
             self._is_open = True
-            self._say_where()
+            if not self._said_where:
+                log.info("Watching %s", self._place.where)
+            self._said_where = True
         self._recent = {}  # what is written while they are listed
         self._receipts = await self._place.receipts()
         self._receipts |= self._recent
@@ -130,11 +131,6 @@ class BlobTrigger:
             self._kept.pop(name, None)
             self._away_for.discard(name)
         return busy
-
-    def _say_where(self) -> None:
-        if not self._said_where:
-            log.info("Watching %s", self._place.where)
-        self._said_where = True
 
     async def _begin(self, found: Found, documents: Documents) -> asyncio.Task[None]:
         await self._slots.acquire()
@@ -273,17 +269,16 @@ class BlobTrigger:
         outcome = await self._outcome(found, claim, request_id)
         if outcome is None:
             return None
-        scored = outcome.verdict is Verdict.SCORED
-        name = names.output if scored else names.error
-        if not scored:
-            shown = found.name
-            log.error("%s cannot be scored: %s See %s", shown, _sentence(outcome), name)
-        return self._document(claim.etag, name, outcome, request_id)
+        if outcome.verdict is Verdict.SCORED:
+            return self._document(claim.etag, names.output, outcome, request_id)
+        why = outcome.description.removesuffix(".")
+        log.error("%s cannot be scored: %s. See %s", found.name, why, names.error)
+        return self._document(claim.etag, names.error, outcome, request_id)
 
     async def _outcome(self, found: Found, claim: Claim, request_id: str) -> Outcome | None:
         limit, most = self._settings.blob_max_bytes, self._settings.blob_max_attempts
         if found.size > limit:
-            return failed(InputTooLarge(f"The blob is larger than {limit} bytes (BLOB_MAX_BYTES)."))
+            return failed(too_large("The blob", limit, "BLOB_MAX_BYTES"))
         if claim.attempts >= most:
             return failed(
                 RunFailed(f"The process ended while it scored this input, at {most} tries.")
@@ -340,24 +335,9 @@ class BlobTrigger:
 
     def _is_well(self) -> None:
         """Both listings answer, and no document waits for the place."""
-        is_well = self._is_open and self._away_for.isdisjoint(self._kept)
-        if is_well and self._troubles.pop("blob", _CONNECTING) != _CONNECTING:
-            log.info("The blob trigger works again.")
+        if self._is_open and self._away_for.isdisjoint(self._kept):
+            self._health.is_well()
 
     def _has_trouble(self, error: TriggerTrouble) -> None:
         self._is_open = False
-        if self._troubles.get("blob") != str(error):
-            log.error("%s", error)
-        self._troubles["blob"] = str(error)
-
-
-async def _wait(stopping: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stopping.wait(), seconds)
-    except TimeoutError:
-        pass
-
-
-def _sentence(outcome: Outcome) -> str:
-    text = outcome.description
-    return text if text.endswith(".") else f"{text}."
+        self._health.has_trouble(error)

@@ -22,6 +22,7 @@ _JSON = "application/json"
 _SAYS_NOTHING = frozenset({"", "application/octet-stream", "text/plain"})
 _LONGEST_DESCRIPTION = 1000
 _GRACE_SECONDS = 10.0
+_NAMES = {"service_bus": "Service Bus"}
 EXTENSIONS = {
     ".csv": "text/csv",
     ".jsonl": "application/jsonl",
@@ -124,12 +125,19 @@ class Scoring:
 class Health:
     """Whether a trigger works, as the log and readiness say it.
 
-    Readiness changes when a trouble lasts: links are closed and opened again all the time. What
-    is said to be ``connecting`` is not ready from the start.
+    Readiness changes when a trouble lasts: links are closed and opened again all the time; or
+    ``at_once``. What is said to be ``connecting`` is not ready from the start.
     """
 
-    def __init__(self, troubles: dict[str, str], name: str, connecting: str = "") -> None:
-        self._troubles, self._name, self._said = troubles, name, ""
+    def __init__(
+        self,
+        troubles: dict[str, str],
+        name: str,
+        connecting: str = "",
+        *,
+        at_once: bool = False,
+    ) -> None:
+        self._troubles, self._name, self._said, self._at_once = troubles, name, "", at_once
         self._timer: asyncio.TimerHandle | None = None
         if connecting:
             troubles[name] = connecting
@@ -139,7 +147,7 @@ class Health:
         if self._said != str(error):
             log.error("%s", error)
         self._said = str(error)
-        if self._name in self._troubles:
+        if self._at_once or self._name in self._troubles:
             self._troubles[self._name] = self._said
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._show)
@@ -147,7 +155,7 @@ class Health:
     def is_well(self) -> None:
         """It works."""
         if self._said:
-            log.info("The %s trigger works again.", self._name.replace("_", " ").title())
+            log.info("The %s trigger works again.", _NAMES.get(self._name, self._name))
         self._said = ""
         if self._timer is not None:
             self._timer.cancel()
