@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
+from datetime import UTC, datetime
 from math import inf
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import InputTrouble, NotServing, RunFailed, Stopping, TriggerTrouble
 from ..scoring.runtime import Runtime
@@ -27,6 +29,7 @@ from ..triggers.outcomes import Health, Outcome, Scoring, Verdict, blob_request,
 from ..values.wording import too_large
 from .place import Claim, Document, Found, Place
 
+T = TypeVar("T")
 _LONGEST_PAUSE = 30.0
 _CONNECTING = "The blob trigger is connecting."
 
@@ -75,28 +78,18 @@ class BlobTrigger:
         while not stopping.is_set():
             began = monotonic()
             try:
-                busy = await self._pass_or_stop(stopping)
+                busy = await _unless(stopping, self._pass())
                 self._is_well()
                 pause = shortest if busy else min(pause * 1.5, longest)
                 # A listing that takes long is not repeated without a rest.
-                pause = max(pause, min(monotonic() - began, longest))
+                rest = min(monotonic() - began, longest)
+                await _unless(stopping, self._place.changed(rest, max(pause, rest)))
             except TriggerTrouble as error:
                 self._has_trouble(error)
                 pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), pause)
+                await _unless(stopping, asyncio.sleep(pause))
         await self._drain()
         await self._place.close()
-
-    async def _pass_or_stop(self, stopping: asyncio.Event) -> bool:
-        """A pass, which may wait long for a free slot, cut off when the host stops."""
-        looking = asyncio.create_task(self._pass())
-        told = asyncio.create_task(stopping.wait())
-        await asyncio.wait([looking, told], return_when=asyncio.FIRST_COMPLETED)
-        for each in (told, looking):
-            each.cancel()
-        await asyncio.wait([looking])
-        return not looking.cancelled() and looking.result()
 
     async def _pass(self) -> bool:
         """Start what is new; whether there was, or still is, anything to do."""
@@ -308,7 +301,8 @@ class BlobTrigger:
         receipt = {"sourceetag": version, "status": str(outcome.status), "requestid": request_id}
         receipt |= outcome.properties
         known = name in self._receipts
-        return Document(name, outcome.body, outcome.content_type, receipt, known)
+        details = _details(outcome, request_id)
+        return Document(name, outcome.body, outcome.content_type, receipt, known, details)
 
     async def _write(self, found: Found, claim: Claim, document: Document) -> None:
         try:
@@ -341,3 +335,22 @@ class BlobTrigger:
     def _has_trouble(self, error: TriggerTrouble) -> None:
         self._is_open = False
         self._health.has_trouble(error)
+
+
+def _details(outcome: Outcome, request_id: str) -> dict[str, str]:
+    """Of an error of ours: what the script answers itself is its own."""
+    if not outcome.reason or outcome.reason.startswith("Status"):
+        return {}
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    details = {"exception": outcome.exception, "request_id": request_id, "time": now}
+    return {name: value for name, value in details.items() if value}
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What it gives; None if the host stops before, which cuts it off: a pass may wait long."""
+    tasks = asyncio.create_task(work), asyncio.create_task(stopping.wait())
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for each in tasks:
+        each.cancel()
+    await asyncio.wait(tasks)
+    return None if tasks[0].cancelled() else tasks[0].result()

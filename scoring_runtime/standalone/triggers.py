@@ -37,7 +37,7 @@ def build(runtime: Runtime, score: Score) -> list[Trigger]:
     found: list[Trigger] = []
     scoring = Scoring(runtime, score)
     if "blob" in wanted:
-        paths = blob_paths(settings)
+        paths = blob_paths(settings, has_script=runtime.has_script)
         refuse_shared_documents(paths)
         found.append(BlobTrigger(runtime, scoring, paths, _place(settings, paths)))
     if "service_bus" in wanted:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..errors import ConfigurationError
 from ..settings.settings import Settings, environment_name
+from .outcomes import is_read
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
@@ -92,6 +93,26 @@ class Template:
         return [(text, field or "") for text, field, *_ in found]
 
 
+class EveryFile(Template):
+    """The files of a watched folder that are of a type that is read: the pattern of none.
+
+    ``{blobname}`` is the name without ``.json``, as in ``input/{blobname}.json``, else the whole
+    name: ``a.json`` ends in ``a_out.json`` and ``a.csv`` in ``a.csv_out.json``.
+    """
+
+    def __init__(self, has_script: bool) -> None:
+        super().__init__("BLOB_INPUT_PATH", "input/{blobname}")
+        self._has_script = has_script
+
+    def match(self, name: str) -> dict[str, str] | None:
+        """The name, if its extension is known."""
+        if not is_read(name, self._has_script):
+            return None
+        stem = name.removesuffix(".json")
+        # What would be another file's name keeps its own.
+        return {"blobname": name if is_read(stem, self._has_script) else stem}
+
+
 class Documents(NamedTuple):
     """The names of the two documents that an input can end in."""
 
@@ -120,14 +141,19 @@ class BlobPaths(NamedTuple):
         return Documents(self.output.fill(values), self.error.fill(values))
 
 
-def blob_paths(settings: Settings) -> BlobPaths:
+def blob_paths(settings: Settings, *, has_script: bool = True) -> BlobPaths:
     """The paths of the blob trigger, checked against each other.
+
+    In a watched folder without ``BLOB_INPUT_PATH`` every file that is read is an input.
 
     Raises:
         ConfigurationError: a template is wrong, an output would be an input again, or both
             documents would have one name.
     """
-    source = Template(environment_name("blob_input_path"), settings.blob_input_path).compile()
+    if settings.blob_input_folder and "blob_input_path" not in settings.sources:
+        source: Template = EveryFile(has_script)
+    else:
+        source = Template(environment_name("blob_input_path"), settings.blob_input_path).compile()
     if not source.names:
         raise source.refused("it has no placeholder, such as {blobname}")
     output = Template(environment_name("blob_output_path"), output_path(settings))
