@@ -14,7 +14,7 @@ import orjson
 
 from ..cache.inputs import StoredInputs
 from ..connections.named import triggers
-from ..errors import InputNotFound, InputTooLarge, NotStarted, ScoringRuntimeError
+from ..errors import InputNotFound, NotStarted, ScoringRuntimeError
 from ..messages import Headers, Score, ScoringRequest, ScoringResponse
 from ..release import VERSION
 from ..scoring.runtime import Runtime, State
@@ -23,6 +23,7 @@ from ..settings.settings import Settings
 from ..telemetry.logs import AccessLog, log, metrics_text
 from ..telemetry.request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from ..values.body import query_pairs
+from ..values.wording import too_large
 from .cors import with_cors
 from .errors import INTERNAL, error_response, forget, message_response
 from .messages import Handle, HttpRequest, Reply
@@ -119,7 +120,7 @@ class Endpoint:
     async def _scored(self, request: HttpRequest, ids: Ids, model: str = "") -> ScoringResponse:
         limit = self._settings.max_body_bytes
         if request.body is None or len(request.body) > limit:
-            raise InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
+            raise too_large("The body", limit, "SCORING_MAX_BODY_BYTES")
         if request.method == "OPTIONS" and not await self._runtime.takes_any_method():
             return ScoringResponse(200, b"", _OPTIONS_HEADERS, -1)
         return await self._score(
@@ -151,8 +152,7 @@ class Endpoint:
                 raise InputNotFound(f"No input is kept under the key {key!r}.")
             return ScoringResponse(204, b"", (), -1)
         if request.body is None:
-            limit = self._settings.max_body_bytes
-            raise InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
+            raise too_large("The body", self._settings.max_body_bytes, "SCORING_MAX_BODY_BYTES")
         seconds = await self._inputs.put(key, ScoringRequest(request.body, request.headers))
         body = orjson.dumps({"key": key, "seconds": seconds})
         return ScoringResponse(201, body, JSON_HEADERS[:1], -1)
