@@ -646,7 +646,7 @@ def test_environments_from_files(folder: Path) -> None:
 
 def test_a_conda_environment_is_not_read() -> None:
     """The message says how to export it."""
-    with pytest.raises(UserErrorException, match="conda env export -n mine --from-history"):
+    with pytest.raises(UserErrorException, match="conda env export -n NAME --from-history"):
         Environment.from_existing_conda_environment("e", "mine")
 
 
