@@ -3,7 +3,8 @@
 ::
 
     AzureMLException
-    ├── ComputeTargetException, RunEnvironmentException: never raised here, scripts name them
+    ├── ComputeTargetException       there are no clusters here
+    ├── RunEnvironmentException      never raised here, scripts name it
     ├── UserErrorException
     │   └── WorkspaceException       a workspace is not there, or cannot be made
     └── WebserviceException          also a PackagingError

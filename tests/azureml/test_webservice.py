@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from scoring_runtime.azureml.core import Environment, Workspace
+from scoring_runtime.azureml.core.image import ContainerImage
 from scoring_runtime.azureml.core.model import InferenceConfig, Model
 from scoring_runtime.azureml.core.webservice import (
     AciWebservice,
@@ -344,3 +345,44 @@ def test_a_service_is_updated_while_it_runs(
         deployment_config=LocalWebservice.deploy_configuration(port=new),
     )
     assert (service.run("[1, 2]"), service.port) == (-42, new)
+
+
+def test_what_only_services_in_the_cloud_have_is_taken(ws: Workspace, config: Config) -> None:
+    """Application Insights by the setting of the host; the rest changes nothing, not even the
+    process."""
+    script = "import os\ndef init(): pass\ndef run(data): return os.environ[data]\n"
+    service = Model.deploy(ws, "told", [], config(script))
+    service.wait_for_deployment()
+    before = service.updated_time
+    service.update(tags={"a": "b"}, auth_enabled=False)
+    assert service.updated_time == before
+    service.update(enable_app_insights=False)
+    assert service.run("AML_APP_INSIGHTS_ENABLED") == "false"
+
+
+def test_versions_of_an_endpoint_are_services_beside_it(ws: Workspace, config: Config) -> None:
+    """Each on a port of its own; what is not said is as in the service itself."""
+    service = Model.deploy(ws, "echo", [], config(ECHO))
+    same = service.create_version("same", traffic_percentile=20)
+    other = service.create_version("b", config(ECHO.replace("data\n", "'b'\n"), "b.py"))
+    assert [each.run("1") for each in (service, same, other)] == ["1", "1", "b"]
+    assert [*ws.webservices] == ["echo", "echo-b", "echo-same"]
+    service.update_version("b", config(ECHO.replace("data\n", "'c'\n"), "c.py"), is_default=True)
+    assert (service.run("1"), other.run("1")) == ("1", "c")
+
+
+def test_a_model_and_an_image_of_the_first_releases(
+    ws: Workspace, model: Any, write_script: WriteScript
+) -> None:
+    """Before there were environments."""
+    script = write_script(SUM)
+    image_config = ContainerImage.image_configuration(str(script), "python", tags={"a": "b"})
+    image = ContainerImage.create(
+        workspace=ws, name="sum", models=[model], image_config=image_config
+    )
+    image.wait_for_creation(show_output=True)
+    of_image = Webservice.deploy_from_image(workspace=ws, name="of-image", image=image)
+    of_model = Webservice.deploy_from_model(
+        workspace=ws, name="of-model", models=[model], image_config=image_config
+    )
+    assert [each.run("[1, 2]") for each in (of_image, of_model)] == [21, 21]

@@ -27,6 +27,20 @@ from .conda_dependencies import CONDA_FILE_NAME, CondaDependencies
 from .container_registry import ContainerRegistry
 
 ENVIRONMENT_FILE_NAME = "azureml_environment.json"
+# What the names of curated environments say is in them → packages.
+_CURATED = {
+    f"^azureml-.*{sign}": packages
+    for sign, packages in {
+        "xgboost": ("xgboost", "scikit-learn", "pandas"),
+        "lightgbm": ("lightgbm", "scikit-learn", "pandas"),
+        "onnx": ("onnxruntime", "numpy"),
+        "torch|acpt": ("torch", "numpy"),
+        "tensorflow": ("tensorflow", "numpy"),
+        "mlflow": ("mlflow", "scikit-learn", "pandas"),
+        "sklearn|scikit-learn|tutorial|automl": ("scikit-learn", "joblib", "pandas"),
+        "minimal|inference": (),
+    }.items()
+}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
@@ -209,6 +223,10 @@ class Environment:
     ) -> Environment:
         """A version from the workspace, the highest unless one is named.
 
+        For a name of those that Microsoft curates, such as ``AzureML-sklearn-0.24-…``, that is not
+        in the workspace: an environment with the packages that its name speaks of, in the versions
+        of today.
+
         Raises:
             UserErrorException: there is none; the message lists what there is.
         """
@@ -216,13 +234,19 @@ class Environment:
         wanted = [each for each in there if version is None or each.name == str(version)]
         if wanted:
             return Environment.load_from_directory(wanted[-1])
+        curated = next((p for sign, p in _CURATED.items() if re.search(sign, name.lower())), None)
+        if not there and curated is not None:
+            made = Environment(name)
+            made.python.conda_dependencies = CondaDependencies.create(
+                pip_packages=["azureml-defaults", *curated]
+            )
+            return made
         number = f" version {version}" if version is not None else ""
         names = ", ".join(Environment.list(workspace)) or "none"
         has = f"It has version {', '.join(each.name for each in there)}." if there else ""
         raise UserErrorException(
             f"There is no environment {name}{number} in the workspace. "
-            f"{has or f'Registered are: {names}.'} Make one and register it: environments that "
-            "Microsoft curates are not here."
+            f"{has or f'Registered are: {names}.'} Make one and register it."
         )
 
     @staticmethod

@@ -20,6 +20,7 @@ from ...local_services.service import deploy as deploy_locally
 from ...models import model
 from ...packaging.specification import STANDALONE, Specification
 from ..exceptions import WebserviceException, as_webservice_exceptions, refusing
+from .image import ContainerImage
 from .inference_config import InferenceConfig, specification_of
 
 _DELETED = "Deleted"
@@ -209,8 +210,13 @@ class Webservice:
         deployment_config: WebserviceDeploymentConfiguration | None = None,
         wait: bool = False,
         inference_config: InferenceConfig | None = None,
+        enable_app_insights: bool | None = None,
+        **unused: object,
     ) -> None:
         """Start it anew with other models, another script or port; None leaves what there is.
+
+        ``enable_app_insights`` sets AML_APP_INSIGHTS_ENABLED; other options of services in the
+        cloud are taken and change nothing.
 
         Raises:
             WebserviceException: as :func:`deploy`: the service goes on as it was; or, with
@@ -221,11 +227,43 @@ class Webservice:
         wanted = None
         if models is not None or inference_config is not None:
             wanted = _changed(self._record.specification, models, inference_config)
+        if enable_app_insights is not None:
+            wanted = _with_insights(wanted or self._record.specification, enable_app_insights)
         port = getattr(deployment_config, "port", None)
+        if unused and wanted is None and port is None:
+            return
         with as_webservice_exceptions():
             self._service.restart(wanted, port)
         if wait:
             self.wait_for_deployment()
+
+    def create_version(
+        self,
+        version_name: str,
+        inference_config: InferenceConfig | None = None,
+        models: Models | None = None,
+        **unused: object,
+    ) -> LocalWebservice:
+        """Serve a version of it, beside it: the service ``NAME-VERSION`` on a port of its own.
+
+        What is None is as in this service; no traffic is divided here.
+
+        Raises:
+            WebserviceException: as :func:`deploy`.
+        """
+        wanted = _changed(self._record.specification, models, inference_config)
+        return _deployed(self.workspace, f"{self.name}-{version_name}", wanted)
+
+    def update_version(
+        self,
+        version_name: str,
+        inference_config: InferenceConfig | None = None,
+        models: Models | None = None,
+        **unused: object,
+    ) -> None:
+        """Start a version anew, as :meth:`update` does."""
+        version = LocalWebservice(self.workspace, f"{self.name}-{version_name}")
+        version.update(models, inference_config=inference_config)
 
     def delete(
         self, delete_cache: bool = True, delete_image: bool = False, delete_volume: bool = True
@@ -263,6 +301,22 @@ class Webservice:
         there = (each.record for each in listing(root))
         named = (each.name for each in there if _has_model(each, model_name, model_id))
         return [LocalWebservice(workspace, name) for name in named]
+
+    @staticmethod
+    def deploy_from_model(
+        *args: Any, image_config: InferenceConfig | None = None, **kwargs: Any
+    ) -> LocalWebservice:
+        """As :func:`deploy`, with what ``ContainerImage.image_configuration`` gives."""
+        if image_config is not None:
+            kwargs["inference_config"] = image_config
+        return deploy(*args, **kwargs)
+
+    @staticmethod
+    def deploy_from_image(
+        workspace: object, name: str, image: ContainerImage, *args: Any, **kwargs: Any
+    ) -> LocalWebservice:
+        """As :func:`deploy`, with the models and the script of the image."""
+        return deploy(workspace, name, image.models, image.inference_config, *args, **kwargs)
 
     @staticmethod
     def check_for_existing_webservice(
@@ -305,15 +359,16 @@ class LocalWebservice(Webservice):
 class AciWebservice(Webservice):
     """Container Instances: not from here."""
 
-    deploy_configuration = refusing(
-        f"Container Instances are not deployed here: {_ONLY_LOCAL}"
-    )
+    deploy_configuration = refusing(f"Container Instances are not deployed here: {_ONLY_LOCAL}")
 
 
 class AksWebservice(Webservice):
-    """Kubernetes: not from here."""
+    """Kubernetes, as is ``AksEndpoint``: not from here."""
 
     deploy_configuration = refusing(f"Kubernetes is not deployed to here: {_ONLY_LOCAL}")
+
+
+AksEndpoint = AksWebservice
 
 
 def deploy(
@@ -345,15 +400,29 @@ def deploy(
             environment cannot be packaged.
     """
     wanted = _specification(models, inference_config, deployment_config, deployment_target)
-    with as_webservice_exceptions():
-        root = model.folder_of(workspace).absolute()
-        port = getattr(deployment_config, "port", None)
-        service = deploy_locally(root, name, wanted, port=port, overwrite=overwrite)
-    deployed = LocalWebservice(workspace, name)
-    deployed._service = service
+    port = getattr(deployment_config, "port", None)
+    deployed = _deployed(workspace, name, wanted, port=port, overwrite=overwrite)
     if show_output:
         print(f"{name}: {', '.join(each.id for each in models)} at {deployed.scoring_uri}")
     return deployed
+
+
+def _deployed(
+    workspace: object, name: str, wanted: Specification, **options: Any
+) -> LocalWebservice:
+    with as_webservice_exceptions():
+        root = model.folder_of(workspace).absolute()
+        service = deploy_locally(root, name, wanted, **options)
+    deployed = LocalWebservice(workspace, name)
+    deployed._service = service
+    return deployed
+
+
+def _with_insights(before: Specification, enabled: bool) -> Specification:
+    variables = {
+        **before.environment.variables, "AML_APP_INSIGHTS_ENABLED": str(enabled).lower()
+    }  # fmt: skip
+    return replace(before, environment=replace(before.environment, variables=variables))
 
 
 def _finished(outcome: str, shown: bool) -> None:
@@ -387,6 +456,8 @@ def _specification(
 def _changed(
     before: Specification, models: Models | None, inference_config: InferenceConfig | None
 ) -> Specification:
+    if models is None and inference_config is None:
+        return before
     wanted = specification_of(models or (), inference_config, STANDALONE)
     if models is None:
         return replace(wanted, models=before.models)

@@ -19,6 +19,7 @@ from ..exceptions import UserErrorException, WorkspaceException
 
 if TYPE_CHECKING:
     from ...models.model import Model
+    from .datastore import Datastore
     from .environment import Environment
     from .webservice import Webservice
 
@@ -186,6 +187,34 @@ class Workspace:
         from .webservice import Webservice
 
         return {each.name: each for each in Webservice.list(self)}
+
+    @property
+    def datastores(self) -> dict[str, Datastore]:
+        """The only datastore, a folder of the workspace, by its name."""
+        store = self.get_default_datastore()
+        return {store.name: store}
+
+    def get_default_datastore(self) -> Datastore:
+        """The only one."""
+        from .datastore import Datastore
+
+        return Datastore(self)
+
+    def get_mlflow_tracking_uri(self) -> str:
+        """Where MLflow keeps its runs: a database in the workspace's folder."""
+        place = self.folder.absolute() / ".azureml" / "mlflow.db"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{place}"
+
+    @property
+    def experiments(self) -> dict[str, Any]:
+        """None: MLflow keeps those of programs that log to :meth:`get_mlflow_tracking_uri`."""
+        return {}
+
+    @property
+    def compute_targets(self) -> dict[str, Any]:
+        """None: there are no clusters here."""
+        return {}
 
     def __repr__(self) -> str:
         return f"Workspace(name={self.name!r}, folder={str(self.folder)!r})"
