@@ -16,8 +16,7 @@ from ..errors import EntryScriptFailed, NotStarted, UnknownModel
 from ..messages import ScoringRequest, ScoringResponse
 from ..models import folder as models
 from ..script import entry_script, openapi
-from ..script.call import InFlask, Invocation
-from ..script.streams import close_stream, joined_stream, next_chunk
+from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
 from ..settings.settings import Settings
 from ..telemetry.logs import log, request_id, script_log
 from ..values.content import Spec
