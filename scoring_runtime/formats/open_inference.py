@@ -96,13 +96,10 @@ def header_length(value: bytes, body: bytes) -> int:
 def decode(
     body: bytes, header_length: int | None, limits: Limits, parsed: Any = None
 ) -> InferRequest:
-    """The request in a body.
+    """The request in a body: JSON (``parsed``, if it was read already) of ``header_length`` bytes,
+    then the binary tensors; None: there are none.
 
-    Args:
-        body: JSON, then the binary tensors if there are any.
-        header_length: as :func:`header_length` has it; None: there is nothing else.
-        limits: rows are the first length of a shape, values those of all inputs together.
-        parsed: the JSON, if it was read already.
+    Rows are the first length of a shape, values those of all inputs together.
 
     Raises:
         UndecodableInput: not JSON, or not as many bytes as it says follow.
@@ -140,15 +137,8 @@ def encode(
 ) -> InferResponse:
     """The response with the outputs that the request asks for, in its order.
 
-    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat.
-
-    Args:
-        outputs: the arrays by name.
-        request: what they answer.
-        model_name: of the model.
-        model_version: empty: it has none.
-        nan: what NaN and Infinity become in JSON, as in
-            :func:`scoring_runtime.values.json_results.encoder`.
+    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat; NaN and
+    Infinity become what ``nan`` says, as in :func:`scoring_runtime.values.json_results.encoder`.
 
     Raises:
         SchemaMismatch: an output is asked for that there is not.

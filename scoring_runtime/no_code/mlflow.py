@@ -48,12 +48,7 @@ class _Parsed(Rows):
 
 class MlflowModel:
     """A pyfunc model; see :class:`scoring_runtime.values.content.NoCodeModel` and
-    :class:`scoring_runtime.formats.by_content_type.OwnBodies`.
-
-    Args:
-        pyfunc: as ``mlflow.pyfunc.load_model`` gives it.
-        folder: where it was loaded from, with the example that was saved.
-    """
+    :class:`scoring_runtime.formats.by_content_type.OwnBodies`."""
 
     methods: tuple[str, ...] = ()
     params: Mapping[str, Collection[str]] | None = None  # mlflow checks them
@@ -73,13 +68,8 @@ class MlflowModel:
         self.example: Mapping[str, Any] = self._saved_example(folder) or self._example()
 
     def read_json(self, value: Any, limits: Limits) -> Asked:
-        """As mlflow's server reads it; what Azure ML's clients send is put into its words.
-
-        Raises:
-            UndecodableInput: neither an object nor a list.
-            SchemaMismatch: mlflow refuses it; the message is mlflow's.
-            InputTooLarge: more rows, columns or values than the limits allow.
-        """
+        """As mlflow's server reads it; what Azure ML's clients send is put into its words. The
+        message of a refusal is mlflow's."""
         if not isinstance(value, dict | list):
             raise UndecodableInput("The body is neither a JSON object nor a list of rows.")
         has_own, has_azureml = (
@@ -95,13 +85,7 @@ class MlflowModel:
         return Asked(parsed, predictions=is_own and wrapped)
 
     def read_csv(self, text: str, limits: Limits) -> Asked:
-        """As mlflow's server reads it: the first line has the names.
-
-        Raises:
-            SchemaMismatch: mlflow refuses it; the message is mlflow's.
-            UndecodableInput: its first records are no CSV.
-            InputTooLarge: more rows, columns or values than the limits allow.
-        """
+        """As mlflow's server reads it: the first line has the names."""
         _check_csv(text, limits)
         return Asked(self._parsed(text, "text/csv")[0], predictions=True)
 
