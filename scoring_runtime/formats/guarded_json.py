@@ -18,7 +18,12 @@ _BYTES_A_TEXT, _BYTES_A_COLUMN = 64, 400
 _BYTES_A_LIST, _BYTES_AN_OBJECT, _BYTES_A_VALUE = 88, 240, 32
 
 
-def parse(text: bytes, limits: Limits, what: str, instead: str, *, exact: bool = False) -> Any:
+FEWER = "Send application/x-npy, or fewer rows at once."
+
+
+def parse(
+    text: bytes, limits: Limits, what: str, instead: str = FEWER, *, exact: bool = False
+) -> Any:
     """The JSON value; unless it is ``exact``, integers beyond 64 bits may be floats.
 
     Args:
@@ -60,7 +65,7 @@ def memory_of(text: bytes, values: int) -> int:
     return containers + values * _BYTES_A_VALUE
 
 
-def check_memory(memory: int, limits: Limits, what: str, instead: str) -> None:
+def check_memory(memory: int, limits: Limits, what: str, instead: str = FEWER) -> None:
     """Refuse what would take more than ``MEMORY_FACTOR`` times the largest body.
 
     Raises:
@@ -80,4 +85,4 @@ def check_texts(rows: int, columns: int, limits: Limits, what: str) -> None:
         InputTooLarge: it would.
     """
     memory = columns * (rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
-    check_memory(memory, limits, what, "Send application/x-npy, or fewer rows at once.")
+    check_memory(memory, limits, what)

@@ -25,19 +25,17 @@ from ..values.arrays import array
 from ..values.content import NUMPY_TYPES, UNLIMITED, Limits, Spec, Tensors
 from ..values.inputs import texts
 from ..values.json_results import encoder
-from ..values.wording import HALF_A_CHARACTER, check_columns, check_values, short, too_many
+from ..values.wording import HALF_A_CHARACTER, check_columns, check_rows, check_values, short
 from .guarded_json import parse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _BINARY_OUTPUT = "binary_data_output"
-_BF16 = "BF16"
-_INPUTS = (*NUMPY_TYPES, _BF16)
 _OUTPUTS = {np.dtype(each): name for name, each in NUMPY_TYPES.items() if name != "BYTES"}
 _MOST_DIMENSIONS = 32
 _LONGEST_NAME = 1000
 _WIRE: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(numpy).newbyteorder("<")
-    for name, numpy in {**NUMPY_TYPES, _BF16: "uint16"}.items()
+    for name, numpy in NUMPY_TYPES.items()
     if name != "BYTES"
 }
 _TEXT_LENGTH = struct.Struct("<I")
@@ -53,9 +51,8 @@ class RequestedOutput(NamedTuple):
 class InferRequest(NamedTuple):
     """A request as read.
 
-    An input of BF16 is an array of float32. ``params`` are those of the request without
-    ``binary_data_output``, which is ``binary_default``: whether outputs are binary when ``outputs``
-    names none.
+    ``params`` are those of the request without ``binary_data_output``, which is
+    ``binary_default``: whether outputs are binary when ``outputs`` names none.
     """
 
     id: str
@@ -81,6 +78,22 @@ def is_infer_request(value: Any) -> bool:
     return sum(isinstance(inputs[0].get(field), kind) for field, kind in fields) >= 2
 
 
+def header_length(value: bytes, body: bytes) -> int:
+    """The length of the JSON in ``body`` that the header of this value says.
+
+    Raises:
+        UndecodableInput: it is none.
+    """
+    length = int(value) if value.isdigit() and len(value) < 19 else 0
+    if not 0 < length <= len(body):
+        raise UndecodableInput(
+            f"{HEADER_LENGTH} is {value[:50].decode('latin-1')!r}; expected is the length in bytes "
+            f"of the JSON that the body begins with, of its {len(body)}. Raw tensors without JSON "
+            "are not supported."
+        )
+    return length
+
+
 def decode(
     body: bytes, header_length: int | None, limits: Limits, parsed: Any = None
 ) -> InferRequest:
@@ -88,7 +101,7 @@ def decode(
 
     Args:
         body: JSON, then the binary tensors if there are any.
-        header_length: of the JSON, in bytes; None: there is nothing else.
+        header_length: as :func:`header_length` has it; None: there is nothing else.
         limits: rows are the first length of a shape, values those of all inputs together.
         parsed: the JSON, if it was read already.
 
@@ -97,8 +110,10 @@ def decode(
         SchemaMismatch: not a request of V2, or data that is not what its datatype and shape say.
         InputTooLarge: more than the limits allow; nothing was allocated.
     """
-    _check_header_length(header_length, body)
-    request = _parsed(body[:header_length], limits) if parsed is None else parsed
+    instead = "Send binary data, or fewer rows at once."
+    request = parsed
+    if parsed is None:
+        request = parse(body[:header_length], limits, "The V2 request", instead)
     if not isinstance(request, dict):
         raise SchemaMismatch(
             f'The V2 request is {short(request)}; expected is an object with "inputs".'
@@ -183,18 +198,6 @@ def server_metadata(name: str, version: str) -> dict[str, Any]:
 # --- the request ----------------------------------------------------------------------------------
 
 
-def _check_header_length(length: int | None, body: bytes) -> None:
-    if length is not None and not 0 < length <= len(body):
-        raise UndecodableInput(
-            f"{HEADER_LENGTH} is {length} for a body of {len(body)} bytes; expected is the length "
-            "of the JSON that it begins with. Raw tensors without JSON are not supported."
-        )
-
-
-def _parsed(text: bytes, limits: Limits) -> Any:
-    return parse(text, limits, "The V2 request", "Send binary data, or fewer rows at once.")
-
-
 def _requested(outputs: Any, binary: bool) -> tuple[RequestedOutput, ...]:
     if outputs is None:
         return ()
@@ -209,8 +212,6 @@ def _requested(outputs: Any, binary: bool) -> tuple[RequestedOutput, ...]:
         if name in asked:
             raise SchemaMismatch(f"{where} is asked for twice.")
         params = _parameters(each, where)
-        if "classification" in params:
-            raise SchemaMismatch(f"{where}: the parameter classification is not supported.")
         asked[name] = RequestedOutput(name, _flag(params, "binary_data", binary, where))
     return tuple(asked.values())
 
@@ -247,11 +248,12 @@ def _parameters(holder: dict[str, Any], where: str) -> dict[str, Any]:
         return {}
     if not isinstance(params, dict):
         raise SchemaMismatch(f"{where} has {short(params)} as parameters; expected is an object.")
-    if "shared_memory_region" in params:
-        raise SchemaMismatch(
-            f"{where}: the parameter shared_memory_region is not supported; tensors go in the "
-            "body, as JSON or binary data."
-        )
+    for name in ("shared_memory_region", "classification"):
+        if name in params:
+            raise SchemaMismatch(
+                f"{where}: the parameter {name} is not supported; tensors go in the body, as JSON "
+                "or binary data."
+            )
     return params
 
 
@@ -271,13 +273,8 @@ def _got(value: Any) -> str:
 
 
 class _Inputs:
-    """Reads the inputs of a request one after the other.
-
-    Args:
-        body: the request.
-        start: where its binary tensors begin; None: there is only JSON.
-        limits: rows are the first length of a shape, values those of all inputs together.
-    """
+    """Reads the inputs of a request one after the other; ``start`` is where its binary tensors
+    begin, None if there is only JSON."""
 
     def __init__(self, body: bytes, start: int | None, limits: Limits) -> None:
         self._body = body
@@ -287,11 +284,6 @@ class _Inputs:
         self._values = 0
 
     def read(self, inputs: Any) -> dict[str, NDArray[Any]]:
-        """The arrays by name.
-
-        Raises:
-            SchemaMismatch, UndecodableInput, InputTooLarge.
-        """
         if not isinstance(inputs, list) or not inputs:
             raise SchemaMismatch(
                 f'The V2 request has {_got(inputs)} as "inputs"; expected is a list of at least '
@@ -315,10 +307,10 @@ class _Inputs:
     def _described(self, each: Any, where: str) -> Spec:
         name = _named(each, where)
         datatype = each.get("datatype")
-        if not isinstance(datatype, str) or datatype not in _INPUTS:
+        if not isinstance(datatype, str) or datatype not in NUMPY_TYPES:
             raise SchemaMismatch(
                 f"The input {name!r} has {_got(datatype)} as datatype; allowed are "
-                f"{', '.join(_INPUTS)}."
+                f"{', '.join(NUMPY_TYPES)}."
             )
         shape = each.get("shape")
         if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
@@ -336,9 +328,7 @@ class _Inputs:
         return Spec(name, datatype, tuple(shape))
 
     def _check_limits(self, shape: list[int], name: str) -> None:
-        if shape and shape[0] > self._limits.rows:
-            what, most = f"The input {name!r}", self._limits.rows
-            raise too_many(what, shape[0], "rows", most, "SCORING_MAX_ROWS")
+        check_rows(shape[0] if shape else 0, self._limits, f"The input {name!r}")
         # A length of 0 must not hide that numpy cannot hold the others.
         self._values += math.prod(length or 1 for length in shape)
         check_values(self._values, self._limits, "The V2 request")
@@ -377,18 +367,13 @@ class _Inputs:
 
 
 def _from_json(data: Any, spec: Spec) -> NDArray[Any]:
-    """The tensor that JSON values give, flat in row-major order or nested as the shape says.
-
-    They are read as other JSON; null is None among BYTES, a single value is the data of the shape
-    ``()``, and BF16 becomes float32.
-    """
+    """The tensor that JSON values give, read as other JSON, flat in row-major order or nested as
+    the shape says; null is None among BYTES, a single value is the data of the shape ``()``."""
     data = [data] if not spec.shape and type(data) is not list else data
     if type(data) is not list:
         raise SchemaMismatch(
             f"The input {spec.name!r} has {short(data)} as data; expected is a list of values."
         )
-    if spec.datatype == _BF16:
-        spec = spec._replace(datatype="FP32")
     if data and type(data[0]) is list and spec.datatype != "BYTES":
         return array(data, spec, UNLIMITED)
     if spec.datatype == "BYTES":
@@ -409,12 +394,8 @@ def _from_json(data: Any, spec: Spec) -> NDArray[Any]:
 def _from_bytes(body: bytes, start: int, size: int, spec: Spec) -> NDArray[Any]:
     """The tensor in the ``size`` bytes of ``body`` from ``start``; read-only unless it is text.
 
-    It shares the memory of ``body``, except where its elements would not be aligned. BF16, which
-    numpy lacks, becomes float32; BYTES become ``str``, or ``bytes`` where they are not UTF-8.
-
-    Raises:
-        SchemaMismatch: the size is not that of the shape, or a BOOL is neither 0 nor 1.
-        UndecodableInput: the lengths of BYTES do not add up to ``size``.
+    It shares the memory of ``body``, except where its elements would not be aligned. BYTES become
+    ``str``, or ``bytes`` where they are not UTF-8.
     """
     count = math.prod(spec.shape)
     if spec.datatype == "BYTES":
@@ -427,21 +408,15 @@ def _from_bytes(body: bytes, start: int, size: int, spec: Spec) -> NDArray[Any]:
         )
     flat: NDArray[Any] = np.frombuffer(body, wire, count, start)
     if spec.datatype == "BOOL":
-        _check_booleans(flat.view(np.uint8), spec)
-    elif spec.datatype == _BF16:
-        flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        if count and (raw := flat.view(np.uint8)).max() > 1:
+            at = int(np.argmax(raw > 1))
+            raise SchemaMismatch(
+                f"The input {spec.name!r}: its byte {at} is {raw[at]}; BOOL is a byte of 0 or 1."
+            )
     elif not flat.flags.aligned:
         flat = flat.copy()  # Cython refuses what is not aligned
     flat.flags.writeable = False
     return flat.reshape(spec.shape)
-
-
-def _check_booleans(raw: NDArray[Any], spec: Spec) -> None:
-    if raw.size and raw.max() > 1:
-        at = int(np.argmax(raw > 1))
-        raise SchemaMismatch(
-            f"The input {spec.name!r}: its byte {at} is {raw[at]}; BOOL is a byte of 0 or 1."
-        )
 
 
 def _texts_of(body: bytes, start: int, size: int, spec: Spec, count: int) -> NDArray[np.object_]:
@@ -502,12 +477,7 @@ def _output_tensor(
 ) -> tuple[dict[str, Any], bytes | NDArray[Any] | None]:
     """An output as the response describes it, and its binary data if it is to be that.
 
-    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat. Missing
-    text is null there, and empty in binary data, which has no other way to say it.
-
-    Raises:
-        NotAcceptable: it holds what is no text, and is to be JSON.
-        ResultNotSerializable: NaN or Infinity in JSON, where ``nan`` is ``error``.
+    Missing text is null in JSON, and empty in binary data, which has no other way to say it.
     """
     datatype, values = _as_sent(given)
     output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": given.shape}
@@ -561,11 +531,7 @@ def _texts(values: NDArray[Any], name: str) -> list[str | None]:
 
 
 def _to_bytes(values: NDArray[Any]) -> bytes | NDArray[Any]:
-    """A tensor as the bytes, or as an array that lies in memory like them.
-
-    Args:
-        values: numbers, booleans, or objects that are ``str``, ``bytes``, or None, which is empty.
-    """
+    """A tensor as the bytes, or as an array that lies in memory like them."""
     if values.dtype.kind != "O":
         return np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     parts: list[bytes] = []

@@ -19,6 +19,7 @@ from uuid import UUID
 import orjson
 
 from ..errors import ResultNotSerializable
+from .wording import HALF_A_CHARACTER
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
 _NUMBERS = "biuf"
@@ -206,7 +207,8 @@ def _scalar(value: str | int | float, path: str, nan: str, fragments: bool) -> A
     if isinstance(value, int):
         within = -(2**63) <= value < 2**64
         return int(value) if within or not fragments else _Raw(str(int(value)))
-    return str(value) if not fragments or _is_utf8(value) else _Raw(json.dumps(value))
+    whole = not fragments or not HALF_A_CHARACTER.search(value)
+    return str(value) if whole else _Raw(json.dumps(value))
 
 
 def _not_finite(value: float, path: str, nan: str, fragments: bool) -> Any:
@@ -270,11 +272,3 @@ def _where(path: str) -> str:
 def _type_name(value: Any) -> str:
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _is_utf8(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

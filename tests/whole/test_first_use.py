@@ -52,7 +52,7 @@ def test_one_matrix_of_a_v2_client_is_the_table() -> None:
 def test_rows_are_not_cut_into_several_wide_inputs(tmp_path: Path) -> None:
     """Who forgets the second input is told so, instead of getting an answer to something else."""
     (tmp_path / "model.onnx").write_bytes(identity_onnx(("INT32", "INT64"), ("n", "l")))
-    model = OnnxModel(tmp_path / "model.onnx", LIMITS)
+    model = OnnxModel(tmp_path / "model.onnx", Settings())
     with pytest.raises(SchemaMismatch) as caught:
         model.predict(Rows([[1, 2]]), {}, "")
     assert str(caught.value) == (

@@ -99,7 +99,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelInvocatio
     for name, (kind, *shapes) in ONNX.items():
         path = folder / f"{name}.onnx"
         path.write_bytes(echo(kind, *shapes).SerializeToString())
-        found[name] = OnnxModel(path, LIMITS)
+        found[name] = OnnxModel(path, Settings(max_rows=1000))
     return {name: ModelInvocation(each, name, "1", SETTINGS) for name, each in found.items()}
 
 
