@@ -231,7 +231,7 @@ class Settings:
 
 
 def setting_fields() -> tuple[Field[Any], ...]:
-    """The dataclass fields that are settings, in the order of the README table."""
+    """The dataclass fields that are settings, in the order of their tables."""
     return tuple(each for each in fields(Settings) if "name" in each.metadata)
 
 
