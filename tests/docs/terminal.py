@@ -300,6 +300,8 @@ def near(one: object, other: object) -> bool:
         return one.keys() == other.keys() and all(near(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(near, one, other))
+    if isinstance(other, str) and "…" in other:
+        return re.fullmatch(re.escape(other).replace("…", ".+"), str(one), re.DOTALL) is not None
     if isinstance(one, float) and isinstance(other, (int, float)):
         return abs(one - other) <= max(1e-6 * abs(other), 1e-3)
     return one == other
