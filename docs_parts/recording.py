@@ -51,7 +51,8 @@ def record() -> list[Event]:
         events = [(0.0, f"$ {serve}\r\n")]
         server, terminal = _start(serve, copy)
         for text in _read(terminal, until="/swagger.json"):
-            events.append((time.monotonic() - begin, _NOISE.sub("", text.replace(folder, "~"))))
+            if said := _NOISE.sub("", text.replace(folder, "~")):
+                events.append((time.monotonic() - begin, said))
         done = subprocess.run(
             ["bash", "-c", curl.replace("curl ", "curl -s --retry 9 --retry-connrefused ")],
             cwd=copy, check=True, capture_output=True, text=True,
@@ -96,8 +97,9 @@ def lines(events: list[Event]) -> list[Event]:
     last = now = 0.0
     rest = ""
     for at, text in events:
-        now, last = now + min(at - last, IDLE), at
         *whole, rest = (rest + _ESCAPES.sub("", text).replace("\r\n", "\n")).split("\n")
+        if whole:
+            now, last = now + min(at - last, IDLE), at
         for line in whole:
             line = line.rpartition("\r")[2]
             pieces = [line[i : i + COLUMNS] for i in range(0, len(line), COLUMNS)] or [""]
