@@ -180,10 +180,13 @@ class Terminal:
 
     def _serve(self, block: Block, port: int) -> None:
         self._stop(port)
+        before, command = last_command(block.text)
+        if before:  # a reader who ends the server goes on in the same terminal
+            self._run(before, block)
         log = self.folder / f"server{port}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                ["bash", "-c", f"{self._shell}set -e\n{block.text}"],
+                ["bash", "-c", f"{self._shell}set -e\n{command}"],
                 env=self._environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
@@ -215,6 +218,15 @@ class Terminal:
     def _stop_all(self) -> None:
         for port in list(self._servers):
             self._stop(port)
+
+
+def last_command(text: str) -> tuple[str, str]:
+    """The lines before the last command, and the command with its continued lines."""
+    lines = text.strip().split("\n")
+    at = len(lines) - 1
+    while at and lines[at - 1].endswith("\\"):
+        at -= 1
+    return "\n".join(lines[:at]), "\n".join(lines[at:])
 
 
 def served_port(text: str) -> int:
