@@ -2,7 +2,8 @@
 # make image                 an image of an example: EXAMPLE=diabetes TARGET=standalone
 # make install               what development needs, into .venv
 # make lint test test-long   what CI runs; test-long builds images and kills hosts
-# make docs bench            the pages as a site; measurements
+# make docs docs-parts       the pages as a site in build/site; what is made for them
+# make bench                 measurements
 # make dist                  wheel and source archive in dist/
 # make clean                 remove what was installed, fetched and built
 # Each takes PYTHON=python3.12, 3.11 or newer, and VENV=folder.
@@ -36,8 +37,7 @@ $(error There is no example $(EXAMPLE). Examples: $(EXAMPLES))
 endif
 endif
 
-.PHONY: install serve image lint prepare prepare-long test test-long bench clean
-.PHONY: help dist
+.PHONY: help install serve image lint prepare prepare-long test test-long bench docs docs-parts dist clean
 help:
 	@sed -n 's/^# \(make \|Each takes\)/\1/p' Makefile
 
@@ -80,7 +80,7 @@ lint: $(VENV)/.dev
 
 # What the tests need beside Python packages.
 prepare: $(VENV)/.dev
-	$(BIN)/python -m tests.hosts.peer && $(BIN)/python -m tests.hosts.azurite && $(BIN)/python -m tests.hosts.redis && $(BIN)/python -m tests.hosts.worker_packages
+	$(BIN)/python -m tests.hosts.peer && $(BIN)/python -m tests.hosts.azurite && $(BIN)/python -m tests.hosts.worker_packages
 
 # And the base image of those that build images.
 prepare-long: prepare
@@ -93,13 +93,15 @@ test-long: prepare-long
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m long
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.http
-	$(BIN)/python -m benchmarks.formats
-	$(BIN)/python -m benchmarks.functions
-	$(BIN)/python -m benchmarks.blobs
-	$(BIN)/python -m benchmarks.messages
-	$(BIN)/python -m benchmarks.cache
-	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks
+
+# The site in build/site; a broken link or anchor fails.
+docs: $(VENV)/.dev
+	$(BIN)/zensical build --strict --clean
+
+# What is made for the pages: pictures, tables, messages.
+docs-parts: $(VENV)/.dev
+	$(BIN)/python -m docs_parts
 
 dist: $(VENV)/.dev
 	rm -rf dist

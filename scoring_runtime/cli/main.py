@@ -90,7 +90,7 @@ def _parser(words: Sequence[str] = ("package",)) -> argparse.ArgumentParser:
     _model_options(show)
     form = show.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
-    form.add_argument("--markdown", action="store_true", help="names and defaults for a README")
+    form.add_argument("--markdown", action="store_true", help="names and defaults for a page")
     show.set_defaults(command=_show_settings)
     return parser
 

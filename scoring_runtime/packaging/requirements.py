@@ -32,7 +32,12 @@ Beside a line for any other package that the runtime cannot do without, ours sta
 """
 
 _BASE = ("orjson>=3.10,<4", "werkzeug>=3,<4", "numpy>=1.26")
-_SERVER = ("uvicorn>=0.30", "httptools>=0.6", "uvloop>=0.19; platform_system != 'Windows'")
+_SERVER = (
+    "uvicorn>=0.30",
+    "httptools>=0.6",
+    "uvloop>=0.19; platform_system != 'Windows'",
+    "watchfiles>=1.0",
+)
 _IDENTITY = ("aiohttp>=3.9", "azure-identity>=1.15")
 _HOSTS: Mapping[str, tuple[str, ...]] = {
     FUNCTIONS: ("azure-functions>=1.21,<3",),

@@ -86,6 +86,7 @@ HOST = {
         "httptools>=0.6",
         "uvicorn>=0.30",
         "uvloop>=0.19; platform_system != 'Windows'",
+        "watchfiles>=1.0",
     ],
 }
 
