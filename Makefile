@@ -22,11 +22,13 @@ EXAMPLES := $(patsubst examples/%/README.md,%,$(wildcard examples/*/README.md))
 SCRIPT := $(wildcard examples/$(EXAMPLE)/score.py)
 SAMPLE := $(firstword $(wildcard $(foreach each,sample_input.json samples/*.json *.json sample.png,examples/$(EXAMPLE)/$(each))))
 TYPE := $(if $(filter %.png,$(SAMPLE)),image/png,application/json)
+# Not in a call itself, which would be cut at the commas.
+SERVED := '.[server,schema,sklearn,package,cli]'
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # $(call working,what,command): what is done, and a dot every three seconds while it is.
 working = @printf '%s ' '$(1)'; (while sleep 3; do printf .; done) & dots=$$!; trap "kill $$dots" EXIT; $(2) && echo ' done'
-# The oldest Python that pip would find packages for; with an older one it tries for minutes.
+# With an older Python pip tries for minutes.
 check-python = @said=$$($(PYTHON) --version 2>&1) || said="not to be found"; case "$$said" in \
   "Python 3.1"[1-9]*|"Python 3."[2-9][0-9]*) ;; \
   *) echo "$(PYTHON) is $$said, and Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1;; esac
@@ -44,7 +46,7 @@ help:
 $(VENV)/.serve: pyproject.toml
 	$(check-python)
 	$(call working,Making $(VENV) with $(PYTHON),$(PYTHON) -m venv $(VENV))
-	$(call working,Installing scoring-runtime and scikit-learn into $(VENV),$(PIP) -e '.[server,schema,sklearn,package,cli]')
+	$(call working,Installing scoring-runtime and scikit-learn into $(VENV),$(PIP) -e $(SERVED))
 	@echo 'To use it in a shell: . $(BIN)/activate'
 	@touch $@
 

@@ -65,12 +65,25 @@ def test_the_wheel_scores_in_a_bare_environment(extra: str, dist: Path, tmp_path
     python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     named = f"{wheel}[{extra}]" if extra else str(wheel)
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", named]
+    install: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        named,
+    ]
     subprocess.run(install, check=True, env=clean_environ())
     given, words, answer = '"x"', ["--entry-script", "score.py"], '"\\"x\\""'
     (tmp_path / "score.py").write_text(ECHO)
     if extra == "sklearn":
-        train = [python, ROOT / "examples/diabetes/train.py", "--output", tmp_path / "model"]
+        train: list[str | Path] = [
+            python,
+            ROOT / "examples/diabetes/train.py",
+            "--output",
+            tmp_path / "model",
+        ]
         subprocess.run(train, check=True, env=clean_environ())
         given, words = json.dumps({"data": [[0] * 10]}), ["--model-dir", "model"]
         answer = ""
@@ -78,7 +91,7 @@ def test_the_wheel_scores_in_a_bare_environment(extra: str, dist: Path, tmp_path
         (tmp_path / "model").mkdir()
         (tmp_path / "model/model.onnx").write_bytes(identity_onnx(("FLOAT",), ("n", 2)))
         given, words, answer = '{"data": [[1, 2]]}', ["--model-dir", "model"], "1"
-    command = [tmp_path / "venv/bin/scoring-runtime", "score", *words]
+    command: list[str | Path] = [tmp_path / "venv/bin/scoring-runtime", "score", *words]
     done = subprocess.run(
         command, cwd=tmp_path, env=clean_environ(), input=given, capture_output=True, text=True
     )
