@@ -25,6 +25,8 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["p
     "optional-dependencies"
 ]
 USED = [each for each in EXTRAS if each not in ("all", "test", "docs", "dev")]
+# Not what is imported here.
+BARE = {name: value for name, value in clean_environ().items() if name != "PYTHONPATH"}
 ECHO = "def init(): pass\ndef run(data): return data\n"
 
 
@@ -63,37 +65,29 @@ def test_the_wheel_scores_in_a_bare_environment(extra: str, dist: Path, tmp_path
     """With nothing but the extra; a model of scikit-learn's or ONNX where that is the extra."""
     [wheel] = dist.glob("*.whl")
     python = tmp_path / "venv/bin/python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     named = f"{wheel}[{extra}]" if extra else str(wheel)
-    install: list[str | Path] = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        named,
-    ]
-    subprocess.run(install, check=True, env=clean_environ())
+    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    subprocess.run([*pip, named], check=True, env=BARE)
     given, words, answer = '"x"', ["--entry-script", "score.py"], '"\\"x\\""'
     (tmp_path / "score.py").write_text(ECHO)
     if extra == "sklearn":
-        train: list[str | Path] = [
-            python,
-            ROOT / "examples/diabetes/train.py",
-            "--output",
-            tmp_path / "model",
-        ]
-        subprocess.run(train, check=True, env=clean_environ())
+        train = ROOT / "examples/diabetes/train.py"
+        subprocess.run([python, train, "--output", tmp_path / "model"], check=True, env=BARE)
         given, words = json.dumps({"data": [[0] * 10]}), ["--model-dir", "model"]
         answer = ""
     elif extra == "onnx":
         (tmp_path / "model").mkdir()
         (tmp_path / "model/model.onnx").write_bytes(identity_onnx(("FLOAT",), ("n", 2)))
         given, words, answer = '{"data": [[1, 2]]}', ["--model-dir", "model"], "1"
-    command: list[str | Path] = [tmp_path / "venv/bin/scoring-runtime", "score", *words]
+    program = tmp_path / "venv/bin/scoring-runtime"
     done = subprocess.run(
-        command, cwd=tmp_path, env=clean_environ(), input=given, capture_output=True, text=True
+        [program, "score", *words],
+        cwd=tmp_path,
+        env=BARE,
+        input=given,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert answer in done.stdout
