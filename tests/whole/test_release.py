@@ -78,7 +78,7 @@ def test_the_wheel_scores_in_a_bare_environment(extra: str, dist: Path, tmp_path
         answer = ""
     elif extra == "onnx":
         (tmp_path / "model").mkdir()
-        (tmp_path / "model/model.onnx").write_bytes(identity_onnx(("FLOAT",), ("n", 2)))
+        (tmp_path / "model/model.onnx").write_bytes(identity_onnx(("FP32",), ("n", 2)))
         given, words, answer = '{"data": [[1, 2]]}', ["--model-dir", "model"], "1"
     program = tmp_path / "venv/bin/scoring-runtime"
     done = subprocess.run(
