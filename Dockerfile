@@ -39,7 +39,7 @@ RUN python -m compileall -q --invalidation-mode checked-hash /home/site/wwwroot/
 COPY host.json function_app.py /home/site/wwwroot/
 LABEL \
     org.opencontainers.image.title="scoring-runtime" \
-    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.version="0.2.0" \
     org.opencontainers.image.description="A trained model behind HTTP requests, dropped blobs and queue messages" \
     org.opencontainers.image.licenses="MIT"
 
@@ -78,7 +78,7 @@ RUN find /var/azureml-app ! -type l \
 WORKDIR /var/azureml-app
 LABEL \
     org.opencontainers.image.title="scoring-runtime" \
-    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.version="0.2.0" \
     org.opencontainers.image.description="A trained model behind HTTP requests, dropped blobs and queue messages" \
     org.opencontainers.image.licenses="MIT"
 USER 10001:10001

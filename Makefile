@@ -1,3 +1,12 @@
+# make serve                 an example model behind HTTP: EXAMPLE=diabetes PORT=5001 WATCH=folder
+# make image                 an image of an example: EXAMPLE=diabetes TARGET=standalone
+# make install               what development needs, into .venv
+# make lint test test-long   what CI runs; test-long builds images and kills hosts
+# make docs docs-parts       the pages as a site in build/site; what is made for them
+# make bench                 measurements
+# make dist                  wheel and source archive in dist/
+# make clean                 remove what was installed, fetched and built
+# Each takes PYTHON=python3.12, 3.11 or newer, and VENV=folder.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -5,35 +14,65 @@ EXAMPLE ?= diabetes
 PORT ?= 5001
 WATCH ?=
 TARGET ?= standalone
-MODELS ?= $(if $(filter two-models,$(EXAMPLE)),azureml-models,model)
+# The model of redis-cache is that of diabetes; raw-image has none.
+TRAINED := $(if $(filter redis-cache,$(EXAMPLE)),diabetes,$(EXAMPLE))
+TRAIN := $(wildcard examples/$(TRAINED)/train.py)
+MODELS ?= examples/$(TRAINED)/$(if $(filter two-models,$(EXAMPLE)),azureml-models,model)
+EXAMPLES := $(patsubst examples/%/README.md,%,$(wildcard examples/*/README.md))
 SCRIPT := $(wildcard examples/$(EXAMPLE)/score.py)
-SAMPLE := $(firstword $(wildcard examples/$(EXAMPLE)/sample_input.json examples/$(EXAMPLE)/samples/*.json examples/$(EXAMPLE)/*.json))
+SAMPLE := $(firstword $(wildcard $(foreach each,sample_input.json samples/*.json *.json sample.png,examples/$(EXAMPLE)/$(each))))
+TYPE := $(if $(filter %.png,$(SAMPLE)),image/png,application/json)
+# Not in a call itself, which would be cut at the commas.
+SERVED := '.[server,schema,sklearn,package,cli]'
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: install serve image lint prepare prepare-long test test-long bench docs docs-parts clean
+# $(call working,what,command): what is done, and a dot every three seconds while it is.
+working = @printf '%s ' '$(1)'; (while sleep 3; do printf .; done) & dots=$$!; trap "kill $$dots" EXIT; $(2) && echo ' done'
+# With an older Python pip tries for minutes.
+check-python = @said=$$($(PYTHON) --version 2>&1) || said="not to be found"; case "$$said" in \
+  "Python 3.1"[1-9]*|"Python 3."[2-9][0-9]*) ;; \
+  *) echo "$(PYTHON) is $$said, and Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1;; esac
+
+ifneq ($(filter serve image,$(MAKECMDGOALS)),)
+ifeq ($(filter $(EXAMPLE),$(EXAMPLES)),)
+$(error There is no example $(EXAMPLE). Examples: $(EXAMPLES))
+endif
+endif
+
+.PHONY: help install serve image lint prepare prepare-long test test-long bench docs docs-parts dist clean
+help:
+	@sed -n 's/^# \(make \|Each takes\)/\1/p' Makefile
 
 $(VENV)/.serve: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[server,schema,sklearn,package]'
-	touch $@
+	$(check-python)
+	$(call working,Making $(VENV) with $(PYTHON),$(PYTHON) -m venv $(VENV))
+	$(call working,Installing scoring-runtime and scikit-learn into $(VENV),$(PIP) -e $(SERVED))
+	@echo 'To use it in a shell: . $(BIN)/activate'
+	@touch $@
 
 $(VENV)/.dev: pyproject.toml tests/requirements-worker.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(check-python)
+	$(call working,Making $(VENV) with $(PYTHON),$(PYTHON) -m venv $(VENV))
+	$(call working,Installing all that development needs into $(VENV),$(PIP) -e '.[dev]')
 	# The worker library asks for Python 3.13 and for a newer SDK; it runs with what is here.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python -r tests/requirements-worker.txt
-	touch $@
+	$(call working,Installing the worker library of Azure Functions,$(PIP) --no-deps --ignore-requires-python -r tests/requirements-worker.txt)
+	@echo 'To use it in a shell: . $(BIN)/activate'
+	@touch $@
+
+# What an example needs, and its model.
+$(VENV)/.example-$(EXAMPLE): $(VENV)/.serve examples/$(EXAMPLE)/requirements.txt
+	$(call working,Installing what the example $(EXAMPLE) needs,$(PIP) -r examples/$(EXAMPLE)/requirements.txt $(if $(findstring onnx,$(EXAMPLE)),-e '.[onnx]') $(if $(findstring mlflow,$(EXAMPLE)),-e '.[mlflow]'))
+	@touch $@
 
 install: $(VENV)/.dev
 
-serve: $(VENV)/.serve
-	@$(if $(SCRIPT),,$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/$(EXAMPLE)/requirements.txt -e '.[onnx]')
-	@$(BIN)/python examples/$(EXAMPLE)/train.py
-	@printf '\nTry it, in another terminal:\n\n  curl -H "Content-Type: application/json" -d @$(SAMPLE) http://127.0.0.1:$(PORT)/score\n\n'
-	@$(if $(filter two-models,$(EXAMPLE)),SCORING_DEFAULT_MODEL=iris) exec $(BIN)/scoring-runtime serve $(if $(SCRIPT),--entry-script $(SCRIPT)) --model-dir examples/$(EXAMPLE)/$(MODELS) --port $(PORT) $(if $(WATCH),--watch $(WATCH))
+serve: $(VENV)/.example-$(EXAMPLE)
+	$(if $(TRAIN),$(call working,Training the model of $(TRAINED),$(BIN)/python $(TRAIN)))
+	@printf '\nTry it, in another terminal:\n\n  curl -H "Content-Type: $(TYPE)" --data-binary @$(SAMPLE) http://127.0.0.1:$(PORT)/score\n\n'
+	@$(if $(filter two-models,$(EXAMPLE)),SCORING_DEFAULT_MODEL=iris) exec $(BIN)/scoring-runtime serve $(if $(SCRIPT),--entry-script $(SCRIPT)) $(if $(TRAIN),--model-dir $(MODELS)) --port $(PORT) $(if $(WATCH),--watch $(WATCH))
 
-image: $(VENV)/.serve
-	@$(if $(SCRIPT),,$(BIN)/python -m pip install --quiet --disable-pip-version-check -r examples/$(EXAMPLE)/requirements.txt -e '.[onnx]')
-	@$(if $(wildcard examples/$(EXAMPLE)/train.py),$(BIN)/python examples/$(EXAMPLE)/train.py)
+image: $(VENV)/.example-$(EXAMPLE)
+	$(if $(TRAIN),$(call working,Training the model of $(TRAINED),$(BIN)/python $(TRAIN)))
 	$(BIN)/scoring-runtime package $(if $(filter two-models,$(EXAMPLE)),--registry examples/two-models/azureml-models --model iris --model wine --setting SCORING_DEFAULT_MODEL=iris) $$(test ! -d examples/$(EXAMPLE)/model || echo --model $(EXAMPLE)=examples/$(EXAMPLE)/model/.) $(if $(SCRIPT),--entry-script $(SCRIPT) --requirements examples/$(EXAMPLE)/requirements.txt) --target $(TARGET) --output build/$(EXAMPLE)-$(TARGET) --build
 
 lint: $(VENV)/.dev
@@ -66,5 +105,9 @@ docs: $(VENV)/.dev
 docs-parts: $(VENV)/.dev
 	$(BIN)/python -m docs_parts
 
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build
+
 clean:
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) .cache build dist *.egg-info

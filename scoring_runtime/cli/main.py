@@ -6,40 +6,49 @@ import argparse
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 from ..connections.named import triggers
 from ..errors import ConfigurationError, InputError, RunFailed, ScoringRuntimeError, StartError
 from ..messages import ScoringRequest, ScoringResponse
+from ..release import DOCUMENTATION, VERSION
 from ..scoring.diagnosis import diagnosis, in_one_line
 from ..scoring.runtime import build
 from ..scoring.served import served
 from ..settings import markdown as settings_table
 from ..settings.secrets import masked
-from ..settings.settings import Settings, environment_name
+from ..settings.settings import Settings, environment_name, setting_fields
 from ..telemetry import standard_streams
 from ..telemetry.logs import configure_logging, log, redirect_print
 from ..triggers.outcomes import EXTENSIONS, directed, directions
 from . import models
+from .parser import EXIT_OK, EXIT_USAGE, Parser, add, subcommands
+from .terminal import show_table
 
 PACKAGE = "make an image of a model, a script and its environment"
-EXIT_OK, EXIT_USAGE, EXIT_REFUSED, EXIT_CANNOT_START, EXIT_RUN_FAILED = 0, 1, 2, 3, 4
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        print(f"{self.prog}: {message}", file=sys.stderr)
-        raise SystemExit(EXIT_USAGE)
+EXIT_REFUSED, EXIT_CANNOT_START, EXIT_RUN_FAILED = 2, 3, 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the result is the exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # A reader that went away, as head does. Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+
+
+def _run(words: Sequence[str]) -> int:
     options = _parser(words).parse_args(words)
     command: Callable[[Settings, argparse.Namespace], int] = options.command
     if not options.reads_settings:
@@ -58,10 +67,37 @@ def _parser(words: Sequence[str] = ("package",)) -> argparse.ArgumentParser:
 
     So that a server does not load the packager.
     """
-    parser = _Parser(prog="scoring-runtime", description="Host a trained model behind events.")
-    parser.set_defaults(reads_settings=True)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    serve = commands.add_parser("serve", help="score requests, files and messages until stopped")
+    parser = Parser(
+        prog="scoring-runtime",
+        description="Host a trained model behind events.",
+        epilog=f"Documentation: {DOCUMENTATION}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"scoring-runtime {VERSION}")
+    parser.set_defaults(set=[])
+    commands = subcommands(parser)
+    _add_serve(commands)
+    _add_score(commands)
+    models.add_commands(commands)
+    if "package" in words:
+        from . import package
+
+        package.add_command(commands, PACKAGE)
+    else:
+        commands.add_parser("package", help=PACKAGE)
+    text = "show every setting, its value and its source"
+    show = add(commands, "settings", text, "--json")
+    _model_options(show)
+    form = show.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--markdown", action="store_true", help="names and defaults for a page")
+    show.set_defaults(command=_show_settings)
+    return parser
+
+
+def _add_serve(commands: Any) -> None:
+    text = "score requests, files and messages until stopped"
+    serve = add(commands, "serve", text, "--entry-script score.py --model-dir model")
     _model_options(serve)
     _option(serve, "--port", "SERVER_PORT", "port to listen on (5001)", int)
     _option(serve, "--host", "SCORING_HOST", "address to listen on (0.0.0.0)")
@@ -77,34 +113,45 @@ def _parser(words: Sequence[str] = ("package",)) -> argparse.ArgumentParser:
     # The old server's hidden option; start scripts of images still pass it.
     serve.add_argument("--rest", action="store_true", help=argparse.SUPPRESS)
     serve.set_defaults(command=_serve)
-    score = commands.add_parser("score", help="score one input and print the answer")
+
+
+def _add_score(commands: Any) -> None:
+    text = "score one input and print the answer"
+    score = add(commands, "score", text, "--entry-script score.py --model-dir model input.json")
     _model_options(score)
     score.add_argument("file", nargs="?", default="-", help="the input; - is standard input")
     score.add_argument("--content-type", default="", help="of the input (by the file's name)")
     score.add_argument("--accept", default="", help="content type of the answer (JSON)")
     score.add_argument("--model", default="", help="name or name:version, of several")
     score.add_argument("--method", default="", help="such as predict_proba")
+    score.add_argument(
+        "-v", "--verbose", action="store_true", help="the log too, not only warnings"
+    )
     score.set_defaults(command=_score)
-    models.add_commands(commands)
-    if "package" in words:
-        from . import package
-
-        package.add_command(commands, PACKAGE)
-    else:
-        commands.add_parser("package", help=PACKAGE)
-    show = commands.add_parser("settings", help="show every setting, its value and its source")
-    _model_options(show)
-    form = show.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="as JSON")
-    form.add_argument("--markdown", action="store_true", help="names and defaults for a page")
-    show.set_defaults(command=_show_settings)
-    return parser
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
     _option(parser, "--entry-script", "AZUREML_ENTRY_SCRIPT", "the script with init() and run()")
     _option(parser, "--model-dir", "AZUREML_MODEL_DIR", "the folder of the model")
     _option(parser, "--config-file", "AZUREML_CONFIG_FILE", "settings as a JSON file")
+    text = "any setting, such as SCORING_TIMEOUT_MS=5000; may be given several times"
+    parser.add_argument(
+        "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help=text
+    )
+
+
+def _setting(text: str) -> tuple[str, str]:
+    """What stands there may be a secret: no message has its text."""
+    name, equals, value = text.partition("=")
+    about = [each.metadata for each in setting_fields()]
+    known = [known for each in about for known in (each["name"], *each["also"])]
+    if not equals:
+        raise argparse.ArgumentTypeError("expected is NAME=VALUE")
+    if name not in known:
+        near = get_close_matches(name.upper(), known, 1)
+        said = f": did you mean {near[0]}?" if near else "; scoring-runtime settings lists them"
+        raise argparse.ArgumentTypeError(f"there is no setting {masked(name)}{said}")
+    return name, value
 
 
 def _option(
@@ -123,7 +170,8 @@ def _option(
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    said = {n: str(v) for n, v in vars(options).items() if n.isupper() and v is not None}
+    said = dict(options.set)
+    said |= {n: str(v) for n, v in vars(options).items() if n.isupper() and v is not None}
     if "AZUREML_ENTRY_SCRIPT" in said:
         said["AZUREML_ENTRY_SCRIPT"] = os.path.realpath(said["AZUREML_ENTRY_SCRIPT"])
     if "AML_APP_INSIGHTS_KEY" in said:
@@ -167,12 +215,16 @@ def _export(settings: Settings) -> None:
     os.environ.update({name: value for name, value in exported.items() if value})
 
 
-def _configure_logging(settings: Settings, stream: str) -> None:
+def _configure_logging(settings: Settings, stream: str, *, quiet: bool = False) -> None:
+    """``quiet`` leaves out what the runtime says of itself, not what the script prints or logs."""
     places = [Path(settings.app_root)]
     if settings.script_path is not None:
         places.append(settings.script_path.parent)
     configure_logging(settings.log_level, places if stream == "stdout" else [], stream)
     redirect_print()
+    if quiet:
+        logging.getLogger("azmlinfsrv.print").setLevel(settings.log_level)
+        log.setLevel(max(log.level, logging.WARNING))
     for warning in settings.warnings:
         log.warning("%s", warning)
 
@@ -189,6 +241,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     try:
         standard_streams.install()
         _configure_logging(settings, "stdout")
+        _check_platform(settings, sys.platform)
         _banner(settings)
         return serve.run(settings)
     except serve.PortInUse as error:
@@ -199,13 +252,30 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
         return EXIT_CANNOT_START
 
 
+def _check_platform(settings: Settings, platform: str) -> None:
+    """Say what Windows cannot do.
+
+    Raises:
+        ConfigurationError: several workers are asked for there.
+    """
+    if platform != "win32":
+        return
+    elsewhere = "use WSL or a container for that"
+    if settings.worker_count > 1:
+        raise ConfigurationError(
+            f"WORKER_COUNT is {settings.worker_count}, but Windows cannot fork worker processes. "
+            f"Allowed here: 1; {elsewhere}."
+        )
+    log.warning("On Windows one worker serves, and without uvloop slower: %s.", elsewhere)
+
+
 def _score(settings: Settings, options: argparse.Namespace) -> int:
     try:
         body = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
     except OSError as error:
         print(f"scoring-runtime: {options.file}: {error.strerror}", file=sys.stderr)
         return EXIT_USAGE
-    _configure_logging(settings, "stderr")
+    _configure_logging(settings, "stderr", quiet=not options.verbose)
     by_name = EXTENSIONS.get(Path(options.file).suffix.lower(), "application/json")
     said = options.content_type or by_name
     headers = ((b"content-type", said.encode("latin-1")),)
@@ -222,7 +292,8 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
         if isinstance(error, RunFailed) and error.__cause__ is not None:
             print(f"Cause: {masked(in_one_line(error.__cause__))}", file=sys.stderr)
         return EXIT_REFUSED if isinstance(error, InputError) else EXIT_RUN_FAILED
-    (sys.stdout if answer.status < 400 else sys.stderr).buffer.write(content)
+    stream = sys.stdout if answer.status < 400 else sys.stderr
+    stream.buffer.write(content + (b"\n" if stream.isatty() else b""))
     if answer.status < 400:
         return EXIT_OK
     return EXIT_REFUSED if answer.status < 500 else EXIT_RUN_FAILED
@@ -251,6 +322,9 @@ def _show_settings(settings: Settings, options: argparse.Namespace) -> int:
     rows = settings_table.rows(settings)
     if options.json:
         print(json.dumps(rows, indent=2))
+        return EXIT_OK
+    if sys.stdout.isatty():
+        show_table(("SETTING", "VALUE", "SOURCE"), ([*map(str, row.values())][:3] for row in rows))
         return EXIT_OK
     for row in rows:
         print(f"{row['name']}={row['value']}  ({row['source']})")
@@ -292,7 +366,15 @@ def _banner(settings: Settings) -> None:
         f"{score}"
         f"Liveness Probe: GET   {base}/\n"
         f"Readiness:      GET   {base}/health/ready\n"
-        f"Schema:         GET   {base}/swagger.json\n",
+        f"Schema:         GET   {base}/swagger.json\n\n"
+        f"Open to:        {_open_to(settings)}, without a key and without TLS\n"
+        f"Documentation:  {DOCUMENTATION}\n",
         file=sys.stderr,
         flush=True,
     )
+
+
+def _open_to(settings: Settings) -> str:
+    if settings.host in ("127.0.0.1", "::1", "localhost"):
+        return "this machine only (SCORING_HOST)"
+    return f"every machine that reaches {settings.host} (SCORING_HOST)"

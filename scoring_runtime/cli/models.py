@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from ..models import registry
 from ..models.folder import is_registry, registered_model
 from ..models.registry import Record
 from ..settings.settings import Settings
+from .parser import EXIT_OK, EXIT_USAGE, add, subcommands
+from .terminal import Bar, show_table
 
-EXIT_OK, EXIT_USAGE = 0, 1
 DEFAULT_REGISTRY = "azureml-models"
-_BAR_CELLS = 30
 _COLUMNS = ("NAME", "VERSION", "KIND", "CREATED", "DESCRIPTION")
 
 Command = Callable[[Path, argparse.Namespace], int]
@@ -29,21 +29,28 @@ def add_commands(commands: Any) -> None:
 
     Each sets ``command``, called with the settings and the options; its result is the exit code.
     """
-    models = commands.add_parser("models", help="register, list, show and delete models")
-    kinds = models.add_subparsers(required=True, metavar="COMMAND", parser_class=type(models))
+    models = add(commands, "models", "register, list, show and delete models", "list")
+    kinds = subcommands(models)
     _add_register(kinds)
-    listed = _add(kinds, "list", "list the models and their versions", _list)
+    listed = _add(kinds, "list", "list the models and their versions", "iris", _list)
     listed.add_argument("name", nargs="?", metavar="NAME", help="only the versions of this model")
-    shown = _add(kinds, "show", "show what is noted of a model", _show)
-    shown.add_argument("model", metavar="NAME[:VERSION]", help="the highest version without one")
-    deleted = _add(kinds, "delete", "delete a version of a model, or all", _delete)
-    deleted.add_argument("model", metavar="NAME[:VERSION]", help="the version to delete")
+    shown = _add(kinds, "show", "show what is noted of a model", "iris:2", _show)
+    _add_name(shown, "the highest version without one")
+    deleted = _add(kinds, "delete", "delete a version of a model, or all", "iris:1 --yes", _delete)
+    _add_name(deleted, "the version to delete")
     deleted.add_argument("--all-versions", action="store_true", help="delete every version")
     deleted.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
+def _add_name(parser: argparse.ArgumentParser, text: str) -> None:
+    named = parser.add_mutually_exclusive_group(required=True)
+    named.add_argument("model", nargs="?", metavar="NAME[:VERSION]", help=text)
+    named.add_argument("-n", "--name", metavar="NAME[:VERSION]", help="the same")
+
+
 def _add_register(kinds: Any) -> None:
-    parser = _add(kinds, "register", "copy a file or folder in, as the next version", _register)
+    text, example = "copy a file or folder in, as the next version", "-n iris -p model.pkl"
+    parser = _add(kinds, "register", text, example, _register)
     parser.add_argument("-n", "--name", required=True, help="name of the model")
     parser.add_argument("-p", "--path", required=True, help="the model's file or folder")
     for flag in ("--tag", "--property"):
@@ -56,8 +63,10 @@ def _add_register(kinds: Any) -> None:
     parser.add_argument("--sample", metavar="FILE", help=text)
 
 
-def _add(kinds: Any, name: str, text: str, command: Command) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = kinds.add_parser(name, help=text, description=text)
+def _add(
+    kinds: Any, name: str, text: str, example: str, command: Command
+) -> argparse.ArgumentParser:
+    parser = add(kinds, name, text, example)
     place = f"AZUREML_MODEL_DIR if that is one, else ./{DEFAULT_REGISTRY}"
     parser.add_argument("--registry", metavar="FOLDER", help=f"folder of the models ({place})")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -117,19 +126,21 @@ def _list(folder: Path, options: argparse.Namespace) -> int:
     records = [each for each in registry.listing(folder) if options.name in (None, each.name)]
     if not records:
         print(f"scoring-runtime: there are no models in {folder}", file=sys.stderr)
-    lines = _table([_COLUMNS, *map(_row, records)]) if records else []
-    _print(options, [_without_files(record) for record in records], *lines)
+    if options.json or not records:
+        _print(options, [_without_files(record) for record in records])
+    else:
+        show_table(_COLUMNS, map(_row, records))
     return EXIT_OK
 
 
 def _show(folder: Path, options: argparse.Namespace) -> int:
-    record = registry.details(folder, *_name_and_version(options.model))
+    record = registry.details(folder, *_name_and_version(options))
     _print(options, record.document(), *_lines(record))
     return EXIT_OK
 
 
 def _delete(folder: Path, options: argparse.Namespace) -> int:
-    name, version = _name_and_version(options.model)
+    name, version = _name_and_version(options)
     if version is not None and options.all_versions:
         print(f"scoring-runtime: {version} and --all-versions exclude each other", file=sys.stderr)
         return EXIT_USAGE
@@ -144,8 +155,8 @@ def _delete(folder: Path, options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _name_and_version(text: str) -> tuple[str, str | None]:
-    name, _, version = text.partition(":")
+def _name_and_version(options: argparse.Namespace) -> tuple[str, str | None]:
+    name, _, version = (options.model or options.name).partition(":")
     return name, version or None
 
 
@@ -172,11 +183,6 @@ def _row(record: Record) -> tuple[str, ...]:
     return record.name, str(record.version), noted.kind, noted.created, text
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
 def _without_files(record: Record) -> dict[str, Any]:
     return {key: value for key, value in record.document().items() if key != "files"}
 
@@ -190,22 +196,3 @@ def _lines(record: Record) -> list[str]:
         lines += [f"{key.replace('_', ' ')}: {text}"] if text else []
     files = record.manifest.files.items()
     return [*lines, *(f"file: {name} {size} bytes sha256 {sha}" for name, (sha, size) in files)]
-
-
-class Bar:
-    """A progress bar in one line of standard error; written only when a cell or percent changes."""
-
-    def __init__(self) -> None:
-        self._percent = -1
-
-    def __call__(self, done: int, total: int) -> None:
-        percent = min(100, 100 * done // max(total, 1))
-        if percent != self._percent:
-            self._percent = percent
-            cells = "#" * (percent * _BAR_CELLS // 100)
-            print(f"\r[{cells:<{_BAR_CELLS}}] {percent:3}%", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """End the line, if one was begun."""
-        if self._percent >= 0:
-            print(file=sys.stderr)

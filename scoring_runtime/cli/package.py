@@ -26,9 +26,11 @@ from ..packaging.specification import (
     check_image,
 )
 from ..settings.settings import Settings
-from .models import DEFAULT_REGISTRY, Bar
+from .models import DEFAULT_REGISTRY
+from .parser import EXIT_OK, EXIT_USAGE
+from .terminal import Bar
 
-EXIT_OK, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_INTERRUPTED = 130
 _LONGEST_VERSION, _LISTED = 9, 20
 _TRIGGERS = {"http": "http", "blob": "blob", "service_bus_queue": "service_bus"}
 _ABOUT = """\

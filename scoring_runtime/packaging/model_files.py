@@ -1,10 +1,9 @@
 """Models in a build context: found, checked, and linked or copied as ``<name>/<version>/…``.
 
-The version of a registry is hard-linked where the file system can: its files never change, and
-if somebody writes to one all the same, its digest tells. Any other file or folder is copied in
-chunks, as somebody may write to it again, and gets metadata with its digests as a registered one
-has. A folder keeps its own name below the version, as Azure ML registered it; the content of one
-that is a version already (``…/<name>/<version>``) becomes the version's.
+The version of a registry is hard-linked where the file system can: its files never change, or their
+digests tell. Any other file or folder is copied in chunks, as somebody may write to it again, and
+gets metadata with its digests as a registered one has. A folder keeps its own name below the
+version, as Azure ML registered it, unless it is the content of a version already.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from scoring_runtime.cli.main import main
-from scoring_runtime.cli.models import Bar
+from scoring_runtime.cli.terminal import Bar
 from scoring_runtime.models.registry import details, listing, register
 from tests.hosts.standalone import clean_environ
 
@@ -194,9 +194,12 @@ def test_show(models: Models, root: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("model", "version"), [("iris:1", 1), ("iris", 2)])
-def test_show_as_json(model: str, version: int, models: Models, root: Path) -> None:
-    done = models("show", model, "--registry", root, "--json")
+@pytest.mark.parametrize(
+    ("words", "version"),
+    [(["iris:1"], 1), (["iris"], 2), (["-n", "iris:1"], 1), (["--name", "iris"], 2)],
+)
+def test_show_as_json(words: list[str], version: int, models: Models, root: Path) -> None:
+    done = models("show", *words, "--registry", root, "--json")
     assert json.loads(done.out) == details(root, "iris", version).document()
 
 

@@ -549,24 +549,6 @@ def test_wrong_options_are_named(tmp_path: Path, arguments: tuple[str, ...], mes
     assert os.listdir(tmp_path) == ["score.py"]
 
 
-def test_a_reader_that_goes_away(tmp_path: Path) -> None:
-    """As in ``scoring-runtime package … | head -1``: no complaint, and the package is made."""
-    (tmp_path / "score.py").write_text(SCRIPT)
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run(
-        [*MODULE, "--entry-script", "score.py"],
-        cwd=tmp_path,
-        env=clean_environ(),
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        timeout=60,
-    )
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert (tmp_path / "package/Dockerfile").exists()
-
-
 def test_a_terminal_without_unicode(tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text(SCRIPT)
     environ = {"PYTHONIOENCODING": "ascii"}

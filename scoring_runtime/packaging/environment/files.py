@@ -120,11 +120,7 @@ def check_no_credentials(line: str, where: str) -> None:
 
 
 def mapping(value: object, where: str) -> Mapping[str, Any]:
-    """The value, which messages call ``where``.
-
-    Raises:
-        PackagingError: it is no mapping.
-    """
+    """The value, which messages call ``where``; raises PackagingError if it is no object."""
     if not isinstance(value, dict):
         raise PackagingError(f"{where} is {shown(value)}; an object with keys is expected.")
     return value

@@ -55,8 +55,8 @@ class InferenceConfiguration:
 def read(path: Path) -> InferenceConfiguration:
     """The configuration in a JSON file, or a YAML one by its suffix.
 
-    ``sourceDirectory`` is meant beside the file, or where this process runs if the entry script is
-    only there; the conda file is looked for in it first. So is ``code`` of a deployment.
+    ``sourceDirectory``, or ``code`` of a deployment, is meant beside the file, or where this
+    process runs if the entry script is only there; the conda file is looked for in it first.
 
     Raises:
         PackagingError: it cannot be read, has a wrong value, or names a file that is not there; the

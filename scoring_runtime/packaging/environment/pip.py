@@ -137,8 +137,7 @@ def read_line(
 ) -> None:
     """Read one line into ``found``; files it names are looked for in ``folder``.
 
-    Raises:
-        PackagingError: it cannot be used; the message begins with ``where``.
+    Raises PackagingError, with ``where`` in its message, if it cannot be used.
     """
     if not line.isprintable():
         raise PackagingError(f"{where}: {shown(line)} has a control character.")
@@ -156,21 +155,13 @@ def read_line(
 
 
 def read_lines(text: str, where: str, folder: Path, found: Found) -> None:
-    """Read the lines of an entry into ``found``.
-
-    Raises:
-        PackagingError: it is no text, or a line of it cannot be used.
-    """
+    """Read the lines of an entry into ``found``, each as :func:`read_line` does."""
     for _, line in logical_lines(entry_text(text, where)):
         read_line(line, where, folder, found)
 
 
 def entry_text(value: object, where: str) -> str:
-    """An entry of a list of packages.
-
-    Raises:
-        PackagingError: it is no text.
-    """
+    """The entry of a list of packages; raises PackagingError if it is no text."""
     if not isinstance(value, str) or not value.strip():
         raise PackagingError(
             f"{where} is {shown(value)}; a text such as scikit-learn=1.3 is expected."
