@@ -226,9 +226,9 @@ class Webservice:
         _check(image_config, inference_config, deployment_config)
         wanted = None
         if models is not None or inference_config is not None:
-            wanted = _changed(self._record.specification, models, inference_config)
+            wanted = _changed(self._service.specification, models, inference_config)
         if enable_app_insights is not None:
-            wanted = _with_insights(wanted or self._record.specification, enable_app_insights)
+            wanted = _with_insights(wanted or self._service.specification, enable_app_insights)
         port = getattr(deployment_config, "port", None)
         if unused and wanted is None and port is None:
             return
@@ -251,7 +251,7 @@ class Webservice:
         Raises:
             WebserviceException: as :func:`deploy`.
         """
-        wanted = _changed(self._record.specification, models, inference_config)
+        wanted = _changed(self._service.specification, models, inference_config)
         return _deployed(self.workspace, f"{self.name}-{version_name}", wanted)
 
     def update_version(
