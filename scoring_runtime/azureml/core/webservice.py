@@ -168,14 +168,10 @@ class Webservice:
         print(f"Local webservice is running at {self.base_url}")
 
     def run(self, input_data: Any) -> Any:
-        """Score one input, once the service is Healthy.
+        """Score one input, once the service is Healthy; what its answer's JSON, text or bytes hold.
 
-        Args:
-            input_data: the body as text, bytes or an open file, or what is sent as JSON. It is
-                sent with the content type of JSON, whatever it is.
-
-        Returns:
-            The answer's JSON; an answer of another content type as text or bytes.
+        Text, bytes and open files are sent as they are, all else as JSON, whose content type is
+        named in any case.
 
         Raises:
             WebserviceException: the service has failed, cannot be reached, or answers with
@@ -195,12 +191,8 @@ class Webservice:
         return self._service.log(num_lines)
 
     def reload(self, wait: bool = False) -> None:
-        """Start it anew from what its script, its source folder and its models are now.
-
-        Raises:
-            WebserviceException: they cannot be packaged: the service goes on as it was; or, with
-                ``wait``, it has failed.
-        """
+        """Start it anew from what its script, its source folder and its models are now; as
+        :meth:`update`."""
         self.update(wait=wait)
 
     def update(
@@ -387,17 +379,16 @@ def deploy(
         workspace: a Workspace, or its folder; the service is noted there.
         name: 3 to 32 lowercase letters, digits or dashes.
         models: registered ones; there may be none if there is a script.
-        inference_config: script and environment. Without one the models are served without a
-            script, as far as they can be. The packages have to be installed in this Python.
+        inference_config: script and environment, whose packages have to be installed in this
+            Python. Without one the models are served without a script, as far as they can be.
         deployment_config: of :meth:`LocalWebservice.deploy_configuration`; None is a free port.
-        deployment_target: None; there is none but this machine.
+        deployment_target: None.
         overwrite: replace a service of this name that runs; one that has ended always is.
         show_output: print what is deployed.
 
     Raises:
-        WebserviceException: the name is not allowed, a service of this name already exists, the
-            configuration is for something else, the port is in use, or model, script or
-            environment cannot be packaged.
+        WebserviceException: the name is taken or not allowed, the configuration is for something
+            else, the port is in use, or model, script or environment cannot be packaged.
     """
     wanted = _specification(models, inference_config, deployment_config, deployment_target)
     port = getattr(deployment_config, "port", None)
