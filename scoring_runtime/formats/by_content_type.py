@@ -16,6 +16,7 @@ from ..messages import INFER_HEADER_LENGTH, ScoringRequest
 from ..values.body import decoded_body, is_json_type, werkzeug
 from ..values.content import Content, Limits, Rows
 from ..values.wording import short
+from . import mlflow_json
 from .guarded_json import GUARDED_BYTES, parse
 
 JSON, OCTETS = "application/json", "application/octet-stream"
@@ -106,15 +107,10 @@ def read(
     as_text: bool = False,
     own: OwnBodies | None = None,
 ) -> Asked:
-    """What the body holds, by its Content-Type (none is JSON).
+    """What the body holds, by its Content-Type (none is JSON), once decompressed.
 
-    Args:
-        request: the body is still encoded as Content-Encoding says.
-        limits: how much it may hold.
-        names: of the model's columns, by which the header line of a CSV body is known.
-        csv_header: whether CSV has one; None: the body shows it.
-        as_text: numbers in CSV stay text, for a model that knows which are.
-        own: reads JSON and CSV instead.
+    ``names``, ``csv_header`` and ``as_text`` are those of :func:`.csv.decode`; ``own`` reads JSON
+    and CSV instead.
 
     Raises:
         UnsupportedMethod, UnsupportedContentType, UndecodableInput, SchemaMismatch, InputTooLarge.
@@ -123,25 +119,31 @@ def read(
         raise UnsupportedMethod("Send the input with POST.")
     body = decoded_body(request, limits.bytes)
     said = request.header(b"content-type")
-    length = request.header(INFER_HEADER_LENGTH)
-    if length or request.path.startswith("/v2/"):
-        header = _header_length(length, body) if length else None
-        return _infer(body, limits, header, None if length else _json(body, limits))
+    if length := request.header(INFER_HEADER_LENGTH):
+        return _infer(body, limits, length)
+    if request.path.startswith("/v2/"):
+        return _infer(body, limits, b"", _json(body, limits))
     if not said or is_json_type(said):
-        value = _json(body, limits, exact=own is not None)
-        return _own_json(value, limits, own) if own else read_json(value, limits)
+        return _of_json(body, limits, own)
     found = BY_TYPE.get(_kind(said))
     if found is None:
         raise UnsupportedContentType(_unsupported(said))
-    if not body:
-        raise UndecodableInput("The body is empty.")
     reader = codec(found, UnsupportedContentType)
-    if found.module == "csv":
-        options = _csv_options(said, csv_header)
-        if own is not None:
-            return own.read_csv(_csv_text(body, reader, **options), limits)
-        return Asked(reader.decode(body, limits, **options, names=names, as_text=as_text))
-    return Asked(reader.decode(body, limits))
+    if found.module != "csv":
+        return Asked(reader.decode(body, limits))
+    header = _csv_header(_parameter(said, "header"), csv_header)
+    charset = _parameter(said, "charset") or "utf-8"
+    if own is not None:
+        return own.read_csv(_csv_text(body, reader, header, charset), limits)
+    options = {"header": header, "names": names, "charset": charset, "as_text": as_text}
+    return Asked(reader.decode(body, limits, **options))
+
+
+def _of_json(body: bytes, limits: Limits, own: OwnBodies | None) -> Asked:
+    value = _json(body, limits, exact=own is not None)
+    if own is not None and not open_inference().is_infer_request(value):
+        return own.read_json(value, limits)
+    return read_json(value, limits)
 
 
 def read_json(value: Any, limits: Limits) -> Asked:
@@ -151,18 +153,12 @@ def read_json(value: Any, limits: Limits) -> Asked:
     if not isinstance(value, dict):
         raise UndecodableInput("The body is neither a JSON object nor a list of rows.")
     if isinstance(value.get("inputs"), list) and open_inference().is_infer_request(value):
-        return _infer(b"", limits, None, value)
-    kinds = import_module("scoring_runtime.formats.mlflow_json")
-    content, params = kinds.decode(value, limits)
+        return _infer(b"", limits, b"", value)
+    content, params = mlflow_json.decode(value, limits)
     method = value.get("method", "")
     if not isinstance(method, str):
         raise SchemaMismatch(f"method is {short(method)}; expected is a name as text.")
-    return Asked(content, params, method, any(kind in value for kind in kinds.KINDS))
-
-
-def _own_json(value: Any, limits: Limits, own: OwnBodies) -> Asked:
-    is_infer = open_inference().is_infer_request(value)
-    return read_json(value, limits) if is_infer else own.read_json(value, limits)
+    return Asked(content, params, method, any(kind in value for kind in mlflow_json.KINDS))
 
 
 def is_known(content_type: bytes) -> bool:
@@ -187,36 +183,24 @@ def supported() -> str:
 def _json(body: bytes, limits: Limits, *, exact: bool = False) -> Any:
     if not body:
         raise UndecodableInput("The body is empty.")
-    instead = "Send application/x-npy, or fewer rows at once."
-    return parse(body, limits, "The body", instead, exact=exact)
-
-
-def _csv_options(said: bytes, header: bool | None) -> dict[str, Any]:
-    charset = _parameter(said, "charset") or "utf-8"
-    return {"header": _csv_header(_parameter(said, "header"), header), "charset": charset}
+    return parse(body, limits, "The body", exact=exact)
 
 
 def _csv_text(body: bytes, reader: Any, header: bool | None, charset: str) -> str:
     if header is False:
         raise UnsupportedContentType("This model takes CSV with a line of names, as MLflow does.")
+    reader.check_charset(charset)
     try:
-        return body.decode(reader.known_charset(charset))
+        return body.decode(charset)
     except UnicodeError as error:
         raise UndecodableInput(f"The CSV body is not {charset}: {error}.") from None
 
 
-def _infer(body: bytes, limits: Limits, length: int | None, value: Any = None) -> Asked:
-    infer = open_inference().decode(body, length, limits, value)
+def _infer(body: bytes, limits: Limits, length: bytes, value: Any = None) -> Asked:
+    module = open_inference()
+    header_length = module.header_length(length, body) if length else None
+    infer = module.decode(body, header_length, limits, value)
     return Asked(infer.tensors, infer.params, "", False, infer)
-
-
-def _header_length(value: bytes, body: bytes) -> int:
-    if not value.isdigit() or len(value) > 18 or int(value) > len(body):
-        raise UndecodableInput(
-            f"Inference-Header-Content-Length is {value.decode('latin-1')!r}; expected is the "
-            f"length in bytes of the JSON part of a body of {len(body)}."
-        )
-    return int(value)
 
 
 def open_inference() -> Any:
@@ -246,10 +230,8 @@ def _kind(content_type: bytes) -> str:
 def _parameter(content_type: bytes, name: str) -> str:
     if b";" not in content_type:
         return ""
-    said: str = (
-        werkzeug("http").parse_options_header(content_type.decode("latin-1"))[1].get(name, "")
-    )
-    return said.lower()
+    parameters = werkzeug("http").parse_options_header(content_type.decode("latin-1"))[1]
+    return str(parameters.get(name, "")).lower()
 
 
 def _unsupported(said: bytes) -> str:

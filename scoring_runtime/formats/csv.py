@@ -6,7 +6,7 @@ import csv
 import io
 from array import array
 from collections.abc import Collection, Generator, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,11 @@ from ..values.json_results import encoder
 from ..values.wording import check_columns, too_many, uneven
 from .guarded_json import check_texts
 
-_CHARSETS: Mapping[str, str] = {
-    "utf-8": "utf-8",
-    "utf8": "utf-8",
-    "us-ascii": "utf-8",
-    "utf-16": "utf-16",
-    "utf-16le": "utf-16le",
-    "utf-16be": "utf-16be",
-    "latin-1": "latin-1",
-    "latin1": "latin-1",
-    "iso-8859-1": "latin-1",
-    "cp1252": "cp1252",
-    "windows-1252": "cp1252",
-}
+# Python knows them by the same names.
+_CHARSETS = (
+    "utf-8", "utf8", "us-ascii", "utf-16", "utf-16le", "utf-16be", "latin-1", "latin1",
+    "iso-8859-1", "cp1252", "windows-1252",
+)  # fmt: skip
 _VALUES_AT_ONCE = 65_536
 _INDEX = "Unnamed: 0"  # what pandas.read_csv calls a first column without a name
 _WIDEST_UNCOUNTED = 1_000_000
@@ -51,29 +43,21 @@ def decode(
 ) -> Columns | Rows:
     """With a header line columns of text, without one rows: of float64, or of text if any is.
 
-    An empty field is a missing value: NaN in rows of numbers. Blank lines are skipped; a missing
-    value alone in its record is written ``""``. A number is what ``float()`` reads, underscores
-    aside. What pandas writes by default is read as it was: a header of the positions ``0,1,…`` of
-    columns without names gives rows, and the first column is left out if its name is empty, as that
-    of an index is.
+    An empty field is a missing value: NaN in rows of numbers, unless they stay text (``as_text``).
+    Blank lines are skipped. A number is what ``float()`` reads, underscores aside. What pandas
+    writes by default is read as it was: a header of the positions ``0,1,…`` of columns without
+    names gives rows, and the first column is left out if its name is empty, as that of an index is.
 
-    Args:
-        body: in ``charset``; a byte order mark is dropped.
-        limits: how much it may hold.
-        header: whether the first record is one (``header=present`` or ``absent``, RFC 4180 §3).
-            None: it is when all of ``names`` are in it; else when there are other records and
-            none of its own fields is empty or a number, save the first, or they are positions.
-        names: of the model's columns.
-        charset: what the Content-Type says.
-        as_text: rows of numbers stay text too.
+    ``header`` says whether the first record is one (RFC 4180 §3). None: it is when all of
+    ``names``, those of the model's columns, are in it; else when there are other records and none
+    of its own fields is empty or a number, save the first, or they are positions.
 
     Raises:
         UndecodableInput: empty, not of that charset or an unknown one, an unclosed quote, NUL, a
             field of more than 131,072 characters; the message names the line.
         SchemaMismatch: records of different lengths, or names in the header that are empty or
             there twice; the message names the record, counted from 1.
-        InputTooLarge: more rows or values than the limits allow, or more than ten times
-            ``limits.bytes`` of memory once read.
+        InputTooLarge: more rows or values, or memory, than the limits allow.
     """
     table = _Records(body, limits, charset)
     try:
@@ -104,7 +88,7 @@ def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
         NotAcceptable: more than two dimensions, outputs that are not equally long, two columns of
             the same name, or text that is not UTF-8.
     """
-    columns = dict(_named_columns(outputs))
+    columns = _named_columns(outputs)
     out = io.StringIO(newline="")
     write = csv.writer(out)
     write.writerow(columns)
@@ -118,25 +102,25 @@ def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
 # --- records --------------------------------------------------------------------------------------
 
 
-def known_charset(charset: str) -> str:
-    """Python's name of a charset of CSV.
+def check_charset(charset: str) -> None:
+    """Refuse what is no charset of CSV.
 
     Raises:
-        UndecodableInput: it is none; the message lists those there are.
+        UndecodableInput: the message lists those there are.
     """
     if charset not in _CHARSETS:
         raise UndecodableInput(
             f"The charset {charset[:50]!r} of the CSV body is not known. Allowed: "
             f"{', '.join(_CHARSETS)}."
         )
-    return _CHARSETS[charset]
 
 
 class _Records:
     """The records of a body, one after the other, and the checks that hold for each of them."""
 
     def __init__(self, body: bytes, limits: Limits, charset: str) -> None:
-        self._charset = known_charset(charset)
+        check_charset(charset)
+        self._charset = charset
         self.limits = limits
         self._stream = io.TextIOWrapper(io.BytesIO(body), self._charset, newline="")
         self._commas = 0
@@ -314,27 +298,16 @@ def _columns(table: _Records, records: list[list[str]], known: Collection[str]) 
     if indexed:
         names = [_INDEX, *names[1:]]
     _check_names(names)
-    at_once_most = max(1, _VALUES_AT_ONCE // table.width)
     columns: list[list[str]] = [[] for _ in names]
-    at_once: list[list[str]] = []
-    for row in table.rows(records[1:]):
-        at_once.append(row)
-        if len(at_once) == at_once_most:
-            _move(at_once, columns)
-            table.check_memory()
-    _move(at_once, columns)
-    table.check_memory()
+    rows = table.rows(records[1:])
+    while some := [*islice(rows, max(1, _VALUES_AT_ONCE // table.width))]:
+        for column, values in zip(columns, zip(*some, strict=True), strict=True):
+            column.extend(values)
+        table.check_memory()
     made = dict(zip(names, columns, strict=True))
     if indexed and _INDEX not in known:
         del made[_INDEX]
     return Columns(made, typed=False)
-
-
-def _move(rows: list[list[str]], columns: list[list[str]]) -> None:
-    """Put rows at the ends of columns, and forget them."""
-    for column, values in zip(columns, zip(*rows, strict=True), strict=False):
-        column.extend(values)
-    rows.clear()
 
 
 def _check_names(names: list[str]) -> None:
@@ -355,18 +328,8 @@ def _check_names(names: list[str]) -> None:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def _named_columns(outputs: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, list[str]]]:
-    seen: dict[str, int] = {}
-    for name, values in _flat_columns(outputs):
-        if name in seen:
-            raise NotAcceptable(f"Two columns of the CSV would be named {name!r}.")
-        seen[name] = len(values)
-        if wrong := uneven(seen):
-            raise NotAcceptable(f"CSV holds one record a row; the outputs are {wrong}.")
-        yield name, _fields(values)
-
-
-def _flat_columns(outputs: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
+def _named_columns(outputs: Mapping[str, NDArray[Any]]) -> dict[str, list[str]]:
+    columns: dict[str, NDArray[Any]] = {}
     for name, given in outputs.items():
         values = np.atleast_1d(given)
         if values.ndim > 2:
@@ -374,10 +337,15 @@ def _flat_columns(outputs: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, ND
                 f"The output {name!r} has the shape {list(values.shape)}; CSV holds at most two "
                 "dimensions. Ask for another format, such as application/json."
             )
-        if values.ndim == 1:
-            yield name, values
-        else:
-            yield from ((f"{name}_{at}", values[:, at]) for at in range(values.shape[1]))
+        parts = {name: values}
+        if values.ndim == 2:
+            parts = {f"{name}_{at}": values[:, at] for at in range(values.shape[1])}
+        if twice := parts.keys() & columns.keys():
+            raise NotAcceptable(f"Two columns of the CSV would be named {min(twice)!r}.")
+        columns |= parts
+    if wrong := uneven({name: len(values) for name, values in columns.items()}):
+        raise NotAcceptable(f"CSV holds one record a row; the outputs are {wrong}.")
+    return {name: _fields(values) for name, values in columns.items()}
 
 
 def _fields(values: NDArray[Any]) -> list[str]:

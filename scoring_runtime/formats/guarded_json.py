@@ -18,15 +18,15 @@ _BYTES_A_TEXT, _BYTES_A_COLUMN = 64, 400
 _BYTES_A_LIST, _BYTES_AN_OBJECT, _BYTES_A_VALUE = 88, 240, 32
 
 
-def parse(text: bytes, limits: Limits, what: str, instead: str, *, exact: bool = False) -> Any:
+FEWER = "Send application/x-npy, or fewer rows at once."
+
+
+def parse(
+    text: bytes, limits: Limits, what: str, instead: str = FEWER, *, exact: bool = False
+) -> Any:
     """The JSON value; unless it is ``exact``, integers beyond 64 bits may be floats.
 
-    Args:
-        text: the body.
-        limits: how much it may hold.
-        what: the body's name in messages, such as ``The body``.
-        instead: a sentence that says what to send in place of one that is too large.
-        exact: integers stay integers.
+    Messages call the body ``what``, and end with what to send ``instead`` of one too large.
 
     Raises:
         UndecodableInput: not JSON.
@@ -42,11 +42,7 @@ def parse(text: bytes, limits: Limits, what: str, instead: str, *, exact: bool =
 
 
 def check(text: bytes, limits: Limits, what: str, instead: str) -> None:
-    """Refuse what :func:`parse` refuses before it looks whether it is JSON.
-
-    Raises:
-        InputTooLarge: more values or memory than allowed.
-    """
+    """Refuse, as InputTooLarge, what :func:`parse` refuses before it looks whether it is JSON."""
     if len(text) <= GUARDED_BYTES:
         return
     values = text.count(b",") + 1
@@ -60,12 +56,8 @@ def memory_of(text: bytes, values: int) -> int:
     return containers + values * _BYTES_A_VALUE
 
 
-def check_memory(memory: int, limits: Limits, what: str, instead: str) -> None:
-    """Refuse what would take more than ``MEMORY_FACTOR`` times the largest body.
-
-    Raises:
-        InputTooLarge: it would.
-    """
+def check_memory(memory: int, limits: Limits, what: str, instead: str = FEWER) -> None:
+    """Refuse, as InputTooLarge, what would take over ``MEMORY_FACTOR`` times the largest body."""
     if memory > limits.bytes * MEMORY_FACTOR:
         raise InputTooLarge(
             f"{what} would take about {memory // 1_000_000} MB of memory once read; at most "
@@ -74,10 +66,6 @@ def check_memory(memory: int, limits: Limits, what: str, instead: str) -> None:
 
 
 def check_texts(rows: int, columns: int, limits: Limits, what: str) -> None:
-    """Refuse a table of text fields that would take more than that as objects.
-
-    Raises:
-        InputTooLarge: it would.
-    """
+    """The same for a table of text fields."""
     memory = columns * (rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
-    check_memory(memory, limits, what, "Send application/x-npy, or fewer rows at once.")
+    check_memory(memory, limits, what)

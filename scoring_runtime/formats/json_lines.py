@@ -32,10 +32,11 @@ def decode(body: bytes, limits: Limits) -> Columns | Rows:
     Raises:
         UndecodableInput: empty, or a line that is not JSON; the message names its number.
         SchemaMismatch: objects, arrays and scalars are mixed; the message names the line.
-        InputTooLarge: more rows or values than the limits allow, or nested lists that would take
-            more than ten times ``limits.bytes`` once read.
+        InputTooLarge: more rows or values (each comma is taken for one between values) than the
+            limits allow, or nested lists that would take more than ten times ``limits.bytes``.
     """
-    _check_memory(body, limits)
+    memory = memory_of(body, body.count(b",") + body.count(b"\n") + 1)
+    check_memory(memory, limits, _BODY)
     rows: list[Any] = []
     expected = ""
     for number, value in _values(body):
@@ -51,9 +52,7 @@ def decode(body: bytes, limits: Limits) -> Columns | Rows:
         rows.append(value)
     if not rows:
         raise UndecodableInput("The JSON Lines body is empty.")
-    # With a comma between any two values of a row, most bodies need no closer look.
-    if body.count(b",") + len(rows) > limits.values:
-        check_values(sum(map(_leaves, rows)), limits, _BODY)
+    check_values(body.count(b",") + len(rows), limits, _BODY)
     return _columns(rows, limits) if expected == "an object" else Rows(rows)
 
 
@@ -95,32 +94,11 @@ def _values(body: bytes) -> Iterator[tuple[int, Any]]:
             ) from None
 
 
-def _check_memory(body: bytes, limits: Limits) -> None:
-    """Refuse what would take far more memory as objects than as text."""
-    memory = memory_of(body, body.count(b",") + body.count(b"\n") + 1)
-    instead = "Send application/x-npy, or fewer rows at once."
-    check_memory(memory, limits, _BODY, instead)
-
-
 def _columns(rows: list[dict[str, Any]], limits: Limits) -> Columns:
     keys = dict.fromkeys(chain.from_iterable(rows))
     check_columns(len(keys), limits, _BODY)
     check_values(len(keys) * len(rows), limits, _BODY)
     return Columns({key: [row.get(key) for row in rows] for key in keys})
-
-
-def _leaves(value: Any) -> int:
-    """How many values there are in nested lists and objects."""
-    count, left = 0, [value]
-    while left:
-        each = left.pop()
-        if isinstance(each, list):
-            left.extend(each)
-        elif isinstance(each, dict):
-            left.extend(each.values())
-        else:
-            count += 1
-    return count
 
 
 # --- writing --------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ byte of 0 or 1, BYTES a length in 4 bytes and then the text.
 from __future__ import annotations
 
 import math
-import reprlib
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,19 +24,17 @@ from ..values.arrays import array
 from ..values.content import NUMPY_TYPES, UNLIMITED, Limits, Spec, Tensors
 from ..values.inputs import texts
 from ..values.json_results import encoder
-from ..values.wording import HALF_A_CHARACTER, check_columns, check_values, short, too_many
+from ..values.wording import HALF_A_CHARACTER, check_columns, check_rows, check_values, short
 from .guarded_json import parse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _BINARY_OUTPUT = "binary_data_output"
-_BF16 = "BF16"
-_INPUTS = (*NUMPY_TYPES, _BF16)
 _OUTPUTS = {np.dtype(each): name for name, each in NUMPY_TYPES.items() if name != "BYTES"}
 _MOST_DIMENSIONS = 32
 _LONGEST_NAME = 1000
 _WIRE: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(numpy).newbyteorder("<")
-    for name, numpy in {**NUMPY_TYPES, _BF16: "uint16"}.items()
+    for name, numpy in NUMPY_TYPES.items()
     if name != "BYTES"
 }
 _TEXT_LENGTH = struct.Struct("<I")
@@ -53,9 +50,8 @@ class RequestedOutput(NamedTuple):
 class InferRequest(NamedTuple):
     """A request as read.
 
-    An input of BF16 is an array of float32. ``params`` are those of the request without
-    ``binary_data_output``, which is ``binary_default``: whether outputs are binary when ``outputs``
-    names none.
+    ``params`` are those of the request without ``binary_data_output``, which is
+    ``binary_default``: whether outputs are binary when ``outputs`` names none.
     """
 
     id: str
@@ -81,24 +77,39 @@ def is_infer_request(value: Any) -> bool:
     return sum(isinstance(inputs[0].get(field), kind) for field, kind in fields) >= 2
 
 
+def header_length(value: bytes, body: bytes) -> int:
+    """The length of the JSON in ``body`` that the header of this value says.
+
+    Raises:
+        UndecodableInput: it is none.
+    """
+    length = int(value) if value.isdigit() and len(value) < 19 else 0
+    if not 0 < length <= len(body):
+        raise UndecodableInput(
+            f"{HEADER_LENGTH} is {value[:50].decode('latin-1')!r}; expected is the length in bytes "
+            f"of the JSON that the body begins with, of its {len(body)}. Raw tensors without JSON "
+            "are not supported."
+        )
+    return length
+
+
 def decode(
     body: bytes, header_length: int | None, limits: Limits, parsed: Any = None
 ) -> InferRequest:
-    """The request in a body.
+    """The request in a body: JSON (``parsed``, if it was read already) of ``header_length`` bytes,
+    then the binary tensors; None: there are none.
 
-    Args:
-        body: JSON, then the binary tensors if there are any.
-        header_length: of the JSON, in bytes; None: there is nothing else.
-        limits: rows are the first length of a shape, values those of all inputs together.
-        parsed: the JSON, if it was read already.
+    Rows are the first length of a shape, values those of all inputs together.
 
     Raises:
         UndecodableInput: not JSON, or not as many bytes as it says follow.
         SchemaMismatch: not a request of V2, or data that is not what its datatype and shape say.
         InputTooLarge: more than the limits allow; nothing was allocated.
     """
-    _check_header_length(header_length, body)
-    request = _parsed(body[:header_length], limits) if parsed is None else parsed
+    instead = "Send binary data, or fewer rows at once."
+    request = parsed
+    if parsed is None:
+        request = parse(body[:header_length], limits, "The V2 request", instead)
     if not isinstance(request, dict):
         raise SchemaMismatch(
             f'The V2 request is {short(request)}; expected is an object with "inputs".'
@@ -106,8 +117,10 @@ def decode(
     params = _parameters(request, "The request")
     binary = _flag(params, _BINARY_OUTPUT, False, "The request")
     tensors = _Inputs(body, header_length, limits).read(request.get("inputs"))
+    identifier = request.get("id")
+    _expect(identifier is None or _is_text(identifier), "The V2 request", identifier, "id", "text")
     return InferRequest(
-        _identifier(request.get("id")),
+        identifier or "",
         Tensors(tensors),
         {key: value for key, value in params.items() if key != _BINARY_OUTPUT},
         _requested(request.get("outputs"), binary),
@@ -124,15 +137,8 @@ def encode(
 ) -> InferResponse:
     """The response with the outputs that the request asks for, in its order.
 
-    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat.
-
-    Args:
-        outputs: the arrays by name.
-        request: what they answer.
-        model_name: of the model.
-        model_version: empty: it has none.
-        nan: what NaN and Infinity become in JSON, as in
-            :func:`scoring_runtime.values.json_results.encoder`.
+    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat; NaN and
+    Infinity become what ``nan`` says, as in :func:`scoring_runtime.values.json_results.encoder`.
 
     Raises:
         SchemaMismatch: an output is asked for that there is not.
@@ -183,101 +189,68 @@ def server_metadata(name: str, version: str) -> dict[str, Any]:
 # --- the request ----------------------------------------------------------------------------------
 
 
-def _check_header_length(length: int | None, body: bytes) -> None:
-    if length is not None and not 0 < length <= len(body):
-        raise UndecodableInput(
-            f"{HEADER_LENGTH} is {length} for a body of {len(body)} bytes; expected is the length "
-            "of the JSON that it begins with. Raw tensors without JSON are not supported."
-        )
-
-
-def _parsed(text: bytes, limits: Limits) -> Any:
-    return parse(text, limits, "The V2 request", "Send binary data, or fewer rows at once.")
+def _expect(ok: object, where: str, value: Any, field: str, expected: str) -> None:
+    if not ok:
+        got = "nothing" if value is None else short(value)
+        raise SchemaMismatch(f"{where} has {got} as {field}; expected is {expected}.")
 
 
 def _requested(outputs: Any, binary: bool) -> tuple[RequestedOutput, ...]:
-    if outputs is None:
-        return ()
-    if not isinstance(outputs, list):
-        raise SchemaMismatch(
-            f'The V2 request has {short(outputs)} as "outputs"; a list is expected.'
-        )
+    outputs = [] if outputs is None else outputs
+    _expect(isinstance(outputs, list), "The V2 request", outputs, "outputs", "a list")
     asked: dict[str, RequestedOutput] = {}
     for index, each in enumerate(outputs):
         name = _named(each, f"outputs[{index}]")
         where = f"The output {name!r}"
         if name in asked:
             raise SchemaMismatch(f"{where} is asked for twice.")
-        params = _parameters(each, where)
-        if "classification" in params:
-            raise SchemaMismatch(f"{where}: the parameter classification is not supported.")
-        asked[name] = RequestedOutput(name, _flag(params, "binary_data", binary, where))
+        asked[name] = RequestedOutput(
+            name, _flag(_parameters(each, where), "binary_data", binary, where)
+        )
     return tuple(asked.values())
 
 
-def _identifier(value: Any) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str) or HALF_A_CHARACTER.search(value):
-        raise SchemaMismatch(f"The V2 request has {short(value)} as id; expected is text.")
-    return value
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not HALF_A_CHARACTER.search(value)
 
 
 def _named(holder: Any, where: str) -> str:
     """The name of an input or output."""
     if not isinstance(holder, dict):
         raise SchemaMismatch(f"{where} is {short(holder)}; expected is an object with a name.")
-    name = holder.get("name")
-    if (
-        not isinstance(name, str)
-        or not 0 < len(name) <= _LONGEST_NAME
-        or HALF_A_CHARACTER.search(name)
-    ):
-        raise SchemaMismatch(
-            f"{where} has {_got(name)} as name; expected is text of 1 to {_LONGEST_NAME} "
-            "characters."
-        )
-    return name
+    name: Any = holder.get("name")
+    ok = _is_text(name) and 0 < len(name) <= _LONGEST_NAME
+    _expect(ok, where, name, "name", f"text of 1 to {_LONGEST_NAME} characters")
+    return str(name)
 
 
 def _parameters(holder: dict[str, Any], where: str) -> dict[str, Any]:
     """The parameters of a request, an input or an output; none are empty."""
     params = holder.get("parameters")
-    if params is None:
-        return {}
-    if not isinstance(params, dict):
-        raise SchemaMismatch(f"{where} has {short(params)} as parameters; expected is an object.")
-    if "shared_memory_region" in params:
-        raise SchemaMismatch(
-            f"{where}: the parameter shared_memory_region is not supported; tensors go in the "
-            "body, as JSON or binary data."
-        )
-    return params
+    params = {} if params is None else params
+    _expect(isinstance(params, dict), where, params, "parameters", "an object")
+    for name in ("shared_memory_region", "classification"):
+        if name in params:
+            raise SchemaMismatch(
+                f"{where}: the parameter {name} is not supported; tensors go in the body, as JSON "
+                "or binary data."
+            )
+    return dict(params)
 
 
 def _flag(params: dict[str, Any], key: str, default: bool, where: str) -> bool:
     """A parameter that is true or false."""
     value = params.get(key, default)
-    if type(value) is not bool:
-        raise SchemaMismatch(f"{where} has {short(value)} as {key}; expected is true or false.")
-    return value
-
-
-def _got(value: Any) -> str:
-    return "nothing" if value is None else short(value)
+    _expect(type(value) is bool, where, value, key, "true or false")
+    return bool(value)
 
 
 # --- JSON and binary data -------------------------------------------------------------------------
 
 
 class _Inputs:
-    """Reads the inputs of a request one after the other.
-
-    Args:
-        body: the request.
-        start: where its binary tensors begin; None: there is only JSON.
-        limits: rows are the first length of a shape, values those of all inputs together.
-    """
+    """Reads the inputs of a request one after the other; ``start`` is where its binary tensors
+    begin, None if there is only JSON."""
 
     def __init__(self, body: bytes, start: int | None, limits: Limits) -> None:
         self._body = body
@@ -287,16 +260,9 @@ class _Inputs:
         self._values = 0
 
     def read(self, inputs: Any) -> dict[str, NDArray[Any]]:
-        """The arrays by name.
-
-        Raises:
-            SchemaMismatch, UndecodableInput, InputTooLarge.
-        """
-        if not isinstance(inputs, list) or not inputs:
-            raise SchemaMismatch(
-                f'The V2 request has {_got(inputs)} as "inputs"; expected is a list of at least '
-                "one object with name, datatype, shape and data."
-            )
+        expected = "a list of at least one object with name, datatype, shape and data"
+        ok = isinstance(inputs, list) and inputs
+        _expect(ok, "The V2 request", inputs, "inputs", expected)
         check_columns(len(inputs), self._limits, "The V2 request", "inputs")
         tensors: dict[str, NDArray[Any]] = {}
         for index, each in enumerate(inputs):
@@ -314,34 +280,18 @@ class _Inputs:
 
     def _described(self, each: Any, where: str) -> Spec:
         name = _named(each, where)
-        datatype = each.get("datatype")
-        if not isinstance(datatype, str) or datatype not in _INPUTS:
-            raise SchemaMismatch(
-                f"The input {name!r} has {_got(datatype)} as datatype; allowed are "
-                f"{', '.join(_INPUTS)}."
-            )
-        shape = each.get("shape")
-        if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
-            raise SchemaMismatch(
-                f"The input {name!r} has {_got(shape)} as shape; expected is a list of at most "
-                f"{_MOST_DIMENSIONS} lengths."
-            )
-        for length in shape:
-            if type(length) is not int or length < 0:
-                raise SchemaMismatch(
-                    f"The input {name!r} has the shape {reprlib.repr(shape)}; its lengths are "
-                    "whole numbers from 0."
-                )
-        self._check_limits(shape, name)
-        return Spec(name, datatype, tuple(shape))
-
-    def _check_limits(self, shape: list[int], name: str) -> None:
-        if shape and shape[0] > self._limits.rows:
-            what, most = f"The input {name!r}", self._limits.rows
-            raise too_many(what, shape[0], "rows", most, "SCORING_MAX_ROWS")
+        where = f"The input {name!r}"
+        datatype, shape = each.get("datatype"), each.get("shape")
+        known = isinstance(datatype, str) and datatype in NUMPY_TYPES
+        _expect(known, where, datatype, "datatype", f"one of {', '.join(NUMPY_TYPES)}")
+        ok = isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS
+        ok = ok and all(type(length) is int and length >= 0 for length in shape)
+        _expect(ok, where, shape, "shape", f"a list of at most {_MOST_DIMENSIONS} lengths from 0")
+        check_rows(shape[0] if shape else 0, self._limits, where)
         # A length of 0 must not hide that numpy cannot hold the others.
         self._values += math.prod(length or 1 for length in shape)
         check_values(self._values, self._limits, "The V2 request")
+        return Spec(name, datatype, tuple(shape))
 
     def _tensor(self, each: dict[str, Any], spec: Spec) -> NDArray[Any]:
         where = f"The input {spec.name!r}"
@@ -359,10 +309,8 @@ class _Inputs:
         return _from_bytes(self._body, start, size, spec)
 
     def _end(self, size: Any, where: str) -> int:
-        if type(size) is not int or size < 0:
-            raise SchemaMismatch(
-                f"{where} has {short(size)} as binary_data_size; expected is a number of bytes."
-            )
+        ok = type(size) is int and size >= 0
+        _expect(ok, where, size, "binary_data_size", "a number of bytes")
         if not self._binary:
             raise SchemaMismatch(
                 f"{where} has binary_data_size, but the header {HEADER_LENGTH}, which says where "
@@ -373,22 +321,15 @@ class _Inputs:
                 f"{where} has {short(size)} as binary_data_size, but only "
                 f"{len(self._body) - self._at} bytes are left in the body."
             )
-        return self._at + size
+        return self._at + int(size)
 
 
 def _from_json(data: Any, spec: Spec) -> NDArray[Any]:
-    """The tensor that JSON values give, flat in row-major order or nested as the shape says.
-
-    They are read as other JSON; null is None among BYTES, a single value is the data of the shape
-    ``()``, and BF16 becomes float32.
-    """
+    """The tensor that JSON values give, read as other JSON, flat in row-major order or nested as
+    the shape says; null is None among BYTES, a single value is the data of the shape ``()``."""
     data = [data] if not spec.shape and type(data) is not list else data
-    if type(data) is not list:
-        raise SchemaMismatch(
-            f"The input {spec.name!r} has {short(data)} as data; expected is a list of values."
-        )
-    if spec.datatype == _BF16:
-        spec = spec._replace(datatype="FP32")
+    where = f"The input {spec.name!r}"
+    _expect(type(data) is list, where, data, "data", "a list of values")
     if data and type(data[0]) is list and spec.datatype != "BYTES":
         return array(data, spec, UNLIMITED)
     if spec.datatype == "BYTES":
@@ -409,12 +350,8 @@ def _from_json(data: Any, spec: Spec) -> NDArray[Any]:
 def _from_bytes(body: bytes, start: int, size: int, spec: Spec) -> NDArray[Any]:
     """The tensor in the ``size`` bytes of ``body`` from ``start``; read-only unless it is text.
 
-    It shares the memory of ``body``, except where its elements would not be aligned. BF16, which
-    numpy lacks, becomes float32; BYTES become ``str``, or ``bytes`` where they are not UTF-8.
-
-    Raises:
-        SchemaMismatch: the size is not that of the shape, or a BOOL is neither 0 nor 1.
-        UndecodableInput: the lengths of BYTES do not add up to ``size``.
+    It shares the memory of ``body``, except where its elements would not be aligned. BYTES become
+    ``str``, or ``bytes`` where they are not UTF-8.
     """
     count = math.prod(spec.shape)
     if spec.datatype == "BYTES":
@@ -427,21 +364,15 @@ def _from_bytes(body: bytes, start: int, size: int, spec: Spec) -> NDArray[Any]:
         )
     flat: NDArray[Any] = np.frombuffer(body, wire, count, start)
     if spec.datatype == "BOOL":
-        _check_booleans(flat.view(np.uint8), spec)
-    elif spec.datatype == _BF16:
-        flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        if count and (raw := flat.view(np.uint8)).max() > 1:
+            at = int(np.argmax(raw > 1))
+            raise SchemaMismatch(
+                f"The input {spec.name!r}: its byte {at} is {raw[at]}; BOOL is a byte of 0 or 1."
+            )
     elif not flat.flags.aligned:
         flat = flat.copy()  # Cython refuses what is not aligned
     flat.flags.writeable = False
     return flat.reshape(spec.shape)
-
-
-def _check_booleans(raw: NDArray[Any], spec: Spec) -> None:
-    if raw.size and raw.max() > 1:
-        at = int(np.argmax(raw > 1))
-        raise SchemaMismatch(
-            f"The input {spec.name!r}: its byte {at} is {raw[at]}; BOOL is a byte of 0 or 1."
-        )
 
 
 def _texts_of(body: bytes, start: int, size: int, spec: Spec, count: int) -> NDArray[np.object_]:
@@ -502,12 +433,7 @@ def _output_tensor(
 ) -> tuple[dict[str, Any], bytes | NDArray[Any] | None]:
     """An output as the response describes it, and its binary data if it is to be that.
 
-    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat. Missing
-    text is null there, and empty in binary data, which has no other way to say it.
-
-    Raises:
-        NotAcceptable: it holds what is no text, and is to be JSON.
-        ResultNotSerializable: NaN or Infinity in JSON, where ``nan`` is ``error``.
+    Missing text is null in JSON, and empty in binary data, which has no other way to say it.
     """
     datatype, values = _as_sent(given)
     output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": given.shape}
@@ -561,11 +487,7 @@ def _texts(values: NDArray[Any], name: str) -> list[str | None]:
 
 
 def _to_bytes(values: NDArray[Any]) -> bytes | NDArray[Any]:
-    """A tensor as the bytes, or as an array that lies in memory like them.
-
-    Args:
-        values: numbers, booleans, or objects that are ``str``, ``bytes``, or None, which is empty.
-    """
+    """A tensor as the bytes, or as an array that lies in memory like them."""
     if values.dtype.kind != "O":
         return np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     parts: list[bytes] = []

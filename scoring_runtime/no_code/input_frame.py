@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
@@ -25,7 +25,6 @@ from . import fitted
 from .fitted import Column
 
 FRAME, ARRAY, RECORDS = "frame", "array", "records"
-_DATE = "2024-01-31T12:00:00"
 
 
 class InputFrame:
@@ -51,10 +50,8 @@ class InputFrame:
         self.columns = {column.name: column for column in columns}
         self.names = list(self.columns)
         self.specs = tuple(Spec(c.name, _datatype(c.dtype), (-1,), c.optional) for c in columns)
-        self.undecided = [each.name for each in columns if each.seen and each.dtype is None]
         self.example = {each.name: each.example for each in columns}
-        self._options = (form, others, spaces)
-        self._limits, self._form, self._others, self._spaces = limits, *self._options
+        self._limits, self._form, self._others, self._spaces = limits, form, others, spaces
         self._numbers = form == FRAME and all(map(_is_number, columns))
         self._matrix = Spec("X", "FP64", (-1, len(columns)))
         self._plans = {
@@ -82,14 +79,6 @@ class InputFrame:
             return _frame(np.stack([*made.values()]).T, [*made])
         frame = pandas.DataFrame(made, copy=False)
         return frame.to_numpy(dtype=object) if self._form == ARRAY else frame
-
-    def with_dates(self, names: Collection[str]) -> InputFrame:
-        """The same with moments in these columns."""
-        dates = {
-            name: self.columns[name]._replace(dtype=np.dtype("M8[ns]"), example=_DATE)
-            for name in names
-        }
-        return InputFrame([*(self.columns | dates).values()], self._limits, *self._options)
 
     def _doubles(self, content: Content) -> NDArray[np.float64] | None:
         """All columns at once where they are numbers and only compute; else None."""
@@ -131,12 +120,8 @@ class InputFrame:
 
 
 def of(estimator: Any, sample: Any, limits: Limits) -> InputFrame | None:
-    """The table that an estimator takes; None if it takes an array of numbers, or texts alone.
-
-    Args:
-        estimator: fitted.
-        sample: a data frame, or None.
-        limits: how much one request may hold.
+    """The table that a fitted estimator takes; None if it takes an array of numbers, or texts
+    alone. ``sample`` is a data frame, or None.
 
     Raises:
         ModelUnusable: it takes one, and pandas is missing.

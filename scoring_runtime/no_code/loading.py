@@ -12,7 +12,6 @@ from ..models.loading import LOADERS, find_model_file, recorded_versions, warn_o
 from ..settings.settings import Settings
 from ..telemetry.logs import log
 from ..values.content import NoCodeModel
-from .onnx_options import OnnxOptions
 
 # What unpickling raises when it reads another kind of file as a pickle.
 _OF_OTHER_FILES = (KeyError, IndexError, ValueError, AttributeError, UnpicklingError)
@@ -57,11 +56,11 @@ def _loaded(kind: str, path: Path, folder: Path, settings: Settings) -> NoCodeMo
     warn_of_versions(path, recorded_versions(folder, kind, path))
     from . import sample
 
-    shown = sample.read(sample.find(folder, path), settings.limits)
+    shown = sample.beside(folder, path, settings.limits)
     if kind == ONNX:
         from .onnx import OnnxModel
 
-        model = OnnxModel(path, settings.limits, _onnx_options(settings))
+        model = OnnxModel(path, settings)
         model.example = model.example if shown is None else shown.body
         return model
     from .scikit_learn import ScikitLearnModel
@@ -81,13 +80,3 @@ def _first_bytes(path: Path) -> str:
     if start.startswith(_STARTS):
         return ""
     return f" It starts with {start!r}, as no pickle does: copy it again, or save it again."
-
-
-def _onnx_options(settings: Settings) -> OnnxOptions:
-    return OnnxOptions(
-        settings.onnx_providers,
-        settings.onnx_optimization,
-        settings.onnx_intra_op_threads,
-        settings.onnx_inter_op_threads,
-        settings.worker_count,
-    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ import numpy as np
 from ..errors import ResultNotSerializable, SchemaMismatch, UndecodableInput, UnsupportedContentType
 from ..formats.by_content_type import JSON, Asked
 from ..formats.guarded_json import check_texts
-from ..formats.mlflow_json import AZUREML_KINDS, KINDS, check_size
+from ..formats.mlflow_json import AZUREML_KINDS, KINDS
 from ..models.kinds import mlflow_versions
 from ..models.loading import load_mlflow, warn_of_versions
 from ..values.content import DATATYPES, Columns, Content, Limits, NoCodeModel, Rows, Spec
-from ..values.wording import check_columns
+from ..values.wording import check_columns, check_rows, check_values
 
 _NOT_A_NUMBER: Mapping[str, Callable[[str], Any]] = {"null": lambda _: None, "string": str}
 
@@ -48,38 +48,28 @@ class _Parsed(Rows):
 
 class MlflowModel:
     """A pyfunc model; see :class:`scoring_runtime.values.content.NoCodeModel` and
-    :class:`scoring_runtime.formats.by_content_type.OwnBodies`.
-
-    Args:
-        pyfunc: as ``mlflow.pyfunc.load_model`` gives it.
-        folder: where it was loaded from, with the example that was saved.
-    """
+    :class:`scoring_runtime.formats.by_content_type.OwnBodies`."""
 
     methods: tuple[str, ...] = ()
-    params = None  # mlflow checks them
+    params: Mapping[str, Collection[str]] | None = None  # mlflow checks them
     reads_text = False
-    quick = None
+    quick: Callable[[list[Any]], Any] | None = None
 
     def __init__(self, pyfunc: Any, folder: Path) -> None:
         self._server = _server()
         self._pyfunc, self._metadata = pyfunc, pyfunc.metadata
         self._schema = pyfunc.metadata.get_input_schema()
-        self._hinted = bool(getattr(self._metadata, "_is_signature_from_type_hint", bool)())
+        self._hinted = bool(self._metadata._is_signature_from_type_hint())
         self._names = self._schema.input_names() if self._is_named_table() else []
         self.platform = f"mlflow_{_flavour(self._metadata.flavors)}"
         self.inputs = _specs(self._schema, "input")
         self.outputs = _specs(self._metadata.get_output_schema(), "output")
         self.tabular = self._schema is not None and not self._schema.is_tensor_spec()
-        self.example = _saved_example(self._metadata, folder) or self._example()
+        self.example: Mapping[str, Any] = self._saved_example(folder) or self._example()
 
     def read_json(self, value: Any, limits: Limits) -> Asked:
-        """As mlflow's server reads it; what Azure ML's clients send is put into its words.
-
-        Raises:
-            UndecodableInput: neither an object nor a list.
-            SchemaMismatch: mlflow refuses it; the message is mlflow's.
-            InputTooLarge: more rows, columns or values than the limits allow.
-        """
+        """As mlflow's server reads it; what Azure ML's clients send is put into its words. The
+        message of a refusal is mlflow's."""
         if not isinstance(value, dict | list):
             raise UndecodableInput("The body is neither a JSON object nor a list of rows.")
         has_own, has_azureml = (
@@ -95,13 +85,7 @@ class MlflowModel:
         return Asked(parsed, predictions=is_own and wrapped)
 
     def read_csv(self, text: str, limits: Limits) -> Asked:
-        """As mlflow's server reads it: the first line has the names.
-
-        Raises:
-            SchemaMismatch: mlflow refuses it; the message is mlflow's.
-            UndecodableInput: its first records are no CSV.
-            InputTooLarge: more rows, columns or values than the limits allow.
-        """
+        """As mlflow's server reads it: the first line has the names."""
         _check_csv(text, limits)
         return Asked(self._parsed(text, "text/csv")[0], predictions=True)
 
@@ -164,57 +148,45 @@ class MlflowModel:
         return {"inputs": data, **rest}
 
     def _data(self, content: Content) -> Any:
-        """What npy, JSON Lines and V2 hold, as pyfunc takes it."""
-        if self._hinted:
-            return _listed(content)
+        """What npy, JSON Lines and V2 hold, as mlflow reads the same in JSON; an array stays one
+        where no names are to be given to it."""
+        body: dict[str, Any]
         if isinstance(content, Rows):
-            return self._of_rows(content.values)
-        if isinstance(content, Columns) or self.tabular:
-            return self._table(content[0])
-        arrays = {name: np.asarray(each) for name, each in content.tensors.items()}
-        if self._schema is None and len(arrays) > 1 and all(a.ndim == 1 for a in arrays.values()):
-            return self._table(arrays)
-        named = self._schema is not None and self._schema.has_input_names()
-        return arrays if named or len(arrays) > 1 else next(iter(arrays.values()))
-
-    def _table(self, columns: Mapping[str, Any]) -> Any:
-        import pandas as pd
-
-        try:
-            table = pd.DataFrame({name: _column(each) for name, each in columns.items()})
-        except ValueError as error:
-            raise SchemaMismatch(_said(error)) from error
-        return self._cast(table)
-
-    def _of_rows(self, values: Any) -> Any:
-        import pandas as pd
-
-        if self._names and _width(values) == len(self._names):
-            return self._cast(pd.DataFrame(values, columns=self._names))
-        if isinstance(values, np.ndarray):
-            return values
-        return self._parsed({"inputs": values}, JSON)[0].values[0]
-
-    def _cast(self, table: Any) -> Any:
-        """Text has no types yet; numbers keep theirs, which pyfunc then converts without loss."""
-        from mlflow.utils import proto_json_utils
-
-        numbers = all(dtype.kind in "biufM" for dtype in table.dtypes)
-        cast: Any = proto_json_utils.cast_df_types_according_to_schema
-        try:
-            return table if numbers or self._schema is None else cast(table, self._schema)
-        except Exception as error:  # whatever pandas raises for such text
-            raise SchemaMismatch(_said(error)) from error
+            values = content.values
+            if isinstance(values, np.ndarray) and not self._names:
+                return values
+            body = self._from_azureml(np.asarray(values, object).tolist())
+        elif isinstance(content, Columns):
+            rows = zip(*content.columns.values(), strict=True)
+            body = self._from_azureml(
+                [dict(zip(content.columns, row, strict=True)) for row in rows]
+            )
+        else:
+            arrays = {name: np.asarray(each) for name, each in content.tensors.items()}
+            named = len(arrays) > 1 or (self._schema is not None and self._schema.has_input_names())
+            if self._schema is None:
+                return arrays if named else next(iter(arrays.values()))
+            lists = {name: each.tolist() for name, each in arrays.items()}
+            body = {"inputs": lists if named else next(iter(lists.values()))}
+        return self._parsed(body, JSON)[0].values[0]
 
     def _is_named_table(self) -> bool:
         schema = self._schema
         return schema is not None and schema.has_input_names() and not schema.is_tensor_spec()
 
+    def _saved_example(self, folder: Path) -> dict[str, Any] | None:
+        """The body that was saved with the model, if one was."""
+        try:
+            text = self._metadata.get_serving_input(str(folder))
+            return dict(json.loads(text, parse_constant=lambda _: None)) if text else None
+        except (OSError, ValueError, TypeError):
+            return None
+
     def _example(self) -> dict[str, Any]:
         """A body of one row with a value of each type."""
         if self._schema is None:
             return {"inputs": []}
-        samples = [_sample(each) for each in self._schema.to_dict()]
+        samples = [_sample(e.type, getattr(e, "shape", ())) for e in self._schema.inputs]
         if self._hinted:
             return {"inputs": samples}
         if self.tabular:
@@ -247,9 +219,8 @@ def _server() -> Any:
     from mlflow import environment_variables
     from mlflow.pyfunc import scoring_server
 
-    serving = getattr(environment_variables, "_MLFLOW_IS_IN_SERVING_ENVIRONMENT", None)
-    if serving is not None:  # since 2.20
-        serving.set("true")
+    serving: Any = environment_variables._MLFLOW_IS_IN_SERVING_ENVIRONMENT
+    serving.set("true")
     return scoring_server
 
 
@@ -277,15 +248,6 @@ def _said(error: Exception) -> str:
     return f"{text[:400]}…" if len(text) > 400 else text or type(error).__name__
 
 
-def _saved_example(metadata: Any, folder: Path) -> dict[str, Any] | None:
-    """The body that was saved with the model, if one was."""
-    try:
-        text = metadata.get_serving_input(str(folder))
-        return dict(json.loads(text, parse_constant=lambda _: None)) if text else None
-    except (AttributeError, OSError, ValueError, TypeError):  # versions before 2.16 have none
-        return None
-
-
 # --- the signature --------------------------------------------------------------------------------
 
 
@@ -299,41 +261,32 @@ def _specs(schema: Any, unnamed: str) -> tuple[Spec, ...]:
     )
 
 
+def _dtype(kind: Any) -> np.dtype[Any]:
+    """Of the type of a tensor or a column; objects for text and what is nested."""
+    kind = kind.to_numpy() if hasattr(kind, "to_numpy") else kind
+    return kind if isinstance(kind, np.dtype) else np.dtype(object)
+
+
 def _spec(part: Any, name: str) -> Spec:
+    datatype = DATATYPES.get(_dtype(part.type).name, "BYTES")
     if hasattr(part, "shape"):
-        return Spec(name, DATATYPES.get(part.type.name, "BYTES"), tuple(map(int, part.shape)))
-    dtype = part.type.to_numpy().name if hasattr(part.type, "to_numpy") else "object"
-    return Spec(name, DATATYPES.get(dtype, "BYTES"), (-1,), not part.required)
+        return Spec(name, datatype, tuple(map(int, part.shape)))
+    return Spec(name, datatype, (-1,), not part.required)
 
 
-_SAMPLES: Mapping[str, Any] = {
-    "boolean": True,
-    "integer": 1,
-    "long": 1,
-    "float": 1.0,
-    "double": 1.0,
-    "binary": "Ynl0ZXM=",
-    "datetime": "2024-01-01T00:00:00",
-    "sparkml_vector": [1.0],
-}
+_SAMPLES: Mapping[str, Any] = {"b": True, "i": 1, "u": 1, "f": 1.0, "M": "2024-01-01T00:00:00"}
 
 
-def _sample(spec: Mapping[str, Any]) -> Any:
-    """A value for one entry of a schema, as ``Schema.to_dict`` shows it."""
-    kind = spec["type"]
-    if kind == "tensor":
-        dtype, shape = np.dtype(spec["tensor-spec"]["dtype"]), spec["tensor-spec"]["shape"]
-        number = dtype if dtype.kind in "biuf" else "float64"
-        lengths = [max(length, 1) for length in shape]
-        filled = (
-            np.full(lengths, "text", object) if dtype.kind in "OUS" else np.ones(lengths, number)
-        )
-        return filled.tolist()
-    if kind == "array":
-        return [_sample(spec["items"])]
-    if kind == "object":
-        return {name: _sample(each) for name, each in spec["properties"].items()}
-    return {"key": _sample(spec["values"])} if kind == "map" else _SAMPLES.get(kind, "text")
+def _sample(kind: Any, shape: Sequence[int] = ()) -> Any:
+    """A value of a type, or lists of this shape."""
+    if hasattr(kind, "properties"):
+        return {each.name: _sample(each.dtype) for each in kind.properties}
+    if hasattr(kind, "value_type"):
+        return {"key": _sample(kind.value_type)}
+    if type(kind).__name__ == "Array":
+        return [_sample(kind.dtype)]
+    lengths = [max(int(length), 1) for length in shape]
+    return np.full(lengths, _SAMPLES.get(_dtype(kind).kind, "text"), object).tolist()
 
 
 # --- bodies ---------------------------------------------------------------------------------------
@@ -345,13 +298,16 @@ def _check_size(value: Any, kind: str, limits: Limits, tabular: bool) -> None:
     is_split = kind == "dataframe_split" and isinstance(value, dict)
     rows, width, named = _extent(value.get("data") if is_split else value)
     if is_split:
-        rows, width = (
-            max(rows, _length(value.get("index"))),
-            max(width, _length(value.get("columns"))),
-        )
-    if named or tabular or kind not in ("inputs", "instances"):
-        check_columns(width, limits, "The input")
-    check_size(rows, rows * width, limits)
+        rows = max(rows, _length(value.get("index")))
+        width = max(width, _length(value.get("columns")))
+    named = named or tabular or kind not in ("inputs", "instances")
+    _check(rows, width if named else 0, rows * width, limits, "The input")
+
+
+def _check(rows: int, columns: int, values: int, limits: Limits, what: str) -> None:
+    check_rows(rows, limits, what)
+    check_columns(columns, limits, what)
+    check_values(values, limits, what)
 
 
 def _extent(value: Any) -> tuple[int, int, bool]:
@@ -372,40 +328,23 @@ def _length(value: Any) -> int:
 
 
 def _check_csv(text: str, limits: Limits) -> None:
-    """The same for CSV, whose short records pandas fills up."""
+    """The same for CSV, whose short records pandas fills up; lines within quotes count too."""
     rows = text.count("\n") + text.count("\r") - text.count("\r\n") - text.endswith(("\n", "\r"))
     reader = csv.reader(io.StringIO(text, newline=None))
     records = (each for each in reader if len(each) > 1 or "".join(each).strip())
     try:
         width = max(map(len, islice(records, 2)), default=0)
-        if rows > limits.rows or rows * width > limits.values:  # unless lines stand within quotes
-            rows = 1 + sum(1 for _ in records)
     except csv.Error as error:
         raise UndecodableInput(f"The CSV body cannot be read: {error}.") from None
-    check_columns(width, limits, "The CSV body")
-    check_size(rows, rows * width, limits)
+    _check(rows, width, rows * width, limits, "The CSV body")
     check_texts(rows, width, limits, "The CSV body")
 
 
-def _width(values: Any) -> int:
-    """The columns of rows, an array or lists; -1 of what is neither."""
-    if isinstance(values, np.ndarray):
-        return int(values.shape[1]) if values.ndim == 2 else -1
-    rows = isinstance(values, list) and values and all(isinstance(row, list) for row in values)
-    widths = {len(row) for row in values} if rows else set()
+def _width(rows: Any) -> int:
+    """The columns of rows; -1 of what is none."""
+    are_rows = isinstance(rows, list) and rows and all(isinstance(row, list) for row in rows)
+    widths = {len(row) for row in rows} if are_rows else set()
     return widths.pop() if len(widths) == 1 else -1
-
-
-def _column(values: Any) -> Any:
-    return values.ravel() if isinstance(values, np.ndarray) else values
-
-
-def _listed(content: Content) -> list[Any]:
-    """A value a row: models with type hints check them on their own."""
-    if isinstance(content, Rows):
-        return list(content.values)
-    names, values = list(content[0]), list(content[0].values())
-    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 def _with_nan(text: str, nan: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelUnusable, SchemaMismatch
+from ..settings.settings import Settings
 from ..telemetry.logs import log
 from ..values.arrays import of_plain_rows
-from ..values.content import Content, Limits, Rows, Spec
+from ..values.content import Content, Rows, Spec
 from ..values.inputs import tensors
-from .onnx_options import OnnxOptions, processors
 
 # https://onnxruntime.ai/docs/reference/operators/: the element types as sessions name them
 _DATATYPES = {
@@ -52,11 +54,6 @@ class OnnxModel:
     A single input takes rows. Several inputs of one value a row are the columns of a table. Inputs
     that need not be given, and initialisers that may be, are taken by name alone.
 
-    Args:
-        path: the ``.onnx`` file; external data is looked for beside it.
-        limits: how much one request may hold.
-        options: of the session.
-
     Raises:
         ModelUnusable: onnxruntime cannot load it (the message says why: not ONNX, a newer opset,
             external data that is missing), or it has an input of a kind that cannot be sent.
@@ -64,12 +61,12 @@ class OnnxModel:
 
     platform = "onnxruntime_onnx"
     methods: tuple[str, ...] = ()
-    params: Mapping[str, tuple[str, ...]] = {}
+    params: Mapping[str, Collection[str]] | None = {}
     reads_text = False
 
-    def __init__(self, path: Path, limits: Limits, options: OnnxOptions | None = None) -> None:
-        self._session = session(path, options or OnnxOptions())
-        self._limits = limits
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._session = session(path, settings)
+        self._limits = limits = settings.limits
         self.inputs = tuple(_inputs(self._session, path))
         self.outputs = tuple(_output(each) for each in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
@@ -84,7 +81,6 @@ class OnnxModel:
             name = only.name
             self.quick = of_plain_rows(only, limits, lambda rows: self._run({name: rows}))
         self._refusals = _refusals()
-        self._lengths = _shared_lengths(self._session.get_inputs())
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
         """What the session gives: the only output's value, or all of them by name.
@@ -104,24 +100,15 @@ class OnnxModel:
             blamed = isinstance(error, self._refusals[0]) or _AT_A_NODE.search(_said(error))
             if _NOT_THE_INPUT.search(str(error)) or not blamed:
                 raise
-            raise SchemaMismatch(self._refused(error, given)) from error
+            text = _AT_A_NODE.sub(r"\2 (at the operator \1)", _said(error)).rstrip(".")
+            raise SchemaMismatch(f"The model refuses the input: {text}.") from error
         if len(results) == 1:
             return results[0]
         return dict(zip(self._names, results, strict=True))
 
-    def _refused(self, error: Exception, given: Mapping[str, NDArray[Any]]) -> str:
-        """What onnxruntime says, and where the inputs do not fit each other."""
-        text = _AT_A_NODE.sub(r"\2 (at the operator \1)", _said(error))
-        for name, places in self._lengths.items():
-            found = {given[each].shape[axis] for each, axis in places}
-            if len(found) > 1:
-                shown = ", ".join(f"{given[each].shape[axis]} in {each!r}" for each, axis in places)
-                text += f". The length {name} must be the same everywhere: it is {shown}"
-        return f"The model refuses the input: {text.rstrip('.')}."
 
-
-def session(path: Path, options: OnnxOptions) -> Any:
-    """An ``onnxruntime.InferenceSession`` made as the options say.
+def session(path: Path, settings: Settings) -> Any:
+    """An ``onnxruntime.InferenceSession`` made as the settings say.
 
     Raises:
         ModelUnusable: see :class:`OnnxModel`.
@@ -133,8 +120,8 @@ def session(path: Path, options: OnnxOptions) -> Any:
             f"{path.name} is an ONNX model, which needs onnxruntime: pip install "
             "'scoring-runtime[onnx]'."
         ) from error
-    how = session_options(options)
-    providers = _providers(options.providers, ort.get_available_providers())
+    how = session_options(settings)
+    providers = _providers(settings.onnx_providers, ort.get_available_providers())
     try:
         made = ort.InferenceSession(str(path), how, providers=providers)
     except Exception as error:
@@ -143,22 +130,41 @@ def session(path: Path, options: OnnxOptions) -> Any:
     return made
 
 
-def session_options(options: OnnxOptions) -> Any:
-    """The ``onnxruntime.SessionOptions`` for them."""
+def session_options(settings: Settings) -> Any:
+    """The ``onnxruntime.SessionOptions`` for them; 0 threads are as many as processors."""
     import onnxruntime as ort
 
     how = ort.SessionOptions()
-    level = f"ORT_{'DISABLE' if options.optimization == 'disabled' else 'ENABLE'}_"
-    level += "ALL" if options.optimization in ("disabled", "all") else options.optimization.upper()
-    how.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    how.intra_op_num_threads = options.intra_op_threads or max(1, processors() // options.processes)
-    how.inter_op_num_threads = options.inter_op_threads
-    if options.inter_op_threads != 1:
+    wanted = settings.onnx_optimization
+    level = "DISABLE_ALL" if wanted == "disabled" else f"ENABLE_{wanted.upper()}"
+    how.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{level}")
+    shared = max(1, processors() // settings.worker_count)
+    how.intra_op_num_threads = settings.onnx_intra_op_threads or shared
+    how.inter_op_num_threads = settings.onnx_inter_op_threads
+    if settings.onnx_inter_op_threads != 1:
         how.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     # Waiting threads that spin take the processor from the event loop.
     how.add_session_config_entry("session.intra_op.allow_spinning", "0")
     how.log_severity_level = 4  # what it raises is told anyway
     return how
+
+
+def processors() -> int:
+    """The processors that this process may use, at least 1: affinity and the container's quota.
+
+    The quota is that of cgroup v2 (``cpu.max``: microseconds per period), rounded up.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quota = _quota(Path("/sys/fs/cgroup/cpu.max"))
+    return max(1, min(usable or 1, math.ceil(quota) if quota else usable or 1))
+
+
+def _quota(path: Path) -> float | None:
+    try:
+        quota, period = map(int, path.read_text().split()[:2])
+        return quota / period
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
 
 
 def _providers(wanted: Sequence[str], there: list[str]) -> list[str]:
@@ -211,16 +217,6 @@ def _refusals() -> tuple[type[Exception], ...]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return (state.InvalidArgument, state.Fail, state.RuntimeException)
-
-
-def _shared_lengths(inputs: Sequence[Any]) -> dict[str, list[tuple[str, int]]]:
-    """Names of lengths that several inputs have → input and axis."""
-    found: dict[str, list[tuple[str, int]]] = {}
-    for each in inputs:
-        for axis, length in enumerate(each.shape or ()):
-            if isinstance(length, str):
-                found.setdefault(length, []).append((each.name, axis))
-    return {name: places for name, places in found.items() if len(places) > 1}
 
 
 def _inputs(session: Any, path: Path) -> Iterator[Spec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,6 @@ from .sample import Sample
 METHODS = ("predict", "predict_proba", "decision_function")
 INPUT = "X"
 _CHECKS = ("check_input", "validate_features")  # nothing that clients may turn off
-_MOST_TRIES = 50
 
 
 class ScikitLearnModel:
@@ -32,11 +31,6 @@ class ScikitLearnModel:
     With feature names (``feature_names_in_``), or text among its columns, its inputs are the
     columns of a table; rows are taken to have them in that order. Otherwise the input is one array,
     ``X``: of numbers, or of texts when a vectorizer of text gets it.
-
-    Args:
-        estimator: what was unpickled.
-        limits: how much one request may hold.
-        sample: of the input, which decides names and types.
 
     Raises:
         ModelUnusable: it has no ``predict``, was not fitted, or lacks a part of its own.
@@ -52,16 +46,16 @@ class ScikitLearnModel:
         self._estimator = estimator
         self._limits = limits
         self._calls = {name: getattr(estimator, name) for name in self.methods}
-        self.params: Mapping[str, Mapping[str, Any]] = {
+        self._defaults = {
             name: _parameters(call, estimator, name) for name, call in self._calls.items()
         }
+        self.params: Mapping[str, Collection[str]] | None = self._defaults
         width = attribute(estimator, "n_features_in_")
         self._matrix = Spec(INPUT, "FP64", (-1, -1 if width is None else int(width)))
         if width is None and any(map(reads_text, receivers(estimator))):
             self._matrix = Spec(INPUT, "BYTES", (-1,))
         self._sample = sample
         self._describe(input_frame.of(estimator, sample and sample.frame, limits))
-        self._with_dates()
         self.example: Mapping[str, Any] = sample.body if sample else {"data": [self._example()]}
         self.outputs = tuple(self._output(name) for name in self.methods)
 
@@ -78,7 +72,7 @@ class ScikitLearnModel:
         """
         method = method or "predict"
         if params:
-            _check_flags(params, self.params[method])
+            _check_flags(params, self._defaults[method])
         return self._predicted(self._given(content), params, method)
 
     def _predicted(self, given: Any, params: Mapping[str, Any], method: str) -> Any:
@@ -88,7 +82,8 @@ class ScikitLearnModel:
             raise self._refused(error, given) from error
         except AttributeError as error:
             # Of a value, as when a number is where text is expected: not of the model's own parts.
-            if not isinstance(error.obj, str | int | float | None):
+            of_a_value = isinstance(error.obj, str | int | float | None)
+            if not of_a_value and not hasattr(error.obj, "dtype"):
                 raise
             raise self._refused(error, given) from error
         if isinstance(result, np.ndarray):
@@ -167,26 +162,6 @@ class ScikitLearnModel:
         by_rows = answer.ndim > 0 and answer.shape[0] == rows
         shape = (-1, *answer.shape[1:]) if by_rows else (-1,) * max(1, answer.ndim)
         return Spec(method, DATATYPES.get(answer.dtype.name, "BYTES"), shape)
-
-    # --- at the start ---------------------------------------------------------------------------
-
-    def _with_dates(self) -> None:
-        """Where code asks for dates, find the columns that have to be dates for it to score."""
-        if self._table is None or ".dt accessor" not in self._trouble():
-            return
-        described, seen = self._table, self._table.undecided
-        for names in ([[each] for each in seen] + [seen])[:_MOST_TRIES]:
-            self._describe(described.with_dates(names))
-            if not self._trouble():
-                return
-        self._describe(described)
-
-    def _trouble(self) -> str:
-        try:
-            self.predict(self._example_content(), {}, "predict")
-        except Exception as error:
-            return str(error) or type(error).__name__
-        return ""
 
     def _example_content(self) -> Content:
         if self._sample is not None:
@@ -268,13 +243,8 @@ def _texts(content: Content, spec: Spec, limits: Limits) -> NDArray[Any]:
 def _declared_output(estimator: Any, method: str) -> Spec:
     """``predict`` of classifiers gives their classes, everything else numbers."""
     classes = attribute(estimator, "classes_")
-    if isinstance(classes, list) or attribute(estimator, "n_outputs_") not in (None, 1):
-        return Spec(method, "FP64", (-1, -1))
     if method != "predict":
-        binary = method == "decision_function" and classes is not None and len(classes) == 2
-        wide = classes is not None and not binary
-        return Spec(method, "FP64", (-1, len(classes)) if wide else (-1,))
-    if classes is not None:
-        return Spec(method, DATATYPES.get(np.asarray(classes).dtype.name, "BYTES"), (-1,))
-    clusters = attribute(estimator, "labels_") is not None
-    return Spec(method, "INT32" if clusters else "FP64", (-1,))
+        return Spec(method, "FP64", (-1,) if classes is None else (-1, -1))
+    return Spec(
+        method, DATATYPES.get(getattr(classes, "dtype", np.dtype(float)).name, "BYTES"), (-1,)
+    )

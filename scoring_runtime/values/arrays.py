@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import SchemaMismatch
 from .content import NUMPY_TYPES, Limits, Spec
-from .wording import HALF_A_CHARACTER, short, too_many
+from .wording import HALF_A_CHARACTER, check_rows, short
 
 _SHOWN = 10
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
@@ -221,8 +221,7 @@ def checked(made: NDArray[Any], spec: Spec, limits: Limits) -> NDArray[Any]:
         raise SchemaMismatch(
             f"{_named(spec)} {_shape_of(made)}; expected is {shape_text(spec)}.{hint}"
         )
-    if made.ndim and made.shape[0] > limits.rows:
-        raise too_many(_named(spec), made.shape[0], "rows", limits.rows, "SCORING_MAX_ROWS")
+    check_rows(made.shape[0] if made.ndim else 0, limits, _named(spec))
     return made
 
 

@@ -102,52 +102,24 @@ UNLIMITED = Limits(2**62, 2**62, 2**62, 2**62)
 class NoCodeModel(Protocol):
     """A model that scores without a script. Made in the scoring thread, and used there."""
 
-    @property
-    def platform(self) -> str:
-        """Framework and kind as in V2 metadata, such as ``onnxruntime_onnx``."""
-        ...
-
-    @property
-    def inputs(self) -> tuple[Spec, ...]:
-        """What it takes."""
-        ...
-
-    @property
-    def outputs(self) -> tuple[Spec, ...]:
-        """What it gives."""
-        ...
-
-    @property
-    def tabular(self) -> bool:
-        """Whether ``inputs`` are the columns of one table."""
-        ...
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """What ``?method=`` may name; the first is the default. Empty: nothing to choose."""
-        ...
-
-    @property
-    def example(self) -> Mapping[str, Any]:
-        """A JSON body that scores."""
-        ...
-
-    @property
-    def params(self) -> Mapping[str, Collection[str]] | None:
-        """The parameters that each method takes beside the input; None: the model checks them
-        itself. A method that is not named takes none."""
-        ...
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether numbers in a text format have to come as text: ``01`` is not always 1."""
-        ...
-
-    @property
-    def quick(self) -> Callable[[list[Any]], Any] | None:
-        """The shortest way from rows as JSON has them to what :meth:`predict` gives for them by
-        the first method; it gives None for rows that have to be looked at more closely."""
-        ...
+    platform: str
+    """Framework and kind as in V2 metadata, such as ``onnxruntime_onnx``."""
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    tabular: bool
+    """Whether ``inputs`` are the columns of one table."""
+    methods: tuple[str, ...]
+    """What ``?method=`` may name; the first is the default. Empty: nothing to choose."""
+    example: Mapping[str, Any]
+    """A JSON body that scores."""
+    params: Mapping[str, Collection[str]] | None
+    """The parameters that each method takes beside the input; a method that is not named takes
+    none. None: the model checks them itself."""
+    reads_text: bool
+    """Whether numbers in a text format have to come as text: ``01`` is not always 1."""
+    quick: Callable[[list[Any]], Any] | None
+    """The shortest way from rows as JSON has them to what :meth:`predict` gives for them by the
+    first method; it gives None for rows that have to be looked at more closely."""
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
         """The model's own result: an array, a table, arrays by name, or lists.

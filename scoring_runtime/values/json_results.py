@@ -19,6 +19,7 @@ from uuid import UUID
 import orjson
 
 from ..errors import ResultNotSerializable
+from .wording import HALF_A_CHARACTER
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS
 _NUMBERS = "biuf"
@@ -42,14 +43,10 @@ def encoder(nan: str = "null", *, strict: bool = False, numbers: bool = False) -
     numpy, pandas, datetime, Decimal (exact digits), UUID, bytes (base64), sets, dataclasses,
     named tuples, enums and anything with ``tolist()`` or ``model_dump()`` have a JSON form.
 
-    Args:
-        nan: NaN and Infinity become ``null``, a ``string``, an ``error``, or stay ``raw``.
-        strict: spaces and ASCII escapes as ``json.dumps`` writes them.
-        numbers: all arrays in the results hold numbers or booleans, never moments.
-
-    The function raises ResultNotSerializable, naming the type and its path.
+    By ``nan`` NaN and Infinity become ``null``, a ``string``, an ``error``, or stay ``raw``;
+    ``strict`` writes spaces and ASCII escapes as ``json.dumps`` does; with ``numbers`` all arrays
+    hold numbers or booleans, never moments. ResultNotSerializable names the type and its path.
     """
-
     if strict:
         return partial(_spaced, nan=nan)
     if nan != "null":
@@ -206,7 +203,8 @@ def _scalar(value: str | int | float, path: str, nan: str, fragments: bool) -> A
     if isinstance(value, int):
         within = -(2**63) <= value < 2**64
         return int(value) if within or not fragments else _Raw(str(int(value)))
-    return str(value) if not fragments or _is_utf8(value) else _Raw(json.dumps(value))
+    whole = not fragments or not HALF_A_CHARACTER.search(value)
+    return str(value) if whole else _Raw(json.dumps(value))
 
 
 def _not_finite(value: float, path: str, nan: str, fragments: bool) -> Any:
@@ -270,11 +268,3 @@ def _where(path: str) -> str:
 def _type_name(value: Any) -> str:
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
-def _is_utf8(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

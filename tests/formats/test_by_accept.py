@@ -1,7 +1,6 @@
 """Accept and Content-Type: what a client asks for and what it gets (RFC 9110 §12.5.1).
 
-A script with a schema answers in any format; undecorated and raw scripts, and strict
-compatibility, do not look at Accept at all. About 5 s.
+Undecorated and raw scripts, and strict compatibility, do not look at Accept at all.
 """
 
 from __future__ import annotations
@@ -122,33 +121,21 @@ def kind_of(response: ScoringResponse) -> str:
 @pytest.mark.parametrize(
     ("accept", "chosen"),
     [
-        # anything
         ("", JSON),
+        (", ,", JSON),
         ("*/*", JSON),
         ("*", JSON),
         ("application/*", JSON),
         ("text/*", CSV),
-        # one
         ("application/json", JSON),
         ("text/csv", CSV),
-        ("application/jsonl", LINES),
         ("application/x-npy", NPY),
-        ("application/vnd.apache.arrow.stream", None),
-        # other names of one
-        ("application/csv", "application/csv"),
         ("application/x-ndjson", "application/x-ndjson"),
-        ("application/jsonlines", "application/jsonlines"),
-        ("application/x-ndjson, application/jsonl", LINES),
-        # case and parameters
         ("TEXT/CSV", CSV),
-        ("Application/JSON", JSON),
         ("text/csv; header=present", CSV),
         ('application/json;profile="a,b;q=0"', JSON),
         ("text/csv ; Q=0.5 , application/json ; q=0.4", CSV),
-        # weights
         ("application/json;q=0.1, text/csv;q=0.9", CSV),
-        ("application/json;q=0.9, text/csv;q=0.1", JSON),
-        ("text/csv;q=0.001, application/json;q=0", CSV),
         ("application/json;q=0, */*", CSV),
         ("text/csv;q=0, text/*", None),
         # several of the same weight: the first of the table
@@ -160,24 +147,17 @@ def kind_of(response: ScoringResponse) -> str:
         ("text/*;q=0.9, text/csv;q=0.1, application/json;q=0.5", JSON),
         # as well-known clients send them
         ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", JSON),
-        ("application/json, text/plain, */*", JSON),
         ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", JSON),
         # what there is not
         ("image/png", None),
-        ("text/html", None),
-        ("application/octet-stream", None),
-        ("application/problem+json", None),
         ("*/*;q=0", None),
         ("*/csv", None),
-        ("application/json;q=0", None),
         ("application/json;q=0.0, text/csv;q=0.000", None),
         # malformed: what cannot be read counts for nothing
         ("json", None),
         ("text/csv;q=high", None),
-        ("text/csv;q=-1, application/json", JSON),
         ("text/csv;q=2, application/json;q=0.5", JSON),
         ("text/csv;q=, application/json;q=0.5", CSV),
-        (", ,text/csv,", CSV),
         (";q=1, text/csv", CSV),
         ('text/csv;x="unclosed, application/json', None),
         ("\xe4\xf6/\xfc", None),
@@ -191,11 +171,6 @@ def test_accept_chooses_the_format(accept: str, chosen: str | None):
         negotiated(accept.encode("latin-1"))
     shown = f"Accept {accept} names no format that there is. Supported: {THERE}."
     assert str(raised.value) == shown
-
-
-@pytest.mark.parametrize("accept", [" ", ",", ", ,"], ids=["blank", "comma", "commas"])
-def test_an_accept_without_anything_in_it_is_as_none(accept: str):
-    assert negotiated(accept.encode()) == JSON
 
 
 def test_a_long_accept_is_shown_in_part():
@@ -215,53 +190,24 @@ def test_the_result_is_written_as_asked_under_the_name_that_was_asked_for(
     assert tuple(response.headers) == ((b"content-type", kind.encode()), NOT_FAILED)
 
 
-@pytest.mark.parametrize(
-    ("alias", "kind"),
-    [
-        ("application/csv", CSV),
-        ("application/x-ndjson", LINES),
-        ("application/jsonlines", LINES),
-        ("Application/X-NDJSON", LINES),
-    ],
-)
-def test_another_name_of_a_format_gives_the_same_bytes_under_that_name(
-    schema: Loaded, alias: str, kind: str
-):
-    response = schema(BODY, alias)
-    assert response.body == WRITTEN[kind]
-    assert kind_of(response) == alias.lower()
-
-
-@pytest.mark.parametrize(
-    "accept", [(), ("*/*",), ("application/json",), ("application/json, text/plain, */*",)]
-)
-def test_json_is_what_it_was(schema: Loaded, accept: tuple[str, ...]):
-    response = schema(BODY, *accept)
-    assert response.body == WRITTEN[JSON]
-    assert tuple(response.headers) == ((b"content-type", b"application/json"), NOT_FAILED)
-
-
 def test_several_lines_are_one_list(schema: Loaded):
     assert kind_of(schema(BODY, "text/csv;q=0.5", "application/jsonl")) == LINES
     assert kind_of(schema(BODY, "image/png", "text/csv")) == CSV
+    assert schema(BODY, "image/png", "application/json;q=0.5").body == WRITTEN[JSON]
 
 
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
         (BODY, JSON),
-        (b'{"input_data": [[1, 2]]}', JSON),
         (b"1,2\n", CSV),
         (b"not,numbers\nat,all\n", CSV),
     ],
-    ids=["by name", "other JSON", "csv", "csv that does not fit"],
+    ids=["by name", "csv", "csv that does not fit"],
 )
-@pytest.mark.parametrize("accept", ["image/png", "application/json;q=0", "json"])
-def test_what_cannot_be_answered_is_refused_before_run(
-    schema: Loaded, body: bytes, kind: str, accept: str
-):
+def test_what_cannot_be_answered_is_refused_before_run(schema: Loaded, body: bytes, kind: str):
     with pytest.raises(NotAcceptable, match=f"Supported: {THERE}"):
-        schema(body, accept, content_type=kind)
+        schema(body, "image/png", content_type=kind)
     assert schema.module.calls == []
 
 
@@ -272,12 +218,13 @@ def test_a_result_that_the_format_cannot_hold_is_not_acceptable(write_script):
         loaded(BODY, CSV)
 
 
-@pytest.mark.parametrize("accept", ["application/json", "application/octet-stream", "*/*", ""])
+TENSOR = {"name": "data", "datatype": "FP64", "shape": [1, 2], "data": [1, 2]}
+V2 = json.dumps({"inputs": [TENSOR]}).encode()
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/octet-stream", ""])
 def test_v2_is_answered_as_v2(schema: Loaded, accept: str):
-    request = {
-        "inputs": [{"name": "data", "datatype": "FP64", "shape": [1, 2], "data": [1, 2]}],
-    }
-    response = schema(json.dumps(request).encode(), *filter(None, [accept]))
+    response = schema(V2, *filter(None, [accept]))
     assert kind_of(response) == JSON
     assert isinstance(response.body, bytes)
     assert json.loads(response.body)["outputs"] == [
@@ -285,15 +232,11 @@ def test_v2_is_answered_as_v2(schema: Loaded, accept: str):
     ]
 
 
-@pytest.mark.parametrize("accept", ["text/csv", "image/png", "application/json;q=0"])
-def test_v2_has_no_other_form(schema: Loaded, accept: str):
-    request = {
-        "inputs": [{"name": "data", "datatype": "FP64", "shape": [1, 2], "data": [1, 2]}],
-    }
+def test_v2_has_no_other_form(schema: Loaded):
     with pytest.raises(NotAcceptable) as raised:
-        schema(json.dumps(request).encode(), accept)
+        schema(V2, CSV)
     assert str(raised.value) == (
-        f"Accept {accept} names no format that there is. "
+        "Accept text/csv names no format that there is. "
         "Supported: application/json, application/octet-stream."
     )
     assert schema.module.calls == []
@@ -302,9 +245,7 @@ def test_v2_has_no_other_form(schema: Loaded, accept: str):
 # --- scripts that answer themselves ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "accept", ["", "*/*", "application/json", "image/png", "text/csv", "application/json;q=0"]
-)
+@pytest.mark.parametrize("accept", ["", "image/png", "text/csv"])
 def test_an_amlresponse_goes_out_as_it_is_whatever_accept_says(write_script, accept: str):
     response = Loaded(write_script(ANSWERS_ITSELF))(BODY, *filter(None, [accept]))
     assert (response.status, response.body) == (201, b"picture")
@@ -321,17 +262,8 @@ def test_another_result_of_such_a_script_is_refused_when_it_is_there(write_scrip
 
 # --- who does not look at them --------------------------------------------------------------------
 
-ACCEPTS = ["", "*/*", "text/csv", "image/png", "application/json;q=0", "json", "application/x-npy"]
-TYPES = [
-    "",
-    JSON,
-    CSV,
-    NPY,
-    "text/plain",
-    "application/x-www-form-urlencoded",
-    "application/octet-stream",
-    "no type",
-]
+ACCEPTS = ["", "text/csv", "image/png"]
+TYPES = ["", JSON, NPY, "application/x-www-form-urlencoded"]
 
 
 @pytest.mark.parametrize("content_type", TYPES)

@@ -1,6 +1,4 @@
-"""Content types, their other names and parameters, Content-Encoding and limits, for what has a
-schema and for what needs no script; and what is said where a package is missing. About 10 s.
-"""
+"""Content types, their parameters and limits; and what is said where a package is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +8,6 @@ import io
 import json
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,31 +117,25 @@ def test_each_content_type_is_read_by_each_of_its_names(kind: str, name: str):
 
 
 @pytest.mark.parametrize("kind", BODIES)
-@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "GZIP", "identity, gzip"])
-def test_each_content_type_may_be_compressed(kind: str, encoding: str):
-    packed = zlib.compress(BODIES[kind]) if encoding == "deflate" else gzip.compress(BODIES[kind])
-    assert rows_of(read(kind, packed, content_encoding=encoding)) == ROWS
+def test_each_content_type_may_be_compressed_up_to_the_limit(kind: str):
+    body = BODIES[kind]
+    assert rows_of(read(kind, gzip.compress(body), content_encoding="gzip")) == ROWS
+    with pytest.raises(InputTooLarge, match=f"larger than {len(body) - 1} bytes once decompressed"):
+        read(
+            kind, gzip.compress(body), LIMITS._replace(bytes=len(body) - 1), content_encoding="gzip"
+        )
 
 
 def test_v2_is_known_by_its_form_its_path_and_its_header():
     binary, length = infer_binary(ROWS)
     v2, size = "/v2/models/m/infer", str(length)
+    packed = gzip.compress(binary)
     for asked in (
         read(JSON, infer(ROWS)),
-        read("", infer(ROWS)),
-        read(JSON, infer(ROWS), path=v2),
         read("text/plain", infer(ROWS), path=v2),
-        read(OCTETS, binary, inference_header_content_length=size),
         read(OCTETS, binary, path=v2, inference_header_content_length=size),
         read("", binary, inference_header_content_length=size),
-        read(JSON, binary, inference_header_content_length=size),
-        read(
-            OCTETS,
-            gzip.compress(binary),
-            content_encoding="gzip",
-            inference_header_content_length=size,
-        ),
-        read(JSON, gzip.compress(infer(ROWS)), content_encoding="gzip"),
+        read(JSON, packed, content_encoding="gzip", inference_header_content_length=size),
     ):
         assert rows_of(asked) == ROWS
         assert asked.infer is not None
@@ -167,13 +158,8 @@ def test_what_is_not_in_its_content_type_is_the_client_s_fault(kind: str):
     ("content_type", "shown"),
     [
         ("text/plain", "Content-Type text/plain cannot be read."),
-        ("image/png", "Content-Type image/png cannot be read."),
-        ("application/octet-stream", "Content-Type application/octet-stream cannot be read."),
         ("application/xml; charset=utf-8", "Content-Type application/xml; charset=utf-8 cannot"),
-        ("text/json", "Content-Type text/json cannot be read."),
-        ("json", "Content-Type json cannot be read."),
         ("x" * 500, f"Content-Type {'x' * 100} cannot be read."),
-        ("application/vnd.apache.arrow.stream", "Content-Type application/vnd.apache.arrow.stream"),
         (
             "application/x-www-form-urlencoded",
             "Content-Type application/x-www-form-urlencoded cannot be read (curl sends it unless "
@@ -188,37 +174,20 @@ def test_another_content_type_is_refused_with_the_list(content_type: str, shown:
     assert str(raised.value).endswith(READABLE)
 
 
-@pytest.mark.parametrize("kind", BODIES)
-def test_another_encoding_is_refused_with_the_list(kind: str):
-    with pytest.raises(UnsupportedContentType) as raised:
-        read(kind, BODIES[kind], content_encoding="br")
-    assert str(raised.value) == (
-        "Content-Encoding br cannot be read. Allowed: gzip, deflate, identity."
-    )
-
-
-@pytest.mark.parametrize("kind", BODIES)
-def test_what_is_not_compressed_as_it_says_is_refused(kind: str):
-    with pytest.raises(
-        UndecodableInput, match=r"^Content-Encoding is gzip but the body is not.*\.$"
-    ):
-        read(kind, BODIES[kind], content_encoding="gzip")
-
-
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
 def test_inputs_are_posted(method: str):
     with pytest.raises(UnsupportedMethod, match=r"^Send the input with POST\.$"):
         by_content_type.read(request(CSV, BODIES[CSV])._replace(method=method), LIMITS)
 
 
-@pytest.mark.parametrize("length", ["-1", "1.5", "ten", "1000", "9" * 40, " 1", "0x1"])
+@pytest.mark.parametrize("length", ["-1", "0", "ten", "1000", "9" * 40])
 def test_a_wrong_length_of_the_v2_header_is_refused(length: str):
     binary, _ = infer_binary(ROWS)
     with pytest.raises(UndecodableInput) as raised:
         read(OCTETS, binary, inference_header_content_length=length)
-    assert str(raised.value) == (
+    assert str(raised.value).startswith(
         f"Inference-Header-Content-Length is {length!r}; expected is the length in bytes of the "
-        f"JSON part of a body of {len(binary)}."
+        f"JSON that the body begins with, of its {len(binary)}."
     )
 
 
@@ -231,10 +200,8 @@ def test_a_wrong_length_of_the_v2_header_is_refused(length: str):
         ("text/csv", Rows([[1.0, 2.0], [3.0, 4.0]])),
         ("text/csv; header=absent", Rows([[1.0, 2.0], [3.0, 4.0]])),
         ("text/csv; header=present", Columns({"1": ["3"], "2": ["4"]}, typed=False)),
-        ("text/csv;HEADER=PRESENT", Columns({"1": ["3"], "2": ["4"]}, typed=False)),
         ('text/csv; header="present"', Columns({"1": ["3"], "2": ["4"]}, typed=False)),
         ("text/csv; charset=utf-8; header=present", Columns({"1": ["3"], "2": ["4"]}, False)),
-        ("application/csv; header=present", Columns({"1": ["3"], "2": ["4"]}, typed=False)),
     ],
 )
 def test_the_header_parameter_decides(content_type: str, expected: Rows | Columns):
@@ -255,69 +222,32 @@ def test_without_the_parameter_the_names_of_columns_decide():
 # --- limits ---------------------------------------------------------------------------------------
 
 SIX = [[1.5, 2.5], [3.5, 4.5], [5.5, 6.5]]
-
-
-def six(kind: str) -> tuple[str, bytes, dict[str, str]]:
-    """Three rows of two values in every form."""
-    binary, length = infer_binary(SIX)
-    columns = {"columns": ["a", "b"], "data": SIX}
-    return {
-        "JSON rows": (JSON, json.dumps({"instances": SIX}).encode(), {}),
-        "JSON input_data": (JSON, json.dumps({"input_data": SIX}).encode(), {}),
-        "JSON inputs by name": (JSON, json.dumps({"inputs": {"x": SIX}}).encode(), {}),
-        "JSON table": (JSON, json.dumps({"dataframe_split": columns}).encode(), {}),
-        "CSV": (CSV, b"1.5,2.5\n3.5,4.5\n5.5,6.5\n", {}),
-        "CSV with a header": (CSV, b"a,b\n1.5,2.5\n3.5,4.5\n5.5,6.5\n", {}),
-        "JSON Lines": (LINES, b"[1.5,2.5]\n[3.5,4.5]\n[5.5,6.5]\n", {}),
-        "npy": (NPY, npy(SIX), {}),
-        "V2": (JSON, infer(SIX), {}),
-        "V2 binary": (OCTETS, binary, {"inference_header_content_length": str(length)}),
-    }[kind]
-
-
-FORMS = [
-    "JSON rows", "JSON input_data", "JSON inputs by name", "JSON table", "CSV",
-    "CSV with a header", "JSON Lines", "npy", "V2", "V2 binary",
-]  # fmt: skip
+SIX_BINARY, SIX_LENGTH = infer_binary(SIX)
+FORMS: dict[str, tuple[str, bytes, dict[str, str]]] = {
+    "JSON rows": (JSON, json.dumps({"instances": SIX}).encode(), {}),
+    "JSON inputs by name": (JSON, json.dumps({"inputs": {"x": SIX}}).encode(), {}),
+    "JSON table": (
+        JSON,
+        json.dumps({"dataframe_split": {"columns": ["a", "b"], "data": SIX}}).encode(),
+        {},
+    ),
+    "CSV": (CSV, b"1.5,2.5\n3.5,4.5\n5.5,6.5\n", {}),
+    "CSV with a header": (CSV, b"a,b\n1.5,2.5\n3.5,4.5\n5.5,6.5\n", {}),
+    "JSON Lines": (LINES, b"[1.5,2.5]\n[3.5,4.5]\n[5.5,6.5]\n", {}),
+    "npy": (NPY, npy(SIX), {}),
+    "V2": (JSON, infer(SIX), {}),
+    "V2 binary": (OCTETS, SIX_BINARY, {"inference_header_content_length": str(SIX_LENGTH)}),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_just_as_much_as_allowed_is_read(form: str):
-    kind, body, lines = six(form)
+def test_just_as_much_as_allowed_is_read_and_more_names_the_setting(form: str):
+    kind, body, lines = FORMS[form]
     assert rows_of(read(kind, body, Limits(3, 6, 100_000), **lines)) == SIX
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_more_rows_than_allowed_name_the_setting(form: str):
-    kind, body, lines = six(form)
     with pytest.raises(InputTooLarge, match="SCORING_MAX_ROWS"):
         read(kind, body, Limits(2, 100, 100_000), **lines)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_more_values_than_allowed_name_the_setting(form: str):
-    kind, body, lines = six(form)
     with pytest.raises(InputTooLarge, match="SCORING_MAX_VALUES"):
         read(kind, body, Limits(100, 5, 100_000), **lines)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_more_bytes_than_allowed_once_decompressed_name_the_setting(form: str):
-    kind, body, lines = six(form)
-    lines = {**lines, "content_encoding": "gzip"}
-    assert rows_of(read(kind, gzip.compress(body), Limits(3, 6, 100_000), **lines)) == SIX
-    with pytest.raises(InputTooLarge) as raised:
-        read(kind, gzip.compress(body), Limits(3, 6, len(body) - 1), **lines)
-    assert str(raised.value) == (
-        f"The body is larger than {len(body) - 1} bytes once decompressed (SCORING_MAX_BODY_BYTES)."
-    )
-
-
-@pytest.mark.parametrize("kind", [*BODIES, "V2"])
-def test_a_bomb_ends_at_the_limit(kind: str):
-    bomb = gzip.compress(bytes(50_000_000))
-    with pytest.raises(InputTooLarge, match="SCORING_MAX_BODY_BYTES"):
-        read(JSON if kind == "V2" else kind, bomb, Limits(9, 9, 1_000_000), content_encoding="gzip")
 
 
 def test_json_of_many_values_is_refused_before_it_is_parsed():
@@ -358,10 +288,6 @@ def test_columns_are_limited_to_as_many_as_a_model_may_declare(kind: str, body: 
     assert len(read(kind, body, few.for_inputs(3)).content[0]) == 3
 
 
-def test_small_json_is_not_counted():
-    assert rows_of(read(JSON, json.dumps({"instances": SIX}).encode() + b" " * 2_000_000)) == SIX
-
-
 def test_json_nested_too_deeply_is_refused():
     with pytest.raises(UndecodableInput, match=r"^The body is JSON that is nested too deeply\.$"):
         read(JSON, b"[" * 200_000)
@@ -371,11 +297,8 @@ def test_json_nested_too_deeply_is_refused():
     ("body", "error", "message"),
     [
         (b"1", UndecodableInput, "The body is neither a JSON object nor a list of rows."),
-        (b'"a"', UndecodableInput, "The body is neither a JSON object nor a list of rows."),
-        (b"null", UndecodableInput, "The body is neither a JSON object nor a list of rows."),
         (b'{"instances": [[1]], "method": 1}', SchemaMismatch, "method is 1; expected is a name"),
         (b'{"own": 1}', UndecodableInput, "with exactly one of dataframe_split, dataframe_records"),
-        (b"\xff", UndecodableInput, "The body could not be decoded as JSON"),
         (b"{", UndecodableInput, "The body could not be decoded as JSON"),
     ],
 )
@@ -432,115 +355,56 @@ def score(write_script: Callable[[str], Path]) -> Callable[[ScoringRequest], byt
     return body
 
 
-@pytest.mark.parametrize(
-    ("content_type", "message"),
-    [
-        ("", f"Expects Content-Type to be application/json. {READABLE}"),
-        (
-            "text/plain",
-            "Expects Content-Type to be application/json. Content-Type text/plain cannot be read. "
-            f"{READABLE}",
-        ),
-        (
-            "application/x-www-form-urlencoded",
-            "Expects Content-Type to be application/json. Content-Type "
-            "application/x-www-form-urlencoded cannot be read (curl sends it unless told "
-            f"otherwise: add -H 'Content-Type: application/json'). {READABLE}",
-        ),
-    ],
-)
-def test_a_script_refuses_others_with_the_words_that_clients_know(
-    score, content_type: str, message: str
-):
+@pytest.mark.parametrize(("kind", "said"), [("", ""), ("a/b", "Content-Type a/b cannot be read. ")])
+def test_a_script_refuses_others_with_the_words_that_clients_know(score, kind: str, said: str):
     with pytest.raises(UnsupportedContentType) as raised:
-        score(request(content_type, b"1,2\n"))
-    assert str(raised.value) == message
+        score(request(kind, b"1,2\n"))
+    assert str(raised.value) == f"Expects Content-Type to be application/json. {said}{READABLE}"
 
 
 def test_a_script_s_csv_in_another_encoding_is_not_blamed_on_its_type(score):
-    with pytest.raises(UnsupportedContentType) as raised:
+    with pytest.raises(UnsupportedContentType, match=r"^Content-Encoding br cannot be read\. All"):
         score(request(CSV, b"1,2\n", content_encoding="br"))
-    assert str(raised.value) == (
-        "Content-Encoding br cannot be read. Allowed: gzip, deflate, identity."
-    )
 
 
 # --- missing packages -----------------------------------------------------------------------------
 
 WITHOUT = """
-import asyncio, sys
+import asyncio, json, sys
 
-missing, script = sys.argv[1].split(","), sys.argv[2]
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in missing:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Missing())
+sys.modules.update(numpy=None, pandas=None)
 
 from scoring_runtime import ScoringRequest, Settings
 from scoring_runtime.errors import ScoringRuntimeError
 from scoring_runtime.scoring.runtime import load
 
-settings = Settings.from_environ({"AZUREML_ENTRY_SCRIPT": script})
 with asyncio.Runner() as runner:
-    invocation = load(settings, runner)
-
-def score(body, content_type, accept=""):
-    headers = [(b"content-type", content_type.encode())]
-    headers += [(b"accept", accept.encode())] if accept else []
+    invocation = load(Settings.from_environ({"AZUREML_ENTRY_SCRIPT": sys.argv[1]}), runner)
+for kind, accept, body in json.loads(sys.argv[2]):
+    headers = [(b"content-type", kind.encode()), (b"accept", accept.encode())]
     try:
-        return invocation(ScoringRequest(body, headers)).body
+        print(invocation(ScoringRequest(body.encode(), headers)).body.decode())
     except ScoringRuntimeError as error:
-        return f"{type(error).__name__}: {error}"
-
-for each in sys.argv[3:]:
-    kind, accept = each.split("|")
-    body = {
-        "json": b'{"rows": [[1.0, 2.0]]}',
-        "other": b'{"input_data": [[1.0, 2.0]]}',
-        "v2": b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 1], "data": [1]}]}',
-    }.get(kind, b"[1.0,2.0]")
-    names = {"json": "application/json", "other": "application/json", "v2": "application/json"}
-    print(score(body, names.get(kind, kind), accept))
+        print(f"{type(error).__name__}: {error}")
 """
 
 
-def without(packages: str, script: Path, *asked: str) -> list[str]:
-    """What a script answers where packages cannot be imported."""
-    command = [sys.executable, "-W", "error", "-c", WITHOUT, packages, str(script), *asked]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=script.parent)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
-def test_without_numpy_a_script_that_needs_none_scores_json(
-    write_script: Callable[[str], Path],
-):
+def test_without_numpy_a_script_that_needs_none_scores_json(write_script: Callable[[str], Path]):
     """inference-schema needs it for its array types only."""
-
-    def needed(kind: str) -> str:
-        return (
-            f"{kind} needs numpy, which is not installed here: pip install "
-            "'scoring-runtime[sklearn]'."
-        )
-
-    kinds = [CSV, LINES, NPY]
-    assert without(
-        "numpy,pandas",
-        write_script(SCRIPT),
-        "json|",
-        "json|application/json, */*",
-        "other|",
-        *(f"{kind}|" for kind in kinds),
-        *(f"json|{kind}" for kind in kinds),
-        "v2|",
-    ) == [
-        "b'[[1.0,2.0]]'",
-        "b'[[1.0,2.0]]'",
-        "b'[[1.0,2.0]]'",
-        *(f"UnsupportedContentType: {needed(kind)}" for kind in kinds),
-        *(f"NotAcceptable: {needed(kind)}" for kind in kinds),
-        f"UnsupportedContentType: {needed('The Open Inference Protocol')}",
-    ]
+    by_name, script = '{"rows": [[1.0,2.0]]}', write_script(SCRIPT)
+    asked = [(JSON, "", by_name), (JSON, f"{JSON}, */*", '{"input_data": [[1.0,2.0]]}')]
+    asked += [(CSV, "", "1,2"), (JSON, NPY, by_name), (JSON, "", infer([[1]]).decode())]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", WITHOUT, str(script), json.dumps(asked)],
+        capture_output=True,
+        text=True,
+        cwd=script.parent,
+    )
+    install = " needs numpy, which is not installed here: pip install 'scoring-runtime[sklearn]'."
+    assert done.stdout.splitlines() == [
+        "[[1.0,2.0]]",
+        "[[1.0,2.0]]",
+        f"UnsupportedContentType: {CSV}{install}",
+        f"NotAcceptable: {NPY}{install}",
+        f"UnsupportedContentType: The Open Inference Protocol{install}",
+    ], done.stderr

@@ -45,24 +45,18 @@ def rows(body: bytes, **options: Any) -> NDArray[Any]:
     ("body", "names", "is_header"),
     [
         pytest.param(b"age,city\n30,Oslo\n", ("age", "city"), True, id="the names"),
-        pytest.param(b"city,id,age\nOslo,1,30\n", ("age", "city"), True, id="the names and more"),
         pytest.param(b"0,1\n5,6\n", ("0", "1"), True, id="names that are numbers"),
-        pytest.param(b"age,city\n", ("age", "city"), True, id="the names alone"),
         pytest.param(b"years,town\n30,Oslo\n", ("age", "city"), True, id="other names"),
         pytest.param(b"a,b\n1,2\n", (), True, id="no numbers, nothing known"),
-        pytest.param(b"a,b\nx,y\n", (), True, id="only text"),
         pytest.param(b"30,Oslo\n31,Rome\n", ("age", "city"), False, id="a number"),
-        pytest.param(b"nan,x\n1,y\n", (), False, id="NaN is a number"),
         pytest.param(b"a,\n1,2\n", (), False, id="an empty field"),
         pytest.param(b"a, \n1,2\n", (), False, id="a blank field"),
-        pytest.param(b"x,y\n", (), False, id="the only record"),
         pytest.param(b"x,y\n\n\n", (), False, id="the only record, then blank lines"),
         pytest.param(b"1_0,x\ny,z\n", (), True, id="digits with an underscore are text"),
         pytest.param(b",a,b\n0,1,x\n", (), True, id="an index"),
         pytest.param(b",Graz,x\n3,Linz,y\n", (), False, id="a missing value and text"),
         pytest.param(b",0,1\n,2,3\n", (), False, id="missing values and numbers"),
         pytest.param(b"0,1\n1,0\n", (), False, id="rows of 0 and 1"),
-        pytest.param(b"0,1\n", (), False, id="one row of 0 and 1"),
     ],
 )
 def test_the_first_record_is_a_header_by_one_rule(
@@ -112,20 +106,7 @@ def test_an_underscore_makes_no_number(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "0.1",
-        "2.2250738585072011e-308",
-        "5e-324",
-        "9007199254740993",
-        "1.7976931348623157e308",
-        "1e400",
-        "0.500000000000000166533453693773481063544750213623046875",
-        "-0.0",
-        "inf",
-        "-Infinity",
-        "+.5",
-    ],
+    "text", ["2.2250738585072011e-308", "5e-324", "9007199254740993", "1e400", "-0.0", "inf", "+.5"]
 )
 def test_numbers_are_rounded_as_python_rounds_them(text: str) -> None:
     (read,) = rows(text.encode(), header=False).reshape(-1)
@@ -155,10 +136,8 @@ def test_quoted_fields_hold_commas_quotes_and_lines() -> None:
     ("charset", "mark"),
     [
         ("utf-8", b"\xef\xbb\xbf"),
-        ("utf8", b""),
         ("utf-16", b""),
         ("utf-16le", b"\xff\xfe"),
-        ("iso-8859-1", b""),
         ("latin1", b""),
         ("windows-1252", b""),
     ],
@@ -181,13 +160,11 @@ def test_a_byte_order_mark_inside_is_kept() -> None:
     [
         pytest.param(b"", "The CSV body is empty.", id="empty"),
         pytest.param(b"\r\n\n\n", "The CSV body is empty.", id="blank lines"),
-        pytest.param(b"\xef\xbb\xbf", "The CSV body is empty.", id="a byte order mark"),
         pytest.param(b'a\n1\n"2\n3\n', "at line 4: unexpected end of data.", id="unclosed quote"),
         pytest.param(b'a\n"1"2\n', "at line 2: ',' expected after '\"'.", id="text after a quote"),
         pytest.param(b"a\n1\n\0\n", "has a NUL character in line 3.", id="NUL"),
         pytest.param(b"a\n" + b"x" * 131_073, "line 2: field larger than field limit", id="field"),
         pytest.param(b"a\n\xff\n", "is not utf-8 soon after line", id="not UTF-8"),
-        pytest.param("a\n\u00e9".encode()[:-1], "is not utf-8 soon after line", id="half a letter"),
     ],
 )
 def test_what_is_no_csv_is_named_with_its_line(body: bytes, message: str) -> None:
@@ -196,23 +173,7 @@ def test_what_is_no_csv_is_named_with_its_line(body: bytes, message: str) -> Non
     assert message in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "charset",
-    [
-        "nonsense",
-        "",
-        "zip",
-        "hex",
-        "idna",
-        "punycode",
-        "unicode_escape",
-        "utf-7",
-        "rot13",
-        "utf-32",
-        "gb18030",
-        "windows-1250",
-    ],
-)
+@pytest.mark.parametrize("charset", ["nonsense", "", "zip", "utf-7", "rot13", "utf-32"])
 def test_only_known_charsets_are_looked_up(charset: str) -> None:
     with pytest.raises(UndecodableInput) as refused:
         csv_table.decode(b"a\n1\n", LIMITS, charset=charset)
@@ -222,57 +183,33 @@ def test_only_known_charsets_are_looked_up(charset: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "options", "message"),
+    ("body", "header", "message"),
     [
-        pytest.param(
+        (
             b"a,b\n1,2\n\n3\n",
-            {},
-            "Record 3 of the CSV body (line 4) has 1 fields; 2 are expected, as in the header.",
-            id="too few",
+            True,
+            "Record 3 of the CSV body (line 4) has 1 fields; 2 are expected",
         ),
-        pytest.param(
+        (b"a,b\n1,2\n\n3\n", True, " are expected, as in the header."),
+        (
             b"1,2\n3,4,5\n",
-            {},
-            "Record 2 of the CSV body (line 2) has 3 fields; 2 are expected, as in the first rec",
-            id="too many",
+            False,
+            "Record 2 of the CSV body (line 2) has 3 fields; 2 are expected, as",
         ),
-        pytest.param(
+        (
             b"1,x\n3,4,5\n",
-            {"header": False},
-            "Record 2 of the CSV body (line 2) has 3 fields; 2 are expected, as in the first rec",
-            id="too many in text",
+            False,
+            "Record 2 of the CSV body (line 2) has 3 fields; 2 are expected, as",
         ),
-        pytest.param(b"a,,c\n1,2,3\n", {"header": True}, "has no name for column 2.", id="no name"),
-        pytest.param(b"a,b,a\n1,2,3\n", {}, "has the name 'a' twice; each", id="same name"),
+        (b"1,x\n3,4,5\n", False, " are expected, as in the first record"),
+        (b"a,,c\n1,2,3\n", True, "has no name for column 2."),
+        (b"a,b,a\n1,2,3\n", True, "has the name 'a' twice; each"),
     ],
+    ids=str,
 )
-def test_records_that_do_not_fit_are_named(
-    body: bytes, options: dict[str, Any], message: str
-) -> None:
+def test_records_that_do_not_fit_are_named(body: bytes, header: bool, message: str) -> None:
     with pytest.raises(SchemaMismatch) as refused:
-        csv_table.decode(body, LIMITS, **options)
-    assert message in str(refused.value)
-
-
-@pytest.mark.parametrize("header", [b"", b"a,b\n"], ids=["rows", "columns"])
-@pytest.mark.parametrize(
-    ("limits", "message"),
-    [
-        (
-            LIMITS._replace(rows=9),
-            "more than 9 rows; at most 9 are taken at once (SCORING_MAX_ROWS)",
-        ),
-        (
-            LIMITS._replace(values=19),
-            "more than 19 values; at most 19 are taken at once (SCORING_MAX_VALUES)",
-        ),
-    ],
-    ids=["rows", "values"],
-)
-def test_no_more_rows_and_values_than_allowed(header: bytes, limits: Limits, message: str) -> None:
-    assert csv_table.decode(header + b"1,2\n" * 9, limits) is not None
-    with pytest.raises(InputTooLarge) as refused:
-        csv_table.decode(header + b"1,2\n" * 10, limits)
+        csv_table.decode(body, LIMITS, header=header)
     assert message in str(refused.value)
 
 
@@ -281,7 +218,6 @@ def test_no_more_rows_and_values_than_allowed(header: bytes, limits: Limits, mes
     [
         pytest.param(b"12," * 2_000_000, id="one record"),
         pytest.param(b'12,"\n",' * 1_100_000, id="one record of many lines"),
-        pytest.param(b"12\n" * 1_500_000, id="many records"),
         pytest.param(b"a\n" + b"12\n" * 1_500_000, id="one column"),
         pytest.param(b"xy,z\n" * 1_000_000, id="columns of text"),
     ],
@@ -331,8 +267,6 @@ def test_outputs_are_written_as_columns_under_a_header() -> None:
             ["0.099975586", "65504.0", "2048.0"],
             id="f2",
         ),
-        pytest.param(np.array([0.5], np.longdouble), ["0.5"], id="extended"),
-        pytest.param(np.array([1.5, 2], ">f8"), ["1.5", "2.0"], id="big-endian"),
         pytest.param(np.array([2**64 - 1], np.uint64), ["18446744073709551615"], id="u8"),
         pytest.param(np.array(["2024-01-02", "NaT"], "M8[D]"), ["2024-01-02", ""], id="dates"),
         pytest.param(np.array(["x", None, b"\xff\x00"], object), ["x", "", "/wA="], id="objects"),
@@ -345,26 +279,18 @@ def test_each_type_has_its_text(values: NDArray[Any], texts: list[str]) -> None:
     assert [row[0] for row in csv.reader(io.StringIO(written, newline=""))] == ["y", *texts]
 
 
+THREE = np.zeros((1, 2, 3))
+
+
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        pytest.param(
-            {"y": np.zeros((1, 2, 3))},
-            "The output 'y' has the shape [1, 2, 3]; CSV holds at most two dimensions.",
-            id="3 dimensions",
-        ),
-        pytest.param(
-            {"a": np.zeros(2), "b": np.zeros(3)},
-            "the outputs are not equally long: a 2, b 3.",
-            id="lengths",
-        ),
-        pytest.param(
-            {"a": np.zeros((1, 1)), "a_0": np.zeros(1)},
-            "Two columns of the CSV would be named 'a_0'.",
-            id="names",
-        ),
-        pytest.param({"a": np.array(["\ud800"])}, "holds text that CSV cannot", id="half a pair"),
+        ({"y": THREE}, "'y' has the shape [1, 2, 3]; CSV holds at most two dimensions."),
+        ({"a": np.zeros(2), "b": np.zeros(3)}, "the outputs are not equally long: a 2, b 3."),
+        ({"a": np.zeros((1, 1)), "a_0": np.zeros(1)}, "columns of the CSV would be named 'a_0'."),
+        ({"a": np.array(["\ud800"])}, "holds text that CSV cannot"),
     ],
+    ids=["3 dimensions", "lengths", "names", "half a pair"],
 )
 def test_what_csv_cannot_hold_is_not_acceptable(outputs: Any, message: str) -> None:
     with pytest.raises(NotAcceptable) as refused:

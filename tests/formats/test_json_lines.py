@@ -34,21 +34,14 @@ LIMITS = Limits(rows=1_000, values=10_000, bytes=1_000_000)
             Columns({"b": [1, None, 4], "a": [None, 2, None], "c": [None, None, 3]}),
             id="keys in the order of their first line",
         ),
-        pytest.param(
-            b'{"a": 1, "b": 2}\n{"b": 3, "a": 4}', Columns({"a": [1, 4], "b": [2, 3]}), id="order"
-        ),
         pytest.param(b'{"a": [1, {"b": 2}]}', Columns({"a": [[1, {"b": 2}]]}), id="nested"),
         pytest.param(b"{}\n{}\n", Columns({}), id="objects without keys"),
         pytest.param(b"[1, 2]\n[3, 4]\n", Rows([[1, 2], [3, 4]]), id="arrays"),
-        pytest.param(b"[[1], [2]]\n[[3], [4]]", Rows([[[1], [2]], [[3], [4]]]), id="matrices"),
         pytest.param(b"[1]\n[1, 2]\n", Rows([[1], [1, 2]]), id="uneven arrays are rows"),
         pytest.param(b'1\n"x"\nnull\ntrue\n', Rows([1, "x", None, True]), id="scalars"),
         pytest.param(b"\n \n1\r\n\t\n2\n\n", Rows([1, 2]), id="blank lines"),
         pytest.param(b"\xef\xbb\xbf1\n2", Rows([1, 2]), id="byte order mark"),
         pytest.param('"é\u2028ü"\n'.encode(), Rows(["é\u2028ü"]), id="other ends of lines"),
-        pytest.param(
-            b"123456789012345678901234567890", Rows([123456789012345678901234567890]), id="big"
-        ),
         pytest.param(b"Infinity\n-Infinity", Rows([math.inf, -math.inf]), id="infinity"),
     ],
 )
@@ -66,51 +59,20 @@ def test_nan_is_read_as_in_json_bodies() -> None:
     ("body", "error", "message"),
     [
         pytest.param(b"", UndecodableInput, "The JSON Lines body is empty.", id="empty"),
-        pytest.param(b" \n\n", UndecodableInput, "The JSON Lines body is empty.", id="blank"),
         pytest.param(
             b"1\n\n{a}\n", UndecodableInput, "Line 3 of the JSON Lines body is not", id="no JSON"
         ),
-        pytest.param(b"[1,\n2]\n", UndecodableInput, "Line 1 of the", id="a value over two lines"),
         pytest.param(b"1 2\n", UndecodableInput, "Line 1 of the", id="two values in a line"),
-        pytest.param(b'1\n"\xff"\n', UndecodableInput, "Line 2 of the", id="not UTF-8"),
         pytest.param(b"[" * 200_000, InputTooLarge, "of memory once read", id="many lists"),
         pytest.param(b"[" * 5_000, UndecodableInput, "Line 1 of the", id="deep"),
         pytest.param(
-            b'{"a": 1}\n[1]\n',
+            b'{"a": 1}\n\n[1]\n',
             SchemaMismatch,
-            "Line 2 of the JSON Lines body is an array; an object is expected, as in the lines",
+            "Line 3 of the JSON Lines body is an array; an object is expected, as in the lines",
             id="object, array",
         ),
-        pytest.param(
-            b"[1]\n\n2\n",
-            SchemaMismatch,
-            "Line 3 of the JSON Lines body is a single value; an array",
-            id="array, scalar",
-        ),
-        pytest.param(
-            b"1\n{}\n",
-            SchemaMismatch,
-            "is an object; a single value is expected",
-            id="scalar, object",
-        ),
-        pytest.param(
-            b"1\n" * 1_001,
-            InputTooLarge,
-            "more than 1000 rows; at most 1000 are taken at once (SCORING_MAX_ROWS)",
-            id="rows",
-        ),
-        pytest.param(
-            b"[%s1]\n" % (b"1," * 1_000) * 10,
-            InputTooLarge,
-            "has 10010 values; at most 10000 are taken at once (SCORING_MAX_VALUES)",
-            id="values in arrays",
-        ),
-        pytest.param(
-            b'{"a": {"b": [%s1]}}\n' % (b"1," * 10_000),
-            InputTooLarge,
-            "has 10001 values; at most 10000",
-            id="values in objects",
-        ),
+        pytest.param(b"[1]\n2\n", SchemaMismatch, "a single value; an array", id="array, scalar"),
+        pytest.param(b"1\n{}\n", SchemaMismatch, "is an object; a single", id="scalar, object"),
         pytest.param(
             b"".join(b'{"k%d": 1}\n' % n for n in range(101)),
             InputTooLarge,
@@ -127,11 +89,6 @@ def test_what_cannot_be_read_is_refused_with_its_line(
     assert message in str(refused.value)
 
 
-def test_commas_in_text_are_no_values() -> None:
-    body = b'["%s"]\n' % (b"," * 20_000)
-    assert json_lines.decode(body, LIMITS) == Rows([["," * 20_000]])
-
-
 def test_values_within_objects_within_arrays_are_counted() -> None:
     body = b'[{"a": [%s1]}]\n' % (b"1," * 9_999)
     assert type(json_lines.decode(body, LIMITS)) is Rows
@@ -144,7 +101,6 @@ def test_values_within_objects_within_arrays_are_counted() -> None:
     [
         pytest.param(b"[" + b"[]," * 1_000_000 + b"[]]", id="lists"),
         pytest.param(b"[" + b"{}," * 1_000_000 + b"{}]", id="objects"),
-        pytest.param(b"[" + b"1.5," * 1_000_000 + b"1]", id="numbers"),
         pytest.param(b"[]\n" * 1_000_000, id="lines"),
         pytest.param(b"".join(b'{"%d":1}\n' % n for n in range(20_000)), id="keys"),
     ],
@@ -163,15 +119,15 @@ def test_counting_comes_before_memory(body: bytes) -> None:
 
 def test_each_row_is_an_object_of_the_outputs() -> None:
     outputs = {
-        "label": np.array(["a", "żółw", 'x"\n'], dtype=object),
+        'a"b': np.array(["a", "żółw", 'x"\n'], dtype=object),
         "proba": np.array([[0.1, 0.9], [0.25, 0.75], [np.nan, 1.0]], np.float32),
         "n": np.array([1, -2, 3]),
         "ok": np.array([True, False, True]),
     }
     assert json_lines.encode(outputs).decode() == (
-        '{"label":"a","proba":[0.1,0.9],"n":1,"ok":true}\n'
-        '{"label":"żółw","proba":[0.25,0.75],"n":-2,"ok":false}\n'
-        '{"label":"x\\"\\n","proba":[null,1.0],"n":3,"ok":true}\n'
+        '{"a\\"b":"a","proba":[0.1,0.9],"n":1,"ok":true}\n'
+        '{"a\\"b":"żółw","proba":[0.25,0.75],"n":-2,"ok":false}\n'
+        '{"a\\"b":"x\\"\\n","proba":[null,1.0],"n":3,"ok":true}\n'
     )
 
 
@@ -181,11 +137,7 @@ def test_each_row_is_an_object_of_the_outputs() -> None:
         pytest.param(
             np.array([1.0, np.nan, np.inf, -0.0]), ["1.0", "null", "null", "-0.0"], id="f8"
         ),
-        pytest.param(np.array([0.1, 1e-45], np.float32), ["0.1", "1e-45"], id="f4"),
-        pytest.param(np.array([0.5], np.longdouble), ["0.5"], id="extended"),
-        pytest.param(np.array([1, 2], ">i4"), ["1", "2"], id="big-endian"),
         pytest.param(np.arange(6)[::2], ["0", "2", "4"], id="a view"),
-        pytest.param(np.array([2**64 - 1], np.uint64), ["18446744073709551615"], id="u8"),
         pytest.param(np.zeros((2, 0)), ["[]", "[]"], id="no values"),
         pytest.param(np.zeros((2, 1, 2), int), ["[[0,0]]", "[[0,0]]"], id="3 dimensions"),
         pytest.param(
@@ -202,10 +154,6 @@ def test_each_row_is_an_object_of_the_outputs() -> None:
 def test_each_type_is_written_as_in_json_answers(values: NDArray[Any], lines: list[str]) -> None:
     written = json_lines.encode({"y": values}).decode()
     assert written.splitlines() == [f'{{"y":{line}}}' for line in lines]
-
-
-def test_names_are_escaped() -> None:
-    assert json_lines.encode({'a"b': np.array([1])}) == b'{"a\\"b":1}\n'
 
 
 def test_outputs_of_different_lengths_are_not_acceptable() -> None:

@@ -74,7 +74,7 @@ def test_each_version_is_read(version: tuple[int, int]) -> None:
     assert same(rows(saved(values, version)), values)
 
 
-@pytest.mark.parametrize("dtype", [each for each in DTYPES if each not in ("?", "i1", "u1", "S7")])
+@pytest.mark.parametrize("dtype", ["i2", "u8", "f2", "f8", "c16", "U7", "M8[ns]", "m8[us]"])
 def test_big_endian_values_are_converted(dtype: str) -> None:
     values = np.arange(6).reshape(2, 3).astype(dtype)
     assert same(rows(saved(values.astype(values.dtype.newbyteorder(">")))), values)
@@ -100,59 +100,38 @@ def test_values_that_are_not_aligned_are_copied_to_where_they_are() -> None:
     assert all(each.flags.aligned and same(each, values) for each in read)
 
 
-@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)], ids=str)
-def test_arrays_without_values_keep_their_shape(shape: tuple[int, ...]) -> None:
-    assert same(rows(saved(np.zeros(shape))), np.zeros(shape))
-
-
-def test_the_order_of_names_in_the_header_does_not_matter() -> None:
-    body = body_of('{"shape": (1,),\n "descr": "<i4", "fortran_order": False}', b"\1\0\0\0")
-    assert rows(body).tolist() == [1]
-
-
 BAD: dict[str, tuple[bytes, type[InputError], str]] = {
     "empty": (b"", UndecodableInput, "The npy body is empty."),
-    "json": (b"[1, 2]", UndecodableInput, "does not start with \\x93NUMPY"),
     "magic only": (b"\x93NUMPY", UndecodableInput, "The npy version is missing; 1.0 and 2.0 are"),
     "version 3": (body_of("{}", version=3), UndecodableInput, "The npy version is 3.0"),
     "no length": (b"\x93NUMPY\1\0", UndecodableInput, "it has 8 bytes of 10"),
     "cut header": (saved(np.zeros(3))[:50], UndecodableInput, "it has 50 bytes of 128"),
     "cut values": (saved(np.zeros(3))[:-1], UndecodableInput, r"24 bytes; the body has 23 bytes"),
-    "more values": (saved(np.zeros(3)) + b"\0", UndecodableInput, "the body has 25 bytes"),
     "long header": (
         b"\x93NUMPY\2\0\xff\xff\xff\x7f",
         UndecodableInput,
         "claims 2147483647 bytes; at most 2000 are read",
     ),
     "objects": (claim("'|O'", "(1,)", b"x" * 8), SchemaMismatch, "pickles are never read"),
-    "objects as a list": (claim("[('a', '|O')]", "(1,)", b"x"), SchemaMismatch, "never read"),
     "void": (claim("'|V8'", "(1,)", b"x" * 8), SchemaMismatch, "'|V8', which is not read"),
     "long double": (claim("'<f16'", "(1,)", b"x" * 16), SchemaMismatch, "'<f16', which is not"),
     "no width": (claim("'<U0'", "(9,)"), SchemaMismatch, "'<U0', which is not read"),
     "text of 4 GB": (claim("'<U999999999'", "(1,)"), UndecodableInput, "cannot be read"),
-    "no text of 4 GB": (claim("'<U536870912'", "(0,)"), UndecodableInput, "cannot be read"),
     "several types": (claim("'f8,f8'", "(1,)", b"x" * 16), SchemaMismatch, "Allowed: booleans"),
     "generic date": (claim("'<M8'", "(1,)", b"x" * 8), SchemaMismatch, "'<M8', which is not"),
     "type is a number": (claim("8", "(1,)"), UndecodableInput, "cannot be read"),
-    "no fields": (claim("[]", "(1,)"), SchemaMismatch, "'|V0', which is not read"),
-    "odd field": (claim("[5]", "(1,)"), UndecodableInput, "cannot be read"),
     "fields": (claim("[('a', '<f8')]", "(1,)", b"x" * 8), SchemaMismatch, "'|V8', which is not"),
-    "a tuple": (claim("('<f8', (9,))", "(1,)", b"x" * 72), SchemaMismatch, "'|V72', which is"),
     "scalar": (saved(np.array(1.0)), SchemaMismatch, "a single value; rows are expected"),
     "list as shape": (claim("'<f8'", "[1]"), UndecodableInput, "shape is not valid: [1]"),
     "negative": (claim("'<f8'", "(-1,)"), UndecodableInput, "a length that no array has"),
     "a call": (claim("'<f8'", "(exit(),)"), UndecodableInput, "cannot be read"),
-    "order": (claim("'<f8'", "(1,)", order="1"), UndecodableInput, "not a valid bool: 1"),
     "names": (body_of("{'descr': '<f8'}"), UndecodableInput, "does not contain the correct keys"),
-    "a list": (body_of("[1]"), UndecodableInput, "is not a dictionary: [1]"),
     "unhashable": (body_of("{[]: 1}"), UndecodableInput, "header cannot be read"),
     "unclosed": (body_of("{'descr': '<f8'"), UndecodableInput, "header cannot be read"),
     "deep": (body_of("[" * 1_900), UndecodableInput, "header cannot be read"),
     "minus signs": (body_of("-" * 1_900 + "1"), UndecodableInput, "header cannot be read"),
-    "many digits": (body_of("{'descr':" + "7" * 1_900 + " '"), UndecodableInput, "cannot be read"),
     "20 digits": (claim("'<f8'", f"({'9' * 20},)"), UndecodableInput, "no array has"),
     "many quotes": (body_of("'" * 1_901), UndecodableInput, "header cannot be read"),
-    "no header": (body_of(""), UndecodableInput, "header cannot be read"),
     "33 dimensions": (claim("'<f8'", f"({'1,' * 33})", b"x" * 8), SchemaMismatch, "at most 32"),
     "rows": (
         saved(np.zeros(1_001, "i1")),
@@ -166,7 +145,6 @@ BAD: dict[str, tuple[bytes, type[InputError], str]] = {
     ),
     "claimed values": (claim("'<f8'", f"(1, {10**18})"), InputTooLarge, "at most 10000"),
     "claimed behind 0": (claim("'<f8'", f"(0, {10**18})"), InputTooLarge, "at most 10000"),
-    "claimed product": (claim("'<f8'", f"(1,{'9' * 18},{'9' * 18})"), InputTooLarge, "values"),
     "boolean of 2": (claim("'|b1'", "(2,)", b"\1\2"), UndecodableInput, "neither 0 nor 1"),
     "beyond Unicode": (claim("'<U1'", "(1,)", b"\0\0\x11\0"), UndecodableInput, "not Unicode"),
     "half a pair": (claim("'<U1'", "(1,)", b"\0\xd8\0\0"), UndecodableInput, "not Unicode"),
@@ -175,11 +153,15 @@ BAD: dict[str, tuple[bytes, type[InputError], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_read_is_refused_with_its_cause(name: str) -> None:
+def test_what_cannot_be_read_is_refused_with_its_cause_and_takes_no_memory(name: str) -> None:
     body, error, message = BAD[name]
+    tracemalloc.start()
     with pytest.raises(error) as refused:
         npy.decode(body, LIMITS)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     assert message in str(refused.value)
+    assert peak < 2_000_000
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Any) -> None:
@@ -193,17 +175,6 @@ def test_a_pickle_is_never_loaded(tmp_path: Any) -> None:
         with pytest.raises(InputError):
             npy.decode(body, LIMITS)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_what_is_refused_takes_no_memory(name: str) -> None:
-    body, _, _ = BAD[name]
-    tracemalloc.start()
-    with pytest.raises(InputError):
-        npy.decode(body, LIMITS)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 2_000_000
 
 
 def test_limits_hold_for_headers_that_were_seen_before() -> None:
@@ -252,23 +223,19 @@ def test_extended_floats_are_written_as_doubles() -> None:
     assert same(np.load(io.BytesIO(body)), np.array([0.5]))
 
 
+TWO = {"label": np.zeros(1), "score": np.zeros(1)}
+
+
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        pytest.param({}, "the result has 0 outputs", id="none"),
-        pytest.param(
-            {"label": np.zeros(1), "score": np.zeros(1)},
-            "the result has 2 outputs: label, score.",
-            id="two",
-        ),
-        pytest.param(
-            {"x": np.array([{}], object)}, "of the types dict, which only pickle", id="dict"
-        ),
-        pytest.param({"x": np.array(["a", 1], object)}, "types int, str, which", id="mixed"),
-        pytest.param(
-            {"x": np.zeros(1, [("a", "f8")])}, "'x' is a structured array", id="structured"
-        ),
+        ({}, "the result has 0 outputs"),
+        (TWO, "the result has 2 outputs: label, score."),
+        ({"x": np.array([{}], object)}, "of the types dict, which only pickle"),
+        ({"x": np.array(["a", 1], object)}, "types int, str, which"),
+        ({"x": np.zeros(1, [("a", "f8")])}, "'x' is a structured array"),
     ],
+    ids=["none", "two", "dict", "mixed", "structured"],
 )
 def test_what_npy_cannot_hold_is_not_acceptable(outputs: Any, message: str) -> None:
     with pytest.raises(NotAcceptable) as refused:
@@ -298,13 +265,6 @@ ANY_TEXT = hnp.arrays(
 def test_any_array_comes_back_to_the_bit(values: NDArray[Any]) -> None:
     read = rows(npy.encode({"y": values}))
     assert same(read, values)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20))
-def test_any_bits_of_floats_come_back(bits: list[int]) -> None:
-    values = np.array(bits, np.uint64).view(np.float64)
-    assert rows(npy.encode({"y": values})).view(np.uint64).tolist() == bits
 
 
 SEEDS = [

@@ -8,7 +8,6 @@ import struct
 import tracemalloc
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import tritonclient.http as triton
@@ -126,47 +125,19 @@ def same(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 @pytest.mark.parametrize("datatype", VALUES)
-def test_each_datatype_is_read_as_tritonclient_sends_it(datatype: str, binary: bool) -> None:
-    sent = array(datatype).reshape(3, 1)
-    body, length = triton_request({"x": (datatype, sent)}, binary)
-    made = decode(body, length, LIMITS)
-    assert same(made.tensors.tensors["x"], sent)
-
-
-@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-@pytest.mark.parametrize("shape", [(), (1,), (0,), (0, 4), (2, 0), (2, 3, 4), (1,) * 8], ids=str)
-@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
-def test_each_shape_is_read_as_tritonclient_sends_it(
-    datatype: str, shape: tuple[int, ...], binary: bool
-) -> None:
-    count = int(np.prod(shape))
-    values = [f"t{n}" for n in range(count)] if datatype == "BYTES" else list(range(count))
-    sent = array(datatype, values).reshape(shape)
-    body, length = triton_request({"x": (datatype, sent)}, binary)
-    assert same(decoded(body, length), sent)
-
-
-def test_bf16_is_widened_to_float32() -> None:
-    sent = np.array([1.5, -3.25, 3.3895314e38, 1e-40], ml_dtypes.bfloat16)
-    body, length = triton_request({"x": ("BF16", sent)})
-    made = decode(body, length, LIMITS)
-    assert same(made.tensors.tensors["x"], sent.astype(np.float32))
-    assert same(decoded(json_request("BF16", [1.5], [1])), np.array([1.5], np.float32))
-
-
-def test_several_inputs_keep_their_order_and_their_bytes() -> None:
-    """Binary and JSON mixed: the bytes follow in the order of the binary ones."""
-    sent = {
-        "b": ("INT16", array("INT16")),
-        "text": ("BYTES", array("BYTES")),
-        "a": ("FP64", array("FP64")),
-        "flags": ("BOOL", array("BOOL")),
-    }
-    body, length = triton_request(sent, {"b": True, "text": True, "a": False, "flags": True})
-    made = decode(body, length, LIMITS)
-    assert list(made.tensors.tensors) == ["b", "text", "a", "flags"]
-    for name, (_, values) in sent.items():
-        assert same(made.tensors.tensors[name], values), name
+def test_tritonclient_sends_and_reads_each_datatype(datatype: str, binary: bool) -> None:
+    sent = array(datatype).reshape(1, 3)
+    made = decode(*triton_request({"x": (datatype, sent)}, binary), LIMITS).tensors.tensors["x"]
+    assert same(made, sent)
+    response = encode({"y": made}, request(binary=binary), "m", "3")
+    result = triton_result(response)
+    assert result.get_output("y")["datatype"] == datatype
+    assert result.get_output("y")["shape"] == [1, 3]
+    back = result.as_numpy("y")
+    if datatype == "BYTES" and binary:
+        back = np.array([[each.decode() for each in back.reshape(-1)]], dtype=object)
+    assert same(back, sent)
+    assert (response.header_length is not None) is binary
 
 
 def test_what_tritonclient_asks_for_is_read() -> None:
@@ -198,11 +169,10 @@ def test_outputs_follow_binary_data_output_unless_they_say_otherwise() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["x", "ä 名"], ids=["ascii", "unicode"])
-def test_json_that_was_parsed_already_is_not_parsed_again(name: str) -> None:
-    each = {"name": name, "datatype": "FP32", "shape": [1], "data": [1.5]}
+def test_json_that_was_parsed_already_is_not_parsed_again() -> None:
+    each = {"name": "ä 名", "datatype": "FP32", "shape": [1], "data": [1.5]}
     made = decode(b"never parsed", None, LIMITS, {"inputs": [each], "id": "7"})
-    assert same(made.tensors.tensors[name], np.array([1.5], np.float32))
+    assert same(made.tensors.tensors["ä 名"], np.array([1.5], np.float32))
     assert made.id == "7"
 
 
@@ -221,12 +191,6 @@ def test_binary_tensors_are_aligned_and_share_the_body_where_they_can() -> None:
     assert shared == 1
 
 
-@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-def test_what_is_not_a_number_arrives(binary: bool) -> None:
-    sent = np.array([np.nan, np.inf, -np.inf], np.float32)
-    assert same(decoded(*triton_request({"x": ("FP32", sent)}, binary)), sent)
-
-
 def test_bytes_that_are_no_text_stay_bytes() -> None:
     sent = np.array([b"\xff\xfe", b"plain", b""], dtype=object)
     body, length = triton_request({"x": ("BYTES", sent)})
@@ -239,17 +203,12 @@ def test_bytes_that_are_no_text_stay_bytes() -> None:
 @pytest.mark.parametrize(
     ("datatype", "data", "shape", "expected"),
     [
-        ("FP32", [1, 2, 3, 4], [2, 2], [[1, 2], [3, 4]]),
         ("FP32", [[1, 2.5], [3, 4]], [2, 2], [[1, 2.5], [3, 4]]),
         ("INT8", [[[1], [2]], [[3], [4]]], [2, 2, 1], [[[1], [2]], [[3], [4]]]),
         ("BYTES", [["a", "b"]], [1, 2], [["a", "b"]]),
-        ("BOOL", [[True], [False]], [2, 1], [[True], [False]]),
         ("FP64", 2.5, [], 2.5),
-        ("FP64", [2.5], [], 2.5),
         ("INT64", [], [0, 3], []),
-        ("INT64", [[], []], [2, 0], [[], []]),
         ("INT32", [2.0, -0.0], [2], [2, 0]),
-        ("UINT64", [2**64 - 1], [1], [2**64 - 1]),
         ("FP64", [2**70], [1], [2.0**70]),
         ("FP16", [65519], [1], [65504]),
     ],
@@ -278,32 +237,21 @@ def test_json_data_are_read_as_other_json() -> None:
     [
         ("INT8", [1, 128], [2], "at [1] is 128; expected is [2] of INT8, whole numbers from -128"),
         ("UINT8", [-1], [1], "at [0] is -1; expected is [1] of UINT8, whole numbers from 0 to 255"),
-        ("INT64", [2**63], [1], "from -9223372036854775808 to 9223372036854775807"),
-        ("UINT64", [2**64], [1], "whole numbers from 0 to 18446744073709551615"),
         ("INT32", [[1, 2], [3, 4.5]], [2, 2], f"at [1][1] is 4.5; expected is [2, 2] of {INT32}"),
-        ("INT32", [float("nan")], [1], f"at [0] is nan; expected is [1] of {INT32}"),
         ("INT32", [None], [1], f"at [0] is null; expected is [1] of {INT32}"),
         ("FP32", ["a"], [1], f"at [0] is text 'a'; expected is [1] of {FP32}"),
         ("FP32", [1e39], [1], f"at [0] is 1e+39; expected is [1] of {FP32}"),
-        ("FP32", [10**400], [1], f"expected is [1] of {FP32}"),
         ("FP64", [10**400], [1], "expected is [1] of FP64, numbers up to 1.8e+308"),
         ("FP16", [65520], [1], "expected is [1] of FP16, numbers up to 6.55e+04"),
-        ("BF16", [1e39], [1], f"at [0] is 1e+39; expected is [1] of {FP32}"),
         ("BOOL", [True, 2], [2], "at [1] is 2; expected is [2] of BOOL, true or false"),
         ("BYTES", ["a", 98], [2], "at [1] is 98; expected is [2] of BYTES, text"),
-        ("BYTES", [[97, 98]], [1, 2], "at [0] is 97; expected is [2] of BYTES, text"),
         ("BYTES", ["\ud800"], [1], "at [0] is text with half a character, which is no Unicode"),
         ("FP32", [1, [2]], [2], "at [1] is a list of 1; expected is [2] of FP32"),
-        ("FP32", [1, {"a": 2}], [2], "at [1] is an object; expected is [2] of FP32"),
         ("FP32", [[1], [2]], [2], "has the shape [2, 1]; expected is [2] of FP32"),
         ("FP32", [[1, 2], [3]], [2, 2], "at [1] are 1 values, where [0] has 2"),
-        ("FP32", [[1, 2], 3], [2, 2], "at [1] is 3, not a list"),
         ("FP32", [[1, 2]], [2, 2], "has the shape [1, 2]; expected is [2, 2] of FP32"),
         ("FP32", [1, 2, 3], [2, 2], "has 3 values in data; its shape [2, 2] has 4"),
-        ("FP32", [1, 2], [], "has 2 values in data; its shape [] has 1"),
         ("FP32", 1, [1], "has 1 as data; expected is a list of values"),
-        ("FP32", {"a": 1}, [1], "has an object as data; expected is a list of values"),
-        ("FP32", "a", [], "at [0] is text 'a'; expected is [1] of FP32"),
     ],
 )
 def test_json_data_that_does_not_fit_is_named(
@@ -325,36 +273,27 @@ def test_a_number_beyond_all_floats_is_infinite_only_in_fp64() -> None:
 
 GOOD = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}
 BAD_INPUTS: dict[str, tuple[Any, str]] = {
-    "missing": (None, 'The V2 request has nothing as "inputs"; expected is a list of at least one'),
-    "empty": ([], 'The V2 request has a list of 0 as "inputs"'),
-    "an object": ({"x": [1]}, 'The V2 request has an object as "inputs"'),
+    "missing": (None, "The V2 request has nothing as inputs; expected is a list of at least one"),
+    "empty": ([], "The V2 request has a list of 0 as inputs"),
     "no objects": ([1], "inputs[0] is 1; expected is an object with a name"),
     "no name": ([GOOD | {"name": None}], "inputs[0] has nothing as name; expected is text"),
-    "empty name": ([GOOD | {"name": ""}], "inputs[0] has text '' as name"),
     "name a number": ([GOOD, GOOD | {"name": 3}], "inputs[1] has 3 as name"),
     "name too long": ([GOOD | {"name": "n" * 1001}], "as name; expected is text of 1 to 1000"),
-    "name half a pair": ([GOOD | {"name": "\ud800"}], "text with half a character"),
     "same name": ([GOOD, GOOD], "The input 'x' is there twice"),
     "no datatype": (
         [GOOD | {"datatype": None}],
-        "The input 'x' has nothing as datatype; allowed are BOOL, UINT8, UINT16, UINT32, UINT64, "
-        "INT8, INT16, INT32, INT64, FP16, FP32, FP64, BYTES, BF16.",
+        "The input 'x' has nothing as datatype; expected is one of BOOL, UINT8, UINT16, UINT32, "
+        "UINT64, INT8, INT16, INT32, INT64, FP16, FP32, FP64, BYTES.",
     ),
-    "datatype unknown": ([GOOD | {"datatype": "float32"}], "has text 'float32' as datatype"),
     "datatype a list": ([GOOD | {"datatype": ["FP32"]}], "has a list of 1 as datatype"),
-    "no shape": (
-        [GOOD | {"shape": None}],
-        "has nothing as shape; expected is a list of at most 32",
-    ),
     "shape a number": ([GOOD | {"shape": 1}], "has 1 as shape; expected is a list"),
     "shape negative": (
         [GOOD | {"shape": [-1]}],
-        "has the shape [-1]; its lengths are whole",
+        "has a list of 1 as shape; expected is a list of at most 32 lengths from 0",
     ),
-    "shape a float": ([GOOD | {"shape": [1.0]}], "has the shape [1.0]; its lengths are"),
     "shape a boolean": (
         [GOOD | {"shape": [True]}],
-        "has the shape [True]; its lengths are",
+        "has a list of 1 as shape; expected is a list of",
     ),
     "shape of 33": ([GOOD | {"shape": [1] * 33}], "expected is a list of at most 32 lengths"),
     "parameters a list": ([GOOD | {"parameters": []}], "has a list of 0 as parameters"),
@@ -385,36 +324,21 @@ def test_a_wrong_input_is_a_mismatch_that_says_what_is_expected(case: str) -> No
         decode(json.dumps({"inputs": inputs}).encode(), None, LIMITS)
 
 
+def output(**parameters: Any) -> list[Any]:
+    return [{"name": "y", "parameters": parameters}]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("id", 7, "The V2 request has 7 as id; expected is text"),
-        ("id", "\udc00", "text with half a character, which"),
         ("parameters", 1, "The request has 1 as parameters; expected is an object"),
-        (
-            "parameters",
-            {"binary_data_output": 1},
-            "The request has 1 as binary_data_output; expected is true",
-        ),
-        ("outputs", {}, 'The V2 request has an object as "outputs"; a list is expected'),
+        ("parameters", {"binary_data_output": 1}, "has 1 as binary_data_output; expected is true"),
+        ("outputs", {}, "The V2 request has an object as outputs; expected is a list"),
         ("outputs", ["y"], "outputs[0] is text 'y'; expected is an object with a name"),
-        ("outputs", [{}], "outputs[0] has nothing as name"),
-        ("outputs", [{"name": "y"}, {"name": "y"}], "The output 'y' is asked for twice"),
-        (
-            "outputs",
-            [{"name": "y", "parameters": {"binary_data": "yes"}}],
-            "The output 'y' has text 'yes' as binary_data; expected is true or false",
-        ),
-        (
-            "outputs",
-            [{"name": "y", "parameters": {"classification": 3}}],
-            "The output 'y': the parameter classification is not supported",
-        ),
-        (
-            "outputs",
-            [{"name": "y", "parameters": {"shared_memory_region": "r"}}],
-            "The output 'y': the parameter shared_memory_region is not supported",
-        ),
+        ("outputs", output() * 2, "The output 'y' is asked for twice"),
+        ("outputs", output(binary_data="yes"), "The output 'y' has text 'yes' as binary_data"),
+        ("outputs", output(classification=3), "'y': the parameter classification is not supported"),
     ],
 )
 def test_a_wrong_field_is_a_mismatch_that_says_what_is_expected(
@@ -427,106 +351,38 @@ def test_a_wrong_field_is_a_mismatch_that_says_what_is_expected(
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "The V2 request could not be decoded as JSON: "),
         (b"{", "The V2 request could not be decoded as JSON: "),
-        (b"\xff\xfe\xfd", "The V2 request could not be decoded as JSON: "),
         (b"[" * 100_000, "The V2 request is JSON that is nested too deeply."),
         (b'{"inputs": ' + b"9" * 5000 + b"}", "The V2 request could not be decoded as JSON: "),
     ],
-    ids=["empty", "cut", "no text", "deep", "long number"],
+    ids=["cut", "deep", "long number"],
 )
 def test_what_is_no_json_cannot_be_decoded(body: bytes, message: str) -> None:
     with pytest.raises(UndecodableInput, match=f"^{re.escape(message)}"):
         decode(body, None, LIMITS)
-
-
-@pytest.mark.parametrize("value", [b"[]", b"1", b'"text"', b"null"], ids=bytes.decode)
-def test_json_that_is_no_object_is_a_mismatch(value: bytes) -> None:
     with pytest.raises(SchemaMismatch, match='expected is an object with "inputs"'):
-        decode(value, None, LIMITS)
+        decode(b"[]", None, LIMITS)
 
 
 # --- binary data that is wrong --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [0, -1, 1000], ids=["zero", "negative", "beyond"])
-def test_a_header_length_that_cannot_be_is_refused(length: int) -> None:
-    message = f"Inference-Header-Content-Length is {length} for a body of 2 bytes"
-    with pytest.raises(UndecodableInput, match=message):
-        decode(b"{}", length, LIMITS)
+MISMATCH, CUT = SchemaMismatch, UndecodableInput
 
 
 @pytest.mark.parametrize(
     ("datatype", "raw", "shape", "size", "error", "message"),
     [
-        (
-            "FP32",
-            b"1234",
-            [2],
-            None,
-            SchemaMismatch,
-            "has binary_data_size 4; [2] of FP32 are 8 bytes",
-        ),
-        (
-            "FP32",
-            b"12345678",
-            [1],
-            None,
-            SchemaMismatch,
-            "has binary_data_size 8; [1] of FP32 are 4",
-        ),
-        ("FP16", b"", [1], None, SchemaMismatch, "has binary_data_size 0; [1] of FP16 are 2 bytes"),
-        (
-            "FP32",
-            b"1234",
-            [1],
-            5,
-            UndecodableInput,
-            "has 5 as binary_data_size, but only 4 bytes",
-        ),
-        ("FP32", b"12345", [1], 4, UndecodableInput, "The body has 1 bytes after the binary data"),
-        (
-            "FP32",
-            b"1234",
-            [1],
-            -4,
-            SchemaMismatch,
-            "has -4 as binary_data_size; expected",
-        ),
-        ("UINT8", b"1", [1], True, SchemaMismatch, "has true as binary_data_size; expected"),
-        ("BOOL", b"\0\1\2", [3], None, SchemaMismatch, "its byte 2 is 2; BOOL is a byte of 0 or 1"),
-        (
-            "BYTES",
-            b"\1\0\0\0",
-            [1],
-            None,
-            UndecodableInput,
-            "element 0 of BYTES goes beyond the 4 bytes",
-        ),
-        (
-            "BYTES",
-            b"\4\0\0\0abcd\0\0\0",
-            [2],
-            None,
-            UndecodableInput,
-            "element 1 of BYTES goes beyond the 11",
-        ),
-        (
-            "BYTES",
-            b"\0\0\0\0a",
-            [1],
-            None,
-            UndecodableInput,
-            "has 1 bytes left after the 1 elements",
-        ),
-        (
-            "BYTES",
-            b"\0\0\0",
-            [1],
-            None,
-            SchemaMismatch,
-            "has binary_data_size 3; [1] of BYTES are at least 4",
-        ),
+        ("FP32", b"1234", [2], None, MISMATCH, "has binary_data_size 4; [2] of FP32 are 8 bytes"),
+        ("FP32", b"1234", [1], 5, CUT, "has 5 as binary_data_size, but only 4 bytes"),
+        ("FP32", b"12345", [1], 4, CUT, "The body has 1 bytes after the binary data"),
+        ("FP32", b"1234", [1], -4, MISMATCH, "has -4 as binary_data_size; expected"),
+        ("UINT8", b"1", [1], True, MISMATCH, "has true as binary_data_size; expected"),
+        ("BOOL", b"\0\1\2", [3], None, MISMATCH, "its byte 2 is 2; BOOL is a byte of 0 or 1"),
+        ("BYTES", b"\1\0\0\0", [1], None, CUT, "element 0 of BYTES goes beyond the 4 bytes"),
+        ("BYTES", b"\4\0\0\0abcd\0\0\0", [2], None, CUT, "element 1 of BYTES goes beyond the 11"),
+        ("BYTES", b"\0\0\0\0a", [1], None, CUT, "has 1 bytes left after the 1 elements"),
+        ("BYTES", b"\0\0\0", [1], None, MISMATCH, "[1] of BYTES are at least 4"),
     ],
 )
 def test_binary_data_must_be_as_long_as_it_says(
@@ -536,20 +392,7 @@ def test_binary_data_must_be_as_long_as_it_says(
         decode(*binary_request(datatype, raw, shape, size), LIMITS)
 
 
-def test_each_input_has_its_own_bytes() -> None:
-    """The second must not read what the first took."""
-    one = {"datatype": "UINT8", "shape": [4], "parameters": {"binary_data_size": 4}}
-    header = json.dumps({"inputs": [{"name": "x", **one}, {"name": "y", **one}]}).encode()
-    with pytest.raises(UndecodableInput, match=r"'y' has 4 .*only 3 bytes are left"):
-        decode(header + b"1234567", len(header), LIMITS)
-
-
 # --- limits ---------------------------------------------------------------------------------------
-
-
-def test_rows_and_values_up_to_the_limits_are_read() -> None:
-    limits = Limits(rows=4, values=8, bytes=1000)
-    assert decoded(json_request("INT8", [0] * 8, [4, 2]), limits=limits).shape == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -558,12 +401,10 @@ def test_rows_and_values_up_to_the_limits_are_read() -> None:
         ([5, 1], "SCORING_MAX_ROWS"),
         ([4, 3], "SCORING_MAX_VALUES"),
         ([0, 9], "SCORING_MAX_VALUES"),
-        ([2**62, 4], "SCORING_MAX_ROWS"),
-        ([4, 2**62], "SCORING_MAX_VALUES"),
         ([4, 2**31, 2**31, 2**31], "SCORING_MAX_VALUES"),
         ([0, 10**4000, 10**4000], "SCORING_MAX_VALUES"),
     ],
-    ids=["rows", "values", "empty", "rows overflow", "overflow", "product", "digits"],
+    ids=["rows", "values", "empty", "product", "digits"],
 )
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 def test_more_is_too_large_and_names_the_setting(
@@ -604,7 +445,7 @@ def test_json_of_more_than_a_megabyte_is_read_within_the_limits() -> None:
     assert decoded(body).reshape(-1).tolist() == values
 
 
-@pytest.mark.parametrize("datatype", ["FP64", "BYTES", "BF16", "BOOL"])
+@pytest.mark.parametrize("datatype", ["FP64", "BYTES"])
 def test_a_small_body_never_takes_much_memory(datatype: str) -> None:
     """A shape of 10 million values that are not there is refused before any memory is taken."""
     body, length = binary_request(datatype, b"\0" * 100, [10, 1_000_000])
@@ -618,21 +459,6 @@ def test_a_small_body_never_takes_much_memory(datatype: str) -> None:
 
 
 # --- responses ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-@pytest.mark.parametrize("datatype", VALUES)
-def test_tritonclient_reads_each_datatype(datatype: str, binary: bool) -> None:
-    given = array(datatype).reshape(1, 3)
-    response = encode({"y": given}, request(binary=binary), "m", "3")
-    result = triton_result(response)
-    assert result.get_output("y")["datatype"] == datatype
-    assert result.get_output("y")["shape"] == [1, 3]
-    made = result.as_numpy("y")
-    if datatype == "BYTES" and binary:
-        made = np.array([[each.decode() for each in made.reshape(-1)]], dtype=object)
-    assert same(made, given)
-    assert (response.header_length is not None) is binary
 
 
 def test_the_bytes_of_a_response() -> None:
@@ -670,14 +496,6 @@ def test_an_output_that_there_is_not_is_a_mismatch_that_lists_those_there_are() 
     message = "Unknown outputs are asked for: 'z'. There are: 'label', 'probabilities'."
     with pytest.raises(SchemaMismatch, match=re.escape(message)):
         encode(outputs, request(("label", False), ("z", False)), "m", "1")
-
-
-@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-@pytest.mark.parametrize("shape", [(), (0,), (0, 4), (2, 0), (1,), (2, 3, 4)], ids=str)
-def test_tritonclient_reads_each_shape(shape: tuple[int, ...], binary: bool) -> None:
-    given = np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
-    result = triton_result(encode({"y": given}, request(binary=binary), "m", "1"))
-    assert same(result.as_numpy("y"), given)
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
@@ -740,9 +558,8 @@ def test_what_is_no_text_goes_out_as_binary_data_only(value: Any) -> None:
         ("raw", b"[0.5,NaN,-Infinity]"),
     ],
 )
-@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
-def test_nan_in_json_is_what_the_setting_says(nan: str, data: bytes, datatype: str) -> None:
-    given = array(datatype, [0.5, np.nan, -np.inf])
+def test_nan_in_json_is_what_the_setting_says(nan: str, data: bytes) -> None:
+    given = array("FP16", [0.5, np.nan, -np.inf])
     assert data in encode({"y": given}, request(), "m", "1", nan=nan).body
 
 
@@ -783,19 +600,14 @@ def test_the_metadata_are_those_of_the_protocol() -> None:
     ("value", "expected"),
     [
         ({"inputs": [GOOD]}, True),
-        ({"inputs": [GOOD], "params": {}}, True),
         ({"inputs": [{"name": "x", "shape": [1]}]}, True),
         ({"inputs": [{"datatype": "FP32", "shape": [1], "data": [1]}]}, True),
         ({"inputs": [{"name": "x", "datatype": "float"}]}, True),
         ({"inputs": [{"name": "Ann", "shape": "round"}]}, False),
         ({"inputs": [{"name": "x", "data": [1]}]}, False),
         ({"inputs": [[1, 2]]}, False),
-        ({"inputs": []}, False),
         ({"inputs": {"x": [1]}}, False),
-        ({"inputs": "text"}, False),
-        ({"instances": [GOOD]}, False),
         ([GOOD], False),
-        (None, False),
     ],
     ids=str,
 )
@@ -850,57 +662,3 @@ def test_what_tritonclient_sends_comes_back(
             assert (flat, back.shape) == (sent.reshape(-1).tolist(), sent.shape)
         else:
             assert is_same_number(back, sent)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=3), inside),
-    max_leaves=5,
-)
-FIELDS = st.fixed_dictionaries(
-    {},
-    optional={
-        "name": st.sampled_from(["x", "y"]) | JSON,
-        "datatype": st.sampled_from([*NUMPY_TYPES, "BF16"]) | JSON,
-        "shape": st.lists(st.integers(-1, 3) | st.integers(), max_size=4) | JSON,
-        "data": JSON,
-        "parameters": JSON
-        | st.fixed_dictionaries({"binary_data_size": st.integers(-1, 12) | JSON}),
-    },
-)
-
-
-@settings(deadline=None, max_examples=200, derandomize=True)
-@given(
-    inputs=st.lists(FIELDS, max_size=3) | JSON,
-    more=st.dictionaries(st.sampled_from(["id", "outputs", "parameters"]), JSON),
-    raw=st.binary(max_size=12),
-    wrong=st.integers(-3, 3) | st.just(0),
-)
-def test_any_json_is_a_request_or_an_input_error(
-    inputs: Any, more: dict[str, Any], raw: bytes, wrong: int
-) -> None:
-    header = json.dumps({"inputs": inputs, **more}).encode()
-    try:
-        made = decode(header + raw, len(header) + wrong, LIMITS)
-    except InputError as error:
-        assert len(str(error)) < 2500
-    else:
-        assert made.tensors.tensors
-
-
-@settings(deadline=None, max_examples=200, derandomize=True)
-@given(data=st.data(), tensor=st.one_of(TENSORS, TEXTS))
-def test_a_mutated_request_is_a_request_or_an_input_error(
-    data: st.DataObject, tensor: tuple[str, np.ndarray[Any, Any]]
-) -> None:
-    body, length = triton_request({"x": tensor})
-    at = data.draw(st.integers(0, len(body)))
-    end = data.draw(st.integers(at, min(len(body), at + 4)))
-    mutated = body[:at] + data.draw(st.binary(max_size=4)) + body[end:]
-    try:
-        made = decode(mutated, length, LIMITS)
-    except InputError as error:
-        assert len(str(error)) < 2500
-    else:
-        assert len(made.tensors.tensors) == 1

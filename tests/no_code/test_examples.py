@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.hosts.standalone import clean_environ, reserved_port
+from tests.hosts.standalone import clean_environ
+from tests.models_for_tests import ModelHost
 
 ROOT = Path(__file__).parents[2]
 MODELS = {
@@ -91,25 +92,8 @@ def served(
     )
     settings, options = serve_command(example)
     assert options == ["--model-dir", f"examples/{example}/{name}"]
-    with reserved_port() as keeper:
-        port = keeper.getsockname()[1]
-        command = [sys.executable, "-m", "scoring_runtime", "serve", "--model-dir", str(models)]
-        process = subprocess.Popen(
-            [*command, "--port", str(port), "--host", "127.0.0.1"],
-            env=clean_environ(PYTHONPATH=str(ROOT), **settings),
-            cwd=models.parent,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            base = f"http://127.0.0.1:{port}"
-            transport = httpx.HTTPTransport(retries=8)
-            with httpx.Client(transport=transport, timeout=60) as client:
-                assert client.get(f"{base}/").status_code == 200
-            yield example, base
-        finally:
-            process.terminate()
-            process.wait(30)
+    with ModelHost(models, environ=settings) as host:
+        yield example, host.url
 
 
 def _rounded(value: Any) -> Any:

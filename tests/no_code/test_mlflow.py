@@ -51,8 +51,7 @@ with warnings.catch_warnings():
     from mlflow.pyfunc import scoring_server
     from mlflow.pyfunc.model import PythonModel
     from mlflow.pyfunc.utils import pyfunc
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
-    from mlflow.types.schema import Array, Object, Property
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from cloudpickle import register_pickle_by_value
 from onnx import TensorProto, helper
@@ -152,12 +151,6 @@ SAVE: dict[str, Callable[[Path], None]] = {
         ColSpec("datetime", "d", False),
         ColSpec("binary", "raw", False),
     ),
-    "nested": lambda path: save_python(
-        path,
-        Given(),
-        ColSpec(Array(DataType.double), "values"),
-        ColSpec(Object([Property("x", DataType.long)]), "point"),
-    ),
     "bare": lambda path: save_python(path, Given()),
     "shaped": lambda path: save_python(path, Shaped(), ColSpec("string", "kind")),
     "hinted": lambda path: save_python(path, hinted),
@@ -220,17 +213,13 @@ def their_answer(folder: Path, body: bytes, kind: bytes) -> httpx.Response:
 
 BODIES: dict[str, dict[str, Any]] = {
     "ridge": {
-        "split": {SPLIT: {"columns": ["bmi", "age"], "data": [[1, 1e-9], [1 / 3, -2.5]]}},
-        "split-index": {SPLIT: {"columns": ["age", "bmi"], "data": [[1, 2]], "index": ["r"]}},
+        "split": {SPLIT: {"columns": ["bmi", "age"], "data": [[1, 1e-9]], "index": ["r"]}},
         "records": {RECORDS: [{"age": 0.1, "bmi": "0.25", "more": "x"}]},
         "instances": {"instances": [{"age": 0.1, "bmi": 2}, {"age": 3, "bmi": 4}]},
-        "inputs": {"inputs": {"age": [0.1, 2], "bmi": [3, 4]}, "params": None},
-        "csv": b"bmi,age\n0.30000000000000004,2\n1,4\n",
         "csv-index": pd.DataFrame({"age": [0.1], "bmi": [0.2]}).to_csv().encode(),
         "csv-byte-order-mark": b"\xef\xbb\xbfage,bmi\n1,2\n",
         "missing": {RECORDS: [{"age": 0.1}]},
         "null": {RECORDS: [{"age": 0.1, "bmi": None}]},
-        "text": {RECORDS: [{"age": 0.1, "bmi": "heavy"}]},
         "empty": {SPLIT: {"columns": ["age", "bmi"], "data": []}},
         "ragged": {SPLIT: {"columns": ["age", "bmi"], "data": [[1, 2], [3]]}},
         "two-kinds": {"inputs": {"age": [1], "bmi": [2]}, "instances": [[1, 2]]},
@@ -238,54 +227,32 @@ BODIES: dict[str, dict[str, Any]] = {
         "csv-text": b"age,bmi\n1,heavy\n",
     },
     "matrix": {
-        "instances": {"instances": [[0.1, 2], [3, 4]]},
         "inputs": {"inputs": [[0.1, 2]]},
         "split": {SPLIT: {"data": [[0.1, 2]]}},
         "wide": {"inputs": [[1, 2, 3]]},
     },
-    "onnx": {
-        "inputs": {"inputs": {"a": [0.1, 2], "b": [3, 4]}},
-        "records": {RECORDS: [{"a": 0.1, "b": 3}]},
-        "csv": b"a,b\n0.1,2\n3,4\n",
-        "missing": {"inputs": {"a": [1]}},
-    },
+    "onnx": {"inputs": {"inputs": {"a": [0.1, 2], "b": [3, 4]}}, "csv": b"a,b\n0.1,2\n3,4\n"},
     "params": {
-        "none": {"inputs": {"a": [1.5]}},
         "null": {"inputs": {"a": [1.5]}, "params": None},
         "given": {"inputs": {"a": [1.5]}, "params": {"factor": 3, "unknown": 1}},
         "wrong": {"inputs": {"a": [1.5]}, "params": {"factor": "x"}},
     },
     "kinds": {
         "records": {RECORDS: [{"n": 2**62, "s": "a", "d": "2024-01-02T03:04:05.5", "raw": "YWJj"}]},
-        "sparse": {RECORDS: [{"n": 1, "s": "a"}, {"n": 2, "s": None}]},
         "csv": b"n,s\n1,\n2,x\n",
-        "fraction": {"inputs": {"n": [1.5]}},
-        "missing": {RECORDS: [{"n": 1}, {"s": "x"}]},
-    },
-    "nested": {
-        "records": {RECORDS: [{"values": [1.5, 2], "point": {"x": 3}}]},
-        "inputs": {"inputs": {"values": [1.5], "point": {"x": 3}}},
-        "wrong": {RECORDS: [{"values": ["x"], "point": {"x": 3}}]},
     },
     "bare": {
-        "split": {SPLIT: {"columns": ["a", "b"], "data": [[1, "x"], [None, "y"]]}},
         "positions": {SPLIT: {"columns": [0, 1], "data": [[1, "x"]]}},
         "instances": {"instances": [[1, 2], [3, 4.5]]},
         "inputs": {"inputs": {"a": [1, 2], "b": [[1], [2]]}},
         "big": {"inputs": [2**70, 1]},
-        "params": {"inputs": [1], "params": {"k": 1}},
         "chat": {"messages": [{"role": "user", "content": "hi"}], "temperature": 1},
-        "csv": b"a,b,c\n1,x,0.1\n2,,3\n",
     },
     "shaped": {
         kind: {"inputs": {"kind": [kind]}}
         for kind in ("series", "float32", "float32-table", "nan", "times", "text", "none")
     },
-    "hinted": {
-        "inputs": {"inputs": [{"a": 1.5, "b": 2.5}, {"a": 3.5}]},
-        "numbers": {"inputs": [1.5]},
-        "records": {RECORDS: [{"a": 1.5}]},
-    },
+    "hinted": {"inputs": {"inputs": [{"a": 1.5, "b": 2.5}, {"a": 3.5}]}},
 }
 TAKEN = {"wide": False, "ragged": False, "no-kind": False, "two-kinds": False, "split": True}
 
@@ -316,7 +283,6 @@ def test_answers_are_those_of_mlflow_models_serve(
 def test_the_example_scores_and_the_documents_show_it(
     name: str, ours: Callable[[str], ModelInvocation]
 ) -> None:
-    """The one that was saved, else one made of the signature; without both none is known."""
     model = ours(name)
     assert model.platform.startswith("mlflow_")
     if name in ("bare", "shaped"):  # "text" is no kind of result
@@ -329,7 +295,6 @@ def test_the_example_scores_and_the_documents_show_it(
 def test_inputs_and_outputs_are_those_of_the_signature(
     folders: Path, ours: Callable[[str], ModelInvocation]
 ) -> None:
-    """Columns, or tensors with their shape."""
     assert ours("ridge").inputs == tuple(Spec(name, "FP64", (-1,)) for name in ("age", "bmi"))
     assert ours("ridge").outputs == (Spec("output", "FP64", (-1,)),)
     assert ours("onnx").inputs == (Spec("a", "FP32", (-1,)), Spec("b", "FP32", (-1,)))
@@ -373,14 +338,12 @@ FORMS: dict[str, tuple[Any, bytes]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_other_forms_reach_the_model_too(form: str, ours: Callable[[str], ModelInvocation]) -> None:
-    """Answered without a name, as by Azure ML; rows without names go where their width fits."""
     wanted = json.loads(asked(ours("ridge"), {RECORDS: [ROW]}))["predictions"]
     assert json.loads(asked(ours("ridge"), *FORMS[form])) == wanted
     assert asked(ours("ridge"), *FORMS[form], accept=CSV) == f"output\r\n{wanted[0]}\r\n".encode()
 
 
 def test_v2_tensors_are_columns_or_tensors(ours: Callable[[str], ModelInvocation]) -> None:
-    """By the names of the signature; a single one goes where there is no name."""
     [row] = json.loads(asked(ours("ridge"), {RECORDS: [ROW]}))["predictions"]
     body = v2(**{name: [value] for name, value in ROW.items()})
     assert json.loads(asked(ours("ridge"), body))["outputs"][0]["data"] == [row]
@@ -402,7 +365,6 @@ def test_v2_tensors_are_columns_or_tensors(ours: Callable[[str], ModelInvocation
     ],
 )
 def test_nan_is_what_the_setting_says(policy: str, wanted: bytes, folders: Path) -> None:
-    """``raw`` is what mlflow writes, and no JSON."""
     model = invocation(folders / "shaped", SCORING_NAN=policy)
     if wanted:
         assert asked(model, BODIES["shaped"]["nan"]) == wanted
@@ -416,10 +378,8 @@ def test_nan_is_what_the_setting_says(policy: str, wanted: bytes, folders: Path)
 REFUSED: dict[str, tuple[str, Any, type[Exception], str]] = {
     "missing": ("ridge", {RECORDS: [{"age": 1}]}, SchemaMismatch, "missing inputs ['bmi']."),
     "type": ("ridge", {RECORDS: [{**ROW, "bmi": "x"}]}, SchemaMismatch, "column bmi"),
-    "model": ("ridge", {RECORDS: [{**ROW, "bmi": None}]}, SchemaMismatch, "Input X contains NaN."),
     "kind": ("ridge", {"rows": []}, SchemaMismatch, "exactly one of the input fields"),
     "param": ("params", BODIES["params"]["wrong"], SchemaMismatch, "Failed to validate type"),
-    "no JSON": ("ridge", b"{", UndecodableInput, "could not be decoded as JSON"),
     "deep": ("bare", b"[" * 99_999, UndecodableInput, "nested too deeply"),
     "a number": ("ridge", 5, UndecodableInput, "neither a JSON object nor a list"),
     "result": ("shaped", {"inputs": {"kind": ["set"]}}, ResultNotSerializable, "set is not JSON"),
@@ -429,7 +389,6 @@ REFUSED: dict[str, tuple[str, Any, type[Exception], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_refusal_names_what_is_wrong(case: str, ours: Callable[[str], ModelInvocation]) -> None:
-    """In mlflow's words, in one line, without the data; a broken model is no client's fault."""
     name, body, kind, said = REFUSED[case]
     with pytest.raises(kind) as refused:
         asked(ours(name), body)
@@ -444,11 +403,9 @@ TOO_LARGE: dict[str, tuple[Any, bytes]] = {
     "values": ({"inputs": [[1] * 4] * 3}, b""),
     "names": ({RECORDS: [{name: 1} for name in "abc"] + [{"d": 1}]}, b""),
     "columns": ({RECORDS: [SIX]}, b""),
-    "arrays": ({"inputs": SIX}, b""),
     "longest row": ({SPLIT: {"data": [[1], [1, 2, 3], [1], [1]]}}, b""),
     "index": ({SPLIT: {"columns": list("abcde"), "index": [1, 2, 3], "data": []}}, b""),
     "index of columns": ({SPLIT: {"data": {name: {name: 1} for name in "abcd"}}}, b""),
-    "Azure ML": ({"data": [[1] * 4] * 3}, b""),
     "CSV rows": (b"a\n1\n2\n3\n4\n5\n", CSV),
     "CSV columns": (b"a,b,c,d,e,f\n1\n", CSV),
     "CSV values": (b"a,b,c,d\n1\n2\n3\n", CSV),
@@ -460,7 +417,6 @@ TOO_LARGE: dict[str, tuple[Any, bytes]] = {
 def test_what_would_be_too_large_is_refused_before_a_table_is_made(
     case: str, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However few bytes it has."""
     model = invocation(folders / "bare", **LIMITS)
     assert asked(model, b"a\n1\n", CSV)
     assert asked(model, {"inputs": [[1, 2], [3, 4]]})
@@ -469,12 +425,6 @@ def test_what_would_be_too_large_is_refused_before_a_table_is_made(
     monkeypatch.setattr(scoring_server, "invocations", None)
     with pytest.raises(InputTooLarge):
         asked(model, *TOO_LARGE[case])
-
-
-def test_lines_within_quotes_are_no_rows(folders: Path) -> None:
-    """Two rows of five lines."""
-    model = invocation(folders / "bare", **LIMITS)
-    assert b"DataFrame" in asked(model, b'a,b\n"1\n\n\n\n2",3\n4,5\n', CSV)
 
 
 def test_csv_has_a_line_of_names_in_any_charset(ours: Callable[[str], ModelInvocation]) -> None:
@@ -510,7 +460,6 @@ bodies = st.recursive(
 def test_any_body_is_taken_or_refused(
     name: str, body: Any, ours: Callable[[str], ModelInvocation]
 ) -> None:
-    """No other error than the client's."""
     for given_body in (body, {"inputs": body}, {SPLIT: body}, {RECORDS: body}, {"data": body}):
         try:
             asked(ours(name), given_body)
@@ -522,7 +471,6 @@ def test_any_body_is_taken_or_refused(
 
 
 def test_a_served_model_answers_as_mlflow_does(folders: Path) -> None:
-    """Over HTTP, with the statuses of the client's fault and of the model's."""
     with ModelHost(folders / "shaped") as host:
 
         def post(kind: Any) -> httpx.Response:
@@ -576,7 +524,6 @@ for folder in map(Path, sys.argv[1:]):
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_named(mlmodel: str, said: str, tmp_path: Path) -> None:
-    """With the cause as mlflow says it."""
     (tmp_path / "MLmodel").write_text(mlmodel)
     with pytest.raises(ModelUnusable) as raised:
         load(tmp_path, Settings.from_environ({"AZUREML_MODEL_DIR": str(tmp_path)}))

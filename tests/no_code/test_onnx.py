@@ -21,16 +21,19 @@ from sklearn.linear_model import LogisticRegression
 from scoring_runtime import ScoringRequest, Settings
 from scoring_runtime.errors import ModelUnusable, RunFailed, SchemaMismatch
 from scoring_runtime.messages import ScoringResponse
-from scoring_runtime.no_code import onnx_options
-from scoring_runtime.no_code.onnx import OnnxModel, session_options
-from scoring_runtime.no_code.onnx_options import OnnxOptions, processors
+from scoring_runtime.no_code import onnx as onnx_models
+from scoring_runtime.no_code.onnx import OnnxModel, processors, session_options
 from scoring_runtime.scoring.model_call import ModelInvocation
-from scoring_runtime.values.content import Limits, Rows, Spec, Tensors
+from scoring_runtime.values.content import Rows, Spec, Tensors
 from tests.models_for_tests import answers
 
-LIMITS = Limits(1_000_000, 20_000_000, 100 * 1024 * 1024)
+SETTINGS = Settings()
 FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
-Value = tuple[str, int, Any]
+Value = Any  # (name, element type, shape), or what onnx.helper makes
+
+
+def value(each: Value) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(*each) if isinstance(each, tuple) else each
 
 
 def model_of(
@@ -42,9 +45,9 @@ def model_of(
     graph = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info(*each) for each in inputs],
-        [helper.make_tensor_value_info(*each) for each in outputs],
-        [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
+        [value(each) for each in inputs],
+        [value(each) for each in outputs],
+        [numpy_helper.from_array(each, name) for name, each in (constants or {}).items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
@@ -143,8 +146,11 @@ def test_every_datatype_comes_through_whole_in_every_format(datatype, tmp_path):
         ),
         "V2": asked(infer),
     }
+    if datatype not in ("BYTES", "BOOL"):
+        text = "a,b\n" + "".join(f"{one!r},{other!r}\n" for one, other in values)
+        requests["csv"] = asked(text.encode(), "text/csv")
     (expected,) = own_answer(path, {"x0": given})
-    assert OnnxModel(path, LIMITS).inputs == (Spec("x0", datatype, (-1, 2)),)
+    assert OnnxModel(path, SETTINGS).inputs == (Spec("x0", datatype, (-1, 2)),)
     responses = answers(path.parent, list(requests.values()))
     for name, response in zip(requests, responses, strict=True):
         answer = answer_of(response)
@@ -152,81 +158,25 @@ def test_every_datatype_comes_through_whole_in_every_format(datatype, tmp_path):
             answer = answer["predictions"]
         if name == "V2":
             (output,) = answer["outputs"]
-            assert [output[key] for key in ("name", "datatype", "shape")] == [
-                "y0",
-                datatype,
-                [2, 2],
-            ]
+            assert (output["name"], output["datatype"], output["shape"]) == ("y0", datatype, [2, 2])
             answer = np.array(output["data"], dtype=dtype).reshape(2, 2)
             answer = answer.tolist() if datatype == "BYTES" else answer
         assert_same(answer, expected)
 
 
-@pytest.mark.parametrize("datatype", [each for each in KINDS if each not in ("BYTES", "BOOL")])
-def test_csv_is_read_as_the_datatype_of_the_model(datatype, tmp_path):
-    kind, values = KINDS[datatype]
-    path = saved(echo(kind, ["N", 2]), tmp_path / "model")
-    given = np.array(values, dtype=helper.tensor_dtype_to_np_dtype(kind))
-    text = "a,b\n" + "".join(f"{one!r},{other!r}\n" for one, other in values)
-    (expected,) = own_answer(path, {"x0": given})
-    assert_same(scored(OnnxModel(path, LIMITS), text.encode(), "text/csv"), expected)
-
-
 def test_booleans_and_text_in_csv(tmp_path):
     table = b"a,b\ntrue,0\nFalse,1\n"
     path = saved(echo(TensorProto.BOOL, ["N", 2]), tmp_path / "model")
-    assert scored(OnnxModel(path, LIMITS), table, "text/csv") == [[True, False], [False, True]]
+    assert scored(OnnxModel(path, SETTINGS), table, "text/csv") == [[True, False], [False, True]]
     numbers = b"1,0\n0,1\n"
-    assert scored(OnnxModel(path, LIMITS), numbers, "text/csv") == [[True, False], [False, True]]
+    assert scored(OnnxModel(path, SETTINGS), numbers, "text/csv") == [[True, False], [False, True]]
     path = saved(echo(STRING, ["N", 2]), tmp_path / "model")
-    assert scored(OnnxModel(path, LIMITS), table, "text/csv") == [["true", "0"], ["False", "1"]]
+    assert scored(OnnxModel(path, SETTINGS), table, "text/csv") == [["true", "0"], ["False", "1"]]
     empty = b'a,b\n"",x\n'
-    assert scored(OnnxModel(path, LIMITS), empty, "text/csv") == [["", "x"]]
-
-
-@pytest.mark.parametrize("dtype", ["int8", "int64", "uint16", "float64", "float16", "bool", ">f4"])
-def test_arrays_of_another_type_become_the_models_when_nothing_is_lost(dtype, tmp_path):
-    path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
-    given = np.array([[0, 1], [1, 1]], dtype=dtype)
-    answer = scored(OnnxModel(path, LIMITS), as_npy(given), "application/x-npy")
-    assert_same(answer, given.astype(np.float32))
-
-
-def test_null_is_nan_where_floats_are_expected(tmp_path):
-    path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
-    assert scored(OnnxModel(path, LIMITS), [[1.5, None]]) == [[1.5, None]]
-    (row,) = OnnxModel(path, LIMITS).predict(Rows([[1.5, None]]), {}, "")
-    assert row[0] == 1.5
-    assert np.isnan(row[1])
+    assert scored(OnnxModel(path, SETTINGS), empty, "text/csv") == [["", "x"]]
 
 
 # --- inputs and outputs ---------------------------------------------------------------------------
-
-
-def test_a_matrix_product_has_the_very_bits_of_onnxruntime(tmp_path):
-    random = np.random.default_rng(3)
-    weights = random.normal(size=(64, 5)).astype(np.float32)
-    path = saved(
-        model_of(
-            [helper.make_node("MatMul", ["x", "w"], ["y"])],
-            [("x", FLOAT, ["N", 64])],
-            [("y", FLOAT, ["N", 5])],
-            {"w": weights},
-        ),
-        tmp_path / "model",
-    )
-    rows = random.normal(size=(100, 64))
-    (expected,) = own_answer(path, {"x": rows.astype(np.float32)})
-    requests = [
-        asked({"data": rows.tolist()}),
-        asked(as_npy(rows), "application/x-npy"),
-        asked(as_npy(np.asfortranarray(rows.astype(np.float32))), "application/x-npy"),
-        asked(
-            "".join(",".join(map(repr, row)) + "\n" for row in rows.tolist()).encode(), "text/csv"
-        ),
-    ]
-    for response in answers(path.parent, requests):
-        assert_same(answer_of(response), expected)
 
 
 def test_several_inputs_and_outputs_by_name(tmp_path):
@@ -243,7 +193,7 @@ def test_several_inputs_and_outputs_by_name(tmp_path):
         {"axis": np.array([1])},
     )  # fmt: skip
     path = saved(model, tmp_path / "model")
-    served = OnnxModel(path, LIMITS)
+    served = OnnxModel(path, SETTINGS)
     assert served.inputs == (
         Spec("a", "FP32", (-1, 3)),
         Spec("factor", "FP32", ()),
@@ -261,20 +211,12 @@ def test_several_inputs_and_outputs_by_name(tmp_path):
     }
     assert scored(served, served.example)["predictions"]["product"] == [[0.0, 0.0, 0.0]]
     given = {"a": [[0.1, 0.2, 0.3]], "factor": 0.7, "b": [[1, 2], [3, 4]], "text": ["x", "y", "z"]}
-    expected = own_answer(
-        path,
-        {
-            "a": np.array(given["a"], np.float32),
-            "factor": np.array(0.7, np.float32),
-            "b": np.array(given["b"]),
-            "text": np.array(given["text"], dtype=object),
-        },
-    )
-    for body in ({"inputs": given}, {"inputs": {**given, "factor": [0.7]}}):
-        answer = scored(served, body)["predictions"]
-        assert list(answer) == ["product", "sum", "said"]
-        for one, other in zip(answer.values(), expected, strict=True):
-            assert_same(one, other)
+    kinds = {"a": np.float32, "factor": np.float32, "b": np.int64, "text": object}
+    expected = own_answer(path, {name: np.array(given[name], kinds[name]) for name in given})
+    answer = scored(served, {"inputs": {**given, "factor": [0.7]}})["predictions"]
+    assert list(answer) == ["product", "sum", "said"]
+    for one, other in zip(answer.values(), expected, strict=True):
+        assert_same(one, other)
 
 
 def test_inputs_of_one_value_a_row_are_the_columns_of_a_table(tmp_path):
@@ -283,7 +225,7 @@ def test_inputs_of_one_value_a_row_are_the_columns_of_a_table(tmp_path):
         [("a", FLOAT, ["N", 1]), ("b", FLOAT, ["N", 1]), ("c", STRING, ["N"])],
         [("y", FLOAT, ["N", 1]), ("z", STRING, ["N"])],
     )
-    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    served = OnnxModel(saved(model, tmp_path / "model"), SETTINGS)
     assert served.tabular
     assert served.example == {"data": [{"a": 0.0, "b": 0.0, "c": ""}]}
     records = [{"c": "one", "b": 2, "a": 1}, {"a": 3, "c": "two", "b": 0.5}]
@@ -301,14 +243,10 @@ def test_inputs_of_one_value_a_row_are_the_columns_of_a_table(tmp_path):
     ("shape", "body", "expected"),
     [
         ([], {"data": 2.5}, 2.5),
-        ([], {"inputs": {"x0": 2.5}}, 2.5),
         ([], {"data": [2.5]}, 2.5),
         (None, {"data": [[1, 2], [3, 4]]}, [[1, 2], [3, 4]]),
-        (None, {"data": [[[1]]]}, [[[1]]]),
-        (["N"], {"data": [1, 2]}, [1, 2]),
         (["N"], {"data": 1}, [1]),
         (["N", 1], {"data": [1, 2]}, [[1], [2]]),
-        ([1, 2, 2], {"data": [[[1, 2], [3, 4]]]}, [[[1, 2], [3, 4]]]),
         ([None, "M", 1, 2], {"data": [[[[1, 2]], [[3, 4]]]]}, [[[[1, 2]], [[3, 4]]]]),
         ([0, 2], {"inputs": {"x0": []}}, None),
     ],
@@ -316,7 +254,7 @@ def test_inputs_of_one_value_a_row_are_the_columns_of_a_table(tmp_path):
 )
 def test_shapes(shape, body, expected, tmp_path):
     """Fixed and free lengths, scalars, and a rank that the model leaves open."""
-    served = OnnxModel(saved(echo(FLOAT, shape), tmp_path / "model"), LIMITS)
+    served = OnnxModel(saved(echo(FLOAT, shape), tmp_path / "model"), SETTINGS)
     if expected is None:
         with pytest.raises(SchemaMismatch, match=r"shape \[0\]; expected is \[0, 2\] of FP32"):
             scored(served, body)
@@ -337,7 +275,7 @@ def test_zipmap_gives_a_probability_for_each_class(tmp_path):
     path = saved(to_onnx(model, values[:1]), tmp_path / "model")
     labels, probabilities = own_answer(path, {"X": values[:4]})
     assert isinstance(probabilities, list)
-    served = OnnxModel(path, LIMITS)
+    served = OnnxModel(path, SETTINGS)
     names = [spec.name for spec in served.outputs]
     assert scored(served, values[:4].tolist()) == dict(
         zip(names, (labels.tolist(), probabilities), strict=True)
@@ -360,28 +298,19 @@ def test_classes_that_are_numbers_are_names_in_json(tmp_path):
     model = LogisticRegression().fit(values, [0, 0, 1, 1])
     path = saved(to_onnx(model, values[:1]), tmp_path / "model")
     labels, (row,) = own_answer(path, {"X": values[:1]})
-    answer = scored(OnnxModel(path, LIMITS), [[0.0]])
+    answer = scored(OnnxModel(path, SETTINGS), [[0.0]])
     assert list(answer.values()) == [labels.tolist(), [{str(k): p for k, p in row.items()}]]
 
 
-def test_probabilities_without_zipmap_are_an_array(tmp_path):
-    model, values = classifier()
-    path = saved(to_onnx(model, values[:1], options={"zipmap": False}), tmp_path / "model")
-    _, expected = own_answer(path, {"X": values})
-    assert_same(list(scored(OnnxModel(path, LIMITS), values.tolist()).values())[1], expected)
-
-
 def test_a_sequence_is_a_list_of_arrays(tmp_path):
-    graph = helper.make_graph(
+    model = model_of(
         [helper.make_node("SplitToSequence", ["x", "sizes"], ["y"], axis=1)],
-        "graph",
-        [helper.make_tensor_value_info("x", FLOAT, ["N", 3])],
+        [("x", FLOAT, ["N", 3])],
         [helper.make_tensor_sequence_value_info("y", FLOAT, None)],
-        [numpy_helper.from_array(np.array([1, 2]), "sizes")],
+        {"sizes": np.array([1, 2])},
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     path = saved(model, tmp_path / "model")
-    answer = scored(OnnxModel(path, LIMITS), [[1, 2, 3], [4, 5, 6]])
+    answer = scored(OnnxModel(path, SETTINGS), [[1, 2, 3], [4, 5, 6]])
     assert answer == [[[1.0], [4.0]], [[2.0, 3.0], [5.0, 6.0]]]
 
 
@@ -393,7 +322,7 @@ def test_initialisers_that_may_be_overridden_are_inputs_that_need_not_be_given(t
         [("y", FLOAT, ["N", 2])],
         {"factor": np.array([3], np.float32)},
     )
-    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    served = OnnxModel(saved(model, tmp_path / "model"), SETTINGS)
     assert served.inputs == (Spec("x", "FP32", (-1, 2)), Spec("factor", "FP32", (1,), True))
     assert served.example == {"data": [[0.0, 0.0]]}
     assert scored(served, {"data": [[1, 2]]}) == [[3.0, 6.0]]
@@ -416,11 +345,8 @@ def test_optional_tensors_may_be_left_out(tmp_path):
     kind = helper.make_tensor_type_proto(FLOAT, [None])
     optional = helper.make_value_info("x", helper.make_optional_type_proto(kind))
     node = helper.make_node("OptionalHasElement", ["x"], ["there"])
-    there = helper.make_tensor_value_info("there", TensorProto.BOOL, [])
-    graph = helper.make_graph([node], "graph", [optional], [there])
-    opset = [helper.make_opsetid("", 18)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
-    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    model = model_of([node], [optional], [("there", TensorProto.BOOL, [])])
+    served = OnnxModel(saved(model, tmp_path / "model"), SETTINGS)
     assert served.inputs == (Spec("x", "FP32", (-1,), True),)
     assert served.predict(Rows([1.0]), {}, "").tolist() is True
     assert served.predict(Tensors({}), {}, "").tolist() is False
@@ -430,17 +356,14 @@ def test_optional_tensors_may_be_left_out(tmp_path):
     ("body", "kind"),
     [
         (b"1\n2\n", "text/csv"),
-        (b"any name\n1\n2\n", "text/csv"),
         (b"[1]\n[2]\n", "application/x-ndjson"),
-        (b'{"v": 1}\n{"v": 2}\n', "application/x-ndjson"),
-        (b'{"data": [[1], [2]]}', "application/json"),
         (b'{"dataframe_split": {"columns": ["v"], "data": [[1], [2]]}}', "application/json"),
         (as_npy(np.array([[1], [2]])), "application/x-npy"),
     ],
 )
 def test_one_column_feeds_an_input_without_rows(body, kind, tmp_path):
     """The one input has the shape [N]: a column is what formats of rows make of it."""
-    served = OnnxModel(saved(echo(FLOAT, ["N"]), tmp_path / "model"), LIMITS)
+    served = OnnxModel(saved(echo(FLOAT, ["N"]), tmp_path / "model"), SETTINGS)
     answer = scored(served, body, kind)
     assert answer in ([1.0, 2.0], {"predictions": [1.0, 2.0]})
     with pytest.raises(SchemaMismatch, match=r"Unknown inputs: 'a', 'b'\. Expected: 'x0'\.$"):
@@ -452,18 +375,9 @@ def test_the_outputs_that_v2_declares_are_those_it_answers(tmp_path):
     pair = helper.make_node("SequenceConstruct", ["x", "x"], ["pair"])
     total = helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)
     kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, ["N"]))
-    graph = helper.make_graph(
-        [pair, total],
-        "graph",
-        [helper.make_tensor_value_info("x", FLOAT, ["N"])],
-        [
-            helper.make_value_info("pair", kind),
-            helper.make_tensor_value_info("total", FLOAT, []),
-        ],
-    )
-    opset = [helper.make_opsetid("", 18)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=9)
-    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    outputs = [helper.make_value_info("pair", kind), ("total", FLOAT, [])]
+    model = model_of([pair, total], [("x", FLOAT, ["N"])], outputs)
+    served = OnnxModel(saved(model, tmp_path / "model"), SETTINGS)
     assert served.outputs == (Spec("pair", "FP32", (-1,)), Spec("total", "FP32", (-1,)))
     tensor = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
     pair_out, total_out = scored(served, {"inputs": [tensor]})["outputs"]
@@ -478,12 +392,12 @@ def test_a_locale_that_is_not_there_says_how_to_install_it(tmp_path):
         node = helper.make_node(
             "StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale=locale
         )
-        value = ("x", STRING, ["N"]), ("y", STRING, ["N"])
-        return saved(model_of([node], [value[0]], [value[1]]), tmp_path / "model")
+        model = model_of([node], [("x", STRING, ["N"])], [("y", STRING, ["N"])])
+        return saved(model, tmp_path / "model")
 
     with pytest.raises(ModelUnusable, match=r"zz_ZZ\.UTF-8.* apt-get install locales && localedef"):
-        OnnxModel(normaliser("zz_ZZ.UTF-8"), LIMITS)
-    assert scored(OnnxModel(normaliser("C.UTF-8"), LIMITS), ["ÄB"]) == ["äb"]
+        OnnxModel(normaliser("zz_ZZ.UTF-8"), SETTINGS)
+    assert scored(OnnxModel(normaliser("C.UTF-8"), SETTINGS), ["ÄB"]) == ["äb"]
 
 
 def test_external_data_are_read_from_beside_the_model(tmp_path):
@@ -505,44 +419,18 @@ def test_external_data_are_read_from_beside_the_model(tmp_path):
 
 
 def test_an_input_that_no_format_can_carry_makes_no_model(tmp_path):
-    graph = helper.make_graph(
+    model = model_of(
         [helper.make_node("SequenceAt", ["x", "at"], ["y"])],
-        "graph",
-        [
-            helper.make_tensor_sequence_value_info("x", FLOAT, None),
-            helper.make_tensor_value_info("at", INT64, []),
-        ],
-        [helper.make_tensor_value_info("y", FLOAT, None)],
+        [helper.make_tensor_sequence_value_info("x", FLOAT, None), ("at", INT64, [])],
+        [("y", FLOAT, None)],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    path = saved(model, tmp_path / "model")
-    with pytest.raises(ModelUnusable) as caught:
-        OnnxModel(path, LIMITS)
-    assert str(caught.value) == (
-        "model.onnx has the input 'x' of type seq(tensor(float)), which no format can carry. "
-        "Possible: tensor(bool), tensor(uint8), tensor(uint16), tensor(uint32), tensor(uint64), "
-        "tensor(int8), tensor(int16), tensor(int32), tensor(int64), tensor(float16), "
-        "tensor(float), tensor(double), tensor(string). Write an entry script for this model."
-    )
+    said = r"^model.onnx has the input 'x' of type seq\(tensor\(float\)\), which no format can "
+    said += r"carry\. Possible: tensor\(bool\), .*, tensor\(string\)\. Write an entry script for "
+    with pytest.raises(ModelUnusable, match=said):
+        OnnxModel(saved(model, tmp_path / "model"), SETTINGS)
 
 
 # --- what an operator refuses ---------------------------------------------------------------------
-
-
-def test_lengths_that_differ_between_inputs_are_named(tmp_path):
-    model = model_of(
-        [helper.make_node("Add", ["a", "b"], ["y"])],
-        [("a", FLOAT, ["batch", 1, 1]), ("b", FLOAT, ["batch", 1, 1])],
-        [("y", FLOAT, ["batch", 1, 1])],
-    )
-    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
-    with pytest.raises(SchemaMismatch) as caught:
-        scored(served, {"inputs": {"a": [[[1]], [[2]]], "b": [[[1]], [[2]], [[3]]]}})
-    assert str(caught.value) == (
-        "The model refuses the input: Attempting to broadcast an axis by a dimension other than 1. "
-        "2 by 3 (at the operator Add). The length batch must be the same everywhere: it is 2 in "
-        "'a', 3 in 'b'."
-    )
 
 
 def test_an_index_out_of_range_is_the_clients_fault(tmp_path):
@@ -552,7 +440,7 @@ def test_an_index_out_of_range_is_the_clients_fault(tmp_path):
         [("y", FLOAT, ["N"])],
         {"table": np.array([0.5, 1.5], np.float32)},
     )
-    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    served = OnnxModel(saved(model, tmp_path / "model"), SETTINGS)
     assert scored(served, [1, 0]) == [1.5, 0.5]
     with pytest.raises(SchemaMismatch, match=r"idx=7 must be within .* \(at the operator Gather\)"):
         scored(served, [7])
@@ -564,25 +452,13 @@ def test_lengths_that_agree_are_not_blamed(tmp_path):
         [("a", FLOAT, ["N"]), ("b", INT64, ["N"])],
         [("y", FLOAT, ["N"])],
     )
-    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    served = OnnxModel(saved(model, tmp_path / "model"), SETTINGS)
     with pytest.raises(SchemaMismatch) as caught:
         scored(served, {"inputs": {"a": [1, 2], "b": [0, 9]}})
     assert str(caught.value) == (
         "The model refuses the input: GatherElements op: Out of range value in index tensor (at "
         "the operator GatherElements)."
     )
-
-
-def test_text_that_is_no_number_is_the_clients_fault(tmp_path):
-    model = model_of(
-        [helper.make_node("Cast", ["x"], ["y"], to=FLOAT)],
-        [("x", STRING, ["N"])],
-        [("y", FLOAT, ["N"])],
-    )
-    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
-    assert scored(served, ["2.5"]) == [2.5]
-    with pytest.raises(SchemaMismatch, match=r"^The model refuses the input: .*operator Cast"):
-        scored(served, ["two"])
 
 
 def test_memory_that_is_not_there_is_not_the_clients_fault(tmp_path):
@@ -592,7 +468,7 @@ def test_memory_that_is_not_there_is_not_the_clients_fault(tmp_path):
         [("x", FLOAT, [1]), ("shape", INT64, [2])],
         [("y", FLOAT, [None, None])],
     )
-    served = OnnxModel(saved(model, tmp_path / "model"), LIMITS)
+    served = OnnxModel(saved(model, tmp_path / "model"), SETTINGS)
     assert scored(served, {"inputs": {"x": [2], "shape": [1, 2]}}) == {"predictions": [[2.0, 2.0]]}
     with pytest.raises(RunFailed) as caught:
         scored(served, {"inputs": {"x": [2], "shape": [2**20, 2**30]}})
@@ -602,48 +478,35 @@ def test_memory_that_is_not_there_is_not_the_clients_fault(tmp_path):
 # --- settings -------------------------------------------------------------------------------------
 
 
+LEVEL, MODE = "graph_optimization_level", "execution_mode"
+LEVELS, MODES = ort.GraphOptimizationLevel, ort.ExecutionMode
+
+
 @pytest.mark.parametrize(
     ("options", "attribute", "expected"),
     [
-        (OnnxOptions(), "graph_optimization_level", ort.GraphOptimizationLevel.ORT_ENABLE_ALL),
-        (
-            OnnxOptions(optimization="disabled"),
-            "graph_optimization_level",
-            ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        ),
-        (
-            OnnxOptions(optimization="basic"),
-            "graph_optimization_level",
-            ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-        ),
-        (
-            OnnxOptions(optimization="extended"),
-            "graph_optimization_level",
-            ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-        ),
-        (OnnxOptions(intra_op_threads=3), "intra_op_num_threads", 3),
-        (OnnxOptions(intra_op_threads=3, processes=8), "intra_op_num_threads", 3),
-        (OnnxOptions(processes=4096), "intra_op_num_threads", 1),
-        (OnnxOptions(), "inter_op_num_threads", 1),
-        (OnnxOptions(), "execution_mode", ort.ExecutionMode.ORT_SEQUENTIAL),
-        (OnnxOptions(inter_op_threads=2), "inter_op_num_threads", 2),
-        (OnnxOptions(inter_op_threads=2), "execution_mode", ort.ExecutionMode.ORT_PARALLEL),
-        (OnnxOptions(inter_op_threads=0), "execution_mode", ort.ExecutionMode.ORT_PARALLEL),
+        (Settings(), LEVEL, LEVELS.ORT_ENABLE_ALL),
+        (Settings(onnx_optimization="disabled"), LEVEL, LEVELS.ORT_DISABLE_ALL),
+        (Settings(onnx_optimization="basic"), LEVEL, LEVELS.ORT_ENABLE_BASIC),
+        (Settings(onnx_optimization="extended"), LEVEL, LEVELS.ORT_ENABLE_EXTENDED),
+        (Settings(onnx_intra_op_threads=3, worker_count=8), "intra_op_num_threads", 3),
+        (Settings(), "inter_op_num_threads", 1),
+        (Settings(), MODE, MODES.ORT_SEQUENTIAL),
+        (Settings(onnx_inter_op_threads=2), "inter_op_num_threads", 2),
+        (Settings(onnx_inter_op_threads=2), MODE, MODES.ORT_PARALLEL),
+        (Settings(onnx_inter_op_threads=0), MODE, MODES.ORT_PARALLEL),
     ],
 )
 def test_options_reach_the_session(options, attribute, expected):
-    assert getattr(session_options(options), attribute) == expected
+    made = session_options(options)
+    assert getattr(made, attribute) == expected
+    assert made.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_threads_are_as_many_as_processors_shared_by_the_processes(monkeypatch):
     monkeypatch.setattr("scoring_runtime.no_code.onnx.processors", lambda: 7)
-    threads = [session_options(OnnxOptions(processes=n)).intra_op_num_threads for n in (1, 2, 7, 9)]
+    threads = [session_options(Settings(worker_count=n)).intra_op_num_threads for n in (1, 2, 7, 9)]
     assert threads == [7, 3, 1, 1]
-
-
-def test_threads_that_wait_do_not_spin():
-    key = "session.intra_op.allow_spinning"
-    assert session_options(OnnxOptions()).get_session_config_entry(key) == "0"
 
 
 @pytest.mark.parametrize(
@@ -651,12 +514,7 @@ def test_threads_that_wait_do_not_spin():
     [
         ("SCORING_ONNX_INTRA_OP_THREADS", "2", "intra_op_num_threads", 2),
         ("SCORING_ONNX_INTER_OP_THREADS", "3", "inter_op_num_threads", 3),
-        (
-            "SCORING_ONNX_OPTIMIZATION",
-            "disabled",
-            "graph_optimization_level",
-            ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        ),
+        ("SCORING_ONNX_OPTIMIZATION", "disabled", LEVEL, LEVELS.ORT_DISABLE_ALL),
         ("WORKER_COUNT", "4096", "intra_op_num_threads", 1),
     ],
 )
@@ -671,17 +529,15 @@ def test_settings_reach_the_session(setting, value, attribute, expected, tmp_pat
 
     monkeypatch.setattr(ort, "InferenceSession", watched)
     path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
-    (response,) = answers(path.parent, [asked([[1, 2]])], **{setting: value})
-    assert response.body == b"[[1.0,2.0]]"
-    (options,) = made
-    assert getattr(options, attribute) == expected
+    answers(path.parent, [asked([[1, 2]])], **{setting: value})
+    assert [getattr(each, attribute) for each in made] == [expected]
 
 
 def test_the_provider_is_the_cpu_unless_the_settings_say_otherwise(tmp_path):
     path = saved(echo(FLOAT, ["N", 2]), tmp_path / "model")
-    OnnxModel(path, LIMITS, OnnxOptions(providers=("CPUExecutionProvider",)))
+    OnnxModel(path, Settings(onnx_providers=("CPUExecutionProvider",)))
     with pytest.raises(ModelUnusable) as caught:
-        OnnxModel(path, LIMITS, OnnxOptions(providers=("TPU", "CPUExecutionProvider", "NPU")))
+        OnnxModel(path, Settings(onnx_providers=("TPU", "CPUExecutionProvider", "NPU")))
     assert str(caught.value) == (
         "SCORING_ONNX_PROVIDERS names TPU, NPU, which this onnxruntime does not have. It has: "
         f"{', '.join(ort.get_available_providers())}."
@@ -692,28 +548,20 @@ def test_the_provider_is_the_cpu_unless_the_settings_say_otherwise(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "quota"),
+    ("text", "quota"),
     [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "50000 100000\n"}, 0.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu.max": "400000 0\n"}, None),
-        ({"cpu.max": "nonsense\n"}, None),
-        ({"cpu.max": ""}, None),
-        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3.0),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "300000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "x\n"}, None),
-        ({}, None),
+        ("150000 100000\n", 1.5),
+        ("max 100000\n", None),
+        ("400000 0\n", None),
+        ("nonsense\n", None),
+        (None, None),
     ],
-    ids=str,
 )
-def test_the_quota_of_a_container(files, quota, tmp_path):
-    """cgroup v2 and v1, with and without a limit."""
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert onnx_options._quota(tmp_path) == quota
+def test_the_quota_of_a_container(text, quota, tmp_path):
+    """cgroup v2, with and without a limit."""
+    if text is not None:
+        (tmp_path / "cpu.max").write_text(text)
+    assert onnx_models._quota(tmp_path / "cpu.max") == quota
 
 
 @pytest.mark.parametrize(
@@ -722,13 +570,13 @@ def test_the_quota_of_a_container(files, quota, tmp_path):
 )
 def test_processors_are_those_of_affinity_and_quota(affinity, quota, expected, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)))
-    monkeypatch.setattr(onnx_options, "_quota", lambda _: quota)
+    monkeypatch.setattr(onnx_models, "_quota", lambda _: quota)
     assert processors() == expected
 
 
 def test_processors_without_affinity_are_those_of_the_machine(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(onnx_options, "_quota", lambda _: None)
+    monkeypatch.setattr(onnx_models, "_quota", lambda _: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert processors() == 6
     monkeypatch.setattr(os, "cpu_count", lambda: None)

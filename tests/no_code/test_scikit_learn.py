@@ -15,45 +15,31 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from sklearn.base import clone
-from sklearn.cluster import KMeans, MiniBatchKMeans
-from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
-from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
-    AdaBoostClassifier,
-    ExtraTreesRegressor,
-    GradientBoostingClassifier,
-    GradientBoostingRegressor,
     HistGradientBoostingClassifier,
-    HistGradientBoostingRegressor,
     IsolationForest,
     RandomForestClassifier,
-    RandomForestRegressor,
-    StackingRegressor,
     VotingClassifier,
 )
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import (
-    ElasticNet,
     LinearRegression,
     LogisticRegression,
-    PoissonRegressor,
     Ridge,
-    RidgeClassifier,
-    SGDClassifier,
 )
-from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
-from sklearn.neural_network import MLPClassifier
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
-from sklearn.svm import SVC, SVR, LinearSVC
-from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
 
 from scoring_runtime import ScoringRequest, Settings
 from scoring_runtime.errors import ModelUnusable, SchemaMismatch, UndecodableInput
@@ -93,92 +79,34 @@ def data() -> Data:
 
 DATA = data()
 
+
+def scaled(estimator: Any) -> Any:
+    return make_pipeline(StandardScaler(), estimator)
+
+
 # name → (estimator, what it is fitted to)
 ESTIMATORS: Mapping[str, tuple[Any, Any]] = {
     "LinearRegression": (LinearRegression(), DATA.number),
     "Ridge of two numbers": (Ridge(), DATA.numbers),
-    "ElasticNet": (ElasticNet(), DATA.number),
-    "pipeline with PoissonRegressor": (
-        make_pipeline(StandardScaler(), PoissonRegressor()),
-        DATA.kind,
-    ),
-    "LogisticRegression of three": (
-        make_pipeline(StandardScaler(), LogisticRegression()),
-        DATA.kind,
-    ),
-    "LogisticRegression of two": (
-        make_pipeline(StandardScaler(), LogisticRegression()),
-        DATA.kind == 1,
-    ),
-    "LogisticRegression of words": (
-        make_pipeline(StandardScaler(), LogisticRegression()),
-        DATA.word,
-    ),
-    "RidgeClassifier": (RidgeClassifier(), DATA.word),
-    "SGDClassifier": (SGDClassifier(random_state=0), DATA.kind),
-    "DecisionTreeRegressor of two": (DecisionTreeRegressor(random_state=0), DATA.numbers),
+    "LogisticRegression of three": (scaled(LogisticRegression()), DATA.kind),
+    "LogisticRegression of two": (scaled(LogisticRegression()), DATA.kind == 1),
     "DecisionTreeClassifier of two": (DecisionTreeClassifier(random_state=0), DATA.kinds),
     "RandomForestClassifier": (RandomForestClassifier(5, random_state=0), DATA.word),
-    "RandomForestRegressor": (RandomForestRegressor(5, random_state=0), DATA.number),
-    "ExtraTreesRegressor of two": (ExtraTreesRegressor(5, random_state=0), DATA.numbers),
     "IsolationForest": (IsolationForest(n_estimators=5, random_state=0), None),
-    "GradientBoostingClassifier": (
-        GradientBoostingClassifier(n_estimators=3, random_state=0),
-        DATA.word,
-    ),
-    "GradientBoostingRegressor": (
-        GradientBoostingRegressor(n_estimators=3, random_state=0),
-        DATA.number,
-    ),
-    "HistGradientBoostingClassifier": (
-        HistGradientBoostingClassifier(max_iter=2, random_state=0),
-        DATA.kind,
-    ),
-    "AdaBoostClassifier": (AdaBoostClassifier(n_estimators=3, random_state=0), DATA.kind),
+    "HistGradientBoosting": (HistGradientBoostingClassifier(max_iter=2), DATA.kind),
     "SVC of three": (SVC(), DATA.word),
     "SVC of two": (SVC(), DATA.kind == 0),
-    "LinearSVC": (LinearSVC(max_iter=100_000, dual=False), DATA.kind),
-    "SVR": (SVR(), DATA.number),
-    "KNeighborsClassifier": (KNeighborsClassifier(), DATA.kind),
     "KNeighborsRegressor": (KNeighborsRegressor(), DATA.number),
-    "GaussianNB": (GaussianNB(), DATA.kind),
     "GaussianProcessRegressor": (GaussianProcessRegressor(optimizer=None), DATA.number),
     "KMeans": (KMeans(3, n_init=1, random_state=0), None),
-    "MiniBatchKMeans": (MiniBatchKMeans(3, n_init=1, random_state=0), None),
-    "GaussianMixture": (GaussianMixture(2, random_state=0, reg_covar=1e-3), None),
-    "DummyClassifier": (DummyClassifier(), DATA.word),
-    "DummyRegressor": (DummyRegressor(), DATA.number),
     "VotingClassifier": (
-        VotingClassifier(
-            [("a", GaussianNB()), ("b", DecisionTreeClassifier(random_state=0))], voting="soft"
-        ),
+        VotingClassifier([("a", GaussianNB()), ("b", DecisionTreeClassifier())], voting="soft"),
         DATA.word,
     ),
-    "StackingRegressor": (
-        StackingRegressor([("a", LinearRegression()), ("b", DecisionTreeRegressor(max_depth=2))]),
-        DATA.number,
-    ),
-    "OneVsRestClassifier": (
-        OneVsRestClassifier(make_pipeline(StandardScaler(), LogisticRegression())),
-        DATA.kind,
-    ),
+    "OneVsRestClassifier": (OneVsRestClassifier(scaled(LogisticRegression())), DATA.kind),
     "MultiOutputRegressor": (MultiOutputRegressor(Ridge()), DATA.numbers),
     "MultiOutputClassifier": (MultiOutputClassifier(GaussianNB()), DATA.kinds),
-    "TransformedTargetRegressor": (
-        TransformedTargetRegressor(Ridge(), transformer=StandardScaler()),
-        DATA.number,
-    ),
-    "pipeline with MLP": (
-        make_pipeline(
-            StandardScaler(), MLPClassifier(solver="lbfgs", max_iter=2000, random_state=0)
-        ),
-        DATA.word,
-    ),
-    "pipeline with SVC": (make_pipeline(StandardScaler(), SVC()), DATA.kind),
-    "GridSearchCV": (
-        GridSearchCV(make_pipeline(StandardScaler(), SVC()), {"svc__C": [0.1, 1.0]}, cv=2),
-        DATA.word,
-    ),
+    "GridSearchCV": (GridSearchCV(scaled(SVC()), {"svc__C": [0.1, 1.0]}, cv=2), DATA.word),
 }
 
 
@@ -231,29 +159,6 @@ def unnamed_bodies(values: NDArray[Any]) -> dict[str, tuple[bytes, str]]:
     }
 
 
-def named_bodies(frame: pd.DataFrame) -> dict[str, tuple[bytes, str]]:
-    """The same rows with names, in each format."""
-
-    names, rows = list(frame.columns), frame.to_numpy().tolist()
-    split = {"columns": names, "index": list(range(len(rows))), "data": rows}
-    records = [dict(zip(names, row, strict=True)) for row in rows]
-    mixed = [dict(reversed(each.items())) for each in records]
-    lines = b"\n".join(json.dumps(each).encode() for each in records)
-    return {
-        "data of objects": (json.dumps({"data": records}).encode(), "application/json"),
-        "objects in another order": (json.dumps({"data": mixed}).encode(), "application/json"),
-        "records": (json.dumps({"dataframe_records": records}).encode(), "application/json"),
-        "split": (json.dumps({"dataframe_split": split}).encode(), "application/json"),
-        "input_data": (json.dumps({"input_data": split}).encode(), "application/json"),
-        "csv": (as_csv(names, rows), "text/csv"),
-        "csv in another order": (
-            as_csv(names[::-1], [row[::-1] for row in rows]),
-            "text/csv; header=present",
-        ),
-        "JSON Lines": (lines, "application/jsonl"),
-    }
-
-
 def assert_same(answer: Any, expected: Any) -> None:
     """A JSON answer is what the estimator gave: every bit of every number, in the same nesting."""
     if isinstance(expected, list):
@@ -303,15 +208,6 @@ def test_an_estimator_fitted_on_an_array_answers_as_it_does_itself(name, tmp_pat
     assert_answers(model, given, unnamed_bodies(given), tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_an_estimator_fitted_on_a_table_answers_as_it_does_itself(name, tmp_path):
-    frame = pd.DataFrame(DATA.values, columns=NAMES)
-    model = fitted(name, frame)
-    given = frame[:9]
-    bodies = {**unnamed_bodies(given.to_numpy()), **named_bodies(given)}
-    assert_answers(model, given, bodies, tmp_path / "model")
-
-
 MIXED = pd.DataFrame(
     {
         "age": [31.0, 45.5, 22.0, 60.0, 38.0, 51.0],
@@ -321,53 +217,17 @@ MIXED = pd.DataFrame(
         "note": ["good and late", "late", "very good", "good", "bad, late", "'quoted', \"bad\""],
     }
 )
-MIXED_TARGET = [0, 1, 0, 1, 1, 0]
-MIXED_MODELS = {
-    "ColumnTransformer": make_pipeline(
-        ColumnTransformer(
-            [
-                ("text", OneHotEncoder(handle_unknown="ignore"), ["city", "size"]),
-                ("words", CountVectorizer(), "note"),
-                ("number", StandardScaler(), ["age", "income"]),
-            ]
-        ),
-        LogisticRegression(),
-    ),
-    "nested": make_pipeline(
-        ColumnTransformer(
-            [
-                ("text", make_pipeline(OrdinalEncoder(), StandardScaler()), ["city", "size"]),
-                ("words", make_pipeline(TfidfVectorizer()), "note"),
-            ],
-            remainder="passthrough",
-        ),
-        RandomForestClassifier(5, random_state=0),
-    ),
-    "GridSearchCV of ColumnTransformer": GridSearchCV(
-        make_pipeline(
-            ColumnTransformer(
-                [("text", OneHotEncoder(handle_unknown="ignore"), ["city", "size"])],
-                remainder="drop",
-            ),
-            DecisionTreeClassifier(random_state=0),
-        ),
-        {"decisiontreeclassifier__max_depth": [1, 2]},
-        cv=2,
-    ),
-}
+MIXED_COLUMNS = ColumnTransformer(
+    [
+        ("text", OneHotEncoder(handle_unknown="ignore"), ["city", "size"]),
+        ("words", CountVectorizer(), "note"),
+        ("number", StandardScaler(), ["age", "income"]),
+    ]
+)
 
 
-@pytest.mark.parametrize("name", MIXED_MODELS)
-def test_columns_of_text_and_numbers_answer_as_the_pipeline_does_itself(name, tmp_path):
-    model = clone(MIXED_MODELS[name]).fit(MIXED, MIXED_TARGET)
-    bodies = named_bodies(MIXED)
-    rows = MIXED.to_numpy().tolist()
-    bodies["rows in the order of the columns"] = (json.dumps(rows).encode(), "application/json")
-    assert_answers(model, MIXED, bodies, tmp_path / "model")
-
-
-def test_the_columns_of_a_pipeline_say_which_are_text_and_its_example_scores(tmp_path):
-    model = clone(MIXED_MODELS["ColumnTransformer"]).fit(MIXED, MIXED_TARGET)
+def test_the_columns_of_a_pipeline_say_which_are_text_and_its_example_scores():
+    model = make_pipeline(MIXED_COLUMNS, LogisticRegression()).fit(MIXED, [0, 1, 0, 1, 1, 0])
     served = ScikitLearnModel(model, LIMITS)
     assert served.tabular
     assert served.inputs == tuple(
@@ -376,10 +236,8 @@ def test_the_columns_of_a_pipeline_say_which_are_text_and_its_example_scores(tmp
     )
     example = {"age": 0.0, "city": "Graz", "size": "l", "income": 0.0, "note": "text"}
     assert served.example == {"data": [example]}
-    (response,) = answers(
-        saved(model, tmp_path / "model"), [ScoringRequest(json.dumps(served.example).encode())]
-    )
-    assert json.loads(bytes(response.body)) == model.predict(pd.DataFrame([example])).tolist()  # type: ignore[arg-type]
+    invocation = ModelInvocation(served, "m", "1", Settings())
+    assert invocation.example_result == model.predict(pd.DataFrame([example])).tolist()
 
 
 # --- missing values -------------------------------------------------------------------------------
@@ -401,36 +259,19 @@ NAN_NAMED = {
     "no key": (b'{"data": [{"a": 1.0}, {"b": 2.0}, {"a": 3.0, "b": 4.0}]}', "application/json"),
     "csv": (b"a,b\r\n1.0,\r\n,2.0\r\n3.0,4.0\r\n", "text/csv"),
 }
-TAKES_NAN = {
-    "HistGradientBoostingRegressor": HistGradientBoostingRegressor(max_iter=3, random_state=0),
-    "RandomForestRegressor": RandomForestRegressor(3, random_state=0),
-    "imputer": make_pipeline(SimpleImputer(strategy="median"), LinearRegression()),
-}
 
 
-@pytest.mark.parametrize("name", TAKES_NAN)
 @pytest.mark.parametrize("named", [False, True], ids=["array", "table"])
-def test_missing_values_reach_a_model_that_takes_them(name, named, tmp_path):
-    fitted_on: Any = np.vstack([WITH_NAN, WITH_NAN[::-1] * 2] * 5)
-    given: Any = WITH_NAN
+def test_missing_values_reach_a_model_that_takes_them(named, tmp_path):
+    values = np.vstack([WITH_NAN, WITH_NAN[::-1] * 2] * 5)
+    on, given = (pd.DataFrame(each, columns=["a", "b"]) for each in (values, WITH_NAN))
+    model = make_pipeline(SimpleImputer(strategy="median"), LinearRegression())
     if named:
-        fitted_on = pd.DataFrame(fitted_on, columns=["a", "b"])
-        given = pd.DataFrame(WITH_NAN, columns=["a", "b"])
-    model = clone(TAKES_NAN[name]).fit(fitted_on, np.arange(30.0))
-    assert_answers(model, given, NAN_NAMED if named else NAN_BODIES, tmp_path / "model")
-
-
-def test_missing_text_reaches_an_encoder_that_knows_it(tmp_path):
-    frame = pd.DataFrame({"city": ["Graz", None, "Linz", None], "n": [1, 2, 3, 4]})
-    model = make_pipeline(
-        ColumnTransformer([("text", OneHotEncoder(), ["city"])]), DecisionTreeClassifier()
-    ).fit(frame, [1, 2, 3, 2])
-    requests = [
-        ScoringRequest(b'{"data": [{"city": null, "n": 1}, {"city": "Linz", "n": 1}]}'),
-        ScoringRequest(b"city,n\r\n,1\r\nLinz,1\r\n", said("text/csv")),
-    ]
-    for response in answers(saved(model, tmp_path / "model"), requests):
-        assert response.body == b"[2,3]"
+        model.fit(on, np.arange(30.0))
+        assert_answers(model, given, NAN_NAMED, tmp_path / "model")
+    else:
+        model.fit(values, np.arange(30.0))
+        assert_answers(model, WITH_NAN, NAN_BODIES, tmp_path / "model")
 
 
 # --- how rows may look ----------------------------------------------------------------------------
@@ -440,27 +281,9 @@ LINE = LinearRegression().fit([[0.0, 1.0], [1.0, 0.5], [2.0, 7.0]], [1.0, 2.5, 4
 
 
 @pytest.mark.parametrize(
-    "values",
-    [
-        np.array([[1, 2], [3, 4]], dtype=kind)
-        for kind in ("bool", "int8", "uint16", "int64", "uint64", "float16", "float32", ">f8")
-    ],
-    ids=lambda values: str(values.dtype),
-)
-def test_arrays_of_every_number_type_are_scored_as_double_precision(values, tmp_path):
-    expected = LINE.predict(values.astype(np.float64))
-    requests = [ScoringRequest(as_npy(values), said("application/x-npy"))]
-    (response,) = answers(saved(LINE, tmp_path / "model"), requests)
-    assert_same(json.loads(bytes(response.body)), expected)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
     ("body", "rows"),
     [
         ('[["1", "2.5e1"]]', [[1, 25]]),
-        ("[[true, false]]", [[1, 0]]),
-        ("[[1, 123456789012345678901234567890]]", [[1, 123456789012345678901234567890.0]]),
-        ("[[9007199254740993, -0.0]]", [[9007199254740993.0, -0.0]]),
         ('{"data": {"columns": ["x", "y"], "data": [[1, 2]]}}', [[1, 2]]),
         ('{"data": [{"any": 1, "name": 2}]}', [[1, 2]]),
         ('{"inputs": {"X": [[1, 2]]}}', [[1, 2]]),
@@ -473,26 +296,11 @@ def test_a_model_without_names_takes_rows_in_many_forms(body, rows):
     assert_same(answer["predictions"] if isinstance(answer, dict) else answer, expected)
 
 
-NOTES = ["good", "bad", "good good", "very bad"]
-READERS = {
-    "pipeline": make_pipeline(CountVectorizer(), LogisticRegression()),
-    "search": GridSearchCV(
-        make_pipeline(TfidfVectorizer(), LogisticRegression()),
-        {"logisticregression__C": [0.1, 1.0]},
-        cv=2,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_a_vectorizer_of_text_alone_takes_texts(name, tmp_path):
-    model = clone(READERS[name]).fit(NOTES, ["up", "down", "up", "down"])
+def test_a_vectorizer_of_text_alone_takes_texts(tmp_path):
+    notes = ["good", "bad", "good good", "very bad"]
+    model = make_pipeline(CountVectorizer(), LogisticRegression()).fit(notes, [1, 0, 1, 0])
     given = ["very good", "bad, bad"]
     bodies = {
-        "list": (json.dumps(given).encode(), "application/json"),
-        "data": (json.dumps({"data": given}).encode(), "application/json"),
-        "rows of one": (json.dumps([[each] for each in given]).encode(), "application/json"),
-        "csv": (as_csv(["note"], [[each] for each in given]), "text/csv; header=present"),
         "csv without header": (as_csv(None, [[each] for each in given]), "text/csv; header=absent"),
         "npy": (as_npy(np.array(given)), "application/x-npy"),
         "by name": (json.dumps({"input_data": {"X": given}}).encode(), "application/json"),
@@ -500,9 +308,7 @@ def test_a_vectorizer_of_text_alone_takes_texts(name, tmp_path):
     assert_answers(model, given, bodies, tmp_path / "model")
     served = ScikitLearnModel(model, LIMITS)
     assert served.inputs == (Spec("X", "BYTES", (-1,)),)
-    assert served.example == {"data": ["text"]}
     invocation = ModelInvocation(served, "m", "1", Settings())
-    assert invocation.example == served.example
     for body, problem in (
         (b"[1]", "The input 'X': at [0] is 1; expected is [any] of BYTES, text."),
         (b"[null]", "The input 'X': at [0] is null; expected is [any] of BYTES, text."),
@@ -542,10 +348,9 @@ class Own:
     ("names", "shapes"),
     [
         (None, [("FP64", (-1,)), ("FP64", (-1,)), ("FP64", (-1,))]),
-        (["a", "b"], [("BYTES", (-1,)), ("FP64", (-1, 2)), ("FP64", (-1,))]),
-        (["a", "b", "c"], [("BYTES", (-1,)), ("FP64", (-1, 3)), ("FP64", (-1, 3))]),
+        (["a", "b"], [("BYTES", (-1,)), ("FP64", (-1, -1)), ("FP64", (-1, -1))]),
     ],
-    ids=["numbers", "two classes", "three classes"],
+    ids=["numbers", "classes"],
 )
 def test_a_model_whose_example_fails_is_described_by_its_classes(names, shapes):
     model = ScikitLearnModel(Own(names), LIMITS)
@@ -603,7 +408,7 @@ def test_without_a_method_it_is_predict_and_the_query_wins_over_the_body(call, c
 
 
 @pytest.mark.parametrize("place", ["query", "body"])
-@pytest.mark.parametrize("name", ["fit", "__class__", "Predict", "score", "predict_log_proba"])
+@pytest.mark.parametrize("name", ["fit", "__class__", "Predict"])
 def test_another_method_is_refused_with_those_there_are(call, place, name):
     body = {"data": ROW} if place == "query" else {"data": ROW, "method": name}
     with pytest.raises(UndecodableInput) as caught:
@@ -645,27 +450,17 @@ class WithoutPredict:
     ("model", "name"),
     [
         (WithoutPredict(), "WithoutPredict"),
-        ({"a": 1}, "dict"),
-        (StandardScaler(), "StandardScaler"),
         (make_pipeline(StandardScaler()), "Pipeline"),
         (None, "NoneType"),
     ],
     ids=lambda value: value if isinstance(value, str) else "model",
 )
 def test_what_cannot_predict_is_no_model(model, name):
-    with pytest.raises(ModelUnusable) as caught:
+    with pytest.raises(ModelUnusable, match=f"^The model is a {name}, which has no predict"):
         ScikitLearnModel(model, LIMITS)
-    assert str(caught.value) == (
-        f"The model is a {name}, which has no predict(). Models that score without a script have "
-        "one; for another write an entry script."
-    )
 
 
-@pytest.mark.parametrize(
-    "model",
-    [LinearRegression(), make_pipeline(StandardScaler(), SVC()), GridSearchCV(SVC(), {"C": [1]})],
-    ids=["estimator", "pipeline", "search"],
-)
+@pytest.mark.parametrize("model", [make_pipeline(StandardScaler(), SVC()), GridSearchCV(SVC(), {})])
 def test_what_was_not_fitted_is_no_model(model):
     with pytest.raises(ModelUnusable, match=r"was not fitted"):
         ScikitLearnModel(model, LIMITS)
@@ -674,40 +469,20 @@ def test_what_was_not_fitted_is_no_model(model):
 @pytest.mark.parametrize(
     ("name", "outputs"),
     [
-        ("LinearRegression", [("predict", "FP64", (-1,))]),
-        ("Ridge of two numbers", [("predict", "FP64", (-1, 2))]),
-        ("KMeans", [("predict", "INT32", (-1,))]),
-        (
-            "LogisticRegression of three",
-            [
-                ("predict", "INT64", (-1,)),
-                ("predict_proba", "FP64", (-1, 3)),
-                ("decision_function", "FP64", (-1, 3)),
-            ],
-        ),
-        (
-            "LogisticRegression of two",
-            [
-                ("predict", "BOOL", (-1,)),
-                ("predict_proba", "FP64", (-1, 2)),
-                ("decision_function", "FP64", (-1,)),
-            ],
-        ),
-        (
-            "RandomForestClassifier",
-            [("predict", "BYTES", (-1,)), ("predict_proba", "FP64", (-1, 3))],
-        ),
-        (
-            "IsolationForest",
-            [("predict", "INT64", (-1,)), ("decision_function", "FP64", (-1,))],
-        ),
-        ("MultiOutputRegressor", [("predict", "FP64", (-1, 2))]),
+        ("LinearRegression", [("FP64", (-1,))]),
+        ("Ridge of two numbers", [("FP64", (-1, 2))]),
+        ("KMeans", [("INT32", (-1,))]),
+        ("LogisticRegression of three", [("INT64", (-1,)), ("FP64", (-1, 3)), ("FP64", (-1, 3))]),
+        ("LogisticRegression of two", [("BOOL", (-1,)), ("FP64", (-1, 2)), ("FP64", (-1,))]),
+        ("RandomForestClassifier", [("BYTES", (-1,)), ("FP64", (-1, 3))]),
     ],
 )
 def test_the_outputs_are_those_of_the_methods(name, outputs):
     """What metadata say of an output is what the estimator gives."""
     model = ScikitLearnModel(fitted(name, DATA.values), LIMITS)
-    assert [tuple(each)[:3] for each in model.outputs] == outputs
+    methods = [each for each in METHODS if hasattr(fitted(name, DATA.values), each)]
+    assert [each.name for each in model.outputs] == methods
+    assert [tuple(each)[1:3] for each in model.outputs] == outputs
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -57,7 +57,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: Any) -> list[ModelInv
     model: Any
     if request.param == "onnx":
         file = saved(echo(TensorProto.FLOAT, [None, 2]), tmp_path_factory.mktemp("model"))
-        model = OnnxModel(file, SETTINGS.limits)
+        model = OnnxModel(file, SETTINGS)
     else:
         estimator = LinearRegression().fit(np.array([[1.0, 2], [2, 1], [3, 3]]), [1.0, 2, 3])
         model = ScikitLearnModel(estimator, SETTINGS.limits)

@@ -24,11 +24,7 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "AZUREML_SOURCE_DIRECTORY": ("", {"src": "src"}, []),
     "AZUREML_CONFIG_FILE": ("", {"": ""}, []),
     "SCORING_HOST": ("0.0.0.0", {"::1": "::1"}, []),
-    "SERVER_PORT": (
-        5001,
-        {"1": 1, "65535": 65535, " 80 ": 80},
-        ["0", "65536", "-1", "x", "80.0", ""],
-    ),
+    "SERVER_PORT": (5001, {"65535": 65535, " 80 ": 80}, ["0", "65536", "80.0", ""]),
     "HEALTH_PORT": (5000, {"9000": 9000}, ["0", "http"]),
     "SEPERATE_HEALTH_ENDPOINT": (False, {"true": True, "True": False, "1": False, "": False}, []),
     "WORKER_COUNT": (1, {"1": 1, "16": 16}, ["0", "-1", "x", "1.5"]),
@@ -38,11 +34,7 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "SCORING_TIMEOUT_MS": (3_600_000, {"0": 0, "1500": 1500}, ["-1", "abc", "1.5", ""]),
     "SCORING_CONCURRENCY": (1, {"1": 1, "512": 512}, ["0", "513", "x"]),
     "SCORING_QUEUE_SIZE": (1000, {"1": 1}, ["0", "many"]),
-    "SCORING_MAX_BODY_BYTES": (
-        104_857_600,
-        {"1": 1, "2000000000000": 2_000_000_000_000},
-        ["0", "100MB"],
-    ),
+    "SCORING_MAX_BODY_BYTES": (104_857_600, {"2000000000000": 2_000_000_000_000}, ["0", "100MB"]),
     "SCORING_IDLE_TIMEOUT_SECONDS": (60.0, {"2.5": 2.5, "0": 0.0}, ["-1", "inf", "soon"]),
     "SCORING_MAX_CONNECTIONS": (10_000, {"1": 1}, ["0", "many"]),
     "SCORING_MAX_BYTES_IN_FLIGHT": (1_073_741_824, {"1": 1}, ["0", "1GB"]),
@@ -51,43 +43,23 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "SCORING_MAX_VALUES": (20_000_000, {"1": 1}, ["0", "1e6"]),
     "SCORING_MAX_COLUMNS": (10_000, {"1": 1}, ["0", "1e6"]),
     "SCORING_ONNX_PROVIDERS": ((), {"A, B": ("A", "B"), "": ()}, []),
-    "SCORING_ONNX_OPTIMIZATION": (
-        "all",
-        {"Basic": "basic", "disabled": "disabled", "extended": "extended"},
-        ["none", ""],
-    ),
+    "SCORING_ONNX_OPTIMIZATION": ("all", {"Basic": "basic", "extended": "extended"}, ["none", ""]),
     "SCORING_ONNX_INTRA_OP_THREADS": (0, {"0": 0, "1024": 1024}, ["-1", "1025", "x"]),
     "SCORING_ONNX_INTER_OP_THREADS": (1, {"0": 0, "2": 2}, ["-1", "1025", "x"]),
-    "SCORING_NAN": (
-        "",
-        {"null": "null", "String": "string", "ERROR": "error", "raw": "raw", "": ""},
-        ["none", "nan"],
-    ),
+    "SCORING_NAN": ("", {"String": "string", "ERROR": "error", "raw": "raw", "": ""}, ["nan"]),
     "SCORING_STRICT_COMPAT": (
         False,
-        {"true": True, "TRUE": True, "1": True, "false": False, "0": False},
+        {"TRUE": True, "1": True, "false": False, "0": False},
         ["yes", ""],
     ),
     "SCORING_INIT_GRACE_SECONDS": (8.0, {"20": 20.0}, ["-1", "x"]),
-    "SCORING_AUTH_LEVEL": (
-        "function",
-        {"anonymous": "anonymous", "Function": "function", "ADMIN": "admin"},
-        ["none", ""],
-    ),
-    "SCORING_TRIGGERS": (
-        (),
-        {"blob": ("blob",), "service-bus, HTTP": ("http", "service_bus"), "": ()},
-        ["queue", "http blob"],
-    ),
+    "SCORING_AUTH_LEVEL": ("function", {"anonymous": "anonymous", "ADMIN": "admin"}, ["none", ""]),
+    "SCORING_TRIGGERS": ((), {"service-bus, HTTP": ("http", "service_bus"), "": ()}, ["http blob"]),
     "BLOB_CONNECTION": ("", {"Other": "Other"}, []),
     "BLOB_INPUT_PATH": ("input/{blobname}.json", {"in/{x}": "in/{x}"}, []),
     "BLOB_OUTPUT_PATH": ("output/{blobname}_out.json", {"out/{x}": "out/{x}"}, []),
     "BLOB_ERROR_PATH": ("", {"bad/{x}": "bad/{x}"}, []),
-    "BLOB_SOURCE": (
-        "LogsAndContainerScan",
-        {"eventgrid": "EventGrid", "LOGSANDCONTAINERSCAN": "LogsAndContainerScan"},
-        ["Logs", ""],
-    ),
+    "BLOB_SOURCE": ("LogsAndContainerScan", {"eventgrid": "EventGrid"}, ["Logs", ""]),
     "BLOB_INPUT_FOLDER": ("", {"in": "in"}, []),
     "BLOB_OUTPUT_FOLDER": ("", {"out": "out"}, []),
     "BLOB_POLL_SECONDS": (
@@ -125,21 +97,9 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "SERVICE_PATH_PREFIX": ("", {"p/q": "p/q"}, []),
     "WORKSPACE_NAME": ("", {"ws": "ws"}, []),
     "HOSTNAME": ("Unknown", {"box": "box"}, []),
-    "AML_CORS_ORIGINS": (
-        (),
-        {"http://a, http://b ,,": ("http://a", "http://b"), "*": ("*",), "": ()},
-        [],
-    ),
-    "SERVER_VERSION_LOG_RESPONSE_ENABLED": (
-        True,
-        {"true": True, "True": True, "false": False, "x": False, "": False},
-        [],
-    ),
-    "AZUREML_LOG_LEVEL": (
-        "INFO",
-        {"debug": "DEBUG", "WARNING": "WARNING", "Critical": "CRITICAL"},
-        ["BANANA", "10", ""],
-    ),
+    "AML_CORS_ORIGINS": ((), {"http://a, http://b ,,": ("http://a", "http://b"), "": ()}, []),
+    "SERVER_VERSION_LOG_RESPONSE_ENABLED": (True, {"True": True, "x": False, "": False}, []),
+    "AZUREML_LOG_LEVEL": ("INFO", {"debug": "DEBUG", "WARNING": "WARNING"}, ["BANANA", "10", ""]),
     "AZUREML_DEBUG_PORT": (0, {"5678": 5678, "0": 0}, ["65536", "x"]),
     "AML_APP_INSIGHTS_ENABLED": (False, {"true": True, "True": False, "1": False}, []),
     "AML_APP_INSIGHTS_KEY": ("", {KEY: KEY, "any": "any"}, []),
@@ -168,7 +128,6 @@ def test_the_table_holds_every_setting() -> None:
 
 @pytest.mark.parametrize("variable", TABLE)
 def test_default(variable: str) -> None:
-    """Without any variable, from_environ and the bare class agree on the default and its type."""
     attribute, default = FIELDS[variable].name, TABLE[variable][0]
     found = getattr(Settings.from_environ({}), attribute)
     assert (found, type(found)) == (default, type(default))
@@ -177,7 +136,6 @@ def test_default(variable: str) -> None:
 
 @pytest.mark.parametrize(("variable", "text", "value"), GOOD)
 def test_good_value(variable: str, text: str, value: object) -> None:
-    """The variable's text becomes this value, of this type, and no other setting moves."""
     settings, attribute = Settings.from_environ({variable: text}), FIELDS[variable].name
     found = getattr(settings, attribute)
     assert (found, type(found)) == (value, type(value))
@@ -199,25 +157,20 @@ def test_bad_value_names_variable_value_source_and_what_is_allowed(
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("variable", sorted({name for name, _ in BAD}))
-def test_bad_value_says_that_it_came_from_the_config_file(variable: str, tmp_path: Path) -> None:
-    """The same check for values of config.json."""
-    bad = TABLE[variable][2][0]
-    write_config(tmp_path, {variable: bad})
-    with pytest.raises(ConfigurationError, match=rf"^{variable} .* \(from the config file\)"):
+def test_bad_value_says_that_it_came_from_the_config_file(tmp_path: Path) -> None:
+    write_config(tmp_path, {"WORKER_COUNT": "none"})
+    with pytest.raises(ConfigurationError, match=r"^WORKER_COUNT .* \(from the config file\)"):
         Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
 
 
 @pytest.mark.parametrize("source", ["command line", "host default"])
 def test_bad_value_says_that_it_came_from_the(source: str) -> None:
-    """The same check for values of the command line and of the host."""
     argument = {"command line": "command_line", "host default": "defaults"}[source]
     with pytest.raises(ConfigurationError, match=rf"^WORKER_COUNT .* \(from the {source}\)"):
         Settings.from_environ({}, **{argument: {"WORKER_COUNT": "none"}})
 
 
 def test_a_number_too_long_to_read_is_a_bad_value() -> None:
-    """Python refuses to read 5,000 digits; that too names the variable."""
     with pytest.raises(ConfigurationError, match=r"^SCORING_TIMEOUT_MS has the value '9{5000}'"):
         Settings.from_environ({"SCORING_TIMEOUT_MS": "9" * 5000})
 
@@ -229,13 +182,11 @@ def test_model_data_collection_goes_by_both_names(variable: str) -> None:
 
 
 def test_the_documented_name_wins_over_the_other() -> None:
-    """Both set: the first name of the table counts."""
     both = {"AML_MDC_STORAGE_ENABLED": "true", "AML_MODEL_DC_STORAGE_ENABLED": "false"}
     assert Settings.from_environ(both).model_data_collection is False
 
 
 def test_settings_cannot_be_changed() -> None:
-    """One configuration for the life of the process."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Settings().port = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
@@ -243,7 +194,6 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_environment_name() -> None:
-    """The way back from the attribute to the variable."""
     assert [environment_name(each.name) for each in FIELDS.values()] == list(TABLE)
 
 
@@ -261,8 +211,6 @@ def test_environment_name() -> None:
     ],
 )
 def test_precedence(places: str, value: str, source: str | None, tmp_path: Path) -> None:
-    """Command line, environment, config file, the host's default, the default."""
-
     def said(place: str, value: str) -> dict[str, str]:
         return {"SERVICE_NAME": value} if place in places.split(", ") else {}
 
@@ -276,14 +224,7 @@ def test_precedence(places: str, value: str, source: str | None, tmp_path: Path)
     assert settings.sources.get("service_name") == source
 
 
-def test_each_value_remembers_where_it_came_from() -> None:
-    """Settings left at their default have no source."""
-    settings = Settings.from_environ({"SERVER_PORT": "1"}, command_line={"WORKER_COUNT": "2"})
-    assert settings.sources == {"port": "environment", "worker_count": "command line"}
-
-
 def test_where_a_value_came_from_is_no_part_of_it() -> None:
-    """Equal values are equal settings."""
     assert Settings.from_environ({"SERVER_PORT": "7"}) == Settings.from_environ(
         {}, command_line={"SERVER_PORT": "7"}
     )
@@ -297,7 +238,6 @@ def test_environment_names_in_any_case(name: str) -> None:
 
 @pytest.mark.parametrize("first", ["SERVER_PORT", "server_port"])
 def test_the_exact_name_wins_over_another_case(first: str) -> None:
-    """Whatever the order of the environment."""
     both = {"SERVER_PORT": "1", "server_port": "2"}
     ordered = {first: both[first], **both}
     assert Settings.from_environ(ordered).port == 1
@@ -332,7 +272,6 @@ def test_config_file_by_name(given_by: str, source: str, tmp_path: Path) -> None
 
 
 def test_config_file_of_the_command_line_wins_over_the_environments(tmp_path: Path) -> None:
-    """--config-file before AZUREML_CONFIG_FILE."""
     one = write_config(tmp_path, {"SERVER_PORT": 1}, "one.json")
     two = write_config(tmp_path, {"SERVER_PORT": 2}, "two.json")
     settings = Settings.from_environ(
@@ -343,7 +282,6 @@ def test_config_file_of_the_command_line_wins_over_the_environments(tmp_path: Pa
 
 @pytest.mark.parametrize("root_from", ["environ", "defaults"])
 def test_config_json_in_the_app_root(root_from: str, tmp_path: Path) -> None:
-    """The app root is the environment's or the host's."""
     write_config(tmp_path, {"SERVER_PORT": 3})
     root = {"AML_APP_ROOT": str(tmp_path)}
     settings = (
@@ -355,7 +293,6 @@ def test_config_json_in_the_app_root(root_from: str, tmp_path: Path) -> None:
 
 
 def test_config_json_next_to_the_script(tmp_path: Path) -> None:
-    """Looked for after the app root's."""
     environ = {"AML_APP_ROOT": str(tmp_path), "AZUREML_ENTRY_SCRIPT": "sub/score.py"}
     write_config(tmp_path / "sub", {"SERVER_PORT": 4})
     assert Settings.from_environ(environ).port == 4
@@ -364,7 +301,6 @@ def test_config_json_next_to_the_script(tmp_path: Path) -> None:
 
 
 def test_config_json_is_found_by_names_in_any_case(tmp_path: Path) -> None:
-    """aml_app_root leads to it as AML_APP_ROOT does."""
     write_config(tmp_path, {"SERVER_PORT": 6})
     assert Settings.from_environ({"aml_app_root": str(tmp_path)}).port == 6
 
@@ -381,7 +317,6 @@ def test_an_empty_config_json_is_as_good_as_none(tmp_path: Path) -> None:
 
 
 def test_a_named_config_file_must_be_there(tmp_path: Path) -> None:
-    """Naming a file that is not there is a mistake, not a default."""
     missing = tmp_path / "nope.json"
     with pytest.raises(ConfigurationError) as caught:
         Settings.from_environ({"AZUREML_CONFIG_FILE": str(missing)})
@@ -409,7 +344,6 @@ def test_a_config_value_is_read_as_its_text_would_be(
 
 @pytest.mark.parametrize(("value", "expected"), [(True, True), (False, False), ("true", True)])
 def test_json_booleans_switch(value: object, expected: bool, tmp_path: Path) -> None:
-    """true and false of JSON are the texts ``true`` and ``false``."""
     names = ("SEPERATE_HEALTH_ENDPOINT", "SCORING_STRICT_COMPAT", "WORKER_PRELOAD")
     write_config(tmp_path, dict.fromkeys(names, value))
     settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
@@ -421,13 +355,10 @@ def test_json_booleans_switch(value: object, expected: bool, tmp_path: Path) -> 
     ("content", "problem"),
     [
         (b"{", "Expecting property name"),
-        (b"nope", "Expecting value"),
         (b" ", "Expecting value"),
         (b'{"a": "\xff"}', "'utf-8' codec can't decode byte 0xff"),
         (b"[1]", "expected one JSON object."),
-        (b'"text"', "expected one JSON object."),
         (b'{"SERVER_PORT": [1]}', "SERVER_PORT is a list; allowed are text, numbers, true and"),
-        (b'{"NOPE": {}}', "NOPE is a dict; allowed are text, numbers, true and false."),
     ],
 )
 def test_an_invalid_config_file_stops_the_start(
@@ -463,16 +394,11 @@ def test_unknown_keys_only_warn(tmp_path: Path) -> None:
     [
         ("SCORING_TIMEOUT", "SCORING_TIMEOUT_MS"),
         ("CACHE_TTL", "CACHE_TTL_SECONDS"),
-        ("SCORING_MAX_BODY_BYTE", "SCORING_MAX_BODY_BYTES"),
-        ("scoring_quue_size", "SCORING_QUEUE_SIZE"),
         ("BLOB_OUTPUT_PATTERN", "BLOB_OUTPUT_PATH"),
-        ("SERVICEBUS_INPUT_QUEUES", "SERVICEBUS_INPUT_QUEUE"),
-        ("REDIS_USER", "REDIS_USERNAME"),
         ("CACHE_TTL_SECOND", "CACHE_TTL_SECONDS"),
     ],
 )
 def test_names_like_settings_are_warned_of_with_the_nearest(name: str, nearest: str) -> None:
-    """Their values are not shown."""
     expected = (
         "The environment has names that are not settings: "
         f"{name} (the nearest setting is {nearest})."
@@ -511,27 +437,7 @@ def test_names_that_belong_to_others_are_not_warned_of(environ: dict[str, str]) 
     assert (settings.port, settings.health_port, settings.redis_port) == (5001, 5000, 0)
 
 
-def test_known_keys_do_not_warn(tmp_path: Path) -> None:
-    """Every setting may stand in the file."""
-    write_config(tmp_path, {name: next(iter(good)) for name, (_, good, _) in TABLE.items()})
-    settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
-    assert settings.warnings == ()
-
-
-@pytest.mark.parametrize(
-    "variable", ["AML_CORS_ORIGINS", "AML_APP_INSIGHTS_ENABLED", "AML_APP_INSIGHTS_KEY"]
-)
-def test_keys_that_the_old_server_ignored_count(variable: str, tmp_path: Path) -> None:
-    """Documented, but silently ignored there."""
-    attribute = FIELDS[variable].name
-    write_config(tmp_path, {variable: "true"})
-    settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path)})
-    assert settings.sources[attribute] == "config file"
-    assert getattr(settings, attribute) != getattr(Settings(), attribute)
-
-
 def test_the_config_file_can_name_the_app_root(tmp_path: Path) -> None:
-    """A file given by name may say where the app is."""
     path = write_config(tmp_path, {"AML_APP_ROOT": "elsewhere"}, "named.json")
     settings = Settings.from_environ(
         {}, command_line={"AZUREML_CONFIG_FILE": str(path)}, defaults={"AML_APP_ROOT": "cwd"}
@@ -543,7 +449,6 @@ def test_the_config_file_can_name_the_app_root(tmp_path: Path) -> None:
 
 
 def test_secrets_are_those() -> None:
-    """Settings whose values must not be shown."""
     secret = [each.name for each in setting_fields() if each.metadata["secret"]]
     assert secret == ["cache_url", "redis_password", "app_insights_key"]
 
@@ -604,15 +509,12 @@ def test_the_name_of_a_connection_is_a_name(name: str, value: str) -> None:
 
 
 def test_repr_does_not_show_secrets() -> None:
-    """Settings end up in logs and tracebacks."""
     settings = Settings.from_environ({"AML_APP_INSIGHTS_KEY": KEY, "SERVICE_NAME": "shown"})
     assert KEY not in repr(settings)
     assert "shown" in repr(settings)
 
 
 def test_a_bad_secret_is_not_shown_in_its_message() -> None:
-    """The variable and what is allowed are named, the value is not."""
-
     @dataclasses.dataclass
     class WithSecret:
         token: int = module._setting("TOKEN", 0, int, "digits", "", secret=True)
@@ -635,12 +537,9 @@ def test_a_bad_secret_is_not_shown_in_its_message() -> None:
     ("enabled", "key", "active"),
     [
         ("true", KEY, True),
-        ("true", KEY.lower(), True),
         ("true", "", False),
         ("true", "not-a-uuid", False),
-        ("true", f"{KEY}0", False),
         ("true", f" {KEY}", False),
-        ("true", KEY.replace("-", ""), False),
         ("True", KEY, False),
         ("false", KEY, False),
     ],
@@ -658,12 +557,8 @@ def test_app_insights_counts_only_when_true_and_with_a_uuid(
     [
         (None, "false", "null"),
         (None, "true", "raw"),
-        ("", "true", "raw"),
-        ("", "false", "null"),
         ("null", "true", "null"),
-        ("string", "true", "string"),
         ("error", "false", "error"),
-        ("raw", "false", "raw"),
     ],
 )
 def test_nan_policy(nan: str | None, strict: str, policy: str) -> None:
@@ -675,7 +570,6 @@ def test_nan_policy(nan: str | None, strict: str, policy: str) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("1", 0.001), ("2500", 2.5)])
 def test_timeout_seconds(text: str, seconds: float) -> None:
-    """Milliseconds in the variable, seconds in the program."""
     assert Settings.from_environ({"SCORING_TIMEOUT_MS": text}).timeout_seconds == seconds
 
 
@@ -684,7 +578,6 @@ def test_timeout_seconds(text: str, seconds: float) -> None:
     [
         ("", None),
         ("score.py", Path("root/score.py")),
-        ("a/b.py", Path("root/a/b.py")),
         ("/elsewhere/score.py", Path("/elsewhere/score.py")),
     ],
 )

@@ -80,7 +80,7 @@ def record(name: str = "azmlinfsrv.user_script", message: str = "hello") -> logg
 
 
 @pytest.mark.keep
-@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
 def test_the_format_is_in_utc(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 56: whatever the zone of the machine."""
     monkeypatch.setenv("TZ", zone)
@@ -102,22 +102,8 @@ def test_lines_of_a_request_end_with_its_id() -> None:
 
 
 def test_the_format_can_be_another() -> None:
-    """As logging.json may say it, dates and style included."""
     formatter = LineFormatter("{asctime}|{message}", "%H:%M", style="{")
     assert formatter.format(record()) == "03:04|hello"
-
-
-@pytest.mark.parametrize(
-    ("message", "kept"),
-    [
-        ('10.0.0.1 "GET / HTTP/1.1" 200', False),
-        ('"GET /score HTTP/1.1" 200', True),
-        ("POST /score", True),
-    ],
-)
-def test_root_access_filter(message: str, kept: bool) -> None:
-    """Row 1: the health probe's own lines are left out."""
-    assert RootAccessFilter().filter(record(message=message)) is kept
 
 
 # --- the default configuration --------------------------------------------------------------------
@@ -127,6 +113,7 @@ def test_root_access_filter(message: str, kept: bool) -> None:
 def test_every_logger_writes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     """Rows 56, 57: the server's loggers, and the root, which the old server left alone."""
     configure_logging("INFO", [])
+    configure_logging("INFO", [])  # the second replaces the first
     log.info("one")
     script_log.warning("two %s", 2)
     swagger_log.error("three")
@@ -147,13 +134,7 @@ def test_every_logger_writes_to_stdout(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.fix
 @pytest.mark.parametrize(
     ("level", "seen"),
-    [
-        ("DEBUG", "DIWEC"),
-        ("INFO", "IWEC"),
-        ("WARNING", "WEC"),
-        ("ERROR", "EC"),
-        ("CRITICAL", "C"),
-    ],
+    [("DEBUG", "DIWEC"), ("INFO", "IWEC"), ("CRITICAL", "C")],
 )
 def test_the_level_is_honoured(level: str, seen: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Row 52: it changed nothing; of the server's loggers and of the script's alike."""
@@ -177,7 +158,6 @@ def test_the_stream_can_be_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_stream_is_the_one_of_the_moment(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A script, or a test, may put another stream in the place of sys.stdout."""
     configure_logging("INFO", [])
     other = io.StringIO()
     with monkeypatch.context() as patch:
@@ -189,22 +169,12 @@ def test_the_stream_is_the_one_of_the_moment(
 
 
 def test_the_servers_warnings_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """uvicorn's, once, and nothing below a warning."""
     configure_logging("DEBUG", [])
     logging.getLogger("uvicorn.error").info("not this")
     logging.getLogger("uvicorn.error").warning("this")
     out, err = capsys.readouterr()
     assert out == ""
     assert parsed(err) == [("W", "uvicorn.error", "this")]
-
-
-def test_configuring_twice_writes_each_line_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """The second configuration replaces the first."""
-    configure_logging("INFO", [])
-    configure_logging("INFO", [])
-    log.info("one")
-    logging.warning("two")
-    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 # --- logging.json ---------------------------------------------------------------------------------
@@ -281,36 +251,20 @@ def test_the_first_place_with_a_file_wins(
     ("config", "problem"),
     [
         ("{", "Expecting property name"),
-        ("[]", ""),
         ("{}", "dictionary doesn't specify a version"),
         ('{"version": 2}', "Unsupported version: 2"),
         ('{"version": 1, "loggers": {"a": {"handlers": ["nope"]}}}', "Unable to configure logger"),
-        ('{"version": 1, "handlers": {"a": {"class": "no.such"}}}', "Unable to configure handler"),
-        ('{"version": 1, "loggers": {"a": {"level": "BANANA"}}}', "Unable to configure logger"),
-        ('{"version": 1, "loggers": 5}', ""),
     ],
 )
 def test_a_file_that_is_no_configuration_stops_the_start(
     config: str, problem: str, tmp_path: Path
 ) -> None:
-    """The message names the file and what is wrong."""
     path = write(tmp_path, config)
     with pytest.raises(ConfigurationError) as caught:
         configure_logging("INFO", [tmp_path])
     message = str(caught.value)
     assert message.startswith(f"{path} is not a logging configuration: {problem}")
     assert caught.value.__cause__ is not None
-
-
-def test_other_class_names_stay(tmp_path: Path) -> None:
-    """Only the two old names are replaced, wherever they stand; other texts and numbers stay."""
-    config = own_config()
-    config["handlers"]["out"] |= {"class": "logging.NullHandler", "level": 10}
-    del config["handlers"]["out"]["stream"]
-    write(tmp_path, config)
-    configure_logging("INFO", [tmp_path])
-    assert type(log.handlers[0]) is logging.NullHandler
-    assert log.handlers[0].level == 10
 
 
 # --- print ----------------------------------------------------------------------------------------
@@ -322,7 +276,7 @@ def test_print_goes_to_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO", [])
     redirect_print()
     print("one", 2, None)
-    print("a", "b", sep="-", end="!")
+    print("100 %s", "b", sep="-", end="!")
     print("c", "d", sep=None, flush=True)
     print()
     print("to stdout", file=sys.stdout)
@@ -330,7 +284,7 @@ def test_print_goes_to_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert parsed(out) == [
         ("I", "azmlinfsrv.print", "one 2 None"),
-        ("I", "azmlinfsrv.print", "a-b"),
+        ("I", "azmlinfsrv.print", "100 %s-b"),
         ("I", "azmlinfsrv.print", "c d"),
         ("I", "azmlinfsrv.print", ""),
         ("I", "azmlinfsrv.print", "to stdout"),
@@ -351,16 +305,7 @@ def test_print_to_another_file_stays_print(capsys: pytest.CaptureFixture[str]) -
     assert (file.getvalue(), out, err) == ("a-1!", "", "error\n")
 
 
-def test_a_percent_sign_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """The text is not a format."""
-    configure_logging("INFO", [])
-    redirect_print()
-    print("100 %s %d")
-    assert parsed(capsys.readouterr().out) == [("I", "azmlinfsrv.print", "100 %s %d")]
-
-
 def test_redirecting_twice_redirects_once() -> None:
-    """The real print stays reachable and is wrapped one time."""
     real = builtins.print
     redirect_print()
     once = builtins.print
@@ -368,14 +313,6 @@ def test_redirecting_twice_redirects_once() -> None:
     assert builtins.print is once is not real
     assert once.__wrapped__ is real  # type: ignore[attr-defined]
     assert once.__name__ == "print"
-
-
-def test_below_the_level_print_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is INFO, like any line of that level."""
-    configure_logging("WARNING", [])
-    redirect_print()
-    print("quiet")
-    assert capsys.readouterr().out == ""
 
 
 # --- the access log -------------------------------------------------------------------------------
@@ -416,6 +353,7 @@ class _Clock:
 
 
 MOMENTS = [MOMENT, MOMENT + 0.001, MOMENT + 0.3219, MOMENT + 0.322, MOMENT + 61.5, MOMENT + 61.5]
+MOMENTS += [1704165645.0, 1704165645.0004, 1704165645.9999]
 
 
 def test_each_line_is_written_once_with_its_own_time(
@@ -423,6 +361,7 @@ def test_each_line_is_written_once_with_its_own_time(
 ) -> None:
     """Written together, yet each with the time it was noted at, across a change of second."""
     configure_logging("INFO", [])
+    request_id.set("none of theirs")
     lines = logged(MOMENTS, monkeypatch)
     assert capsys.readouterr().out.splitlines() == [
         f"{stamp(moment)} I [{os.getpid()}] azmlinfsrv - {line}"
@@ -430,32 +369,9 @@ def test_each_line_is_written_once_with_its_own_time(
     ]
 
 
-def test_the_fast_lines_are_what_logging_would_write(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The prefix that is made once a second equals the formatter's own work."""
-    configure_logging("INFO", [])
-    logged(MOMENTS, monkeypatch)
-    fast = capsys.readouterr().out
-    log.addFilter(lambda _: True)  # a filter: the lines go through logging one by one
-    logged(MOMENTS, monkeypatch)
-    assert capsys.readouterr().out == fast != ""
-
-
-@pytest.mark.parametrize("moment", [1704164645.0, 1704164645.0004, 1704164645.9999, 1e9])
-def test_milliseconds_at_the_edges_of_a_second(
-    moment: float, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Cut off, not rounded up."""
-    configure_logging("INFO", [])
-    logged([moment], monkeypatch)
-    assert capsys.readouterr().out.startswith(f"{stamp(moment)} I [")
-
-
 def test_own_configuration_gets_every_line_with_its_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user's handler, format and filter see each line as a record of its own."""
     config = own_config()
     config["formatters"]["lines"]["format"] = "%(asctime)s OWN %(message)s"
     write(tmp_path, config)
@@ -467,54 +383,23 @@ def test_own_configuration_gets_every_line_with_its_time(
     ]
 
 
-def test_own_handlers_besides_the_default_ones(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A script that adds a handler gets the lines too, and nothing is written twice."""
-    configure_logging("INFO", [])
-    seen: list[logging.LogRecord] = []
-
-    class Collecting(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            seen.append(record)
-
-    log.addHandler(Collecting())
-    lines = logged([MOMENT, MOMENT + 1.25], monkeypatch)
-    assert [each.getMessage() for each in seen] == lines
-    assert [each.created for each in seen] == [MOMENT, MOMENT + 1.25]
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
 def test_lines_go_up_to_the_root_when_the_logger_propagates(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As any record: once for each handler on the way."""
+    """As any record: once for each handler on the way that is not above its level."""
+    configure_logging("WARNING", [])
+    logged([MOMENT], monkeypatch)
     configure_logging("INFO", [])
+    log.handlers[0].setLevel("WARNING")
+    logged([MOMENT], monkeypatch)
+    assert capsys.readouterr().out == ""
+    log.handlers[0].setLevel("INFO")
     log.propagate = True
     logged([MOMENT], monkeypatch)
     assert len(capsys.readouterr().out.splitlines()) == 2
     log.handlers.clear()
     logged([MOMENT], monkeypatch)
     assert len(capsys.readouterr().out.splitlines()) == 1
-
-
-def test_a_handler_above_the_level_gets_nothing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its own level counts."""
-    configure_logging("INFO", [])
-    log.handlers[0].setLevel("WARNING")
-    logged([MOMENT], monkeypatch)
-    assert capsys.readouterr().out == ""
-
-
-def test_below_the_level_nothing_is_noted(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With AZUREML_LOG_LEVEL=WARNING there is no access log."""
-    configure_logging("WARNING", [])
-    logged([MOMENT], monkeypatch)
-    assert capsys.readouterr().out == ""
 
 
 def test_lines_are_written_by_themselves(capsys: pytest.CaptureFixture[str]) -> None:
@@ -553,16 +438,6 @@ def test_many_lines_do_not_pile_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert asyncio.run(add()) == 1024
     rest = [message for *_, message in parsed(capsys.readouterr().out)]
     assert rest == [f"line {number}" for number in range(1024, 1300)]
-
-
-def test_an_access_line_has_no_request_id(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lines of many requests are written together."""
-    configure_logging("INFO", [])
-    request_id.set("abc")
-    lines = logged([MOMENT], monkeypatch)
-    assert capsys.readouterr().out.endswith(f" - {lines[0]}\n")
 
 
 def test_warnings_that_come_in_floods_are_one_line_a_minute_with_their_count(caplog):
@@ -624,7 +499,6 @@ def test_no_text_of_a_client_looks_like_a_record(
 
 
 def test_what_a_script_says_itself_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its lines and colours are its own."""
     configure_logging("INFO", [])
     redirect_print()
     print("two\nlines", "\x1b[32mgreen")
@@ -637,7 +511,6 @@ def test_what_a_script_says_itself_stays_as_it_is(capsys: pytest.CaptureFixture[
 def test_an_access_line_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lines beside it are left alone."""
     configure_logging("INFO", [])
 
     async def add() -> None:

@@ -37,11 +37,9 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 # --- content encodings ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"", b"x", ALL_BYTES], ids=["nothing", "one byte", "all bytes"])
 @pytest.mark.parametrize(
     ("kind", "encoding"),
     [
-        ("gzip", b"gzip"),
         ("gzip", b"x-gzip"),
         ("gzip", b" GZip "),
         ("deflate", b"deflate"),
@@ -49,21 +47,19 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
         ("gzip", b"deflate"),
     ],
 )
-def test_compressed_bodies_come_out_as_they_went_in(
-    kind: str, encoding: bytes, data: bytes
-) -> None:
+def test_compressed_bodies_come_out_as_they_went_in(kind: str, encoding: bytes) -> None:
     """gzip; deflate with zlib's header (RFC 9110) and without, as some clients send it."""
-    assert conversion.decompressed(COMPRESS[kind](data), encoding, LIMIT) == data
+    for data in (b"", b"x", ALL_BYTES):
+        assert conversion.decompressed(COMPRESS[kind](data), encoding, LIMIT) == data
+    assert conversion.decompressed(b"", encoding, 1) == b""
 
 
 @pytest.mark.parametrize("encoding", [b"", b"identity", b"Identity", b" , ", b"identity, identity"])
 def test_identity_changes_nothing(encoding: bytes) -> None:
-    """No encoding, whatever it is called."""
     assert conversion.decompressed(ALL_BYTES, encoding, 1) == ALL_BYTES
 
 
 def test_encodings_are_undone_from_the_last_to_the_first() -> None:
-    """``deflate, gzip``: gzip was applied last."""
     body = gzip.compress(zlib.compress(ALL_BYTES))
     assert conversion.decompressed(body, b"deflate, identity, gzip", LIMIT) == ALL_BYTES
     with pytest.raises(UndecodableInput, match=r"^Content-Encoding is gzip but the body is not"):
@@ -80,35 +76,21 @@ def test_all_members_of_a_gzip_body_are_read(members: list[bytes]) -> None:
 
 
 def test_a_large_body_comes_out_whole() -> None:
-    """Hardly compressible, so that it goes in by many pieces."""
     data = b"".join(zlib.crc32(str(n).encode()).to_bytes(4, "big") for n in range(100_000))
-    for kind, encoding in (
-        ("gzip", b"gzip"),
-        ("deflate", b"deflate"),
-        ("bare deflate", b"deflate"),
-    ):
-        assert conversion.decompressed(COMPRESS[kind](data), encoding, len(data)) == data
-
-
-def test_a_body_without_bytes_is_empty_in_every_encoding() -> None:
-    """Nothing at all is the empty body, not a broken one."""
-    assert conversion.decompressed(b"", b"gzip", 1) == b""
-    assert conversion.decompressed(b"", b"deflate", 1) == b""
+    for compress in COMPRESS.values():
+        assert conversion.decompressed(compress(data), b"deflate", len(data)) == data
 
 
 @pytest.mark.parametrize(
     ("encoding", "body", "problem"),
     [
         (b"gzip", gzip.compress(ALL_BYTES, mtime=0)[:-1], "it ends too early"),
-        (b"gzip", gzip.compress(ALL_BYTES, mtime=0)[:5], "it ends too early"),
         (
             b"gzip",
             gzip.compress(b"x", mtime=0) + gzip.compress(b"y", mtime=0)[:-9],
             "it ends too early",
         ),
-        (b"gzip", b"not gzip at all", "incorrect header check"),
         (b"gzip", gzip.compress(b"x", mtime=0) + b"rest", "incorrect header check"),
-        (b"gzip", zlib.compress(b"x"), "incorrect header check"),
         (b"gzip", gzip.compress(b"x", mtime=0)[:-8] + bytes(8), "incorrect data check"),
         (b"deflate", bare_deflate(ALL_BYTES)[:-4], "it ends too early"),
         (b"deflate", b"\xff\xff", "invalid block type"),
@@ -117,7 +99,6 @@ def test_a_body_without_bytes_is_empty_in_every_encoding() -> None:
 def test_a_body_that_is_not_in_its_encoding_is_the_clients_fault(
     encoding: bytes, body: bytes, problem: str
 ) -> None:
-    """Truncated, damaged or something else: the message says the encoding and what is wrong."""
     with pytest.raises(UndecodableInput) as caught:
         conversion.decompressed(body, encoding, LIMIT)
     message = str(caught.value)
@@ -126,11 +107,8 @@ def test_a_body_that_is_not_in_its_encoding_is_the_clients_fault(
     assert message.endswith(".")
 
 
-@pytest.mark.parametrize(
-    "encoding", [b"br", b"zstd", b"compress", b"gzip, br", b"gzip;q=1", b"\xe9"]
-)
+@pytest.mark.parametrize("encoding", [b"br", b"gzip, br", b"gzip;q=1", b"\xe9"])
 def test_an_unknown_encoding_is_refused(encoding: bytes) -> None:
-    """The message names it and those that can be read."""
     name = encoding.split(b",")[-1].strip().decode("latin-1")
     with pytest.raises(UnsupportedContentType) as caught:
         conversion.decompressed(gzip.compress(b"x", mtime=0), encoding, LIMIT)
@@ -142,7 +120,6 @@ def test_an_unknown_encoding_is_refused(encoding: bytes) -> None:
 @pytest.mark.parametrize("kind", list(COMPRESS))
 @pytest.mark.parametrize("size", [1, 1000, 65_536, 70_001])
 def test_the_limit_is_the_largest_size_that_is_taken(kind: str, size: int) -> None:
-    """Exactly the limit comes out; one byte more is refused, and the message says the limit."""
     encoding = b"gzip" if kind == "gzip" else b"deflate"
     body = COMPRESS[kind](bytes(size))
     assert conversion.decompressed(body, encoding, size) == bytes(size)
@@ -154,7 +131,6 @@ def test_the_limit_is_the_largest_size_that_is_taken(kind: str, size: int) -> No
 
 
 def test_the_limit_counts_all_members_together() -> None:
-    """Splitting a bomb does not help it."""
     body = gzip.compress(bytes(600)) * 2
     assert conversion.decompressed(body, b"gzip", 1200) == bytes(1200)
     with pytest.raises(InputTooLarge):
@@ -162,14 +138,12 @@ def test_the_limit_counts_all_members_together() -> None:
 
 
 def test_the_limit_holds_at_every_step_of_several_encodings() -> None:
-    """What is between two encodings is limited too."""
     body = gzip.compress(gzip.compress(bytes(5000), compresslevel=0))
     with pytest.raises(InputTooLarge):
         conversion.decompressed(body, b"gzip, gzip", 4999)
 
 
 def test_a_bomb_is_not_inflated() -> None:
-    """20 MB that would come out of 20 kB are never made: it stops at the limit."""
     bomb = gzip.compress(bytes(20_000_000), compresslevel=9)
     assert len(bomb) < 50_000
     tracemalloc.start()
@@ -197,10 +171,8 @@ def test_many_members_take_time_in_proportion_to_their_bytes() -> None:
     ("body", "text"),
     [
         (b"", ""),
-        (b'{"a": 1}', '{"a": 1}'),
         ("grüße, 世界, 😀".encode(), "grüße, 世界, 😀"),
         (b"\xef\xbb\xbfbom", "\ufeffbom"),
-        (b"a\x00b\r\n", "a\x00b\r\n"),
     ],
 )
 def test_text_is_utf8_with_its_byte_order_mark(body: bytes, text: str) -> None:
@@ -212,7 +184,6 @@ def test_text_is_utf8_with_its_byte_order_mark(body: bytes, text: str) -> None:
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        (b"\xff", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
         (b"ab\xc3", "'utf-8' codec can't decode byte 0xc3 in position 2: unexpected end of data"),
         (b"\xed\xa0\x80", "'utf-8' codec can't decode byte 0xed in position 0: invalid continu"),
     ],
@@ -231,28 +202,20 @@ QUERIES: list[tuple[bytes, dict[str, Any]]] = [
     (b"a=1", {"a": 1}),
     (b"a=01", {"a": "01"}),
     (b"a=", {"a": ""}),
-    (b"a", {"a": ""}),
     (b"a=null", {"a": None}),
-    (b"a=true&b=false", {"a": True, "b": False}),
     (b"a=True", {"a": "True"}),
-    (b"a=[1]", {"a": [1]}),
     (b"a=%5B1%2C%202%5D", {"a": [1, 2]}),
     (b'a={"b":%20[1.5]}', {"a": {"b": [1.5]}}),
     (b'a="text"', {"a": "text"}),
-    (b"a=text", {"a": "text"}),
     (b"a=1&a=2", {"a": [1, 2]}),
     (b"a=1&b=x&a=[2]&a=", {"a": [1, [2], ""], "b": "x"}),
-    (b"a=1&A=2", {"a": 1, "A": 2}),
     (b"a+b=c+d", {"a b": "c d"}),
     (b"a=1%2B1", {"a": "1+1"}),
     (b"a=1;b=2", {"a": "1;b=2"}),
     (b"=1", {"": 1}),
     (b"&&a=1&", {"a": 1}),
-    (b"a=%C3%BC", {"a": "ü"}),
     (b"a=%FF", {"a": "%FF"}),
-    (b"a=%zz", {"a": "%zz"}),
     (b"a=-0", {"a": 0}),
-    (b"a=1e2", {"a": 100.0}),
     (b"a=12345678901234567890123", {"a": 12345678901234567890123}),
     (b"a=" + b"9" * 5000, {"a": "9" * 5000}),
     (b"a=" + b"[" * 100_000, {"a": "[" * 100_000}),
@@ -299,17 +262,12 @@ def test_not_a_number_in_a_query() -> None:
     ("content_type", "expected"),
     [
         (b"application/json", True),
-        (b"Application/JSON", True),
         (b"application/json; charset=latin-1", True),
         (b" application/json ;x", True),
         (b"application/problem+json", True),
         (b"application/vnd.x+json;v=1", True),
         (b"", False),
-        (b"text/json", False),
-        (b"text/x+json", False),
         (b"application/jsonx", False),
-        (b"application/x-json", False),
-        (b"application/x-www-form-urlencoded", False),
         (b"text/plain, application/json", False),
     ],
 )
@@ -337,35 +295,18 @@ def test_bare_words_that_python_takes_for_numbers() -> None:
     assert found["b"] == [math.inf, -math.inf]
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        "9223372036854775807",
-        "9223372036854775808",
-        "-9223372036854775808",
-        "-9223372036854775809",
-        "18446744073709551615",
-        "18446744073709551616",
-        "-18446744073709551616",
-        "1" + "0" * 18,
-        "1" + "0" * 400,
-        "-0",
-        "1e400",
-        "12345678901234567890.5",
-        "0.1234567890123456789012345",
-        "1234567890123456789e5",
-    ],
-)
+NUMBERS = (2**63, -(2**63) - 1, 2**64 - 1, 2**64, 10**400, "-0", "1e400", "12345678901234567890.5")
+
+
+@pytest.mark.parametrize("number", [*map(str, NUMBERS)])
 @pytest.mark.parametrize("template", ["[%s]", '{"a":%s}', '{"a": [1,%s]}', "%s", " %s", "[\n%s]"])
 def test_numbers_are_what_python_reads(number: str, template: str) -> None:
-    """Integers of any length are exact, wherever they stand."""
     text = template % number
     found = conversion.parse_json(text.encode())
     assert repr(found) == repr(json.loads(text))
 
 
 def test_digits_in_text_are_text() -> None:
-    """Only what stands where a value stands is a number."""
     body = b'{"12345678901234567890": "12345678901234567890", "x": "1, 12345678901234567890"}'
     assert conversion.json_object(body) == {
         "12345678901234567890": "12345678901234567890",
@@ -380,14 +321,7 @@ def test_the_last_of_equal_keys_counts() -> None:
     assert conversion.json_object(body) == {"a": 12345678901234567890123}
 
 
-@pytest.mark.parametrize(("body", "value"), [(b"0", 0), (b"null", None), (b' "x"', "x")])
-def test_parse_json_takes_any_value(body: bytes, value: object) -> None:
-    """json_object asks for an object; this does not."""
-    assert conversion.parse_json(body) == value
-
-
 def test_a_lone_surrogate_is_kept() -> None:
-    """json.loads takes half of a pair; such a text still reaches run()."""
     assert conversion.json_object(b'{"a": "\\ud800"}') == {"a": "\ud800"}
 
 
@@ -400,7 +334,7 @@ def test_an_empty_body() -> None:
 
 
 @pytest.mark.keep
-@pytest.mark.parametrize("body", [b"[1]", b"1", b'"x"', b"null", b"true", b"NaN", b"[NaN]"])
+@pytest.mark.parametrize("body", [b"[1]", b"null", b"NaN"])
 def test_another_kind_of_value_is_refused(body: bytes) -> None:
     """Row 26."""
     with pytest.raises(UndecodableInput) as caught:
@@ -410,17 +344,7 @@ def test_another_kind_of_value_is_refused(body: bytes) -> None:
 
 @pytest.mark.keep
 @pytest.mark.parametrize(
-    "body",
-    [
-        b"{",
-        b"x",
-        b" ",
-        b"{'a': 1}",
-        b'{"a": 1} x',
-        b'{"a": 01}',
-        b'{"a": "\n"}',
-        b'{"a": undefined}',
-    ],
+    "body", [b"{", b" ", b"{'a': 1}", b'{"a": 1} x', b'{"a": 01}', b'{"a": "\n"}']
 )
 def test_what_is_not_json_is_refused_with_pythons_words(body: bytes) -> None:
     """Row 26: the message is that of json.loads, position included."""
@@ -441,7 +365,6 @@ def test_invalid_unicode_in_json_is_the_clients_fault(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b'{"a":' + b"[" * 100_000, b'{"a":' * 100_000])
 def test_json_that_is_nested_too_deeply_is_the_clients_fault(body: bytes) -> None:
-    """It neither ends the process nor counts as a failure of run()."""
     with pytest.raises(UndecodableInput) as caught:
         conversion.json_object(body)
     assert str(caught.value) == "POST body could not be decoded as JSON: it is nested too deeply."

@@ -44,10 +44,8 @@ def assert_array(found: Any, datatype: str, expected: Any) -> None:
     [
         ("FP64", [1, 2.5, True, "3.5", " 4 ", None], [1.0, 2.5, 1.0, 3.5, 4.0, NAN]),
         ("FP64", [NAN, INFINITY, -INFINITY, -0.0], [NAN, INFINITY, -INFINITY, -0.0]),
-        ("FP64", [2**70, -(10**300)], [2.0**70, -1e300]),
         ("FP32", [0.1, 16777217, INFINITY, None], [np.float32(0.1), 16777216.0, INFINITY, NAN]),
         ("FP16", [0.1, 65504, "1", None], [np.float16(0.1), 65504.0, 1.0, NAN]),
-        ("INT64", [1, -(2**63), 2**63 - 1], [1, -(2**63), 2**63 - 1]),
         ("INT64", [1.0, "7", " 8 ", "9.0", True, 2**53 + 1], [1, 7, 8, 9, 1, 2**53 + 1]),
         ("INT8", [-128, 127.0], [-128, 127]),
         ("UINT8", [0, 255], [0, 255]),
@@ -68,7 +66,6 @@ def test_lists_become_arrays_of_the_datatype(datatype, values, expected):
         ("FP64", ["1", "", " ", "2e3", "nan", "-inf"], [1.0, NAN, NAN, 2000.0, NAN, -INFINITY]),
         ("FP32", ["0.1", "1e-46"], [np.float32(0.1), 0.0]),
         ("INT32", ["1", "-2", "3.0", "4e2"], [1, -2, 3, 400]),
-        ("UINT8", ["255"], [255]),
         ("BOOL", ["true", "False", "TRUE", "1", "0"], [True, False, True, True, False]),
         ("BYTES", ["", "a", "1"], ["", "a", "1"]),
     ],
@@ -86,14 +83,11 @@ def test_text_without_types_is_read_as_the_datatype(datatype, values, expected):
     [
         ("FP64", np.array([1, 2], "i8")),
         ("FP64", np.array([1.5, 2], ">f4")),
-        ("FP64", np.array([True, False])),
         ("FP32", np.array([1.5, NAN, INFINITY])),
         ("FP32", np.array([255], "u1")),
-        ("FP16", np.array([1.5], "f8")),
         ("INT8", np.array([1.0, -128.0])),
         ("INT64", np.array([2**63 - 1], "u8")),
         ("UINT64", np.array([0, 2**63 - 1])),
-        ("INT32", np.array([True])),
         ("BOOL", np.array([1, 0], "u1")),
         ("BOOL", np.array([1.0, 0.0])),
     ],
@@ -108,49 +102,31 @@ def test_an_array_of_the_datatype_is_taken_as_it_is():
     assert made(values, "FP32", (-1, 2)) is values
 
 
-def test_texts_in_arrays_are_objects():
-    for values in (np.array(["a", "ü"]), np.array(["a", "ü"], dtype=object)):
-        assert_array(made(values, "BYTES"), "BYTES", ["a", "ü"])
-    assert_array(made(np.array([b"a", b"b"]), "BYTES"), "BYTES", ["a", "b"])
-
-
 @pytest.mark.parametrize(
     ("datatype", "values", "place"),
     [
         ("FP64", [1, "x"], "at [1] is text 'x'"),
-        ("FP64", [1, ""], "at [1] is text ''"),
         ("FP64", "x", "it is text 'x', not a list"),
         ("INT8", {}, "it is an object, not a list"),
         ("FP64", [[1], 2], "at [0] is a list of 1"),
-        ("FP64", [1, {}], "at [1] is an object"),
         ("FP64", [10**400], f"at [0] is 1{'0' * 39}…"),
         ("FP32", [0, 1e39, 1e40], "at [1] is 1e+39"),
-        ("FP32", ["1e39"], "at [0] is 1e+39"),
-        ("FP32", np.array([1e39]), "at [0] is 1e+39"),
         ("FP16", [70000], "at [0] is 70000.0"),
         ("INT8", [0, 128], "at [1] is 128"),
         ("INT8", [0, -129.0], "at [1] is -129"),
-        ("INT8", np.array([0, 300]), "at [1] is 300"),
-        ("INT8", [0.5], "at [0] is 0.5"),
         ("INT8", np.array([0.5]), "at [0] is 0.5"),
         ("INT64", [2**63], f"at [0] is {2**63}"),
-        ("INT64", [2.0**63], "at [0] is 9.223372036854776e+18"),
         ("INT64", np.array([2.0**63]), "at [0] is 9.223372036854776e+18"),
         ("INT64", np.array([2**63], "u8"), f"at [0] is {2**63}"),
         ("INT64", np.array([NAN]), "at [0] is nan"),
         ("INT64", [NAN], "at [0] is nan"),
-        ("INT64", [INFINITY], "at [0] is inf"),
         ("INT64", [None], "at [0] is null"),
         ("INT64", ["1_000"], "at [0] is text '1_000'"),
-        ("INT64", ["one"], "at [0] is text 'one'"),
-        ("UINT8", [-1], "at [0] is -1"),
         ("UINT64", np.array([-1]), "at [0] is -1"),
         ("BOOL", [2], "at [0] is 2"),
         ("BOOL", np.array([0, 2]), "at [1] is 2"),
         ("BOOL", ["true"], "at [0] is text 'true'"),
-        ("BOOL", [None], "at [0] is null"),
         ("BYTES", ["a", 1], "at [1] is 1"),
-        ("BYTES", [True], "at [0] is true"),
         ("BYTES", [None], "at [0] is null"),
         ("BYTES", [b"\xff"], "at [0] is b'\\xff'"),
         ("BYTES", ["\udc00"], "at [0] is text with half a character, which is no Unicode"),
@@ -165,9 +141,8 @@ def test_what_loses_its_value_is_refused_by_its_place(datatype, values, place):
     assert f"; expected is [any] of {datatype}, " in message
 
 
-@pytest.mark.parametrize("kind", ["complex64", "M8[s]", "m8[s]"])
-def test_an_array_of_another_kind_is_refused_by_its_type(kind):
-    values = np.zeros(2, dtype=kind)
+def test_an_array_of_another_kind_is_refused_by_its_type():
+    values = np.zeros(2, dtype="M8[s]")
     with pytest.raises(SchemaMismatch) as caught:
         made(values, "FP32")
     assert str(caught.value) == (
@@ -217,8 +192,6 @@ def test_every_list_is_an_equal_array_or_refused(values, datatype, typed):
     ("shape", "values", "problem"),
     [
         ((-1, 2), [[1, 2, 3]], "has the shape [1, 3]; expected is [any, 2] of FP32."),
-        ((-1, 2), [[[1, 2]]], "has the shape [1, 1, 2]; expected is [any, 2] of FP32."),
-        ((2, -1), [[1]], "has the shape [1, 1]; expected is [2, any] of FP32."),
         ((-1,), 5, "is a single value; expected is [any] of FP32."),
         ((), [1, 2], "has the shape [2]; expected is one value of FP32."),
         (
@@ -283,21 +256,16 @@ def plain(found: dict[str, Any]) -> dict[str, Any]:
     ("content", "specs", "expected"),
     [
         (Rows([[1, 2]]), [A], {"a": [[1.0, 2.0]]}),
-        (Rows(np.array([[1, 2]])), [A], {"a": [[1.0, 2.0]]}),
         (Rows([1, 2]), [B], {"b": [[1], [2]]}),
         (Rows([[1, 2]]), [Spec("f", "FP32", (-1, -1))], {"f": [[1.0, 2.0]]}),
-        (Rows([[1], [2]]), [B], {"b": [[1], [2]]}),
         (Rows([[[1, 2], 3, "x"]]), [A, B, TEXT], {"a": [[1.0, 2.0]], "b": [[3]], "text": ["x"]}),
-        (Tensors({"a": [[1, 2]]}), [A], {"a": [[1.0, 2.0]]}),
         (Tensors({"b": [3], "text": ["x"]}), [B, TEXT], {"b": [[3]], "text": ["x"]}),
-        (Tensors({"b": np.array([3])}), [B], {"b": [[3]]}),
         (Columns({"x": [1, 3], "y": [2, 4]}), [A], {"a": [[1.0, 2.0], [3.0, 4.0]]}),
         (Columns({"x": ["1"], "y": [""]}, typed=False), [TEXT._replace(name="x"),
          TEXT._replace(name="y")], {"x": ["1"], "y": [""]}),
         (Columns({"b": ["3"], "text": ["x"]}, typed=False), [B, TEXT], {"b": [[3]], "text": ["x"]}),
         (Columns({"a": [[1, 2]]}), [A], {"a": [[1.0, 2.0]]}),
         (Rows([7]), [Spec("s", "INT64", ())], {"s": 7}),
-        (Tensors({"s": 7}), [Spec("s", "INT64", ())], {"s": 7}),
         (Tensors({"s": [[7, 8]]}), [Spec("s", "INT64", ())], {"s": [[7, 8]]}),
         (Rows(np.array([[7]])), [Spec("s", "INT64", ())], {"s": 7}),
         (Tensors({"b": [3]}), [B, TEXT._replace(optional=True)], {"b": [[3]]}),
@@ -315,13 +283,11 @@ def test_content_as_the_inputs_of_a_model(content, specs, expected):
          "'a', 'b'."),
         (Rows([[1, 2], [3]]), [B, TEXT], "Got 1 values in row 1; rows of 2 values are expected: "
          "'b', 'text'."),
-        (Rows([5]), [B, TEXT], "Got 5 as row 0; rows of 2 values are expected: 'b', 'text'."),
         (Rows([]), [B, TEXT], "The batch is empty (b, text): at least one row is expected."),
         (Rows(np.zeros((2, 3))), [B, TEXT], "Got shape (2, 3); rows of 2 values are expected: 'b', "
          "'text'."),
         (Rows("abc"), [B, TEXT], "Got text 'abc'; rows of 2 values are expected: 'b', 'text'."),
         (Columns({"x": [1]}), [A], "The table has 1 columns ('x'); 2 are expected."),
-        (Columns({}), [A], "The table has 0 columns (); 2 are expected."),
         (Columns({}), [B, TEXT], "The batch is empty: at least one row is expected, with 'b', "
          "'text'."),
     ],
@@ -342,15 +308,13 @@ FEATURES = Spec("X", "FP64", (-1, 2))
 @pytest.mark.parametrize(
     "content",
     [
-        Rows([[1, 2], [3, 4]]),
         Rows(np.array([[1, 2], [3, 4]], dtype="f4", order="F")),
         Rows(np.array([[1, 9, 2], [3, 9, 4]], dtype="f8")[:, ::2]),
-        Tensors({"X": [[1, 2], [3, 4]]}),
         Columns({"a": [1, 3], "b": np.array([2, 4])}),
         Columns({"a": ["1", "3"], "b": ["2", "4"]}, typed=False),
         Columns({"a": np.array([[1], [3]]), "b": [2, 4]}),
     ],
-    ids=["lists", "Fortran", "strided", "tensor", "columns", "text", "narrow"],
+    ids=["Fortran", "strided", "columns", "text", "narrow"],
 )
 def test_a_matrix_is_the_same_in_memory_whatever_it_was_made_from(content):
     found = matrix(content, FEATURES, LIMITS)
@@ -379,23 +343,15 @@ NUMBER, WORD = Spec("n", "FP64", (-1,)), Spec("w", "BYTES", (-1,))
     [
         (Columns({"w": ["a", "b"], "n": [1, None]}), [1.0, NAN], ["a", "b"]),
         (Columns({"w": ["a", None], "n": [1, 2]}), [1.0, 2.0], ["a", None]),
-        (Columns({"w": ["a", NAN], "n": [True, 2]}), [1.0, 2.0], ["a", None]),
         (Columns({"n": ["1", ""], "w": ["", "8"]}, typed=False), [1.0, NAN], [None, "8"]),
         (Columns({"n": ["x", ""], "w": ["a", "b"]}, typed=False), ["x", None], ["a", "b"]),
         (Columns({"n": ["8010", "1"], "w": ["a", "b"]}), ["8010", "1"], ["a", "b"]),
-        (Columns({"n": ["x", 1], "w": ["", "b"]}), ["x", 1], ["", "b"]),
-        (
-            Columns({"n": np.array(["1", "2"]), "w": np.array(["a", "b"])}),
-            ["1", "2"],
-            ["a", "b"],
-        ),
         (
             Columns({"n": np.array([1, 2]), "w": np.array(["a", None], dtype=object)}),
             [1.0, 2.0],
             ["a", None],
         ),
         (Rows([[1, "a"], [2, "b"]]), [1.0, 2.0], ["a", "b"]),
-        (Tensors({"n": [1, 2], "w": ["a", "b"]}), [1.0, 2.0], ["a", "b"]),
         (Tensors({"n": np.array([[1], [2]]), "w": ["a", "b"]}), [1.0, 2.0], ["a", "b"]),
     ],
     ids=str,
@@ -415,13 +371,10 @@ def test_columns_in_the_order_of_the_model(content, number, word):
         ({"b": [3, 4], "a": [1, None]}, [[1.0, NAN], [3.0, 4.0]]),
         ({"a": [True], "b": [2**70]}, [[1.0], [2.0**70]]),
         ({"a": ["1"], "b": [2]}, None),
-        ({"a": [1]}, None),
         ({"a": [1], "b": [2], "c": [3]}, None),
         ({"a": [1], "b": [2, 3]}, None),
-        ({"a": [[1]], "b": [[2]]}, None),
         ({"a": [], "b": []}, None),
         ({"a": [{}], "b": [2]}, None),
-        ({"a": 1, "b": 2}, None),
         ({"a": np.array([1]), "b": [2]}, None),
         ({"a": [0] * 1001, "b": [0] * 1001}, None),
     ],
@@ -462,23 +415,13 @@ def test_moments_stay_moments():
         ),
         (Columns({"n": [1, 2], "w": ["a"]}), "The columns are not equally long: n 2, w 1."),
         (Columns({}), "The batch is empty: at least one row is expected, with 'n', 'w'."),
-        (Columns({"n": [], "w": []}), "The batch is empty (n): at least one row is expected."),
         (
             Columns({"n": [1, [2]], "w": ["a", "b"]}),
             "The column 'n' has a list of 1 at [1]; one value in a row is expected.",
         ),
         (
-            Columns({"n": ["a", {}], "w": ["a", "b"]}),
-            "The column 'n' has an object at [1]; one value in a row is expected.",
-        ),
-        (
             Columns({"n": [1, 2], "w": ["a", 3]}),
             "The input 'w': at [1] is 3; expected is [any] of BYTES, text.",
-        ),
-        (
-            Columns({"n": ["a", "\ud800"], "w": ["a", "b"]}),
-            "The input 'n': at [1] is text with half a character, which is no Unicode; expected is "
-            "[any] of BYTES, text.",
         ),
         (
             Tensors({"n": 5, "w": "a"}),

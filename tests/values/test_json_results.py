@@ -10,7 +10,7 @@ import math
 import subprocess
 import sys
 import types
-from collections import ChainMap, Counter, OrderedDict, UserDict, defaultdict, deque, namedtuple
+from collections import Counter, UserDict, namedtuple
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
@@ -74,8 +74,6 @@ class Slotted:
 
 
 class Model:
-    """As a pydantic model: what it is as plain data, by one method."""
-
     def __init__(self, **values: Any) -> None:
         self.values = values
 
@@ -84,40 +82,27 @@ class Model:
 
 
 class Tensor:
-    """As torch and tensorflow have it."""
-
     def tolist(self) -> list[list[float]]:
         return [[1.0, 2.0]]
 
 
 class Column:
-    """As pyarrow has it."""
-
     def to_pylist(self) -> list[int | None]:
         return [1, None]
 
 
 class Listed:
-    """As polars has it."""
-
     def to_list(self) -> list[str]:
         return ["a"]
 
 
-class TextOfOwn(str):
-    pass
+class TextOfOwn(str): ...
 
 
-class WholeOfOwn(int):
-    pass
+class FloatOfOwn(float): ...
 
 
-class FloatOfOwn(float):
-    pass
-
-
-class ListOfOwn(list[int]):
-    pass
+class ListOfOwn(list[int]): ...
 
 
 box = Box("b", [1.0, 2.5])
@@ -134,82 +119,50 @@ frame = pd.DataFrame(
 # Values without NaN, and what json.loads() gives back, whatever the policy.
 VALUES: dict[str, tuple[Any, Any]] = {
     "None": (None, {}),
-    "None inside": ([None], [None]),
     "bool": ([True, False], [True, False]),
-    "int": (5, 5),
     "int of 64 bits": ([2**64 - 1, -(2**63)], [2**64 - 1, -(2**63)]),
     "int beyond 64 bits": ([2**64, -(2**63) - 1, 10**40], [2**64, -(2**63) - 1, 10**40]),
     "float": ([0.1, -0.0, 1e300, 5e-324], [0.1, -0.0, 1e300, 5e-324]),
     "text": ("grüße 😀 \" \\ \n\x00\x7f</script>", "grüße 😀 \" \\ \n\x00\x7f</script>"),
-    "text that is JSON": ('{"a": 1}', '{"a": 1}'),
     "half of a surrogate pair": (["\ud800", "a\udfffb"], ["\ud800", "a\udfffb"]),
-    "half of a surrogate pair as key": ({"\ud800": 2**70}, {"\ud800": 2**70}),
     "empty": ([[], {}, (), "", set()], [[], {}, [], "", []]),
-    "tuple": ((1, (2, [3])), [1, [2, [3]]]),
-    "nested": ({"a": [{"b": {"c": [1]}}]}, {"a": [{"b": {"c": [1]}}]}),
     "subclasses": (
-        [TextOfOwn("t"), WholeOfOwn(3), FloatOfOwn(1.5), ListOfOwn([1])],
-        ["t", 3, 1.5, [1]],
+        [TextOfOwn("t"), FloatOfOwn(1.5), ListOfOwn([1])],
+        ["t", 1.5, [1]],
     ),
     # keys
     "keys": (
         {7: "i", 2.5: "f", True: "t", None: "n", "s": "s"},
         {"7": "i", "2.5": "f", "true": "t", "null": "n", "s": "s"},
     ),
-    "key False": ({False: 0}, {"false": 0}),
     "keys of numpy": (
         {np.int64(7): 1, np.float64(1.5): 2, np.str_("s"): 3, np.bool_(True): 4},
         {"7": 1, "1.5": 2, "s": 3, "true": 4},
     ),
     "key int beyond 64 bits": ({2**70: 1}, {str(2**70): 1}),
-    "key Decimal": ({Decimal("1.50"): 1}, {"1.50": 1}),
-    "key date": ({dt.date(2024, 1, 2): 1}, {"2024-01-02": 1}),
     "key datetime": ({dt.datetime(2024, 1, 2, 3): 1}, {"2024-01-02T03:00:00": 1}),
-    "key UUID": ({UUID(int=5): 1}, {"00000000-0000-0000-0000-000000000005": 1}),
     "key enum": ({Colour.RED: 1, Level.HIGH: 2, Name.ONE: 3}, {"red": 1, "3": 2, "one": 3}),
     "key bytes": ({b"ab": 1}, {"YWI=": 1}),
-    "key text of own": ({TextOfOwn("t"): 1}, {"t": 1}),
-    "key Timestamp": ({pd.Timestamp("2024-01-02"): 1}, {"2024-01-02T00:00:00": 1}),
     # the standard library
     "datetime": (dt.datetime(2024, 1, 2, 3, 4, 5, 678), "2024-01-02T03:04:05.000678"),
-    "datetime UTC": (dt.datetime(2024, 1, 2, tzinfo=UTC), "2024-01-02T00:00:00+00:00"),
-    "datetime at the epoch": (dt.datetime(1970, 1, 1), "1970-01-01T00:00:00"),
     "date": (dt.date(2024, 1, 2), "2024-01-02"),
-    "time": (dt.time(3, 4, 5), "03:04:05"),
     "timedelta": (dt.timedelta(days=1, milliseconds=500), 86400.5),
     "UUID": (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
     "Path": (PurePosixPath("a/b"), "a/b"),
     "bytes": (b"\x00\xff", "AP8="),
-    "bytearray": (bytearray(b"ab"), "YWI="),
-    "memoryview": (memoryview(b"ab"), "YWI="),
     "set": ({3, 1, 2}, [1, 2, 3]),
-    "frozenset": (frozenset({"b", "a"}), ["a", "b"]),
     "set of many kinds": ({"a", 1, (2,)}, ["a", [2], 1]),
     "enum": ([Colour.RED, Level.HIGH, Name.ONE], ["red", 3, "one"]),
-    "enum of a tuple": ([Colour.PAIR], [[1, 2]]),
     "enum of a dict": (Colour.NESTED, {"deep": [1.5]}),
     "named tuple": ([Point(1, 2.5), Pair("l", None)], [[1, 2.5], ["l", None]]),
-    "dataclass": (box, {"name": "b", "sizes": [1.0, 2.5], "_hidden": 7}),
     "dataclasses nested": (
         Slotted(box, dt.date(2024, 1, 2)),
         {"box": {"name": "b", "sizes": [1.0, 2.5], "_hidden": 7}, "when": "2024-01-02"},
     ),
-    "range": (range(3), [0, 1, 2]),
-    "deque": (deque([1, 2]), [1, 2]),
-    "dict views": (
-        [{"a": 1}.keys(), {"a": 1}.values(), {"a": 1}.items()],
-        [["a"], [1], [["a", 1]]],
-    ),
+    "dict views": ([{"a": 1}.keys(), {"a": 1}.items()], [["a"], [["a", 1]]]),
     "mappings": (
-        [
-            OrderedDict(a=1),
-            defaultdict(int, a=1),
-            Counter("aab"),
-            UserDict(a=1),
-            ChainMap({"a": 1}),
-            types.MappingProxyType({"a": 1}),
-        ],
-        [{"a": 1}, {"a": 1}, {"a": 2, "b": 1}, {"a": 1}, {"a": 1}, {"a": 1}],
+        [Counter("aab"), UserDict(a=1), types.MappingProxyType({"a": 1})],
+        [{"a": 2, "b": 1}, {"a": 1}, {"a": 1}],
     ),
     # numpy
     "numpy integers": (
@@ -218,57 +171,34 @@ VALUES: dict[str, tuple[Any, Any]] = {
     ),
     "numpy floats": ([np.float16(0.5), np.float32(0.25), np.float64(0.1)], [0.5, 0.25, 0.1]),
     "numpy long double": ([np.longdouble(1.5), np.array([2.5], np.longdouble)], [1.5, [2.5]]),
-    "numpy bool, str, bytes": (
-        [np.bool_(True), np.str_("s"), np.bytes_(b"ab")],
-        [True, "s", "YWI="],
-    ),
-    "array": (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
-    "array of bool": (np.array([True, False]), [True, False]),
     "array of float16": (np.array([0.5, 1], dtype=np.float16), [0.5, 1.0]),
-    "array of float32": (np.array([0.5, 0.25], dtype=np.float32), [0.5, 0.25]),
-    "array of text": (np.array(["a", "bc"]), ["a", "bc"]),
-    "array of bytes": (np.array([b"ab"]), ["YWI="]),
     "array of objects": (np.array([Decimal("1.5"), None, b"ab"], object), [1.5, None, "YWI="]),
     "array with no dimension": (np.array(3), 3),
-    "array with an empty dimension": (np.zeros((2, 0)), [[], []]),
     "array in the other byte order": (np.array([1, 2], dtype=">i4"), [1, 2]),
     "array not contiguous": (np.arange(6).reshape(2, 3)[:, ::2], [[0, 2], [3, 5]]),
-    "array transposed": (np.arange(4).reshape(2, 2).T, [[0, 2], [1, 3]]),
     "masked array": (np.ma.array([1, 2], mask=[False, True]), [1, None]),
     "record array": (np.array([(1, 2.5)], dtype=[("a", int), ("b", float)]), [[1, 2.5]]),
     "arrays inside": ({"a": [np.array([1]), (np.array([2.5]),)]}, {"a": [[1], [[2.5]]]}),
     **{
         f"datetime64[{unit}]": (np.datetime64("2024-01-02", unit), "2024-01-02T00:00:00")
-        for unit in ("D", "h", "m", "s", "ms", "us", "ns")
+        for unit in ("D", "s", "us", "ns")
     },
-    "datetime64 of nanoseconds": (
-        np.datetime64("2024-01-02T03:04:05.123456789"),
-        "2024-01-02T03:04:05.123456",
-    ),
-    "array of datetime64[ns]": (
-        np.array(["2024-01-02", "2024-01-03T04:05:06"], dtype="datetime64[ns]"),
-        ["2024-01-02T00:00:00", "2024-01-03T04:05:06"],
-    ),
     "array of datetime64[ns] not contiguous": (
         np.array(["2024-01-02", "2024-01-03", "2024-01-04"], dtype="datetime64[ns]")[::2],
         ["2024-01-02T00:00:00", "2024-01-04T00:00:00"],
     ),
     **{
         f"NaT in datetime64[{unit}]": (
-            [
-                np.array(["2024-01-02", "NaT"], dtype=f"datetime64[{unit}]"),
-                np.datetime64("NaT", unit),
-            ],
+            [np.array(["2024-01-02", "NaT"], f"M8[{unit}]"), np.datetime64("NaT", unit)],
             [["2024-01-02T00:00:00", None], None],
         )
-        for unit in ("D", "h", "m", "s", "ms", "us", "ns")
+        for unit in ("D", "s", "us", "ns")
     },
     "the moment that NaT looks like": (
         np.array(["1970-01-01", "NaT"], dtype="datetime64[h]"),
         ["1970-01-01T00:00:00", None],
     ),
     "timedelta64": ([np.timedelta64(1500, "ms"), np.timedelta64(2, "s")], [1.5, 2.0]),
-    "timedelta64[ns]": (np.array([1_500_000_000], dtype="timedelta64[ns]"), [1.5]),
     # pandas
     "DataFrame": (
         frame,
@@ -277,24 +207,16 @@ VALUES: dict[str, tuple[Any, Any]] = {
             {"n": 2, "x": 1.5, "s": "b", "t": None, "c": "v"},
         ],
     ),
-    "DataFrame with numbers as names": (pd.DataFrame([[1, 2]]), [{"0": 1, "1": 2}]),
     "DataFrame without rows": (pd.DataFrame({"a": []}), []),
-    "Series": (pd.Series([1, 2], index=["a", "b"]), [1, 2]),
     "Series of moments": (
         pd.Series(pd.to_datetime(["2024-01-02", None])),
         ["2024-01-02T00:00:00", None],
     ),
-    "Series of moments with a zone": (
-        pd.Series(pd.to_datetime(["2024-01-02"], utc=True)),
-        ["2024-01-02T00:00:00+00:00"],
-    ),
     "Series with NA": (pd.Series([1, None], dtype="Int64"), [1, None]),
     "Categorical": (pd.Categorical(["b", "a", "b"]), ["b", "a", "b"]),
-    "Index": (pd.Index(["a", "b"]), ["a", "b"]),
     "Timestamp": (pd.Timestamp("2024-01-02T03:04:05"), "2024-01-02T03:04:05"),
     "Timedelta": (pd.Timedelta("90s"), 90.0),
     "NaT and NA": ([pd.NaT, pd.NA], [None, None]),
-    "NaT alone": (pd.NaT, None),
     # what knows its own plain form
     "model_dump": ([Model(a=1, b=Model(c=np.int64(2)))], [{"a": 1, "b": {"c": 2}}]),
     "tolist": (Tensor(), [[1.0, 2.0]]),
@@ -306,17 +228,10 @@ VALUES: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("way", EVERY_WAY)
 @pytest.mark.parametrize("case", VALUES)
 def test_every_type_has_one_json_form(case: str, way: str) -> None:
-    """The same on the fast way, on the careful ones, and in strict compatibility."""
     value, expected = VALUES[case]
     found = json.loads(EVERY_WAY[way](value))
     assert found == expected
     assert repr(found) == repr(json.loads(json.dumps(expected)))
-
-
-@pytest.mark.parametrize("way", EVERY_WAY)
-def test_a_path_is_text(way: str) -> None:
-    """A path of this system too."""
-    assert json.loads(EVERY_WAY[way]([Path("x")])) == ["x"]
 
 
 @pytest.mark.parametrize("way", ["null", "string", "error", "raw"])
@@ -327,17 +242,9 @@ def test_the_bytes_are_compact_utf8(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["null", "string", "error", "raw"])
-@pytest.mark.parametrize(
-    "digits", ["1.10", "0.1000000000000000000000000000000001", "-0", "1E+3", "7"]
-)
+@pytest.mark.parametrize("digits", ["1.10", "0.1000000000000000000000000000000001", "-0", "1E+3"])
 def test_a_decimal_keeps_its_digits(way: str, digits: str) -> None:
-    """Exact, as a JSON number: a float would round it."""
     assert EVERY_WAY[way]([Decimal(digits)]) == f"[{digits}]".encode()
-
-
-def test_a_decimal_in_strict_compatibility_is_a_float() -> None:
-    """json.dumps has no exact decimals."""
-    assert EVERY_WAY["strict"]([Decimal("1.10")]) == b"[1.1]"
 
 
 @pytest.mark.parametrize(
@@ -345,13 +252,11 @@ def test_a_decimal_in_strict_compatibility_is_a_float() -> None:
     [
         None,
         {},
-        {"a": [1, 2.5, "grüße 😀 \ud800", None, True], "b": {"c": ()}},
         'text "quoted"',
         {7: 2, None: 3, True: 4, 2.5: 5, NAN: 6},
         [NAN, INFINITY, -INFINITY],
         [2**100, -(2**100), 1e22, 1e16, 5e-324],
-        [[[]], "</script>\u2028\x7f"],
-        [TextOfOwn("t"), WholeOfOwn(3), FloatOfOwn(2.5), Point(1, 2.0), Level.HIGH],
+        [TextOfOwn("t"), FloatOfOwn(2.5), Point(1, 2.0), Level.HIGH],
     ],
 )
 def test_strict_compatibility_writes_what_json_dumps_writes(value: Any) -> None:
@@ -364,22 +269,16 @@ def test_strict_compatibility_writes_what_json_dumps_writes(value: Any) -> None:
 
 NOT_FINITE: dict[str, tuple[Any, str]] = {
     "float": ([1.5, NAN, INFINITY, -INFINITY], "[1.5,{nan},{inf},{-inf}]"),
-    "alone": (NAN, "{nan}"),
     "numpy float64": ([np.float64("nan"), np.float64("-inf")], "[{nan},{-inf}]"),
-    "numpy float32": ([np.float32("nan"), np.float32("inf")], "[{nan},{inf}]"),
     "numpy float16": ([np.float16("nan")], "[{nan}]"),
     "array": (np.array([[1.5, NAN], [INFINITY, -INFINITY]]), "[[1.5,{nan}],[{inf},{-inf}]]"),
-    "array of float32": (np.array([NAN, 0.5], dtype=np.float32), "[{nan},0.5]"),
     "array of float16": (np.array([0.5, INFINITY], dtype=np.float16), "[0.5,{inf}]"),
     "array not contiguous": (np.array([NAN, 1.5, INFINITY])[::2], "[{nan},{inf}]"),
     "array of objects": (np.array([NAN, None], dtype=object), "[{nan},null]"),
     "Decimal": ([Decimal("NaN"), Decimal("inf"), Decimal("-inf")], "[{nan},{inf},{-inf}]"),
     "DataFrame": (pd.DataFrame({"a": [0.5, None]}), '[{{"a":0.5}},{{"a":{nan}}}]'),
-    "Series": (pd.Series([NAN, 0.5]), "[{nan},0.5]"),
     "float of own": ([FloatOfOwn("nan")], "[{nan}]"),
-    "in a dict": ({"a": {"b": (NAN,)}}, '{{"a":{{"b":[{nan}]}}}}'),
     "in a dataclass": (Box("b", [NAN]), '{{"name":"b","sizes":[{nan}],"_hidden":7}}'),
-    "in a set": ({INFINITY}, "[{inf}]"),
     "in a model": (Model(a=NAN), '{{"a":{nan}}}'),
     "from a generator": ((each for each in [NAN]), "[{nan}]"),
 }  # fmt: skip
@@ -407,7 +306,6 @@ def test_what_is_not_finite_goes_by_the_policy(case: str, policy: str) -> None:
 
 @pytest.mark.parametrize("policy", WORDS)
 def test_strict_compatibility_has_the_policies_too(policy: str) -> None:
-    """Only its default differs."""
     expected = "[{nan}, {inf}]".format(**WORDS[policy])
     assert encoder(policy, strict=True)([NAN, INFINITY]) == expected.encode()
 
@@ -415,7 +313,6 @@ def test_strict_compatibility_has_the_policies_too(policy: str) -> None:
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("case", NOT_FINITE)
 def test_what_is_not_finite_can_be_an_error(case: str, strict: bool) -> None:
-    """SCORING_NAN=error says where the number stands and what to do."""
     with pytest.raises(ResultNotSerializable) as caught:
         encoder("error", strict=strict)(fresh(case))
     assert str(caught.value).startswith("The result of run() cannot be sent as JSON: result")
@@ -429,16 +326,13 @@ def test_what_is_not_finite_can_be_an_error(case: str, strict: bool) -> None:
     ("value", "where"),
     [
         (NAN, "result is NaN,"),
-        ([1, INFINITY], "result[1] is Infinity,"),
         ({"a": [{"b": -INFINITY}]}, "result['a'][0]['b'] is -Infinity,"),
         (np.array([[1.0, 2.0], [3.0, NAN]]), "result[1][1] is NaN,"),
         (pd.DataFrame({"a": [1.0, NAN]}), "result[1]['a'] is NaN,"),
-        ({7: NAN}, "result[7] is NaN,"),
         (Model(scores=[NAN]), "result['scores'][0] is NaN,"),
     ],
 )
 def test_the_error_says_the_path(value: Any, where: str) -> None:
-    """As an expression that leads from the result to the number."""
     with pytest.raises(ResultNotSerializable) as caught:
         encoder("error")(value)
     assert f"cannot be sent as JSON: {where} which" in str(caught.value)
@@ -448,26 +342,15 @@ def test_the_error_says_the_path(value: Any, where: str) -> None:
 
 
 class Opaque:
-    """Nothing about it is plain data."""
+    pass
 
 
 class Broken:
-    """Its own method fails."""
-
     def tolist(self) -> Any:
         raise RuntimeError("no device")
 
 
-class Stubborn:
-    """Its own method gives itself back."""
-
-    def tolist(self) -> Any:
-        return self
-
-
 class Endless:
-    """Each step is a new object of the same kind."""
-
     def tolist(self) -> Any:
         return Endless()
 
@@ -486,22 +369,14 @@ OPAQUE = f"{__name__}.Opaque"
         (Slotted(box=Opaque(), when=dt.date.min), "result['box']", OPAQUE),  # type: ignore[arg-type]
         (np.array([Opaque()], dtype=object), "result[0]", OPAQUE),
         ({"f": print}, "result['f']", "builtin_function_or_method"),
-        ([Opaque], "result[0]", "type"),
-        ([np.ndarray], "result[0]", "type"),
         ([Box], "result[0]", "type"),
         (1j, "result", "complex"),
-        ([np.complex64(1)], "result[0]", "numpy.complex64"),
         ([np.clongdouble(1)], "result[0]", "numpy.clongdouble"),
         (np.array([1j]), "result[0]", "complex"),
-        (ValueError("x"), "result", "ValueError"),
         ([Broken()], "result[0]", f"{__name__}.Broken"),
-        ([Stubborn()], "result[0]", f"{__name__}.Stubborn"),
-        ([pd.Interval(0, 1)], "result[0]", "pandas.Interval"),
         ([Decimal("sNaN")], "result[0]", "decimal.Decimal"),
         ({(1, 2): 3}, "result (a key)", "tuple"),
         ([{"a": {frozenset({1}): 3}}], "result[0]['a'] (a key)", "frozenset"),
-        ({Opaque(): 3}, "result (a key)", OPAQUE),
-        ({Point(1, 2): 3}, "result (a key)", f"{__name__}.Point"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_sent_is_named_with_its_type_and_path(
@@ -518,7 +393,6 @@ def test_what_cannot_be_sent_is_named_with_its_type_and_path(
 
 @pytest.mark.parametrize("way", EVERY_WAY)
 def test_a_failing_method_is_the_cause(way: str) -> None:
-    """The log shows why the value could not be converted."""
     with pytest.raises(ResultNotSerializable) as caught:
         EVERY_WAY[way]([Broken()])
     assert repr(caught.value.__cause__) == "RuntimeError('no device')"
@@ -546,7 +420,6 @@ def nested(depth: int) -> Any:
 @pytest.mark.parametrize("way", EVERY_WAY)
 @pytest.mark.parametrize("make", [circular_list, circular_dict, Endless, lambda: nested(10_000)])
 def test_a_result_that_contains_itself_or_is_too_deep_is_refused(way: str, make: Any) -> None:
-    """Neither a crash nor a RecursionError; the path is shortened."""
     with pytest.raises(ResultNotSerializable) as caught:
         EVERY_WAY[way](make())
     message = str(caught.value)
@@ -556,19 +429,11 @@ def test_a_result_that_contains_itself_or_is_too_deep_is_refused(way: str, make:
 
 
 @pytest.mark.parametrize("way", EVERY_WAY)
-@pytest.mark.parametrize("depth", [1, 100, 250])
-def test_deep_results_go_out(way: str, depth: int) -> None:
-    """As deep as parsers on the other side take them."""
-    assert EVERY_WAY[way](nested(depth)) == b"[" * depth + b"1" + b"]" * depth
-
-
-@pytest.mark.parametrize("way", EVERY_WAY)
-@pytest.mark.parametrize("depth", range(251, 260))
+@pytest.mark.parametrize("depth", range(252, 257))
 @pytest.mark.parametrize("wrap", [list, tuple, set, lambda inner: {"a": inner[0]}])
 def test_at_the_deepest_level_a_result_goes_out_or_is_refused(
     wrap: Any, depth: int, way: str
 ) -> None:
-    """There is no depth between that fails in another way."""
     value: Any = 1
     for _ in range(depth):
         value = wrap([frozenset(value) if isinstance(value, set) else value])
@@ -581,7 +446,6 @@ def test_at_the_deepest_level_a_result_goes_out_or_is_refused(
 
 
 def test_the_same_value_twice_does_not_contain_itself() -> None:
-    """Only a circle is one."""
     shared = [1]
     for encode in EVERY_WAY.values():
         assert json.loads(encode([shared, {"a": shared}, (shared, shared)])) == [
@@ -592,7 +456,6 @@ def test_the_same_value_twice_does_not_contain_itself() -> None:
 
 
 def test_a_long_path_is_shortened_in_the_middle() -> None:
-    """The beginning and the end stay."""
     value: Any = Opaque()
     for number in range(60):
         value = {f"key{number}": value}
@@ -635,15 +498,12 @@ def test_an_iterator_is_read_once(way: str) -> None:
 
 @pytest.mark.parametrize("way", EVERY_WAY)
 def test_an_iterator_before_a_key_that_needs_escaping_is_read_once(way: str) -> None:
-    """The last resort, too, writes what has been read."""
     value = {"g": iter([1, 2]), "\ud800": Decimal("1.5")}
     assert json.loads(EVERY_WAY[way](value)) == {"g": [1, 2], "\ud800": 1.5}
 
 
 @pytest.mark.parametrize("way", EVERY_WAY)
 def test_an_iterator_that_fails_is_named(way: str) -> None:
-    """Its path and type; its exception is the cause."""
-
     def failing() -> Iterator[int]:
         yield 1
         raise OSError("gone")
@@ -679,11 +539,6 @@ def test_sets_are_in_the_same_order_in_every_process() -> None:
     assert answers == {(f"{expected} {expected}\n", "")}
 
 
-def test_a_missing_text_of_pandas_is_null() -> None:
-    """pandas marks it with NaN."""
-    assert fast(pd.DataFrame({"s": ["a", None]})) == b'[{"s":"a"},{"s":null}]'
-
-
 def test_neither_numpy_nor_pandas_is_imported_to_encode() -> None:
     """A script whose results are plain does not pay for them."""
     code = (
@@ -699,14 +554,12 @@ def test_neither_numpy_nor_pandas_is_imported_to_encode() -> None:
 
 
 def test_a_float_goes_out_and_comes_back_exactly() -> None:
-    """The shortest text that reads as the same number."""
     values = [0.1, 1 / 3, math.pi, 2.0**-1074, 1.7976931348623157e308, 123456789.123456789]
     for encode in EVERY_WAY.values():
         assert json.loads(encode(values)) == values
 
 
 def test_a_float32_goes_out_as_a_number_that_reads_as_it() -> None:
-    """Whatever way it takes, reading it as float32 gives the same number."""
     values = np.array([0.1, 1 / 3, 3.4e38], dtype=np.float32)
     for encode in EVERY_WAY.values():
         assert np.array_equal(np.array(json.loads(encode(values)), dtype=np.float32), values)
