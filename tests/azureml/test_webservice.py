@@ -85,7 +85,7 @@ def test_a_service_as_the_old_samples_use_it(
     service = Model.deploy(ws, "sum-local", [model], config(), deployment)
     assert isinstance(service, LocalWebservice)
     assert service.state == "Transitioning"
-    service.wait_for_deployment(show_output=True)
+    service.wait_for_deployment(show_output=True, timeout_sec=600)
     assert service.state == "Healthy"
     assert service.run(input_data="[1, 2]") == 21
     assert (service.name, service.port, service.error) == ("sum-local", port, None)

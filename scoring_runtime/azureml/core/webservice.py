@@ -151,16 +151,19 @@ class Webservice:
     def update_deployment_state(self) -> None:
         """Nothing: ``state`` always asks."""
 
-    def wait_for_deployment(self, show_output: bool = False) -> None:
+    def wait_for_deployment(
+        self, show_output: bool = False, timeout_sec: float | None = None
+    ) -> None:
         """Wait until it is Healthy, printing its log as it comes with ``show_output``.
 
         Raises:
-            WebserviceException: it has failed; the text ends with the cause.
+            WebserviceException: it has failed, the text ends with the cause; or the time, 20
+                minutes unless ``timeout_sec`` says another, has passed.
         """
         self._refuse_unless_there("wait_for_deployment")
         try:
             with as_webservice_exceptions():
-                self._service.wait(print if show_output else None)
+                self._service.wait(print if show_output else None, timeout_sec or 1200.0)
         except WebserviceException:
             _finished("Failed", show_output)
             raise
