@@ -434,6 +434,7 @@ PACKAGES = {
     "scikit_learn": "1.7.0",
     "uvicorn": "0.38.0",
     "uvloop": "0.22.0",
+    "watchfiles": "1.1.0",
     "werkzeug": "3.1.0",
 }
 
