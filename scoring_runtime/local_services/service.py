@@ -74,6 +74,14 @@ class LocalService:
         return self._record
 
     @property
+    def specification(self) -> Specification:
+        """What it serves, with the secrets that this object was given; another program takes them
+        from its environment."""
+        noted = self.record.specification
+        variables = {**noted.environment.variables, **self._secrets}
+        return replace(noted, environment=replace(noted.environment, variables=variables))
+
+    @property
     def url(self) -> str:
         """``http://localhost:PORT``."""
         return f"http://localhost:{self.record.port}"
@@ -163,9 +171,7 @@ class LocalService:
             LocalServiceError: the port is taken, or what is to be served cannot be packaged.
         """
         before = self.record
-        wanted = (
-            self._with_secrets(before.specification) if specification is None else specification
-        )
+        wanted = specification or self.specification
         chosen = before.port if port is None else port
         self._start(before, replace(before, specification=wanted, port=chosen))
 
@@ -178,12 +184,6 @@ class LocalService:
         self._record = start(self._folder, before, wanted)
         variables = wanted.specification.environment.variables
         self._secrets = {n: variables[n] for n in self._record.required if n in variables}
-
-    def _with_secrets(self, specification: Specification) -> Specification:
-        """Those that this object was given; another program takes them from its environment."""
-        environment = specification.environment
-        variables = {**environment.variables, **self._secrets}
-        return replace(specification, environment=replace(environment, variables=variables))
 
     def _tell(self, tell: Tell | None, told: int) -> int:
         if tell is None:

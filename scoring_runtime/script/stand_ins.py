@@ -139,8 +139,9 @@ _INSTEAD = {
 GONE = frozenset(
     f"azureml.core.{name}"
     for name in (
-        *("authentication", "compute", "conda_dependencies", "dataset", "datastore", "environment"),
-        *("experiment", "image", "keyvault", "run", "runconfig", "webservice", "workspace"),
+        *("authentication", "compute", "compute_target", "conda_dependencies", "dataset"),
+        *("datastore", "environment", "experiment", "image", "keyvault", "run", "runconfig"),
+        *("script_run_config", "webservice", "workspace"),
     )
 ) | {"azureml.api.schema.dataTypes", "azureml.api.schema.sampleDefinition"}
 """Modules of the SDK whose every name can be imported and none used."""

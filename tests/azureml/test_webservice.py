@@ -85,7 +85,7 @@ def test_a_service_as_the_old_samples_use_it(
     service = Model.deploy(ws, "sum-local", [model], config(), deployment)
     assert isinstance(service, LocalWebservice)
     assert service.state == "Transitioning"
-    service.wait_for_deployment(show_output=True)
+    service.wait_for_deployment(show_output=True, timeout_sec=600)
     assert service.state == "Healthy"
     assert service.run(input_data="[1, 2]") == 21
     assert (service.name, service.port, service.error) == ("sum-local", port, None)
@@ -349,15 +349,19 @@ def test_a_service_is_updated_while_it_runs(
 
 def test_what_only_services_in_the_cloud_have_is_taken(ws: Workspace, config: Config) -> None:
     """Application Insights by the setting of the host; the rest changes nothing, not even the
-    process."""
-    script = "import os\ndef init(): pass\ndef run(data): return os.environ[data]\n"
-    service = Model.deploy(ws, "told", [], config(script))
+    process. Secrets stay, though no file has them."""
+    inference = config("import os\ndef init(): pass\ndef run(data): return os.environ.get(data)\n")
+    assert inference.environment is not None
+    inference.environment.environment_variables = {"REDIS_KEY": "hunter2"}
+    service = Model.deploy(ws, "told", [], inference)
     service.wait_for_deployment()
     before = service.updated_time
     service.update(tags={"a": "b"}, auth_enabled=False)
     assert service.updated_time == before
-    service.update(enable_app_insights=False)
-    assert service.run("AML_APP_INSIGHTS_ENABLED") == "false"
+    service.update(enable_app_insights=False, models=[])
+    names = ("AML_APP_INSIGHTS_ENABLED", "REDIS_KEY")
+    assert [service.run(each) for each in names] == ["false", "hunter2"]
+    assert service.create_version("next").run("REDIS_KEY") == "hunter2"
 
 
 def test_versions_of_an_endpoint_are_services_beside_it(ws: Workspace, config: Config) -> None:

@@ -242,6 +242,7 @@ def test_an_installed_package_that_fails_to_import_says_so(tmp_path: Path) -> No
 LINES = [
     "from azureml.core import Run, Workspace, Dataset, Datastore, Model, Experiment, Environment",
     "from azureml.core.run import Run",
+    "from azureml.core.compute_target import ComputeTarget, ComputeTargetException",
     "from azureml.core.authentication import ServicePrincipalAuthentication, MsiAuthentication",
     "import azureml.core; azureml.core.VERSION, azureml.core.__version__",
     "from azureml.exceptions import AzureMLException, UserErrorException, WebserviceException",

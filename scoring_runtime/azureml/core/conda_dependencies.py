@@ -54,11 +54,7 @@ class CondaDependencies:
         python_version: str | None = None,
         pin_sdk_version: bool = True,
     ) -> CondaDependencies:
-        """Those packages; without ``pip_packages`` with ``azureml-defaults``.
-
-        ``pin_sdk_version`` changes nothing: the image gets the version of this package that
-        packages it.
-        """
+        """Those packages; without ``pip_packages`` with ``azureml-defaults``."""
         made = cls()
         if pip_packages is not None:
             made.remove_pip_package(_DEFAULT_PIP_PACKAGE)
@@ -115,7 +111,7 @@ class CondaDependencies:
         self._structure["channels"] = [each for each in self.conda_channels if each != channel]
 
     def add_conda_package(self, conda_package: str) -> None:
-        """Add a package, in place of the one that has its name."""
+        """Add a package, in place of its namesake."""
         self._replace_conda(_name(conda_package), conda_package)
 
     def remove_conda_package(self, conda_package: str) -> None:
@@ -123,7 +119,7 @@ class CondaDependencies:
         self._replace_conda(_name(conda_package), None)
 
     def add_pip_package(self, pip_package: str) -> None:
-        """Add a package, in place of the one that has its name."""
+        """Add a package, in place of its namesake."""
         self._replace_pip(_name(pip_package), pip_package)
 
     def remove_pip_package(self, pip_package: str) -> None:

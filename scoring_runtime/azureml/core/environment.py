@@ -252,19 +252,18 @@ class Environment:
     @staticmethod
     def list(workspace: object) -> dict[str, Environment]:
         """The highest version of each environment in the workspace, by name."""
-        found = {}
-        for folder in _visible(kept_in(workspace, "environments")):
-            versions = _versions(folder)
-            if versions:
-                found[folder.name] = Environment.load_from_directory(versions[-1])
-        return found
+        top = kept_in(workspace, "environments")
+        names = sorted(each.name for each in top.iterdir()) if top.is_dir() else []
+        found = {name: _versions(top / name) for name in names if not name.startswith(".")}
+        return {
+            name: Environment.load_from_directory(versions[-1])
+            for name, versions in found.items()
+            if versions
+        }
 
     def save_to_directory(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        """Write it as ``azureml_environment.json`` and ``conda_dependencies.yml``.
-
-        Raises:
-            UserErrorException: the folder is not empty, unless ``overwrite``.
-        """
+        """Write it as ``azureml_environment.json`` and ``conda_dependencies.yml``;
+        UserErrorException if the folder is not empty, unless ``overwrite``."""
         folder = Path(path)
         if not overwrite and folder.is_dir() and any(folder.iterdir()):
             raise UserErrorException(
@@ -277,11 +276,7 @@ class Environment:
 
     @staticmethod
     def load_from_directory(path: str | os.PathLike[str]) -> Environment:
-        """What :meth:`save_to_directory` wrote; the conda file there counts.
-
-        Raises:
-            UserErrorException: there is no such file, or it is not what is expected.
-        """
+        """What :meth:`save_to_directory` wrote; UserErrorException if it is something else."""
         place = Path(path) / ENVIRONMENT_FILE_NAME
         try:
             made = _loaded(json.loads(place.read_text(encoding="utf-8")))
@@ -295,7 +290,6 @@ class Environment:
         return made
 
     def _document(self) -> dict[str, Any]:
-        """What the old file held, without what has no use here."""
         return {
             "name": self.name,
             "python": self.python.document(),
@@ -321,13 +315,8 @@ class Environment:
     def build_local(
         self, workspace: object, platform: str | None = None, useDocker: bool = False, **unused: Any
     ) -> Path:
-        """Make a virtual environment of this Python with the packages; its folder.
-
-        It lies in the workspace, and is made again if it is there.
-
-        Raises:
-            WebserviceException: with ``useDocker``, or if pip cannot install the packages.
-        """
+        """Make a virtual environment of this Python with the packages, in the workspace; its
+        folder. WebserviceException with ``useDocker``, or if pip cannot install them."""
         if useDocker or unused.get("use_docker"):
             self.build(workspace)
         folder = kept_in(workspace, "environments") / ".local" / self.name
@@ -361,12 +350,6 @@ def _requirement_lines(path: Path) -> list[str]:
     joined = re.sub(r"\\\n", " ", text)
     lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in joined.splitlines())
     return [line for line in lines if line]
-
-
-def _visible(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
 
 
 def _made(folder: Path, packages: specification.Environment) -> Path:

@@ -17,7 +17,7 @@ class ContainerImage:
     Nothing is built: ``Model.package`` makes an image of the same models and configuration.
     """
 
-    creation_state = "Succeeded"
+    version, creation_state, image_build_log_uri = 1, "Succeeded", None
 
     def __init__(self, name: str, models: Sequence[model.Model], image_config: InferenceConfig):
         self.name, self.models, self.inference_config = name, models, image_config

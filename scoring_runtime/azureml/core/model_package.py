@@ -95,11 +95,7 @@ class ModelPackage:
         """Nothing to do: ``state`` is always up to date."""
 
     def pull(self) -> None:
-        """Wait for the image, which is on this machine already.
-
-        Raises:
-            WebserviceException: it cannot be made, or it is a folder.
-        """
+        """Wait for the image, which is on this machine; WebserviceException if it is a folder."""
         self.wait_for_creation()
         if self._is_folder:
             raise WebserviceException(
@@ -109,12 +105,8 @@ class ModelPackage:
         print(f"The image {self._location} is on this machine.", flush=True)
 
     def save(self, output_directory: str | Path) -> None:
-        """Copy the files to build the image from.
-
-        Raises:
-            WebserviceException: they cannot be made or copied, the folder is not empty, or it is
-                an image.
-        """
+        """Copy the files to build the image from; WebserviceException if it is an image, they
+        cannot be made or copied, or the folder is not empty."""
         self.wait_for_creation()
         if not self._is_folder or self._location is None:
             raise WebserviceException(

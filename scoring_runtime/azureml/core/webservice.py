@@ -151,16 +151,19 @@ class Webservice:
     def update_deployment_state(self) -> None:
         """Nothing: ``state`` always asks."""
 
-    def wait_for_deployment(self, show_output: bool = False) -> None:
+    def wait_for_deployment(
+        self, show_output: bool = False, timeout_sec: float | None = None
+    ) -> None:
         """Wait until it is Healthy, printing its log as it comes with ``show_output``.
 
         Raises:
-            WebserviceException: it has failed; the text ends with the cause.
+            WebserviceException: it has failed, the text ends with the cause; or the time, 20
+                minutes unless ``timeout_sec`` says another, has passed.
         """
         self._refuse_unless_there("wait_for_deployment")
         try:
             with as_webservice_exceptions():
-                self._service.wait(print if show_output else None)
+                self._service.wait(print if show_output else None, timeout_sec or 1200.0)
         except WebserviceException:
             _finished("Failed", show_output)
             raise
@@ -168,14 +171,10 @@ class Webservice:
         print(f"Local webservice is running at {self.base_url}")
 
     def run(self, input_data: Any) -> Any:
-        """Score one input, once the service is Healthy.
+        """Score one input, once the service is Healthy; what its answer's JSON, text or bytes hold.
 
-        Args:
-            input_data: the body as text, bytes or an open file, or what is sent as JSON. It is
-                sent with the content type of JSON, whatever it is.
-
-        Returns:
-            The answer's JSON; an answer of another content type as text or bytes.
+        Text, bytes and open files are sent as they are, all else as JSON, whose content type is
+        named in any case.
 
         Raises:
             WebserviceException: the service has failed, cannot be reached, or answers with
@@ -195,12 +194,8 @@ class Webservice:
         return self._service.log(num_lines)
 
     def reload(self, wait: bool = False) -> None:
-        """Start it anew from what its script, its source folder and its models are now.
-
-        Raises:
-            WebserviceException: they cannot be packaged: the service goes on as it was; or, with
-                ``wait``, it has failed.
-        """
+        """Start it anew from what its script, its source folder and its models are now; as
+        :meth:`update`."""
         self.update(wait=wait)
 
     def update(
@@ -226,9 +221,9 @@ class Webservice:
         _check(image_config, inference_config, deployment_config)
         wanted = None
         if models is not None or inference_config is not None:
-            wanted = _changed(self._record.specification, models, inference_config)
+            wanted = _changed(self._service.specification, models, inference_config)
         if enable_app_insights is not None:
-            wanted = _with_insights(wanted or self._record.specification, enable_app_insights)
+            wanted = _with_insights(wanted or self._service.specification, enable_app_insights)
         port = getattr(deployment_config, "port", None)
         if unused and wanted is None and port is None:
             return
@@ -251,7 +246,7 @@ class Webservice:
         Raises:
             WebserviceException: as :func:`deploy`.
         """
-        wanted = _changed(self._record.specification, models, inference_config)
+        wanted = _changed(self._service.specification, models, inference_config)
         return _deployed(self.workspace, f"{self.name}-{version_name}", wanted)
 
     def update_version(
@@ -387,17 +382,16 @@ def deploy(
         workspace: a Workspace, or its folder; the service is noted there.
         name: 3 to 32 lowercase letters, digits or dashes.
         models: registered ones; there may be none if there is a script.
-        inference_config: script and environment. Without one the models are served without a
-            script, as far as they can be. The packages have to be installed in this Python.
+        inference_config: script and environment, whose packages have to be installed in this
+            Python. Without one the models are served without a script, as far as they can be.
         deployment_config: of :meth:`LocalWebservice.deploy_configuration`; None is a free port.
-        deployment_target: None; there is none but this machine.
+        deployment_target: None.
         overwrite: replace a service of this name that runs; one that has ended always is.
         show_output: print what is deployed.
 
     Raises:
-        WebserviceException: the name is not allowed, a service of this name already exists, the
-            configuration is for something else, the port is in use, or model, script or
-            environment cannot be packaged.
+        WebserviceException: the name is taken or not allowed, the configuration is for something
+            else, the port is in use, or model, script or environment cannot be packaged.
     """
     wanted = _specification(models, inference_config, deployment_config, deployment_target)
     port = getattr(deployment_config, "port", None)

@@ -124,11 +124,8 @@ class Workspace:
         exist_ok: bool = False,
         **unused: object,
     ) -> Workspace:
-        """Make the folder ``.azureml/<name>`` in the working folder.
-
-        Raises:
-            WorkspaceException: it is there already, unless ``exist_ok``, or cannot be made.
-        """
+        """Make the folder ``.azureml/<name>`` in the working folder; WorkspaceException if it is
+        there already, unless ``exist_ok``."""
         workspace = cls(subscription_id or "", resource_group or "", name)
         try:
             workspace.folder.mkdir(parents=True, exist_ok=exist_ok)
@@ -195,7 +192,7 @@ class Workspace:
         return {store.name: store}
 
     def get_default_datastore(self) -> Datastore:
-        """The only one."""
+        """A folder of the workspace."""
         from .datastore import Datastore
 
         return Datastore(self)
