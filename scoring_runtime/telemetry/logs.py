@@ -126,16 +126,12 @@ def redirect_print() -> None:
 
     @functools.wraps(real_print)
     def print_to_logger(
-        *values: object,
-        sep: str | None = " ",
-        end: str | None = "\n",
-        file: Any = None,
-        flush: bool = False,
+        *values: object, sep: str | None = " ", file: Any = None, **more: Any
     ) -> None:
         if file is None or file is sys.stdout:
             _print_log.info((" " if sep is None else sep).join(map(str, values)))
         else:
-            real_print(*values, sep=sep, end=end, file=file, flush=flush)
+            real_print(*values, sep=sep, file=file, **more)
 
     print_to_logger.to_logger = True  # type: ignore[attr-defined]
     builtins.print = print_to_logger
