@@ -211,9 +211,9 @@ QUOTED = (
     ),
     Quoted(
         "A request",
-        "The body is larger than … bytes (SCORING",
-        "The body is too large.",
-        "Raise the [limit](http.md#limits), or send less.",
+        "is larger than … bytes (…)",
+        "The body, an input, a blob or a message is too large.",
+        "Raise the setting in brackets ([limits](http.md#limits)), or send less.",
     ),
     Quoted(
         _SERVING,
