@@ -15,7 +15,7 @@ from ..packaging import app_settings, context
 from ..packaging.specification import STANDALONE, Specification
 from ..settings.settings import setting_fields
 from . import record as local_record
-from .process import LOOPBACK, Process, became_free, end, spawn
+from .process import LOOPBACK, check_port, end, spawn
 from .record import Record
 
 LOG = "log.txt"
@@ -52,10 +52,11 @@ def start(folder: Path, before: Record, wanted: Record) -> Record:
             required = tuple(each.name for each in made.required)
             environment = _environment(os.environ, specification, place, wanted.port, required)
             end(before.process, GRACE_SECONDS)
+            command = [sys.executable, "-m", "scoring_runtime", "serve"]
             record = replace(
                 wanted,
                 specification=specification,
-                process=_spawned(folder, place, environment),
+                process=spawn(command, place, folder / LOG, environment),
                 generation=generation,
                 updated=local_record.now(),
                 required=required,
@@ -68,7 +69,9 @@ def start(folder: Path, before: Record, wanted: Record) -> Record:
         raise LocalServiceError(
             f"The service {wanted.name} cannot be started:{place_text} {error.strerror or error}."
         ) from error
-    _remove_others(folder, place)
+    for each in folder.glob(f"{_CONTEXT}*"):
+        if each != place:
+            shutil.rmtree(each, ignore_errors=True)
     return record
 
 
@@ -95,14 +98,6 @@ def _check_same(folder: Path, before: Record) -> None:
         )
 
 
-def check_port(port: int, patience_seconds: float = 0.0) -> None:
-    """Raise LocalServiceError if another program listens there, still after that long."""
-    if not became_free(port, patience_seconds):
-        raise LocalServiceError(
-            f"Port {port} is in use: choose another one, none for a free one, or stop what uses it."
-        )
-
-
 def over_http(specification: Specification) -> Specification:
     """The same as a standalone package for HTTP alone: files and messages have no use for it."""
     return replace(
@@ -115,11 +110,6 @@ def over_http(specification: Specification) -> Specification:
         input_queue="",
         output_queue=None,
     )
-
-
-def _spawned(folder: Path, place: Path, environment: Mapping[str, str]) -> Process:
-    command = [sys.executable, "-m", "scoring_runtime", "serve"]
-    return spawn(command, place, folder / LOG, environment)
 
 
 def _environment(
@@ -146,9 +136,3 @@ def _is_setting(name: str) -> bool:
         each for field in setting_fields() for each in app_settings.setting_names(field.metadata)
     }
     return name.upper() in known or name.upper().startswith(_PREFIXES)
-
-
-def _remove_others(folder: Path, place: Path) -> None:
-    for each in folder.glob(f"{_CONTEXT}*"):
-        if each != place:
-            shutil.rmtree(each, ignore_errors=True)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import psutil
 
+from ..errors import LocalServiceError
+
 LOOPBACK = "127.0.0.1"
 _POLL_SECONDS = 0.02
 # The shell ends at once, so the command is nobody's child here and needs no waiting for; it stays
@@ -108,9 +110,12 @@ def is_free(port: int) -> bool:
         return True
 
 
-def became_free(port: int, seconds: float) -> bool:
-    """Wait until the port is free, or that long; whether it is."""
-    return _comes_true(lambda: is_free(port), seconds)
+def check_port(port: int, patience_seconds: float = 0.0) -> None:
+    """Raise LocalServiceError if another program listens there, still after that long."""
+    if not _comes_true(lambda: is_free(port), patience_seconds):
+        raise LocalServiceError(
+            f"Port {port} is in use: choose another one, none for a free one, or stop what uses it."
+        )
 
 
 def _comes_true(condition: Callable[[], bool], seconds: float) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from ..packaging.specification import Environment, PackagedModel, Specification
 from .process import Process
 
 RECORD = "service.json"
+_PATHS = ("entry_script", "source_dir")
 _NOT_STARTED = Process(0, 0.0)
 
 
@@ -43,7 +43,7 @@ def write(folder: Path, record: Record) -> None:
         **asdict(replace(record, specification=_without(record))),
         "process": record.process._asdict(),
     }
-    temporary = folder / f".{RECORD}.{uuid.uuid4().hex}"
+    temporary = folder / f".{RECORD}"
     text = json.dumps(document, indent=2, default=os.fspath) + "\n"
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(folder / RECORD)
@@ -74,27 +74,21 @@ def read(folder: Path) -> Record:
 
 def absolute(specification: Specification) -> Specification:
     """With absolute paths: it is read again wherever the next program runs."""
-    models = [replace(each, path=_absolute(each.path)) for each in specification.models]
-    wheels = [_absolute(each) for each in specification.environment.wheels]
-    script, source = specification.entry_script, specification.source_dir
-    if script is not None and source is None:
-        script = _absolute(script)
+    environment, script = specification.environment, specification.entry_script
+    source = specification.source_dir
+    wheels = tuple(each.absolute() for each in environment.wheels)
     return replace(
         specification,
-        models=tuple(models),
-        environment=replace(specification.environment, wheels=tuple(wheels)),
-        entry_script=script,
-        source_dir=None if source is None else _absolute(source),
+        models=tuple(replace(each, path=each.path.absolute()) for each in specification.models),
+        environment=replace(environment, wheels=wheels),
+        entry_script=script and (script if source else script.absolute()),
+        source_dir=source and source.absolute(),
     )
 
 
 def now() -> str:
     """The time, as records have it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path))
 
 
 def _without(record: Record) -> Specification:
@@ -106,18 +100,15 @@ def _without(record: Record) -> Specification:
 
 
 def _specification(document: Mapping[str, Any]) -> Specification:
-    environment = document["environment"]
-    tuples = {name: tuple(environment[name]) for name in ("requirements", "options", "notes")}
-    wheels = tuple(map(Path, environment["wheels"]))
+    environment = _with_tuples(document["environment"])
+    environment["wheels"] = tuple(map(Path, environment["wheels"]))
     models = (PackagedModel(**{**each, "path": Path(each["path"])}) for each in document["models"])
-    paths = {name: _path_or_none(document[name]) for name in ("entry_script", "source_dir")}
-    read = {
-        "triggers": tuple(document["triggers"]),
-        "models": tuple(models),
-        "environment": Environment(**{**environment, **tuples, "wheels": wheels}),
+    paths = {name: document[name] and Path(document[name]) for name in _PATHS}
+    read = {"models": tuple(models), "environment": Environment(**environment), **paths}
+    return Specification(**{**_with_tuples(document), **read})
+
+
+def _with_tuples(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
     }
-    return Specification(**{**document, **read, **paths})
-
-
-def _path_or_none(text: str | None) -> Path | None:
-    return None if text is None else Path(text)

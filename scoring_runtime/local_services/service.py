@@ -22,7 +22,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -104,9 +104,7 @@ class LocalService:
     def wait(self, tell: Tell | None = None, timeout: float = _WAIT_SECONDS) -> None:
         """Wait until it is Healthy.
 
-        Args:
-            tell: called with each line of the log as it comes.
-            timeout: in seconds.
+        ``tell`` is called with each line of the log as it comes; ``timeout`` is in seconds.
 
         Raises:
             LocalServiceError: it has failed, the text ends with the cause; or the time has passed.
@@ -161,19 +159,15 @@ class LocalService:
     def restart(self, specification: Specification | None = None, port: int | None = None) -> None:
         """Make the context anew, from what the sources are now, and start the host from there.
 
-        The service that runs is ended only once the context is made.
-
-        Args:
-            specification: what is to be served from now on; by default the same.
-            port: where from now on; by default the same.
+        The service that runs is ended only once the context is made. By default the same is
+        served from now on, at the same port.
 
         Raises:
             LocalServiceError: the port is taken, or what is to be served cannot be packaged.
         """
         before = self.record
         wanted = specification or self.specification
-        chosen = before.port if port is None else port
-        self._start(before, replace(before, specification=wanted, port=chosen))
+        self._start(before, replace(before, specification=wanted, port=port or before.port))
 
     def delete(self) -> None:
         """End the process and remove the service's folder; nothing if both are gone."""
@@ -268,7 +262,11 @@ def find(root: Path, name: str) -> LocalService:
 
 def listing(root: Path) -> list[LocalService]:
     """The services of a folder by name; those whose record cannot be read are left out."""
-    return list(_readable(root))
+    found = []
+    for path in sorted((root / SERVICES).glob(f"*/{RECORD}")):
+        with contextlib.suppress(LocalServiceError):
+            found.append(LocalService(path.parent, local_record.read(path.parent)))
+    return found
 
 
 def check_name(name: str) -> None:
@@ -290,9 +288,3 @@ def check_absent(root: Path, name: str, overwrite: bool = False) -> None:
             f"A service {name} already exists, on port {service.record.port}: update or delete it, "
             "choose another name, or overwrite it."
         )
-
-
-def _readable(root: Path) -> Iterator[LocalService]:
-    for path in sorted((root / SERVICES).glob(f"*/{RECORD}")):
-        with contextlib.suppress(LocalServiceError):
-            yield LocalService(path.parent, local_record.read(path.parent))

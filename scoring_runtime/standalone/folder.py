@@ -38,8 +38,9 @@ _NAMED_AT_ONCE = 100
 # open for writing, another program may yet be about to open it again.
 _QUIET_SECONDS, _CLOSED_SECONDS = 0.1, 0.05
 _STEP_MS, _LONGEST_MS = 20, 100
-# Whoever has not written for so long may keep a file open for ever.
-_OPEN_SECONDS = 60.0
+# Whoever has not written for so long may keep a file open for ever; and some network file systems
+# always say that somebody has.
+_OPEN_SECONDS = 10.0
 # Modification times are kept to 1 ns, 100 ns (NTFS), 1 µs, 1 ms, 1 s or 2 s (FAT).
 _GRANULARITIES = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
 _PROBE_NS = 1_234_567_891_234_567_891

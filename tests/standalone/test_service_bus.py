@@ -447,7 +447,7 @@ SCENARIOS: dict[Callable[[Place], None], float] = {
     told_to_stop_with_two_workers: 120,
     told_to_stop_for_too_long: 120,
     a_full_output: 5,
-    links_that_are_closed: 5,
+    links_that_are_closed: 20,
     more_work_than_the_deadline: 5,
     messages_that_cannot_be_decoded: 5,
     hosts_that_answer_each_other: 5,
