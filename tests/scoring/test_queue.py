@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import threading
 import time
@@ -52,7 +53,7 @@ class Async:
 
 def scoring(function: Callable[[Any], Any], **options: Any) -> Scorer[Any]:
     """A started scorer for ``function``, sync or async."""
-    kind = Async if asyncio.iscoroutinefunction(function) else Sync
+    kind = Async if inspect.iscoroutinefunction(function) else Sync
     scorer: Scorer[Any] = Scorer(lambda runner: kind(function), **options)
     scorer.start()
     return scorer
