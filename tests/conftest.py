@@ -33,6 +33,12 @@ def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def anyio_backend() -> str:
+    """The loop of tests that are ``async``."""
+    return "asyncio"
+
+
+@pytest.fixture
 def write_script(tmp_path: Path) -> WriteScript:
     """``write_script(source, name="score.py")`` → its path, in a folder of its own."""
 

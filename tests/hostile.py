@@ -81,6 +81,7 @@ BODIES = {
         lambda: f'{{"inputs":[{_numbered(_TENSOR, 300_000)}]}}'.encode(), _COLUMNS,
         path="/v2/models/m/infer",
     ),
+    "JSON of rows": Hostile(lambda: b"[" + b"[1]," * 10_000_000 + b"[1]]", _MEMORY),
     "JSON of objects": Hostile(lambda: b'{"data":[' + b"{}," * 33_000_000 + b"{}]}", _VALUES),
     "JSON of small objects": Hostile(
         lambda: b'{"data":[' + b'{"a":1},' * 8_000_000 + b"{}]}", _MEMORY

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scoring_runtime import ScoringRequest, ScoringResponse, Settings, build
+from scoring_runtime.http.endpoint import create
+from scoring_runtime.http.messages import HttpRequest
+from scoring_runtime.scoring.runtime import Runtime
 from tests.hosts.functions import FunctionsHost
 from tests.hosts.standalone import StandaloneHost, clean_environ
 
@@ -240,6 +245,23 @@ def people_onnx() -> bytes:
     return bytes(made.SerializeToString())
 
 
+EVERY_MODEL: Mapping[str, Callable[[], Any]] = {
+    "addsub/1": add_sub_onnx,
+    "columns/1": lambda: identity_onnx(shape=("n",)),
+    "every/3": identity_onnx,
+    "fixed/1": lambda: matmul_onnx(rows=2),
+    "iris/1": lambda: sum_estimator(width=4),
+    "iris/2": iris_estimator,
+    "matmul/1": matmul_onnx,
+    "named/1": named_iris_estimator,
+    "nozip/1": lambda: iris_onnx(zipmap=False),
+    "people/1": people_estimator,
+    "people-onnx/1": people_onnx,
+    "zip/1": iris_onnx,
+}
+"""One of each kind, by its place in a registry."""
+
+
 # --- folders --------------------------------------------------------------------------------------
 
 
@@ -313,15 +335,34 @@ def answers(
     """What the runtime answers to each of ``requests`` with the model in ``folder``."""
 
     async def main() -> list[ScoringResponse]:
-        runtime = build(
-            Settings.from_environ(
-                {"AZUREML_MODEL_DIR": str(folder), "AML_APP_ROOT": str(folder), **environ}
-            )
-        )
-        runtime.start()
-        await runtime.started()
-        found = [await runtime.score(request) for request in requests]
-        await runtime.stop()
-        return found
+        async with _started(folder, environ) as runtime:
+            return [await runtime.score(request) for request in requests]
 
     return asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def replies(
+    folder: Path, method: str, *targets: str, body: bytes = b"", **environ: str
+) -> list[tuple[int, Any]]:
+    """Status and JSON of what the endpoint answers to each of ``targets``."""
+
+    async def main() -> list[tuple[int, Any]]:
+        async with _started(folder, environ) as runtime:
+            endpoint, found = create(runtime)[0], []
+            for path, _, query in (target.partition("?") for target in targets):
+                reply = await endpoint(HttpRequest(method, path, query.encode(), [], body))
+                assert isinstance(reply.body, bytes)
+                found.append((reply.status, json.loads(reply.body)))
+            return found
+
+    return asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@asynccontextmanager
+async def _started(folder: Path, environ: Mapping[str, str]) -> AsyncIterator[Runtime]:
+    said = {"AZUREML_MODEL_DIR": str(folder), "AML_APP_ROOT": str(folder), **environ}
+    runtime = build(Settings.from_environ(said))
+    runtime.start()
+    await runtime.started()
+    yield runtime
+    await runtime.stop()

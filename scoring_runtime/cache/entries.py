@@ -7,7 +7,6 @@ the head, the body. What is not exactly that is a miss; nothing is ever unpickle
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -20,14 +19,9 @@ from ..values.body import is_json_type
 _MAGIC = b"SRV1"
 _DIGEST = 16
 _START = len(_MAGIC) + _DIGEST
-# Above them the body itself makes the key: reading it would hold up the event loop. The second is
-# for bodies with numbers or strings that orjson writes otherwise.
+# Above it the body itself makes the key: reading it would hold up the event loop.
 _LARGEST_READ = 64 * 1024
-_LARGEST_READ_AS_TEXTS = 16 * 1024
 _WHITE_SPACE = b" \t\n\r"
-# Noncharacters in place of what begins an escape: strings are then compared as they are written.
-_ESCAPES = ((b"\\\\", "\ufdd0".encode()), (b'\\"', "\ufdd1".encode()), (b"\\", "\ufdd2".encode()))
-_MARKS = b"\xef\xb7"
 
 
 class Kept(NamedTuple):
@@ -45,21 +39,21 @@ def key_of(
 
     It is made of ``version`` (what scores), the ``model`` that the request's resolves to, method,
     query, content type and encoding, Accept, the length of a V2 head, and the body; never of ids.
-    JSON bodies that differ only in white space (up to 64 KiB) or the order of names have the same
+    JSON bodies (up to 64 KiB) that differ only in white space or the order of names have the same
     key, unless that order matters (``in_order``: it is the order of columns).
     """
     digest = hashlib.blake2b(version, digest_size=20)
     kind, encoding = request.header(b"content-type"), request.header(b"content-encoding")
-    form, body = b"", request.body
+    body = request.body
     if not encoding and len(body) <= _LARGEST_READ and is_json_type(kind):
-        form, body = _canonical(body, in_order)
+        body = _canonical(body, in_order)
     accept = b",".join(value for name, value in request.headers if name == b"accept")
     if accept == b"*/*":  # which is what none means (RFC 9110 §12.5.1)
         accept = b""
     length = request.header(INFER_HEADER_LENGTH)
     if request.path.startswith("/v2/"):  # bodies mean something else there
         model += b"/v2"
-    head = (request.method.encode(), request.query, kind, encoding, accept, length, model, form)
+    head = (request.method.encode(), request.query, kind, encoding, accept, length, model)
     for part in head:
         digest.update(len(part).to_bytes(8, "big") + part)
     digest.update(body)
@@ -100,40 +94,20 @@ def unpack_response(value: bytes, key: str) -> tuple[ScoringResponse, int] | Non
     return ScoringResponse(head["status"], kept.body, lines, head["run_ms"]), kept.age
 
 
-def _canonical(body: bytes, in_order: bool) -> tuple[bytes, bytes]:
-    """How it was read, and what bodies that differ only in form have in common.
+def _canonical(body: bytes, in_order: bool) -> bytes:
+    """What bodies that differ only in form have in common.
 
-    Numbers, strings and names that are there twice count as they are written: run() may see that.
+    Those with numbers, strings or names that orjson writes otherwise are left as they are: run()
+    may see the difference.
     """
-    option = 0 if in_order else orjson.OPT_SORT_KEYS
     with suppress(ValueError, TypeError):
         value = orjson.loads(body)
-        whole, bare = orjson.dumps(value, option=option), body.translate(None, _WHITE_SPACE)
+        whole = orjson.dumps(value, option=0 if in_order else orjson.OPT_SORT_KEYS)
+        bare = body.translate(None, _WHITE_SPACE)
         # White space in strings is left out on both sides: what is read alike has as much there.
         if bare == whole or bare == orjson.dumps(value).translate(None, _WHITE_SPACE):
-            return b"", whole
-    with suppress(ValueError, TypeError, RecursionError):  # not JSON, or a name is there twice
-        if len(body) <= _LARGEST_READ_AS_TEXTS and _MARKS not in body:
-            text = body
-            for escape, mark in _ESCAPES:
-                text = text.replace(escape, mark)
-            return b"texts", orjson.dumps(_AS_WRITTEN.decode(text.decode()), option=option)
-    return b"", body
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
-    return found
-
-
-_AS_WRITTEN = json.JSONDecoder(
-    parse_float=orjson.Fragment,
-    parse_int=orjson.Fragment,
-    parse_constant=orjson.Fragment,
-    object_pairs_hook=_once,
-)
+            return whole
+    return body
 
 
 def _digest(key: str, content: bytes) -> bytes:

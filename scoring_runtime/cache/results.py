@@ -20,7 +20,7 @@ from .entries import key_of, pack_response, unpack_response
 from .memory import BUSY, Store
 
 _METHODS = ("GET", "POST")
-_LAYOUT = "2"  # of values and keys
+_LAYOUT = "3"  # of values and keys
 # Who scores in another process is waited for so long; its mark ends so soon after it was killed.
 _BUSY_SECONDS = 5.0
 _MARK_SECONDS = 1.0

@@ -49,7 +49,10 @@ class Connection:
         try:
             from azure.identity import aio
         except ModuleNotFoundError:
-            raise _missing_package("azure-identity", self.name) from None
+            raise ConfigurationError(
+                f"{self.name} asks for an identity, which needs azure-identity: pip install "
+                "azure-identity"
+            ) from None
         if self.client_secret:
             return aio.ClientSecretCredential(self.tenant_id, self.client_id, self.client_secret)
         return aio.DefaultAzureCredential(managed_identity_client_id=self.client_id or None)
@@ -193,10 +196,4 @@ def _malformed(name: str, setting: str, example: str) -> ConfigurationError:
     return ConfigurationError(
         f"{name} (the connection that {setting} names) is not a connection string of this kind. "
         f"Allowed: {example}"
-    )
-
-
-def _missing_package(package: str, name: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"{name} asks for an identity, which needs {package}: pip install {package}"
     )

@@ -25,14 +25,10 @@ def client_of(settings: Settings, connection: Connection) -> tuple[ServiceBusCli
     Raises:
         ConfigurationError: the connection string cannot be read.
     """
-    over = TransportType.AmqpOverWebsocket
-    options: dict[str, Any] = {
-        "transport_type": over if settings.servicebus_transport == "websockets" else None,
-        "retry_total": 2,
-        "retry_backoff_factor": 0.5,
-        "retry_backoff_max": 5,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
+    options: dict[str, Any] = {"retry_total": 2, "retry_backoff_factor": 0.5}
+    options["retry_backoff_max"] = 5
+    if settings.servicebus_transport == "websockets":
+        options["transport_type"] = TransportType.AmqpOverWebsocket
     if not connection.text:
         credential = connection.credential()
         return ServiceBusClient(connection.address, credential, **options), credential
@@ -62,29 +58,30 @@ def trouble(
 
     Never the SDK's own text.
     """
-    named = f"{connection_name} (SERVICEBUS_CONNECTION)"
+    named, queue = f"{connection_name} (SERVICEBUS_CONNECTION)", f"The queue {entity!r}"
     condition = getattr(error, "_condition", "")
-    is_deleted = condition == "amqp:resource-deleted"
+    away = False
     if condition == "amqp:not-allowed" and "requires sessions" in str(error):
-        return TriggerTrouble(
-            f"The queue {entity!r} requires sessions, which are not received here ({setting}). "
-            "Name one without. Trying again."
+        said = (
+            f"{queue} requires sessions, which are not received here ({setting}). Name one without"
         )
-    if is_deleted or isinstance(error, MessagingEntityNotFoundError):
-        return TriggerTrouble(f"The queue {entity!r} does not exist ({setting}). Trying again.")
-    if isinstance(error, ServiceBusQuotaExceededError):
-        return TriggerTrouble(f"The queue {entity!r} is full ({setting}). Trying again.")
-    if isinstance(error, MessagingEntityDisabledError):
-        return TriggerTrouble(f"The queue {entity!r} is disabled ({setting}). Trying again.")
-    if isinstance(error, ServiceBusAuthenticationError | ServiceBusAuthorizationError):
-        return TriggerTrouble(
+    elif condition == "amqp:resource-deleted" or isinstance(error, MessagingEntityNotFoundError):
+        said = f"{queue} does not exist ({setting})"
+    elif isinstance(error, ServiceBusQuotaExceededError):
+        said = f"{queue} is full ({setting})"
+    elif isinstance(error, MessagingEntityDisabledError):
+        said = f"{queue} is disabled ({setting})"
+    elif isinstance(error, ServiceBusAuthenticationError | ServiceBusAuthorizationError):
+        said = (
             f"Service Bus refuses {named} for {entity!r} ({setting}): it needs to listen to the "
-            "input and send to the output (roles Azure Service Bus Data Receiver and Sender). "
-            "Trying again."
+            "input and send to the output (roles Azure Service Bus Data Receiver and Sender)"
         )
-    away = TriggerTrouble(
-        f"Service Bus cannot be reached or does not answer: {named}, {entity!r} ({setting}), "
-        f"{type(error).__name__}. Trying again."
-    )
-    away.is_out_of_reach = True
-    return away
+    else:
+        away = True
+        said = (
+            f"Service Bus cannot be reached or does not answer: {named}, {entity!r} ({setting}), "
+            f"{type(error).__name__}"
+        )
+    found = TriggerTrouble(f"{said}. Trying again.")
+    found.is_out_of_reach = away
+    return found

@@ -1,8 +1,4 @@
-"""The whole HTTP surface on plain data: routes, request ids, errors → statuses.
-
-Each host decodes its own request into an :class:`HttpRequest`, awaits the endpoint, and encodes
-the :class:`Reply`. Both therefore answer alike.
-"""
+"""The whole HTTP surface on plain data: hosts decode requests and encode replies."""
 
 from __future__ import annotations
 
@@ -10,23 +6,21 @@ import asyncio
 from time import perf_counter
 from typing import Any
 
-import orjson
-
 from ..cache.inputs import StoredInputs
 from ..connections.named import triggers
-from ..errors import InputNotFound, InputTooLarge, NotStarted, ScoringRuntimeError
+from ..errors import InputNotFound, NotStarted, ScoringRuntimeError
 from ..messages import Headers, Score, ScoringRequest, ScoringResponse
 from ..release import VERSION
 from ..scoring.runtime import Runtime, State
 from ..script.call import JSON_HEADERS
-from ..settings.settings import Settings
 from ..telemetry.logs import AccessLog, log, metrics_text
 from ..telemetry.request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from ..values.body import query_pairs
+from ..values.wording import too_large
 from .cors import with_cors
 from .errors import INTERNAL, error_response, forget, message_response
 from .messages import Handle, HttpRequest, Reply
-from .model_routes import EVERY, SCORES, V2, Found, ModelRoutes, with_error
+from .model_routes import ALIVE, SCORES, V2, Found, ModelRoutes, json_response, with_error
 
 # The texts that clients know: werkzeug's descriptions of 404 and 405.
 _NOT_FOUND = (
@@ -40,10 +34,11 @@ _RESERVED = frozenset(
     {b"x-request-id", b"x-ms-request-id", b"content-length", b"transfer-encoding", b"connection"}
 )
 _TEXT_HEADERS: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
+_OPTIONS_HEADERS: Headers = (*_TEXT_HEADERS, (b"x-ms-run-function-failed", b"False"))
+_ALLOW_HEADERS: Headers = (*_TEXT_HEADERS, (b"allow", b"OPTIONS, HEAD, GET"))
 # https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
 _METRICS_HEADERS: Headers = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
 INPUTS = "/inputs/"
-_ALIVE = (State.TRANSITIONING, State.HEALTHY)
 _READ = ("GET", "HEAD", "OPTIONS")
 
 
@@ -64,7 +59,9 @@ class Endpoint:
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
         self._new_id = RandomIds()
-        self._version_header = _version_header(runtime.settings)
+        self._version_header = None
+        if runtime.settings.server_version_header:
+            self._version_header = (b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode())
         self._routes: dict[str, Found] = {
             "/score": (self._scored, SCORES, True),
             "/": (self._healthy, _READ, False),
@@ -88,11 +85,13 @@ class Endpoint:
             headers = _joined(request.headers)
         ids = NO_IDS
         try:
-            ids = self._ids(headers)
-            if request.method in methods:
-                response = await route(request, ids)
+            ids = ids_of(headers, self._new_id)
+            if methods is not None and request.method not in methods:
+                response = message_response(405, _NOT_ALLOWED)
+            elif methods is _READ and request.method == "OPTIONS":
+                response = ScoringResponse(200, b"", _ALLOW_HEADERS, -1)
             else:
-                response = _method_refused(request, known=methods is not _UNKNOWN[1])
+                response = await route(request, ids)
         except ScoringRuntimeError as error:
             ids = error.ids if isinstance(error, BadIds) else ids
             response = _as_read(error_response(error), request.path)
@@ -108,7 +107,7 @@ class Endpoint:
     def failed(self, error: ScoringRuntimeError, request: HttpRequest) -> Reply:
         """The answer when a reply's stream has ended in an error before anything was sent."""
         headers = dict(request.headers)
-        return self._reply(error_response(error), self._ids(headers), headers)
+        return self._reply(error_response(error), ids_of(headers, self._new_id), headers)
 
     def flush_log(self) -> None:
         """Write the access lines that wait."""
@@ -117,14 +116,12 @@ class Endpoint:
     # --- routes -------------------------------------------------------------------------------
 
     async def _scored(self, request: HttpRequest, ids: Ids, model: str = "") -> ScoringResponse:
-        limit = self._settings.max_body_bytes
-        if request.body is None or len(request.body) > limit:
-            raise InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
+        body = self._whole_body(request)
         if request.method == "OPTIONS" and not await self._runtime.takes_any_method():
             return ScoringResponse(200, b"", _OPTIONS_HEADERS, -1)
         return await self._score(
             ScoringRequest(
-                request.body,
+                body,
                 request.headers,
                 request.method,
                 request.path,
@@ -136,6 +133,12 @@ class Endpoint:
                 model,
             )
         )
+
+    def _whole_body(self, request: HttpRequest) -> bytes:
+        limit = self._settings.max_body_bytes
+        if request.body is None or len(request.body) > limit:
+            raise too_large("The body", limit, "SCORING_MAX_BODY_BYTES")
+        return request.body
 
     def _route_of(self, path: str) -> Found:
         if self._inputs is not None and path.startswith(INPUTS) and len(path) > len(INPUTS):
@@ -150,22 +153,15 @@ class Endpoint:
             if not await self._inputs.delete(key):
                 raise InputNotFound(f"No input is kept under the key {key!r}.")
             return ScoringResponse(204, b"", (), -1)
-        if request.body is None:
-            limit = self._settings.max_body_bytes
-            raise InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
-        seconds = await self._inputs.put(key, ScoringRequest(request.body, request.headers))
-        body = orjson.dumps({"key": key, "seconds": seconds})
-        return ScoringResponse(201, body, JSON_HEADERS[:1], -1)
+        body = self._whole_body(request)
+        seconds = await self._inputs.put(key, ScoringRequest(body, request.headers))
+        return json_response({"key": key, "seconds": seconds}, 201)
 
     async def _measured(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        if request.method == "OPTIONS":
-            return _allowed()
         text = metrics_text(self._runtime.metrics)
         return ScoringResponse(200, text.encode(), _METRICS_HEADERS, -1)
 
     async def _healthy(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        if request.method == "OPTIONS":
-            return _allowed()
         await self._runtime.settled()
         if self._runtime.state is State.HEALTHY:
             return ScoringResponse(200, b"Healthy", _TEXT_HEADERS, -1)
@@ -173,27 +169,22 @@ class Endpoint:
 
     async def _live(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
         state = self._runtime.state
-        return _probed(request, {"state": state.value}, state in _ALIVE)
+        return json_response({"state": state.value}, 200 if state in ALIVE else 503)
 
     async def _ready(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
         state = self._runtime.readiness
         shown: dict[str, Any] = {"state": state.value}
         if self._runtime.troubles:
             shown["troubles"] = self._runtime.troubles
-        return _probed(request, shown, state is State.HEALTHY)
+        return json_response(shown, 200 if state is State.HEALTHY else 503)
 
     async def _document(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        if request.method == "OPTIONS":
-            return _allowed()
         await self._runtime.settled()
         if self._runtime.state is State.FAILED:
             raise NotStarted("The entry script could not be started; its log says why.")
         query = dict(query_pairs(request.query)[::-1])
         document = self._runtime.documents.get(query.get("version", "2"))
         return ScoringResponse(200, document, JSON_HEADERS, -1)
-
-    def _ids(self, headers: dict[bytes, bytes]) -> Ids:
-        return ids_of(headers, self._new_id)
 
     # --- the reply ----------------------------------------------------------------------------
 
@@ -222,14 +213,11 @@ class Endpoint:
         )
 
 
-_OPTIONS_HEADERS: Headers = (*_TEXT_HEADERS, (b"x-ms-run-function-failed", b"False"))
-
-
 async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
     return message_response(404, _NOT_FOUND)
 
 
-_UNKNOWN: Found = (_not_found, EVERY, False)
+_UNKNOWN: Found = (_not_found, None, False)
 
 
 def _as_read(error: ScoringResponse, path: str) -> ScoringResponse:
@@ -242,26 +230,6 @@ def _joined(lines: Headers) -> dict[bytes, bytes]:
     for name, value in lines:
         joined[name] = joined[name] + b"," + value if name in joined else value
     return joined
-
-
-def _method_refused(request: HttpRequest, *, known: bool) -> ScoringResponse:
-    return message_response(405, _NOT_ALLOWED) if known else message_response(404, _NOT_FOUND)
-
-
-def _probed(request: HttpRequest, shown: dict[str, Any], good: bool) -> ScoringResponse:
-    if request.method == "OPTIONS":
-        return _allowed()
-    return ScoringResponse(200 if good else 503, orjson.dumps(shown), JSON_HEADERS[:1], -1)
-
-
-def _allowed() -> ScoringResponse:
-    return ScoringResponse(200, b"", (*_TEXT_HEADERS, (b"allow", b"OPTIONS, HEAD, GET")), -1)
-
-
-def _version_header(settings: Settings) -> tuple[bytes, bytes] | None:
-    if not settings.server_version_header:
-        return None
-    return (b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode())
 
 
 def create(

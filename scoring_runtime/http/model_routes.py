@@ -6,7 +6,6 @@ V2 is https://github.com/kserve/open-inference-protocol (REST); its errors are `
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from importlib import import_module
 from typing import Any, TypeAlias
 
 import orjson
@@ -24,25 +23,20 @@ V2 = "/v2"
 SCORE = "/score/"
 _READ, _SENT = ("GET", "HEAD"), ("POST",)
 SCORES = ("GET", "POST", "OPTIONS", "HEAD")
-EVERY = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT")
+ALIVE = (State.TRANSITIONING, State.HEALTHY)
 _NO_SUCH_PATH = (
     "There is no such path here. There are /v2, /v2/health/live, /v2/health/ready and, with or "
     "without /versions/{version}, /v2/models/{name} and its /ready and /infer."
 )
 
 Route: TypeAlias = Callable[[HttpRequest, Ids], Awaitable[ScoringResponse]]
-Found: TypeAlias = tuple[Route, tuple[str, ...], bool]
+Found: TypeAlias = tuple[Route, tuple[str, ...] | None, bool]
+"""The route, its methods (None: it looks itself), and whether it is logged."""
 ScoreNamed: TypeAlias = Callable[[HttpRequest, Ids, str], Awaitable[ScoringResponse]]
 
 
 class ModelRoutes:
-    """Finds the route of a path.
-
-    Args:
-        runtime: what is served.
-        score: scores a request with the model of a name, "" for the default.
-        version: of the server, which V2 clients ask for.
-    """
+    """Finds the route of a path; ``score`` scores with the model of a name, "" for the default."""
 
     def __init__(self, runtime: Runtime, score: ScoreNamed, version: str) -> None:
         self._runtime = runtime
@@ -50,7 +44,7 @@ class ModelRoutes:
         self._version = version
 
     def __call__(self, path: str) -> Found | None:
-        """The route, its methods, and whether it is logged; None when it is no such path."""
+        """None when it is no such path."""
         if path.startswith(SCORE):
             name, _, version = path[len(SCORE) :].partition("/")
             known = name and "/" not in version and not path.endswith("/")
@@ -58,9 +52,9 @@ class ModelRoutes:
         if path == V2 or path.startswith(f"{V2}/"):
             found = self._open_inference(path.split("/")[2:])
             if found is None:
-                return _no_such_path, EVERY, False
+                return _no_such_path, None, False
             route, methods, logged = found
-            return _v2(route, methods), EVERY, logged
+            return _v2(route, methods or _READ), None, logged
         return None
 
     def _open_inference(self, parts: list[str]) -> Found | None:
@@ -81,13 +75,12 @@ class ModelRoutes:
         wanted = _identity(name, version)
 
         async def metadata(request: HttpRequest, ids: Ids) -> ScoringResponse:
-            return await self._metadata(self._named(wanted))
+            return await self._metadata(chosen(self._runtime.served, wanted))
 
         async def ready(request: HttpRequest, ids: Ids) -> ScoringResponse:
-            model = self._named(wanted)
-            state = self._runtime.state_of(model)
-            shown = {"name": model.name, "ready": state is State.HEALTHY}
-            return _json(shown, 200 if state is State.HEALTHY else 503)
+            model = chosen(self._runtime.served, wanted)
+            is_ready = self._runtime.state_of(model) is State.HEALTHY
+            return json_response({"name": model.name, "ready": is_ready}, 200 if is_ready else 503)
 
         match rest:
             case []:
@@ -100,15 +93,12 @@ class ModelRoutes:
 
     def _scoring(self, wanted: str) -> Route:
         async def route(request: HttpRequest, ids: Ids) -> ScoringResponse:
-            model = self._named(wanted)
+            model = chosen(self._runtime.served, wanted)
             if request.path.startswith(V2):
                 await self._check_takes_tensors(model)
             return await self._score(request, ids, model.identity)
 
         return route
-
-    def _named(self, wanted: str) -> Served:
-        return chosen(self._runtime.served, wanted)
 
     async def _check_takes_tensors(self, model: Served) -> None:
         await self._runtime.settled()
@@ -126,32 +116,31 @@ class ModelRoutes:
             raise NotStarted("The model could not be started; the log says why.")
         loaded = self._runtime.loaded(model)
         versions = [each.version for each in self._runtime.served if each.name == model.name]
-        made = _protocol().model_metadata(
-            model.name, versions, loaded.platform, loaded.inputs, loaded.outputs
-        )
-        return _json(made)
+        from ..formats.open_inference import model_metadata  # numpy: not every service has it
+
+        shown = loaded.platform, loaded.inputs, loaded.outputs
+        return json_response(model_metadata(model.name, versions, *shown))
 
     async def _server(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        return _json(_protocol().server_metadata("scoring-runtime", self._version))
+        from ..formats.open_inference import server_metadata
+
+        return json_response(server_metadata("scoring-runtime", self._version))
 
     async def _live(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        alive = self._runtime.state in (State.TRANSITIONING, State.HEALTHY)
-        return _json({"live": alive}, 200 if alive else 503)
+        is_live = self._runtime.state in ALIVE
+        return json_response({"live": is_live}, 200 if is_live else 503)
 
     async def _ready(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        ready = self._runtime.readiness is State.HEALTHY
-        return _json({"ready": ready}, 200 if ready else 503)
+        is_ready = self._runtime.readiness is State.HEALTHY
+        return json_response({"ready": is_ready}, 200 if is_ready else 503)
 
 
 def _identity(name: str, version: str) -> str:
     return f"{name}:{version}" if version else name
 
 
-def _protocol() -> Any:
-    return import_module("scoring_runtime.formats.open_inference")
-
-
-def _json(value: dict[str, Any], status: int = 200) -> ScoringResponse:
+def json_response(value: dict[str, Any], status: int = 200) -> ScoringResponse:
+    """``value`` with this status; ``run_ms`` is -1."""
     return ScoringResponse(status, orjson.dumps(value), JSON_HEADERS[:1], -1)
 
 

@@ -16,8 +16,7 @@ from ..errors import EntryScriptFailed, NotStarted, UnknownModel
 from ..messages import ScoringRequest, ScoringResponse
 from ..models import folder as models
 from ..script import entry_script, openapi
-from ..script.call import InFlask, Invocation
-from ..script.streams import close_stream, joined_stream, next_chunk
+from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
 from ..settings.settings import Settings
 from ..telemetry.logs import log, request_id, script_log
 from ..values.content import Spec
@@ -312,21 +311,18 @@ def _state(scorer: Scorer[Loaded], started: futures.Future[Any]) -> State:
 
 
 def _all_of(prepared: list[futures.Future[Loaded]]) -> futures.Future[Any]:
-    """Done when all are, or when one has failed."""
+    """Done when the last is, which waits for those before it; failed as the first that has."""
     if len(prepared) == 1:
         return prepared[0]
     whole: futures.Future[Any] = futures.Future()
 
     def look(_: futures.Future[Loaded]) -> None:
-        # Not the error of the one that is looked at: those after the first say no cause.
-        errors = [each.exception() for each in prepared if each.done()]
+        errors = (each.exception() for each in prepared)
         first = next((error for error in errors if error is not None), None)
-        with contextlib.suppress(futures.InvalidStateError):  # two threads may look at once
-            if first is not None:
-                whole.set_exception(first)
-            elif len(errors) == len(prepared):
-                whole.set_result(None)
+        if first is None:
+            whole.set_result(None)
+        else:
+            whole.set_exception(first)
 
-    for each in prepared:
-        each.add_done_callback(look)
+    prepared[-1].add_done_callback(look)
     return whole

@@ -92,13 +92,13 @@ class Settings:
 
     triggers: tuple[str, ...] = _setting("SCORING_TRIGGERS", (), kinds.triggers, "http, blob and service_bus, separated by commas", "The triggers to serve. Default: `http`, and each of `blob` and `service_bus` whose connection is set.")
     blob_connection: str = _setting("BLOB_CONNECTION", "", kinds.setting_name, "the name of a setting", "Name of the setting that holds the storage account's connection string; or, with a managed identity, set `<name>__blobServiceUri`. Default: `TriggerConnectionString`.")
-    blob_input_path: str = _setting("BLOB_INPUT_PATH", "input/{blobname}.json", str, "container/name with placeholders", "Which blobs are scored.")
+    blob_input_path: str = _setting("BLOB_INPUT_PATH", "input/{blobname}.json", str, "container/name with placeholders", "Which blobs are scored. In a watched folder without it: every file of a type that is read (.json, .csv, .jsonl, .ndjson, .npy; for a script also text, images, audio, video, XML and PDF).")
     blob_output_path: str = _setting("BLOB_OUTPUT_PATH", "output/{blobname}_out.json", str, "container/name with the same placeholders", "Where the result goes. When only `BLOB_INPUT_PATH` is set: that path with `_out`, in the container `output`.")
     blob_error_path: str = _setting("BLOB_ERROR_PATH", "", str, "container/name with the same placeholders", "Where the error document of an input that cannot be scored goes. Default: the output path with `_error` for `_out`, `output/{blobname}_error.json`.")
     blob_source: str = _setting("BLOB_SOURCE", "LogsAndContainerScan", kinds.one_of("LogsAndContainerScan", "EventGrid"), "LogsAndContainerScan or EventGrid", "Functions host: how it learns of new blobs. Event Grid is quicker and needs a subscription.")
     blob_input_folder: str = _setting("BLOB_INPUT_FOLDER", "", str, "a folder", "Standalone host: watch this local folder in place of a container (`--watch`).")
     blob_output_folder: str = _setting("BLOB_OUTPUT_FOLDER", "", str, "a folder", "Standalone host: local folder for output and error documents (`--output`). Default: `output` next to the watched folder.")
-    blob_poll_seconds: tuple[float, float] = _setting("BLOB_POLL_SECONDS", (1.0, 10.0), kinds.interval, "seconds, or shortest-longest as in 1-10", "Standalone host: how often it looks for new blobs; the interval grows while there are none.")
+    blob_poll_seconds: tuple[float, float] = _setting("BLOB_POLL_SECONDS", (1.0, 10.0), kinds.interval, "seconds, or shortest-longest as in 1-10", "Standalone host: how often it looks for new blobs; the interval grows while there are none. In a watched folder the system tells of new files at once, but in network folders, or without the package watchfiles.")
     blob_max_concurrent: int = _setting("BLOB_MAX_CONCURRENT", 16, kinds.integer(1, 1000), "1 to 1000", "Standalone host: blobs in flight; each is held in memory.")
     blob_max_attempts: int = _setting("BLOB_MAX_ATTEMPTS", 5, kinds.integer(1), "a whole number from 1", "Standalone host: how often a blob is tried before it gets an error document. In Functions: `poisonBlobThreshold` in host.json.")
     blob_max_bytes: int = _setting("BLOB_MAX_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "A larger blob gets an error document without being downloaded.")
@@ -231,7 +231,7 @@ class Settings:
 
 
 def setting_fields() -> tuple[Field[Any], ...]:
-    """The dataclass fields that are settings, in the order of the README table."""
+    """The dataclass fields that are settings, in the order of their tables."""
     return tuple(each for each in fields(Settings) if "name" in each.metadata)
 
 

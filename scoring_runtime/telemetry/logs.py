@@ -111,8 +111,8 @@ def escape_client_text() -> None:
 
 
 def quiet_sdks() -> None:
-    """Keep the lines that Azure's SDKs write for each request out of the log."""
-    for name in ("azure.core", "azure.identity", "azure.storage", "msal"):
+    """Keep the lines that Azure's SDKs, and watchfiles, write for each request out of the log."""
+    for name in ("azure.core", "azure.identity", "azure.storage", "msal", "watchfiles"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # It writes a traceback for each link that is closed; the trigger says what is to be known.
     logging.getLogger("azure.servicebus").setLevel(logging.CRITICAL)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from scoring_runtime.azureml.core.model_package import create_package
 from scoring_runtime.azureml.core.workspace import Workspace
 from scoring_runtime.azureml.exceptions import (
     AzureMLException,
+    ComputeTargetException,
     ModelNotFoundException,
     UserErrorException,
     WebserviceException,
@@ -108,9 +109,6 @@ def test_packages_are_reached_as_attributes_too() -> None:
     azureml = import_module("scoring_runtime.azureml")
     assert azureml.core.VERSION == azureml.core.__version__ == VERSION
     assert azureml.core.model.Model is core.Model is Model
-    assert azureml.core.authentication is import_module(
-        "scoring_runtime.azureml.core.authentication"
-    )
     assert azureml.contrib.functions is contrib.functions is functions
     assert azureml.exceptions is exceptions
 
@@ -119,8 +117,8 @@ def test_packages_are_reached_as_attributes_too() -> None:
 def test_a_name_that_is_not_there_is_an_attribute_error(module: str) -> None:
     """So that ``from … import`` says it cannot import it."""
     found = import_module(f"scoring_runtime.{module}")
-    with refused(AttributeError, f"module 'scoring_runtime.{module}' has no attribute 'Run'"):
-        _ = found.Run
+    with refused(AttributeError, f"module 'scoring_runtime.{module}' has no attribute 'Nope'"):
+        _ = found.Nope
 
 
 def test_scripts_get_the_runtimes_own_request_and_response() -> None:
@@ -146,6 +144,99 @@ def test_importing_them_loads_nothing_heavy() -> None:
     assert packager == {"scoring_runtime.packaging.specification"}
 
 
+# As the deployment programs of public repositories have them.
+LINES = [
+    "from azureml.core import Workspace, Experiment, Datastore, Dataset, Run, Webservice, Image",
+    "from azureml.core.compute import ComputeTarget, AksCompute, AmlCompute, ComputeInstance",
+    "from azureml.core.compute_target import ComputeTargetException",
+    "from azureml.core.datastore import Datastore",
+    "from azureml.core.experiment import Experiment",
+    "from azureml.core.image import ContainerImage, Image",
+    "from azureml.core.keyvault import Keyvault",
+    "from azureml.core.run import Run",
+    "from azureml.core.runconfig import CondaDependencies, RunConfiguration",
+    "from azureml.core.script_run_config import ScriptRunConfig",
+    "from azureml.core.webservice import AciWebservice, AksEndpoint, AksWebservice, Webservice",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_import_lines_of_deployment_programs_work(line: str) -> None:
+    """Names without a meaning here too, so that the others on the line can be imported."""
+    names: dict[str, Any] = {}
+    exec(line.replace("from azureml", "from scoring_runtime.azureml"), names)
+    assert names.get("CondaDependencies", CondaDependencies) is CondaDependencies
+    assert names.get("ComputeTargetException", ComputeTargetException) is ComputeTargetException
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("compute.ComputeTarget", ComputeTargetException, "There are no clusters here: a model is"),
+        ("compute.AmlCompute.provisioning_configuration", ComputeTargetException, "mlflow_track"),
+        ("Experiment", UserErrorException, "Nothing is trained here: run the training program its"),
+        ("run.Run.get_context", UserErrorException, "Nothing is trained here: "),
+        ("Dataset.Tabular.from_delimited_files", UserErrorException, "pandas.read_csv"),
+    ],
+)  # fmt: skip
+def test_using_what_means_nothing_here_says_what_takes_its_place(
+    name: str, kind: type[Exception], says: str, ws: Workspace
+) -> None:
+    """A cluster that is not there is what programs catch to make it."""
+    found: Any = core
+    with pytest.raises(kind, match=re.escape(says)):
+        for each in name.split("."):
+            found = getattr(found, each)
+        found(ws, "x")
+
+
+def test_a_workspace_without_a_cloud(ws: Workspace, folder: Path) -> None:
+    """No clusters and no experiments; MLflow has a database; the datastore is a folder."""
+    assert (ws.compute_targets, ws.experiments) == ({}, {})
+    with sqlite3.connect(ws.get_mlflow_tracking_uri().removeprefix("sqlite:///")) as database:
+        assert database.execute("select 1").fetchone() == (1,)
+    store = ws.get_default_datastore()
+    assert [*ws.datastores] == [store.name] == ["workspaceblobstore"]
+    (folder / "data/in").mkdir(parents=True)
+    (folder / "data/in/rows.csv").write_text("1\n")
+    for _ in range(2):
+        store.upload(src_dir="data", target_path="kept", show_progress=True)
+        (folder / "data/in/rows.csv").write_text("2\n")
+    store.upload_files(["score.py"], target_path="scripts")
+    assert store.download("back", prefix="kept") == 1
+    assert (folder / "back/kept/in/rows.csv").read_text() == "1\n"
+    store.upload_files(["data/in/rows.csv"], "data", "kept", overwrite=True)
+    assert store.download("back") == 2
+    assert store.download("back", overwrite=True) == 2
+    assert (folder / "back/kept/in/rows.csv").read_text() == "2\n"
+    text = "There is no datastore 'other' here; the only one is 'workspaceblobstore'."
+    with refused(UserErrorException, text):
+        core.Datastore(ws, "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [
+        ("AzureML-sklearn-0.24-ubuntu18.04-py37-cpu", ["scikit-learn", "joblib", "pandas"]),
+        ("AzureML-Tutorial", ["scikit-learn", "joblib", "pandas"]),
+        ("AzureML-minimal-ubuntu18.04-py37-cpu-inference", []),
+        ("AzureML-onnxruntime-1.6-ubuntu18.04-py37-cpu-inference", ["onnxruntime", "numpy"]),
+        ("AzureML-xgboost-0.9-ubuntu18.04-py37-cpu", ["xgboost", "scikit-learn", "pandas"]),
+        ("AzureML-pytorch-1.6-ubuntu18.04-py37-cpu-inference", ["torch", "numpy"]),
+    ],
+)  # fmt: skip
+def test_a_curated_environment_has_what_its_name_says(
+    name: str, packages: list[str], ws: Workspace
+) -> None:
+    """In the versions of today; one of that name in the workspace is another."""
+    found = Environment.get(workspace=ws, name=name)
+    assert [*found.python.conda_dependencies.pip_packages] == ["azureml-defaults", *packages]
+    assert found.packages("standalone").requirements == tuple(packages)
+    own = Environment(name)
+    own.register(ws)
+    assert Environment.get(ws, name).version == "1"
+
+
 def test_exceptions_are_the_runtimes_too() -> None:
     """Who catches this package's errors catches those of the old names."""
     assert issubclass(AzureMLException, errors.ScoringRuntimeError)
@@ -159,14 +250,11 @@ def test_exceptions_are_the_runtimes_too() -> None:
 # --- azureml.contrib.functions --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trigger", ["timer", "service_bus", "", None])
-def test_a_trigger_that_does_not_exist_is_refused(
-    trigger: str | None, ws: Workspace, config: InferenceConfig
-) -> None:
+def test_a_trigger_that_does_not_exist_is_refused(ws: Workspace, config: InferenceConfig) -> None:
     """With the sentence of the old package."""
-    text = f"Invalid trigger '{trigger}', valid options are [blob,service_bus_queue,http]"
+    text = "Invalid trigger 'timer', valid options are [blob,service_bus_queue,http]"
     with refused(WebserviceException, text):
-        functions.package(ws, [], config, functions_enabled=True, trigger=trigger)
+        functions.package(ws, [], config, functions_enabled=True, trigger="timer")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +275,7 @@ def test_an_option_of_another_trigger_is_refused(
         functions.package(ws, [], config, functions_enabled=True, trigger=trigger, **options)
 
 
-@pytest.mark.parametrize("name", ["package", "package_http", "package_blob"])
+@pytest.mark.parametrize("name", ["package", "package_http"])
 @pytest.mark.parametrize("has_config", [True, False], ids=["no-environment", "no-config"])
 def test_packaging_needs_an_environment(
     name: str, has_config: bool, ws: Workspace, folder: Path
@@ -260,19 +348,22 @@ def test_models_are_those_of_the_registry(ws: Workspace, config: InferenceConfig
     assert model.path == made.path / "model.onnx"
 
 
-@pytest.mark.parametrize("wrong", ["model.onnx", None, 3])
-def test_what_is_no_model_is_refused(wrong: Any, ws: Workspace, config: InferenceConfig) -> None:
+def test_what_is_no_model_is_refused(ws: Workspace, config: InferenceConfig) -> None:
     """A path is not registered in passing."""
     text = (
-        f"{wrong!r} is no Model: register the file with Model.register, or take a registered one "
+        "'model.onnx' is no Model: register the file with Model.register, or take a registered one "
         "with Model(workspace, name)."
     )
     with refused(WebserviceException, text):
-        Model.package(ws, [wrong], config)
+        Model.package(ws, ["model.onnx"], config)
 
 
 def test_a_script_that_is_not_there_is_refused_at_once(ws: Workspace, folder: Path) -> None:
-    """Before anything is made."""
+    """Before anything is made; so is a source folder that is none."""
+    whole = InferenceConfig("score.py", source_directory="score.py", environment=Environment("e"))
+    text = f"The source directory {folder / 'score.py'} is not there, or no folder."
+    with refused(WebserviceException, text):
+        Model.package(ws, [], whole)
     config = InferenceConfig("absent.py", environment=Environment("env"))
     text = f"The entry script {folder / 'absent.py'} is not there, or no file."
     with refused(WebserviceException, text):
@@ -280,29 +371,11 @@ def test_a_script_that_is_not_there_is_refused_at_once(ws: Workspace, folder: Pa
     assert not ws.folder.exists()
 
 
-def test_a_source_folder_that_is_not_there_is_refused_at_once(ws: Workspace, folder: Path) -> None:
-    """A file in its place too."""
-    config = InferenceConfig(
-        "score.py", source_directory="score.py", environment=Environment("env")
-    )
-    text = f"The source directory {folder / 'score.py'} is not there, or no folder."
-    with refused(WebserviceException, text):
-        Model.package(ws, [], config)
-
-
-def test_models_alone_need_no_configuration(ws: Workspace) -> None:
-    """``Model.package`` of a model that scores without a script."""
-    model = Model.register(ws, "model.onnx", "net")
-    wanted = specification_of([model], None, "standalone")
-    assert (wanted.entry_script, wanted.models[0].name) == (None, "net")
-
-
-@pytest.mark.parametrize("runtime", ["spark-py", "Python"])
-def test_another_runtime_is_refused(runtime: str) -> None:
+def test_another_runtime_is_refused() -> None:
     """There is one."""
-    text = f"There is no runtime '{runtime}' here; the only one is 'python'."
+    text = "There is no runtime 'spark-py' here; the only one is 'python'."
     with refused(WebserviceException, text):
-        InferenceConfig("score.py", runtime=runtime)
+        InferenceConfig("score.py", runtime="spark-py")
 
 
 def test_an_environment_comes_alone() -> None:
@@ -427,7 +500,6 @@ def failing(text: str, kind: type[Exception]) -> Any:
     [
         (errors.PackagingError, WebserviceException),
         (errors.ModelNotFound, ModelNotFoundException),
-        (WebserviceException, WebserviceException),
         (OSError, OSError),
     ],
 )
@@ -475,11 +547,8 @@ def test_an_image_that_is_built(
     made.pull()
     assert (made.state, made.location) == ("Succeeded", "host:5000/my/net:2")
     assert capsys.readouterr().out == "The image host:5000/my/net:2 is on this machine.\n"
-    assert "docker run --rm -p 5001:5001 host:5000/my/net:2" in made.get_logs()
-    assert "/context" not in made.get_logs()
-    assert [path.name for path in (ws.folder / ".azureml" / "packages" / "2").iterdir()] == [
-        "log.txt"
-    ]
+    left = ws.folder / ".azureml" / "packages" / "2"
+    assert [path.name for path in left.iterdir()] == ["log.txt"]
     with refused(
         WebserviceException,
         "There are no files to save, for the package is an image: make it with "
@@ -488,19 +557,13 @@ def test_an_image_that_is_built(
         made.save("saved")
 
 
-@pytest.mark.parametrize("name", ["Net", "net:1", "-net", "net/", "a b", "../net"])
+@pytest.mark.parametrize("name", ["a b", "net:1", "../net"])
 def test_a_name_that_is_no_images(name: str, ws: Workspace, config: InferenceConfig) -> None:
     """Before anything is made; a registry's name and port may stand before it."""
     with pytest.raises(WebserviceException, match=f"The image '{name}:.*' is no name for an image"):
         Model.package(ws, [], config, generate_dockerfile=True, image_name=name)
-    assert not ws.folder.exists()
-
-
-@pytest.mark.parametrize("label", ["../up", ".hidden", "a/b", "x" * 129])
-def test_a_label_that_is_no_images(label: str, ws: Workspace, config: InferenceConfig) -> None:
-    """It becomes a folder's name, too."""
     with pytest.raises(WebserviceException, match="is no name for an image"):
-        Model.package(ws, [], config, generate_dockerfile=True, image_label=label)
+        Model.package(ws, [], config, generate_dockerfile=True, image_label=name)
     assert not ws.folder.exists()
 
 
@@ -530,14 +593,10 @@ def test_a_model_is_not_profiled() -> None:
 def test_a_model_that_is_not_there(ws: Workspace) -> None:
     """One error for who catches the old exception and who catches this package's."""
     Model.register(ws, "model.onnx", "net")
-    looks: list[Callable[[], object]] = [
-        lambda: Model(ws, "ned"),
-        lambda: Model.get_model_path("ned", _workspace=ws),
-    ]
-    for look in looks:
-        with pytest.raises(ModelNotFoundException, match=r"There is no model ned\..*net") as caught:
-            look()
-        assert isinstance(caught.value, WebserviceException)
+    with pytest.raises(ModelNotFoundException, match=r"There is no model ned\..*net"):
+        Model(ws, "ned")
+    with pytest.raises(ModelNotFoundException, match=r"There is no model ned\..*net"):
+        Model.get_model_path("ned", _workspace=ws)
     gone = Model(ws, "net")
     gone.delete()
     with pytest.raises(ModelNotFoundException):
@@ -547,11 +606,10 @@ def test_a_model_that_is_not_there(ws: Workspace) -> None:
 # --- environments ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b"])
-def test_a_name_that_is_no_environments(name: str) -> None:
+def test_a_name_that_is_no_environments() -> None:
     """It becomes a folder's."""
     with pytest.raises(UserErrorException, match="is not a name for an environment: allowed are"):
-        Environment(name)
+        Environment("a/b")
 
 
 def test_environments_have_versions(ws: Workspace) -> None:
@@ -566,20 +624,15 @@ def test_environments_have_versions(ws: Workspace) -> None:
     assert repr(ws.environments["env"]) == "Environment(name='env', version='10')"
 
 
-@pytest.mark.parametrize(
-    ("name", "version", "there"),
-    [
-        ("env", "2", "version 2 in the workspace. It has version 1."),
-        ("AzureML-sklearn", None, "AzureML-sklearn in the workspace. Registered are: env."),
-    ],
-)
-def test_an_environment_that_is_not_there(
-    name: str, version: str | None, there: str, ws: Workspace
-) -> None:
+def test_an_environment_that_is_not_there(ws: Workspace) -> None:
     """The message lists what there is."""
     Environment("env").register(ws)
-    with pytest.raises(UserErrorException, match=re.escape(there)):
-        Environment.get(ws, name, version)
+    for name, version, there in (
+        ("env", "2", "version 2 in the workspace. It has version 1."),
+        ("other", None, "other in the workspace. Registered are: env."),
+    ):
+        with pytest.raises(UserErrorException, match=re.escape(there)):
+            Environment.get(ws, name, version)
 
 
 def whole_environment() -> Environment:
@@ -625,7 +678,7 @@ def test_the_conda_file_beside_a_saved_environment_counts(folder: Path) -> None:
     assert list(described.conda_packages) == ["numpy=1.26"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"python": {}}', '{"name": "e", "docker": 3}'])
+@pytest.mark.parametrize("text", ["{", '{"name": "e", "docker": 3}'])
 def test_a_saved_environment_that_is_damaged(text: str, folder: Path) -> None:
     """The message names the file."""
     (folder / "azureml_environment.json").write_text(text, encoding="utf-8")
@@ -637,9 +690,7 @@ def test_a_clone_is_another(folder: Path) -> None:
     """Changing it does not change what it was made from."""
     env = whole_environment()
     other = env.clone("other")
-    other.python.conda_dependencies.add_pip_package("redis")
     other.environment_variables["B"] = "2"
-    assert list(env.python.conda_dependencies.pip_packages) == ["pillow"]
     assert env.environment_variables == {"A": "1"}
     assert (other.name, other.version, other.docker.base_image) == ("other", None, "images/one:2")
 
@@ -656,12 +707,7 @@ def test_what_an_environment_is_packaged_as(folder: Path) -> None:
     assert env.packages("functions").base_image.endswith("/azure-functions/python:4")
     env.docker.base_image_registry.address = ""
     assert env.packages("functions").base_image == "mcr.example/azure-functions/python:4"
-
-
-def test_dependencies_that_are_the_users_are_not_packaged(folder: Path) -> None:
-    """The base image has them."""
-    env = whole_environment()
-    env.python.user_managed_dependencies = True
+    env.python.user_managed_dependencies = True  # the base image has them
     assert env.packages("standalone").requirements == ()
 
 
@@ -695,16 +741,14 @@ def test_environments_from_files(folder: Path) -> None:
 
 def test_a_conda_environment_is_not_read() -> None:
     """The message says how to export it."""
-    with pytest.raises(UserErrorException, match="conda env export -n mine --from-history"):
+    with pytest.raises(UserErrorException, match="conda env export -n NAME --from-history"):
         Environment.from_existing_conda_environment("e", "mine")
 
 
-@pytest.mark.parametrize("name", ["useDocker", "use_docker"])
-def test_an_environment_alone_is_no_image(name: str, ws: Workspace) -> None:
+def test_an_environment_alone_is_no_image(ws: Workspace) -> None:
     """The message says what is."""
-    options: dict[str, Any] = {name: True}
     with pytest.raises(WebserviceException, match=r"^An environment alone is not built into an"):
-        Environment("e").build_local(ws, **options)
+        Environment("e").build_local(ws, useDocker=True)
     with pytest.raises(WebserviceException, match="package a model with it"):
         Environment("e").build(ws)
 
@@ -723,17 +767,6 @@ def test_an_environment_on_this_machine_that_cannot_be_made(
 # --- conda dependencies ---------------------------------------------------------------------------
 
 
-def test_without_anything_there_is_the_sdk() -> None:
-    """It stands for this package; no Python version is set."""
-    made = CondaDependencies()
-    assert made.as_dict() == {
-        "name": "project_environment",
-        "dependencies": [{"pip": ["azureml-defaults"]}],
-    }
-    assert (made.python_version, made.get_python_version()) == (None, None)
-    assert list(made.conda_channels) == []
-
-
 def test_created_dependencies() -> None:
     """As the document that a conda file holds."""
     made = CondaDependencies.create(
@@ -747,18 +780,15 @@ def test_created_dependencies() -> None:
         "python=3.11",
         "scikit-learn",
         "conda-forge::numpy=1.26",
-        {
-            "pip": [
-                "--index-url https://packages.example/simple",
-                "azureml-defaults",
-                "redis>=5",
-            ]
-        },
+        {"pip": ["--index-url https://packages.example/simple", "azureml-defaults", "redis>=5"]},
     ]
     assert list(made.pip_packages) == ["azureml-defaults", "redis>=5"]
     assert list(made.pip_options) == ["--index-url https://packages.example/simple"]
     assert list(made.conda_packages) == ["scikit-learn", "conda-forge::numpy=1.26"]
     assert made.python_version == "3.11"
+    nothing = CondaDependencies()  # the SDK stands for this package
+    sdk = {"name": "project_environment", "dependencies": [{"pip": ["azureml-defaults"]}]}
+    assert (nothing.as_dict(), nothing.get_python_version()) == (sdk, None)
     assert list(CondaDependencies.create().pip_packages) == ["azureml-defaults"]
 
 
@@ -787,20 +817,9 @@ def test_channels_options_and_python_are_set_and_removed() -> None:
         made.set_pip_option("--no-cache-dir")
         made.set_pip_index_url("--index-url https://packages.example/simple")
         made.set_python_version("3.12")
-    assert made.as_dict() == {
-        "name": "project_environment",
-        "dependencies": [
-            "python=3.12",
-            {
-                "pip": [
-                    "--index-url https://packages.example/simple",
-                    "--no-cache-dir",
-                    "redis",
-                ]
-            },
-        ],
-        "channels": ["conda-forge"],
-    }
+    pip = ["--index-url https://packages.example/simple", "--no-cache-dir", "redis"]
+    assert made.as_dict()["dependencies"] == ["python=3.12", {"pip": pip}]
+    assert made.as_dict()["channels"] == ["conda-forge"]
     made.remove_channel("conda-forge")
     made.remove_pip_option("--index-url")
     assert list(made.conda_channels) == []
@@ -823,21 +842,16 @@ def test_dependencies_are_saved_and_read(folder: Path) -> None:
     assert CondaDependencies(_underlying_structure=read.as_dict()).as_dict() == read.as_dict()
 
 
-@pytest.mark.parametrize(
-    "text", ["[]", "a: [", "dependencies: numpy", "dependencies: [3]", "dependencies: [{pip: x}]"]
-)
+@pytest.mark.parametrize("text", ["a: [", "dependencies: numpy", "dependencies: [{pip: x}]"])
 def test_a_conda_file_that_is_none(text: str, folder: Path) -> None:
     """The message names it."""
     (folder / "c.yml").write_text(text, encoding="utf-8")
+    with refused(
+        UserErrorException, "The conda file absent.yml cannot be read: No such file or directory."
+    ):
+        CondaDependencies("absent.yml")
     with pytest.raises(UserErrorException, match=r"c\.yml is (no conda environment: |not YAML: )"):
         CondaDependencies("c.yml")
-
-
-def test_a_conda_file_that_is_not_there(folder: Path) -> None:
-    """The message names it."""
-    text = "The conda file absent.yml cannot be read: No such file or directory."
-    with refused(UserErrorException, text):
-        CondaDependencies("absent.yml")
 
 
 # --- workspaces -----------------------------------------------------------------------------------
@@ -854,7 +868,7 @@ def write_config(path: Path, document: object) -> None:
 def test_a_workspace_is_found_upwards(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever the file lies, the folder is the same."""
+    """Wherever the file lies, the folder is the same; the nearest file counts."""
     write_config(tmp_path / place, OLD_FILE)
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
@@ -862,25 +876,16 @@ def test_a_workspace_is_found_upwards(
     found = [Workspace.from_config(), Workspace.from_config(path=tmp_path)]
     found.append(Workspace.from_config(str(tmp_path / place)))
     assert [ws.folder for ws in found] == [tmp_path / ".azureml" / "work"] * 3
-    assert [ws.get_details()["resourceGroup"] for ws in found] == ["g"] * 3
-
-
-def test_the_nearest_file_counts(tmp_path: Path) -> None:
-    """And in one folder the one in ``.azureml``."""
-    write_config(tmp_path / "config.json", OLD_FILE)
+    assert found[0].get_details()["resourceGroup"] == "g"
     write_config(tmp_path / "a" / "config.json", {"folder": "second"})
+    assert Workspace.from_config().folder == tmp_path / "a" / "second"
     write_config(tmp_path / "a" / ".azureml" / "config.json", {"folder": "first"})
-    assert Workspace.from_config(tmp_path / "a").folder == tmp_path / "a" / "first"
+    assert Workspace.from_config().folder == tmp_path / "a" / "first"
 
 
 def test_a_project_without_a_file(tmp_path: Path) -> None:
     """The message says what to write."""
-    text = (
-        f"There is no absent.json and no .azureml/absent.json in {tmp_path} or a folder above it: "
-        'write one with {"folder": "<the models\' folder>"}, or with subscription_id, '
-        "resource_group and workspace_name."
-    )
-    with refused(UserErrorException, text):
+    with pytest.raises(UserErrorException, match=r"absent\.json in .* or a folder above it: write"):
         Workspace.from_config(tmp_path, _file_name="absent.json")
 
 
@@ -888,10 +893,8 @@ def test_a_project_without_a_file(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("{", "is not JSON: "),
-        ("[]", "is not what is expected: one JSON object of texts."),
         ('{"folder": 3}', "is not what is expected: one JSON object of texts."),
         ('{"resource_group": "g"}', 'names no workspace: expected is {"folder": "…"}, or '),
-        ('{"workspace_name": "a/b"}', "'a/b' is not a name for a workspace: "),
         ('{"workspace_name": "../b"}', "'../b' is not a name for a workspace: "),
     ],
 )
@@ -899,13 +902,6 @@ def test_a_file_that_names_no_workspace(text: str, says: str, tmp_path: Path) ->
     """The message says what is expected."""
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserErrorException, match=re.escape(says)):
-        Workspace.from_config(tmp_path)
-
-
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """The message names it."""
-    (tmp_path / "config.json").write_bytes(b'{"folder": "\xff"}')
-    with pytest.raises(UserErrorException, match=r"config\.json is not JSON: "):
         Workspace.from_config(tmp_path)
 
 
@@ -957,7 +953,7 @@ def test_a_workspace_lists_what_is_in_it(ws: Workspace) -> None:
     assert list(ws.models) == ["net"]
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b", "2024"])
+@pytest.mark.parametrize("name", ["", ".hidden", "a\\b", "2024"])
 def test_a_name_that_is_no_workspaces(name: str) -> None:
     """Digits alone would be taken for a model's version."""
     text = (

@@ -102,18 +102,6 @@ def init(): print("This is init")
 def run(data):
     return f"test is {json.loads(data)['query']}"
 """
-FROM_FOLDER = """
-import json, os
-
-def init():
-    global name
-    here = os.path.dirname(os.path.abspath(__file__))
-    with open(os.path.join(here, "..", "..", "extradata.json")) as file:
-        name = json.load(file)["name"]
-
-def run(raw_data):
-    return "Hello " + name
-"""
 CONDA = """
 name: project_environment
 dependencies:
@@ -136,7 +124,16 @@ FILES = {
     "raw.py": ported(RAW),
     "source_dir/echo_score.py": ECHO,
     "source_dir/score.py": SCORE,
-    "whole/x/y/score.py": FROM_FOLDER,
+    "whole/x/y/score.py": """import json, os
+
+def init():
+    global name
+    with open(os.path.join(os.path.dirname(__file__), "..", "..", "extradata.json")) as file:
+        name = json.load(file)["name"]
+
+def run(raw_data):
+    return "Hello " + name
+""",
     "whole/extradata.json": '{"name": "Ada"}',
     "whole/env/myenv.yml": CONDA,
     "whole/dockerstep/customDockerStep.txt": 'RUN echo "this is a test"\n',
@@ -179,11 +176,7 @@ def all_titles(table: Mapping[str, object], found: Mapping[str, str]) -> list[st
     return sorted(found)
 
 
-@pytest.mark.parametrize(
-    "file",
-    [PACKAGING, REGISTERING, INFERENCE, LOCAL],
-    ids=["packaging", "registering", "inference", "local"],
-)
+@pytest.mark.parametrize("file", [PACKAGING, REGISTERING, INFERENCE, LOCAL])
 def test_only_import_lines_are_changed(file: dict[str, str]) -> None:
     """Each sample imports from azureml, and nothing else of it is another afterwards."""
     for text in file.values():
@@ -191,7 +184,6 @@ def test_only_import_lines_are_changed(file: dict[str, str]) -> None:
         changed = [old for old, new in lines if old != new]
         assert changed
         assert all(re.match(r"(from|import) azureml\b", line) for line in changed)
-        assert not re.search(r"^(from|import) azureml", ported(text), re.MULTILINE)
 
 
 # --- workspaces and models ------------------------------------------------------------------------
@@ -467,23 +459,18 @@ def settings_of(context: Path) -> dict[str, str]:
     }
 
 
-def requirements_of(config: InferenceConfig) -> tuple[str, ...]:
-    return specification_of([], config, "functions").environment.requirements
-
-
 ENVIRONMENTS = {
     "The environment of a Function App": ("scikit-learn",),
     "The environment of a Function App with Redis": ("scikit-learn", "redis"),
 }
 
 
-@pytest.mark.parametrize(("title", "requirements"), ENVIRONMENTS.items())
-def test_environments_of_function_apps(
-    title: str, requirements: tuple[str, ...], project: Path
-) -> None:
+@pytest.mark.parametrize("title", ENVIRONMENTS)
+def test_environments_of_function_apps(title: str, project: Path) -> None:
     """Packages of conda and pip come together; Docker is switched on for nothing."""
     config = run(PACKAGING[title], {})["inference_config"]
-    assert requirements_of(config) == requirements
+    made = specification_of([], config, "functions").environment
+    assert made.requirements == ENVIRONMENTS[title]
 
 
 HTTP = {"SCORING_TRIGGERS": "http"}
@@ -594,11 +581,22 @@ def local(title: str, names: Names) -> Names:
 
 
 @pytest.mark.parametrize("title", all_titles(ANSWERS, LOCAL))
-def test_local_services(title: str, served: Names) -> None:
+def test_local_services(title: str, served: Names, capsys: pytest.CaptureFixture[str]) -> None:
     """The service answers what its script returns."""
     if title == "A model that needs no script":
         write_ridge(Path("ridge.pkl"))
-    assert local(title, served)["answer"] == ANSWERS[title]
+    names = local(title, served)
+    assert names["answer"] == ANSWERS[title]
+    if title == "Its state, port and logs":
+        port = names["deployment_config"].port
+        assert names["service"].scoring_uri == f"http://localhost:{port}/score"
+        out = capsys.readouterr().out
+        assert "\nHealthy\n" in f"\n{out}"
+        assert f"Local service port: {port}\n" in out
+        assert f"http://localhost:{port}/swagger.json\n" in out
+    if title == "Reloaded after its script changed, and updated":
+        assert (names["first"], names["after_update"]) == (SCORED, ANSWERS[title])
+        assert served["ws"].webservices == {}
 
 
 def write_ridge(path: Path) -> None:
@@ -607,21 +605,3 @@ def write_ridge(path: Path) -> None:
 
     model = LinearRegression().fit([[0, 0], [1, 0], [0, 1]], [0, 1, 10])
     path.write_bytes(pickle.dumps(model))
-
-
-def test_what_local_services_say(served: Names, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its state is Healthy, and its port and addresses are those it was given."""
-    names = local("Its state, port and logs", served)
-    out = capsys.readouterr().out
-    port = names["deployment_config"].port
-    assert "\nHealthy\n" in f"\n{out}"
-    assert f"Local service port: {port}\n" in out
-    assert f"http://localhost:{port}/swagger.json\n" in out
-    assert names["service"].scoring_uri == f"http://localhost:{port}/score"
-
-
-def test_a_service_that_is_reloaded_and_updated(served: Names) -> None:
-    """It answers with the old script, then the new one, and after an update with that too."""
-    names = local("Reloaded after its script changed, and updated", served)
-    assert (names["first"], names["after_update"]) == (SCORED, "hello from updated score.py")
-    assert served["ws"].webservices == {}

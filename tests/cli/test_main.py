@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -112,54 +111,16 @@ def run(request): return AMLResponse({}, {})
 """
 
 
-@pytest.mark.parametrize(
-    "body",
-    ["request.get_data()", "(bytes([b]) for b in request.get_data())"],
-    ids=["whole", "stream"],
-)
-def test_bytes_in_and_bytes_out(score, body):
-    done = score(RAW.format(body, 200), stdin=ALL_BYTES)
+def test_bytes_in_and_bytes_out(score):
+    stream = "(bytes([b]) for b in request.get_data())"
+    done = score(RAW.format(stream, 200), stdin=ALL_BYTES)
     assert (done.returncode, done.stdout) == (0, ALL_BYTES)
 
 
-def test_a_large_answer_is_whole(score):
-    done = score("def init(): pass\ndef run(data): return 'x' * 20_000_000")
-    assert done.returncode == 0
-    assert done.stdout == b'"' + b"x" * 20_000_000 + b'"'
-
-
-def test_typed_input_and_the_content_type(score):
-    source = (
-        "from inference_schema.schema_decorators import input_schema\n"
-        "from inference_schema.parameter_types.standard_py_parameter_type import *\n"
-        "def init(): pass\n"
-        "@input_schema('n', StandardPythonParameterType(1))\n"
-        "def run(n): return n + 1"
-    )
-    assert score(source, stdin=b'{"n": 41}').stdout == b"42"
-    done = score(source, "--content-type", "text/xml", stdin=b'{"n": 41}')
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert b"Expects Content-Type to be application/json" in done.stderr
-
-
-def test_async_scripts(score):
-    source = (
-        "import asyncio\n"
-        "async def init():\n    global n\n    await asyncio.sleep(0)\n    n = 5\n"
-        "async def run(data):\n    await asyncio.sleep(0)\n    return n"
-    )
-    done = score(source)
-    assert (done.returncode, done.stdout) == (0, b"5")
-
-
-def test_the_model_dir_is_known_to_the_script(score, tmp_path):
-    (tmp_path / "models").mkdir()
-    done = score(
-        "import os\ndef init(): pass\ndef run(data): return os.environ['AZUREML_MODEL_DIR']",
-        "--model-dir",
-        tmp_path / "models",
-    )
-    assert json.loads(done.stdout) == str(tmp_path / "models")
+def test_the_content_type_is_that_of_the_input(score):
+    source = RAW.format("request.headers['Content-Type']", 200)
+    assert score(source).stdout == b"application/json"
+    assert score(source, "--content-type", "text/xml").stdout == b"text/xml"
 
 
 # --- score: exit codes ----------------------------------------------------------------------------
@@ -169,23 +130,9 @@ FAILS = "from scoring_runtime import *\ndef init(): pass\ndef run(data): {}"
 EXITS = {
     "refused by the script": (FAILS.format("raise InputError('no age')"), b"", 2, b"no age\n"),
     "not UTF-8": (ECHO, b"\xff", 2, b"Input cannot be decoded as UTF-8"),
-    "aborted 418": (
-        "from werkzeug.exceptions import abort\n" + FAILS.format("abort(418)"),
-        b"",
-        2,
-        b"teapot",
-    ),
-    "script raises at import": ("1 / 0", b"", 3, b"Cause: ZeroDivisionError: division by zero\n"),
     "init raises": ("def init(): 1 / 0\ndef run(data): pass", b"", 3, b"Cause: ZeroDivisionError"),
-    "no run": ("def init(): pass", b"", 3, b"does not have a run() function defined.\n"),
-    "run raises": (
-        FAILS.format("1 / 0"),
-        b"",
-        4,
-        b"\nCause: ZeroDivisionError: division by zero\n",
-    ),
-    "not serialisable": (FAILS.format("return object()"), b"", 4, b"result is of type object"),
-    "stream fails": (
+    "run raises": (FAILS.format("1 / 0"), b"", 4, b"\nCause: ZeroDivisionError: division by zero"),
+    "run() answers 500": (
         FAILS.format("return AMLResponse((1 / n for n in (1, 0)), 200)"),
         b"",
         4,
@@ -226,28 +173,11 @@ def test_a_model_dir_that_is_a_file_is_said_at_once(cli, tmp_path, command):
     assert done.stderr == f"scoring-runtime: {said}".encode()
 
 
-def test_a_script_that_is_not_there_is_exit_3(cli, tmp_path):
-    done = cli("score", "--entry-script", tmp_path / "none.py")
-    assert (done.returncode, done.stdout) == (3, b"")
-    assert b"Cause: No such file or directory: the entry script" in done.stderr
-
-
 def test_a_wrong_setting_in_the_environment_is_exit_3(score):
     done = score(ECHO, environ={"SCORING_NAN": "never"})
     assert (done.returncode, done.stdout) == (3, b"")
     last = done.stderr.decode().rstrip().splitlines()[-1]
     assert last.startswith("Cause: SCORING_NAN has the value 'never' (from the environment)")
-
-
-def test_a_run_past_its_deadline_is_exit_4_in_time(score):
-    started = time.monotonic()
-    done = score(
-        "import time\ndef init(): pass\ndef run(data): time.sleep(50)",
-        environ={"SCORING_TIMEOUT_MS": "300"},
-    )
-    assert (done.returncode, done.stdout) == (4, b"")
-    assert b"Scoring timeout after 300 ms\n" in done.stderr
-    assert time.monotonic() - started < 30
 
 
 def test_a_file_may_be_larger_than_the_body_of_a_request(score):
@@ -267,9 +197,7 @@ USAGE = [
     ((), "the following arguments are required: COMMAND"),
     (("brew",), "invalid choice: 'brew'"),
     (("serve", "--no-such-option"), "unrecognized arguments: --no-such-option"),
-    (("serve", "--port"), "expected one argument"),
     (("serve", "--port", "0"), "SERVER_PORT has the value '0' (from the command line)"),
-    (("serve", "--workers", "0"), "WORKER_COUNT has the value '0' (from the command line)"),
     (("score", "no such file"), "no such file: No such file or directory"),
     (("settings", "--json", "--markdown"), "not allowed with argument"),
 ]
@@ -296,18 +224,17 @@ def test_usage_errors_are_exit_1_on_standard_error(usage_errors, arguments, text
     assert "Traceback" not in done.stderr.decode()
 
 
-@pytest.mark.parametrize("package", ["uvicorn", "httptools"])
 def test_serve_without_its_packages_says_what_to_install_and_score_needs_none(
-    score, cli, write_script, tmp_path, package
+    score, cli, write_script, tmp_path
 ):
     """The core is installed without [server] where Azure Functions is the host."""
-    missing = f'raise ModuleNotFoundError("No module named {package!r}", name={package!r})'
-    write_script(missing, f"without/{package}.py")
+    missing = 'raise ModuleNotFoundError("No module named httptools", name="httptools")'
+    write_script(missing, "without/httptools.py")
     environ = {"PYTHONPATH": os.pathsep.join([str(tmp_path / "without"), *sys.path])}
     done = cli("serve", "--entry-script", write_script(ECHO), environ=environ)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode() == (
-        f"scoring-runtime: serve needs {package}: pip install 'scoring-runtime[server]'\n"
+        "scoring-runtime: serve needs httptools: pip install 'scoring-runtime[server]'\n"
     )
     done = score(ECHO, stdin=b"x", environ=environ)
     assert (done.returncode, done.stdout) == (0, b'"x"')
@@ -402,14 +329,7 @@ def test_settings_name_what_is_none_of_them(cli):
     )
 
 
-def test_settings_as_markdown_are_a_table(cli):
-    lines = cli("settings", "--markdown").stdout.decode().splitlines()
-    assert lines[0] == "| Setting | Default | Allowed | What it does |"
-    assert any(line.startswith("| `SCORING_TIMEOUT_MS` | `3600000` | ") for line in lines)
-
-
 def test_importing_the_command_line_does_no_work():
-    """Neither the hosts nor the libraries that only they need are imported."""
     code = (
         "import sys, scoring_runtime.cli.main\n"
         "others = {'uvicorn', 'httptools', 'uvloop', 'azure', 'numpy', 'pandas'}\n"

@@ -16,7 +16,6 @@ import pytest
 
 from scoring_runtime.cli.main import main
 from scoring_runtime.cli.models import Bar
-from scoring_runtime.models.manifest import notes_file
 from scoring_runtime.models.registry import details, listing, register
 from tests.hosts.standalone import clean_environ
 
@@ -35,9 +34,7 @@ Models = Callable[..., Done]
 
 
 @pytest.fixture
-def models(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Models:
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Models:
     """``models("list", "--json")``: the command, run in this process in an empty folder."""
     here = tmp_path / "here"
     here.mkdir()
@@ -77,7 +74,6 @@ def root(tmp_path: Path, file: Path) -> Path:
 
 
 def test_register(models: Models, file: Path) -> None:
-    """The id and the folder, in ./azureml-models; nothing on standard error without a terminal."""
     assert models("register", "-n", "iris", "-p", file) == Done(
         0, "iris:1  azureml-models/iris/1\n", ""
     )
@@ -88,7 +84,6 @@ def test_register(models: Models, file: Path) -> None:
 
 
 def test_register_with_everything(models: Models, file: Path, tmp_path: Path) -> None:
-    """Tags and properties may be given several times, and hold ``=`` and nothing."""
     done = models(
         "register", "-n", "iris", "-p", file, "--registry", tmp_path / "r",
         "--tag", "a=1", "--tag", "b=x=y", "--tag", "c=", "--property", "p=q",
@@ -110,12 +105,10 @@ def test_register_with_everything(models: Models, file: Path, tmp_path: Path) ->
         (["-n", "iris"], "scoring-runtime models register: the following arguments are required"),
         (["-n", "a", "-p", "b", "--tag", "x"], "argument --tag: 'x' is not KEY=VALUE\n"),
         (["-n", "a", "-p", "b", "--property", "=x"], "argument --property: '=x' is not KEY=VAL"),
-        (["-n", "a", "-p", "b", "--nope"], "scoring-runtime: unrecognized arguments: --nope\n"),
     ],
-    ids=["name", "path", "required", "tag", "property", "option"],
+    ids=["name", "path", "required", "tag", "property"],
 )
 def test_register_refuses(arguments: list[str], message: str, models: Models) -> None:
-    """On standard error, with exit code 1."""
     done = models("register", *arguments)
     assert (done.code, done.out) == (1, "")
     assert message in done.err
@@ -131,34 +124,21 @@ def test_register_refuses(arguments: list[str], message: str, models: Models) ->
         ("registry", "registry"),
         ("new", "new"),
         ("registry/iris/1", "here/azureml-models"),
-        ("new/iris/1", "here/azureml-models"),
         ("plain", "here/azureml-models"),
         ("model.pkl", "here/azureml-models"),
         ("", "here/azureml-models"),
     ],
 )
 def test_the_registry_without_an_option(
-    model_dir: str,
-    used: str,
-    models: Models,
-    root: Path,
-    file: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    model_dir: str, used: str, models: Models, root: Path, file: Path, monkeypatch: Any
 ) -> None:
-    """AZUREML_MODEL_DIR if it is one or can become one, else ./azureml-models."""
+    """AZUREML_MODEL_DIR if it is one or can become one, else ./azureml-models; an option wins."""
     (root.parent / "plain").mkdir()
     (root.parent / "plain/model.onnx").touch()
     if model_dir:
         monkeypatch.setitem(os.environ, "AZUREML_MODEL_DIR", str(root.parent / model_dir))
     assert models("register", "-n", "new", "-p", file).code == 0
     assert (root.parent / used / "new/1/model.pkl").exists()
-
-
-def test_the_option_wins(
-    models: Models, root: Path, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Over the variable."""
-    monkeypatch.setitem(os.environ, "AZUREML_MODEL_DIR", str(root))
     assert models("register", "-n", "new", "-p", file, "--registry", "other").code == 0
     assert Path("other/new/1").is_dir()
 
@@ -167,7 +147,6 @@ def test_the_option_wins(
 
 
 def test_list(models: Models, root: Path) -> None:
-    """A table by name and version, a description in one line."""
     done = models("list", "--registry", root)
     assert (done.code, done.err) == (0, "")
     head, *rows = [line.split(None, 4) for line in done.out.splitlines()]
@@ -181,38 +160,22 @@ def test_list(models: Models, root: Path) -> None:
     assert len({line.index("scikit-learn") for line in done.out.splitlines()[1:]}) == 1
 
 
-def test_list_of_one(models: Models, root: Path) -> None:
-    """Its versions; as JSON what is noted of each, but the files."""
+def test_list_as_json(models: Models, root: Path) -> None:
+    """What is noted of each, but the files; an empty list is said beside the output."""
     done = models("list", "iris", "--registry", root, "--json")
-    documents = [record.document() for record in listing(root) if record.name == "iris"]
-    for document in documents:
-        del document["files"]
-    assert json.loads(done.out) == documents
-    assert len(documents) == 2
-
-
-def test_list_of_none(models: Models) -> None:
-    """A message beside the output: an empty list is none of its lines."""
+    noted = [record.document() for record in listing(root) if record.name == "iris"]
+    assert json.loads(done.out) == [
+        {key: value for key, value in each.items() if key != "files"} for each in noted
+    ]
     said = "scoring-runtime: there are no models in azureml-models\n"
     assert models("list") == Done(0, "", said)
     assert models("list", "--json") == Done(0, "[]\n", said)
-
-
-def test_list_of_a_damaged_one(models: Models, root: Path) -> None:
-    """It is marked in the table, and says why in the JSON."""
-    notes_file(root / "digits/1").write_text("{}")
-    assert models("list", "digits", "--registry", root).out.splitlines()[1].split(None, 3) == [
-        "digits", "1", "scikit-learn", "(damaged metadata)"
-    ]  # fmt: skip
-    [document] = json.loads(models("list", "digits", "--registry", root, "--json").out)
-    assert 'has no "files"' in document["damage"]
 
 
 # --- show -----------------------------------------------------------------------------------------
 
 
 def test_show(models: Models, root: Path) -> None:
-    """What is noted, a line for each; what is empty is left out."""
     done = models("show", "iris", "--registry", root)
     noted = details(root, "iris").manifest
     libraries = ", ".join(f"{name}={version}" for name, version in noted.libraries.items())
@@ -231,13 +194,10 @@ def test_show(models: Models, root: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("model", "id"), [("iris:1", "iris:1"), ("iris", "iris:2")])
-def test_show_as_json(model: str, id: str, models: Models, root: Path) -> None:
-    """The whole document; a version after a colon, else the highest."""
+@pytest.mark.parametrize(("model", "version"), [("iris:1", 1), ("iris", 2)])
+def test_show_as_json(model: str, version: int, models: Models, root: Path) -> None:
     done = models("show", model, "--registry", root, "--json")
-    document = json.loads(done.out)
-    assert document["id"] == id
-    assert document == details(root, "iris", document["version"]).document()
+    assert json.loads(done.out) == details(root, "iris", version).document()
 
 
 @pytest.mark.parametrize(
@@ -254,7 +214,6 @@ def test_show_as_json(model: str, id: str, models: Models, root: Path) -> None:
 def test_what_is_not_there_or_not_enough(
     arguments: list[str], message: str, models: Models, root: Path
 ) -> None:
-    """The message is on standard error, the exit code 1, and nothing was changed."""
     done = models(*arguments, "--registry", root)
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"scoring-runtime: {message}")
@@ -275,7 +234,6 @@ def test_what_is_not_there_or_not_enough(
 def test_delete(
     arguments: list[str], deleted: list[str], left: list[str], models: Models, root: Path
 ) -> None:
-    """A version, the only one, or all."""
     done = models("delete", *arguments, "--yes", "--registry", root)
     assert done == Done(0, "".join(f"deleted {id}\n" for id in deleted), "")
     assert [record.id for record in listing(root)] == left
@@ -309,7 +267,6 @@ def at_a_terminal(folder: Path, *arguments: str | Path, answer: str = "") -> Don
 
 
 def test_a_progress_bar(tmp_path: Path) -> None:
-    """On standard error when that is a terminal; it grows, and ends at 100 %."""
     (tmp_path / "model.onnx").write_bytes(bytes(4 << 20))
     done = at_a_terminal(tmp_path, "register", "-n", "big", "-p", "model.onnx")
     assert done == Done(
@@ -323,7 +280,6 @@ def test_a_progress_bar(tmp_path: Path) -> None:
 
 
 def test_the_bar_is_written_only_when_it_changes(capsys: pytest.CaptureFixture[str]) -> None:
-    """However many chunks there are; a file that grows meanwhile is not more than all of it."""
     bar = Bar()
     for done in range(1000, 3000):
         bar(done, 200_000)
@@ -337,7 +293,6 @@ def test_the_bar_is_written_only_when_it_changes(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(("answer", "left"), [("y\n", 2), ("n\n", 3), ("\n", 3)])
 def test_delete_asks(answer: str, left: int, root: Path) -> None:
-    """At a terminal, naming what it would delete."""
     done = at_a_terminal(root, "delete", "digits", "--registry", root, answer=answer)
     assert f"Delete digits:1 from {root}? [y/N] " in done.err
     assert len(listing(root)) == left
@@ -345,7 +300,6 @@ def test_delete_asks(answer: str, left: int, root: Path) -> None:
 
 
 def test_the_commands_as_processes(root: Path, tmp_path: Path) -> None:
-    """Without a terminal nothing is asked; the help names every command."""
 
     def run(*arguments: str) -> Any:
         return subprocess.run(
@@ -360,16 +314,8 @@ def test_the_commands_as_processes(root: Path, tmp_path: Path) -> None:
 
     refused = run("delete", "digits")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == (
-        "scoring-runtime: nothing was deleted; --yes deletes without asking\n"
-    )
-    shown = run("show", "digits", "--json")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert json.loads(shown.stdout)["id"] == "digits:1"
+    assert refused.stderr == "scoring-runtime: nothing was deleted; --yes deletes without asking\n"
     help_text = run("--help").stdout
     assert re.findall(r"^    (\w+) ", help_text, re.MULTILINE) == [
         "register", "list", "show", "delete"
     ]  # fmt: skip
-    missing = run()
-    assert (missing.returncode, missing.stdout) == (1, "")
-    assert "scoring-runtime models: the following arguments are required: COMMAND" in missing.stderr

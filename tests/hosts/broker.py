@@ -356,10 +356,7 @@ class BrokerMessage:
     message_id: Any
     content_type: str | None
     correlation_id: Any
-    reply_to: str | None
-    reply_to_session_id: str | None
     session_id: str | None
-    subject: str | None
     application_properties: dict[str, Any]
     encoded_properties: dict[str, bytes]
     delivery_count: int
@@ -383,10 +380,7 @@ def snapshot(message: Message) -> BrokerMessage:
         message_id=named.get("message_id"),
         content_type=named.get("content_type"),
         correlation_id=named.get("correlation_id"),
-        reply_to=named.get("reply_to"),
-        reply_to_session_id=named.get("reply_to_session_id"),
         session_id=named.get("session_id"),
-        subject=named.get("subject"),
         application_properties=message.application.decoded(),
         encoded_properties=message.application.each(),
         delivery_count=message.delivery_count,
@@ -426,7 +420,6 @@ class Statistics:
     locks_lost: int = 0
     lock_renewals: int = 0
     duplicates_removed: int = 0
-    tokens_refused: int = 0
 
 
 class Counts(NamedTuple):
@@ -667,6 +660,7 @@ SASL_MECHANISMS, SASL_INIT, SASL_OUTCOME = 0x40, 0x41, 0x44
 MAX_FRAME = 65536
 EMPTY_FRAME = b"\x00\x00\x00\x08\x02\x00\x00\x00"
 PRODUCER_CREDIT = 1000
+IDLE_SECONDS = 240.0
 TRANSFER_HEAD = struct.Struct(">IBBH5sBBIBIBB16sBBB")
 
 
@@ -966,7 +960,6 @@ class Session:
     def _on_token(self, request: Request) -> Response:
         namespace = self.connection.namespace
         if namespace.refuse_tokens:
-            namespace.statistics.tokens_refused += 1
             text = "InvalidSignature: The token has an invalid signature."
             return Response(401, text, names=("status-code", "status-description"))
         self.connection.authorised = True
@@ -1021,12 +1014,11 @@ class Session:
 class Connection(asyncio.Protocol):
     """One client."""
 
-    def __init__(self, namespace: Namespace, options: Options, all_: set[Connection]) -> None:
+    def __init__(self, namespace: Namespace, max_size: int, all_: set[Connection]) -> None:
         self.namespace = namespace
-        self.max_message_size = options.max_message_size
+        self.max_message_size = max_size
         self.authorised = False
         self.sessions: dict[int, Session] = {}
-        self._idle_seconds = options.idle_seconds
         self._all = all_
         self._rest = b""
         self._out: list[bytes] = []
@@ -1040,7 +1032,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._all.add(self)
         self.namespace.statistics.connections_opened += 1
-        self._beat(self._idle_seconds)
+        self._beat(IDLE_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._all.discard(self)
@@ -1052,7 +1044,7 @@ class Connection(asyncio.Protocol):
 
     def _beat(self, period: float) -> None:
         """Empty frames for a client that wants them; an end for one that has gone silent."""
-        if time.monotonic() - self._last_heard > self._idle_seconds:
+        if time.monotonic() - self._last_heard > IDLE_SECONDS:
             self.reset()
             return
         if self._beats:
@@ -1132,12 +1124,12 @@ class Connection(asyncio.Protocol):
         self.send(0, SASL_OUTCOME, [ubyte(0 if fields[0] == "ANONYMOUS" else 1)], sasl=1)
 
     def _on_open(self, channel: int, fields: list[Any]) -> None:
-        idle = uint(int(self._idle_seconds * 1000))
+        idle = uint(int(IDLE_SECONDS * 1000))
         self.send(0, OPEN, ["service-bus-test", None, uint(MAX_FRAME), ushort(4999), idle])
         if fields[4] and self._tick:
             self._beats = True
             self._tick.cancel()
-            self._beat(min(fields[4] / 2000, self._idle_seconds))
+            self._beat(min(fields[4] / 2000, IDLE_SECONDS))
 
     def _on_begin(self, channel: int, fields: list[Any]) -> None:
         self.sessions[channel] = Session(self, channel)
@@ -1265,19 +1257,12 @@ class Management:
 # --- controls ---------------------------------------------------------------------------------
 
 
-class Options(NamedTuple):
-    max_message_size: int
-    idle_seconds: float
-
-
 class ServiceBusBroker:
     """A Service Bus namespace on 127.0.0.1 while its `with` block lasts."""
 
-    def __init__(
-        self, port: int = 0, *, max_message_size: int = 262_144, idle_seconds: float = 240
-    ) -> None:
-        self.port = port
-        self._options = Options(max_message_size, idle_seconds)
+    def __init__(self, *, max_message_size: int = 262_144) -> None:
+        self.port = 0
+        self._max_message_size = max_message_size
         self._namespace = Namespace()
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
@@ -1311,7 +1296,7 @@ class ServiceBusBroker:
     async def _listen(self) -> None:
         if self._server is None:
             self._server = await self._loop.create_server(
-                lambda: Connection(self._namespace, self._options, self._connections),
+                lambda: Connection(self._namespace, self._max_message_size, self._connections),
                 "127.0.0.1",
                 self.port,
                 backlog=512,
@@ -1351,41 +1336,19 @@ class ServiceBusBroker:
             "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true"
         )
 
-    def add_queue(
-        self,
-        name: str,
-        *,
-        lock_seconds: float = 30,
-        max_delivery_count: int = 10,
-        duplicate_detection: bool = False,
-        requires_session: bool = False,
-    ) -> None:
-        options = {
-            "lock_seconds": lock_seconds,
-            "max_delivery_count": max_delivery_count,
-            "duplicate_detection": duplicate_detection,
-            "requires_session": requires_session,
-        }
+    def add_queue(self, name: str, **options: Any) -> None:
+        """Options are those of :class:`Queue`: ``lock_seconds`` and so on."""
         self._call(lambda: self._namespace.add_queue(name, **options))
 
     def add_topic(self, name: str) -> None:
         self._call(lambda: self._namespace.topics.setdefault(name.lower(), []))
 
-    def add_subscription(
-        self,
-        topic: str,
-        name: str,
-        *,
-        lock_seconds: float = 30,
-        max_delivery_count: int = 10,
-    ) -> str:
+    def add_subscription(self, topic: str, name: str) -> str:
         """Add a subscription; the result is its name for the controls that take a queue."""
         path = f"{topic}/Subscriptions/{name}"
 
         def add() -> None:
-            queue = self._namespace.add_queue(
-                path, lock_seconds=lock_seconds, max_delivery_count=max_delivery_count
-            )
+            queue = self._namespace.add_queue(path)
             self._namespace.topics.setdefault(topic.lower(), []).append(queue)
 
         self._call(add)
@@ -1397,30 +1360,24 @@ class ServiceBusBroker:
         body: bytes,
         *,
         message_id: str | Raw | None = None,
-        content_type: str | None = None,
         content_encoding: str | None = None,
-        correlation_id: str | None = None,
-        reply_to: str | None = None,
-        reply_to_session_id: str | None = None,
-        session_id: str | None = None,
-        subject: str | None = None,
         properties: Mapping[str, Any] | None = None,
+        **named: str | None,
     ) -> None:
-        """Put a message into a queue or topic; controls called later see it there."""
-        named = {
+        """Put a message into a queue or topic; controls called later see it there.
+
+        ``named`` are properties of AMQP by :data:`PROPERTY_NAMES`.
+        """
+        values: dict[str, Any] = {
+            **named,
             "message_id": message_id or uuid.uuid4().hex,
-            "content_type": content_type,
             "content_encoding": content_encoding and Symbol(content_encoding),
-            "correlation_id": correlation_id,
-            "reply_to": reply_to,
-            "reply_to_session_id": reply_to_session_id,
-            "session_id": session_id,
-            "subject": subject,
         }
+        assert values.keys() <= set(PROPERTY_NAMES)
         targets = self._namespace.targets(queue)
         if targets is None:
             raise KeyError(f"There is no queue or topic '{queue}'.")
-        payload = encode_message(body, named, properties or {})
+        payload = encode_message(body, values, properties or {})
         self._loop.call_soon_threadsafe(self._namespace.publish, targets, payload)
 
     def messages(self, queue: str) -> list[BrokerMessage]:
@@ -1487,10 +1444,9 @@ class ServiceBusBroker:
         found, why = self._queue(queue), error(condition, f"'{queue}' refuses.")
         self._call(lambda: setattr(found, "refusal", why if condition else None))
 
-    def be_silent(self, address: str, *, silent: bool = True) -> None:
+    def be_silent(self, address: str) -> None:
         """From now on an attach to this address is never answered."""
-        change = self._namespace.silent.add if silent else self._namespace.silent.discard
-        self._call(lambda: change(address.lower()))
+        self._call(lambda: self._namespace.silent.add(address.lower()))
 
     def detach(self, queue: str, condition: str, description: str) -> int:
         """Detach all links of a queue, as after 10 minutes of idleness; how many there were."""

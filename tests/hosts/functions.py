@@ -383,6 +383,14 @@ class FunctionsHost:
         self._output.close()
 
 
+def host_of(script: Path | str, **settings: str) -> FunctionsHost:
+    """This repository's app with a script and settings, and nothing of the machine's."""
+    from tests.hosts.standalone import clean_environ
+
+    environ = {"AZUREML_ENTRY_SCRIPT": str(script), **settings}
+    return FunctionsHost(Path(__file__).parents[2], clean_environ(**environ))
+
+
 class HostLog(logging.StreamHandler[Any]):
     """As the real host: records of the app that belong to no invocation are dropped."""
 

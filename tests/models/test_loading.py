@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import logging
+import operator
 import pickle
-import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -37,35 +35,17 @@ from scoring_runtime.models.loading import (
 )
 from scoring_runtime.models.manifest import Manifest
 from scoring_runtime.models.registry import register
-from scoring_runtime.telemetry.logs import log
 
 ROWS = np.array([[0.0, 1.0], [2.0, 5.0], [3.0, 3.0]])
 
 
-class Lines(logging.Handler):
-    """Keeps the warnings of the log."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+Warned = Callable[[], list[str]]
 
 
 @pytest.fixture
-def warned() -> Iterator[list[str]]:
+def warned(caplog: pytest.LogCaptureFixture) -> Warned:
     """The warnings in the log so far."""
-    handler = Lines()
-    log.addHandler(handler)
-    yield handler.lines
-    log.removeHandler(handler)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A registry."""
-    return tmp_path / "azureml-models"
+    return lambda: [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
 
 
 def fitted() -> Any:
@@ -92,29 +72,32 @@ def save_onnx(path: Path, opset: int = 17) -> Path:
 # --- what is loaded -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["m.pkl", "m.pickle", "m.sav", "m.joblib", "M.PKL"])
-@pytest.mark.parametrize("save", ["pickle", "joblib", "joblib, compressed"])
-def test_pickles(name: str, save: str, root: Path, tmp_path: Path, warned: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "compress"),
+    [("m.pkl", 0), ("M.PICKLE", 3), ("m.sav.xz", ("xz", 3)), ("m.joblib.z", ("zlib", 3)),
+     ("m.pickle.lzma", ("lzma", 3)), ("m.pkl.bz2", ("bz2", 3)), ("m.pkl.gz", None), ("m", None)],
+)  # fmt: skip
+def test_pickles(name: str, compress: Any, root: Path, tmp_path: Path, warned: Warned) -> None:
     """pickle's and joblib's files, whatever they are called; they predict the same to the bit."""
-    model = fitted()
-    if save == "pickle":
-        save_pickle(tmp_path / name, model)
+    model, path = fitted(), tmp_path / (name if "." in name else f"{name}.joblib")
+    if compress is None:
+        content = pickle.dumps(model)
+        path.write_bytes(gzip.compress(content) if name.endswith("gz") else content)
     else:
-        joblib.dump(model, tmp_path / name, compress=3 if "compressed" in save else 0)
-    register(root, "iris", tmp_path / name)
-    loaded = load_model(root=root)
-    assert loaded.predict(ROWS).tobytes() == model.predict(ROWS).tobytes()
-    assert warned == []
+        joblib.dump(model, path, compress=compress)
+    register(root, "iris", path)
+    assert load_model(root=root).predict(ROWS).tobytes() == model.predict(ROWS).tobytes()
+    assert warned() == []
 
 
-def test_an_onnx_file(root: Path, tmp_path: Path, warned: list[str]) -> None:
+def test_an_onnx_file(root: Path, tmp_path: Path, warned: Warned) -> None:
     """A session of onnxruntime."""
     register(root, "double", save_onnx(tmp_path / "m.onnx"))
     session = load_model("double", root=root)
     assert isinstance(session, onnxruntime.InferenceSession)
     [answer] = session.run(None, {"x": np.array([[1, 2]], np.float32)})
     assert answer.tolist() == [[2.0, 4.0]]
-    assert warned == []
+    assert warned() == []
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +114,7 @@ def mlflow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_mlflow_folder(mlflow_folder: Path, root: Path, warned: list[str]) -> None:
+def test_an_mlflow_folder(mlflow_folder: Path, root: Path, warned: Warned) -> None:
     """As mlflow.pyfunc loads it; what is left behind in the folder is no damage."""
     record = register(root, "regression", mlflow_folder)
     assert record.manifest.kind == "mlflow"
@@ -143,69 +126,45 @@ def test_an_mlflow_folder(mlflow_folder: Path, root: Path, warned: list[str]) ->
         loaded = load_model("regression", root=root)
         assert loaded.predict(ROWS).tobytes() == fitted().predict(ROWS).tobytes()
     assert (type(loaded).__module__, type(loaded).__name__) == ("mlflow.pyfunc", "PyFuncModel")
-    assert warned == []
+    assert warned() == []
 
 
 def test_which_model(root: Path, tmp_path: Path) -> None:
-    """By name, version and file, as model_path; the highest version without one."""
-    for value in (1, 2):
-        register(root, "iris", save_pickle(tmp_path / "m.pkl", value))
+    """By name, version and file, as model_path; of several files one has to be named."""
     (tmp_path / "pair").mkdir()
-    save_pickle(tmp_path / "pair/a.pkl", "a")
-    save_pickle(tmp_path / "pair/b.pkl", "b")
-    register(root, "pair", tmp_path / "pair")
-    assert load_model("iris", root=root) == 2
-    assert load_model("iris", 1, root=str(root)) == 1
-    assert load_model("pair", file="pair/a.pkl", root=root) == "a"
-    with pytest.raises(ModelNotFound, match=r"^There is no pair/c\.pkl in \S+/pair/1\. Did you"):
+    for name in ("a.pkl", "b.pkl"):
+        save_pickle(tmp_path / "pair" / name, name)
+    for _ in range(2):
+        register(root, "pair", tmp_path / "pair")
+    (root / "pair/2/pair/b.pkl").touch()
+    assert load_model("pair", 1, file="pair/a.pkl", root=str(root)) == "a.pkl"
+    with pytest.raises(ModelNotFound, match=r"^There is no pair/c\.pkl in \S+/pair/2\. Did you"):
         load_model("pair", file="pair/c.pkl", root=root)
-    with pytest.raises(ModelNotFound, match=r"^There is no model irs\."):
-        load_model("irs", root=root)
-    with pytest.raises(ModelUnusable) as caught:
+    with pytest.raises(ModelUnusable, match=r"/pair/2/pair holds several models: a\.pkl, b"):
         load_model("pair", root=root)
-    assert str(caught.value) == (
-        f"{root}/pair/1/pair holds several models: a.pkl, b.pkl. Name one with file=."
-    )
 
 
-def test_the_folder_of_the_runtime(tmp_path: Path) -> None:
+def test_the_folder_of_the_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without root= it is the one that the runtime has set; a plain folder or file will do."""
     path = save_pickle(tmp_path / "m.pkl", 7)
-    try:
-        for folder in (tmp_path, path):
-            models.use_model_dir(folder)
-            assert load_model() == 7
-    finally:
-        models.use_model_dir(None)
-    with pytest.raises(ModelNotFound, match=r"^The model folder is not known: set AZUREML_MODEL_D"):
-        load_model()
+    for folder in (tmp_path, path):
+        monkeypatch.setattr(models, "_root", folder)
+        assert load_model() == 7
 
 
 # --- which file -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("files", "kind", "path"),
-    [
-        (["m.pkl", "labels.txt"], "scikit-learn", "m.pkl"),
-        (["saved/m.onnx", "saved/m.onnx.data"], "onnx", "saved/m.onnx"),
-        (["model/MLmodel", "model/model.pkl"], "mlflow", "model"),
-        (["MLmodel", "data/model.pth"], "mlflow", ""),
-    ],
-)
-def test_the_file_to_load(files: list[str], kind: str, path: str, tmp_path: Path) -> None:
-    """The only one of a known kind, however deep."""
-    for name in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_model_file(tmp_path) == (kind, tmp_path / path)
-    assert find_model_file(tmp_path / path) == (kind, tmp_path / path)
-
-
-def test_the_file_mlmodel_stands_for_its_folder(tmp_path: Path) -> None:
-    """As the only file of a model, or named with file=."""
-    (tmp_path / "MLmodel").touch()
-    assert find_model_file(tmp_path / "MLmodel") == ("mlflow", tmp_path)
+def test_the_file_to_load(tmp_path: Path) -> None:
+    """The only one of a known kind, however deep; the file MLmodel stands for its folder."""
+    (tmp_path / "a/saved").mkdir(parents=True)
+    (tmp_path / "a/saved/m.onnx").touch()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/MLmodel").touch()
+    assert find_model_file(tmp_path / "a") == ("onnx", tmp_path / "a/saved/m.onnx")
+    assert find_model_file(tmp_path / "a/saved/m.onnx") == ("onnx", tmp_path / "a/saved/m.onnx")
+    assert find_model_file(tmp_path / "b") == ("mlflow", tmp_path / "b")
+    assert find_model_file(tmp_path / "b/MLmodel") == ("mlflow", tmp_path / "b")
 
 
 KINDS = "expected is .pkl, .pickle, .joblib, .sav, .onnx or an MLflow folder (with a file MLmodel)."
@@ -216,12 +175,9 @@ KINDS = "expected is .pkl, .pickle, .joblib, .sav, .onnx or an MLflow folder (wi
     [
         (["m.h5"], "", f" holds no model that can be loaded: {KINDS}"),
         (["m.h5"], "m.h5", f" is no model of a known kind: {KINDS}"),
-        ([], "", f" holds no model that can be loaded: {KINDS}"),
         ([], "m.pt", " cannot be loaded: it does not exist."),
         (["b.onnx", "a.pkl"], "", " holds several models: a.pkl, b.onnx. Name one with file=."),
-        (["x/m.pkl", "y/m.pkl"], "", " holds several models: x/m.pkl, y/m.pkl. Name one with fi"),
     ],
-    ids=["folder", "file", "empty", "missing", "several", "several-below"],
 )
 def test_no_file_to_load(files: list[str], folder: str, problem: str, tmp_path: Path) -> None:
     """The message says what there is and what could be loaded."""
@@ -290,13 +246,6 @@ def newer_opset(path: Path) -> Path:
     return save_onnx(path, opset=999)
 
 
-def newer_ir(path: Path) -> Path:
-    model = onnx.load(save_onnx(path))
-    model.ir_version = 999
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
 def without_its_data(path: Path) -> Path:
     model = onnx.load(save_onnx(path))
     tensor = onnx.numpy_helper.from_array(np.ones((1000, 2), np.float32), "w")
@@ -323,7 +272,6 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], str]] = {
         " The file was cut short, or is of another kind: copy it again.",
     ),
     "text": ("m.pkl", written(b"hello"), "UnpicklingError: "),
-    "a pickle that raises": ("m.pkl", written(b"cbuiltins\nint\n(Vx\ntR."), "ValueError: invalid"),
     "a pickle that raises lines": (
         "m.pkl",
         written(b"cbuiltins\nexec\n(Vraise ValueError('two\\nlines')\ntR."),
@@ -340,23 +288,12 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], str]] = {
         "it needs the module my_features, which is not there: install its package, or put the "
         "folder of that module on PYTHONPATH.",
     ),
-    "a class that is not there": (
-        "m.pkl",
-        written(b"csklearn.linear_model\nNoSuchRegression\n."),
-        "AttributeError: ",
-    ),
-    "not an ONNX file": (
-        "m.onnx",
-        written(b"hello"),
-        " The file was cut short, or is of another kind",
-    ),
     "truncated ONNX": ("m.onnx", lambda path: truncated(save_onnx(path)), "InvalidProtobuf: "),
     "a newer opset": (
         "m.onnx",
         newer_opset,
         "The model was made for a newer onnxruntime: install t",
     ),
-    "a newer IR": ("m.onnx", newer_ir, "The model was made for a newer onnxruntime: install th"),
     "ONNX without its data": ("m.onnx", without_its_data, "w.data"),
 }
 
@@ -395,15 +332,12 @@ def test_a_pickle_cut_anywhere(compress: int, tmp_path: Path) -> None:
     ("content", "cause"),
     [
         ("flavors: {}\n", "python_function"),
-        ("flavors:\n  python_function: {}\n", "loader_module"),
         (
             "flavors:\n  python_function:\n    loader_module: no_such_loader\n",
             "it needs the module no_such_loader, which is not there",
         ),
-        ("", "cannot be loaded: "),
         ("{", "cannot be loaded: "),
     ],
-    ids=["no-flavour", "no-loader", "unknown-loader", "empty", "not-yaml"],
 )
 def test_an_mlflow_folder_that_cannot_be_loaded(content: str, cause: str, tmp_path: Path) -> None:
     """What mlflow says, in one sentence."""
@@ -422,6 +356,7 @@ def test_an_mlflow_folder_that_cannot_be_loaded(content: str, cause: str, tmp_pa
     ("name", "package", "extra"),
     [
         ("m.pkl", "joblib", "sklearn"),
+        ("m.pkl", "sklearn", "sklearn"),
         ("m.onnx", "onnxruntime", "onnx"),
         ("MLmodel", "mlflow", "mlflow"),
     ],
@@ -430,7 +365,7 @@ def test_a_package_that_is_not_there(
     name: str, package: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message names it and what to install."""
-    (tmp_path / name).touch()
+    save_pickle(tmp_path / name, fitted())
     for module in [package, *(each for each in sys.modules if each.startswith(f"{package}."))]:
         monkeypatch.setitem(sys.modules, module, None)
     path = tmp_path if name == "MLmodel" else tmp_path / name
@@ -439,25 +374,6 @@ def test_a_package_that_is_not_there(
     message = str(caught.value)
     assert message.startswith(f"{path} cannot be loaded: it needs the module {package}")
     assert message.endswith(f", which is not there: pip install 'scoring-runtime[{extra}]'.")
-
-
-def test_scikit_learn_that_is_not_there(tmp_path: Path) -> None:
-    """The pickle names it; in an interpreter that does not have it."""
-    path = save_pickle(tmp_path / "m.pkl", fitted())
-    code = f"""
-import sys
-sys.modules["sklearn"] = None
-from scoring_runtime.errors import ModelUnusable
-from scoring_runtime.models.loading import load_model
-try:
-    load_model(root={str(tmp_path)!r})
-except ModelUnusable as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
-    assert done.stdout.startswith(f"{path} cannot be loaded: it needs the module sklearn")
-    assert "which is not there: pip install 'scoring-runtime[sklearn]'." in done.stdout
 
 
 # --- versions -------------------------------------------------------------------------------------
@@ -471,12 +387,8 @@ MINOR = ".".join(SKLEARN.split(".")[:2])
     [
         (SKLEARN, False),
         (f"{MINOR}.999", False),
-        (f"{MINOR}.dev0", False),
         (MINOR, False),
         (f"{MINOR}9.0", True),
-        ("0.24.2", True),
-        (f"9{SKLEARN}", True),
-        ("", True),
         ("unknown", True),
     ],
 )
@@ -487,17 +399,14 @@ def test_which_versions_differ(recorded: str, differs: bool) -> None:
     assert found == expected
 
 
-@pytest.mark.parametrize(("recorded", "differs"), [("3", False), ("3.0", False), ("3.1", True)])
-def test_a_version_without_a_minor_number(
-    recorded: str, differs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_without_a_minor_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is 0."""
     folder = tmp_path / "made_up-3.0.2.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up\nVersion: 3.0.2\n")
     monkeypatch.syspath_prepend(tmp_path)
-    found = version_differences({"made-up": recorded})
-    assert found == ([VersionDifference("made-up", recorded, "3.0.2")] if differs else [])
+    assert version_differences({"made-up": "3"}) == []
+    assert version_differences({"made-up": "3.1"}) == [VersionDifference("made-up", "3.1", "3.0.2")]
 
 
 def test_the_versions_of_a_folder_in_a_registered_model(root: Path, tmp_path: Path) -> None:
@@ -511,7 +420,7 @@ def test_the_versions_of_a_folder_in_a_registered_model(root: Path, tmp_path: Pa
     assert recorded_versions(path.parent, "scikit-learn", path) == {}
 
 
-def test_a_model_of_other_versions(root: Path, tmp_path: Path, warned: list[str]) -> None:
+def test_a_model_of_other_versions(root: Path, tmp_path: Path, warned: Warned) -> None:
     """One warning names each library, its recorded and its installed version; it is loaded."""
     record = register(root, "iris", save_pickle(tmp_path / "m.pkl", 5))
     libraries = {"scikit-learn": "0.24.2", "numpy": "1.20.1", "joblib": version("joblib")}
@@ -520,25 +429,38 @@ def test_a_model_of_other_versions(root: Path, tmp_path: Path, warned: list[str]
     )
     assert recorded_versions(record.path, "scikit-learn", record.path / "m.pkl") == libraries
     assert load_model("iris", root=root) == 5
-    assert warned == [
+    assert warned() == [
         f"{root}/iris/1/m.pkl was made with other versions of its libraries: scikit-learn was "
         f"0.24.2, installed is {SKLEARN}; numpy was 1.20.1, installed is {NUMPY}."
     ]
 
 
 def test_a_pickle_of_another_scikit_learn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warned: Warned
 ) -> None:
-    """What its estimators know is told once, also of a model that nobody registered."""
+    """What its estimators know is told once, also of a model that nobody registered, and when
+    loading it fails then."""
     model = fitted()
     with monkeypatch.context() as patch:
         patch.setattr("sklearn.base.__version__", "0.24.2")
         path = save_pickle(tmp_path / "m.pkl", model)
-    assert load_model(root=tmp_path).predict(ROWS).tobytes() == model.predict(ROWS).tobytes()
-    assert warned == [
-        f"{path} was made with other versions of its libraries: scikit-learn was 0.24.2, installed "
-        f"is {SKLEARN}."
-    ]
+        broken = save_pickle(tmp_path / "broken.pkl", [model, Broken()])
+    expected = (
+        " was made with other versions of its libraries: scikit-learn was 0.24.2, installed is "
+        f"{SKLEARN}."
+    )
+    loaded = load_model(root=path)
+    assert loaded.predict(ROWS).tobytes() == model.predict(ROWS).tobytes()
+    with pytest.raises(ModelUnusable, match="ZeroDivisionError"):
+        load_model(root=broken)
+    assert warned() == [f"{path}{expected}", f"{broken}{expected}"]
+
+
+class Broken:
+    """Cannot be loaded."""
+
+    def __reduce__(self) -> Any:
+        return operator.truediv, (1, 0)
 
 
 def test_other_warnings_of_a_pickle_come_through(tmp_path: Path) -> None:
@@ -548,42 +470,7 @@ def test_other_warnings_of_a_pickle_come_through(tmp_path: Path) -> None:
         load_model(root=tmp_path)
 
 
-@pytest.mark.usefixtures("mlflow_folder")
-def test_an_mlflow_folder_of_other_versions(tmp_path: Path, warned: list[str]) -> None:
-    """Those that its flavours name; the warning comes before a failure to load it."""
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m/MLmodel").write_text("flavors:\n  sklearn:\n    sklearn_version: 0.24.2\n")
-    with pytest.raises(ModelUnusable):
-        load_model(root=tmp_path)
-    assert warned == [
-        f"{tmp_path}/m was made with other versions of its libraries: scikit-learn was 0.24.2, "
-        f"installed is {SKLEARN}."
-    ]
-
-
 # --- names of files, and what lies beside them ----------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "compress"),
-    [
-        ("m.pkl.gz", ("gzip", 3)),
-        ("m.joblib.z", ("zlib", 3)),
-        ("m.PKL.bz2", ("bz2", 3)),
-        ("m.sav.xz", ("xz", 3)),
-        ("m.pickle.lzma", ("lzma", 3)),
-    ],
-)
-def test_a_compressed_pickle_is_a_model(
-    name: str, compress: tuple[str, int], tmp_path: Path
-) -> None:
-    joblib.dump({"a": 1}, tmp_path / name, compress=compress)
-    assert load_model(root=tmp_path) == {"a": 1}
-
-
-def test_a_pickle_that_gzip_compressed_is_a_model(tmp_path: Path) -> None:
-    (tmp_path / "m.pkl.gz").write_bytes(gzip.compress(pickle.dumps({"a": 1})))
-    assert load_model(root=tmp_path) == {"a": 1}
 
 
 def test_a_module_beside_the_model_is_found_after_all_others(
@@ -597,43 +484,14 @@ def test_a_module_beside_the_model_is_found_after_all_others(
     assert sys.path[-1] == str(tmp_path.resolve())
 
 
-class Fails:
-    """Warns as scikit-learn does of another version, and cannot be loaded then."""
-
-    def __reduce__(self) -> Any:
-        return _warn_and_fail, ()
-
-
-def _warn_and_fail() -> None:
-    warnings.warn(
-        InconsistentVersionWarning(
-            estimator_name="Ridge", current_sklearn_version="1.9", original_sklearn_version="0.1.2"
-        ),
-        stacklevel=1,
-    )
-    raise AttributeError("no such part")
-
-
-def test_other_versions_are_named_when_loading_fails_too(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    joblib.dump(Fails(), tmp_path / "m.pkl")
-    with pytest.raises(ModelUnusable, match="no such part"):
-        load_model(root=tmp_path)
-    assert "scikit-learn was 0.1.2, installed is" in caplog.text
-
-
-@pytest.mark.parametrize("content", [b"{", b'{"learners": 1}', b"tree of texts", b""])
-@pytest.mark.parametrize("name", ["a.json", "a.ubj", "a.txt"])
-def test_other_files_of_those_names_are_no_boosters(
-    name: str, content: bytes, tmp_path: Path
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    assert candidates(tmp_path) == []
+def test_other_files_of_those_names_are_no_boosters(tmp_path: Path) -> None:
+    for name in ("a.json", "a.ubj", "a.txt"):
+        for content in (b"{", b'{"learners": 1}', b"tree of texts", b""):
+            (tmp_path / name).write_bytes(content)
+            assert candidates(tmp_path) == []
 
 
 def test_a_booster_that_was_cut_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_bytes(b'{"learner":{"attributes":{}')
-    with pytest.raises(ModelUnusable, match=r"m\.json cannot be loaded: XGBoostError: ") as caught:
+    with pytest.raises(ModelUnusable, match=r"m\.json cannot be loaded: XGBoostError: (?!.*Stack)"):
         load_model(root=tmp_path)
-    assert "Stack trace" not in str(caught.value)

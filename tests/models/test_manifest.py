@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoring_runtime.errors import ModelDamaged, ModelUnusable, RegistrationError
+from scoring_runtime.errors import ModelDamaged, RegistrationError
 from scoring_runtime.models import manifest
 from scoring_runtime.models.manifest import (
     METADATA_FILE,
@@ -63,6 +63,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     )
     manifest.write(tmp_path / "models/iris/3", "iris", 3, noted)
     assert read(tmp_path / "models/iris/3") == noted
+    document = json.loads(notes_file(tmp_path / "models/iris/3").read_bytes())
+    assert {"name": "iris", "version": 3, "sample": {}, "kind": "scikit-learn"}.items() <= (
+        document.items()
+    )
+    assert document["files"]["a/b"] == {"sha256": hashlib.sha256(b"").hexdigest(), "bytes": 0}
 
 
 @pytest.mark.parametrize("place", ["", ".", "../../../current", "../../../linked/iris/3"])
@@ -99,55 +104,21 @@ def test_where_nothing_can_stand_beside_a_registry(
     assert noted == Manifest(kind="onnx")
 
 
-def test_the_file_is_json(version: Path) -> None:
-    """Its keys are those that the README names."""
-    document = json.loads(notes_file(version).read_bytes())
-    assert document == {
-        "name": "iris",
-        "version": 3,
-        "description": "",
-        "tags": {},
-        "properties": {},
-        "framework": "",
-        "framework_version": "",
-        "created": "",
-        "kind": "",
-        "libraries": {},
-        "sample": {},
-        "files": {
-            "saved/weights.bin": {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "bytes": 10000},
-            "saved/labels.txt": {"sha256": hashlib.sha256(b"a\nb\n").hexdigest(), "bytes": 4},
-        },
-    }
-
-
-@pytest.mark.parametrize("place", ["folder", "missing", "file"])
-def test_without_metadata_nothing_is_known_and_nothing_is_checked(
-    place: str, tmp_path: Path
-) -> None:
+def test_without_metadata_nothing_is_known_and_nothing_is_checked(tmp_path: Path) -> None:
     """Folders that someone made by hand, folders that are not there, a model that is a file."""
-    (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    assert read(tmp_path / place) is None
-    check(tmp_path / place)
+    for place in (tmp_path, tmp_path / "missing", tmp_path / "file"):
+        assert read(place) is None
+        check(place)
 
 
 FILE = {"sha256": "00", "bytes": 1}
 DAMAGED: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "is not JSON: Expecting value: line 1 column 1 (char 0)"),
-    "cut": ('{"files": {', "is not JSON: Expecting property name enclosed in double quotes"),
     "not UTF-8": (b'{"files": {"\xff": 1}}', "is not JSON: 'utf-8' codec can't decode byte 0xff"),
-    "deep": ("[" * 100_000, "is not JSON: "),
     "a list": ("[]", "is not a JSON object."),
-    "null": ("null", "is not a JSON object."),
     "no files": ("{}", 'has no "files" with the "sha256" and "bytes" of each.'),
-    "files of another kind": ('{"files": []}', 'has no "files" with'),
     "a file without a digest": ('{"files": {"a": {"bytes": 1}}}', 'has no "files" with'),
-    "a file with more": (json.dumps({"files": {"a": {**FILE, "x": 1}}}), 'has no "files" with'),
-    "a digest that is a number": (
-        '{"files": {"a": {"sha256": 1, "bytes": 1}}}',
-        'has no "files" with',
-    ),
     "a length that is true": (
         '{"files": {"a": {"sha256": "", "bytes": true}}}',
         'has no "files" with',
@@ -155,11 +126,6 @@ DAMAGED: dict[str, tuple[str | bytes, str]] = {
     "a description that is a number": (
         '{"description": 1, "files": {}}',
         'has a "description" that is not a text.',
-    ),
-    "a kind that is null": ('{"kind": null, "files": {}}', 'has a "kind" that is not a text.'),
-    "tags that are a list": (
-        '{"tags": ["a"], "files": {}}',
-        'has "tags" that are not texts by name.',
     ),
     "a tag that is a number": (
         '{"tags": {"a": 1}, "files": {}}',
@@ -184,13 +150,6 @@ def test_damaged_metadata(content: str | bytes, problem: str, tmp_path: Path) ->
         assert str(caught.value).endswith(
             " Put it back or register the model again; without it nothing is compared."
         )
-
-
-def test_metadata_that_are_a_folder(tmp_path: Path) -> None:
-    """What the file system says."""
-    (tmp_path / METADATA_FILE).mkdir()
-    with pytest.raises(ModelDamaged, match=r"model\.json cannot be read: Is a directory\. "):
-        read(tmp_path)
 
 
 def test_metadata_by_hand_may_leave_out_all_but_the_files(tmp_path: Path) -> None:
@@ -235,22 +194,12 @@ def test_any_metadata_is_read_or_refused(
 # --- the check ------------------------------------------------------------------------------------
 
 
-def test_an_untouched_model_passes(version: Path) -> None:
-    """Nothing is raised, however often."""
-    check(version)
-    check(version)
-
-
 @pytest.mark.parametrize("below", ["", "saved", "saved/labels.txt"])
-def test_what_is_in_a_version_is_compared_with_it(
-    below: str, version: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The nearest folder with metadata is the version, also of a relative path."""
+def test_what_is_in_a_version_is_compared_with_it(below: str, version: Path) -> None:
+    """The nearest folder with metadata is the version."""
     flip_a_bit(version)
-    for path in (version / below, Path(version.name, below)):
-        monkeypatch.chdir(version.parent)
-        with pytest.raises(ModelDamaged, match=r"registered: saved/weights\.bin has changed\."):
-            check(path)
+    with pytest.raises(ModelDamaged, match=r"registered: saved/weights\.bin has changed\."):
+        check(version / below)
     notes_file(version).unlink()
     check(version / below)
 
@@ -263,11 +212,6 @@ def test_a_registry_of_an_earlier_release(version: Path) -> None:
     with pytest.raises(ModelDamaged) as caught:
         check(version / "saved")
     assert str(caught.value).endswith(f"without {version / METADATA_FILE} nothing is compared.")
-
-
-def test_a_damaged_model_cannot_be_used() -> None:
-    """Whoever catches models that cannot be used catches this."""
-    assert issubclass(ModelDamaged, ModelUnusable)
 
 
 def flip_a_bit(folder: Path) -> None:
@@ -296,21 +240,11 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: os.truncate(folder / "saved/weights.bin", 9999),
         "saved/weights.bin has changed",
     ),
-    "longer": (
-        lambda folder: (folder / "saved/labels.txt").write_bytes(b"a\nb\nc\n"),
-        "saved/labels.txt has changed",
-    ),
-    "removed": (
-        lambda folder: (folder / "saved/labels.txt").unlink(),
-        "saved/labels.txt is missing",
-    ),
     "renamed": (
         lambda folder: (folder / "saved/labels.txt").rename(folder / "saved/l.txt"),
         "saved/labels.txt is missing, saved/l.txt was not registered",
     ),
     "another model beside it": (add("model.pkl"), "model.pkl was not registered"),
-    "another file in it": (add("saved/model.pkl"), "saved/model.pkl was not registered"),
-    "another folder": (add("other/MLmodel"), "other/MLmodel was not registered"),
     "a folder in place of a file": (
         lambda folder: removed(folder / "saved/labels.txt").mkdir(),
         "saved/labels.txt is missing",
@@ -318,10 +252,6 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a link to nothing": (
         lambda folder: (folder / "saved/model.pkl").symlink_to("nothing"),
         "saved/model.pkl was not registered",
-    ),
-    "a link to itself": (
-        lambda folder: (folder / "model.pkl").symlink_to("model.pkl"),
-        "model.pkl was not registered",
     ),
     "a file that became a link to nothing": (
         lambda folder: removed(folder / "saved/labels.txt").symlink_to("nothing"),
@@ -353,16 +283,6 @@ def test_a_folder_that_cannot_be_read(version: Path, monkeypatch: pytest.MonkeyP
         check(version)
 
 
-def test_a_link_that_leads_in_a_circle_is_named(version: Path) -> None:
-    """Instead of following it for ever."""
-    (version / "saved/again").symlink_to(version)
-    with pytest.raises(ModelDamaged) as caught:
-        check(version)
-    assert str(caught.value) == (
-        f"The link {version}/saved/again leads to a folder that it is in itself."
-    )
-
-
 def test_many_problems_are_counted(version: Path) -> None:
     """Ten are named."""
     add(*(f"extra-{number:02d}" for number in range(13)))(version)
@@ -372,10 +292,7 @@ def test_many_problems_are_counted(version: Path) -> None:
     assert "extra-09 was not registered, and 3 more. Put" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [".hidden", "saved/.cache/model.pkl", "saved/__pycache__/a.pyc", "__pycache__/a.cpython.pyc"],
-)
+@pytest.mark.parametrize("name", [".hidden", "saved/.cache/model.pkl", "saved/__pycache__/a.pyc"])
 def test_what_may_be_added(name: str, version: Path) -> None:
     """Hidden files and folders, and what Python leaves behind when it imports a model's code."""
     add(name)(version)
@@ -428,26 +345,22 @@ def test_the_files_below_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "problem"),
     [
-        (".", "leads to a folder that it is in itself."),
-        ("b/loop", "leads to a folder that it is in itself."),
         ("..", "leads out of {root}, to {root.parent}."),
-        ("../m2", "leads out of {root}, to {root.parent}/m2."),
         ("../m2/file", "leads out of {root}, to {root.parent}/m2/file."),
         ("../nothing", "leads out of {root}, to {root.parent}/nothing."),
     ],
 )
 def test_links_that_cannot_be_followed(target: str, problem: str, tmp_path: Path) -> None:
-    """In circles or out of the folder, directly or through another link."""
+    """Out of the folder, whatever is there."""
     root = tmp_path / "m"
     add("m/b/c", "m2/file")(tmp_path)
-    (root / "b/loop").symlink_to(root)
     (root / "a").symlink_to(target)
     with pytest.raises(RegistrationError) as caught:
         list(files_below(root, RegistrationError, leave=False))
     assert str(caught.value) == f"The link {root}/a {problem.format(root=root)}"
 
 
-@pytest.mark.parametrize(("place", "target"), [("b/c/loop", ".."), ("b/c/loop", "."), ("b/x", ".")])
+@pytest.mark.parametrize(("place", "target"), [("b/c/loop", ".."), ("b/x", "."), ("a", ".")])
 def test_links_to_a_folder_on_the_way(place: str, target: str, tmp_path: Path) -> None:
     """Not only one that leads to the top is a circle."""
     add("b/c/file")(tmp_path)
@@ -460,7 +373,7 @@ def test_links_to_a_folder_on_the_way(place: str, target: str, tmp_path: Path) -
         )
 
 
-@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+@pytest.mark.parametrize("size", [0, 1 << 20, (1 << 20) + 1])
 def test_files_are_copied_in_chunks(size: int, tmp_path: Path) -> None:
     """The copy, its digest, and the progress after each MiB."""
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)

@@ -77,7 +77,7 @@ def test_nothing_of_it_is_run_and_nothing_else_is_found(tmp_path: Path) -> None:
     assert {each.partition(".")[0] for each in found.modules} == {"numpy", "sklearn"}
 
 
-@pytest.mark.parametrize("content", [b"", b"x\x9c", b"\x1f\x8bx", b"BZx", b"\x80\x04", b"text"])
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8bx", b"\x80\x04", b"text"])
 def test_what_is_no_pickle_says_nothing(content: bytes, tmp_path: Path) -> None:
     """Nor what is cut off or not there; who loads it says so."""
     (tmp_path / "m.pkl").write_bytes(content)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +30,6 @@ from scoring_runtime.models.registry import (
     register,
     to_delete,
 )
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A registry that does not exist yet."""
-    return tmp_path / "azureml-models"
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A model that is a file; what is in it does not matter."""
-    path = tmp_path / "model.pkl"
-    path.write_bytes(b"a pickle")
-    return path
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    """A model that is a folder."""
-    folder = tmp_path / "saved"
-    (folder / "variables").mkdir(parents=True)
-    (folder / "variables/weights.bin").write_bytes(b"weights")
-    (folder / "labels.txt").write_bytes(b"labels")
-    return folder
 
 
 def shape(folder: Path) -> list[str]:
@@ -84,6 +57,7 @@ def test_a_file(root: Path, model: Path) -> None:
     assert shape(root) == ["iris", "iris/1", "iris/1/model.pkl"]
     assert shape(beside(root)) == ["iris", "iris/1", "iris/1.json"]
     assert model_path("iris", root=root) == root / "iris/1/model.pkl"
+    model.write_bytes(b"another!")  # the registry has a copy, neither a link nor the same file
     assert (root / "iris/1/model.pkl").read_bytes() == b"a pickle"
     check(record.path)
 
@@ -91,12 +65,8 @@ def test_a_file(root: Path, model: Path) -> None:
 def test_a_folder(root: Path, saved: Path) -> None:
     """The folder itself stands below the version, with all that is in it."""
     register(root, "digits", saved)
-    assert shape(root / "digits/1") == [
-        "saved",
-        "saved/labels.txt",
-        "saved/variables",
-        "saved/variables/weights.bin",
-    ]
+    files = ["saved/labels.txt", "saved/variables", "saved/variables/weights.bin"]
+    assert shape(root / "digits/1") == ["saved", *files]
     assert model_path("digits", root=root) == root / "digits/1/saved"
     check(root / "digits/1")
 
@@ -104,89 +74,34 @@ def test_a_folder(root: Path, saved: Path) -> None:
 def test_a_folder_named_by_dots(root: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``.`` and ``..`` stand for the folder's own name, as does a path that ends in a slash."""
     monkeypatch.chdir(saved / "variables")
-    for path in (".", "..", f"{saved}/", "../variables"):
-        register(root, "m", path)
-    names = [model_path("m", number, root=root).name for number in (1, 2, 3, 4)]
-    assert names == ["variables", "saved", "saved", "variables"]
+    names = []
+    for path in (".", "..", f"{saved}/"):
+        names.append(model_path("m", register(root, "m", path).version, root=root).name)
+    assert names == ["variables", "saved", "saved"]
 
 
 def test_the_metadata(root: Path, saved: Path) -> None:
     """Everything that was said and found out, in the record and in the file."""
     before = datetime.now(UTC).replace(microsecond=0)
-    record = register(
-        root,
-        "digits",
-        saved,
-        tags={"stage": "test"},
-        description="Digits",
-        properties={"area": "vision"},
-        framework="TensorFlow",
-        framework_version="2.1",
-    )
+    said: dict[str, Any] = {
+        "description": "Digits", "tags": {"stage": "test"}, "properties": {"area": "vision"},
+        "framework": "TensorFlow", "framework_version": "2.1",
+    }  # fmt: skip
+    record = register(root, "digits", saved, **said)
     created = datetime.fromisoformat(record.manifest.created)
     assert created.utcoffset() == timedelta(0)
     assert before <= created <= datetime.now(UTC)
+    files = {
+        "saved/labels.txt": FileDigest(sha256(b"labels"), 6),
+        "saved/variables/weights.bin": FileDigest(sha256(b"weights"), 7),
+    }
     assert record.manifest == Manifest(
-        description="Digits",
-        tags={"stage": "test"},
-        properties={"area": "vision"},
-        framework="TensorFlow",
-        framework_version="2.1",
-        created=record.manifest.created,
-        kind="unknown",
-        libraries={},
-        files={
-            "saved/labels.txt": FileDigest(sha256(b"labels"), 6),
-            "saved/variables/weights.bin": FileDigest(sha256(b"weights"), 7),
-        },
+        **said, created=record.manifest.created, kind="unknown", libraries={}, files=files
     )
     document = json.loads(notes_file(record.path).read_bytes())
     assert (document["name"], document["version"]) == ("digits", 1)
     assert details(root, "digits") == record
     assert listing(root) == [record]
-
-
-SKLEARN = {name: version(name) for name in ("scikit-learn", "joblib", "numpy")}
-MLMODEL = "flavors:\n  sklearn:\n    sklearn_version: 1.2.3\nmlflow_version: '3.1'\n"
-
-
-@pytest.mark.parametrize(
-    ("files", "kind", "libraries"),
-    [
-        (["m.pkl"], "scikit-learn", SKLEARN),
-        (["m/MLmodel", "m/model.pkl"], "mlflow", {"scikit-learn": "1.2.3", "mlflow": "3.1"}),
-        (["m/a.pkl", "m/b.onnx"], "unknown", {}),
-    ],
-    ids=["pickle", "mlflow", "two-kinds"],
-)
-def test_the_kind_and_its_libraries(
-    files: list[str], kind: str, libraries: dict[str, str], root: Path, tmp_path: Path
-) -> None:
-    """By the names of the files; the versions are those installed, or those MLflow noted."""
-    for name in files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(MLMODEL)
-    noted = register(root, "m", tmp_path / files[0].split("/")[0]).manifest
-    assert (noted.kind, noted.libraries) == (kind, libraries)
-
-
-def test_the_source_may_change_afterwards(root: Path, model: Path) -> None:
-    """The registry has a copy, neither a link nor the same file."""
-    register(root, "iris", model)
-    model.write_bytes(b"another!")
-    assert (root / "iris/1/model.pkl").read_bytes() == b"a pickle"
-    check(root / "iris/1")
-
-
-def test_progress_ends_at_the_sum_of_all_files(root: Path, saved: Path) -> None:
-    """Bytes that are done and bytes of all."""
-    (saved / "big.bin").write_bytes(bytes(2_500_000))
-    told: list[tuple[int, int]] = []
-    register(root, "m", saved, progress=lambda *progress: told.append(progress))
-    assert {total for _, total in told} == {2_500_013}
-    done = [done for done, _ in told]
-    assert done == sorted(done)
-    assert (len(done), done[-1]) == (5, 2_500_013)
 
 
 def test_others_can_read_what_was_registered(root: Path, saved: Path) -> None:
@@ -230,56 +145,45 @@ def test_a_model_that_is_a_link_itself(root: Path, model: Path, saved: Path) -> 
     assert not (root / "m/2/latest").is_symlink()
 
 
-@pytest.mark.parametrize(
-    ("target", "problem"),
-    [
-        ("../model.pkl", "The link {link} leads out of {saved}, to {outside}/model.pkl."),
-        ("/", "The link {link} leads out of {saved}, to /."),
-        ("..", "The link {link} leads to a folder that it is in itself."),
-        ("nothing", "{saved} cannot be registered: {link} is a link to nothing."),
-        ("link", "{saved} cannot be registered: {link} is a link to nothing."),
-    ],
-    ids=["out", "root", "loop", "nothing", "itself"],
-)
-def test_a_link_that_is_refused(
-    target: str, problem: str, root: Path, saved: Path, model: Path
-) -> None:
-    """It is named; nothing is registered."""
+def test_a_link_that_is_refused(root: Path, saved: Path) -> None:
+    """It is named; nothing is registered. Which are refused is tested with the files below."""
     link = saved / "variables" / "link"
-    link.symlink_to(f"../{target}" if target.startswith("../") else target)
-    with pytest.raises(RegistrationError) as caught:
-        register(root, "m", saved)
-    assert str(caught.value) == problem.format(link=link, saved=saved, outside=model.parent)
+    for target, problem in {
+        "/": f"The link {link} leads out of {saved}, to /.",
+        "nothing": f"{saved} cannot be registered: {link} is a link to nothing.",
+    }.items():
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert refused(root, saved) == problem
     assert not root.exists()
 
 
 # --- what is refused ------------------------------------------------------------------------------
 
-GOOD = ["iris", "a", "A-b_c.d", "_x", "7x", "x7", "1.0", "a" * 255, "a..b", "a b", "My  model 1"]
+GOOD = ["A-b_c.d", "_x", "7x", "1.0", "a" * 255, "a..b", "My  model 1"]
 BAD = [
-    "", ".", "..", ".hidden", "a/b", "../a", "/a", "a\\b", "a ", " a", "a\n", "\n", "7", "007",
-    "-a", "a:1", "ä", "٣", "a\0", "a" * 256, "a*",
+    "", "..", ".hidden", "a/b", "a\\b", "a ", " a", "a\n", "007", "-a", "ä", "٣", "a\0", "a" * 256
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", GOOD, ids=range(len(GOOD)))
-def test_names_that_are_allowed(name: str, root: Path, model: Path) -> None:
+def test_names_that_are_allowed(root: Path, model: Path) -> None:
     """They are found again."""
-    register(root, name, model)
-    assert model_path(name, root=root) == root / name / "1/model.pkl"
+    for name in GOOD:
+        register(root, name, model)
+        assert model_path(name, root=root) == root / name / "1/model.pkl"
 
 
-@pytest.mark.parametrize("name", BAD, ids=range(len(BAD)))
-def test_names_that_are_refused(name: str, root: Path, model: Path) -> None:
+def test_names_that_are_refused(root: Path, model: Path) -> None:
     """The message says what is allowed; nothing is made, here or elsewhere."""
     before = shape(root.parent)
-    with pytest.raises(RegistrationError) as caught:
-        register(root, name, model)
-    assert str(caught.value) == (
-        f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), digits, "
-        "'-', '_' and '.', the first a letter, digit or '_', spaces between them, and not digits "
-        "alone."
-    )
+    for name in BAD:
+        with pytest.raises(RegistrationError) as caught:
+            register(root, name, model)
+        assert str(caught.value) == (
+            f"{name!r} is not a name for a model: allowed are at most 255 letters (a-z, A-Z), "
+            "digits, '-', '_' and '.', the first a letter, digit or '_', spaces between them, and "
+            "not digits alone."
+        )
     assert shape(root.parent) == before
 
 
@@ -290,26 +194,19 @@ def refused(root: Path, path: str | Path) -> str:
     return str(caught.value)
 
 
-def test_a_path_that_is_not_there(root: Path, tmp_path: Path) -> None:
-    """It is named in full."""
-    path = tmp_path / "nope.pkl"
-    assert refused(root, path) == f"{path} cannot be registered: it does not exist."
-    assert not root.exists()
-
-
-def test_a_folder_without_files(root: Path, tmp_path: Path) -> None:
-    """Folders in it are none."""
+def test_what_is_no_model(root: Path, tmp_path: Path) -> None:
+    """Nothing, a folder of folders, and a file that model_path would pass over."""
     (tmp_path / "empty/in/it").mkdir(parents=True)
-    path = tmp_path / "empty"
-    assert refused(root, path) == f"{path} cannot be registered: it holds no file."
-
-
-def test_a_hidden_file(root: Path, tmp_path: Path) -> None:
-    """model_path would pass it over."""
-    path = tmp_path / ".model.pkl"
-    path.touch()
-    problem = "its name has to begin with something but a dot, or it would not be found again."
-    assert refused(root, path) == f"{path} cannot be registered: {problem}"
+    (tmp_path / ".model.pkl").touch()
+    hidden = "its name has to begin with something but a dot, or it would not be found again."
+    for name, problem in {
+        "nope.pkl": "it does not exist.",
+        "empty": "it holds no file.",
+        ".model.pkl": hidden,
+    }.items():
+        path = tmp_path / name
+        assert refused(root, path) == f"{path} cannot be registered: {problem}"
+    assert not root.exists()
 
 
 def test_a_socket(root: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,19 +219,12 @@ def test_a_socket(root: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert refused(root, "socket") == f"{saved}/socket cannot be registered: {problem}"
 
 
-@pytest.mark.parametrize("inside", ["azureml-models", "a/b/azureml-models", "."])
+@pytest.mark.parametrize("inside", ["a/b/azureml-models", "."])
 def test_a_folder_that_holds_the_registry(inside: str, saved: Path) -> None:
     """It would be copied into itself."""
     root = saved / inside
     assert refused(root, saved) == f"{saved} cannot be registered: it holds the registry {root}."
     assert refused(root, "/") == f"/ cannot be registered: it holds the registry {root}."
-
-
-def test_a_registered_model_can_be_registered_again(root: Path, saved: Path) -> None:
-    """What is in the registry is a file or folder as any other."""
-    register(root, "m", saved)
-    register(root, "other", root / "m/1/saved")
-    assert shape(root / "other/1") == shape(root / "m/1")
 
 
 def test_a_registry_that_is_one_version(root: Path, model: Path) -> None:
@@ -351,26 +241,12 @@ def test_a_registry_that_is_one_version(root: Path, model: Path) -> None:
     assert str(caught.value) == expected
 
 
-@pytest.mark.parametrize(
-    ("place", "problem"),
-    [("", "File exists"), ("m", "Not a directory"), ("below/it", "Not a directory")],
-)
-def test_a_registry_that_cannot_be_written(
-    place: str, problem: str, root: Path, model: Path
-) -> None:
+def test_a_registry_that_cannot_be_written(root: Path, model: Path) -> None:
     """What the file system says, about which file; nothing half-made stays."""
-    if place == "m":
-        root.mkdir()
-        (root / "m").touch()
-    elif place:
-        root.touch()
-    else:
-        root.touch()
-    registry_folder = root / place if place == "below/it" else root
-    message = refused(registry_folder, model)
-    assert re.fullmatch(
-        rf"m cannot be registered in {registry_folder}: {root}\S*: {problem}\.", message
-    )
+    root.touch()
+    for folder, problem in {root: "File exists", root / "below/it": "Not a directory"}.items():
+        message = refused(folder, model)
+        assert re.fullmatch(rf"m cannot be registered in {folder}: {root}\S*: {problem}\.", message)
     assert [path.name for path in root.parent.rglob(".tmp-*")] == []
 
 
@@ -396,30 +272,6 @@ def test_a_disk_that_is_full(root: Path, saved: Path) -> None:
     assert shape(root) == []
 
 
-def test_a_version_that_cannot_be_put_in_its_place(
-    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An error that trying again cannot help is not tried again for ever."""
-
-    def refuse(path: Path, target: Path) -> Path:
-        raise OSError(errno.EXDEV, "Invalid cross-device link", str(path))
-
-    monkeypatch.setattr(Path, "rename", refuse)
-    assert refused(root, model).endswith(": Invalid cross-device link.")
-    assert list(root.parent.rglob(".tmp-*")) == []
-
-
-def test_a_progress_that_raises_stops_the_registration(root: Path, model: Path) -> None:
-    """As Ctrl-C does: its error comes through, and nothing half-made stays."""
-
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        register(root, "m", model, progress=interrupt)
-    assert shape(root) == []
-
-
 # --- versions -------------------------------------------------------------------------------------
 
 
@@ -433,7 +285,7 @@ def test_versions_count_up(root: Path, model: Path, saved: Path) -> None:
 
 @pytest.mark.parametrize(
     ("there", "expected"),
-    [(["007/"], 8), (["2/", "v9/", "notes.txt"], 3), (["5"], 6), (["x/"], 1), ([".9/"], 1)],
+    [(["007/"], 8), (["2/", "v9/", "notes.txt"], 3), (["5"], 6), ([".9/"], 1)],
 )
 def test_versions_made_by_hand_are_counted(
     there: list[str], expected: int, root: Path, model: Path
@@ -477,22 +329,9 @@ def test_models_without_metadata_are_listed(root: Path) -> None:
     expected = Record("byhand", 3, root / "byhand/3", Manifest(kind="onnx"))
     assert listing(root) == [expected]
     assert details(root, "byhand") == expected
-    assert expected.document() == {
-        "id": "byhand:3",
-        "name": "byhand",
-        "version": 3,
-        "path": str(root / "byhand/3"),
-        "description": "",
-        "tags": {},
-        "properties": {},
-        "framework": "",
-        "framework_version": "",
-        "created": "",
-        "kind": "onnx",
-        "libraries": {},
-        "sample": {},
-        "files": {},
-    }
+    document = expected.document()
+    assert (document["id"], document["path"]) == ("byhand:3", str(root / "byhand/3"))
+    assert (document["kind"], document["tags"], document["created"]) == ("onnx", {}, "")
 
 
 def test_damaged_metadata_do_not_hide_the_others(root: Path, model: Path) -> None:
@@ -508,13 +347,6 @@ def test_damaged_metadata_do_not_hide_the_others(root: Path, model: Path) -> Non
     with pytest.raises(ModelDamaged, match=f"^{re.escape(bad.damage)}$"):
         details(root, "bad")
     assert [each.name for each in delete(root, "bad")] == ["bad"]
-
-
-def test_a_registry_that_is_not_there_is_empty(root: Path) -> None:
-    """So is one that has only hidden folders."""
-    assert listing(root) == []
-    (root / ".tmp-1/1").mkdir(parents=True)
-    assert listing(root) == []
 
 
 # --- deleting -------------------------------------------------------------------------------------
@@ -545,20 +377,15 @@ def test_all_versions(three: Path) -> None:
 
 
 def test_a_name_with_several_versions_is_not_enough(three: Path) -> None:
-    """Which one is meant has to be said; that it would be is an error too."""
+    """Which one is meant has to be said; of one there is nothing to confuse it with."""
     for function in (delete, to_delete):
         with pytest.raises(RegistrationError) as caught:
             function(three, "iris")
         assert str(caught.value) == (
             "iris has the versions 1, 2, 3: say which one to delete, or that all are meant."
         )
-    assert len(listing(three)) == 4
-
-
-def test_a_name_with_one_version_is_enough(three: Path) -> None:
-    """There is nothing to confuse it with."""
     assert to_delete(three, "other") == [RegisteredModel("other", 1, three / "other/1")]
-    assert (three / "other/1").exists()
+    assert len(listing(three)) == 4
     assert delete(three, "other") == [RegisteredModel("other", 1, three / "other/1")]
     assert not (three / "other").exists()
 
@@ -570,7 +397,6 @@ def test_a_deleted_version_is_not_given_again(three: Path, model: Path) -> None:
     assert register(three, "iris", model).version == 4
     delete(three, "iris", all_versions=True)
     assert register(three, "iris", model).version == 5
-    assert register(three, "other", model).version == 2
 
 
 def test_a_version_that_is_a_link(root: Path, saved: Path) -> None:
@@ -596,7 +422,7 @@ print([register(root, "iris", path, tags={"from": path}).version for _ in range(
 
 
 def start(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
-    """A Python process that runs ``code``; it has said its first line, which says it is ready."""
+    """A Python process that runs ``code``; it has said that it is ready, and waits for a line."""
     process = subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.PIPE,
@@ -608,6 +434,13 @@ def start(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
     return process
 
 
+def go(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
 def test_processes_that_register_at_once(root: Path, tmp_path: Path) -> None:
     """Each gets versions of its own, and whoever looks meanwhile sees whole ones only."""
     contents = {}
@@ -617,10 +450,7 @@ def test_processes_that_register_at_once(root: Path, tmp_path: Path) -> None:
         contents[str(path)] = bytes([number]) * 300_000
         path.write_bytes(contents[str(path)])
     processes = [start(REGISTER_FIVE, root, path) for path in contents]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    go(processes)
     while any(process.poll() is None for process in processes):
         for record in listing(root):
             check(record.path)
@@ -658,10 +488,7 @@ print(versions)
 def test_processes_that_register_and_delete_at_once(root: Path, model: Path) -> None:
     """Every registration succeeds, and no version is given twice."""
     processes = [start(COME_AND_GO, root, model) for _ in range(3)]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+    go(processes)
     given = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
     numbers = [number for versions in given for number in versions]
     assert len(numbers) == 90
@@ -708,23 +535,17 @@ def test_a_registration_that_is_killed(root: Path, model: Path) -> None:
 
 
 def test_a_registration_that_still_copies_is_left_alone(root: Path, model: Path) -> None:
-    """Its folder is old, a file in it is not."""
+    """Its folder is old, a file in it is not; other folders are never cleared away."""
     copying = beside(root) / ".tmp-1"
     (copying / "saved").mkdir(parents=True)
     (copying / "saved/weights.bin").touch()
     age(copying, hours=25)
     os.utime(copying / "saved/weights.bin")
+    (root / "tmp-1").mkdir(parents=True)  # not what a registration has made
+    age(root / "tmp-1", hours=1000)
     register(root, "iris", model)
     assert (copying / "saved/weights.bin").exists()
-
-
-@pytest.mark.parametrize("name", [".tmp", "tmp-1", ".other", ".versions"])
-def test_other_folders_are_never_cleared_away(name: str, root: Path, model: Path) -> None:
-    """Only what a registration has made."""
-    (root / name / "in").mkdir(parents=True)
-    age(root / name, hours=1000)
-    register(root, "iris", model)
-    assert (root / name / "in").is_dir()
+    assert (root / "tmp-1").is_dir()
 
 
 def test_a_version_that_somebody_makes_by_hand_first(
@@ -763,17 +584,3 @@ def test_a_name_that_is_deleted_while_it_gets_a_version(
     assert register(root, "iris", model).version == 1
     assert tries == [root / "iris/1"] * 2
     assert shape(root / "iris/1") == ["model.pkl"]
-
-
-def test_a_registration_whose_copy_is_taken_away(
-    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It ends with what the file system says."""
-    first = Path.rename
-
-    def late(path: Path, target: Path) -> Path:
-        shutil.rmtree(path)
-        return first(path, target)
-
-    monkeypatch.setattr(Path, "rename", late)
-    assert refused(root, model).endswith(": No such file or directory.")

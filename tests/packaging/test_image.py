@@ -6,12 +6,10 @@ import io
 import json
 import os
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -34,6 +32,7 @@ from tests.hosts.broker import ServiceBusBroker
 from tests.hosts.functions import blob_event, message_event
 from tests.hosts.image import WWWROOT, FunctionsContainer, StandaloneContainer, worker_library
 from tests.hosts.images import ImageStore
+from tests.hosts.waiting import until
 
 pytestmark = pytest.mark.long
 
@@ -64,7 +63,6 @@ TRICKY = {
     "SPACES": "  two  and #no comment=é ",
     "EMPTY": "",
 }
-PATIENCE = 60.0
 
 
 @dataclass
@@ -97,15 +95,6 @@ def specification_of(folder: Path) -> Specification:
         source_dir=source,
         environment=Environment(variables=TRICKY),
     )
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """What the condition gives once it gives something."""
-    end = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < end, f"not within {PATIENCE} s"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +207,6 @@ def test_the_standalone_image_answers_a_message(running: Running):
 def test_the_health_check_passes_while_it_serves_and_fails_otherwise(
     images: ImageStore, standalone: Built, running: Running
 ):
-    """Run as docker runs it: in the container, with its variables."""
     check = images.config(standalone.name)["Healthcheck"]["Test"]
     assert check[0] == "CMD"
     assert running.host.container.run(*check[1:]).returncode == 0
@@ -231,41 +219,27 @@ def test_sigterm_ends_the_standalone_image_with_0(images: ImageStore, standalone
         assert host.stop() == 0
 
 
-def test_the_standalone_image_says_how_it_is_run(images: ImageStore, standalone: Built):
-    config = images.config(standalone.name)
-    del config["Labels"]["io.buildah.version"]
-    wanted = ("User", "ExposedPorts", "WorkingDir", "Cmd", "Labels")
-    assert {name: config[name] for name in wanted} == {
-        "User": "10001:10001",
-        "ExposedPorts": {"5001/tcp": {}},
-        "WorkingDir": "/var/azureml-app/source",
-        "Cmd": ["python", "-m", "scoring_runtime", "serve"],
-        "Labels": {
-            "org.opencontainers.image.title": "scoring-runtime",
-            "org.opencontainers.image.version": "0.1.0",
-            "org.opencontainers.image.description": (
-                "A trained model behind HTTP requests, dropped blobs and queue messages"
-            ),
-            "org.opencontainers.image.licenses": "MIT",
-            "scoring-runtime.models": "line:1",
-        },
-    }
-
-
 def variables_of(images: ImageStore, image: str) -> dict[str, str]:
     return dict(each.split("=", 1) for each in images.config(image)["Env"])
 
 
-def test_the_standalone_image_holds_its_settings(images: ImageStore, standalone: Built):
-    """Any text but line breaks; the base image's variables stay."""
-    path = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    assert variables_of(images, standalone.name) == {
+def test_the_standalone_image_says_how_it_is_run(images: ImageStore, standalone: Built):
+    config = images.config(standalone.name)
+    assert {name: config[name] for name in ("User", "ExposedPorts", "WorkingDir", "Cmd")} == {
+        "User": "10001:10001",
+        "ExposedPorts": {"5001/tcp": {}},
+        "WorkingDir": "/var/azureml-app/source",
+        "Cmd": ["python", "-m", "scoring_runtime", "serve"],
+    }
+    assert config["Labels"]["scoring-runtime.models"] == "line:1"
+    variables = variables_of(images, standalone.name)
+    assert variables.pop("PATH").startswith("/opt/venv/bin:/usr/local/")
+    assert variables == {
         "AML_APP_ROOT": "/var/azureml-app/source",
         "AZUREML_ENTRY_SCRIPT": "score.py",
         "AZUREML_MODEL_DIR": "/var/azureml-app/azureml-models/line/1",
         "HOME": "/home/scoring",
         "LANG": "C.UTF-8",
-        "PATH": path,
         "PYTHONPATH": "/var/azureml-app",
         "PYTHONUNBUFFERED": "1",
         "SCORING_TRIGGERS": "http,blob,service_bus",
@@ -289,7 +263,6 @@ touch ~/own && echo home
 def test_the_standalone_user_may_write_at_home_only_and_finds_no_compiler(
     images: ImageStore, standalone: Built
 ):
-    """No compiler, no pip cache and nothing else of the first stage is left."""
     with images.container(standalone.name) as container:
         done = container.run("sh", "-c", FOUND)
     assert done.stdout.split() == ["10001", "home"]
@@ -355,7 +328,6 @@ def test_the_functions_image_scores_a_blob_in_the_worker(served: Served):
 
 
 def test_the_functions_image_answers_a_message_in_the_worker(served: Served):
-    """The message comes from, and the reply goes to, queues through the Service Bus SDK."""
     served.broker.send("input", BODY, message_id="m1")
     connection = served.broker.connection_string
     with (
@@ -385,7 +357,6 @@ def test_what_the_functions_image_imports_is_its_own(images: ImageStore, functio
 
 
 def test_the_functions_image_holds_what_its_host_reads(images: ImageStore, functions: Built):
-    """Only that and what the script needs: no local.settings.json."""
     assert variables_of(images, functions.name) == {
         "AML_APP_ROOT": f"{WWWROOT}/source",
         "AZUREML_ENTRY_SCRIPT": "score.py",
@@ -438,7 +409,6 @@ def test_no_image_holds_a_build_argument(
 
 @pytest.fixture(scope="module")
 def with_new_model(standalone: Built, standalone_package: Package) -> Built:
-    """The model's file is one that only its owner may read."""
     file = standalone_package.folder / "model" / "line.json"
     file.write_text('{"slope": 3}')
     file.chmod(0o600)
@@ -446,7 +416,6 @@ def with_new_model(standalone: Built, standalone_package: Package) -> Built:
 
 
 def test_a_new_model_installs_no_package_again(images: ImageStore, with_new_model: Built):
-    """The image has the new model, readable for its user."""
     assert with_new_model.step("pip --python") == "cached"
     assert with_new_model.step("COPY --from=standalone-packages") == "cached"
     assert with_new_model.step("COPY azureml-models/") == "run"
@@ -501,7 +470,6 @@ def build_packages(
 
 
 def test_a_package_without_a_wheel_is_compiled(images: ImageStore, tmp_path: Path):
-    """The first stage gets a compiler when pip cannot do without."""
     (tmp_path / "wheels").mkdir()
     with tarfile.open(tmp_path / "wheels" / "needs-cc-1.tar.gz", "w:gz") as archive:
         setup = tarfile.TarInfo("needs-cc-1/setup.py")
@@ -521,37 +489,3 @@ def test_a_package_that_is_not_there_fails_with_what_pip_says(images: ImageStore
     assert said[0] == "buildah could not build the image (exit code 1):"
     assert "  ERROR: No matching distribution found for orjson==0.0.1" in said
     assert [line for line in lines if line.startswith(("Get:", "Reading package"))] == []
-
-
-def test_a_base_image_that_is_not_there_is_named(images: ImageStore, tmp_path: Path):
-    with pytest.raises(PackagingError) as caught:
-        build_packages(images, tmp_path, "", BASE_IMAGE="localhost/no-such-image")
-    said = str(caught.value)
-    assert said.startswith("buildah could not build the image (exit code 125):\n")
-    assert "localhost/no-such-image" in said
-
-
-def test_an_interrupted_build_leaves_no_process(images: ImageStore, tmp_path: Path):
-    """As with Ctrl-C while a step runs."""
-
-    def interrupt(line: str) -> None:
-        if line == "begun":
-            raise KeyboardInterrupt
-
-    seconds = f"9{os.getpid()}"
-    steps = (
-        f"ARG BASE_IMAGE\nFROM $BASE_IMAGE AS one\nRUN echo begun; sleep {seconds}; echo ended\n"
-    )
-    (tmp_path / "Dockerfile").write_text(steps)
-    with pytest.raises(KeyboardInterrupt):
-        build(
-            tmp_path,
-            "one",
-            "localhost/scoring-test-interrupted",
-            builder=images.builder,
-            build_args=images.build_args,
-            output=interrupt,
-            options=images.options,
-        )
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
-    assert [each for each in commands if each == f"sleep\0{seconds}\0".encode()] == []

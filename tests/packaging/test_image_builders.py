@@ -26,71 +26,50 @@ def program(folder: Path, name: str, script: str) -> str:
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder that programs are looked for in."""
     monkeypatch.setenv("PATH", str(tmp_path))
     return tmp_path
 
 
 def test_the_first_that_works_is_found(path: Path):
-    """docker, then podman, then buildah."""
     for name in ("buildah", "podman", "docker"):
         at = program(path, name, "exit 0")
         assert find_builder() == Builder(name, (at,))
     assert find_builder("buildah") == Builder("buildah", (str(path / "buildah"),))
 
 
-def test_a_docker_without_its_daemon_is_passed_over(path: Path):
-    program(path, "docker", f"echo 28.2; echo '{NO_DAEMON}' >&2; exit 1")
-    at = program(path, "buildah", "exit 0")
-    assert find_builder() == Builder("buildah", (at,))
-
-
-def test_without_a_builder_each_ones_reason_is_said(path: Path):
-    program(path, "docker", f"echo '{NO_DAEMON}' >&2; exit 1")
-    program(path, "podman", "exit 125")
-    with pytest.raises(PackagingError) as caught:
-        find_builder()
-    assert str(caught.value) == (
-        f"No image can be built here: docker is installed but does not work ({NO_DAEMON}); "
-        "podman is installed but does not work (exit code 125); buildah is not installed. "
-        f"{NOT_HERE}"
-    )
-
-
-def test_the_one_that_is_wanted_has_no_substitute(path: Path):
-    program(path, "buildah", "exit 0")
-    with pytest.raises(PackagingError) as caught:
-        find_builder("podman")
-    assert str(caught.value) == f"No image can be built here: podman is not installed. {NOT_HERE}"
-
-
-def test_a_program_that_cannot_be_started_is_said_so(path: Path):
-    (path / "docker").write_bytes(b"\x7fELF")
-    (path / "docker").chmod(0o755)
-    with pytest.raises(PackagingError) as caught:
-        find_builder("docker")
-    assert str(caught.value) == (
-        "No image can be built here: docker is installed but cannot be started (Exec format "
-        f"error). {NOT_HERE}"
-    )
-
-
-def test_a_program_that_does_not_answer_is_passed_over(path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As a client whose daemon hangs."""
+@pytest.mark.parametrize(
+    ("wanted", "reasons"),
+    [
+        (
+            "",
+            f"docker is installed but does not work ({NO_DAEMON}); podman is installed but cannot "
+            "be started (Exec format error); buildah is installed but does not answer within 0.2 "
+            "seconds",
+        ),
+        ("podman", "podman is installed but cannot be started (Exec format error)"),
+    ],
+)
+def test_without_a_builder_each_ones_reason_is_said(
+    path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, reasons: str
+):
     monkeypatch.setattr("scoring_runtime.packaging.image._ANSWER_SECONDS", 0.2)
-    program(path, "docker", f"exec {SLEEP} 300")
+    program(path, "docker", f"echo 28.2; echo '{NO_DAEMON}' >&2; exit 1")
+    (path / "podman").write_bytes(b"\x7fELF")
+    (path / "podman").chmod(0o755)
+    program(path, "buildah", f"exec {SLEEP} 300")
     with pytest.raises(PackagingError) as caught:
-        find_builder("docker")
-    assert str(caught.value) == (
-        "No image can be built here: docker is installed but does not answer within 0.2 seconds. "
-        f"{NOT_HERE}"
-    )
+        find_builder(wanted)
+    assert str(caught.value) == f"No image can be built here: {reasons}. {NOT_HERE}"
 
 
-def test_an_unknown_builder_is_refused():
-    with pytest.raises(PackagingError) as caught:
+def test_a_builder_that_is_not_there_or_unknown_is_named(path: Path):
+    with pytest.raises(PackagingError, match=r": podman is not installed\. "):
+        find_builder("podman")
+    with pytest.raises(PackagingError, match=r"'kaniko' is no image builder\. Allowed: docker, "):
         find_builder("kaniko")
-    assert str(caught.value) == ("'kaniko' is no image builder. Allowed: docker, podman, buildah.")
+    gone = str(path / "docker")
+    with pytest.raises(PackagingError, match="docker cannot be started: No such file or directory"):
+        build(path, "a", "a:1", builder=Builder("docker", (gone,)), output=lambda line: None)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +129,9 @@ def test_what_a_builder_writes_comes_line_by_line(tmp_path: Path):
             "Looking in https://me:s3cret@index/simple\nerror: https://me:s3cret@index/simple: 401",
             ["  Looking in ***", "  error: ***: 401"],
         ),
+        ("", []),
     ],
-    ids=["anything", "much", "secret"],
+    ids=["anything", "much", "secret", "nothing"],
 )
 def test_a_failed_build_ends_with_what_the_builder_said(
     tmp_path: Path, written: str, message: list[str]
@@ -168,28 +148,11 @@ def test_a_failed_build_ends_with_what_the_builder_said(
             output=lambda line: None,
         )
     first, *rest = str(caught.value).splitlines()
-    assert first == "docker could not build the image (exit code 17):"
+    assert first == f"docker could not build the image (exit code 17){':' if message else '.'}"
     assert rest == message
 
 
-def test_a_build_that_fails_without_a_word_says_so(tmp_path: Path):
-    at = program(tmp_path, "podman", "exit 3")
-    with pytest.raises(PackagingError) as caught:
-        build(
-            tmp_path, "functions", "a:1", builder=Builder("podman", (at,)), output=lambda line: None
-        )
-    assert str(caught.value) == "podman could not build the image (exit code 3)."
-
-
-def test_a_builder_that_is_gone_is_named(tmp_path: Path):
-    gone = str(tmp_path / "docker")
-    with pytest.raises(PackagingError) as caught:
-        build(tmp_path, "a", "a:1", builder=Builder("docker", (gone,)), output=lambda line: None)
-    assert str(caught.value) == f"{gone} cannot be started: No such file or directory."
-
-
 def test_a_builder_that_does_not_listen_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """With all that it has started."""
     monkeypatch.setattr("scoring_runtime.packaging.image._STOP_SECONDS", 0.2)
     script = (
         "trap '' TERM; sh -c 'trap \"\" TERM; echo $$; sleep 300; :' & echo $$; wait; sleep 300"
@@ -212,7 +175,6 @@ def test_a_builder_that_does_not_listen_is_killed(tmp_path: Path, monkeypatch: p
 
 
 def test_a_builder_that_ends_at_sigterm_is_not_killed(tmp_path: Path):
-    """What it does at its end is done."""
     script = (
         f"trap 'echo over > {tmp_path}/over; exit' TERM; echo begun; while :; do sleep 0.01; done"
     )
@@ -237,24 +199,15 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("model", "version", "target", "tag"),
     [
-        ("diabetes", 3, "", "diabetes:3"),
         ("diabetes", 3, "functions", "diabetes-functions:3"),
-        ("My Model_v2.1", "12", "standalone", "my-model-v2-1-standalone:12"),
-        ("sklearn_regression_model.pkl", "", "", "sklearn-regression-model-pkl:latest"),
-        ("--übung--", 1, "", "bung:1"),
+        ("My Model_v2.1", "12", "", "my-model-v2-1:12"),
+        ("sklearn.pkl", "", "", "sklearn-pkl:latest"),
         ("模型", 1, "", "scoring:1"),
-        ("", "", "", "scoring:latest"),
         ("a", ".-x y", "", "a:x-y"),
-        ("a" * 127 + "-b", 1, "", "a" * 127 + ":1"),
-        ("a", "1" * 200, "", "a:" + "1" * 128),
+        ("a" * 127 + "-b", "1" * 200, "", "a" * 127 + ":" + "1" * 128),
     ],
-    ids=[
-        "plain", "target", "mixed", "file", "umlaut", "script", "empty", "version", "long",
-        "long-version",
-    ],
-)  # fmt: skip
+)
 def test_a_tag_is_made_from_model_and_version(
     model: str, version: int | str, target: str, tag: str
 ):
-    """Lower case with single dashes, as every registry takes it."""
     assert default_tag(model, version, target) == tag

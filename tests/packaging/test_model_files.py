@@ -68,7 +68,6 @@ def of_model(context: Context) -> set[str]:
 
 
 def test_what_a_model_alone_needs_beside_it_is_taken(made: Make, own: Path) -> None:
-    """The module of its pickle, what that imports, and a sample; nothing else."""
     there = {"m.pkl", "own_step.py", "own_words.py", "sample_input.json"}
     assert of_model(made(own)) == there
     assert made(own).unchanged
@@ -77,7 +76,6 @@ def test_what_a_model_alone_needs_beside_it_is_taken(made: Make, own: Path) -> N
 
 
 def test_a_folder_has_its_modules(made: Make, own: Path) -> None:
-    """All of it is taken; what only a file of it imports is warned about."""
     (own.parent / "train.py").write_text("import gone1")
     [warning] = made(own.parent).warnings
     assert warning.startswith("trained/train.py line 1 imports gone1, which no requirement ")
@@ -103,7 +101,6 @@ def test_a_module_that_a_pickle_names_beside_the_script_is_taken(
 
 
 def test_the_weights_of_an_onnx_file_are_taken(made: Make, tmp_path: Path) -> None:
-    """They lie in the files that it names, which may have any name."""
     (tmp_path / "weights").mkdir()
     value = onnx.numpy_helper.from_array(np.ones((400, 4), "float32"), "w")
     node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
@@ -120,7 +117,6 @@ def test_the_weights_of_an_onnx_file_are_taken(made: Make, tmp_path: Path) -> No
 
 
 def test_a_file_cannot_name_others_of_this_machine(made: Make, tmp_path: Path) -> None:
-    """Neither absolute paths nor those above it are taken."""
     (tmp_path / "secret").write_text("x")
     (tmp_path / "here").mkdir()
     names = [b"../secret", bytes(tmp_path / "secret"), b"a/../../secret"]
@@ -188,7 +184,6 @@ def test_what_a_script_needs_is_named(
 def test_the_image_has_what_models_need_of_the_system(
     operator: str, package: str, installed: str, made: Make, tmp_path: Path
 ) -> None:
-    """The locale of ONNX models that compare text, and what lightgbm loads; else nothing."""
     model = tmp_path / "m.onnx"
     text = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.STRING, ["N"])
     same = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.STRING, ["N"])

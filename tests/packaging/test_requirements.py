@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from scoring_runtime.errors import PackagingError
 from scoring_runtime.packaging import resolution
@@ -27,7 +25,7 @@ from scoring_runtime.packaging.requirements import (
     requirements_text,
     runtime_requirements,
 )
-from scoring_runtime.packaging.specification import Environment, PackagedModel, Specification
+from scoring_runtime.packaging.specification import PackagedModel, Specification
 from tests.models_for_tests import other_version
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,7 +52,6 @@ def model(name: str = "m", kind: str = "scikit-learn", **libraries: str) -> Pack
 
 
 def test_the_ranges_are_those_of_the_project() -> None:
-    """Each range of the packager stands in an extra, or among the dependencies, of pyproject."""
     extras = {each for lines in PROJECT["optional-dependencies"].values() for each in lines}
     known = {*extras, *PROJECT["dependencies"], "pyyaml>=6"}
     ours = {
@@ -70,7 +67,6 @@ def test_the_ranges_are_those_of_the_project() -> None:
     [
         ("standalone", ("http",), "server"),
         ("standalone", ("blob",), "blob"),
-        ("standalone", ("service_bus",), "servicebus"),
         ("functions", ("http",), "functions"),
         ("functions", ("service_bus",), "servicebus"),
     ],
@@ -78,7 +74,6 @@ def test_the_ranges_are_those_of_the_project() -> None:
 def test_a_trigger_brings_its_whole_extra(
     target: str, triggers: tuple[str, ...], extra: str
 ) -> None:
-    """As pip would install it by ``scoring-runtime[extra]``."""
     found = runtime_requirements(target, triggers, script=False)
     assert set(PROJECT["optional-dependencies"][extra]) <= set(found)
 
@@ -91,37 +86,17 @@ HOST = {
         "httptools>=0.6",
         "uvicorn>=0.30",
         "uvloop>=0.19; platform_system != 'Windows'",
+        "watchfiles>=1.0",
     ],
 }
 
 
 @pytest.mark.parametrize("target", ["functions", "standalone"])
 def test_a_script_behind_http_needs_little(target: str) -> None:
-    """The runtime, the host, Redis' client, and what old scripts import."""
+    needed = [*BASE, *HOST[target], "redis>=5.1"]
+    assert list(runtime_requirements(target, ("http",), script=False)) == sorted(needed)
     found = runtime_requirements(target, ("http",), script=True)
-    assert list(found) == sorted([*BASE, *SCRIPT, *HOST[target], "redis>=5.1"])
-
-
-def test_without_a_script_there_is_less() -> None:
-    """Blobs come from the Functions host itself."""
-    found = runtime_requirements("functions", ("http", "blob"), script=False)
-    assert list(found) == sorted([*BASE, *HOST["functions"], "redis>=5.1"])
-
-
-@pytest.mark.parametrize(
-    ("kind", "lines"),
-    [
-        ("scikit-learn", ["joblib>=1.3", "scikit-learn>=1.3"]),
-        ("onnx", ["onnxruntime>=1.17"]),
-        ("mlflow", ["mlflow-skinny>=3,<4", "pandas>=2"]),
-        ("unknown", []),
-    ],
-)
-def test_a_kind_of_model_brings_its_libraries(kind: str, lines: list[str]) -> None:
-    """Beside those of the host."""
-    without = runtime_requirements("functions", ("http",), script=False)
-    found = runtime_requirements("functions", ("http",), script=False, kinds=[kind])
-    assert sorted({*found} - {*without}) == lines
+    assert list(found) == sorted([*needed, *SCRIPT])
 
 
 _MODULES = {
@@ -182,22 +157,13 @@ def _standard() -> frozenset[str]:
         ("functions", ("http", "blob"), ["functions/app.py"]),
         ("functions", ("service_bus",), ["functions/app.py", "functions/service_bus.py"]),
         ("standalone", ("http",), ["standalone/serve.py", "standalone/worker.py"]),
-        (
-            "standalone",
-            ("blob",),
-            ["standalone/worker.py", "standalone/container.py"],
-        ),
-        (
-            "standalone",
-            ("service_bus",),
-            ["standalone/worker.py", "standalone/service_bus.py"],
-        ),
+        ("standalone", ("blob",), ["standalone/worker.py", "standalone/container.py"]),
+        ("standalone", ("service_bus",), ["standalone/worker.py", "standalone/service_bus.py"]),
     ],
 )
 def test_everything_that_a_target_imports_is_installed(
     target: str, triggers: tuple[str, ...], modules: list[str]
 ) -> None:
-    """By the imports at the top of the modules of that target and trigger."""
     needed = _third_parties(*modules)
     installed = {name_of(each) for each in runtime_requirements(target, triggers, script=False)}
     assert {"orjson", "azure-functions" if target == "functions" else "uvicorn"} <= needed
@@ -208,7 +174,6 @@ def test_everything_that_a_target_imports_is_installed(
 
 
 def test_the_whole_text() -> None:
-    """Options first, then the runtime, the models and the user; each part sorted."""
     environment = from_packages(["nltk", "--extra-index-url https://example.org/simple", "Flask"])
     specification = Specification(
         triggers=("http", "blob"),
@@ -242,9 +207,7 @@ def test_the_whole_text() -> None:
 @pytest.mark.parametrize(
     ("line", "instead_of"),
     [
-        ("numpy<2", "numpy>=1.26"),
         ("NumPy==1.26.4", "numpy>=1.26"),
-        ("redis==5.1", "redis>=5.1"),
         ("inference-schema[numpy-support]", "inference-schema>=1.7"),
         ("joblib==1.2", "joblib>=1.3"),
         ("scikit_learn==1.4", "scikit-learn==1.3.2"),
@@ -252,72 +215,56 @@ def test_the_whole_text() -> None:
     ],
 )
 def test_the_users_line_takes_the_place_of_ours(line: str, instead_of: str) -> None:
-    """For what is here for the script's or the model's sake."""
     models = (model(scikit_learn="1.3.2"),) if "scikit" in line else ()
     script = None if models else Path("score.py")
     plain = Specification(models=models, entry_script=script)
-    given = Specification(models=models, entry_script=script, environment=from_packages([line]))
+    given = replace(plain, environment=from_packages([line]))
     before, after = lines_of(requirements_text(plain)), lines_of(requirements_text(given))
     [written] = from_packages([line]).requirements
     assert instead_of in before
     assert sorted(after) == sorted([*({*before} - {instead_of}), written])
 
 
-@pytest.mark.parametrize("line", ["orjson==3.10.1", "werkzeug==2.0", "azure-functions==1.0"])
-def test_what_the_runtime_cannot_do_without_stands_beside_the_users_line(line: str) -> None:
+def test_what_the_runtime_cannot_do_without_stands_beside_the_users_line() -> None:
     """So that pip says when they exclude each other."""
-    text = requirements_text(specified(environment=from_packages([line])))
-    name = name_of(line)
-    assert len([each for each in lines_of(text) if name_of(each) == name]) == 2
+    text = requirements_text(specified(environment=from_packages(["werkzeug==2.0"])))
+    lines = [each for each in lines_of(text) if name_of(each) == "werkzeug"]
+    assert lines == ["werkzeug>=3,<4", "werkzeug==2.0"]
 
 
-@pytest.mark.parametrize("marker", ['python_version < "3.9"', 'sys_platform == "win32"'])
-def test_a_line_that_does_not_apply_in_the_image_takes_no_place(marker: str) -> None:
-    """Its marker is read for Linux and the Python of the image."""
-    text = requirements_text(specified(environment=from_packages([f"numpy<2; {marker}"])))
-    assert "numpy>=1.26" in lines_of(text)
+@pytest.mark.parametrize(
+    ("marker", "applies"),
+    [
+        ('python_version < "3.9"', False),
+        ('sys_platform == "win32"', False),
+        ('python_version >= "3.13"', True),
+    ],
+)
+def test_a_line_that_does_not_apply_in_the_image_takes_no_place(marker: str, applies: bool) -> None:
+    environment = replace(from_packages([f"numpy<2; {marker}"]), python="3.13")
+    text = requirements_text(specified(environment=environment))
+    assert ("numpy>=1.26" not in lines_of(text)) is applies
 
 
-def test_the_python_of_the_image_decides_about_a_marker() -> None:
-    """3.13 here."""
-    line = 'numpy>=2; python_version >= "3.13"'
-    environment = Environment((line,), python="3.13")
-    assert "numpy>=1.26" not in lines_of(requirements_text(specified(environment=environment)))
-
-
-def test_another_build_of_a_library_counts_as_it() -> None:
-    """``onnxruntime-gpu`` and ``onnxruntime`` overwrite each other's files."""
-    specification = Specification(
-        models=(model(kind="onnx", onnxruntime="1.17.0", onnx="1.15.0"),),
-        environment=from_packages(["onnxruntime-gpu"]),
-    )
-    found = [line for line in lines_of(requirements_text(specification)) if "onnx" in line]
-    assert found == ["onnxruntime-gpu"]
-
-
-def test_a_model_is_loaded_by_the_version_that_wrote_it() -> None:
-    """Without the local part of a version, which no index has; onnx itself is not needed."""
+@pytest.mark.parametrize(
+    ("packages", "wanted"),
+    [([], ["onnxruntime==1.17.0"]), (["onnxruntime-gpu"], ["onnxruntime-gpu"])],
+)
+def test_a_model_is_loaded_by_the_version_that_wrote_it(
+    packages: list[str], wanted: list[str]
+) -> None:
     models = (model("a", "onnx", onnxruntime="1.17.0+cpu", onnx="1.15.0"), model("b", "onnx"))
-    found = lines_of(requirements_text(Specification(models=models)))
-    assert [line for line in found if "onnx" in line] == ["onnxruntime==1.17.0"]
-
-
-def test_with_a_script_the_users_environment_says_what_it_needs() -> None:
-    """Only where there is none, what the models were written with is installed."""
-    models = (model(scikit_learn="1.3.2"),)
-    given = specified(models=models, environment=from_packages(["nltk"]))
-    assert "scikit-learn==1.3.2" not in lines_of(requirements_text(given))
-    assert "scikit-learn==1.3.2" in lines_of(requirements_text(specified(models=models)))
+    specification = Specification(models=models, environment=from_packages(packages))
+    found = lines_of(requirements_text(specification))
+    assert [line for line in found if "onnx" in line] == wanted
 
 
 @pytest.mark.parametrize(
     ("line", "written"),
     [
-        ("scikit-learn", "scikit-learn==1.3.2"),
         ("Scikit_Learn", "Scikit_Learn==1.3.2"),
         ("scikit-learn[alldeps]", "scikit-learn[alldeps]==1.3.2"),
-        ("numpy", "numpy==1.26.4"),
-        ("scikit-learn>=1.4", "scikit-learn>=1.4"),
+        ('numpy; python_version >= "3.9"', 'numpy==1.26.4; python_version >= "3.9"'),
         ("scikit-learn!=1.5.0", "scikit-learn!=1.5.0"),
         ("pandas", "pandas"),
     ],
@@ -326,7 +273,6 @@ def test_with_a_script_the_users_environment_says_what_it_needs() -> None:
 def test_a_line_without_a_version_is_held_to_that_of_the_model(
     line: str, written: str, script: Path | None
 ) -> None:
-    """Where the user says no version, the model's is the one that loads it."""
     specification = Specification(
         models=(model(scikit_learn="1.3.2+local", numpy="1.26.4"),),
         entry_script=script,
@@ -334,15 +280,6 @@ def test_a_line_without_a_version_is_held_to_that_of_the_model(
     )
     found = lines_of(requirements_text(specification))
     assert [each for each in found if name_of(each) == name_of(written)] == [written]
-
-
-def test_a_line_with_a_marker_is_held_and_keeps_it() -> None:
-    """It still says where it applies."""
-    environment = from_packages(['scikit-learn; python_version >= "3.9"'])
-    given = specified(models=(model(scikit_learn="1.3.2"),), environment=environment)
-    [found] = [each for each in lines_of(requirements_text(given)) if "scikit" in each]
-    [line] = environment.requirements
-    assert found == line.replace("scikit-learn", "scikit-learn==1.3.2")
 
 
 @pytest.mark.parametrize(
@@ -354,18 +291,13 @@ def test_a_line_with_a_marker_is_held_and_keeps_it() -> None:
             ["scikit-learn"],
         ),
         (
-            [model("a", scikit_learn="1.3.2"), model("b", scikit_learn="1.3.2")],
-            ["scikit-learn"],
-            ["scikit-learn==1.3.2"],
-        ),
-        (
             [model("a", "mlflow", scikit_learn="1.3.2", mlflow="1.30.0")],
             ["mlflow", "scikit-learn"],
             ["mlflow", "scikit-learn==1.3.2"],
         ),
         ([model("a", "onnx", onnx="1.15.0")], ["onnx"], ["onnx"]),
     ],
-    ids=["two versions", "one version", "mlflow", "not pinned"],
+    ids=["two versions", "mlflow", "not pinned"],
 )
 def test_lines_are_held_to_one_version_or_none(
     models: list[PackagedModel], lines: list[str], wanted: list[str]
@@ -382,7 +314,6 @@ def test_lines_are_held_to_one_version_or_none(
     [
         (False, [], ["scikit-learn==1.3.2", "joblib>=1.3", "numpy<2"], ["numpy=="]),
         (True, ["pillow"], ["scikit-learn==1.3.2", "joblib>=1.3", "numpy<2"], ["numpy=="]),
-        (True, ["scikit-learn"], ["scikit-learn==1.3.2", "numpy<2"], []),
         (True, ["scikit-learn==1.5.1"], ["scikit-learn==1.5.1"], ["1.3.2", "numpy<2"]),
         (True, ["numpy==1.26.4"], ["scikit-learn==1.3.2", "numpy==1.26.4"], ["numpy<2"]),
     ],
@@ -390,7 +321,6 @@ def test_lines_are_held_to_one_version_or_none(
 def test_what_a_pickle_says_is_required(
     script: bool, user: list[str], there: list[str], gone: list[str], tmp_path: Path
 ) -> None:
-    """Whatever else is named, unless the user names it."""
     wanted = from_path("m", 1, other_version(tmp_path / "m.pkl"))
     asked = specified(models=(wanted,), environment=from_packages(user))
     text = requirements_text(asked if script else replace(asked, entry_script=None))
@@ -417,12 +347,9 @@ def test_nothing_local_stands_beside_a_version_of_the_users() -> None:
         (["scikit-learn<1.4.2"], True),
         (["scikit-learn<=1.4.2"], False),
         (["scikit-learn>=1.2"], False),
-        (["scikit-learn"], False),
         (["pandas[excel]==2.0.3; python_version >= '3.8'"], True),
-        (["torch==2.2.2", "numpy"], True),
         (["torch==2.2.2", "numpy>=1.24"], True),
         (["torch==2.2.2", "numpy<1.27"], False),
-        (["onnxruntime==1.17.3", "numpy==1.26.4"], False),
         (["requests==2.0"], False),
     ],
 )
@@ -433,47 +360,19 @@ def test_wheels_that_were_built_for_numpy_1_get_it(lines: list[str], limited: bo
 
 
 def test_models_of_different_versions_are_refused() -> None:
-    """Unless the user decides for one."""
     models = (model("a", scikit_learn="1.3.2"), model("b", scikit_learn="1.4.0"))
-    with pytest.raises(PackagingError) as raised:
+    said = "of which an image has one: a:1 was written with scikit-learn==1.3.2, b:1 was written"
+    with pytest.raises(PackagingError, match=said):
         requirements_text(Specification(models=models))
-    assert str(raised.value) == (
-        "The models need different versions of scikit-learn, of which an image has one: a:1 was "
-        "written with scikit-learn==1.3.2, b:1 was written with scikit-learn==1.4.0. Package them "
-        "apart, save them again with one version, or decide for one: --pip-package "
-        "scikit-learn==…"
-    )
     decided = from_packages(["scikit-learn==1.4.0"])
     text = requirements_text(Specification(models=models, environment=decided))
     assert [line for line in lines_of(text) if "scikit" in line] == ["scikit-learn==1.4.0"]
 
 
 def test_a_version_that_is_none_is_refused() -> None:
-    """Of a model that was registered by hand."""
-    with pytest.raises(PackagingError) as raised:
+    said = r"m:1 says that it was written with scikit-learn 'new\\n-r x', which is no version\."
+    with pytest.raises(PackagingError, match=said):
         requirements_text(Specification(models=(model(scikit_learn="new\n-r x"),)))
-    assert str(raised.value) == (
-        "The model m:1 says that it was written with scikit-learn 'new\\n-r x', which is no "
-        "version. Register it again."
-    )
-
-
-some = st.lists(
-    st.sampled_from(["nltk", "six==1.17.0", "numpy<2", "Flask", "idna", "flask"]), max_size=6
-)
-
-
-@settings(max_examples=50)
-@given(some, st.randoms())
-def test_the_text_does_not_depend_on_the_order(lines: list[str], random: object) -> None:
-    """The same bytes for the same requirements."""
-    shuffled = list(lines)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    one, other = (
-        requirements_text(specified(environment=Environment(tuple(each))))
-        for each in (lines, shuffled)
-    )
-    assert one == other
 
 
 # --- MLflow ---------------------------------------------------------------------------------------
@@ -483,18 +382,11 @@ flavors:
   python_function:
     env: {conda: conda.yaml, virtualenv: python_env.yaml}
     loader_module: mlflow.sklearn
-    model_path: model.pkl
     predict_fn: predict
     python_version: 3.12.1
   sklearn:
-    pickled_model: model.pkl
-    serialization_format: cloudpickle
     sklearn_version: 1.3.2
 mlflow_version: 2.12.1
-signature:
-  inputs: '[{"type": "double", "name": "a", "required": true}]'
-  outputs: '[{"type": "tensor", "tensor-spec": {"dtype": "int64", "shape": [-1]}}]'
-  params: null
 """
 CONDA = "dependencies: [python=3.12.1, pip: [mlflow==2.12.1, scikit-learn==1.3.2]]"
 
@@ -507,15 +399,13 @@ def mlflow_model(folder: Path, mlmodel: str = MLMODEL, **files: str) -> Packaged
     return PackagedModel("m", 1, folder, kind="mlflow")
 
 
-def packages_of(model: PackagedModel, **others: object) -> list[str]:
-    """The lines of the models' part."""
-    text = requirements_text(Specification(models=(model,), **others))  # type: ignore[arg-type]
+def packages_of(model: PackagedModel) -> list[str]:
+    text = requirements_text(Specification(models=(model,)))
     part = text.partition("# The models, by the versions that wrote them.\n")[2]
     return part.split("\n\n")[0].split()
 
 
 def test_an_mlflow_model_brings_the_packages_of_its_folder(tmp_path: Path) -> None:
-    """mlflow too, which the runtime then does not name; and Python's version."""
     model = mlflow_model(
         tmp_path,
         requirements_txt="mlflow==2.12.1\nscikit-learn==1.3.2\nscipy==1.11.4\n",
@@ -550,32 +440,24 @@ WITH_CODE = ("predict_fn: predict", "predict_fn: predict\n    code: code")
         ("mlflow[extras]==3.1.4", ("", ""), "mlflow[extras]==3.1.4"),
         ("mlflow==2.10.0", ("", ""), "mlflow==2.10.0"),
         ("mlflow==1.30.0", ("", ""), "mlflow-skinny>=3,<4"),
-        ("", ("", ""), "mlflow-skinny>=3,<4"),
     ],
 )
 def test_mlflow_is_named_without_its_tracking_server_where_that_is_enough(
     tmp_path: Path, line: str, change: tuple[str, str], wanted: str
 ) -> None:
-    """For a model of a flavour; one that is code may import any part of it, and one of a time
-    before this runtime's gives way to the range."""
+    """A model that is code may import any part of it, and so may a script; an mlflow of a time
+    before this runtime's gives way to the range; the user's takes the place of all."""
     model = mlflow_model(tmp_path, MLMODEL.replace(*change), requirements_txt=f"{line}\n")
-    text = requirements_text(Specification(models=(model,)))
-    assert [each for each in lines_of(text) if each.startswith("mlflow")] == [wanted]
+    alone = Specification(models=(model,))
 
+    def mlflow_of(specification: Specification) -> list[str]:
+        lines = lines_of(requirements_text(specification))
+        return [each for each in lines if each.startswith("mlflow")]
 
-def test_the_users_mlflow_takes_the_place_of_the_models(tmp_path: Path) -> None:
-    """Under either name."""
-    model = mlflow_model(tmp_path, requirements_txt="mlflow==3.1.4\n")
-    for line in ("mlflow==3.9", "mlflow-skinny==3.9"):
-        given = Specification(models=(model,), environment=from_packages([line]))
-        found = lines_of(requirements_text(given))
-        assert [each for each in found if each.startswith("mlflow")] == [line]
-
-
-def test_a_script_that_loads_an_mlflow_model_gets_mlflow(tmp_path: Path) -> None:
-    """Where the user names no environment."""
-    model = mlflow_model(tmp_path, requirements_txt="mlflow==2.12.1\n")
-    assert packages_of(model, entry_script=Path("score.py")) == ["mlflow==2.12.1"]
+    assert mlflow_of(alone) == [wanted]
+    assert mlflow_of(replace(alone, entry_script=Path("score.py"))) == [line]
+    for own in ("mlflow==3.9", "mlflow-skinny==3.9"):
+        assert mlflow_of(replace(alone, environment=from_packages([own]))) == [own]
 
 
 def test_wheels_of_an_mlflow_model_are_told(tmp_path: Path) -> None:
@@ -588,35 +470,28 @@ def test_wheels_of_an_mlflow_model_are_told(tmp_path: Path) -> None:
     assert models_environment(Specification(models=(model,))).wheels == (wheel,)
 
 
-def test_a_damaged_mlflow_model_is_named(tmp_path: Path) -> None:
-    """No MLmodel, or not what mlflow writes."""
-    told = {"- a": "is no MLmodel file, as mlflow writes it.", "": "is no MLmodel file, as mlflow "
-            "writes it.", "a: [": ", line 1 is not YAML: expected the node content, but found "
-            "'<stream end>'."}  # fmt: skip
-    for text, message in told.items():
-        with pytest.raises(PackagingError) as raised:
-            requirements_text(Specification(models=(mlflow_model(tmp_path, text),)))
-        separator = "" if message.startswith(",") else " "
-        assert str(raised.value) == f"{tmp_path / 'MLmodel'}{separator}{message}"
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("- a", " is no MLmodel file, as mlflow writes it."), ("a: [", ", line 1 is not YAML: ")],
+)
+def test_a_damaged_mlflow_model_is_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(PackagingError) as raised:
+        requirements_text(Specification(models=(mlflow_model(tmp_path, text),)))
+    assert str(raised.value).startswith(f"{tmp_path / 'MLmodel'}{said}")
 
 
 # --- pip ------------------------------------------------------------------------------------------
 
 
-def make_wheel(folder: Path, name: str, version: str, *requires: str, python: str = "") -> Path:
-    """A wheel that pip takes, holding nothing."""
+def make_wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{version}-py3-none-any.whl"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    metadata += f"Requires-Python: {python}\n" if python else ""
     metadata += "".join(f"Requires-Dist: {each}\n" for each in requires)
-    info = f"{name}-{version}.dist-info"
+    wheel = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{info}/METADATA", metadata)
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
+        for file, text in (("METADATA", metadata), ("WHEEL", wheel), ("RECORD", "")):
+            archive.writestr(f"{name}-{version}.dist-info/{file}", text)
     return path
 
 
@@ -625,10 +500,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package index in a folder, the only one that pip knows."""
     simple = tmp_path / "simple"
     simple.mkdir()
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", simple.as_uri())
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
-    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    only(monkeypatch, simple.as_uri())
     for name, version, *others in (
         ("alpha", "1.0"),
         ("alpha", "2.0"),
@@ -636,24 +508,23 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("gamma", "1.0", "missing-one>=3"),
     ):
         make_wheel(simple / name, name, version, *others)
-    make_wheel(simple / "old", "old", "1.0", python="<3.9")
     for folder in simple.iterdir():
         links = "".join(f'<a href="{each.name}">{each.name}</a>' for each in folder.glob("*.whl"))
-        links = links.replace('old-1.0-py3-none-any.whl">', 'old-1.0-py3-none-any.whl" '
-                              'data-requires-python="&lt;3.9">')  # fmt: skip
         (folder / "index.html").write_text(f"<!DOCTYPE html><html>{links}</html>")
     return simple
 
 
-def test_packages_that_there_are_pass(index: Path) -> None:
-    """With a dependency, an option and comments."""
-    assert resolution.check("# ours\n--pre\nbeta\nalpha>=1\n") == ()
+def only(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", address)
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
 
 
-def test_a_wheel_of_this_machine_passes(index: Path, tmp_path: Path) -> None:
-    """Under the name that it has in the context."""
+def test_packages_that_there_are_pass(index: Path, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "here", "own", "1.0", "alpha")
-    assert resolution.check(f"./wheels/{wheel.name}\n", "", [wheel]) == ()
+    text = f"# ours\n--pre\nbeta\nalpha>=1\n./wheels/{wheel.name}\n"
+    assert resolution.check(text, "", [wheel]) == ()
 
 
 @pytest.mark.parametrize(
@@ -661,7 +532,6 @@ def test_a_wheel_of_this_machine_passes(index: Path, tmp_path: Path) -> None:
     [
         ("absent-one\n", "No matching distribution found for absent-one."),
         ("gamma\n", "No matching distribution found for missing-one>=3."),
-        ("old==1.0\n", "No matching distribution found for old==1.0."),
         (
             "alpha==2.0\nbeta\n",
             "conflicting dependencies: The user requested alpha==2.0; beta 1.0 depends on alpha<2.",
@@ -671,7 +541,6 @@ def test_a_wheel_of_this_machine_passes(index: Path, tmp_path: Path) -> None:
 def test_packages_that_cannot_be_installed_are_named(
     index: Path, requirements: str, message: str
 ) -> None:
-    """In pip's words."""
     with pytest.raises(PackagingError) as raised:
         resolution.check(requirements)
     assert str(raised.value).startswith("The packages cannot be installed: ")
@@ -700,30 +569,23 @@ BACKEND = '[build-system]\nrequires = []\nbuild-backend = "absent"\nbackend-path
         (
             "",
             f"{sys.version_info.major}.{sys.version_info.minor}",
-            "one of them has no wheel that fits, and building it from source fails here",
+            "",
         ),
-        (
-            "3.99",
-            "3.99",
-            "No matching distribution found for raw==1.0",
-        ),
+        ("3.99", "3.99", "No matching distribution found for raw==1.0"),
     ],
     ids=["this Python", "another"],
 )
 def test_a_package_without_a_wheel_is_warned_about_with_advice(
     index: Path, python: str, image: str, why: str
 ) -> None:
-    """Another version may have a wheel, and the model says which version it needs."""
     make_source(index, "raw", "1.0")
-    assert resolution.check("raw==1.0\n", python) == (
-        f"It could not be checked whether the packages can be installed: {why}. Name a version "
-        f"that has a wheel for Python {image}, which the image has; a pickled model should be "
-        "loaded by the version that it was written with.",
-    )
+    [said] = resolution.check("raw==1.0\n", python)
+    start = "It could not be checked whether the packages can be installed: "
+    assert said.startswith(start) and why in said
+    assert f". Name a version that has a wheel for Python {image}, which the image has; " in said
 
 
 def test_a_damaged_wheel_is_refused(index: Path, tmp_path: Path) -> None:
-    """It is no matter of the network."""
     wheel = tmp_path / "own-1.0-py3-none-any.whl"
     wheel.write_bytes(b"no zip")
     with pytest.raises(PackagingError) as raised:
@@ -732,20 +594,11 @@ def test_a_damaged_wheel_is_refused(index: Path, tmp_path: Path) -> None:
 
 
 def test_without_network_there_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index that does not answer says nothing about a package."""
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", "http://me:pass@127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
-    monkeypatch.setenv("PIP_FIND_LINKS", "")
-    assert resolution.check("six\n") == (
-        "It could not be checked whether the packages can be installed: the package index cannot "
-        "be reached, or refuses to answer.",
-    )
+    only(monkeypatch, "http://me:pass@127.0.0.1:9/simple")
+    [said] = resolution.check("six\n")
+    assert said.endswith(": the package index cannot be reached, or refuses to answer.")
 
 
 def test_a_pip_that_takes_too_long_is_a_warning(index: Path) -> None:
-    """The image may still be built."""
-    assert resolution.check("alpha\n", timeout=0.01) == (
-        "It could not be checked whether the packages can be installed: pip has not answered "
-        "within 0.01 s.",
-    )
+    [said] = resolution.check("alpha\n", timeout=0.01)
+    assert said.endswith("can be installed: pip has not answered within 0.01 s.")

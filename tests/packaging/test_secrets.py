@@ -37,39 +37,20 @@ SAS, REDIS = "a SAS token (sig=…)", "a Redis password"
 SECRETS = {
     "connection string": (f"{ACCOUNT}AccountKey={STORAGE_KEY};EndpointSuffix=x", STORAGE),
     "in Python": (f'conn = "{ACCOUNT}AccountKey={STORAGE_KEY}"', STORAGE),
-    "lower case": (f"accountname=acc;accountkey={STORAGE_KEY}", STORAGE),
-    "Cosmos DB": (f"AccountEndpoint=https://x:443/;AccountKey={STORAGE_KEY};", STORAGE),
-    "account_key=": (f"BlobServiceClient(url, account_key='{STORAGE_KEY}')", STORAGE),
     "credential=": (f'BlobServiceClient(url, credential="{STORAGE_KEY}")', STORAGE),
-    "JSON": (json.dumps({"storageAccountKey": STORAGE_KEY}), STORAGE),
     "JSON in JSON": (json.dumps([json.dumps({"account_key": STORAGE_KEY})]), STORAGE),
-    "YAML": (f"storage_key: {STORAGE_KEY}", STORAGE),
-    "shell": (f"export AZURE_STORAGE_KEY={STORAGE_KEY}", STORAGE),
     "raw text": (f"KEY = r'{STORAGE_KEY}'", STORAGE),
     "Service Bus": (f"{BUS}SharedAccessKey={BUS_KEY}", SHARED),
-    "Service Bus with entity": (f"{BUS}SharedAccessKey={BUS_KEY};EntityPath=q", SHARED),
-    "Event Hubs": (f"{BUS}sharedaccesskey={BUS_KEY}".replace("ns.", "hub."), SHARED),
-    "IoT Hub": (f"HostName=x.azure-devices.net;DeviceId=d;SharedAccessKey={BUS_KEY}", SHARED),
     "in a dictionary": (f"{{'SharedAccessKey': b'{BUS_KEY}'}}", SHARED),
     "short bus key": (f"{BUS}SharedAccessKey=s3cr3t", SHARED),
     "SAS URL": (f"{BLOB}/c/b?sv=2022-11-02&se=2030-01-01&sr=b&sp=r&sig={SIGNATURE}", SAS),
     "SAS, sig first": (f"{BLOB}/c?sig={SIGNATURE}&se=2030-01-01", SAS),
-    "SAS of a policy": (f"{BLOB}/c?si=readers&sr=c&sig={SIGNATURE}", SAS),
-    "SAS alone": (f'sas = "?se=2030&sp=r&sig={SIGNATURE}"', SAS),
-    "SAS connection string": (
-        f"BlobEndpoint={BLOB};SharedAccessSignature=sv=2022-11-02&se=2030&sig={SIGNATURE}",
-        SAS,
-    ),
     "SAS of Service Bus": (
         f"SharedAccessSignature sr=sb%3A%2F%2Fns&sig={SIGNATURE}&se=1700000000&skn=Root",
         SAS,
     ),
-    "SAS in HTML": (f'<a href="{BLOB}/c?se=2030&amp;sig={SIGNATURE}&amp;sp=r">', SAS),
     "Redis": (f"redis://:{PASSWORD}@cache.example.org:6379/0", REDIS),
-    "Redis with TLS and user": (f"rediss://default:{PASSWORD}@cache.example.org", REDIS),
     "Redis cluster": (f"rediss+cluster://:{PASSWORD}@cache.example.org", REDIS),
-    "Azure's Redis": (f"rediss://:{BUS_KEY}@x.redis.cache.windows.net:6380", REDIS),
-    "Redis, odd password": ("redis://:pa$$*w<rd@cache.example.org", REDIS),
     "SAS, encoded from the start": (f"{BLOB}/c?se=2030&sig=%2B{SIGNATURE}", SAS),
     "Redis of .NET": (
         f"x.redis.cache.windows.net:6380,password={BUS_KEY},ssl=True,abortConnect=False",
@@ -78,53 +59,26 @@ SECRETS = {
 }
 
 HARMLESS = {
-    "nothing": "x = 1",
     "Azurite": AZURITE,
     "Azurite's key": f"account_key='{AZURITE.split('AccountKey=')[1].split(';')[0]}'",
-    "development storage": "UseDevelopmentStorage=true",
     "Application Insights": INSIGHTS,
     "key in angles": f"{ACCOUNT}AccountKey=<key>;",
-    "key in dots": f"{ACCOUNT}AccountKey=...;",
-    "key left out": f"{ACCOUNT}AccountKey=…;",
     "key of one character": f"{ACCOUNT}AccountKey={'x' * 86}==;",
-    "key of A": f"{ACCOUNT}AccountKey={'A' * 86}==;",
-    "key by name": f"{ACCOUNT}AccountKey=your-key;",
-    "key filled in": 'f"AccountKey={key};"',
     "key added": '"AccountKey=" + key',
-    "key by format": '"AccountKey=%s" % key',
-    "key from the shell": "AccountKey=$KEY;",
     "digest of 64 bytes": f'"integrity": "sha512-{STORAGE_KEY}"',
-    "hash": f"sha512 = '{STORAGE_KEY}'",
-    "key name only": f"{BUS}",
     "bus key in angles": f"{BUS}SharedAccessKey=<key>",
-    "bus key in braces": f"{BUS}SharedAccessKey={{key}}",
-    "bus key in dots": f"{BUS}SharedAccessKey=...",
-    "bus key starred": f"{BUS}SharedAccessKey=****",
-    "bus key by name": f"{BUS}SharedAccessKey=your-key",
     "bus key in one word": f"{BUS}SharedAccessKey=YourSharedAccessKey",
-    "bus key of x": f"{BUS}SharedAccessKey=xxxxxxxx",
     "the emulator's": f"{BUS}SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true;",
-    "bus key from the shell": f"{BUS}SharedAccessKey=${{BUS_KEY}}",
     "bus key by name, formatted": f"{BUS}SharedAccessKey=%(key)s",
     "bus key for Windows": f"{BUS}SharedAccessKey=%BUS_KEY%",
-    "SAS in angles": f"{BLOB}/c?se=2030&sig=<signature>",
-    "SAS in dots": f"{BLOB}/c?se=2030&sig=...",
     "SAS filled in": f'f"{BLOB}/c?se=2030&sig={{sig}}"',
     "sig of something else": f"sig={SIGNATURE}",
     "sig is a call": "sig=inspect.signature(f)",
     "sig in a sentence": f"sig=abcdef and se=1 apart, with sv=2: {SIGNATURE}",
-    "a longer name": f"design={SIGNATURE}&se=2030",
     "Redis without password": "redis://localhost:6379/0",
-    "Redis with user only": "redis://user@localhost",
     "Redis in braces": "redis://:{password}@host",
-    "Redis in angles": "redis://:<password>@host",
     "Redis by word": "redis://user:password@host",
-    "Redis in dots": "rediss://:...@host",
-    "Redis from the shell": "redis://:$REDIS_PASSWORD@host",
-    "Redis starred": "redis://:***@host",
-    "Redis of .NET in angles": "x.redis.cache.windows.net:6380,password=<key>,ssl=True",
     "Redis and an address": "redis://localhost:6379 or write to me@example.org",
-    "Redis, a path with @": "redis://localhost:6379/queue@1",
 }
 
 
@@ -149,20 +103,20 @@ ADVICE = (
 
 
 @pytest.mark.parametrize(("text", "kind"), SECRETS.values(), ids=SECRETS)
-def test_a_secret_in_a_file_is_refused(tmp_path: Path, text: str, kind: str) -> None:
-    """With file, line, kind and what to do instead; its text is not in the message."""
+def test_a_secret_is_told_by_its_shape(tmp_path: Path, text: str, kind: str) -> None:
     file = _written(tmp_path, f"import os\r\n\r\n    {text}  # ours\r\n")
     assert _refusal(file) == f"score.py:3 holds {kind}{ADVICE}"
+    assert is_secret("SETTING", text)
+    assert is_secret("APPLICATIONINSIGHTS_EXTRA", text)
 
 
 @pytest.mark.parametrize("text", HARMLESS.values(), ids=HARMLESS)
 def test_what_only_looks_like_a_secret_is_let_through(tmp_path: Path, text: str) -> None:
-    """Placeholders, code that fills one in, what is public, hashes."""
     check([_written(tmp_path, f"{text}\n"), _written(tmp_path, f'value = "{text}"\n', "b.py")])
+    assert not is_secret("SETTING", text)
 
 
 def test_all_places_are_named_at_once(tmp_path: Path) -> None:
-    """File by file, a kind once a line; of many the first ten, and how many more."""
     both = f"{SECRETS['Redis'][0]} {SECRETS['Service Bus'][0]} {SECRETS['Redis'][0]}\n"
     files = [_written(tmp_path, both, "a.py"), _written(tmp_path, f"\n{both}", "b.yml")]
     assert _refusal(*files) == (
@@ -194,30 +148,19 @@ def test_binary_and_large_files_are_not_searched(tmp_path: Path) -> None:
     assert _refusal(("text.csv", limit)).startswith("text.csv:1 holds")
 
 
-@pytest.mark.parametrize(
-    "piece", ["redis", "redis://", "sig=", "key=", "SharedAccessKey=", "AAAA", "password=,"]
-)
+@pytest.mark.parametrize("piece", ["redis://", "sig=", "SharedAccessKey=", "password=,"])
 def test_a_long_line_of_marks_is_searched_to_its_end(tmp_path: Path, piece: str) -> None:
-    """Minified code of a megabyte, at the end of which there is a secret."""
     secret = f' "{SECRETS["Service Bus"][0]}"'
     text = piece * ((MAX_BYTES - len(secret)) // len(piece)) + secret
     assert SHARED in _refusal(_written(tmp_path, text, "bundle.js"))
 
 
 def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
-    """With the system's reason."""
     path = tmp_path / "gone.py"
     assert _refusal(("gone.py", path)) == f"{path} cannot be read: No such file or directory."
 
 
-def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
-    """Nor does no file."""
-    check([_written(tmp_path, "")])
-    check([])
-
-
 def test_the_repository_raises_no_false_alarm() -> None:
-    """The examples, the entry scripts of the tests, the package and its documents."""
     folders = ("examples", "tests/entry_scripts", "scoring_runtime", "benchmarks", "deploy")
     found = [path for each in folders for path in (REPOSITORY / each).rglob("*") if path.is_file()]
     assert len(found) > 100
@@ -233,44 +176,22 @@ KEY, LOGIN, URL = "a private key", "a login", "a password in a URL (//user:…@)
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("id_rsa", KEY),
         ("keys/id_ed25519", KEY),
-        ("me.ppk", KEY),
         ("certs/Me.P12", KEY),
-        ("me.pfx", KEY),
         (".netrc", LOGIN),
-        ("_netrc", LOGIN),
-        (".pgpass", LOGIN),
-        (".pypirc", LOGIN),
-        ("a/.git-credentials", LOGIN),
         (".docker/config.json", LOGIN),
-        (".aws/credentials", LOGIN),
         ("home/.kube/config", LOGIN),
-        ("kubeconfig", LOGIN),
         ("kubeconfig-prod.yaml", LOGIN),
-        ("prod.kubeconfig", LOGIN),
     ],
 )
 def test_files_of_keys_and_logins_are_refused_by_their_name(
     name: str, kind: str, tmp_path: Path
 ) -> None:
-    """Whatever they hold; binary ones too."""
     _, path = _written(tmp_path, "\0")
     assert _refusal((name, path)) == f"{name} is {kind}{ADVICE}"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "id_rsa.pub",
-        "kubeconfig.py",
-        "kubeconfigs/a.md",
-        "config.json",
-        "docker/config.json",
-        "p12.py",
-        "netrc",
-    ],
-)
+@pytest.mark.parametrize("name", ["id_rsa.pub", "kubeconfig.py", "docker/config.json", "netrc"])
 def test_names_that_resemble_those_are_let_through(name: str, tmp_path: Path) -> None:
     check([(name, _written(tmp_path, "x = 1")[1])])
 
@@ -279,16 +200,10 @@ def test_names_that_resemble_those_are_let_through(name: str, tmp_path: Path) ->
     ("text", "kind"),
     [
         ("-----BEGIN RSA PRIVATE KEY-----", KEY),
-        ("-----BEGIN OPENSSH PRIVATE KEY-----", KEY),
-        ("-----BEGIN PRIVATE KEY-----", KEY),
         ('"private_key": "-----BEGIN PRIVATE KEY-----\\nMIIE\\n"', KEY),
         ("-----BEGIN PGP PRIVATE KEY BLOCK-----", KEY),
         ("PuTTY-User-Key-File-3: ssh-ed25519", KEY),
-        ("postgresql://user:pw@host/db", URL),
         ("mysql+pymysql://user:s3cr3t@host/db", URL),
-        ("mongodb+srv://user:s3cr3t@host", URL),
-        ("amqp://user:s3cr3t@host//", URL),
-        ("git+https://x-access-token:ghp_16C7e42F@github.com/a/b", URL),
         ("//registry.npmjs.org/:_authToken=npm_abcdef012345", "a token of a registry"),
         (f"aws_secret_access_key = {_base64(30)}", "an AWS secret key"),
         ("    client-key-data: LS0tLS1CRUdJTi", "a Kubernetes login"),
@@ -305,9 +220,7 @@ def test_keys_and_logins_are_refused_by_what_they_hold(
     "text",
     [
         "-----BEGIN PUBLIC KEY-----",
-        "-----BEGIN CERTIFICATE-----",
         'if text.startswith("-----BEGIN PRIVATE KEY-----"):',
-        "postgresql://user:password@host/db",
         "postgresql://{user}:{password}@host",
         "postgresql://user@host:5432/db@x",
         "amqp://guest:guest@localhost:5672//",
@@ -323,7 +236,6 @@ def test_what_only_resembles_a_key_or_login_is_let_through(text: str, tmp_path: 
 
 @pytest.mark.parametrize("name", ["prod.env", "conf/.env", "a.env.local", ".envrc", "x.tfvars"])
 def test_a_file_of_variables_with_secret_names_is_refused(name: str, tmp_path: Path) -> None:
-    """With the line and the name."""
     lines = ["# ours", "MODEL=ridge", "export DB_PASSWORD='hunter2'", "API_KEY = abc123", "TOKEN="]
     _, path = _written(tmp_path, "\n".join(lines))
     assert _refusal((name, path)) == (
@@ -342,29 +254,18 @@ def test_a_file_of_variables_without_secrets_is_let_through(line: str, tmp_path:
 @pytest.mark.parametrize(
     "name",
     [
-        "API_KEY",
         "api_key",
         "AZURE_CLIENT_SECRET",
-        "REDIS_PASSWORD",
-        "HF_TOKEN",
         "TriggerConnectionString",
-        "AZURE_STORAGE_CONNECTION_STRING",
         "SQL_CONNECTIONSTRING",
-        "MyConnectionString",
         "SAS",
-        "STORAGE_SAS",
         "storageSas",
         "Blob__clientSecret",
-        "apiKey",
-        "accountKey",
         "DbPassword",
-        "GITHUB_PWD",
         "SIGNING_KEYS",
-        "KEY",
     ],
 )
 def test_a_variable_is_secret_by_its_name(name: str) -> None:
-    """Whatever it holds, empty too."""
     assert is_secret(name, "s3cr3t")
     assert is_secret(name, "")
 
@@ -372,37 +273,16 @@ def test_a_variable_is_secret_by_its_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("MODEL", "ridge"),
-        ("THRESHOLD", "0.5"),
         ("MONKEY", "banana"),
         ("TOKENIZERS_PARALLELISM", "yes"),
-        ("KEYBOARD", "qwerty"),
-        ("PASSWORDLESS", "1"),
         ("KEY_VAULT_NAME", "vault"),
-        ("USE_TOKEN", "true"),
         ("REQUIRE_KEY", "False"),
-        ("DISATLAS", "x"),
+        ("MAX_TOKENS", "512"),
         ("APPLICATIONINSIGHTS_CONNECTION_STRING", INSIGHTS),
-        ("APPINSIGHTS_INSTRUMENTATIONKEY", "0f1e2d3c-0000-4000-8000-000000000001"),
         ("AML_APP_INSIGHTS_KEY", "0f1e2d3c-0000-4000-8000-000000000001"),
         ("TELEMETRY_CONNECTION_STRING", INSIGHTS),
-        ("STORAGE", "UseDevelopmentStorage=true"),
         ("", ""),
     ],
 )
 def test_a_variable_is_no_secret(name: str, value: str) -> None:
-    """Names that only resemble one, switches, Application Insights."""
     assert not is_secret(name, value)
-
-
-@pytest.mark.parametrize("text", [text for text, _ in SECRETS.values()], ids=SECRETS)
-def test_a_variable_is_secret_by_its_value(text: str) -> None:
-    """Under any name, also that of Application Insights."""
-    assert is_secret("SETTING", text)
-    assert is_secret("APPLICATIONINSIGHTS_EXTRA", text)
-
-
-@pytest.mark.parametrize("text", HARMLESS.values(), ids=HARMLESS)
-def test_a_variable_with_a_harmless_value_is_no_secret(text: str) -> None:
-    """The same table as for files."""
-    assert not is_secret("SETTING", text)

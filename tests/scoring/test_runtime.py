@@ -7,7 +7,7 @@ import gc
 import json
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,15 @@ import pytest
 
 from scoring_runtime import InputError, ScoringRequest, Settings, build
 from scoring_runtime.errors import (
-    EntryScriptContract,
     EntryScriptFailed,
     NotStarted,
-    QueueFull,
     RunFailed,
     ScoringRuntimeError,
 )
 from scoring_runtime.models.folder import model_path
 from scoring_runtime.scoring.runtime import Runtime, State, load
 
+pytestmark = pytest.mark.anyio
 PATIENCE = 20.0
 # Scripts in this process wait for and note things here.
 gate = threading.Event()
@@ -48,17 +47,19 @@ def settings(path: Path, **environ: str) -> Settings:
 
 
 @pytest.fixture
-def runtime(write_script: Any) -> Callable[..., Runtime]:
-    """``runtime(source, NAME="value")`` → a runtime for a script, not started."""
+async def runtime(write_script: Any) -> AsyncIterator[Callable[..., Runtime]]:
+    """``runtime(source, NAME="value")`` → a runtime for a script, started; stopped at the end."""
+    made: list[Runtime] = []
 
-    def make(source: str, **environ: str) -> Runtime:
-        return build(settings(write_script(f"{SHARED}\n{source}"), **environ))
+    def start(source: str, **environ: str) -> Runtime:
+        made.append(build(settings(write_script(f"{SHARED}\n{source}"), **environ)))
+        made[-1].start()
+        return made[-1]
 
-    return make
-
-
-def run(main: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(main, PATIENCE * 2))
+    yield start
+    gate.set()
+    for each in made:
+        await each.stop()
 
 
 async def scored(runtime: Runtime, body: bytes = b"", **request: Any) -> Any:
@@ -81,120 +82,80 @@ BAD_INIT = "def init():\n    gate.wait(20)\n    raise LookupError('no model')\nd
 # --- states ---------------------------------------------------------------------------------------
 
 
-def test_transitioning_until_init_is_done_then_healthy(runtime):
-    async def main() -> None:
-        core = runtime(SLOW_INIT)
-        assert core.state is State.TRANSITIONING
-        core.start()
-        assert core.wait_started(0.05) is False
-        assert core.state is State.TRANSITIONING
-        gate.set()
+async def test_transitioning_until_init_is_done_then_healthy(runtime):
+    core = runtime(SLOW_INIT)
+    assert core.state is State.TRANSITIONING
+    assert core.wait_started(0.05) is False
+    assert core.state is State.TRANSITIONING
+    gate.set()
+    await core.started()
+    assert core.state.value == "Healthy"
+    assert core.wait_started(0) is True
+
+
+async def test_failed_when_init_raises_and_every_request_is_told(runtime):
+    core = runtime(BAD_INIT)
+    waiting = asyncio.create_task(scored(core))
+    settled = asyncio.create_task(core.settled())
+    raw = asyncio.create_task(core.takes_any_method())
+    await asyncio.sleep(0.02)
+    gate.set()
+    with pytest.raises(EntryScriptFailed, match=r"^User's init function failed$") as raised:
         await core.started()
-        assert core.state.value == "Healthy"
-        assert core.wait_started(0) is True
-        await core.stop()
-
-    run(main())
-
-
-def test_failed_when_init_raises_and_every_request_is_told(runtime):
-    async def main() -> None:
-        core = runtime(BAD_INIT)
-        core.start()
-        waiting = asyncio.create_task(scored(core))
-        settled = asyncio.create_task(core.settled())
-        raw = asyncio.create_task(core.takes_any_method())
-        await asyncio.sleep(0.02)
-        gate.set()
-        with pytest.raises(EntryScriptFailed, match=r"^User's init function failed$") as raised:
-            await core.started()
-        assert isinstance(raised.value.__cause__, LookupError)
-        await settled
-        assert await raw is False
-        assert core.state is State.FAILED
-        for late in (waiting, scored(core)):
-            with pytest.raises(NotStarted):
-                await late
-        with pytest.raises(EntryScriptFailed):
-            core.wait_started(0)
-
-    run(main())
+    assert isinstance(raised.value.__cause__, LookupError)
+    await settled
+    assert await raw is False
+    assert core.state is State.FAILED
+    for late in (waiting, scored(core)):
+        with pytest.raises(NotStarted):
+            await late
+    with pytest.raises(EntryScriptFailed):
+        core.wait_started(0)
 
 
-def test_a_failed_start_that_some_only_waited_for_is_not_reported_as_forgotten(runtime, caplog):
+async def test_a_failed_start_that_some_waited_for_is_not_reported_twice(runtime, caplog):
     """asyncio's "exception was never retrieved" would be a second, misleading traceback."""
 
-    async def main() -> None:
-        core = runtime(BAD_INIT)
-        core.start()
-        leaves = asyncio.create_task(core.settled())
-        waits = [asyncio.create_task(core.settled()) for _ in range(3)]
-        await asyncio.sleep(0.01)
-        leaves.cancel()
-        gate.set()
-        await asyncio.gather(*waits)
-        await asyncio.sleep(0.01)
-
-    run(main())
+    core = runtime(BAD_INIT)
+    leaves = asyncio.create_task(core.settled())
+    waits = [asyncio.create_task(core.settled()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    leaves.cancel()
+    gate.set()
+    await asyncio.gather(*waits)
+    await asyncio.sleep(0.01)
     gc.collect()
     assert [each.getMessage() for each in caplog.records if each.name == "asyncio"] == []
 
 
-def test_on_started_tells_of_success_and_failure(runtime):
-    async def main() -> None:
-        for source in (SLOW_INIT, BAD_INIT):
-            gate.clear()
-            told: list[Any] = []
-            core = runtime(source)
-            core.on_started(told.append)
-            core.start()
-            await asyncio.sleep(0.01)
-            assert told == []
-            gate.set()
-            await core.settled()
-            while not told:
-                await asyncio.sleep(0.002)
-            (future,) = told
-            assert (future.exception() is None) is (source is SLOW_INIT)
-
-    run(main())
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        (ECHO, False),
-        ("from scoring_runtime import rawhttp\n@rawhttp\n" + ECHO.partition("\n")[2], False),
-    ],
-    ids=["text", "raw without init"],
-)
-def test_takes_any_method_is_false_for_text_and_for_what_cannot_start(runtime, source, expected):
-    async def main() -> None:
+async def test_on_started_tells_of_success_and_failure(runtime):
+    for source in (SLOW_INIT, BAD_INIT):
+        gate.clear()
+        told: list[Any] = []
         core = runtime(source)
-        core.start()
-        assert await core.takes_any_method() is expected
-        await core.stop()
-
-    run(main())
-
-
-def test_takes_any_method_waits_for_init_and_is_true_for_rawhttp(runtime):
-    async def main() -> None:
-        core = runtime(
-            "from scoring_runtime import rawhttp\n"
-            "def init(): gate.wait(20)\n"
-            "@rawhttp\ndef run(request): return request.method"
-        )
-        core.start()
-        asked = asyncio.create_task(core.takes_any_method())
-        await asyncio.sleep(0.02)
-        assert not asked.done()
+        core.on_started(told.append)
+        await asyncio.sleep(0.01)
+        assert told == []
         gate.set()
-        assert await asked is True
-        assert await scored(core, method="OPTIONS") == "OPTIONS"
-        await core.stop()
+        await core.settled()
+        while not told:
+            await asyncio.sleep(0.002)
+        (future,) = told
+        assert (future.exception() is None) is (source is SLOW_INIT)
 
-    run(main())
+
+async def test_takes_any_method_waits_for_init_and_is_true_for_rawhttp(runtime):
+    core = runtime(
+        "from scoring_runtime import rawhttp\n"
+        "def init(): gate.wait(20)\n"
+        "@rawhttp\ndef run(request): return request.method"
+    )
+    asked = asyncio.create_task(core.takes_any_method())
+    await asyncio.sleep(0.02)
+    assert not asked.done()
+    gate.set()
+    assert await asked is True
+    assert await scored(core, method="OPTIONS") == "OPTIONS"
 
 
 # --- load -----------------------------------------------------------------------------------------
@@ -213,176 +174,78 @@ def test_load_imports_calls_init_once_and_makes_the_model_folder_known(write_scr
         assert model_path(file="model.txt") == tmp_path / "model.txt"
 
 
-@pytest.mark.parametrize(
-    ("source", "error", "text"),
-    [
-        ("raise OSError('disk')", EntryScriptFailed, r"Importing the entry script .*score\.py"),
-        ("def run(data): pass", EntryScriptContract, r"does not have a init\(\) function"),
-        (
-            "async def init(): raise KeyError(1)\ndef run(data): pass",
-            EntryScriptFailed,
-            "^User's init function",
-        ),
-    ],
-)
-def test_what_cannot_start_says_why(runtime, source, error, text):
-    async def main() -> None:
-        core = runtime(source)
-        core.start()
-        with pytest.raises(error, match=text):
-            await core.started()
-        assert core.state is State.FAILED
-
-    run(main())
-
-
-def test_a_preloaded_invocation_is_used_and_init_not_run_again(write_script):
+async def test_a_preloaded_invocation_is_used_and_init_not_run_again(write_script):
     """WORKER_PRELOAD: what the parent loaded serves in the scoring thread of each worker."""
     path = write_script(
         f"{SHARED}\ndef init(): notes.append('init')\n"
         "def run(data): return threading.current_thread().name"
     )
-    with asyncio.Runner() as runner:
-        preloaded = load(settings(path), runner)
 
-    async def main() -> None:
-        core = build(settings(path), preloaded)
-        core.start()
-        assert await scored(core) == "scoring-0"
-        assert core.documents.get("2")
-        await core.stop()
+    def in_the_parent() -> Any:
+        with asyncio.Runner() as runner:
+            return load(settings(path), runner)
 
-    run(main())
+    core = build(settings(path), await asyncio.to_thread(in_the_parent))
+    core.start()
+    assert await scored(core) == "scoring-0"
+    assert core.documents.get("2")
+    await core.stop()
     assert notes == ["init"]
 
 
 # --- settings reach the scoring thread ------------------------------------------------------------
 
 
-def test_init_and_run_share_the_scoring_thread(runtime):
-    async def main() -> None:
-        core = runtime(
-            "def init(): notes.append(threading.get_ident())\n"
-            "def run(data): return threading.get_ident()"
-        )
-        core.start()
-        answers = await asyncio.gather(*(scored(core) for _ in range(50)))
-        assert set(answers) == set(notes)
-        assert threading.get_ident() not in answers
-        await core.stop()
-
-    run(main())
+async def test_scoring_concurrency_runs_as_many_at_a_time(runtime):
+    core = runtime(
+        "barrier = threading.Barrier(3)\ndef init(): pass\ndef run(data): return barrier.wait(20)",
+        SCORING_CONCURRENCY="3",
+    )
+    assert sorted(await asyncio.gather(*(scored(core) for _ in range(3)))) == [0, 1, 2]
 
 
-def test_scoring_concurrency_runs_as_many_at_a_time(runtime):
-    async def main() -> None:
-        core = runtime(
-            "barrier = threading.Barrier(3)\n"
-            "def init(): pass\n"
-            "def run(data): return barrier.wait(20)",
-            SCORING_CONCURRENCY="3",
-        )
-        core.start()
-        assert sorted(await asyncio.gather(*(scored(core) for _ in range(3)))) == [0, 1, 2]
-        await core.stop()
-
-    run(main())
-
-
-def test_scoring_queue_size_refuses_what_is_beyond_it(runtime):
-    async def main() -> None:
-        core = runtime(
-            "def init(): pass\ndef run(data):\n    notes.append(data)\n    return gate.wait(20)",
-            SCORING_QUEUE_SIZE="2",
-        )
-        core.start()
-        calls = [asyncio.create_task(scored(core))]
-        await soon(lambda: len(notes) == 1)
-        calls += [asyncio.create_task(scored(core)) for _ in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFull):
-            await scored(core)
-        gate.set()
-        assert await asyncio.gather(*calls) == [True] * 3
-        await core.stop()
-
-    run(main())
-
-
-def test_stop_waits_scoring_shutdown_seconds_unless_told_otherwise(runtime):
-    async def main() -> None:
-        core = runtime(
-            "def init(): pass\ndef run(data): return gate.wait(20)", SCORING_SHUTDOWN_SECONDS="0.2"
-        )
-        core.start()
-        call = asyncio.create_task(scored(core))
-        await asyncio.sleep(0.02)
-        for seconds, least in ((None, 0.19), (0, 0)):
-            started = time.monotonic()
-            await core.stop(seconds)
-            assert least <= time.monotonic() - started < 5
-        call.cancel()
-
-    run(main())
+async def test_stop_waits_scoring_shutdown_seconds_unless_told_otherwise(runtime):
+    core = runtime(
+        "def init(): pass\ndef run(data): return gate.wait(20)", SCORING_SHUTDOWN_SECONDS="0.2"
+    )
+    call = asyncio.create_task(scored(core))
+    await asyncio.sleep(0.02)
+    for seconds, least in ((None, 0.19), (0, 0)):
+        started = time.monotonic()
+        await core.stop(seconds)
+        assert least <= time.monotonic() - started < 5
+    call.cancel()
 
 
 # --- async scripts --------------------------------------------------------------------------------
 
 
-def test_async_init_and_async_run_share_a_loop_of_the_scoring_thread(runtime):
+async def test_async_init_and_async_run_share_a_loop_of_the_scoring_thread(runtime):
     """A lock, a client or a queue made in init() can be awaited in run()."""
 
-    async def main() -> None:
-        core = runtime(
-            "async def init():\n"
-            "    global lock, home\n"
-            "    await asyncio.sleep(0.01)\n"
-            "    lock, home = asyncio.Lock(), asyncio.get_running_loop()\n"
-            "async def run(data):\n"
-            "    async with lock:\n"
-            "        await asyncio.sleep(0)\n"
-            "        return [data, asyncio.get_running_loop() is home, threading.get_ident()]\n"
-        )
-        core.start()
-        answers = await asyncio.gather(*(scored(core, b"%d" % n) for n in range(20)))
-        assert [answer[:2] for answer in answers] == [[str(n), True] for n in range(20)]
-        assert threading.get_ident() not in {answer[2] for answer in answers}
-        await core.stop()
-
-    run(main())
+    core = runtime(
+        "async def init():\n"
+        "    global lock, home\n"
+        "    await asyncio.sleep(0.01)\n"
+        "    lock, home = asyncio.Lock(), asyncio.get_running_loop()\n"
+        "async def run(data):\n"
+        "    async with lock:\n"
+        "        await asyncio.sleep(0)\n"
+        "        return [data, asyncio.get_running_loop() is home, threading.get_ident()]\n"
+    )
+    answers = await asyncio.gather(*(scored(core, b"%d" % n) for n in range(20)))
+    assert [answer[:2] for answer in answers] == [[str(n), True] for n in range(20)]
+    assert threading.get_ident() not in {answer[2] for answer in answers}
 
 
-def test_async_init_with_a_sync_run(runtime):
-    async def main() -> None:
-        core = runtime(
-            "async def init():\n"
-            "    await asyncio.sleep(0)\n"
-            "    notes.append(threading.get_ident())\n"
-            "def run(data): return threading.get_ident() == notes[0]"
-        )
-        core.start()
-        assert await scored(core) is True
-        await core.stop()
-
-    run(main())
-
-
-def test_async_runs_overlap(runtime):
-    async def main() -> None:
-        core = runtime(
-            "def init(): pass\n"
-            "async def run(data):\n"
-            "    notes.append(data)\n"
-            "    while len(notes) < 5:\n"
-            "        await asyncio.sleep(0.001)\n"
-            "    return data"
-        )
-        core.start()
-        answers = await asyncio.gather(*(scored(core, b"%d" % n) for n in range(5)))
-        assert answers == ["0", "1", "2", "3", "4"]
-        await core.stop()
-
-    run(main())
+async def test_async_init_with_a_sync_run(runtime):
+    core = runtime(
+        "async def init():\n"
+        "    await asyncio.sleep(0)\n"
+        "    notes.append(threading.get_ident())\n"
+        "def run(data): return threading.get_ident() == notes[0]"
+    )
+    assert await scored(core) is True
 
 
 # --- streams --------------------------------------------------------------------------------------
@@ -408,70 +271,32 @@ def stream(then: str = "pass", is_async: bool = False) -> str:
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_every_part_of_a_stream_is_made_in_the_scoring_thread(runtime, is_async):
-    async def main() -> None:
-        core = runtime(stream(is_async=is_async))
-        core.start()
-        response = await core.score(ScoringRequest(b"5"))
-        assert not isinstance(response.body, bytes)
-        assert [chunk async for chunk in core.chunks(response.body)] == [
-            b"0,", b"1,", b"2,", b"3,", b"4,",
-        ]  # fmt: skip
-        assert len(set(notes[:5])) == 1
-        assert notes[0] != threading.get_ident()
-        assert notes[5:] == [("closed", notes[0])]
-        await core.stop()
-
-    run(main())
+async def test_every_part_of_a_stream_is_made_in_the_scoring_thread(runtime, is_async):
+    core = runtime(stream(is_async=is_async))
+    response = await core.score(ScoringRequest(b"5"))
+    assert not isinstance(response.body, bytes)
+    assert [chunk async for chunk in core.chunks(response.body)] == [
+        b"0,", b"1,", b"2,", b"3,", b"4,",
+    ]  # fmt: skip
+    assert len(set(notes[:5])) == 1
+    assert notes[0] != threading.get_ident()
+    assert notes[5:] == [("closed", notes[0])]
 
 
-def test_a_stream_that_is_left_early_is_closed_in_the_scoring_thread(runtime):
+async def test_a_stream_that_is_left_early_is_closed_in_the_scoring_thread(runtime):
     """A generator's finally may close what belongs to that thread, and may take long."""
 
-    async def main() -> None:
-        core = runtime(stream())
-        core.start()
-        response = await core.score(ScoringRequest(b"5"))
-        chunks = core.chunks(response.body)
-        assert await anext(chunks) == b"0,"
-        home = notes[0]
-        await chunks.aclose()
-        assert home != threading.get_ident()
-        # Whatever holds the generator, it is the close that ends it, not the garbage collector.
-        del chunks, response
-        await soon(lambda: len(notes) == 2)
-        assert notes[1] == ("closed", home)
-        await core.stop()
-
-    run(main())
-
-
-def test_a_stream_goes_on_while_the_queue_is_full(runtime):
-    async def main() -> None:
-        core = runtime(
-            stream().replace(
-                "AMLResponse(parts", "gate.wait(20) if data == 'w' else AMLResponse(parts"
-            ),
-            SCORING_QUEUE_SIZE="1",
-        )
-        core.start()
-        response = await core.score(ScoringRequest(b"2"))
-        chunks = core.chunks(response.body)
-        assert await anext(chunks) == b"0,"
-        others = [asyncio.create_task(core.score(ScoringRequest(b"w")))]
-        await asyncio.sleep(0.02)
-        others.append(asyncio.create_task(core.score(ScoringRequest(b"w"))))
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFull):
-            await core.score(ScoringRequest(b"w"))
-        rest = asyncio.create_task(anext(chunks))
-        await asyncio.sleep(0)
-        gate.set()
-        assert await rest == b"1,"
-        await asyncio.gather(*others)
-        await core.stop()
-
-    run(main())
+    core = runtime(stream())
+    response = await core.score(ScoringRequest(b"5"))
+    chunks = core.chunks(response.body)
+    assert await anext(chunks) == b"0,"
+    home = notes[0]
+    await chunks.aclose()
+    assert home != threading.get_ident()
+    # Whatever holds the generator, it is the close that ends it, not the garbage collector.
+    del chunks, response
+    await soon(lambda: len(notes) == 2)
+    assert notes[1] == ("closed", home)
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["in parts", "whole"])
@@ -484,39 +309,29 @@ def test_a_stream_goes_on_while_the_queue_is_full(runtime):
         ("raise InputError('row 3 is bad')", InputError),
     ],
 )
-def test_an_error_in_a_stream_is_a_failed_run_and_the_service_goes_on(
+async def test_an_error_in_a_stream_is_a_failed_run_and_the_service_goes_on(
     runtime, caplog, then, error, whole
 ):
-    async def main() -> None:
-        core = runtime(stream(then))
-        core.start()
-        response = await core.score(ScoringRequest(b"5"))
-        assert not isinstance(response.body, bytes)
-        with pytest.raises(error) as raised:
-            if whole:
-                await core.whole(response.body)
-            else:
-                async for _ in core.chunks(response.body):
-                    pass
-        assert isinstance(raised.value, ScoringRuntimeError)
-        good = await core.score(ScoringRequest(b"2"))
-        assert await core.whole(good.body) == b"0,1,"
-        await core.stop()
-
-    run(main())
+    core = runtime(stream(then))
+    response = await core.score(ScoringRequest(b"5"))
+    assert not isinstance(response.body, bytes)
+    with pytest.raises(error) as raised:
+        if whole:
+            await core.whole(response.body)
+        else:
+            async for _ in core.chunks(response.body):
+                pass
+    assert isinstance(raised.value, ScoringRuntimeError)
+    good = await core.score(ScoringRequest(b"2"))
+    assert await core.whole(good.body) == b"0,1,"
     logged = [each.getMessage() for each in caplog.records if each.name.endswith("user_script")]
     assert any(then.split()[1].partition("(")[0] in each for each in logged) is (error is RunFailed)
 
 
-def test_whole_joins_a_stream_in_the_scoring_thread_and_leaves_bytes_alone(runtime):
-    async def main() -> None:
-        core = runtime(stream())
-        core.start()
-        assert await core.whole(b"as it is") == b"as it is"
-        response = await core.score(ScoringRequest(b"4"))
-        assert await core.whole(response.body) == b"0,1,2,3,"
-        assert len(set(notes[:4])) == 1
-        assert notes[0] != threading.get_ident()
-        await core.stop()
-
-    run(main())
+async def test_whole_joins_a_stream_in_the_scoring_thread_and_leaves_bytes_alone(runtime):
+    core = runtime(stream())
+    assert await core.whole(b"as it is") == b"as it is"
+    response = await core.score(ScoringRequest(b"4"))
+    assert await core.whole(response.body) == b"0,1,2,3,"
+    assert len(set(notes[:4])) == 1
+    assert notes[0] != threading.get_ident()

@@ -14,9 +14,6 @@ from scoring_runtime.errors import ConfigurationError, UnknownModel
 from scoring_runtime.scoring.served import Served, chosen, default, served
 from tests.models_for_tests import ModelHost, iris_estimator, saved
 
-SCRIPT = "def init(): pass\ndef run(data): return 'script'\n"
-OTHER_PROGRAM = "import sys\n\nif __name__ == '__main__':\n    sys.exit('some other program')\n"
-
 
 @pytest.fixture(autouse=True)
 def own_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -64,19 +61,6 @@ def test_without_a_script_each_version_of_each_model_is_served_in_numeric_order(
     ]
 
 
-@pytest.mark.parametrize(
-    ("source", "script"), [(SCRIPT, True), (OTHER_PROGRAM, False)], ids=["script", "other program"]
-)
-def test_main_py_is_the_script_only_when_it_knows_init_and_run(
-    source: str, script: bool, tmp_path: Path
-) -> None:
-    """A main.py of another program does not keep a model from being served."""
-    versions(tmp_path, "iris/1")
-    said = settings(tmp_path)
-    (tmp_path / "app" / "main.py").write_text(source)
-    assert (served(said)[0].folder is None) is script
-
-
 @pytest.mark.parametrize("content", ["nothing", "no model", "no folder"])
 def test_a_folder_without_a_model_leaves_it_to_the_script(content: str, tmp_path: Path) -> None:
     """Whose absence is what is told."""
@@ -118,8 +102,6 @@ def test_a_name_means_its_highest_version(wanted: str, identity: str) -> None:
         ("a:3", "The model a has no version '3'. It has: 1, 2."),
         ("a:", None),
         ("", "There is no model '' here. Served: a, b."),
-        ("A", "There is no model 'A' here. Served: a, b."),
-        ("a:01", "The model a has no version '01'. It has: 1, 2."),
     ],
 )
 def test_what_is_not_there_is_said_with_what_is(wanted: str, message: str | None) -> None:
@@ -134,6 +116,13 @@ def test_what_is_not_there_is_said_with_what_is(wanted: str, message: str | None
 def test_a_default_that_is_not_there_names_its_setting() -> None:
     with pytest.raises(ConfigurationError, match=r"SCORING_DEFAULT_MODEL is 'c'\. There is no"):
         default(THERE, Settings.from_environ({"SCORING_DEFAULT_MODEL": "c"}))
+
+
+def test_a_default_that_is_not_in_the_registry_is_refused_before_anything_is_loaded(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigurationError, match="SCORING_DEFAULT_MODEL is 'none'"):
+        served(settings(versions(tmp_path, "iris/1"), SCORING_DEFAULT_MODEL="none"))
 
 
 def test_several_names_have_no_default_of_their_own() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
 import pytest
-from werkzeug.wrappers import Request, Response
+from werkzeug.wrappers import Response
 
 from scoring_runtime.errors import ResponseNotSendable
 from scoring_runtime.messages import ScoringRequest
@@ -49,139 +48,66 @@ def lines(response: Response) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def test_rawhttp_marks_the_function_and_gives_it_back() -> None:
-    """A mark on the function, not a flag of the process: another function is not raw."""
+    """A mark on the function, not a flag of the process."""
 
     def run(request: object) -> object:
         return request
 
-    def other(request: object) -> object:
-        return request
-
     assert rawhttp(run) is run
     assert run.__dict__ == {RAW_MARK: True}
-    assert other.__dict__ == {}
 
 
 # --- AMLRequest -----------------------------------------------------------------------------------
 
 
-def test_the_request_is_werkzeugs() -> None:
-    """What is documented for Flask's request holds for it."""
-    request = asked()
-    assert isinstance(request, Request)
-    assert type(request) is AMLRequest
-
-
 @pytest.mark.keep
-def test_headers() -> None:
-    """Row 30: names in any case, latin-1 values, repeated lines joined."""
+def test_what_scripts_use_of_a_request() -> None:
+    """Row 30: names in any case, latin-1 values, repeated lines joined; the rest is werkzeug's."""
+    sent = ((b"x-id", b"7"), (b"accept", b"a/b"), (b"accept", b"c/d"), (b"x-latin", b"\xe9"))
     request = asked(
-        b"",
-        (b"x-id", b"7"),
-        (b"accept", b"a/b"),
-        (b"accept", b"c/d"),
-        (b"x-latin", b"\xe9"),
+        ALL_BYTES, *sent, (b"content-type", b"a/b"), query=b"a=1&b=x%20y&a=2", client="10.0.0.1"
     )
+    assert isinstance(request, AMLRequest)
     assert request.headers["X-Id"] == request.headers["x-id"] == "7"
     assert request.headers.get("Accept") == "a/b,c/d"
     assert request.headers["x-latin"] == "é"
-    assert "X-Missing" not in request.headers
-    assert dict(request.headers)["X-Id"] == "7"
-
-
-@pytest.mark.keep
-def test_args_and_query_string() -> None:
-    """Row 30: text by name, lists of repeats, the bytes as sent."""
-    request = asked(method="GET", query=b"a=1&b=x%20y&a=2&c=%C3%BC")
-    assert request.args["a"] == "1"
-    assert request.args.getlist("a") == ["1", "2"]
-    assert request.args.to_dict() == {"a": "1", "b": "x y", "c": "ü"}
-    assert request.args.get("n", 5, type=int) == 5
-    assert request.query_string == b"a=1&b=x%20y&a=2&c=%C3%BC"
-
-
-@pytest.mark.keep
-@pytest.mark.parametrize("data", [b"", ALL_BYTES, bytes(1_000_000)], ids=["empty", "all", "large"])
-def test_get_data_gives_the_bytes_again_and_again(data: bytes) -> None:
-    """Row 30: get_data() keeps what it read; ``data`` is the same; as text when asked."""
-    request = asked(data, (b"content-type", b"application/octet-stream"))
-    assert request.get_data() == data
-    assert request.data == data
-    assert request.get_data(False) == data
+    assert (request.args.getlist("a"), request.args["b"]) == (["1", "2"], "x y")
+    assert request.query_string == b"a=1&b=x%20y&a=2"
+    assert request.get_data() == request.data == request.get_data(False) == ALL_BYTES
     assert asked("ü".encode()).get_data(as_text=True) == "ü"
+    assert request.remote_addr == "10.0.0.1"
+    assert {each for each in request.environ if each.startswith("CONTENT") or "TYPE" in each} == {
+        "CONTENT_TYPE", "CONTENT_LENGTH"
+    }  # fmt: skip
+    assert request.environ["wsgi.version"] == (1, 0)
 
 
 @pytest.mark.keep
 @pytest.mark.parametrize(
-    ("headers", "more", "url"),
+    ("host", "scheme", "url", "server"),
     [
-        ([(b"host", b"example.org")], {}, "http://example.org/score?a=1"),
-        ([(b"host", b"example.org:8080")], {}, "http://example.org:8080/score?a=1"),
-        ([(b"host", b"example.org")], {"scheme": "https"}, "https://example.org/score?a=1"),
-        ([(b"host", b"[::1]:5001")], {}, "http://[::1]:5001/score?a=1"),
-        ([(b"host", b"[::1]")], {}, "http://[::1]/score?a=1"),
-        ([], {}, "http://localhost/score?a=1"),
+        (b"example.org", "https", "https://example.org", ("example.org", "80")),
+        (b"example.org:8080", "http", "http://example.org:8080", ("example.org", "8080")),
+        (b"[::1]:5001", "http", "http://[::1]:5001", ("[::1]", "5001")),
+        (b"[::1]", "http", "http://[::1]", ("[::1]", "80")),
+        (None, "http", "http://localhost", ("localhost", "80")),
     ],
 )
-def test_url(headers: list[tuple[bytes, bytes]], more: dict[str, Any], url: str) -> None:
-    """Row 30: with the host, port and scheme that the client used."""
-    request = asked(b"", *headers, query=b"a=1", **more)
-    assert request.url == url
-    assert request.path == "/score"
-    assert request.full_path == "/score?a=1"
-    assert request.base_url == url.partition("?")[0]
+def test_url(host: bytes | None, scheme: str, url: str, server: tuple[str, str]) -> None:
+    """Row 30: with the host, port and scheme that the client used, unquoted as WSGI has it."""
+    headers = [(b"host", host)] if host else []
+    request = asked(b"", *headers, path="/a%2Fb%C3%BC%zz", query=b"a=1", scheme=scheme)
+    assert request.path == "/a/bü%zz"
+    assert request.url == f"{url}/a/bü%zz?a=1"
+    assert (request.environ["SERVER_NAME"], request.environ["SERVER_PORT"]) == server
 
 
-@pytest.mark.parametrize(
-    ("host", "name", "port"),
-    [
-        (b"example.org:8080", "example.org", "8080"),
-        (b"example.org", "example.org", "80"),
-        (b"[::1]:5001", "[::1]", "5001"),
-        (b"[::1]", "[::1]", "80"),
-    ],
-)
-def test_server_name_and_port(host: bytes, name: str, port: str) -> None:
-    """PEP 3333 asks for both."""
-    environ = asked(b"", (b"host", host)).environ
-    assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == (name, port)
-
-
-@pytest.mark.parametrize(
-    ("sent", "path"), [("/a%20b", "/a b"), ("/%C3%BC", "/ü"), ("/a%2Fb", "/a/b"), ("/%zz", "/%zz")]
-)
-def test_the_path_is_unquoted(sent: str, path: str) -> None:
-    """As any WSGI server does."""
-    assert asked(path=sent).path == path
-
-
-def test_a_request_without_a_body_has_no_length() -> None:
-    """As it was sent."""
+def test_the_length_is_that_of_the_body() -> None:
+    """Whatever the header said, of a compressed body for instance; none when none was said."""
+    assert asked(b"12345").content_length == 5
+    assert asked(b"12345", (b"content-length", b"99999")).content_length == 5
     assert asked(b"").content_length is None
     assert asked(b"", (b"content-length", b"0")).content_length == 0
-
-
-@pytest.mark.parametrize("said", [None, b"3", b"0", b"99999"])
-def test_the_length_is_that_of_the_body(said: bytes | None) -> None:
-    """Whatever the header said, of a compressed body for instance."""
-    headers = [(b"content-length", said)] if said else []
-    request = asked(b"12345", *headers)
-    assert request.content_length == 5
-    assert request.get_data() == b"12345"
-
-
-def test_the_client() -> None:
-    """For scripts that log it."""
-    assert asked(client="10.0.0.1").remote_addr == "10.0.0.1"
-
-
-def test_the_environment_is_that_of_pep_3333() -> None:
-    """Content-Type and Content-Length have no HTTP_ in front, everything else has."""
-    environ = asked(b"x", (b"content-type", b"a/b"), (b"x-a-b", b"1")).environ
-    assert environ["CONTENT_TYPE"] == "a/b"
-    assert environ["HTTP_X_A_B"] == "1"
-    assert not {"HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"} & set(environ)
-    assert environ["wsgi.version"] == (1, 0)
 
 
 # --- request_headers ------------------------------------------------------------------------------
@@ -195,7 +121,7 @@ def test_header_mapping() -> None:
     assert header_mapping(()) == {}
 
 
-@pytest.mark.parametrize("name", [b"x-5abc", b"dnt", b"te", b"x-ms-client-request-id", b"www-a1b2"])
+@pytest.mark.parametrize("name", [b"x-5abc", b"te"])
 def test_header_mapping_names_them_as_werkzeug_does(name: bytes) -> None:
     """request_headers of a text script and request.headers of a raw one agree."""
     assert header_mapping([(name, b"v")]) == dict(asked(b"", (name, b"v")).headers)
@@ -215,16 +141,12 @@ def test_a_name_with_an_underscore_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("message", "options", "body", "kind"),
     [
-        ("text", {}, b"text", HTML),
         ("grüße", {}, "grüße".encode(), HTML),
         (ALL_BYTES, {}, ALL_BYTES, HTML),
-        ("", {}, b"", HTML),
-        ('{"a": 1}', {}, b'{"a": 1}', HTML),
         (None, {}, b"{}", JSON),
         (None, {"json_str": True}, b"{}", JSON),
         ({"a": [1, "ü"]}, {"json_str": True}, b'{"a": [1, "\\u00fc"]}', JSON),
         ("text", {"json_str": True}, b'"text"', JSON),
-        ([], {"json_str": True}, b"[]", JSON),
     ],
 )
 def test_the_message_is_the_body(
@@ -233,21 +155,6 @@ def test_the_message_is_the_body(
     """Row 34: as it is; None and json_str give JSON."""
     response = AMLResponse(message, 200, **options)
     assert response_parts(response) == (body, (kind, FAILED_FALSE))
-
-
-@pytest.mark.keep
-@pytest.mark.parametrize("status", [200, 201, 204, 400, 404, 418, 503])
-def test_status_code(status: int) -> None:
-    """Row 34."""
-    assert AMLResponse("", status).status_code == status
-
-
-@pytest.mark.keep
-@pytest.mark.parametrize("failed", [True, False])
-def test_run_function_failed(failed: bool) -> None:
-    """Row 34: text, as HTTP has it."""
-    response = AMLResponse("", 200, run_function_failed=failed)
-    assert response.headers["x-ms-run-function-failed"] == str(failed)
 
 
 @pytest.mark.keep
@@ -262,7 +169,7 @@ def test_the_parameters_by_position() -> None:
 
 
 @pytest.mark.fix
-@pytest.mark.parametrize("name", ["Content-Type", "content-type", "CONTENT-TYPE", "Content-type"])
+@pytest.mark.parametrize("name", ["Content-Type", "content-type"])
 @pytest.mark.parametrize("message", ["text", None])
 def test_a_content_type_in_any_case_replaces_the_default(name: str, message: str | None) -> None:
     """Row 34: other spellings were added as a second line."""
@@ -274,7 +181,7 @@ def test_a_content_type_in_any_case_replaces_the_default(name: str, message: str
 @pytest.mark.keep
 @pytest.mark.parametrize(
     ("value", "parts"),
-    [("a", ["a"]), ("a, b,c", ["a", "b", "c"]), (" a ", ["a"]), ("a,,b", ["a", "", "b"])],
+    [("a, b,c", ["a", "b", "c"]), (" a ", ["a"]), ("a,,b", ["a", "", "b"])],
 )
 def test_header_values_are_split_at_commas(value: str, parts: list[str]) -> None:
     """Row 34: one line for each part, with the spaces around it gone."""
@@ -283,36 +190,12 @@ def test_header_values_are_split_at_commas(value: str, parts: list[str]) -> None
 
 @pytest.mark.fix
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("Set-Cookie", "a=1; Expires=Wed, 21 Oct 2015 07:28:00 GMT; Path=/"),
-        ("set-cookie", "a=1,2"),
-        ("Date", "Wed, 21 Oct 2015 07:28:00 GMT"),
-        ("Expires", "Wed, 21 Oct 2015 07:28:00 GMT"),
-        ("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT"),
-        ("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"),
-    ],
+    "name", ["Set-Cookie", "set-cookie", "Date", "Expires", "Last-Modified", "retry-after"]
 )
-def test_a_comma_that_belongs_to_the_value_does_not_split_it(name: str, value: str) -> None:
+def test_a_comma_that_belongs_to_the_value_does_not_split_it(name: str) -> None:
     """Row 34: dates and cookies broke."""
+    value = "a=1; Expires=Wed, 21 Oct 2015 07:28:00 GMT; Path=/"
     assert AMLResponse("", 200, {name: value}).headers.getlist(name) == [value]
-
-
-def test_header_values_need_not_be_text() -> None:
-    """A number is the text of it."""
-    assert AMLResponse("", 200, {"X-Count": 5}).headers["x-count"] == "5"
-
-
-def test_without_headers_nothing_is_shared() -> None:
-    """A header added to one response is not in the next."""
-    AMLResponse("", 200).headers["x-a"] = "1"
-    assert "x-a" not in AMLResponse("", 200).headers
-
-
-def test_a_line_break_cannot_get_into_a_header() -> None:
-    """Nobody can split the response."""
-    with pytest.raises(ValueError, match="newline"):
-        AMLResponse("", 200, {"x-a": "1\r\nset-cookie: b=2"})
 
 
 @pytest.mark.parametrize(
@@ -344,12 +227,6 @@ def test_a_status_that_ends_no_request_is_not_sendable(status: int) -> None:
 @pytest.mark.parametrize("value", ["a\tb", " padded ", "ü€", "1\n", ""])
 def test_headers_that_may_be_sent(value: str) -> None:
     assert response_parts(AMLResponse("", 200, {"x!#$%&'*+-.^_`|~9": value}))
-
-
-def test_what_json_does_not_have_raises_in_the_script() -> None:
-    """json_str is json.dumps, as in the old class."""
-    with pytest.raises(TypeError, match="set is not JSON serializable"):
-        AMLResponse({1}, 200, json_str=True)
 
 
 @pytest.mark.keep
@@ -402,7 +279,8 @@ def test_a_header_value_outside_latin_1_does_not_break_the_response() -> None:
     assert lines(AMLResponse("", 200, {"x-a": "世"}))[-1] == (b"x-a", b"?")
 
 
-def parts() -> Iterator[bytes | str]:
+def parts(started: list[bool]) -> Iterator[bytes | str]:
+    started.append(True)
     yield b"\x00one"
     yield "zwö"
     yield b""
@@ -410,26 +288,13 @@ def parts() -> Iterator[bytes | str]:
 
 @pytest.mark.keep
 def test_a_generator_streams() -> None:
-    """Row 35: an iterator of bytes, read when the host reads it."""
-    body, headers = response_parts(AMLResponse(parts(), 200))
+    """Row 35: an iterator of bytes, not begun before the host reads it."""
+    started: list[bool] = []
+    body, headers = response_parts(AMLResponse(parts(started), 200))
     assert isinstance(body, Iterator)
+    assert started == []
     assert list(body) == [b"\x00one", "zwö".encode(), b""]
     assert headers == (HTML, FAILED_FALSE)
-
-
-def test_a_generator_is_not_started_before_it_is_read() -> None:
-    """The host decides when."""
-    started = []
-
-    def watched() -> Iterator[bytes]:
-        started.append(True)
-        yield b"x"
-
-    body, _ = response_parts(AMLResponse(watched(), 200))
-    assert not isinstance(body, bytes)
-    assert started == []
-    assert b"".join(body) == b"x"
-    assert started == [True]
 
 
 def test_a_list_of_parts_is_one_body() -> None:
@@ -443,9 +308,3 @@ def test_a_file_streams() -> None:
     body, _ = response_parts(response)
     assert not isinstance(body, bytes)
     assert b"".join(body) == ALL_BYTES
-
-
-def test_a_response_is_json_to_those_who_read_it_as_such() -> None:
-    """get_json() of the response works in tests of scripts."""
-    response = AMLResponse({"a": 1}, 200, json_str=True)
-    assert response.get_json() == json.loads(response.get_data()) == {"a": 1}

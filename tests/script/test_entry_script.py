@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +16,6 @@ from scoring_runtime.errors import (
     EntryScriptContract,
     EntryScriptFailed,
     EntryScriptNotFound,
-    InputError,
     InputTooLarge,
     UndecodableInput,
     UnsupportedContentType,
@@ -65,177 +62,104 @@ async def _called(invocation: Invocation, request: ScoringRequest) -> Any:
 
 # --- good scripts ---------------------------------------------------------------------------------
 
-# name: source, kind, is it async; each answers b'{"data": 5}' with {"data": 5} as its kind has it
+RAW = "from scoring_runtime import rawhttp\n"
+TYPED = "@input_schema('data', StandardPythonParameterType(1))\n"
+BYTES = "(request): return request.get_data(as_text=True)"
+OBJECT = "(data): return {'data': data}"
+PLAIN_DECORATOR = (
+    "def timed(f):\n    def call(data): return f(data=data)\n    return call\n@timed\n"
+)
+WRAPPING = """
+import functools, logging
+def timed(f, logger=logging.getLogger("x")):
+    @functools.wraps(f)
+    def call(*args, **kwargs):
+        try:
+            logger.debug("x")
+            return f(*args, **kwargs)
+        except OSError:
+            return call(*args, **kwargs)
+    return call
+@timed
+"""
+BLOCKING = """
+import functools, threading, asyncio
+def blocking(f):
+    @functools.wraps(f)
+    def call(data):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(asyncio.run(f(data))))
+        thread.start()
+        thread.join()
+        return found[0]
+    return call
+@blocking
+"""
+
+# name: source beside init(), kind, is it async; each answers b'{"data": 5}' as its kind has it
 GOOD: dict[str, tuple[str, str, bool]] = {
-    "a function": (INIT + "def run(data): return data", "text", False),
-    "another name": (INIT + "def run(raw_input): return raw_input", "text", False),
-    "keyword only": (INIT + "def run(*, data): return data", "text", False),
+    "a function": ("def run(data): return data", "text", False),
+    "keyword only": ("def run(*, data): return data", "text", False),
     "further parameters with defaults": (
-        INIT + "def run(data, scale=1, *, more=None): return data if scale == 1 else None",
-        "text",
-        False,
+        "def run(data, scale=1, *, more=None): return data if scale == 1 else None", "text", False
     ),
-    "request_headers first": (INIT + "def run(request_headers, data): return data", "text", False),
+    "request_headers first": ("def run(request_headers, data): return data", "text", False),
     "lambdas": ("init = lambda: None\nrun = lambda data: data", "text", False),
-    "callable objects": (
-        "class Init:\n    def __call__(self): ...\n"
-        "class Run:\n    def __call__(self, data): return data\n"
-        "init, run = Init(), Run()",
-        "text",
-        False,
-    ),
-    "a partial": (
-        INIT + "import functools\ndef both(a, data): return data\nrun = functools.partial(both, 1)",
-        "text",
-        False,
-    ),
-    "a class": (INIT + "class run(str):\n    def __new__(cls, data): return data", "text", False),
-    "async def": (INIT + "async def run(data): return data", "text", True),
+    "a partial": ("import functools\ndef both(a, data): return data\n"
+                  "run = functools.partial(both, 1)", "text", False),
+    "a class": ("class run(str):\n    def __new__(cls, data): return data", "text", False),
+    "async def": ("async def run(data): return data", "text", True),
     "an object with async def __call__": (
-        INIT + "class Run:\n    async def __call__(self, data): return data\nrun = Run()",
-        "text",
-        True,
+        "class Run:\n    async def __call__(self, data): return data\nrun = Run()", "text", True
     ),
-    "a decorator with wraps": (
-        INIT + "import functools\n"
-        "def timed(f):\n    @functools.wraps(f)\n"
-        "    def call(*args, **kwargs): return f(*args, **kwargs)\n    return call\n"
-        "@timed\ndef run(data): return data",
-        "text",
-        False,
+    "a decorator with wraps": (WRAPPING + "def run(data): return data", "text", False),
+    "a decorator without wraps": (PLAIN_DECORATOR + "def run(data): return data", "text", False),
+    "wraps around async def": (WRAPPING + "async def run(data): return data", "text", True),
+    "no wraps around async def": (
+        PLAIN_DECORATOR + "async def run(data): return data", "text", True
     ),
-    "a decorator without wraps": (
-        INIT + "def timed(f):\n    def call(data): return f(data)\n    return call\n"
-        "@timed\ndef run(data): return data",
-        "text",
-        False,
+    "async decorator around def": (
+        PLAIN_DECORATOR.replace("def call", "async def call") + "def run(data): return data",
+        "text", True,
     ),
-    "a decorator with wraps around async def": (
-        INIT + "import functools\n"
-        "def timed(f):\n    @functools.wraps(f)\n"
-        "    def call(*args, **kwargs): return f(*args, **kwargs)\n    return call\n"
-        "@timed\nasync def run(data): return data",
-        "text",
-        True,
+    "a decorator that awaits by itself": (
+        BLOCKING + "async def run(data): return data", "text", True
     ),
-    "a decorator without wraps around async def": (
-        INIT + "def timed(f):\n    def call(data): return f(data)\n    return call\n"
-        "@timed\nasync def run(data): return data",
-        "text",
-        True,
-    ),
-    "an async decorator with wraps around def": (
-        INIT + "import functools\n"
-        "def timed(f):\n    @functools.wraps(f)\n"
-        "    async def call(data): return f(data)\n    return call\n"
-        "@timed\ndef run(data): return data",
-        "text",
-        True,
-    ),
-    "a decorator with wraps that awaits by itself": (
-        INIT + "import functools, threading, asyncio\n"
-        "def blocking(f):\n    @functools.wraps(f)\n"
-        "    def call(data):\n        found = []\n"
-        "        def work(): found.append(asyncio.run(f(data)))\n"
-        "        thread = threading.Thread(target=work)\n"
-        "        thread.start()\n        thread.join()\n        return found[0]\n"
-        "    return call\n"
-        "@blocking\nasync def run(data): return data",
-        "text",
-        True,
-    ),
-    "rawhttp": (
-        INIT + "from scoring_runtime import rawhttp\n"
-        "@rawhttp\ndef run(request): return request.get_data(as_text=True)",
-        "raw",
-        False,
-    ),
+    "rawhttp": (RAW + "@rawhttp\ndef run" + BYTES, "raw", False),
     "rawhttp by an old name": (
-        INIT + "from azureml.contrib.services.aml_request import rawhttp\n"
-        "@rawhttp\ndef run(request): return request.get_data(as_text=True)",
-        "raw",
-        False,
-    ),
-    "rawhttp with request_headers": (
-        INIT + "from scoring_runtime import rawhttp\n"
-        "@rawhttp\ndef run(request, request_headers): return request.get_data(as_text=True)",
-        "raw",
-        False,
+        "from azureml.contrib.services.aml_request import rawhttp\n@rawhttp\ndef run" + BYTES,
+        "raw", False,
     ),
     "rawhttp below a decorator without wraps": (
-        INIT + "from scoring_runtime import rawhttp\n"
-        "def timed(f):\n    def call(request): return f(request)\n    return call\n"
-        "@timed\n@rawhttp\ndef run(request): return request.get_data(as_text=True)",
-        "raw",
-        False,
+        RAW + PLAIN_DECORATOR.replace("data", "request") + "@rawhttp\ndef run" + BYTES, "raw", False
     ),
-    "rawhttp async": (
-        INIT + "from scoring_runtime import rawhttp\n"
-        "@rawhttp\nasync def run(request): return request.get_data(as_text=True)",
-        "raw",
-        True,
-    ),
+    "rawhttp async": (RAW + "@rawhttp\nasync def run" + BYTES, "raw", True),
     "rawhttp on another function": (
-        INIT + "from scoring_runtime import rawhttp\n"
-        "@rawhttp\ndef other(request): ...\ndef run(data): return data",
-        "text",
-        False,
+        RAW + "@rawhttp\ndef other(request): ...\ndef run(data): return data", "text", False
     ),
-    "input_schema": (
-        SCHEMA_IMPORTS + INIT + "@input_schema('data', StandardPythonParameterType(1))\n"
-        "def run(data): return {'data': data}",
-        "schema",
-        False,
-    ),
+    "input_schema": (SCHEMA_IMPORTS + TYPED + "def run" + OBJECT, "schema", False),
     "output_schema alone": (
-        SCHEMA_IMPORTS + INIT + "@output_schema(StandardPythonParameterType({'data': 1}))\n"
-        "def run(data): return {'data': data}",
-        "schema",
-        False,
+        SCHEMA_IMPORTS + "@output_schema(StandardPythonParameterType({'data': 1}))\ndef run"
+        + OBJECT, "schema", False,
     ),
-    "both schemas, with headers and a default": (
-        SCHEMA_IMPORTS + INIT + "@input_schema('data', StandardPythonParameterType(1))\n"
-        "@output_schema(StandardPythonParameterType({'data': 1}))\n"
-        "def run(data, request_headers, more=2): return {'data': data} if more == 2 else None",
-        "schema",
-        False,
+    "input_schema, headers and a default": (
+        SCHEMA_IMPORTS + TYPED + "def run(data, request_headers, more=2):\n"
+        "    return {'data': data} if more == 2 else None", "schema", False,
     ),
-    "input_schema below a decorator with a logger": (
-        SCHEMA_IMPORTS + INIT + "import functools, logging\n"
-        "def logged(logger):\n    def decorate(f):\n        @functools.wraps(f)\n"
-        "        def call(*a, **k):\n            logger.debug('x')\n            return f(*a, **k)\n"
-        "        return call\n    return decorate\n"
-        "@logged(logging.getLogger('x'))\n@input_schema('data', StandardPythonParameterType(1))\n"
-        "def run(data): return {'data': data}",
-        "schema",
-        False,
+    "input_schema below wraps": (
+        SCHEMA_IMPORTS + WRAPPING + TYPED + "def run" + OBJECT, "schema", False
     ),
-    "input_schema below a decorator without wraps": (
-        SCHEMA_IMPORTS + INIT + "def timed(f):\n    def call(data): return f(data=data)\n"
-        "    return call\n"
-        "@timed\n@input_schema('data', StandardPythonParameterType(1))\n"
-        "def run(data): return {'data': data}",
-        "schema",
-        False,
+    "input_schema below no wraps": (
+        SCHEMA_IMPORTS + PLAIN_DECORATOR + TYPED + "def run" + OBJECT, "schema", False
     ),
-    "input_schema below a decorator that calls itself": (
-        SCHEMA_IMPORTS + INIT + "import functools\n"
-        "def retried(f):\n    @functools.wraps(f)\n    def call(*a, **k):\n"
-        "        try: return f(*a, **k)\n        except OSError: return call(*a, **k)\n"
-        "    return call\n"
-        "@retried\n@input_schema('data', StandardPythonParameterType(1))\n"
-        "def run(data): return {'data': data}",
-        "schema",
-        False,
-    ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", GOOD)
 def test_good_scripts(case: str, write_script: WriteScript) -> None:
     """The kind is chosen at load, and one call gives run() what its kind gets."""
     source, kind, is_async = GOOD[case]
-    script = loaded(write_script(source))
+    script = loaded(write_script(INIT + source))
     assert (script.kind, script.is_async) == (kind, is_async)
     assert script.schema_decorated is (kind == "schema")
     request = ScoringRequest(b'{"data": 5}', JSON)
@@ -255,7 +179,6 @@ RAW_AND_SCHEMA = "run() cannot be decorated with both @rawhttp and @input_schema
 BAD = {
     "no init": ("def run(data): ...", NO_INIT),
     "no run": (INIT, NO_RUN),
-    "nothing": ("", NO_INIT),
     "init is not callable": ("init = 1\ndef run(data): ...", NO_INIT),
     "run is not callable": (INIT + "run = 'model'", NO_RUN),
     "positional only": (INIT + "def run(data, /): ...", STARS),
@@ -263,35 +186,17 @@ BAD = {
     "star kwargs": (INIT + "def run(data, **kwargs): ...", STARS),
     "no parameter": (INIT + "def run(): ...", NO_DATA),
     "only request_headers": (INIT + "def run(request_headers): ...", ONLY_HEADERS),
-    "a decorator with stars, without wraps": (
-        INIT + "def timed(f):\n    def call(*a, **k): return f(*a, **k)\n    return call\n"
-        "@timed\ndef run(data): ...",
-        STARS,
-    ),
-    "schema with stars": (
-        SCHEMA_IMPORTS + INIT + "@input_schema('data', StandardPythonParameterType(1))\n"
-        "def run(data, **more): ...",
-        STARS,
-    ),
-    "rawhttp without a parameter": (
-        INIT + "from scoring_runtime import rawhttp\n@rawhttp\ndef run(): ...",
-        NO_DATA,
-    ),
+    "rawhttp without a parameter": (INIT + RAW + "@rawhttp\ndef run(): ...", NO_DATA),
     "two parameters": (
         INIT + "def run(data, scale): ...",
         "run() gets its input as 'data'; its other parameters need defaults, but 'scale' has none. "
         "Declare typed arguments with @input_schema.",
     ),
     "rawhttp and schema": (
-        SCHEMA_IMPORTS + INIT + "from scoring_runtime import rawhttp\n"
-        "@rawhttp\n@input_schema('data', StandardPythonParameterType(1))\ndef run(data): ...",
-        RAW_AND_SCHEMA,
+        SCHEMA_IMPORTS + INIT + RAW + "@rawhttp\n" + TYPED + "def run(data): ...", RAW_AND_SCHEMA
     ),
-    "a signature that cannot be read": (
-        INIT + "run = type",
-        "The parameters of run() cannot be read: ",
-    ),
-}
+    "no signature": (INIT + "run = type", "The parameters of run() cannot be read: "),
+}  # fmt: skip
 
 
 @pytest.mark.keep
@@ -302,21 +207,15 @@ def test_bad_scripts_are_refused_at_start(case: str, write_script: WriteScript) 
     path = write_script(source)
     with pytest.raises(EntryScriptContract) as caught:
         loaded(path)
-    expected = message.format(path=path)
-    if expected.endswith(": "):
-        assert str(caught.value).startswith(expected)
-    else:
-        assert str(caught.value) == expected
+    expected, said = message.format(path=path), str(caught.value)
+    assert said.startswith(expected) if expected.endswith(": ") else said == expected
 
 
 @pytest.mark.parametrize(
     ("source", "cause"),
     [
         ("import no_such_package", "No module named 'no_such_package'"),
-        ("1 / 0", "division by zero"),
-        ("def run(:", "invalid syntax (score.py, line 1)"),
         ("import sys; sys.exit(2)", "2"),
-        ("raise KeyboardInterrupt('stop')", "stop"),
         ("x = '\0'", "source code string cannot contain null bytes"),
     ],
 )
@@ -343,30 +242,25 @@ def test_relative_to_the_app_root_or_absolute(write_script: WriteScript, tmp_pat
         assert answer(script, ScoringRequest(b"")) == str(path)
 
 
-@pytest.mark.parametrize(
-    ("folder", "content"),
-    [
-        ("", "contains: empty, main.py, other.py."),
-        ("empty", "contains: nothing."),
-        ("missing", "does not exist."),
-    ],
-)
-def test_no_such_script(
-    folder: str, content: str, write_script: WriteScript, tmp_path: Path
-) -> None:
+def test_no_such_script(write_script: WriteScript, tmp_path: Path) -> None:
     """The message shows what is in the folder instead."""
     write_script("", "main.py")
     write_script("", "other.py")
     (tmp_path / "empty").mkdir()
-    path = tmp_path / folder / "score.py"
-    with pytest.raises(EntryScriptNotFound) as caught:
-        loaded(path)
-    message = str(caught.value)
-    assert message.startswith(
-        f"No such file or directory: the entry script {path} (AZUREML_ENTRY_SCRIPT or "
-        "--entry-script)."
-    )
-    assert message.endswith(f"{path.parent} {content}")
+    contents = {
+        "": "contains: empty, main.py, other.py.",
+        "empty": "contains: nothing.",
+        "missing": "does not exist.",
+    }
+    for folder, content in contents.items():
+        path = tmp_path / folder / "score.py"
+        with pytest.raises(EntryScriptNotFound) as caught:
+            loaded(path)
+        assert str(caught.value).startswith(
+            f"No such file or directory: the entry script {path} (AZUREML_ENTRY_SCRIPT or "
+            "--entry-script)."
+        )
+        assert str(caught.value).endswith(f"{path.parent} {content}")
 
 
 @pytest.mark.keep
@@ -393,23 +287,12 @@ def test_no_main(tmp_path: Path) -> None:
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize(
-    ("source", "cause"),
-    [
-        ("import no_such_package", ModuleNotFoundError),
-        ("1 / 0", ZeroDivisionError),
-        ("import sys; sys.exit(1)", SystemExit),
-    ],
-)
-def test_main_that_fails(
-    source: str, cause: type[BaseException], write_script: WriteScript, tmp_path: Path
-) -> None:
+def test_main_that_fails(write_script: WriteScript, tmp_path: Path) -> None:
     """A package that main.py does not find is not taken for main.py itself."""
-    write_script(source, "main.py")
-    with pytest.raises(EntryScriptFailed) as caught:
+    write_script("import no_such_package", "main.py")
+    with pytest.raises(EntryScriptFailed, match=r"^Importing main\.py failed$") as caught:
         entry_script.load(Settings.from_environ({"AML_APP_ROOT": str(tmp_path)}))
-    assert str(caught.value) == "Importing main.py failed"
-    assert type(caught.value.__cause__) is cause
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
 # --- what it sees ---------------------------------------------------------------------------------
@@ -424,12 +307,8 @@ def test_the_module(write_script: WriteScript, monkeypatch: pytest.MonkeyPatch) 
         "import os\ndef init(): ...\n"
         "def run(data): return [__name__, __file__, os.getcwd(), __name__ == '__main__']"
     )
-    assert answer(loaded(path), ScoringRequest(b"")) == [
-        "entry_module",
-        str(path),
-        str(elsewhere),
-        False,
-    ]
+    seen = answer(loaded(path), ScoringRequest(b""))
+    assert seen == ["entry_module", str(path), str(elsewhere), False]
 
 
 @pytest.mark.fix
@@ -444,20 +323,13 @@ def test_siblings_can_be_imported(write_script: WriteScript, tmp_path: Path) -> 
         "def run(data): return [unit_sibling.where, unit_of_root.where, unit_of_source.where]",
         "app/sub/score.py",
     )
-    before = list(sys.path)
-    settings = Settings.from_environ(
-        {
-            "AML_APP_ROOT": str(tmp_path / "app"),
-            "AZUREML_ENTRY_SCRIPT": "sub/score.py",
-            "AZUREML_SOURCE_DIRECTORY": "src",
-        }
-    )
-    script = entry_script.load(settings)
-    assert answer(script, ScoringRequest(b"")) == ["beside", "root", "source"]
-    app = tmp_path / "app"
-    assert sys.path == [*before, str(app), str(app / "src"), str(app / "sub")]
-    entry_script.load(settings)
-    assert sys.path == [*before, str(app), str(app / "src"), str(app / "sub")]
+    before, app = list(sys.path), tmp_path / "app"
+    said = {"AML_APP_ROOT": str(app), "AZUREML_SOURCE_DIRECTORY": "src"}
+    settings = Settings.from_environ({**said, "AZUREML_ENTRY_SCRIPT": "sub/score.py"})
+    for _ in range(2):
+        script = entry_script.load(settings)
+        assert answer(script, ScoringRequest(b"")) == ["beside", "root", "source"]
+        assert sys.path == [*before, str(app), str(app / "src"), str(app / "sub")]
 
 
 def test_dataclasses_with_future_annotations(write_script: WriteScript) -> None:
@@ -508,21 +380,11 @@ def test_driver_module(inner_has_run: bool, write_script: WriteScript) -> None:
 
 
 @pytest.mark.keep
-@pytest.mark.parametrize("value", ["None", "'text'", "type('Fake', (), {'run': print})()"])
-def test_a_driver_module_that_is_no_module_is_ignored(
-    value: str, write_script: WriteScript
-) -> None:
+def test_a_driver_module_that_is_no_module_is_ignored(write_script: WriteScript) -> None:
     """Row 14."""
-    path = write_script(f"driver_module = {value}\n{INIT}def run(data): return 'own'")
+    fake = "driver_module = type('Fake', (), {'run': print})()"
+    path = write_script(f"{fake}\n{INIT}def run(data): return 'own'")
     assert answer(loaded(path), ScoringRequest(b"")) == "own"
-
-
-def test_two_scripts_in_one_process(write_script: WriteScript) -> None:
-    """The second is not the first: each call reaches its own."""
-    one = loaded(write_script(INIT + "def run(data): return 'one'", "one.py"))
-    two = loaded(write_script(INIT + "def run(data): return 'two'", "two.py"))
-    assert answer(two, ScoringRequest(b"")) == "two"
-    assert answer(one, ScoringRequest(b"")) == "one"
 
 
 def test_schemas_do_not_leak_into_the_next_script(write_script: WriteScript) -> None:
@@ -577,16 +439,12 @@ def test_the_log_says_how_run_is_called(
     caplog.set_level("INFO", "azmlinfsrv")
     path = write_script(INIT + "def run(data): ...")
     loaded(path)
-    raw = INIT + "from scoring_runtime import rawhttp\n@rawhttp\ndef run(request): ..."
-    loaded(write_script(raw, "raw.py"))
     typed = "@input_schema('a', StandardPythonParameterType(1))\n"
     typed += "def run(a, b=1, request_headers={}): ..."
     loaded(write_script(SCHEMA_IMPORTS + INIT + typed, "typed.py"))
     assert [record.getMessage() for record in caplog.records] == [
         f"Found user script at {path}",
         "run() is not decorated. Server will invoke it with the input in JSON string.",
-        f"Found user script at {path.parent / 'raw.py'}",
-        "run() is decorated with @rawhttp. Server will invoke it with the request object.",
         f"Found user script at {path.parent / 'typed.py'}",
         "run() is decorated with @input_schema. Server will invoke it with the following "
         "arguments: a, b.",
@@ -602,32 +460,17 @@ def text(write_script: WriteScript) -> EntryScript:
     return loaded(write_script(INIT + "def run(data): return data"), SCORING_MAX_BODY_BYTES="100")
 
 
-@pytest.mark.keep
-@pytest.mark.parametrize(
-    "headers",
-    [
-        (),
-        JSON,
-        ((b"content-type", b"text/plain; charset=latin-1"),),
-        ((b"content-type", b"application/octet-stream"),),
-    ],
-)
-def test_the_body_is_utf8_text_whatever_its_type(text: EntryScript, headers: Any) -> None:
-    """Row 22."""
-    assert text.arguments(ScoringRequest("\ufeffgrüße".encode(), headers)) == {
-        "data": "\ufeffgrüße"
-    }
-    assert text.arguments(ScoringRequest(b"", headers)) == {"data": ""}
-
-
 @pytest.mark.fix
 @pytest.mark.parametrize(
-    "kind", [b"application/x-www-form-urlencoded", b"multipart/form-data; b=x"]
-)
-def test_forms_are_text_too(text: EntryScript, kind: bytes) -> None:
-    """Row 23: the body was lost."""
-    request = ScoringRequest(b"a=1&b=2", ((b"content-type", kind),))
-    assert text.arguments(request) == {"data": "a=1&b=2"}
+    "kind",
+    [None, "text/plain; charset=latin-1", "application/json", "multipart/form-data; b=x",
+     "application/x-www-form-urlencoded"],
+)  # fmt: skip
+def test_the_body_is_utf8_text_whatever_its_type(text: EntryScript, kind: str | None) -> None:
+    """Rows 22, 23: forms were lost."""
+    headers = [(b"content-type", kind.encode())] if kind else []
+    for body in ("\ufeffgrüße&b=2", ""):
+        assert text.arguments(ScoringRequest(body.encode(), headers)) == {"data": body}
 
 
 @pytest.mark.fix
@@ -639,7 +482,7 @@ def test_content_encodings_are_undone_within_the_limit(
     import gzip
 
     source = GOOD["a function" if kind == "text" else "input_schema"][0]
-    script = loaded(write_script(source), SCORING_MAX_BODY_BYTES="100")
+    script = loaded(write_script(INIT + source), SCORING_MAX_BODY_BYTES="100")
     headers = (*JSON, (b"content-encoding", b"gzip"))
     body = gzip.compress(b'{"data": 5}')
     expected: Any = 5 if kind == "schema" else '{"data": 5}'
@@ -658,13 +501,12 @@ def test_the_query_of_a_get_is_json_text(text: EntryScript) -> None:
     assert text.arguments(ScoringRequest(b"ignored", method="GET")) == {"data": "{}"}
 
 
-@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT"])
 @pytest.mark.parametrize("kind", ["a function", "input_schema"])
-def test_other_methods_do_not_score(method: str, kind: str, write_script: WriteScript) -> None:
+def test_other_methods_do_not_score(kind: str, write_script: WriteScript) -> None:
     """The message says which do."""
-    script = loaded(write_script(GOOD[kind][0]))
+    script = loaded(write_script(INIT + GOOD[kind][0]))
     with pytest.raises(UnsupportedMethod) as caught:
-        script.arguments(ScoringRequest(b'{"data": 1}', JSON, method=method))
+        script.arguments(ScoringRequest(b'{"data": 1}', JSON, method="HEAD"))
     assert str(caught.value) == "Method not allowed"
 
 
@@ -690,7 +532,7 @@ def test_request_headers(case: str, write_script: WriteScript) -> None:
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "HEAD"])
 def test_a_raw_script_gets_the_request_itself(method: str, write_script: WriteScript) -> None:
     """Row 30: whatever its method, with the bytes as they were sent, compressed or not."""
-    script = loaded(write_script(GOOD["rawhttp"][0]))
+    script = loaded(write_script(INIT + GOOD["rawhttp"][0]))
     sent = ScoringRequest(b"\x1f\x8b\xff", ((b"content-encoding", b"gzip"),), method, query=b"a=1")
     request = script.arguments(sent)["request"]
     assert isinstance(request, AMLRequest)
@@ -716,35 +558,29 @@ def typed(write_script: WriteScript) -> EntryScript:
 
 @pytest.mark.keep
 def test_an_object_is_given_by_name(typed: EntryScript) -> None:
-    """Row 26: extra keys are ignored, defaults are used, the decorator converts."""
+    """Rows 26, 27: extra keys are ignored, defaults are used, null is a value, a query counts."""
     body = b'{"name": "n", "data": [[1, 2], [3, 4]], "extra": 1}'
     request = ScoringRequest(body, JSON)
     assert typed.arguments(request) == {"data": [[1, 2], [3, 4]], "name": "n", "scale": 2.0}
     assert answer(typed, request) == ["ndarray", [2, 2], "float64", "n", 2.0]
-
-
-@pytest.mark.keep
-def test_a_query_is_given_by_name(typed: EntryScript) -> None:
-    """Row 27."""
-    request = ScoringRequest(b"", method="GET", query=b"data=[[1,2]]&name=n&scale=3")
-    assert typed.arguments(request) == {"data": [[1, 2]], "name": "n", "scale": 3}
+    nothing = ScoringRequest(b'{"data": null, "name": null, "scale": null}', JSON)
+    assert typed.arguments(nothing) == {"data": None, "name": None, "scale": None}
+    queried = ScoringRequest(b"", method="GET", query=b"data=[[1,2]]&name=n&scale=3")
+    assert typed.arguments(queried) == {"data": [[1, 2]], "name": "n", "scale": 3}
 
 
 @pytest.mark.keep
 @pytest.mark.parametrize(
-    ("body", "error", "message"),
+    ("body", "message"),
     [
-        (b"", UndecodableInput, "POST body is empty. Expecting a JSON dictionary."),
-        (b"[1]", UndecodableInput, "POST body should be a JSON dictionary."),
-        (b"{}", UndecodableInput, "A value is not provided for the 'data' parameter."),
-        (b'{"data": 1}', UndecodableInput, "A value is not provided for the 'name' parameter."),
+        (b"", "POST body is empty. Expecting a JSON dictionary."),
+        (b"[1]", "POST body should be a JSON dictionary."),
+        (b'{"data": 1}', "A value is not provided for the 'name' parameter."),
     ],
 )
-def test_what_a_typed_script_refuses(
-    body: bytes, error: type[InputError], message: str, typed: EntryScript
-) -> None:
+def test_what_a_typed_script_refuses(body: bytes, message: str, typed: EntryScript) -> None:
     """Row 26."""
-    with pytest.raises(error) as caught:
+    with pytest.raises(UndecodableInput) as caught:
         typed.arguments(ScoringRequest(body, JSON))
     assert str(caught.value) == message
 
@@ -760,19 +596,4 @@ def test_a_typed_script_wants_json(headers: Any, typed: EntryScript) -> None:
     assert typed.arguments(got)["name"] == "n"
 
 
-def test_null_is_a_value(typed: EntryScript) -> None:
-    """A parameter that is null is given as None, not replaced by its default."""
-    request = ScoringRequest(b'{"data": null, "name": null, "scale": null}', JSON)
-    assert typed.arguments(request) == {"data": None, "name": None, "scale": None}
-
-
 # --- loading twice --------------------------------------------------------------------------------
-
-
-def test_a_changed_script_is_read_again(write_script: WriteScript) -> None:
-    """Loading it anew in one process gives the new text."""
-    path = write_script(INIT + "def run(data): return 1")
-    assert answer(loaded(path), ScoringRequest(b"")) == 1
-    path.write_text(textwrap.dedent(INIT + "def run(data): return 'longer than before'"))
-    importlib.invalidate_caches()
-    assert answer(loaded(path), ScoringRequest(b"")) == "longer than before"

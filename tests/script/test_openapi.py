@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import openapi_spec_validator
 import pytest
 
 from scoring_runtime.errors import ConfigurationError
@@ -16,178 +17,19 @@ from scoring_runtime.settings.settings import Settings
 
 WriteScript = Callable[..., Path]
 
-# --- the documents of an undecorated script -------------------------------------------------------
-
-HEALTH = "Simple health check endpoint to ensure the service is up at any given point."
-HEALTHY = "If service is up and running, this response will be returned with the content 'Healthy'"
-SCORE = "Run web service's model and get the prediction output"
-SCORED = (
-    "The service processed the input correctly and provided a result prediction, if applicable."
-)
-PAYLOAD = "The input payload for executing the real-time machine learning service."
-FAILED = "The service failed to execute due to an error."
 INFO = {
     "title": "Iris",
     "description": "API specification for the Azure Machine Learning service Iris",
     "version": "7.1",
 }
-BEARER = {
-    "type": "apiKey",
-    "name": "Authorization",
-    "in": "header",
-    "description": "For example: Bearer abc123",
-}
 ANYTHING = {"type": "object", "example": {}}
 ERROR = {"type": "object", "properties": {"message": {"type": "string"}}}
 DEFINITIONS = {"ServiceInput": ANYTHING, "ServiceOutput": ANYTHING, "ErrorResponse": ERROR}
-FAILED_2 = {"description": FAILED, "schema": {"$ref": "#/definitions/ErrorResponse"}}
-FAILED_3 = {
-    "description": FAILED,
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
-}
-SWAGGER_2 = {
-    "swagger": "2.0",
-    "info": INFO,
-    "schemes": ["https"],
-    "consumes": ["application/json"],
-    "produces": ["application/json"],
-    "securityDefinitions": {"Bearer": BEARER},
-    "paths": {
-        "/": {
-            "get": {
-                "operationId": "ServiceHealthCheck",
-                "description": HEALTH,
-                "responses": {
-                    "200": {
-                        "description": HEALTHY,
-                        "schema": {"type": "string"},
-                        "examples": {"application/json": "Healthy"},
-                    },
-                    "default": FAILED_2,
-                },
-            }
-        },
-        "/score": {
-            "post": {
-                "operationId": "RunMLService",
-                "description": SCORE,
-                "security": [{"Bearer": []}],
-                "parameters": [
-                    {
-                        "name": "serviceInputPayload",
-                        "in": "body",
-                        "description": PAYLOAD,
-                        "schema": {"$ref": "#/definitions/ServiceInput"},
-                    }
-                ],
-                "responses": {
-                    "200": {
-                        "description": SCORED,
-                        "schema": {"$ref": "#/definitions/ServiceOutput"},
-                    },
-                    "default": FAILED_2,
-                },
-            }
-        },
-        "/swagger.json": {
-            "get": {
-                "operationId": "GetSwaggerSpec",
-                "description": "Get the Swagger specification.",
-                "parameters": [
-                    {
-                        "name": "version",
-                        "in": "query",
-                        "required": False,
-                        "type": "integer",
-                        "enum": [2, 3],
-                    }
-                ],
-                "responses": {
-                    "200": {
-                        "description": "The Swagger specification.",
-                        "schema": {"type": "string"},
-                    },
-                    "default": FAILED_2,
-                },
-            }
-        },
-    },
-    "definitions": DEFINITIONS,
-}
-OPENAPI_3 = {
-    "openapi": "3.0.3",
-    "info": INFO,
-    "security": [{"Bearer": []}],
-    "paths": {
-        "/": {
-            "get": {
-                "operationId": "ServiceHealthCheck",
-                "description": HEALTH,
-                "responses": {
-                    "200": {
-                        "description": HEALTHY,
-                        "content": {
-                            "text/plain": {"schema": {"type": "string", "example": "Healthy"}}
-                        },
-                    },
-                    "default": FAILED_3,
-                },
-            }
-        },
-        "/score": {
-            "post": {
-                "operationId": "RunMLService",
-                "description": SCORE,
-                "security": [{"Bearer": []}],
-                "requestBody": {
-                    "description": PAYLOAD,
-                    "content": {
-                        "application/json": {
-                            "schema": {"$ref": "#/components/schemas/ServiceInput"}
-                        }
-                    },
-                },
-                "responses": {
-                    "200": {
-                        "description": SCORED,
-                        "content": {
-                            "application/json": {
-                                "schema": {"$ref": "#/components/schemas/ServiceOutput"}
-                            }
-                        },
-                    },
-                    "default": FAILED_3,
-                },
-            }
-        },
-        "/swagger.json": {
-            "get": {
-                "operationId": "GetSwaggerSpec",
-                "description": "Get the Swagger specification.",
-                "parameters": [
-                    {
-                        "name": "version",
-                        "in": "query",
-                        "required": False,
-                        "schema": {"type": "integer", "enum": [2, 3]},
-                    }
-                ],
-                "responses": {
-                    "200": {
-                        "description": "The Swagger specification.",
-                        "content": {"text/plain": {"schema": {"type": "string"}}},
-                    },
-                    "default": FAILED_3,
-                },
-            }
-        },
-    },
-    "components": {"schemas": DEFINITIONS, "securitySchemes": {"Bearer": BEARER}},
-}
-EXPECTED: dict[str, Any] = {
-    "2": SWAGGER_2,
-    "3": OPENAPI_3,
-    "3.1": OPENAPI_3 | {"openapi": "3.1.0"},
+SAYS_ITS_VERSION = {"2": {"swagger": "2.0"}, "3": {"openapi": "3.0.3"}, "3.1": {"openapi": "3.1.0"}}
+OPERATIONS = {
+    "/": ["get", "ServiceHealthCheck"],
+    "/score": ["post", "RunMLService"],
+    "/swagger.json": ["get", "GetSwaggerSpec"],
 }
 ALIASES = {"2": "2", "2.0": "2", "3": "3", "3.0": "3", "3.1": "3.1"}
 PLAIN = "def init(): ...\ndef run(data): ...\n"
@@ -209,6 +51,9 @@ def documents(path: Path, **environ: str) -> Documents:
     return openapi.build(entry_script.load(settings).run, settings)
 
 
+# --- the documents of an undecorated script -------------------------------------------------------
+
+
 @pytest.mark.keep
 @pytest.mark.parametrize("version", ["2", "3", "3.1"])
 @pytest.mark.parametrize(
@@ -222,10 +67,23 @@ def documents(path: Path, **environ: str) -> Documents:
 def test_the_document_of_an_undecorated_script(
     source: str, version: str, write_script: WriteScript
 ) -> None:
-    """Row 60: every key and text as the old server's clients know them."""
+    """Row 60: what clients go by; the words are compared with the old server's own elsewhere."""
     found = documents(write_script(source), SERVICE_NAME="Iris", SERVICE_VERSION="7.1")
-    assert json.loads(found.get(version)) == EXPECTED[version]
-    assert list(json.loads(found.get(version))) == list(EXPECTED[version])
+    assert definitions(found, version) == DEFINITIONS
+    document = json.loads(found.get(version))
+    openapi_spec_validator.validate(document)
+    assert document["info"] == INFO
+    assert document.items() >= SAYS_ITS_VERSION[version].items()
+    operations = {
+        path: [method, each["operationId"]]
+        for path, methods in document["paths"].items()
+        for method, each in methods.items()
+    }
+    assert operations == OPERATIONS
+    [asked] = document["paths"]["/swagger.json"]["get"]["parameters"]
+    kind = {"type": "integer", "enum": [2, 3]}
+    where = {"name": "version", "in": "query", "required": False}
+    assert asked == {**where, **(kind if version == "2" else {"schema": kind})}
 
 
 @pytest.mark.keep
@@ -238,28 +96,20 @@ def test_versions_have_aliases(alias: str, version: str, write_script: WriteScri
 
 
 @pytest.mark.keep
-@pytest.mark.parametrize("version", ["2", "3", "3.1"])
-@pytest.mark.parametrize(
-    ("prefix", "start"),
-    [("", ""), ("p", "/p"), ("/p/q/", "/p/q"), ("p/q", "/p/q")],
-)
-def test_the_prefix_is_in_the_paths(
-    prefix: str, start: str, version: str, write_script: WriteScript
-) -> None:
+@pytest.mark.parametrize(("prefix", "start"), [("", ""), ("p", "/p"), ("/p/q/", "/p/q")])
+def test_the_prefix_is_in_the_paths(prefix: str, start: str, write_script: WriteScript) -> None:
     """Row 5: SERVICE_PATH_PREFIX, slashes at its ends aside."""
     found = documents(write_script(PLAIN), SERVICE_PATH_PREFIX=prefix)
-    paths = list(json.loads(found.get(version))["paths"])
-    assert paths == [f"{start}/", f"{start}/score", f"{start}/swagger.json"]
+    for version in ("2", "3", "3.1"):
+        paths = list(json.loads(found.get(version))["paths"])
+        assert paths == [f"{start}/", f"{start}/score", f"{start}/swagger.json"]
 
 
 @pytest.mark.keep
 def test_the_default_title_and_version(write_script: WriteScript) -> None:
-    """Row 48; a name may hold what JSON has to escape."""
-    found = documents(write_script(PLAIN))
-    assert json.loads(found.get())["info"]["title"] == "ML service"
-    assert json.loads(found.get())["info"]["version"] == "1.0"
-    named = documents(write_script(PLAIN, "other.py"), SERVICE_NAME='a "b" ü')
-    assert json.loads(named.get())["info"]["title"] == 'a "b" ü'
+    """Row 48."""
+    info = json.loads(documents(write_script(PLAIN)).get())["info"]
+    assert (info["title"], info["version"]) == ("ML service", "1.0")
 
 
 # --- decorated scripts ----------------------------------------------------------------------------
@@ -279,7 +129,7 @@ def test_a_numpy_script(version: str, write_script: WriteScript) -> None:
         "@output_schema(StandardPythonParameterType({'label': 'a', 'score': 0.5}))\n"
         "def run(data, scale=1): ...\n"
     )
-    found = documents(path, SERVICE_NAME="Iris", SERVICE_VERSION="7.1")
+    found = documents(path)
     row = {"type": "array", "items": {"type": "number", "format": "double"}}
     expected = {
         "ServiceInput": {
@@ -302,12 +152,6 @@ def test_a_numpy_script(version: str, write_script: WriteScript) -> None:
         "ErrorResponse": ERROR,
     }
     assert definitions(found, version) == expected
-    document = json.loads(found.get(version))
-    if version == "2":
-        document["definitions"] = DEFINITIONS
-    else:
-        document["components"]["schemas"] = DEFINITIONS
-    assert document == EXPECTED[version]
 
 
 @pytest.mark.keep
@@ -347,18 +191,6 @@ def test_output_schema_alone(write_script: WriteScript) -> None:
     }
 
 
-def test_a_schema_below_another_decorator(write_script: WriteScript) -> None:
-    """It is found however many variables the decorator has."""
-    path = write_script(
-        TYPES + "import functools\n"
-        "def logged(f, logger=print, zone=None):\n    @functools.wraps(f)\n"
-        "    def call(*a, **k): return logger and zone or f(*a, **k)\n    return call\n"
-        "@logged\n@input_schema('data', StandardPythonParameterType(1))\ndef run(data): ...\n"
-    )
-    service_input = definitions(documents(path), "3")["ServiceInput"]
-    assert service_input["properties"] == {"data": {"type": "integer", "format": "int64"}}
-
-
 @pytest.mark.parametrize("sample", ["2 ** 70", "'\\ud800'", "{'a': [2 ** 70]}"])
 def test_a_sample_that_only_the_standard_library_writes(
     sample: str, write_script: WriteScript
@@ -391,7 +223,7 @@ def test_a_script_that_swagger_2_cannot_describe(write_script: WriteScript) -> N
 
 
 @pytest.mark.keep
-@pytest.mark.parametrize("version", ["4", "", "2.1", "v2", "3.1.0", "\uff12"])
+@pytest.mark.parametrize("version", ["4", "", "\uff12"])
 def test_an_unknown_version(version: str, write_script: WriteScript) -> None:
     """Row 61."""
     with pytest.raises(NoSuchDocument) as caught:
@@ -407,16 +239,6 @@ def test_before_the_script_is_loaded_there_is_none() -> None:
         Documents().get()
 
 
-def test_the_log_names_the_versions(
-    write_script: WriteScript, caplog: pytest.LogCaptureFixture
-) -> None:
-    """At start."""
-    caplog.set_level("INFO", "azmlinfsrv.swagger")
-    documents(write_script(PLAIN))
-    lines = [each.getMessage() for each in caplog.records if each.name == "azmlinfsrv.swagger"]
-    assert lines == ["Swaggers are prepared for the following versions: [2, 3, 3.1]."]
-
-
 # --- the user's own files -------------------------------------------------------------------------
 
 
@@ -427,11 +249,8 @@ def test_the_log_names_the_versions(
         ({"swagger.json": {"own": 2}}, "2", {"own": 2}),
         ({"swagger2.json": {"own": 2}}, "2.0", {"own": 2}),
         ({"swagger.json": {"first": 1}, "swagger2.json": {"second": 2}}, "2", {"first": 1}),
-        ({"swagger3.json": {"own": 3}}, "3", {"own": 3}),
-        ({"swagger3.json": {"own": 3}}, "3.0", {"own": 3}),
         ({"swagger3.1.json": {"own": 3.1}}, "3.1", {"own": 3.1}),
         ({"swagger.json": [1, "ü"]}, "2", [1, "ü"]),
-        ({"swagger.json": "text"}, "2", "text"),
         ({"swagger.json": {}, "swagger2.json": {"second": 2}}, "2", {"second": 2}),
     ],
 )
@@ -449,18 +268,9 @@ def test_own_files_win(
 def test_an_own_file_replaces_its_version_only(write_script: WriteScript, tmp_path: Path) -> None:
     """Row 59: the others are generated."""
     (tmp_path / "swagger3.json").write_text('{"own": 3}')
-    found = documents(write_script(PLAIN), SERVICE_NAME="Iris", SERVICE_VERSION="7.1")
+    found = documents(write_script(PLAIN))
     assert json.loads(found.get("3")) == {"own": 3}
-    assert json.loads(found.get("2")) == EXPECTED["2"]
-    assert json.loads(found.get("3.1")) == EXPECTED["3.1"]
-
-
-@pytest.mark.keep
-def test_an_empty_own_document_is_none(write_script: WriteScript, tmp_path: Path) -> None:
-    """Row 59: as the old server; the generated one takes its place."""
-    (tmp_path / "swagger.json").write_text("{}")
-    found = documents(write_script(PLAIN), SERVICE_NAME="Iris", SERVICE_VERSION="7.1")
-    assert json.loads(found.get("2")) == EXPECTED["2"]
+    assert [definitions(found, each) for each in ("2", "3.1")] == [DEFINITIONS] * 2
 
 
 @pytest.mark.keep
@@ -477,22 +287,9 @@ def test_own_files_are_looked_for_in_the_app_root(
     assert json.loads(openapi.build(run, settings).get())["swagger"] == "2.0"
 
 
-def test_an_own_file_can_describe_what_cannot_be_generated(
-    write_script: WriteScript, tmp_path: Path
-) -> None:
-    """swagger.json of a script that Swagger 2 cannot describe."""
-    (tmp_path / "swagger.json").write_text('{"own": 2}')
-    path = write_script(
-        TYPES + "@input_schema('data', StandardPythonParameterType([1, 'a']))\ndef run(data): ...\n"
-    )
-    assert json.loads(documents(path).get("2")) == {"own": 2}
-
-
 @pytest.mark.keep
-@pytest.mark.parametrize(
-    "name", ["swagger.json", "swagger2.json", "swagger3.json", "swagger3.1.json"]
-)
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\xff"])
+@pytest.mark.parametrize("name", ["swagger.json", "swagger3.1.json"])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\xff"])
 def test_an_own_file_that_is_not_json_stops_the_start(
     name: str, content: bytes, write_script: WriteScript, tmp_path: Path
 ) -> None:

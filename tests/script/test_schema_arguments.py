@@ -6,12 +6,9 @@ to see for every other form. About 15 s.
 
 from __future__ import annotations
 
-import asyncio
-import csv
 import io
 import itertools
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,17 +18,15 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from scoring_runtime import ScoringRequest, ScoringResponse, Settings
+from scoring_runtime import ScoringResponse
 from scoring_runtime.errors import (
     InputError,
     InputTooLarge,
-    NotAcceptable,
     SchemaMismatch,
     UndecodableInput,
 )
-from scoring_runtime.scoring.runtime import load
-from scoring_runtime.script.call import Invocation
 from scoring_runtime.values.content import DATATYPES
+from tests.script import loaded as loaded_script
 
 JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
 OCTETS = "application/octet-stream"
@@ -52,28 +47,17 @@ def init():
 """
 
 
-class Loaded:
-    """A script loaded as a host does, called as its scoring thread does."""
-
-    def __init__(self, path: Path, **environ: str) -> None:
-        settings = Settings.from_environ(
-            {"AZUREML_ENTRY_SCRIPT": str(path), "AML_APP_ROOT": str(path.parent), **environ}
-        )
-        with asyncio.Runner() as runner:
-            self.invocation: Invocation = load(settings, runner)
-        self.module: Any = sys.modules["entry_module"]
+class Loaded(loaded_script.Loaded):
+    """The same, asked with what is sent."""
 
     def __call__(self, sent: Sent, **headers: str) -> ScoringResponse:
         lines = {"content-type": sent.content_type, **sent.headers, **headers}
-        request = ScoringRequest(
+        return self.ask(
             sent.body,
-            [(name.replace("_", "-").encode(), value.encode()) for name, value in lines.items()],
+            headers=[(k.replace("_", "-").encode(), v.encode()) for k, v in lines.items()],
             path=sent.path,
             query=sent.query,
         )
-        if self.invocation.is_async:
-            return asyncio.run(self.invocation.awaited(request))
-        return self.invocation(request)
 
     def sees(self, sent: Sent) -> Any:
         """What run() is given."""
@@ -93,13 +77,13 @@ class Sent(NamedTuple):
     query: bytes = b""
 
 
-def script(types: Mapping[str, str], *, is_async: bool = False, extra: str = "") -> str:
-    """A run() that keeps what it is given and returns None."""
+def script(types: Mapping[str, str]) -> str:
+    """A run() that keeps what it is given."""
     lines = [HEAD]
     lines += [f"@input_schema({name!r}, {each})" for name, each in types.items()]
     names = ", ".join(types)
     given = f"dict({', '.join(f'{name}={name}' for name in types)})" if len(types) > 1 else names
-    lines += [f"{'async ' * is_async}def run({names}{extra}):", f"    seen.append({given})"]
+    lines += [f"def run({names}):", f"    seen.append({given})"]
     return "\n".join(lines)
 
 
@@ -165,7 +149,6 @@ def as_v2_binary(arrays: Mapping[str, NDArray[Any]], path: str = "/score") -> Se
 def v2_forms(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Sent]:
     return {
         "V2": as_v2(arrays),
-        "V2 with a version": as_v2(arrays, "/v2/models/model/versions/1/infer"),
         "V2 at /score": as_v2(arrays, "/score"),
         "V2 binary": as_v2_binary(arrays),
         "V2 binary at its path": as_v2_binary(arrays, "/v2/models/model/infer"),
@@ -182,7 +165,6 @@ def array_forms(array: NDArray[Any]) -> dict[str, Sent]:
         "instances by name": as_json({"instances": [{"x": row} for row in rows]}),
         "inputs": as_json({"inputs": rows}),
         "inputs by name": as_json({"inputs": {"x": rows}}),
-        "another JSON type": as_json({"input_data": rows}, "application/vnd.own+json"),
         "JSON Lines": as_lines(rows),
         "npy": as_npy(array),
         "npy in Fortran's order": as_npy(np.asfortranarray(array)),
@@ -206,9 +188,7 @@ def matrix_forms(array: NDArray[Any]) -> dict[str, Sent]:
         "dataframe_split": as_json({"dataframe_split": {"columns": names, "data": rows}}),
         "dataframe_split without names": as_json({"dataframe_split": {"data": rows}}),
         "dataframe_records": as_json({"dataframe_records": records}),
-        "instances of objects": as_json({"instances": records}),
         "inputs of columns": as_json({"inputs": {name: v.tolist() for name, v in columns.items()}}),
-        "data of a table": as_json({"input_data": {"columns": names, "data": rows}}),
         "JSON Lines of objects": as_lines(records),
         "CSV": as_csv(rows),
         "CSV with a header": as_csv(rows, names),
@@ -243,18 +223,11 @@ ARRAYS: dict[str, tuple[str, NDArray[Any]]] = {
         np.array([[0.1, 2.0], [-3.5, 4e30]], dtype="float32"),
     ),
     "2-D int64": ("Numpy(np.array([[1, 2]]))", np.array([[1, -2], [3, 2**53 - 1]])),
-    "2-D int32": ("Numpy(np.array([[1, 2]], dtype='int32'))", np.array([[1, -2]], dtype="int32")),
-    "2-D uint8": ("Numpy(np.array([[1]], dtype='uint8'))", np.array([[1], [255]], dtype="uint8")),
     "2-D of one column": ("Numpy(np.array([[1.0]]))", np.array([[1.5], [2.5]])),
     "2-D text": ("Numpy(np.array([['aaaaa', 'b']]))", np.array([["x", "y"], ["zz", "ä"]])),
     "3-D float64": ("Numpy(np.zeros((1, 2, 3)))", np.arange(24.0).reshape(4, 2, 3) / 7),
     "any shape": ("Numpy(np.zeros((1, 2)), enforce_shape=False)", np.arange(12.0).reshape(2, 6)),
-    "any shape, 3-D": ("Numpy(np.zeros((1, 2)), enforce_shape=False)", np.zeros((2, 3, 4))),
     "any type, floats": ("Numpy(np.array([[1, 2]]), enforce_column_type=False)", F8),
-    "any type and shape": (
-        "Numpy(np.array([1]), enforce_column_type=False, enforce_shape=False)",
-        F8,
-    ),
 }
 
 
@@ -296,24 +269,13 @@ def test_run_sees_the_array_that_it_sees_for_json_by_name(
     assert seen.flags.writeable
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        "input_data",
-        "JSON Lines",
-        "npy",
-        "dataframe_split",
-        "dataframe_records",
-        "CSV with a header",
-        "V2",
-        "V2 binary",
-    ],
-)
-def test_integers_keep_all_their_digits(loaded: Callable[..., Loaded], form: str):
+def test_integers_keep_all_their_digits(loaded: Callable[..., Loaded]):
     """Floats hold 53 bits only."""
     array = np.array([[2**53 + 1, -(2**63)], [2**63 - 1, 0]])
     calls = loaded(script({"x": "Numpy(np.array([[1, 2]]))"}))
-    assert calls.sees(array_forms(array)[form]).tolist() == array.tolist()
+    forms = array_forms(array)
+    for form in ("input_data", "JSON Lines", "npy", "dataframe_records", "CSV with a header", "V2"):
+        assert calls.sees(forms[form]).tolist() == array.tolist(), form
 
 
 # --- data frames ----------------------------------------------------------------------------------
@@ -328,11 +290,6 @@ PLAIN_SAMPLE = "{'size': [1.5], 'petals': [3]}"
 DAYS_SAMPLE = "{'day': pd.to_datetime(['2024-01-01']), 'size': [1.5]}"
 FRAMES: dict[str, tuple[str, Any]] = {
     "numbers": (FRAME.format(PLAIN_SAMPLE, ""), PLAIN),
-    "float32 and int32": (
-        "Pandas(pd.DataFrame({'size': [1.5], 'petals': [3]}).astype("
-        "{'size': 'float32', 'petals': 'int32'}))",
-        {"size": [0.1, -2.5], "petals": [3, -1]},
-    ),
     "mixed": (FRAME.format(MIXED_SAMPLE, ""), MIXED),
     "missing values": (FRAME.format("{'size': [1.5], 'name': ['rose']}", ""), GAPS),
     "dates": (FRAME.format(DAYS_SAMPLE, ""), DAYS),
@@ -370,13 +327,9 @@ def frame_forms(columns: Mapping[str, list[Any]]) -> dict[str, Sent]:
               for row in rows]  # fmt: skip
     forms = {
         "dataframe_split": as_json({"dataframe_split": named}),
-        "dataframe_split with an index": as_json(
-            {"dataframe_split": {**named, "index": list(range(len(rows)))}}
-        ),
         "dataframe_records": as_json({"dataframe_records": records}),
         "input_data as split": as_json({"input_data": named}),
         "input_data as records": as_json({"input_data": records}),
-        "data as split": as_json({"data": named}),
         "instances of objects": as_json({"instances": records}),
         "inputs of columns": as_json({"inputs": columns}),
         "JSON Lines of objects": as_lines(records),
@@ -397,9 +350,6 @@ def row_forms(columns: Mapping[str, list[Any]]) -> dict[str, Sent]:
         "inputs": as_json({"inputs": rows}),
         "JSON Lines": as_lines(rows),
         "dataframe_split without names": as_json({"dataframe_split": {"data": rows}}),
-        "dataframe_split with numbers": as_json(
-            {"dataframe_split": {"columns": list(range(len(columns))), "data": rows}}
-        ),
     }
     if all(isinstance(value, int | float) for row in rows for value in row):
         forms["CSV"] = as_csv(rows)
@@ -408,8 +358,7 @@ def row_forms(columns: Mapping[str, list[Any]]) -> dict[str, Sent]:
 
 
 def all_frame_forms(columns: Mapping[str, list[Any]]) -> dict[str, Sent]:
-    partly = columns is PLAIN
-    return frame_forms(columns) | ({} if partly else row_forms(columns))
+    return frame_forms(columns) | ({} if columns is PLAIN else row_forms(columns))
 
 
 @pytest.mark.filterwarnings("ignore:apply_column_names:DeprecationWarning")
@@ -435,29 +384,18 @@ def test_the_orient_of_json_by_name_matters_to_no_other_form(
     calls = loaded(script({"table": FRAME.format(PLAIN_SAMPLE, f", orient={orient!r}")}))
     frame = pd.DataFrame({"size": [0.5, 1.5], "petals": [3, 4]})
     by_name = as_json({"table": json.loads(frame.to_json(orient=orient))})
-    if orient != "values":  # without names, the library has no types for the columns
-        pd.testing.assert_frame_equal(
-            calls.sees(by_name).reset_index(drop=True), frame, check_index_type=False
-        )
-    if orient == "values":
-        frame = calls.sees(by_name)
+    named = calls.sees(by_name)
+    if orient == "values":  # without names, the library has no types for the columns
+        frame = named
+    pd.testing.assert_frame_equal(named.reset_index(drop=True), frame, check_index_type=False)
     for form, sent in frame_forms({"size": [0.5, 1.5], "petals": [3, 4]}).items():
         pd.testing.assert_frame_equal(calls.sees(sent), frame, obj=form)
-
-
-@pytest.mark.parametrize("form", ["dataframe_split", "CSV with a header", "V2"])
-def test_columns_are_told_by_their_names_and_come_in_the_order_of_the_sample(
-    loaded: Callable[..., Loaded], form: str
-):
-    calls = loaded(script({"table": FRAME.format(PLAIN_SAMPLE, "")}))
-    seen = calls.sees(frame_forms({"petals": [3], "size": [0.5]})[form])
-    assert seen.to_dict("list") == {"size": [0.5], "petals": [3]}
-    assert list(seen.columns) == ["size", "petals"]
 
 
 def test_columns_beyond_the_sample_come_last_where_the_shape_is_not_enforced(
     loaded: Callable[..., Loaded],
 ):
+    """Those of the sample are told by their names, and come in its order."""
     calls = loaded(script({"table": FRAME.format(PLAIN_SAMPLE, ", enforce_shape=False")}))
     for form, sent in frame_forms({"own": ["x"], "petals": [3], "size": [0.5]}).items():
         assert list(calls.sees(sent).columns) == ["size", "petals", "own"], form
@@ -480,60 +418,47 @@ def test_moments_with_and_without_a_zone_and_durations(loaded: Callable[..., Loa
 # --- Python's own types ---------------------------------------------------------------------------
 
 PEOPLE = [{"name": "a", "age": 3}, {"name": "ö", "age": 4}]
-SENT = {
+PERSON = {"name": "x", "age": 4, "sizes": [1.5, 2.5]}
+ROSE = {"name": "x", "age": 4, "size": 1.0, "fresh": False}
+TEXTS = ["b", "1", "ö"]
+AS_ARRAYS = {
+    "name": np.array(["x"], dtype=object),
+    "age": np.array([4]),
+    "sizes": np.array([1.5, 2.5]),
+}
+NESTED = {"a": {"b": [1, 2]}, "c": [{"d": 2}]}
+SENT: dict[str, tuple[str, Any, dict[str, Sent]]] = {
     "object": (
         "Python({'name': 'n', 'age': 3, 'sizes': [1.0]})",
-        {"name": "x", "age": 4, "sizes": [1.5, 2.5]},
+        PERSON,
         {
-            "input_data": as_json({"input_data": {"name": "x", "age": 4, "sizes": [1.5, 2.5]}}),
-            "inputs": as_json({"inputs": {"name": "x", "age": 4, "sizes": [1.5, 2.5]}}),
-            "instances": as_json({"inputs": {"name": ["x"], "age": [4], "sizes": [1.5, 2.5]}}),
-            "V2": as_v2(
-                {
-                    "name": np.array(["x"], dtype=object),
-                    "age": np.array([4]),
-                    "sizes": np.array([1.5, 2.5]),
-                }
-            ),
-            "V2 binary": as_v2_binary(
-                {
-                    "name": np.array(["x"], dtype=object),
-                    "age": np.array([4]),
-                    "sizes": np.array([1.5, 2.5]),
-                }
-            ),
+            "input_data": as_json({"input_data": PERSON}),
+            "inputs": as_json({"inputs": {"name": ["x"], "age": [4], "sizes": [1.5, 2.5]}}),
+            "V2": as_v2(AS_ARRAYS),
+            "V2 binary": as_v2_binary(AS_ARRAYS),
         },
     ),
     "object of scalars": (
         "Python({'name': 'n', 'age': 3, 'size': 0.5, 'fresh': True})",
-        {"name": "x", "age": 4, "size": 1.0, "fresh": False},
+        ROSE,
         {
-            "dataframe_records": as_json(
-                {"dataframe_records": [{"name": "x", "age": 4, "size": 1.0, "fresh": False}]}
-            ),
-            "JSON Lines": as_lines([{"name": "x", "age": 4, "size": 1.0, "fresh": False}]),
-            "CSV": as_csv([["x", 4, 1.0, "false"]], ["name", "age", "size", "fresh"]),
+            "dataframe_records": as_json({"dataframe_records": [ROSE]}),
+            "CSV": as_csv([["x", 4, 1.0, "false"]], [*ROSE]),
         },
     ),
     "nested object": (
         "Python({'a': {'b': [1]}, 'c': [{'d': 1}]})",
-        {"a": {"b": [1, 2]}, "c": [{"d": 2}]},
-        {
-            "input_data": as_json({"input_data": {"a": {"b": [1, 2]}, "c": [{"d": 2}]}}),
-            "inputs": as_json({"inputs": {"a": {"b": [1, 2]}, "c": [{"d": 2}]}}),
-        },
+        NESTED,
+        {"input_data": as_json({"input_data": NESTED})},
     ),
     "list of objects": (
         "Python([{'name': 'n', 'age': 3}])",
         PEOPLE,
         {
             "input_data": as_json({"input_data": PEOPLE}),
-            "dataframe_records": as_json({"dataframe_records": PEOPLE}),
             "dataframe_split": as_json(
                 {"dataframe_split": {"columns": ["name", "age"], "data": [["a", 3], ["ö", 4]]}}
             ),
-            "instances": as_json({"instances": PEOPLE}),
-            "inputs": as_json({"inputs": PEOPLE}),
             "JSON Lines": as_lines(PEOPLE),
             "CSV": as_csv([["a", 3], ["ö", 4]], ["name", "age"]),
             "V2": as_v2({"name": np.array(["a", "ö"], dtype=object), "age": np.array([3, 4])}),
@@ -542,28 +467,18 @@ SENT = {
     "list of lists": (
         "Python([[1, 2]])",
         [[1, 2], [3, 4]],
-        {
-            **array_forms(np.array([[1, 2], [3, 4]])),
-        },
+        array_forms(np.array([[1, 2], [3, 4]])),
     ),
-    "list of numbers": (
-        "Python([1.5])",
-        [1.5, 2.0],
-        {
-            **array_forms(np.array([1.5, 2.0])),
-        },
-    ),
+    "list of numbers": ("Python([1.5])", [1.5, 2.0], array_forms(np.array([1.5, 2.0]))),
     "list of texts": (
         "Python(['a'])",
-        ["b", "1", "ö"],
+        TEXTS,
         {
-            "input_data": as_json({"input_data": ["b", "1", "ö"]}),
-            "JSON Lines": as_lines(["b", "1", "ö"]),
-            "CSV": as_csv([["b"], ["1"], ["ö"]], ["any"]),
-            "CSV without a header": as_csv([["b"], ["1"], ["ö"]]),
-            "npy": as_npy(np.array(["b", "1", "ö"])),
-            "V2": as_v2({"x": np.array(["b", "1", "ö"], dtype=object)}),
-            "V2 binary": as_v2_binary({"x": np.array(["b", "1", "ö"], dtype=object)}),
+            "input_data": as_json({"input_data": TEXTS}),
+            "CSV": as_csv([[each] for each in TEXTS], ["any"]),
+            "CSV without a header": as_csv([[each] for each in TEXTS]),
+            "npy": as_npy(np.array(TEXTS)),
+            "V2": as_v2({"x": np.array(TEXTS, dtype=object)}),
         },
     ),
     "text": (
@@ -571,7 +486,6 @@ SENT = {
         "b ö",
         {
             "input_data": as_json({"input_data": "b ö"}),
-            "inputs": as_json({"inputs": ["b ö"]}),
             "JSON Lines": as_lines(["b ö"]),
             "CSV": as_csv([["b ö"]]),
             "V2": as_v2({"x": np.array(["b ö"], dtype=object)}),
@@ -581,34 +495,21 @@ SENT = {
         "Python(1)",
         7,
         {
-            "input_data": as_json({"input_data": 7}),
-            "CSV": as_csv([[7]]),
-            "CSV with a header": as_csv([[7]], ["x"]),
+            "CSV": as_csv([[7]], ["x"]),
             "npy": as_npy(np.array([7.0])),
             "V2": as_v2({"x": np.array([7])}),
         },
     ),
-    "number": (
-        "Python(0.5)",
-        7.5,
-        {"inputs": as_json({"inputs": 7.5}), "CSV": as_csv([[7.5]], ["x"])},
-    ),
+    "number": ("Python(0.5)", 7.5, {"CSV": as_csv([[7.5]], ["x"])}),
     "boolean": (
         "Python(True)",
         False,
-        {
-            "inputs": as_json({"inputs": False}),
-            "CSV": as_csv([["false"]], ["x"]),
-            "npy": as_npy(np.array([False])),
-        },
+        {"CSV": as_csv([["false"]], ["x"]), "npy": as_npy(np.array([False]))},
     ),
     "arrays inside": (
         "Python({'x': Numpy(np.array([[1.0, 2.0]])), 'n': 1})",
         {"x": [[1.5, 2.0]], "n": 2},
-        {
-            "input_data": as_json({"input_data": {"x": [[1.5, 2.0]], "n": 2}}),
-            "V2": as_v2({"x": np.array([[1.5, 2.0]]), "n": np.array([2])}),
-        },
+        {"V2": as_v2({"x": np.array([[1.5, 2.0]]), "n": np.array([2])})},
     ),
 }
 
@@ -650,32 +551,14 @@ TEXT = np.array(["ö"], dtype=object)
 @pytest.mark.parametrize(
     "sent",
     [
-        as_v2({"a": A, "b": B, "name": TEXT}),
         as_v2({"name": TEXT, "b": B, "a": A}),
         as_v2_binary({"a": A, "b": B, "name": TEXT}),
         as_json({"inputs": NAMED}),
-        as_json({"input_data": NAMED}),
         as_json({"inputs": A.tolist(), "params": {"b": [5, 6], "name": "ö"}}),
         as_json({"dataframe_split": {"data": A.tolist()}, "b": [5, 6], "name": "ö"}),
         as_json({"input_data": A.tolist(), "params": {"b": [5, 6]}, "name": "ö"}),
-        as_json(tensors({"a": A, "b": B}, parameters={"name": "ö"})),
         as_json(tensors({"a": A}, parameters={"name": "ö"}))._replace(query=b"b=[5,6]"),
         as_npy(A)._replace(query=b"b=[5,6]&name=%C3%B6"),
-        as_csv(A.tolist())._replace(query=b"b=5&b=6&name=%C3%B6"),
-    ],
-    ids=[
-        "V2",
-        "V2 in another order",
-        "V2 binary",
-        "inputs",
-        "input_data",
-        "inputs with params",
-        "table and names",
-        "params and names",
-        "V2 with parameters",
-        "V2 with parameters and query",
-        "npy and query",
-        "CSV and query",
     ],
 )
 def test_several_parameters_by_name_and_beside_the_data(loaded: Callable[..., Loaded], sent: Sent):
@@ -689,7 +572,6 @@ def test_a_table_and_other_parameters(loaded: Callable[..., Loaded]):
     calls = loaded(script({"n": "Python(1)", "table": FRAME.format(PLAIN_SAMPLE, "")}))
     columns = {"size": np.array([0.5, 1.5]), "petals": np.array([3, 4])}
     for sent in (
-        as_v2({**columns, "n": np.array([7])}),
         as_v2({"n": np.array([7]), **columns}),
         as_v2(columns)._replace(query=b"n=7"),
         as_json({"dataframe_records": pd.DataFrame(columns).to_dict("records"), "n": 7}),
@@ -704,7 +586,6 @@ def test_a_table_and_other_parameters(loaded: Callable[..., Loaded]):
     ("sent", "error", "message"),
     [
         (as_npy(A), UndecodableInput, "^A value is not provided for the 'b' parameter. Data of"),
-        (as_json({"instances": A.tolist(), "name": "n"}), UndecodableInput, "for the 'b' param"),
         (as_v2({"a": A, "name": TEXT}), UndecodableInput, "for the 'b' parameter"),
         (
             as_v2({"a": A, "b": B, "c": B}),
@@ -717,7 +598,6 @@ def test_a_table_and_other_parameters(loaded: Callable[..., Loaded]):
             r"^The input 'b' has the shape \[2, 2\]; expected is \[any\] of INT64.$",
         ),
     ],
-    ids=["npy", "instances", "V2", "unknown", "shape"],
 )
 def test_what_is_missing_or_unknown_is_named(
     loaded: Callable[..., Loaded], sent: Sent, error: type[InputError], message: str
@@ -752,12 +632,10 @@ OPTIONAL = f"""{HEAD}
     [
         (as_json({"x": [[1, 2]]}), None, "none"),
         (as_json({"x": [[1, 2]], "factor": 3.0, "note": "n"}), 3.0, "n"),
-        (as_json({"input_data": [[1, 2]]}), None, "none"),
         (as_json({"input_data": [[1, 2]], "factor": 3.0}), 3.0, "none"),
         (as_json({"instances": [[1, 2]], "params": {"factor": 3, "note": "n"}}), 3, "n"),
         (as_csv([[1, 2]]), None, "none"),
         (as_csv([[1, 2]])._replace(query=b"factor=3.0&note=n"), 3.0, "n"),
-        (as_npy(np.array([[1.0, 2.0]])), None, "none"),
         (as_v2({"x": np.array([[1.0, 2.0]])}), None, "none"),
         (as_v2({"x": np.array([[1.0, 2.0]]), "factor": np.array([3.0])}), 3.0, "none"),
     ],
@@ -802,8 +680,6 @@ def run(x=None, t=None):
     records = [{"d": "2024-05-01", "n": 0.5}, {"d": None, "n": None}]
     for orient in ("records", "split", "index", "columns"):
         calls = loaded(source.replace("ORIENT", orient))
-        x, t = calls.sees(as_npy(A))
-        assert (x.dtype, x.tolist(), t) == (np.float32, A.tolist(), None)
         x, t = calls.sees(as_json({"inputs": A.tolist(), "n": 1}))
         assert (x.dtype, x.tolist(), t) == (np.float32, A.tolist(), None)
     table = source.replace("x=None, t=None", "t=None").replace("(x, t)", "t")
@@ -812,10 +688,6 @@ def run(x=None, t=None):
         calls = loaded(table.replace("ORIENT", orient))
         seen = calls.sees(as_json({"dataframe_records": records})).reset_index(drop=True)
         pd.testing.assert_frame_equal(seen, frame, check_index_type=False, check_dtype=False)
-    calls = loaded(table.replace("ORIENT", "records"))
-    pd.testing.assert_frame_equal(
-        calls.sees(as_json({"dataframe_records": records})), calls.sees(as_json({"t": records}))
-    )
 
 
 def test_what_the_library_is_not_to_convert_stays_json(loaded: Callable[..., Loaded]):
@@ -855,12 +727,6 @@ def test_a_script_with_an_output_schema_alone_takes_json_by_name_only(
         calls(as_json({"instances": [[1]]}))
 
 
-def test_async_runs_see_the_same(loaded: Callable[..., Loaded]):
-    calls = loaded(script({"x": "Numpy(np.array([[1.0, 2.0]]))"}, is_async=True))
-    for form, sent in array_forms(A).items():
-        assert calls.sees(sent).tolist() == A.tolist(), form
-
-
 # --- what does not fit ----------------------------------------------------------------------------
 
 MATRIX = {"x": "Numpy(np.array([[1.0, 2.0]]))"}
@@ -882,11 +748,8 @@ MISFITS: list[tuple[str, Mapping[str, str], Sent, str]] = [
     ("wide rows", MATRIX, as_json({"input_data": [[1, 2, 3]]}), rf"{LISTS} 1 x 3 \(int inside\)"),
     ("wide npy", MATRIX, as_npy(np.zeros((1, 3))), WIDE),
     ("wide CSV", MATRIX, as_csv([[1, 2, 3]]), WIDE),
-    ("wide lines", MATRIX, as_lines([[1, 2, 3]]), rf"{LISTS} 1 x 3 \(int inside\)"),
     ("wide V2", MATRIX, as_v2({"x": np.zeros((1, 3))}), WIDE),
-    ("wide binary", MATRIX, as_v2_binary({"x": np.zeros((1, 3))}), WIDE),
     ("wide table", MATRIX, as_csv([[1, 2, 3]], ["a", "b", "c"]), f"{LISTS} 1 x 3"),
-    ("flat", MATRIX, as_json({"input_data": [1, 2]}), rf"{LISTS} 2 \(int inside\)"),
     ("deep", MATRIX, as_npy(np.zeros((1, 2, 2))),
      r"the shape \[1, 2, 2\]; expected is \[any, 2\]"),
     ("ragged", MATRIX, as_lines([[1, 2], [3]]), LISTS),
@@ -894,8 +757,6 @@ MISFITS: list[tuple[str, Mapping[str, str], Sent, str]] = [
     ("text in CSV", MATRIX, as_csv([[1, "a"]]), r"The input 'x': at \[0\]\[1\] is text 'a'"),
     ("text in a column", MATRIX, as_csv([[1, "a"]], ["p", "q"]),
      r"The input 'q': at \[0\] is text 'a'"),
-    ("text of npy", MATRIX, as_npy(np.array([["1", "a"]])), r"'x'.* text 'a'"),
-    ("fraction in npy", INTEGERS, as_npy(np.array([[1.5, 2]])), r"'x'.*1\.5"),
     ("fraction in CSV", INTEGERS, as_csv([[1.5, 2]], ["p", "q"]), r"'p'.*'1\.5'.*INT64"),
     ("missing in CSV", INTEGERS, as_csv([[None, 2]], ["p", "q"]), r"The input 'p'.*INT64"),
     ("complex", MATRIX, as_npy(np.array([[1j, 2]])), "'x'.*complex128"),
@@ -916,8 +777,6 @@ MISFITS: list[tuple[str, Mapping[str, str], Sent, str]] = [
         f"^Missing columns: 'petals'. Unknown columns: 'petal'. Expected: {COLUMNS}.$",
     ),
     ("text in floats", TABLE, as_lines([{**ROW, "size": "big"}]), f"{OF_TABLE}.*'big'"),
-    ("text in a CSV column", TABLE, as_csv([["big", 3, "n", "true"]], [*ROW]),
-     r"'size': at \[0\] is text 'big'.*FP64"),
     ("null in integers", TABLE, as_lines([{**ROW, "petals": None}]), f"{OF_TABLE}.*'petals'"),
     ("wide rows of a table", TABLE, as_json({"input_data": [[1, 2]]}),
      f"Got 2 values in row 0; rows of 4 values are expected: {COLUMNS}"),
@@ -925,8 +784,6 @@ MISFITS: list[tuple[str, Mapping[str, str], Sent, str]] = [
      f"Got shape \\(2, 3\\); rows of 4 values are expected: {COLUMNS}"),
     ("no day", {"table": FRAME.format(DAYS_SAMPLE, "")}, as_lines([{"day": "soon", "size": 1}]),
      f"{OF_TABLE} the columns day.*: soon"),
-    ("no rows of a table", TABLE, as_json({"dataframe_split": {"columns": list(ROW), "data": []}}),
-     "The batch is empty"),
     ("columns of other lengths", TABLE,
      as_v2({"size": np.zeros(2), "petals": np.zeros(1, int), "name": np.array(["a"], object),
             "fresh": np.array([True])}),
@@ -995,17 +852,13 @@ def test_whatever_comes_is_scored_or_the_client_s_fault(
             assert str(error)
         except Exception as error:
             broken[form] = repr(error)
-    assert len(every_form) > 600
+    assert len(every_form) > 400
     assert broken == {}
 
 
 @pytest.mark.parametrize(
     ("body", "error", "message"),
     [
-        (b"", UndecodableInput, "POST body is empty. Expecting a JSON dictionary."),
-        (b"[]", UndecodableInput, "POST body should be a JSON dictionary."),
-        (b"[[1, 2]]", UndecodableInput, "POST body should be a JSON dictionary."),
-        (b"{}", UndecodableInput, "A value is not provided for the 'x' parameter."),
         (b'{"y": 1}', UndecodableInput, "A value is not provided for the 'x' parameter."),
         (b'{"params": {}}', UndecodableInput, "A value is not provided for the 'x' parameter."),
         (
@@ -1015,15 +868,7 @@ def test_whatever_comes_is_scored_or_the_client_s_fault(
             "with the shape (any, 2), got a list of 1 x 3 (int inside). (Invalid input array: "
             "array has size 3 on dimension #1, while expected value is 2)",
         ),
-        (
-            b'{"x": 1}',
-            SchemaMismatch,
-            "The value of the 'x' parameter does not fit its schema: expected an array of float64 "
-            "with the shape (any, 2), got int 1. (Invalid input format: expected an array of "
-            "items.)",
-        ),
     ],
-    ids=["empty", "list", "rows", "nothing", "another name", "params alone", "shape", "number"],
 )
 def test_json_by_name_has_its_own_errors_as_before(
     loaded: Callable[..., Loaded], body: bytes, error: type[InputError], message: str
@@ -1034,26 +879,15 @@ def test_json_by_name_has_its_own_errors_as_before(
     assert str(raised.value) == message
 
 
-def test_what_is_missing_beside_data_by_name_is_said_as_before(loaded: Callable[..., Loaded]):
-    """``data`` is the parameter here, not a kind of JSON."""
-    calls = loaded(script({"data": MATRIX["x"], "name": "Python('n')"}))
-    with pytest.raises(UndecodableInput) as raised:
-        calls(as_json({"data": [[1, 2]]}))
-    assert str(raised.value) == "A value is not provided for the 'name' parameter."
-
-
 @pytest.mark.parametrize("rows", [4, 3], ids=["too many", "just as many"])
 @pytest.mark.parametrize(
     "types",
     [
         MATRIX,
-        INTEGERS,
-        {"x": "Numpy(np.array([['aaa', 'b']]))"},
-        {"x": "Numpy(np.array([[1.0, 2.0]]), enforce_column_type=False)"},
         {"x": "Pandas(pd.DataFrame({'a': [1.0], 'b': [2.0]}))"},
         {"x": "Python([[1]])"},
     ],
-    ids=["floats", "integers", "texts", "any type", "table", "lists"],
+    ids=["array", "table", "lists"],
 )
 def test_more_rows_than_allowed_are_refused_naming_the_setting(
     write_script: Callable[[str], Path], types: Mapping[str, str], rows: int
@@ -1077,8 +911,27 @@ def test_more_rows_than_allowed_are_refused_naming_the_setting(
 
 # --- how results are written ----------------------------------------------------------------------
 
-RESULTS = f"""{HEAD}
-import dataclasses, decimal, uuid
+RESULTS = {
+    "np.array([[0.1, 2.0], [3.0, 4.0]])": "output_0,output_1 0.1,2.0 3.0,4.0",
+    "np.array([0.1], dtype='float32')": "output 0.1",
+    "np.array(['2024-05-01T10:00'], dtype='M8[us]')": "output 2024-05-01T10:00:00.000000",
+    "[dict(a='x', b=0.25), dict(a='y', b=0.5)]": "a,b x,0.25 y,0.5",
+    "pd.DataFrame(dict(a=['x', 'y'], b=[0.25, 0.5]))": "a,b x,0.25 y,0.5",
+    "pd.Series([0.25, 0.5])": "output 0.25 0.5",
+    "Answer(['x', 'y'], [0.25, 0.5])": "label,score x,0.25 y,0.5",
+    "Pair(0.25, 0.5)": "output 0.25 0.5",
+    "{3, 1}": "output 1 3",
+    "[datetime.datetime(2024, 5, 1, 10)]": "output 2024-05-01T10:00:00",
+    "[uuid.UUID(int=1)]": "output 00000000-0000-0000-0000-000000000001",
+    "'rose'": "output rose",
+    "dict(a=[1.5], b=None)": "a,b 1.5,",
+}
+
+
+def returning(result: str) -> str:
+    """A script whose run() returns this."""
+    return f"""{HEAD}
+import dataclasses, uuid
 from typing import NamedTuple
 
 @dataclasses.dataclass
@@ -1090,110 +943,19 @@ class Pair(NamedTuple):
     first: float
     second: float
 
-@input_schema("x", Python("a"))
+@input_schema("x", Python(1))
 def run(x):
-    return RESULTS[x]
-
-RESULTS = dict(
-    vector=np.array([0.1, -2.5, 4e300]),
-    matrix=np.array([[0.1, 2.0], [3.0, 4.0]]),
-    cube=np.arange(8.0).reshape(2, 2, 2),
-    floats32=np.array([0.1, 3.3], dtype="float32"),
-    integers=np.array([1, 2**62]),
-    booleans=np.array([True, False]),
-    texts=np.array(["a", "b, c", "ö"]),
-    list=[1, 2, 3],
-    nested=[[1.5, 2.0], [3.0, 4.0]],
-    words=["a", "b"],
-    scalar=3.5,
-    word="rose",
-    truth=True,
-    numpy_scalar=np.float64(0.1),
-    object=dict(label=["a", "b"], score=[0.25, 0.5]),
-    objects=[dict(label="a", score=0.25), dict(label="b", score=0.5)],
-    arrays=dict(label=np.array(["a", "b"]), score=np.array([0.25, 0.5])),
-    frame=pd.DataFrame(dict(label=["a", "b"], score=[0.25, 0.5])),
-    series=pd.Series([0.25, 0.5]),
-    dataclass=Answer(["a", "b"], [0.25, 0.5]),
-    pair=Pair(0.25, 0.5),
-    tuple=(1, 2),
-    numbers={{{{3, 1, 2}}}},
-    moments=[datetime.datetime(2024, 5, 1, 10), datetime.datetime(2024, 5, 2)],
-    days=[datetime.date(2024, 5, 1), datetime.date(2024, 5, 2)],
-    decimals=[decimal.Decimal("1.5"), decimal.Decimal("2.25")],
-    ids=[uuid.UUID(int=1), uuid.UUID(int=2)],
-    dates=np.array(["2024-05-01T10:00", "2024-05-02T00:00"], dtype="M8[us]"),
-)
+    return {result}
 """
-RESULTS = RESULTS.replace("{{", "{").replace("}}", "}")
-PLAIN_RESULTS = [
-    "vector", "matrix", "floats32", "integers", "booleans", "texts", "list", "nested", "words",
-    "scalar", "word", "truth", "numpy_scalar", "object", "objects", "arrays", "frame", "series",
-    "dataclass", "pair", "tuple", "numbers", "moments", "days", "decimals", "ids", "dates",
-]  # fmt: skip
 
 
-def json_columns(value: Any) -> dict[str, list[Any]]:
-    """The JSON answer as columns, as the other formats have to have them."""
-    if isinstance(value, list) and isinstance(value[0], dict):
-        return {name: [row[name] for row in value] for name in value[0]}
-    if isinstance(value, dict):
-        return value
-    return {"output": value if isinstance(value, list) else [value]}
+ONE = as_json({"x": 1})
 
 
-def flat(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """``name_0``, ``name_1``, … for a column of lists, as CSV has them."""
-    made: dict[str, list[Any]] = {}
-    for name, values in columns.items():
-        if isinstance(values[0], list):
-            made |= {f"{name}_{at}": [row[at] for row in values] for at in range(len(values[0]))}
-        else:
-            made[name] = values
-    return made
-
-
-def read_csv(body: bytes) -> dict[str, list[Any]]:
-    names, *rows = csv.reader(io.StringIO(body.decode(), newline=""))
-    return {name: [cell(row[at]) for row in rows] for at, name in enumerate(names)}
-
-
-def cell(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def read_lines(body: bytes) -> dict[str, list[Any]]:
-    return json_columns([json.loads(line) for line in body.splitlines()])
-
-
-@pytest.mark.parametrize("result", PLAIN_RESULTS)
-def test_every_format_holds_the_values_of_the_json_answer(
-    loaded: Callable[..., Loaded], result: str
-):
-    calls = loaded(RESULTS)
-    sent = as_json({"x": result})
-    expected = normal(json_columns(json.loads(answer(calls, sent, JSON))), result)
-    assert normal(read_lines(answer(calls, sent, LINES)), result) == expected
-    assert normal(read_csv(answer(calls, sent, CSV)), result) in (expected, flat(expected))
-    if len(expected) == 1:
-        array = np.load(io.BytesIO(answer(calls, sent, NPY)), allow_pickle=False)
-        values = array.astype(str) if array.dtype.kind == "M" else array
-        assert normal({"output": values.tolist()}, result) == expected
-    else:
-        with pytest.raises(NotAcceptable, match="application/x-npy holds one array"):
-            answer(calls, sent, NPY)
-
-
-def normal(columns: Mapping[str, list[Any]], result: str) -> dict[str, list[Any]]:
-    """Moments have six digits more in some formats, float32 the digits of float64."""
-    if result == "dates":
-        return {k: [each.removesuffix(".000000") for each in v] for k, v in columns.items()}
-    if result == "floats32":
-        return {k: np.array(v, dtype=np.float32).tolist() for k, v in columns.items()}
-    return dict(columns)
+@pytest.mark.parametrize(("result", "lines"), RESULTS.items())
+def test_other_formats_hold_what_json_holds(loaded: Callable[..., Loaded], result: str, lines: str):
+    """Whatever Python has it as; how each format is written is tested with the format."""
+    assert answer(loaded(returning(result)), ONE, CSV).decode().split() == lines.split()
 
 
 def answer(calls: Loaded, sent: Sent, accept: str) -> bytes:
@@ -1204,10 +966,9 @@ def answer(calls: Loaded, sent: Sent, accept: str) -> bytes:
 
 
 def test_no_result_is_an_empty_object_and_no_rows(loaded: Callable[..., Loaded]):
-    calls = loaded(script({"x": "Python(1)"}))
-    assert answer(calls, as_json({"x": 1}), JSON) == b"{}"
-    assert answer(calls, as_json({"x": 1}), LINES) == b""
-    assert answer(calls, as_json({"x": 1}), CSV) == b"\r\n"
+    calls = loaded(returning("None"))
+    answers = [answer(calls, ONE, accept) for accept in (JSON, LINES, CSV)]
+    assert answers == [b"{}", b"", b"\r\n"]
 
 
 @pytest.mark.parametrize(
@@ -1217,9 +978,8 @@ def test_no_result_is_an_empty_object_and_no_rows(loaded: Callable[..., Loaded])
 def test_v2_json_has_nan_as_json_has_it(
     write_script: Callable[[str], Path], policy: str, written: bytes
 ):
-    source = f"{HEAD}\n@input_schema('x', Python(1))\ndef run(x):\n    return [np.nan, np.inf]"
-    calls = Loaded(write_script(source), SCORING_NAN=policy)
-    assert answer(calls, as_json({"x": 1}), JSON) == written
+    calls = Loaded(write_script(returning("[np.nan, np.inf]")), SCORING_NAN=policy)
+    assert answer(calls, ONE, JSON) == written
     body = calls(as_v2({"x": np.array([1])})).body
     assert isinstance(body, bytes)
     assert b'"data":' + written in body
@@ -1229,13 +989,6 @@ def test_a_result_with_nan_is_written_whatever_json_makes_of_it(
     write_script: Callable[[str], Path],
 ):
     """JSON with bare NaN is not JSON, but is on the way of what has no form but its JSON."""
-    source = RESULTS.replace("dataclass=Answer([", "dataclass=Answer([np.nan], [np.inf]), _=([")
-    calls = Loaded(write_script(source), SCORING_NAN="raw")
-    assert answer(calls, as_json({"x": "dataclass"}), JSON) == b'{"label":[NaN],"score":[Infinity]}'
-    assert answer(calls, as_json({"x": "dataclass"}), CSV) == b"label,score\r\nnan,inf\r\n"
-
-
-def test_a_part_without_a_value_is_written(loaded: Callable[..., Loaded]):
-    calls = loaded(RESULTS.replace("pair=", "part=dict(a=[1.5], b=None), pair="))
-    assert answer(calls, as_json({"x": "part"}), JSON) == b'{"a":[1.5],"b":null}'
-    assert answer(calls, as_json({"x": "part"}), CSV) == b"a,b\r\n1.5,\r\n"
+    calls = Loaded(write_script(returning("Answer([np.nan], [np.inf])")), SCORING_NAN="raw")
+    assert answer(calls, ONE, JSON) == b'{"label":[NaN],"score":[Infinity]}'
+    assert answer(calls, ONE, CSV) == b"label,score\r\nnan,inf\r\n"

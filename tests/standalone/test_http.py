@@ -9,7 +9,6 @@ import hashlib
 import json
 import socket
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -23,7 +22,7 @@ from scoring_runtime.http.endpoint import create
 from scoring_runtime.standalone.connection import HURRIED_SECONDS, KEEP_ALIVE_SECONDS, Shared
 from scoring_runtime.standalone.http import HttpProtocol
 from tests.hosts.standalone import StandaloneHost
-from tests.hosts.waiting import until
+from tests.hosts.waiting import on_a_loop, until
 
 SCRIPTS = Path(__file__).parents[1] / "entry_scripts"
 LIMIT = 100_000
@@ -184,15 +183,6 @@ def test_many_requests_on_one_connection(host):
             assert reply.headers["date"].endswith(" GMT")
 
 
-def test_connection_close_is_granted(host):
-    with Wire(host) as wire:
-        wire.request("POST /score", b"last", "connection: close")
-        reply = wire.reply()
-        assert reply.body == b"last"
-        assert reply.headers["connection"] == "close"
-        assert wire.ended
-
-
 @pytest.mark.parametrize("after", [b"\r\n\r\n", b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", b"junk\0"])
 def test_what_follows_connection_close_is_not_answered(host, after):
     with Wire(host) as wire:
@@ -216,8 +206,10 @@ def test_pipelined_requests_wait_for_a_slow_one_before_them(host):
         wire.request("GET /score?do=sleep&seconds=0.2&name=slow")
         wire.request("GET /")
         wire.request("GET /nothing")
-        wire.request("POST /score", b"fast")
+        wire.request("POST /score", b"fast", "connection: close")
         replies = [wire.reply() for _ in range(4)]
+        assert wire.ended
+    assert [each.headers.get("connection") for each in replies] == [None, None, None, "close"]
     assert [each.status for each in replies] == [200, 200, 404, 200]
     assert [replies[0].json, replies[1].body, replies[3].body] == ["slow", b"Healthy", b"fast"]
 
@@ -241,17 +233,6 @@ def test_a_bad_request_behind_good_ones_is_refused_in_its_turn(host, last):
         assert wire.ended
 
 
-def test_pipelined_requests_whose_last_asks_to_close(host):
-    with Wire(host) as wire:
-        wire.request("GET /score?do=sleep&seconds=0.1&name=one")
-        wire.request("POST /score", b"two")
-        wire.request("POST /score", b"three", "connection: close")
-        replies = [wire.reply() for _ in range(3)]
-        assert [each.headers.get("connection") for each in replies] == [None, None, "close"]
-        assert [each.status for each in replies] == [200] * 3
-        assert wire.ended
-
-
 def test_a_flood_of_pipelined_requests_is_not_read_ahead_without_end(host):
     """A client that sends faster than it is answered is made to wait, and no memory filled."""
     memory = Memory(host)
@@ -259,8 +240,8 @@ def test_a_flood_of_pipelined_requests_is_not_read_ahead_without_end(host):
     sent = 0
     with Wire(host) as wire:
         wire.socket.settimeout(0.2)
-        until = time.monotonic() + 2
-        while time.monotonic() < until:
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
             with contextlib.suppress(TimeoutError):
                 sent += wire.socket.send(one * 100)
     assert sent < 20 * MEGABYTE
@@ -281,23 +262,18 @@ def test_answers_that_are_not_read_are_not_made_without_end(host):
     assert memory.growth < 40 * MEGABYTE
 
 
-def test_a_client_that_closes_its_side_is_still_answered_and_then_let_go(host):
+@pytest.mark.parametrize("last", ["whole", "half"])
+def test_a_client_that_closes_its_side_is_still_answered_and_then_let_go(host, last):
     with Wire(host) as wire:
         wire.request("GET /score?do=sleep&seconds=0.1&name=a")
-        wire.request("GET /score?do=sleep&seconds=0&name=b")
-        wire.half_close()
-        wire.socket.settimeout(5)
-        assert [wire.reply().json, wire.reply().json] == ["a", "b"]
-        assert wire.ended
-
-
-def test_a_client_that_closes_its_side_in_the_middle_of_a_request_is_let_go(host):
-    with Wire(host) as wire:
-        wire.request("GET /score?do=sleep&seconds=0.1&name=a")
-        wire.send("POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf")
+        if last == "whole":
+            wire.request("GET /score?do=sleep&seconds=0&name=b")
+        else:
+            wire.send(HALF)
         wire.half_close()
         wire.socket.settimeout(5)
         assert wire.reply().json == "a"
+        assert last == "half" or wire.reply().json == "b"
         assert wire.ended
 
 
@@ -407,44 +383,39 @@ BUSY = b"GET /score?do=sleep&seconds=0.3&name=busy HTTP/1.1\r\nhost: a\r\n\r\n"
 HALF = b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nha"
 
 
-def test_shutdown_closes_idle_connections_and_the_others_after_their_answer():
-    async def main() -> None:
-        async with Local() as local:
-            idle, busy = await local.connect(b""), await local.connect(BUSY)
-            head, body = await local.connect(HALF[:10]), await local.connect(HALF)
-            for protocol in local.protocols:
-                protocol.shutdown()
-            assert await idle[0].read() == b""
-            head[1].write(HALF[10:] + b"lf")
-            body[1].write(b"lf")
-            for connection, end in ((busy, b'"busy"'), (head, b"half"), (body, b"half")):
-                answer = await connection[0].read()
-                assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-                assert b"connection: close\r\n" in answer
-                assert answer.endswith(end)
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+@on_a_loop
+async def test_shutdown_closes_idle_connections_and_the_others_after_their_answer():
+    async with Local() as local:
+        idle, busy = await local.connect(b""), await local.connect(BUSY)
+        head, body = await local.connect(HALF[:10]), await local.connect(HALF)
+        for protocol in local.protocols:
+            protocol.shutdown()
+        assert await idle[0].read() == b""
+        head[1].write(HALF[10:] + b"lf")
+        body[1].write(b"lf")
+        for connection, end in ((busy, b'"busy"'), (head, b"half"), (body, b"half")):
+            answer = await connection[0].read()
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"connection: close\r\n" in answer
+            assert answer.endswith(end)
 
 
-def test_connections_without_a_request_are_closed_after_the_keep_alive_time():
+@on_a_loop
+async def test_connections_without_a_request_are_closed_after_the_keep_alive_time():
     """Those that are being answered, or send a request, are not."""
-
-    async def main() -> None:
-        async with Local(idle_timeout_seconds=1000.0) as local:
-            idle, head = await local.connect(b""), await local.connect(HALF[:10])
-            busy, body = await local.connect(BUSY), await local.connect(HALF)
-            await local.pass_time(KEEP_ALIVE_SECONDS - 5)
-            assert not idle[0].at_eof()
-            await local.pass_time(10)
-            assert await idle[0].read() == b""
-            head[1].write(HALF[10:] + b"lf")
-            body[1].write(b"lf")
-            for connection, end in ((busy, b'"busy"'), (body, b"half"), (head, b"half")):
-                answer = await connection[0].readuntil(end)
-                assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-                assert b"connection: close" not in answer
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+    async with Local(idle_timeout_seconds=1000.0) as local:
+        idle, head = await local.connect(b""), await local.connect(HALF[:10])
+        busy, body = await local.connect(BUSY), await local.connect(HALF)
+        await local.pass_time(KEEP_ALIVE_SECONDS - 5)
+        assert not idle[0].at_eof()
+        await local.pass_time(10)
+        assert await idle[0].read() == b""
+        head[1].write(HALF[10:] + b"lf")
+        body[1].write(b"lf")
+        for connection, end in ((busy, b'"busy"'), (body, b"half"), (head, b"half")):
+            answer = await connection[0].readuntil(end)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"connection: close" not in answer
 
 
 CHUNKS = b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -472,55 +443,49 @@ def is_408(answer: bytes, text: bytes) -> bool:
         (BUSY + HALF, b"l"),
     ],
 )
-def test_a_request_of_which_no_byte_comes_for_the_idle_time_is_408(begin, on):
+@on_a_loop
+async def test_a_request_of_which_no_byte_comes_for_the_idle_time_is_408(begin, on):
     """In its head, body, chunk sizes and trailers, pipelined or not; what came is let go."""
-
-    async def main() -> None:
-        async with Local(idle_timeout_seconds=60.0) as local:
-            reader, writer = await local.connect(begin)
-            await local.pass_time(1)
-            await local.pass_time(30)
-            writer.write(on)
-            await local.pass_time(20)
-            await local.pass_time(9)
-            assert not reader.at_eof()
-            await local.pass_time(52)
-            answer = await reader.read()
-            if begin.startswith(BUSY):
-                first, busy, answer = answer.partition(b'"busy"')
-                assert busy and first.startswith(b"HTTP/1.1 200 OK\r\n")
-            assert is_408(
-                answer, b"No byte of a request came for 60 seconds (SCORING_IDLE_TIMEOUT_SECONDS)."
-            )
-            assert local.in_flight == 0
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+    async with Local(idle_timeout_seconds=60.0) as local:
+        reader, writer = await local.connect(begin)
+        await local.pass_time(1)
+        await local.pass_time(30)
+        writer.write(on)
+        await local.pass_time(20)
+        await local.pass_time(9)
+        assert not reader.at_eof()
+        await local.pass_time(52)
+        answer = await reader.read()
+        if begin.startswith(BUSY):
+            first, busy, answer = answer.partition(b'"busy"')
+            assert busy and first.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert is_408(
+            answer, b"No byte of a request came for 60 seconds (SCORING_IDLE_TIMEOUT_SECONDS)."
+        )
+        assert local.in_flight == 0
 
 
 @pytest.mark.parametrize(
     ("size", "seconds", "survives"), [(1, 3, False), (480, 1, False), (520, 1, True)]
 )
-def test_a_request_is_to_come_at_a_least_rate(size, seconds, survives):
+@on_a_loop
+async def test_a_request_is_to_come_at_a_least_rate(size, seconds, survives):
     """500 bytes a second on the whole, the first 60 seconds apart: a drip holds no place."""
-
-    async def main() -> None:
-        async with Local(idle_timeout_seconds=60.0) as local:
-            length = 1_000_000
-            head = b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % length
-            reader, _ = await local.connect(head)
-            [protocol] = local.protocols
-            for moment in range(0, 1800, seconds):
-                protocol.look(float(moment))
-                if not survives or moment >= 60:
-                    protocol.data_received(bytes(size * seconds))
-            if survives:
-                protocol.data_received(bytes(length))
-                assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
-            else:
-                slow = b"A request came with less than 500 bytes per second"
-                assert is_408(await reader.read(), slow)
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+    async with Local(idle_timeout_seconds=60.0) as local:
+        length = 1_000_000
+        head = b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % length
+        reader, _ = await local.connect(head)
+        [protocol] = local.protocols
+        for moment in range(0, 1800, seconds):
+            protocol.look(float(moment))
+            if not survives or moment >= 60:
+                protocol.data_received(bytes(size * seconds))
+        if survives:
+            protocol.data_received(bytes(length))
+            assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+        else:
+            slow = b"A request came with less than 500 bytes per second"
+            assert is_408(await reader.read(), slow)
 
 
 @pytest.mark.parametrize(
@@ -528,148 +493,130 @@ def test_a_request_is_to_come_at_a_least_rate(size, seconds, survives):
     ["/score?do=big&size=30000000", "/score?do=stream&parts=1000000&size=100000"],
     ids=["whole", "streamed"],
 )
-def test_an_answer_that_is_not_read_is_ended_and_its_stream_closed(target):
+@on_a_loop
+async def test_an_answer_that_is_not_read_is_ended_and_its_stream_closed(target):
     """One that is read, however slowly, is not; nothing waits behind it for ever."""
-
-    async def main() -> None:
-        async with Local(idle_timeout_seconds=60.0) as local:
-            asked = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % target.encode()
-            slow, _ = await local.connect(asked + BUSY)
-            await local.pass_time(1)
-            for _ in range(5):
-                await slow.readexactly(1_000_000)
-                await local.pass_time(50)
-            assert local.protocols[0] in local.state.connections
-            for _ in range(100):  # what was on its way may have moved meanwhile
-                await local.pass_time(11)
-                await asyncio.sleep(0.02)
-                if local.protocols[0] not in local.state.connections:
-                    break
-            assert local.protocols[0] not in local.state.connections
-            with contextlib.suppress(ConnectionResetError):
-                await slow.read()
-            if "stream" in target:
-                while b'"closed":1' not in await local.asked("/score?do=counts"):
-                    await asyncio.sleep(0.05)
-            while local.state.tasks:
+    async with Local(idle_timeout_seconds=60.0) as local:
+        asked = b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % target.encode()
+        slow, _ = await local.connect(asked + BUSY)
+        await local.pass_time(1)
+        for _ in range(5):
+            await slow.readexactly(1_000_000)
+            await local.pass_time(50)
+        assert local.protocols[0] in local.state.connections
+        for _ in range(100):  # what was on its way may have moved meanwhile
+            await local.pass_time(11)
+            await asyncio.sleep(0.02)
+            if local.protocols[0] not in local.state.connections:
+                break
+        assert local.protocols[0] not in local.state.connections
+        with contextlib.suppress(ConnectionResetError):
+            await slow.read()
+        if "stream" in target:
+            while b'"closed":1' not in await local.asked("/score?do=counts"):
                 await asyncio.sleep(0.05)
-
-    asyncio.run(asyncio.wait_for(main(), 200))
+        while local.state.tasks:
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_stream_that_nobody_gets_is_closed(method):
+@on_a_loop
+async def test_a_stream_that_nobody_gets_is_closed(method):
     """Of HEAD, and of a client that has left while run() made it."""
-
-    async def main() -> None:
-        async with Local() as local:
-            target = b"/score?do=stream&parts=5&size=5"
-            lines = b"%b %b HTTP/1.1\r\nhost: a\r\n\r\n" % (method.encode(), target)
-            if method == "HEAD":
-                _, writer = await local.connect(lines)
-            else:
-                await local.connect(BUSY)
-                _, writer = await local.connect(lines)
-                writer.transport.abort()
-            answer = b""
-            while b'"closed":0' not in answer:  # it was not begun, so there is nothing to end
-                answer = await local.asked("/score?do=counts")
-            while local.state.tasks:
-                await asyncio.sleep(0.05)
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+    async with Local() as local:
+        target = b"/score?do=stream&parts=5&size=5"
+        lines = b"%b %b HTTP/1.1\r\nhost: a\r\n\r\n" % (method.encode(), target)
+        if method == "HEAD":
+            _, writer = await local.connect(lines)
+        else:
+            await local.connect(BUSY)
+            _, writer = await local.connect(lines)
+            writer.transport.abort()
+        answer = b""
+        while b'"closed":0' not in answer:  # it was not begun, so there is nothing to end
+            answer = await local.asked("/score?do=counts")
+        while local.state.tasks:
+            await asyncio.sleep(0.05)
 
 
-def test_while_the_loop_is_held_up_no_client_is_idle(monkeypatch):
+@on_a_loop
+async def test_while_the_loop_is_held_up_no_client_is_idle(monkeypatch):
     """A run() that keeps Python busy for two minutes lets nothing be read meanwhile."""
-
-    async def main() -> None:
-        async with Local(idle_timeout_seconds=60.0) as local:
-            reader, writer = await local.connect(HALF)
-            local.shared.sweep(local.state.connections)
-            monkeypatch.setattr(local.shared, "_swept", time.monotonic() - 120)
-            local.shared.sweep(local.state.connections)
-            writer.write(b"lf")
-            assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 OK\r\n")
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+    async with Local(idle_timeout_seconds=60.0) as local:
+        reader, writer = await local.connect(HALF)
+        local.shared.sweep(local.state.connections)
+        monkeypatch.setattr(local.shared, "_swept", time.monotonic() - 120)
+        local.shared.sweep(local.state.connections)
+        writer.write(b"lf")
+        assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-def test_bodies_in_flight_are_counted_until_they_are_answered_or_lost():
-    async def main() -> None:
-        async with Local(max_bytes_in_flight=3000, max_body_bytes=1000) as local:
-            whole = b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n"
-            slow = whole % b"/score?do=sleep&seconds=0.5&name=slow" + bytes(1000)
-            scoring, _ = await local.connect(slow + whole % b"/score" + bytes(1000))  # one waits
-            _, uploading = await local.connect(whole % b"/score" + bytes(900))
-            assert local.in_flight == 2900
-            refused = await local.connect(whole % b"/score" + bytes(101))
-            answer = await refused[0].readuntil(b"(SCORING_MAX_BYTES_IN_FLIGHT)")
-            assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-            assert b"\r\nretry-after: 1\r\n" in answer
-            assert b"Healthy" in await local.asked("/")
-            assert (await scoring.readuntil(b'"slow"')).startswith(b"HTTP/1.1 200 OK\r\n")
-            uploading.transport.abort()
-            while local.in_flight:
-                await asyncio.sleep(0.05)
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+@on_a_loop
+async def test_bodies_in_flight_are_counted_until_they_are_answered_or_lost():
+    async with Local(max_bytes_in_flight=3000, max_body_bytes=1000) as local:
+        whole = b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\n"
+        slow = whole % b"/score?do=sleep&seconds=0.5&name=slow" + bytes(1000)
+        scoring, _ = await local.connect(slow + whole % b"/score" + bytes(1000))  # one waits
+        _, uploading = await local.connect(whole % b"/score" + bytes(900))
+        assert local.in_flight == 2900
+        refused = await local.connect(whole % b"/score" + bytes(101))
+        answer = await refused[0].readuntil(b"(SCORING_MAX_BYTES_IN_FLIGHT)")
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nretry-after: 1\r\n" in answer
+        assert b"Healthy" in await local.asked("/")
+        assert (await scoring.readuntil(b'"slow"')).startswith(b"HTTP/1.1 200 OK\r\n")
+        uploading.transport.abort()
+        while local.in_flight:
+            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("what", ["turns", "body"])
-def test_what_a_lost_connection_held_is_no_longer_in_flight(what):
-    async def main() -> None:
-        async with Local() as local:
-            more = HALF if what == "body" else (HALF + b"lf") * 3
-            _, writer = await local.connect(BUSY + more)
-            assert local.in_flight == (2 if what == "body" else 12)
-            writer.transport.abort()
-            while local.in_flight:
-                await asyncio.sleep(0.05)
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+@on_a_loop
+async def test_what_a_lost_connection_held_is_no_longer_in_flight(what):
+    async with Local() as local:
+        more = HALF if what == "body" else (HALF + b"lf") * 3
+        _, writer = await local.connect(BUSY + more)
+        assert local.in_flight == (2 if what == "body" else 12)
+        writer.transport.abort()
+        while local.in_flight:
+            await asyncio.sleep(0.05)
 
 
-def test_above_the_bound_of_connections_health_is_answered_and_all_else_is_503():
+@on_a_loop
+async def test_above_the_bound_of_connections_health_is_answered_and_all_else_is_503():
     """The first are served on; of those above it, silent ones give way to the next."""
-
-    async def main() -> None:
-        async with Local(max_connections=3) as local:
-            first = [await local.connect(HALF) for _ in range(3)]
-            silent = [await local.connect(b"") for _ in range(40)]
-            for path in ("/", "/health/live", "/health/ready"):
-                assert (await local.asked(path)).startswith(b"HTTP/1.1 200 OK\r\n")
-            reader, _ = await local.connect(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n")
-            assert b"\r\nconnection: close\r\n" in await reader.read()
-            answer = await local.asked("/score")
-            assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
-            assert b"\r\nretry-after: 1\r\n" in answer
-            assert b"(SCORING_MAX_CONNECTIONS, ulimit -n). Try again later." in answer
-            await local.pass_time(HURRIED_SECONDS + 1)
-            for reader, _ in silent:
-                with contextlib.suppress(ConnectionResetError):
-                    assert await reader.read() == b""
-            for reader, writer in first:
-                writer.write(b"lf")
-                assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 OK\r\n")
-
-    asyncio.run(asyncio.wait_for(main(), 60))
-
-
-def test_connections_that_wait_for_a_request_make_room_for_others():
-    async def main() -> None:
-        async with Local(max_connections=8) as local:
-            waiting = []
-            for _ in range(8):
-                waiting.append(await local.connect(b""))
-                await local.pass_time(1)
-            local.shared.sweep(local.state.connections)
-            assert await waiting[0][0].read() == b""  # the one that has waited longest
-            assert len(local.state.connections) == 7
-            reader, _ = await local.connect(HALF + b"lf")
+    async with Local(max_connections=3) as local:
+        first = [await local.connect(HALF) for _ in range(3)]
+        silent = [await local.connect(b"") for _ in range(40)]
+        for path in ("/", "/health/live", "/health/ready"):
+            assert (await local.asked(path)).startswith(b"HTTP/1.1 200 OK\r\n")
+        reader, _ = await local.connect(b"GET /health/live HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert b"\r\nconnection: close\r\n" in await reader.read()
+        answer = await local.asked("/score")
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nretry-after: 1\r\n" in answer
+        assert b"(SCORING_MAX_CONNECTIONS, ulimit -n). Try again later." in answer
+        await local.pass_time(HURRIED_SECONDS + 1)
+        for reader, _ in silent:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        for reader, writer in first:
+            writer.write(b"lf")
             assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 OK\r\n")
 
-    asyncio.run(asyncio.wait_for(main(), 60))
+
+@on_a_loop
+async def test_connections_that_wait_for_a_request_make_room_for_others():
+    async with Local(max_connections=8) as local:
+        waiting = []
+        for _ in range(8):
+            waiting.append(await local.connect(b""))
+            await local.pass_time(1)
+        local.shared.sweep(local.state.connections)
+        assert await waiting[0][0].read() == b""  # the one that has waited longest
+        assert len(local.state.connections) == 7
+        reader, _ = await local.connect(HALF + b"lf")
+        assert (await reader.readuntil(b"half")).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 STUCK = 290
@@ -735,7 +682,7 @@ def test_a_request_sent_byte_by_byte(host):
         assert wire.reply().body == ALL_BYTES
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 255, 4096])
+@pytest.mark.parametrize("size", [1, 7, 255, 4096])
 def test_chunked_uploads_of_every_split(host, size):
     """Chunks of ``size``, sent in pieces that never end where a chunk does."""
     body = ALL_BYTES * 20
@@ -755,18 +702,10 @@ def test_chunked_uploads_of_every_split(host, size):
         assert wire.reply().body == b"Healthy"
 
 
-def test_all_256_byte_values_survive_both_ways(host):
-    body = ALL_BYTES * 1000
-    reply = httpx.post(f"{host.url}/score", content=body)
-    assert reply.content == body
-    assert reply.headers["content-type"] == "application/octet-stream"
-
-
-def test_50_megabytes_survive_both_ways(host):
+def test_50_megabytes_of_every_byte_survive_both_ways(host):
     body = (ALL_BYTES * 4096) * 50
     reply = httpx.post(f"{host.url}/score", content=body, timeout=60)
     assert reply.status_code == 200
-    assert len(reply.content) == 50 * MEGABYTE
     assert hashlib.sha256(reply.content).digest() == hashlib.sha256(body).digest()
 
 
@@ -777,8 +716,6 @@ def test_50_megabytes_survive_both_ways(host):
 )
 def test_an_empty_body(host, head):
     end = "0\r\n\r\n" if "chunked" in head else ""
-    reply = exchange(host, f"POST /score?do=describe HTTP/1.1\r\nhost: a\r\n{head}\r\n{end}")
-    assert (reply.status, reply.json["length"]) == (200, 0)
     reply = exchange(host, f"POST /score?do=echo HTTP/1.1\r\nhost: a\r\n{head}\r\n{end}")
     assert (reply.status, reply.headers["content-length"], reply.body) == (200, "0", b"")
 
@@ -797,19 +734,20 @@ def test_head_has_the_headers_and_no_body(host):
         assert wire.reply().body == b"next"
 
 
-def test_expect_100_continue(host):
-    """The client is told to go on before it sends its body."""
+def test_expect_100_continue(host, small):
+    """The client is told to go on before it sends its body, unless that is refused at once."""
+    expects = ("Content-Length: 4", "Expect: 100-Continue")
     with Wire(host) as wire:
-        for _ in range(2):
-            wire.request("POST /score", b"", "Content-Length: 4", "Expect: 100-Continue")
+        for more in ((), ("Connection: upgrade", "Upgrade: h2c")):
+            wire.request("POST /score", b"", *expects, *more)
             assert wire.file.readline() == b"HTTP/1.1 100 Continue\r\n"
             assert wire.file.readline() == b"\r\n"
             wire.send("body")
             assert wire.reply().body == b"body"
-
-
-def test_100_continue_is_not_for_http_1_0(host):
-    """RFC 9110 §10.1.1: an expectation in an HTTP/1.0 request is ignored."""
+    with Wire(small) as wire:
+        wire.request("POST /score", b"", f"Content-Length: {LIMIT + 1}", expects[1])
+        assert wire.reply().status == 413
+    # RFC 9110 §10.1.1: an expectation in an HTTP/1.0 request is ignored.
     head = "POST /score HTTP/1.0\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
     assert exchange(host, head, "body").body == b"body"
 
@@ -834,55 +772,24 @@ def test_http_1_1_has_one_host_line_and_http_1_0_at_most_one(host, version, line
             assert wire.ended
 
 
-def test_expect_100_continue_with_an_upgrade(host):
-    with Wire(host) as wire:
-        wire.send(
-            "POST /score HTTP/1.1\r\nhost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n"
-            "Content-Length: 4\r\nExpect: 100-continue\r\n\r\n"
-        )
-        assert wire.head()[1] == 100
-        wire.send("body")
-        assert wire.reply().body == b"body"
-
-
-def test_expect_100_continue_of_a_body_that_is_too_large_is_refused_at_once(small):
-    reply = exchange(
-        small,
-        f"POST /score HTTP/1.1\r\nhost: a\r\nContent-Length: {LIMIT + 1}\r\n"
-        "Expect: 100-continue\r\n\r\n",
-    )
-    assert reply.status == 413
-
-
 @pytest.mark.parametrize(
-    ("target", "path", "args"),
+    ("target", "args"),
     [
-        ("/score", "/score", {}),
-        ("/%73core", "/score", {}),
-        ("/s%63ore?do=describe", "/score", {}),
-        ("http://somewhere.example/score", "/score", {}),
-        ("HTTP://somewhere.example:8080/score?a=1", "/score", {"a": ["1"]}),
-        ("//score", "/score", {}),
-        ("/score?a=%C3%A4&a=%20&b", "/score", {"a": ["ä", " "], "b": [""]}),
-        ("/score#fragment", "/score", {}),
+        ("/s%63ore?do=describe", {}),
+        ("HTTP://somewhere.example:8080/score?do=describe&a=1", {"a": ["1"]}),
+        ("//score?do=describe", {}),
+        ("/score?do=describe&a=%C3%A4&a=%20&b", {"a": ["ä", " "], "b": [""]}),
+        ("/score?do=describe#fragment", {}),
     ],
 )
-def test_targets(host, target, path, args):
-    separator = "&" if "?" in target else "?"
-    if "do=" not in target:
-        target = target.partition("#")[0] + f"{separator}do=describe" + "#x" * ("#" in target)
-    reply = exchange(host, f"GET {target} HTTP/1.1\r\nhost: a\r\n\r\n")
-    assert reply.status == 200
-    got = reply.json["args"]
-    assert got.pop("do") == ["describe"]
-    assert (reply.json["path"], got) == (path, args)
+def test_targets(host, target, args):
+    seen = exchange(host, f"GET {target} HTTP/1.1\r\nhost: a\r\n\r\n").json
+    assert (seen["path"], seen["args"]) == ("/score", {"do": ["describe"], **args})
 
 
 @pytest.mark.parametrize(
-    "target",
-    ["*", "/score/", "/score%2f", "/score%00", "/../score", "/%zz", "/score;x", "/a" * 2000,
-     "http://a", "/%ff"],
-)  # fmt: skip
+    "target", ["*", "/score%2f", "/score%00", "/../score", "/%zz", "/a" * 2000, "http://a", "/%ff"]
+)
 def test_targets_that_are_none_of_ours_are_404_or_health(host, target):
     reply = exchange(host, f"OPTIONS {target} HTTP/1.1\r\nhost: a\r\n\r\n")
     assert reply.status == (200 if target == "http://a" else 404)
@@ -906,37 +813,24 @@ def test_trailers_do_not_pass_for_headers(host):
 # --- limits ---------------------------------------------------------------------------------------
 
 
-def test_a_body_of_exactly_the_limit_is_scored(small):
+@pytest.mark.parametrize("coded", [False, True], ids=["with a length", "chunked"])
+def test_a_body_of_exactly_the_limit_is_scored_and_one_byte_more_is_413(small, coded):
+    """Before it is read, where its length is said."""
+    head = "POST /score HTTP/1.1\r\nhost: a\r\nx-request-id: big\r\n"
     with Wire(small) as wire:
-        wire.request("POST /score", b"x" * LIMIT)
-        assert wire.reply().json == LIMIT
-        half = b"%x\r\n%b\r\n" % (LIMIT // 2, b"x" * (LIMIT // 2))
-        wire.send(
-            "POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n", half, half
-        )
-        wire.send("0\r\n\r\n")
-        assert wire.reply().json == LIMIT
-
-
-def test_one_byte_more_is_413_before_the_body_is_read(small):
-    with Wire(small) as wire:
-        wire.send(
-            "POST /score HTTP/1.1\r\nhost: a\r\nx-request-id: big\r\n"
-            f"content-length: {LIMIT + 1}\r\n\r\n"
-        )
+        for size in (LIMIT, LIMIT + 1):
+            body = b"x" * size
+            if coded:
+                wire.send(f"{head}transfer-encoding: chunked\r\n\r\n", b"%x\r\n%b" % (size, body))
+            else:
+                wire.send(f"{head}content-length: {size}\r\n\r\n")
+            if size == LIMIT:
+                wire.send(b"\r\n0\r\n\r\n" if coded else body)
+                assert wire.reply().json == LIMIT
         reply = wire.reply()
         assert (reply.status, reply.headers["connection"]) == (413, "close")
         assert reply.message == f"The body is larger than {LIMIT} bytes (SCORING_MAX_BODY_BYTES)."
         assert reply.headers["x-request-id"] == "big"
-
-
-def test_one_byte_more_in_chunks_is_413(small):
-    with Wire(small) as wire:
-        wire.send("POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
-        wire.send(b"%x\r\n%b" % (LIMIT + 1, b"x" * (LIMIT + 1)))
-        reply = wire.reply()
-        assert (reply.status, reply.headers["connection"]) == (413, "close")
-        assert reply.message == f"The body is larger than {LIMIT} bytes (SCORING_MAX_BODY_BYTES)."
 
 
 @pytest.mark.parametrize("coded", [False, True], ids=["with a length", "chunked"])
@@ -957,78 +851,40 @@ def test_memory_does_not_grow_by_a_body_that_is_refused(small, coded):
     assert serves(small)
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, gzip"])
-def test_a_bomb_is_413_and_does_not_explode(small, encoding):
+def test_a_bomb_is_413_and_does_not_explode(small):
     memory = Memory(small)
-    bomb = {
-        "gzip": lambda: gzip.compress(bytes(90 * MEGABYTE)),
-        "deflate": lambda: zlib.compress(bytes(90 * MEGABYTE)),
-        "gzip, gzip": lambda: gzip.compress(gzip.compress(bytes(200 * MEGABYTE))),
-    }[encoding]()
+    bomb = gzip.compress(gzip.compress(bytes(200 * MEGABYTE)))
     assert len(bomb) < LIMIT
-    reply = httpx.post(
-        f"{small.url}/score", content=bomb, headers={"content-encoding": encoding}, timeout=30
-    )
+    coded = {"content-encoding": "gzip, gzip"}
+    reply = httpx.post(f"{small.url}/score", content=bomb, headers=coded, timeout=30)
     assert reply.status_code == 413
     assert "once decompressed (SCORING_MAX_BODY_BYTES)" in reply.json()["message"]
     assert memory.growth < 15 * MEGABYTE
 
 
+GET = "GET /%s HTTP/1.1\r\nhost: a\r\n%s\r\n"
+
+
 @pytest.mark.parametrize(
-    ("request_", "status", "text"),
+    ("path", "lines", "status", "text"),
     [
-        (
-            "GET / HTTP/1.1\r\nhost: a\r\nx: %s\r\n\r\n" % ("y" * 8300),
-            431,
-            "A header line has more than 8190",
-        ),
-        (
-            "GET / HTTP/1.1\r\nhost: a\r\n%s: y\r\n\r\n" % ("x" * 8300),
-            431,
-            "A header line has more than 8190",
-        ),
-        (
-            "GET / HTTP/1.1\r\nhost: a\r\n%s\r\n" % ("x: y\r\n" * 101),
-            431,
-            "there are more than 100 of them",
-        ),
-        (
-            "GET /%s HTTP/1.1\r\nhost: a\r\n\r\n" % ("a" * 4100),
-            414,
-            "The request line is longer than 4094",
-        ),
-        (
-            "GET /?%s HTTP/1.1\r\nhost: a\r\n\r\n" % ("a" * 70000),
-            414,
-            "The request line is longer than 4094",
-        ),
-        (
-            "GET / HTTP/1.1\r\nhost: a\r\nx-request-id: %s\r\n\r\n" % ("y" * 101),
-            431,
-            "x-request-id must not",
-        ),
+        ("", f"x: {'y' * 8300}\r\n", 431, "A header line has more than 8190"),
+        ("", f"{'x' * 8300}: y\r\n", 431, "A header line has more than 8190"),
+        ("", "x: y\r\n" * 101, 431, "there are more than 100 of them"),
+        ("a" * 4100, "", 414, "The request line is longer than 4094"),
+        (f"?{'a' * 70000}", "", 414, "The request line is longer than 4094"),
+        ("", f"x: {'y' * 8100}\r\n", 200, ""),
+        ("", "x: y\r\n" * 99, 200, ""),
+        (f"?{'a' * 4000}", "", 200, ""),
     ],
-    ids=["value", "name", "count", "path", "query", "id"],
+    ids=["value", "name", "count", "path", "query", "small value", "fewer", "shorter query"],
 )
-def test_heads_that_are_too_large(host, request_, status, text):
-    """Row 43 of the contract."""
-    reply = exchange(host, request_)
+def test_heads_that_are_too_large(host, path, lines, status, text):
+    """Row 43 of the contract; those that are just small enough are answered."""
+    reply = exchange(host, GET % (path, lines))
     assert reply.status == status
-    assert text in reply.message
+    assert reply.body == b"Healthy" if status == 200 else text in reply.message
     assert serves(host)
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        "GET / HTTP/1.1\r\nhost: a\r\nx: %s\r\n\r\n" % ("y" * 8100),
-        "GET / HTTP/1.1\r\nhost: a\r\n%s\r\n" % ("x: y\r\n" * 99),
-        "GET /?%s HTTP/1.1\r\nhost: a\r\n\r\n" % ("a" * 4000),
-    ],
-    ids=["value", "count", "query"],
-)
-def test_heads_that_are_just_small_enough(host, request_):
-    assert exchange(host, request_).body == b"Healthy"
 
 
 CHUNKED = b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
@@ -1075,31 +931,24 @@ def test_a_refused_client_that_stays_is_let_go(host):
 # --- what is not HTTP -----------------------------------------------------------------------------
 
 
+POST = b"POST /score HTTP/1.1\r\nhost: a\r\n%b\r\n\r\n%b"
+
+
 @pytest.mark.parametrize(
     "data",
     [
         b"\0\0\0\0",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"hello there\r\n\r\n",
         b"GET /\xe4 HTTP/1.1\r\nhost: a\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"GET / FTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: a\r\nno colon here\r\n\r\n",
         b"GET / HTTP/1.1\r\nhost: a\r\nname : space before colon\r\n\r\n",
         b"GET / HTTP/1.1\r\nhost: a\r\nx: a\0b\r\n\r\n",
         b"GET / HTTP/1.1\nx: y\n\n",
-        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
-        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: +1\r\n\r\n1",
-        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 1 1\r\n\r\n1",
-        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 0x1\r\n\r\n1",
-        b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999999\r\n\r\n1",
-        b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
-        b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n-1\r\na\r\n",
-        b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\nabc\r\n",
-        b"POST /score HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
-        + b"F" * 17
-        + b"\r\n",
+        POST % (b"content-length: +1", b"1"),
+        POST % (b"content-length: 99999999999999999999999", b"1"),
+        POST % (b"transfer-encoding: chunked", b"-1\r\na\r\n"),
+        POST % (b"transfer-encoding: chunked", b"F" * 17 + b"\r\n"),
     ],
 )
 def test_what_is_not_http_is_400(host, data):
@@ -1137,24 +986,7 @@ def test_requests_of_two_lengths_are_refused_and_nothing_behind_them_is_answered
         assert wire.ended
 
 
-# --- clients that are slow, or leave --------------------------------------------------------------
-
-
-def test_slow_clients_do_not_hold_up_others(host):
-    with contextlib.ExitStack() as stack:
-        for number in range(50):
-            wire = stack.enter_context(Wire(host))
-            wire.send(
-                "POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nonly a par"[
-                    : 10 + number
-                ]
-            )
-        started = time.monotonic()
-        with Wire(host) as quick:
-            for _ in range(20):
-                quick.request("POST /score", b"quick")
-                assert quick.reply().body == b"quick"
-        assert time.monotonic() - started < 5
+# --- clients that leave ---------------------------------------------------------------------------
 
 
 def open_files(host: StandaloneHost) -> int:
@@ -1225,6 +1057,9 @@ def test_a_slow_reader_of_100_megabytes_does_not_fill_the_memory(host):
     with Wire(host, receive_buffer=65536) as wire:
         wire.request("GET /score?do=stream&parts=1000&size=100000")
         wire.head()
+        for number in range(20):  # between two parts the scoring thread does what else waits
+            content = b"%d" % number
+            assert httpx.post(f"{host.url}/score", content=content).content == content
         time.sleep(0.3)
         made = asked(host, "counts")["parts"]
         assert 0 < made < 300
@@ -1259,22 +1094,11 @@ def test_a_stream_that_fails_half_way_is_cut_so_that_the_client_can_tell(host, t
     assert httpx.post(f"{host.url}/score", content=b"served", timeout=20).content == b"served"
 
 
-def test_streams_are_interleaved_with_other_requests(host):
-    """Between two parts the scoring thread does what else waits."""
-    with Wire(host, receive_buffer=4096) as wire:
-        wire.request("GET /score?do=stream&parts=300&size=50000")
-        wire.head()
-        for number in range(20):
-            content = b"%d" % number
-            assert httpx.post(f"{host.url}/score", content=content).content == content
-        assert sum(map(len, wire.chunks())) == 300 * 50000
-
-
 # --- replies --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("streamed", ["", "&streamed"], ids=["whole", "streamed"])
-@pytest.mark.parametrize("code", [200, 201, 204, 299, 304, 404, 418, 500, 599])
+@pytest.mark.parametrize("code", [200, 204, 304, 599])
 def test_replies_of_every_status_can_be_told_from_the_next(host, code, streamed):
     """204 and 304 have no body and no length; a status that has no name is sent too."""
     with Wire(host) as wire:
@@ -1288,13 +1112,3 @@ def test_replies_of_every_status_can_be_told_from_the_next(host, code, streamed)
                 assert reply.body == (b"part" if streamed else b"whole")
         wire.request("POST /score", b"next")
         assert wire.reply().body == b"next"
-
-
-def test_a_script_cannot_break_the_framing_of_its_answer(host):
-    with Wire(host) as wire:
-        for _ in range(2):
-            wire.request("GET /score?do=framing")
-            reply = wire.reply()
-            assert reply.headers["content-length"] == "12"
-            assert reply.body == b"exactly this"
-            assert not {"transfer-encoding", "connection"} & set(reply.headers)

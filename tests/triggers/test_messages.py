@@ -41,21 +41,18 @@ def headers_of(message: QueueMessage) -> dict[bytes, bytes]:
 
 
 def test_a_message_is_a_request_with_its_body_and_its_id():
-    request = request_of(QueueMessage(b"\x00\xff", "an-id"), lambda: b"a-new-id")
+    """And what is to be called in the scoring thread."""
+    entered: list[int] = []
+    message = QueueMessage(b"\x00\xff", "an-id")
+    request = request_of(message, lambda: b"a-new-id", enter=lambda: entered.append(1))
     assert (request.body, request.request_id) == (b"\x00\xff", "an-id")
+    assert request.enter is not None
+    request.enter()
+    assert entered == [1]
     assert dict(request.headers) == {
         b"content-type": b"application/json",
         b"x-request-id": b"an-id",
     }
-
-
-def test_enter_goes_to_the_scoring_thread_with_the_request():
-    entered: list[int] = []
-    message = QueueMessage(b"", "i")
-    request = request_of(message, lambda: b"", enter=lambda: entered.append(1))
-    assert request.enter is not None
-    request.enter()
-    assert entered == [1]
 
 
 @pytest.mark.parametrize(
@@ -66,8 +63,6 @@ def test_enter_goes_to_the_scoring_thread_with_the_request():
         ("x" * 101, b"a-new-id"),
         ("with space", b"a-new-id"),
         ("grüße", b"a-new-id"),
-        ("line\nbreak", b"a-new-id"),
-        ("~!{}", b"~!{}"),
     ],
 )
 def test_a_message_id_that_cannot_be_a_request_id_gets_a_new_one(
@@ -78,28 +73,16 @@ def test_a_message_id_that_cannot_be_a_request_id_gets_a_new_one(
     assert request_of(message, lambda: b"a-new-id").request_id == request_id.decode()
 
 
-@pytest.mark.parametrize(
-    ("said", "content_type"),
-    [
-        ("", b"application/json"),
-        ("application/octet-stream", b"application/json"),
-        ("text/plain", b"application/json"),
-        ("TEXT/PLAIN; charset=utf-8", b"application/json"),
-        ("text/csv", b"text/csv"),
-        ("application/x-own; a=b", b"application/x-own; a=b"),
-    ],
-)
-def test_a_content_type_that_says_nothing_is_json(said: str, content_type: bytes):
-    assert headers_of(QueueMessage(b"", "i", content_type=said))[b"content-type"] == content_type
+def test_a_content_type_that_says_nothing_is_json():
+    for said, known in (("text/plain", b"application/json"), ("text/csv", b"text/csv")):
+        assert headers_of(QueueMessage(b"", "i", content_type=said))[b"content-type"] == known
 
 
 @pytest.mark.parametrize(
     ("name", "value", "header"),
     [
         ("x-tenant", "t", (b"x-tenant", b"t")),
-        ("X-Tenant", "t", (b"x-tenant", b"t")),
         ("x-number", 7, (b"x-number", b"7")),
-        ("x-flag", True, (b"x-flag", b"True")),
         ("x-lines", "a\r\nb: c", (b"x-lines", b"a b: c")),
         ("x-latin", "grüße", (b"x-latin", "grüße".encode("latin-1"))),
         ("x-other", "日本", (b"x-other", b"??")),
@@ -129,7 +112,6 @@ def test_a_property_cannot_take_the_place_of_the_request_id_or_of_another():
     "message",
     [
         QueueMessage(b"", "i", content_encoding="gzip"),
-        QueueMessage(b"", "i", properties={"content-encoding": "gzip"}),
         QueueMessage(b"", "i", properties={"Content-Encoding": "gzip"}),
         QueueMessage(b"", "i", content_encoding="gzip", properties={"content-encoding": "br"}),
     ],
@@ -142,18 +124,20 @@ def test_the_encoding_is_that_of_amqp_or_of_the_application(message: QueueMessag
 # --- answers --------------------------------------------------------------------------------------
 
 
-def test_a_result_is_replied_and_completes():
-    reply = QueueReply(
-        "output", b"result", "application/x-own", "input:m:0:reply", "m", "", {"status": 200}
-    )
-    given = answer(QueueMessage(b"", "m"), SCORED, settings())
-    assert given == Answer(reply, Settlement.COMPLETE)
-
-
-def test_the_clients_fault_is_replied_and_dead_lettered_at_once():
-    reply = QueueReply("output", b"why", "text/plain", "input:m:0:reply", "m", "", {"status": 422})
-    given = answer(QueueMessage(b"", "m"), REFUSED, settings())
-    assert given == Answer(reply, Settlement.DEAD_LETTER, "Status422", "why not")
+@pytest.mark.parametrize(
+    ("outcome", "rest"),
+    [
+        (SCORED, (Settlement.COMPLETE,)),
+        (REFUSED, (Settlement.DEAD_LETTER, "Status422", "why not")),
+    ],
+)
+def test_a_result_completes_and_the_clients_fault_is_dead_lettered_at_once(
+    outcome: Outcome, rest: Any
+):
+    """Both with a reply."""
+    said = (outcome.body, outcome.content_type, "input:m:0:reply", "m", "")
+    reply = QueueReply("output", *said, {"status": outcome.status})
+    assert answer(QueueMessage(b"", "m"), outcome, settings()) == Answer(reply, *rest)
 
 
 @pytest.mark.parametrize(
@@ -229,12 +213,10 @@ def test_reply_ids_differ_for_whatever_is_enqueued_apart():
     [
         ("", "output", "output"),
         ("answers", "output", "answers"),
-        ("answers", "", "answers"),
         (" answers ", "output", "answers"),
         ("sb://bus.servicebus.windows.net/answers", "output", "answers"),
         ("sb://bus.servicebus.windows.net/folder/answers/", "output", "folder/answers"),
         ("amqps://bus.servicebus.windows.net:5671/answers", "output", "answers"),
-        ("sb://bus.servicebus.windows.net", "output", "output"),
         ("sb://bus.servicebus.windows.net/", "output", "output"),
         ("  ", "output", "output"),
     ],
@@ -310,15 +292,5 @@ def test_a_reply_keeps_what_belongs_to_the_request():
     assert reply.properties == {**own, "status": 200}
     assert type(reply.properties["x-b"]) is bool
     assert (reply.correlation_id, reply.session_id) == ("talk", "session")
-
-
-@pytest.mark.parametrize(
-    ("correlation_id", "message_id", "expected"),
-    [("c", "m", "c"), ("", "m", "m"), ("c", "", "c"), ("", "", "input::0:reply")],
-)
-def test_the_correlation_id_is_the_requests_own_else_its_message_id(
-    correlation_id: str, message_id: str, expected: str
-):
-    reply = reply_of(QueueMessage(b"", message_id, correlation_id), SCORED, settings())
-    assert reply is not None
-    assert reply.correlation_id == expected
+    without = reply_of(message._replace(message_id=""), SCORED, settings())
+    assert without is not None and without.correlation_id == "talk"

@@ -49,7 +49,6 @@ def refuse():
 ANSWERS = {
     b"value": lambda: {"a": 1},
     b"nothing": lambda: None,
-    b"empty": lambda: AMLResponse(b"", 200),
     b"stream": lambda: AMLResponse(parts(lambda: b"c"), 200),
     b"stream fails": lambda: AMLResponse(parts(fail), 200),
     b"stream refuses": lambda: AMLResponse(parts(refuse), 200),
@@ -104,16 +103,13 @@ CHOSEN = "chosen: ü".encode()
 OUTCOMES = {
     b"value": Outcome(SCORED, 200, b'{"a":1}', JSON),
     b"nothing": Outcome(SCORED, 200, b"{}", JSON),
-    b"empty": Outcome(SCORED, 200, b"", TEXT),
     b"stream": Outcome(SCORED, 200, b"a b c", TEXT),
     b"moved": Outcome(SCORED, 302, b"there", TEXT),
     b"typed": Outcome(SCORED, 201, b"a,b", "text/csv"),
-    b"status 204": Outcome(SCORED, 204, CHOSEN, TEXT),
     b"status 399": Outcome(SCORED, 399, CHOSEN, TEXT),
     b"status 400": Outcome(REFUSED, 400, CHOSEN, TEXT, "Status400", "chosen: ü"),
     b"status 499": Outcome(REFUSED, 499, CHOSEN, TEXT, "Status499", "chosen: ü"),
     b"status 500": Outcome(FAILED, 500, CHOSEN, TEXT, "Status500", "chosen: ü"),
-    b"status 503": Outcome(FAILED, 503, CHOSEN, TEXT, "Status503", "chosen: ü"),
     b"long": Outcome(REFUSED, 422, b"x" * 5000, TEXT, "Status422", "x" * 1000),
     b"refuse": Outcome(REFUSED, 400, message("not this one"), JSON, "InputError", "not this one"),
     b"stream refuses": Outcome(
@@ -134,9 +130,7 @@ def test_a_run_that_gives_no_result_has_failed_and_its_details_are_not_told(writ
         (FAILED, 500, JSON)
     ] * len(bodies)
     assert [each.reason for each in found] == [
-        "RunFailed",
-        "RunFailed",
-        "RunFailed",
+        *["RunFailed"] * 3,
         "ResultNotSerializable",
         "RunFailed",
     ]
@@ -219,28 +213,23 @@ def test_an_unexpected_error_has_failed_and_is_logged(write_script, caplog):
     assert "while scoring id-1" in record.getMessage()
 
 
-@pytest.mark.parametrize(("enabled", "lines"), [(True, 2), (False, 0)])
-def test_each_try_is_a_line_in_the_access_log(write_script, caplog, enabled, lines):
+def test_each_try_is_a_line_in_the_access_log(write_script, caplog):
+    """Of one that has it."""
+
     async def scenario() -> None:
         async with started(write_script) as runtime:
-            score = Scoring(runtime, access_log=enabled)
-            await score(ScoringRequest(b"value"), "blob input/a.json")
-            await score(ScoringRequest(b"fail"), "blob input/b.json")
-            score.flush_log()
+            for score in (Scoring(runtime), Scoring(runtime, access_log=False)):
+                await score(ScoringRequest(b"value"), "blob input/a.json")
+                await score(ScoringRequest(b"fail"), "blob input/b.json")
+                score.flush_log()
 
     with caplog.at_level(logging.INFO):
         asyncio.run(scenario())
-    found = [
-        line
-        for each in caplog.records
-        for line in each.getMessage().splitlines()
-        if "blob input/" in line
-    ]
-    assert len(found) == lines
-    if enabled:
-        assert found[0].partition("blob ")[2].startswith("input/a.json 200 ")
-        assert found[0].endswith("ms 7")
-        assert found[1].partition("blob ")[2].startswith("input/b.json 500 ")
+    text = "\n".join(each.getMessage() for each in caplog.records)
+    good, bad = (line for line in text.splitlines() if "blob input/" in line)
+    assert good.partition("blob ")[2].startswith("input/a.json 200 ")
+    assert good.endswith("ms 7")
+    assert bad.partition("blob ")[2].startswith("input/b.json 500 ")
 
 
 def _leaves(kind: type[errors.ScoringRuntimeError]) -> list[type[errors.ScoringRuntimeError]]:
@@ -249,18 +238,14 @@ def _leaves(kind: type[errors.ScoringRuntimeError]) -> list[type[errors.ScoringR
     return [kind, *below]
 
 
-@pytest.mark.parametrize("kind", _leaves(errors.InputError))
-def test_every_input_error_is_refused_with_a_client_status(kind):
+@pytest.mark.parametrize("kind", [*_leaves(errors.InputError), *_leaves(errors.RunError)])
+def test_every_input_error_is_refused_with_a_client_status_and_a_run_error_has_failed(kind):
     found = failed(kind("the sentence"))
-    assert found.verdict is Verdict.REFUSED
-    assert 400 <= found.status < 500
-    assert found[2:6] == (message("the sentence"), JSON, kind.__name__, "the sentence")
-
-
-@pytest.mark.parametrize("kind", _leaves(errors.RunError))
-def test_every_run_error_has_failed_with_500(kind):
-    found = failed(kind("the sentence"))
-    assert (found.verdict, found.status) == (Verdict.FAILED, 500)
+    if issubclass(kind, errors.InputError):
+        assert found.verdict is Verdict.REFUSED
+        assert 400 <= found.status < 500
+    else:
+        assert (found.verdict, found.status) == (Verdict.FAILED, 500)
     assert found[2:6] == (message("the sentence"), JSON, kind.__name__, "the sentence")
 
 
@@ -271,19 +256,13 @@ def test_every_run_error_has_failed_with_500(kind):
     ("said", "name", "content_type"),
     [
         ("application/json", "a.csv", "application/json"),
-        ("application/json; charset=latin-1", "a.csv", "application/json; charset=latin-1"),
         ("text/csv", "a.json", "text/csv"),
-        ("image/png", "", "image/png"),
-        ("", "a.json", "application/json"),
         ("", "a.CSV", "text/csv"),
-        ("", "a.png", "image/png"),
-        ("", "no-extension", "application/json"),
         ("", "", "application/json"),
         ("application/octet-stream", "a.json", "application/json"),
         ("Application/Octet-Stream ; x=y", "a.json", "application/json"),
         ("application/octet-stream", "a.unknown", "application/octet-stream"),
         ("application/octet-stream", "", "application/json"),
-        ("text/plain", "a/b.json", "application/json"),
         ("text/plain; charset=utf-8", "a.txt", "text/plain"),
     ],
 )
@@ -306,10 +285,7 @@ def test_the_blob_name_header_is_ascii_and_can_be_read_back(name):
     value = request.header(b"x-blob-name").decode("ascii")
     assert unquote(value) == name
     assert not set(value) & set(" \r\n\"'#?")
-
-
-def test_a_blob_name_that_is_not_unicode_has_a_header_too():
-    """As file names on Linux can be."""
+    # As file names on Linux can be.
     request = blob_request("input/\udcff.json", b"", "", "", request_id="id")
     assert request.header(b"x-blob-name") == b"input/%3F.json"
 
@@ -327,8 +303,5 @@ def test_a_blob_is_posted_with_what_its_storage_says_of_it():
         ],
         request_id="id-1",
     )
-
-
-def test_a_blob_without_encoding_has_no_header_of_it():
-    found = blob_request("input/a.json", b"", "text/csv", "", request_id="id-1")
-    assert [name for name, _ in found.headers] == [b"content-type", b"x-blob-name", b"x-request-id"]
+    plain = blob_request("input/a.json", b"", "text/csv", "", request_id="id-1")
+    assert [name for name, _ in plain.headers] == [b"content-type", b"x-blob-name", b"x-request-id"]

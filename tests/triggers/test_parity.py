@@ -19,11 +19,12 @@ import httpx
 import pytest
 from azure.servicebus import ServiceBusClient
 from azure.servicebus.exceptions import MessageLockLostError
-from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
+from azure.storage.blob import BlobServiceClient
 
 from tests.hosts.azurite import Azurite
 from tests.hosts.broker import BrokerMessage, ServiceBusBroker
 from tests.hosts.functions import FunctionsHost, blob_event, message_event
+from tests.hosts.sites import Containers, Folders, Site, message
 from tests.hosts.standalone import StandaloneHost, clean_environ
 from tests.hosts.waiting import until
 
@@ -62,14 +63,8 @@ class Case:
 
 BYTES = "application/octet-stream"
 CASES = [
-    Case("text", "text", b"plain", 200, b'{"got":"plain"}'),
-    Case("non-ASCII", "text", "grüße €".encode(), 200, '{"got":"grüße €"}'.encode()),
+    Case("text", "text", "grüße €".encode(), 200, '{"got":"grüße €"}'.encode()),
     Case("empty text", "text", b"", 200, b'{"got":""}'),
-    Case("JSON as text", "text", b'{"a": [1]}', 200, b'{"got":"{\\"a\\": [1]}"}'),
-    Case("line ends", "text", b"a\r\nb\n", 200, b'{"got":"a\\r\\nb\\n"}'),
-    Case("numpy and NaN", "text", b"numpy", 200, b'{"a":[0,1,2],"b":1.5,"c":null}'),
-    Case("data frame", "text", b"frame", 200, b'[{"a":1,"b":"x"},{"a":2,"b":null}]'),
-    Case("no result", "text", b"nothing", 200, b"{}"),
     Case("not UTF-8", "text", b"\xff\xfe", 400, None, "UndecodableInput"),
     Case("refused", "text", b"refuse", 400, b'{"message": "not this one"}', "InputError"),
     Case("aborted", "text", b"abort", 418, None, "Status418"),
@@ -83,20 +78,9 @@ CASES = [
         200,
         '{"sums":[3.0,0.5],"name":"nü","kind":"float64"}'.encode(),
     ),
-    Case(
-        "no rows",
-        "schema",
-        b'{"data": [], "name": "n"}',
-        400,
-        None,
-        "SchemaMismatch",
-    ),
     Case("shape", "schema", b'{"data": [[1, 2, 3]], "name": "n"}', 400, None, "SchemaMismatch"),
-    Case("type", "schema", b'{"data": [["a", "b"]], "name": "n"}', 400, None, "SchemaMismatch"),
     Case("missing", "schema", b'{"data": [[1, 2]]}', 400, None, "UndecodableInput"),
-    Case("list", "schema", b"[]", 400, None, "UndecodableInput"),
     Case("not JSON", "schema", b"{", 400, None, "UndecodableInput"),
-    Case("empty typed", "schema", b"", 400, None, "UndecodableInput"),
     Case(
         "content type",
         "schema",
@@ -107,23 +91,18 @@ CASES = [
         content_type="application/xml",
     ),
     Case("all bytes", "raw", bytes(range(256)), 200, bytes(range(256)), content_type=BYTES),
-    Case("bad bytes", "raw", b"\xff\xfe\x00", 200, b"\xff\xfe\x00", content_type=BYTES),
     Case("100 kB", "raw", bytes(range(256)) * 400, 200, bytes(range(256)) * 400),
     Case("no bytes", "raw", b"", 200, b""),
     Case("empty result", "raw", b"nothing", 200, b""),
     Case("204", "raw", b"204", 204, b""),
     Case("stream", "raw", b"stream", 200, b"".join(bytes([n]) * 3 for n in range(5))),
     Case("stream that fails", "raw", b"broken stream", 500, None, "RunFailed"),
-    Case("own JSON", "raw", b"json", 200, None),
     Case("own type", "raw", b"csv", 200, b"a,b\n1,2\n"),
     Case("value", "raw", b"value", 200, b'{"a":[0,1,2],"nan":null}'),
-    *(
-        Case(f"status {n}", "raw", b"status %d" % n, n, "chosen: ü".encode())
-        for n in (200, 201, 301, 302, 307)
-    ),
+    *(Case(f"status {n}", "raw", b"status %d" % n, n, "chosen: ü".encode()) for n in (201, 302)),
     *(
         Case(f"status {n}", "raw", b"status %d" % n, n, "chosen: ü".encode(), f"Status{n}")
-        for n in (400, 404, 409, 422, 429, 500, 502, 503)
+        for n in (404, 422, 500, 503)
     ),
 ]
 
@@ -199,75 +178,32 @@ class Queues:
         )
 
 
-class Containers:
-    """An input and an output container of their own."""
-
-    def __init__(self, azurite: Azurite, service: BlobServiceClient, name: str) -> None:
-        self._input = service.create_container(f"{name}-in")
-        self._output = service.create_container(f"{name}-out")
-        self.environ = {
-            "TriggerConnectionString": azurite.connection_string,
-            "BLOB_INPUT_PATH": f"{name}-in/{{name}}",
-            "BLOB_OUTPUT_PATH": f"{name}-out/{{name}}.output",
-            "BLOB_ERROR_PATH": f"{name}-out/{{name}}.error",
-            "BLOB_POLL_SECONDS": "0.2",
-            "BLOB_MAX_ATTEMPTS": "1",
-        }
-
-    def fill(self, cases: list[Case]) -> None:
-        for case in cases:
-            said = ContentSettings(content_type=case.content_type)
-            self._input.upload_blob(case.file, case.body, content_settings=said)
-
-    def endings(self, cases: list[Case]) -> Endings:
-        until(lambda: len(names(self._output)) >= len(cases))
-        documents = {}
-        for each in self._output.list_blobs(include=["metadata"]):
-            body = self._output.download_blob(each.name).readall()
-            name, _, place = each.name.rpartition(".")
-            kind = str(each.content_settings.content_type)
-            assert name not in documents
-            documents[name] = Ending(place, body, int(each.metadata["status"]), kind)
-        return {case.name: documents.pop(case.file) for case in cases} | documents
+PATHS = {
+    "BLOB_INPUT_PATH": "input/{name}",
+    "BLOB_OUTPUT_PATH": "output/{name}.out",
+    "BLOB_ERROR_PATH": "output/{name}.error",
+}
 
 
-def names(container: ContainerClient) -> list[str]:
-    return list(container.list_blob_names())
-
-
-class Folders:
-    """A watched folder and the folder of its documents, which keep no status and no type."""
-
-    def __init__(self, folder: Path) -> None:
-        self._input, self._output = folder / "in", folder / "out"
-        self._input.mkdir(parents=True)
-        self.environ = {
-            "BLOB_INPUT_FOLDER": str(self._input),
-            "BLOB_OUTPUT_FOLDER": str(self._output),
-            "BLOB_INPUT_PATH": "input/{name}",
-            "BLOB_OUTPUT_PATH": "output/{name}.output",
-            "BLOB_ERROR_PATH": "output/{name}.error",
-            "BLOB_POLL_SECONDS": "0.2",
-            "BLOB_MAX_ATTEMPTS": "1",
-        }
-
-    def fill(self, cases: list[Case]) -> None:
-        for case in cases:
-            (self._input / case.file).write_bytes(case.body)
-
-    def endings(self, cases: list[Case]) -> Endings:
-        until(lambda: self._output.is_dir() and len(self._files()) >= len(cases))
-        found = {each.name: each for each in self._files()}
-        endings = {}
-        for case in cases:
-            [name] = [name for name in found if name.rpartition(".")[0] == case.file]
-            endings[case.name] = Ending(name.rpartition(".")[2], found.pop(name).read_bytes())
-        assert found == {}
-        return endings
-
-    def _files(self) -> list[Path]:
-        done = [each for each in self._output.iterdir() if each.is_file()]
-        return [each for each in done if each.suffix in (".output", ".error")]
+def endings_of(site: Site, cases: list[Case]) -> Endings:
+    """Of the documents; folders keep no status and no type."""
+    until(lambda: len(site.documents()) >= len(cases))
+    found = {name.rpartition(".")[0]: name for name in site.documents()}
+    assert sorted(found) == sorted(case.file for case in cases)
+    assert len(site.documents()) == len(cases)
+    endings = {}
+    for case in cases:
+        name = found[case.file]
+        place = "output" if name.endswith(".out") else "error"
+        ending = Ending(place, site.document(name) or b"")
+        if isinstance(site, Folders) and b'"request_id"' in ending.body:
+            ending = Ending(place, description=message(ending.body))
+        if isinstance(site, Containers):
+            said = site.output.get_blob_client(name).get_blob_properties()
+            kind = str(said.content_settings.content_type)
+            ending = ending._replace(status=int(said.metadata["status"]), content_type=kind)
+        endings[case.name] = ending
+    return endings
 
 
 # --- ways -----------------------------------------------------------------------------------------
@@ -336,22 +272,24 @@ class Parts(NamedTuple):
 
 def through_standalone(parts: Parts, script: str, cases: list[Case]) -> dict[str, Endings]:
     queues = Queues(parts.broker, f"{script}-standalone")
-    containers = Containers(parts.azurite, parts.service, script)
+    containers = Containers(parts.service, parts.azurite.connection_string, BLOB_MAX_ATTEMPTS="1")
     path, environ = SCRIPTS / SCRIPT_OF[script], {**containers.environ, **queues.environ}
     with StandaloneHost(path, environ=environ) as host:
-        containers.fill(cases)
+        for case in cases:
+            containers.put(case.file, case.body, case.content_type)
         queues.send(cases)
         http = through_http(host.url, cases)
         queues.wait_for(len(cases))
-        blobs, messages = containers.endings(cases), queues.endings()
+        blobs, messages = endings_of(containers, cases), queues.endings()
     return {"standalone http": http, "standalone blob": blobs, "standalone queue": messages}
 
 
 def through_folders(parts: Parts, script: str, cases: list[Case]) -> dict[str, Endings]:
-    folders = Folders(parts.folder / script)
-    folders.fill(cases)
-    with StandaloneHost(SCRIPTS / SCRIPT_OF[script], environ=folders.environ):
-        return {"standalone folder": folders.endings(cases)}
+    folders = Folders(parts.folder / script, BLOB_MAX_ATTEMPTS="1", **PATHS)
+    for case in cases:
+        folders.put(case.file, case.body)
+    with folders.host(SCRIPTS / SCRIPT_OF[script]):
+        return {"standalone folder": endings_of(folders, cases)}
 
 
 def through_functions(parts: Parts, script: str, cases: list[Case]) -> dict[str, Endings]:
@@ -424,6 +362,8 @@ def expected(case: Case, answer: Ending, way: str) -> Ending:
     if way == "functions blob" and failed:
         return Ending("failed", reason=case.reason)
     place = "error" if failed or refused else "output"
+    if way == "standalone folder" and place == "error" and not case.reason.startswith("Status"):
+        return Ending(place, description=str(json.loads(answer.body)["message"]))
     return answer._replace(place=place) if way == "standalone blob" else Ending(place, answer.body)
 
 
@@ -433,11 +373,7 @@ def description_of(case: Case, answer: Ending) -> str:
     return answer.body.decode() if own else str(json.loads(answer.body)["message"])
 
 
-def ids_of(value: Case) -> str:
-    return value.name
-
-
-@pytest.mark.parametrize("case", CASES, ids=ids_of)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_way_gives_the_bytes_of_http_and_the_documented_outcome(
     case: Case, endings: dict[str, dict[str, Endings]]
 ):
@@ -446,13 +382,3 @@ def test_every_way_gives_the_bytes_of_http_and_the_documented_outcome(
     assert answer.status == case.status
     assert case.result is None or answer.body == case.result
     assert found == {way: expected(case, answer, way) for way in WAYS}
-
-
-@pytest.mark.parametrize("script", SCRIPT_OF)
-def test_no_way_gives_more_or_less_than_one_answer_an_input(
-    script: str, endings: dict[str, dict[str, Endings]]
-):
-    wanted = {case.name for case in CASES if case.script == script}
-    assert {way: set(found) for way, found in endings[script].items()} == {
-        way: wanted for way in WAYS
-    }

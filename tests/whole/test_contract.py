@@ -10,111 +10,28 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar, NamedTuple
 
 import httpx
 import pytest
 
 from scoring_runtime.settings.settings import Settings
 from tests.conftest import WriteScript
-from tests.hosts.standalone import StandaloneHost, clean_environ, free_port
+from tests.hosts.standalone import StandaloneHost, free_port
 from tests.hosts.waiting import until
 
 SCRIPTS = Path(__file__).parents[1] / "entry_scripts"
 keep, fix = pytest.mark.keep, pytest.mark.fix
 table = pytest.mark.parametrize
+
 # --- support ---------------------------------------------------------------------------------
 
-Hosts = Callable[..., StandaloneHost]
-Ask = Callable[..., httpx.Response]
 
-
-class Host(StandaloneHost):
-    """A host whose end the next test does not wait for; its log can still be read."""
-
-    ending: ClassVar[list[StandaloneHost]] = []
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.process.terminate()
-        self.ending.append(self)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def every_host_ends_with_0() -> Iterator[None]:
-    yield
-    try:
-        assert {host.process.wait(15) for host in Host.ending} <= {0}
-    finally:
-        for host in Host.ending:
-            host.stop()
-
-
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    """``hosts(script, *options, **environ)``: one host for each of these, kept for the module."""
-    with ExitStack() as stack:
-        started: dict[object, StandaloneHost] = {}
-
-        def host(script: str | Path, *options: str, **environ: str) -> StandaloneHost:
-            key = (script, options, tuple(environ.items()))
-            if key not in started:
-                new = Host(SCRIPTS / script, *options, environ=environ)
-                started[key] = stack.enter_context(new)
-            return started[key]
-
-        yield host
-
-
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Ask]:
-    """``ask(host, content=b"", path="/score", method="POST", headers=…)``: the response."""
-    with httpx.Client(timeout=30) as client:
-
-        def send(
-            host: StandaloneHost,
-            content: bytes | str | Iterator[bytes] = b"",
-            path: str = "/score",
-            method: str = "POST",
-            headers: Mapping[str, str] | None = None,
-        ) -> httpx.Response:
-            return client.request(method, host.url + path, content=content, headers=headers)
-
-        yield send
-
-
-class Ended(NamedTuple):
-    """How a process that was expected to end by itself has ended."""
-
-    code: int
-    output: str
-
-
-def serve(*options: str, cwd: Path, **environ: str) -> Ended:
-    """Run `scoring-runtime serve` with exactly these options until it ends."""
-    command = [sys.executable, "-m", "scoring_runtime", "serve", *options]
-    ended = subprocess.run(
-        command,
-        cwd=cwd,
-        env=clean_environ(**environ),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=30,
-    )
-    return Ended(ended.returncode, ended.stdout.decode())
-
-
-def message(response: httpx.Response) -> str:
-    """The text of an error, whose document has nothing else."""
-    document = response.json()
-    assert list(document) == ["message"]
-    assert response.headers["content-type"] == "application/json"
-    return str(document["message"])
+def ask(
+    host: StandaloneHost, content: bytes = b"", path: str = "/score", method: str = "POST"
+) -> httpx.Response:
+    return httpx.request(method, host.url + path, content=content, timeout=30)
 
 
 def without(host: StandaloneHost, option: str) -> StandaloneHost:
@@ -131,30 +48,25 @@ ECHO = "def init(): pass\ndef run(data): return data\n"
 
 
 @keep
-def test_row_01_health_is_the_word_healthy_and_leaves_no_line_in_the_log(
-    hosts: Hosts, ask: Ask
-) -> None:
-    host = hosts("diff_json.py")
-    healthy = ask(host, path="/", method="GET")
-    assert (healthy.status_code, healthy.content) == (200, b"Healthy")
-    assert healthy.headers["content-type"] == "text/html; charset=utf-8"
-    assert ask(host, path="/", method="HEAD").status_code == 200
-    options = ask(host, path="/", method="OPTIONS")
-    assert options.status_code == 200
-    assert set(options.headers["allow"].split(", ")) == {"OPTIONS", "HEAD", "GET"}
-    assert [ask(host, path="/", method=each).status_code for each in ("POST", "DELETE")] == [
-        405
-    ] * 2
-    ask(host, b'{"data": []}')
-    until(lambda: "POST /score 200" in host.log)
-    assert "GET / " not in host.log
+def test_row_01_health_is_the_word_healthy_and_leaves_no_line_in_the_log() -> None:
+    with StandaloneHost(SCRIPTS / "diff_json.py") as host:
+        healthy = ask(host, path="/", method="GET")
+        assert (healthy.status_code, healthy.content) == (200, b"Healthy")
+        assert healthy.headers["content-type"] == "text/html; charset=utf-8"
+        options = ask(host, path="/", method="OPTIONS")
+        assert options.status_code == 200
+        assert set(options.headers["allow"].split(", ")) == {"OPTIONS", "HEAD", "GET"}
+        assert ask(host, path="/", method="POST").status_code == 405
+        ask(host, b'{"data": []}')
+        until(lambda: "POST /score 200" in host.log)
+        assert "GET / " not in host.log
 
 
 # --- 2 entry script discovery and import -----------------------------------------------------
 
 
 @keep
-def test_row_07_all_options_by_their_old_spellings(tmp_path: Path, ask: Ask) -> None:
+def test_row_07_all_options_by_their_old_spellings(tmp_path: Path) -> None:
     config = tmp_path / "settings.json"
     config.write_text('{"SERVICE_NAME": "from the file"}')
     options = (
@@ -162,7 +74,7 @@ def test_row_07_all_options_by_their_old_spellings(tmp_path: Path, ask: Ask) -> 
         "--appinsights_instrumentation_key", str(uuid.uuid4()), "--rest",
         "--access_control_allow_origins", "https://a.example", "--config_file", str(config),
     )  # fmt: skip
-    with Host(SCRIPTS / "contract_report.py", *options, cwd=tmp_path) as host:
+    with StandaloneHost(SCRIPTS / "contract_report.py", *options, cwd=tmp_path) as host:
         response = ask(host)
         assert response.headers["access-control-allow-origin"] == "https://a.example"
         environ = response.json()["environ"]
@@ -174,20 +86,18 @@ def test_row_07_all_options_by_their_old_spellings(tmp_path: Path, ask: Ask) -> 
 
 @fix
 def test_row_08_the_entry_script_may_come_from_the_environment_alone(
-    write_script: WriteScript, ask: Ask
+    write_script: WriteScript,
 ) -> None:
     script = write_script(ECHO, "app/score.py")
-    host = Host(script, environ={"AZUREML_ENTRY_SCRIPT": "score.py"})
+    host = StandaloneHost(script, environ={"AZUREML_ENTRY_SCRIPT": "score.py"})
     with without(host, "--entry-script"):
         assert ask(host, b"x").json() == "x"
 
 
 @keep
-def test_row_09_app_root_is_the_working_folder_and_the_script_a_real_path(
-    tmp_path: Path, ask: Ask
-) -> None:
+def test_row_09_app_root_is_the_working_folder_and_the_script_a_real_path(tmp_path: Path) -> None:
     (tmp_path / "link.py").symlink_to(SCRIPTS / "contract_report.py")
-    with Host(Path("link.py"), cwd=tmp_path) as host:
+    with StandaloneHost(Path("link.py"), cwd=tmp_path) as host:
         report = ask(host).json()
     assert report["environ"]["AZUREML_ENTRY_SCRIPT"] == str(SCRIPTS / "contract_report.py")
     assert report["environ"]["AML_APP_ROOT"] == str(tmp_path)
@@ -199,7 +109,7 @@ def test_row_09_app_root_is_the_working_folder_and_the_script_a_real_path(
 
 
 @keep
-def test_row_44_the_model_folder_is_passed_on_untouched(tmp_path: Path, ask: Ask) -> None:
+def test_row_44_the_model_folder_is_passed_on_untouched(tmp_path: Path) -> None:
     for options, environ, expected in (
         ((), {}, None),
         (("--model-dir", "not/there"), {}, "not/there"),
@@ -207,7 +117,7 @@ def test_row_44_the_model_folder_is_passed_on_untouched(tmp_path: Path, ask: Ask
         (("--model_dir", "wins"), {"AZUREML_MODEL_DIR": "loses"}, "wins"),
     ):
         script = SCRIPTS / "contract_report.py"
-        with Host(script, *options, environ=environ, cwd=tmp_path) as host:
+        with StandaloneHost(script, *options, environ=environ, cwd=tmp_path) as host:
             report = ask(host).json()
         assert report["environ"].get("AZUREML_MODEL_DIR") == expected
         assert report["cwd"] == str(tmp_path)
@@ -217,10 +127,10 @@ def test_row_44_the_model_folder_is_passed_on_untouched(tmp_path: Path, ask: Ask
 
 
 @keep
-def test_row_45_the_port_and_the_health_port(ask: Ask) -> None:
+def test_row_45_the_port_and_the_health_port() -> None:
     second = free_port()
     environ = {"SEPERATE_HEALTH_ENDPOINT": "true", "HEALTH_PORT": str(second)}
-    with Host(SCRIPTS / "contract_report.py", environ=environ) as host:
+    with StandaloneHost(SCRIPTS / "contract_report.py", environ=environ) as host:
         report = ask(host).json()["environ"]
         assert (report["SERVER_PORT"], report["HEALTH_PORT"]) == (str(host.port), str(second))
         first, host.url = host.url, f"http://127.0.0.1:{second}"
@@ -230,39 +140,18 @@ def test_row_45_the_port_and_the_health_port(ask: Ask) -> None:
 
 
 @keep
-def test_row_45_the_health_port_is_the_port_without_that_exact_setting(
-    hosts: Hosts, ask: Ask
-) -> None:
-    host = hosts("contract_report.py", SEPERATE_HEALTH_ENDPOINT="True", HEALTH_PORT="5002")
-    assert ask(host).json()["environ"]["HEALTH_PORT"] == str(host.port)
+def test_row_45_the_health_port_is_the_port_without_that_exact_setting() -> None:
+    said = {"SEPERATE_HEALTH_ENDPOINT": "True", "HEALTH_PORT": "5002"}
+    with StandaloneHost(SCRIPTS / "contract_report.py", environ=said) as host:
+        assert ask(host).json()["environ"]["HEALTH_PORT"] == str(host.port)
 
 
 @fix
-def test_row_45_the_port_of_the_environment_counts(write_script: WriteScript, ask: Ask) -> None:
-    host = Host(write_script(ECHO))
+def test_row_45_the_port_of_the_environment_counts(write_script: WriteScript) -> None:
+    host = StandaloneHost(write_script(ECHO))
     host._environ["SERVER_PORT"] = str(host.port)
     with without(host, "--port"):
         assert ask(host, b"x").json() == "x"
-
-
-@keep
-@table(
-    "options",
-    [
-        ["--worker_count", "0"],
-        ["--worker_count", "-1"],
-        ["--port", "0"],
-        ["--port", "65536"],
-        ["--health_port", "70000"],
-    ],
-    ids=" ".join,
-)
-def test_row_46_impossible_numbers_on_the_command_line_end_with_1(
-    tmp_path: Path, options: list[str]
-) -> None:
-    ended = serve("--entry_script", "score.py", *options, cwd=tmp_path)
-    assert ended.code == 1
-    assert f"{options[1]!r}" in ended.output
 
 
 KEY = "0a1b2c3d-0000-4000-8000-00000000ABCD"
@@ -281,14 +170,14 @@ KEY = "0a1b2c3d-0000-4000-8000-00000000ABCD"
     ids=["nothing", "both", "another spelling", "no uuid", "no key"],
 )
 def test_row_49_app_insights_is_forced_off_unless_complete(
-    hosts: Hosts, ask: Ask, environ: dict[str, str], seen: str
+    environ: dict[str, str], seen: str
 ) -> None:
-    host = hosts("contract_report.py", **environ)
-    assert ask(host).json()["environ"]["AML_APP_INSIGHTS_ENABLED"] == seen
-    refused = environ.get("AML_APP_INSIGHTS_KEY") == "secret-1"
-    assert ("Application Insights has been disabled." in host.log) == refused
-    assert "secret-1" not in host.log
-    assert Settings.from_environ({}).app_insights_log_response is True
+    with StandaloneHost(SCRIPTS / "contract_report.py", environ=environ) as host:
+        assert ask(host).json()["environ"]["AML_APP_INSIGHTS_ENABLED"] == seen
+        refused = environ.get("AML_APP_INSIGHTS_KEY") == "secret-1"
+        assert ("Application Insights has been disabled." in host.log) == refused
+        assert "secret-1" not in host.log
+        assert Settings.from_environ({}).app_insights_log_response is True
 
 
 @keep
@@ -302,20 +191,14 @@ def test_row_54_a_debug_port_connects_to_the_debugger_and_waits(write_script: Wr
     )
     script = write_script(ECHO)
     environ = {"AZUREML_DEBUG_PORT": "5678", "PYTHONPATH": str(script.parent)}
-    with Host(script, environ=environ) as host:
+    with StandaloneHost(script, environ=environ) as host:
         assert "connecting to 5678" in host.log
         assert host.log.index("waiting") < host.log.index("ready for serving traffic")
 
 
-@keep
-def test_row_54_the_removed_debug_settings_do_no_harm(hosts: Hosts, ask: Ask) -> None:
-    host = hosts("contract_echo.py", AML_DBG_MODEL_INFO="1", AML_DBG_RESOURCE_INFO="1")
-    assert ask(host, b"x").json() == "x"
-
-
 @fix
 def test_row_55_every_documented_key_counts_and_unknown_ones_are_warned_of(
-    write_script: WriteScript, tmp_path: Path, ask: Ask
+    write_script: WriteScript, tmp_path: Path
 ) -> None:
     source = "import os\ndef init(): pass\ndef run(data): return dict(os.environ)\n"
     write_script(source, "app/score.py")
@@ -328,7 +211,7 @@ def test_row_55_every_documented_key_counts_and_unknown_ones_are_warned_of(
         "UNKNOWN_KEY": 1,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    host = Host(tmp_path / "x", "--config_file", "config.json", cwd=tmp_path)
+    host = StandaloneHost(tmp_path / "x", "--config_file", "config.json", cwd=tmp_path)
     with without(host, "--entry-script"):
         response = ask(host)
         environ = response.json()
@@ -339,59 +222,22 @@ def test_row_55_every_documented_key_counts_and_unknown_ones_are_warned_of(
     assert " W [" in warning and "AZUREML_ENTRY_SCRIPT" not in warning
 
 
-@keep
-@table("place", ["root", "code"])
-def test_row_56_an_own_logging_configuration(
-    write_script: WriteScript, tmp_path: Path, ask: Ask, place: str
-) -> None:
-    """In the app root, else next to the script; the old server's classes by their names."""
-    script = write_script("def init(): print('hello')\ndef run(data): return data", "code/score.py")
-    (tmp_path / "root").mkdir()
-    config = {
-        "version": 1,
-        "formatters": {
-            "own": {
-                "class": "azureml_inference_server_http.log_config.AMLLogFormatter",
-                "format": "OWN %(name)s: %(message)s",
-            }
-        },
-        "filters": {
-            "root": {"()": "azureml_inference_server_http.log_config.RootAccessFilter"},
-        },
-        "handlers": {
-            "own": {
-                "class": "logging.StreamHandler",
-                "formatter": "own",
-                "filters": ["root"],
-                "stream": "ext://sys.stdout",
-            },
-        },
-        "loggers": {"azmlinfsrv": {"level": "INFO", "handlers": ["own"], "propagate": False}},
-    }
-    (tmp_path / place / "logging.json").write_text(json.dumps(config))
-    with Host(script, cwd=tmp_path / "root") as host:
-        ask(host)
-        until(lambda: "OWN azmlinfsrv: POST /score 200" in host.log)
-    assert "OWN azmlinfsrv.print: hello" in host.log
-    assert "OWN azmlinfsrv.user_script: Users's init has completed successfully" in host.log
-
-
 # --- 10 process life -------------------------------------------------------------------------
 
 
 @keep
-def test_row_64_messages_that_people_grep_for(hosts: Hosts) -> None:
-    host = hosts("diff_text.py")
-    for text in (
-        "Users's init has completed successfully",
-        f"Worker with pid {host.worker} ready for serving traffic",
-        "Scoring timeout is set to ",
-        "Server Settings",
-        "Server Routes",
-        "Invoking user's init function",
-        f"Found user script at {SCRIPTS / 'diff_text.py'}",
-    ):
-        assert text in host.log
+def test_row_64_messages_that_people_grep_for() -> None:
+    with StandaloneHost(SCRIPTS / "diff_text.py") as host:
+        for text in (
+            "Users's init has completed successfully",
+            f"Worker with pid {host.worker} ready for serving traffic",
+            "Scoring timeout is set to ",
+            "Server Settings",
+            "Server Routes",
+            "Invoking user's init function",
+            f"Found user script at {SCRIPTS / 'diff_text.py'}",
+        ):
+            assert text in host.log
 
 
 # --- the contract as a whole -----------------------------------------------------------------

@@ -17,12 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import httpx
-import joblib
-import numpy as np
-import onnxruntime  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from PIL import Image
 
@@ -218,58 +214,20 @@ def test_training_again_leaves_the_model_unless_forced(example: str, models: dic
     assert {path.name: path.stat().st_mtime_ns for path in models[example].iterdir()} == before
 
 
+def test_two_models_are_registered_once(tmp_path: Path):
+    """Unless that is forced: then the next versions."""
+    registry = tmp_path / "azureml-models"
+    assert "registered iris:2\nregistered wine:1\n" in train("two-models", registry)
+    assert "is up to date" in train("two-models", registry)
+    assert {path.name for path in (registry / "iris").iterdir()} == {"1", "2"}
+    assert "registered iris:3" in train("two-models", registry, "--force")
+
+
 def test_a_model_of_other_library_versions_is_trained_again(tmp_path: Path):
     train("diabetes", tmp_path)
     (tmp_path / "versions.json").write_text('{"scikit-learn": "0.1"}')
     assert "wrote" in train("diabetes", tmp_path)
     assert "0.1" not in json.loads((tmp_path / "versions.json").read_text()).values()
-
-
-def sample_of(example: str) -> Any:
-    return np.array(json.loads((EXAMPLES / example / "sample_input.json").read_text())["data"])
-
-
-def own_prediction(example: str, folder: Path) -> Any:
-    """What the model says without any host, by its own library."""
-    data = sample_of(example)
-    if example == "diabetes":
-        return joblib.load(folder / "sklearn_regression_model.pkl").predict(data).tolist()
-    if example == "digits":
-        return joblib.load(folder / "sklearn_mnist_model.pkl").predict(data).tolist()
-    session = onnxruntime.InferenceSession(
-        folder / "digits.onnx", providers=["CPUExecutionProvider"]
-    )
-    labels, probabilities = session.run(None, {"data": data.astype(np.float32)})
-    best = [round(float(row.max()), 4) for row in probabilities]
-    return {"digits": labels.tolist(), "probabilities": best}
-
-
-@pytest.mark.parametrize("example", TRAINED)
-def test_the_answer_is_the_models_own_prediction(
-    example: str, models: dict[str, Path], hosts: Callable[[str], Served]
-):
-    body = {"data": sample_of(example).tolist()}
-    expected = own_prediction(example, models[example])
-    for url in hosts(f"examples/{example}/score.py").urls():
-        assert httpx.post(url, json=body, timeout=30).json() == expected
-
-
-@pytest.mark.parametrize("source", ["file", "standard input"])
-def test_score_on_the_command_line_prints_what_the_host_answers(
-    source: str, models: dict[str, Path], hosts: Callable[[str], Served]
-):
-    sample = "examples/diabetes/sample_input.json"
-    body = (ROOT / sample).read_bytes()
-    command = [
-        sys.executable, "-m", "scoring_runtime", "score",
-        "--entry-script", "examples/diabetes/score.py", "--model-dir", str(models["diabetes"]),
-        *([sample] if source == "file" else []),
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, input=body, check=True, env=clean_environ()
-    )
-    url = hosts("examples/diabetes/score.py").standalone.url
-    assert done.stdout == httpx.post(f"{url}/score", content=body).content
 
 
 def test_digits_names_what_does_not_fit_and_describes_itself(hosts: Callable[[str], Served]):

@@ -25,6 +25,7 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a
 # worker library.
 TRANSPORT = {"date", "server", "content-length", "transfer-encoding", "connection"}
 JSON = {"content-type": "application/json"}
+FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
 @dataclass(frozen=True)
@@ -47,41 +48,22 @@ CASES = [
     Case("query", "text", 200, "GET", "/score?a=1&b=x&b=%C3%BC&c=%5B1%5D"),
     Case("options", "text", 200, "OPTIONS"),
     Case("put", "text", 405, "PUT", body=b"x"),
-    Case("delete", "text", 405, "DELETE"),
     Case("slash", "text", 404, path="/score/"),
     Case("unknown path", "text", 404, "GET", "/a/b/c"),
     Case("percent-encoded path", "text", 200, path="/sc%6Fre", body=b"x"),
     Case("gzip", "text", 200, body=gzip.compress(b"small"), headers={"content-encoding": "gzip"}),
-    Case("not gzip", "text", 400, body=b"plain", headers={"content-encoding": "gzip"}),
-    Case("brotli", "text", 415, body=b"plain", headers={"content-encoding": "br"}),
-    Case(
-        "form",
-        "text",
-        200,
-        body=b"a=1",
-        headers={"content-type": "application/x-www-form-urlencoded"},
-    ),
+    Case("form", "text", 200, body=b"a=1", headers=FORM),
     Case("too large", "text", 413, body=bytes(200_001)),
     Case("fails", "text", 500, body=b"fail"),
-    Case("exits", "text", 500, body=b"exit"),
     Case("aborts", "text", 418, body=b"abort"),
-    Case("refuses", "text", 400, body=b"refuse"),
     Case("not serialisable", "text", 500, body=b"object"),
-    Case("numpy and NaN", "text", 200, body=b"numpy"),
-    Case("data frame", "text", 200, body=b"frame"),
-    Case("nothing", "text", 200, body=b"nothing"),
     Case("root", "text", 200, "GET", "/"),
-    Case("root posted", "text", 405, path="/"),
     Case("live", "text", 200, "GET", "/health/live"),
     Case("ready", "text", 200, "GET", "/health/ready"),
-    Case("no such probe", "text", 404, "GET", "/health/nope"),
     Case("swagger", "text", 200, "GET", "/swagger.json"),
-    Case("swagger 3", "schema", 200, "GET", "/swagger.json?version=3"),
     Case("swagger 3.1", "schema", 200, "GET", "/swagger.json?version=3.1"),
     Case("swagger 4", "schema", 404, "GET", "/swagger.json?version=4"),
     Case("id", "text", 200, body=b"x", headers={"x-request-id": "mine"}),
-    Case("ms id", "text", 200, body=b"x", headers={"x-ms-request-id": "old"}),
-    Case("client id", "text", 200, body=b"x", headers={"x-ms-client-request-id": "c"}),
     Case(
         "both ids",
         "text",
@@ -101,12 +83,7 @@ CASES = [
     ),
     Case("schema", "schema", 200, body=b'{"data": [[1, 2]], "name": "n"}', headers=JSON),
     Case("schema by query", "schema", 200, "GET", "/score?data=%5B%5B1,2%5D%5D&name=n"),
-    Case("schema shape", "schema", 400, body=b'{"data": [[1, 2, 3]], "name": "n"}', headers=JSON),
     Case("schema type", "schema", 400, body=b'{"data": [["a", "b"]], "name": "n"}', headers=JSON),
-    Case("schema missing", "schema", 400, body=b'{"data": [[1, 2]]}', headers=JSON),
-    Case("schema empty", "schema", 400, headers=JSON),
-    Case("schema not JSON", "schema", 400, body=b"{", headers=JSON),
-    Case("schema list", "schema", 400, body=b"[]", headers=JSON),
     Case("schema content type", "schema", 415, body=b"{}", headers={"content-type": "text/xml"}),
     Case("all bytes", "raw", 200, body=bytes(range(256))),
     Case("no bytes", "raw", 200),
@@ -115,7 +92,7 @@ CASES = [
     Case("raw put", "raw", 405, "PUT", body=b"x"),
     *(
         Case(f"status {n}", "raw", n, body=b"x", path=f"/score?status={n}")
-        for n in (201, 204, 302, 404, 409, 500, 503)
+        for n in (201, 204, 302, 404, 503)
     ),
     Case("stream", "raw", 200, body=b"x", path="/score?stream=1"),
     Case("repeated headers", "raw", 200, body=b"x", path="/score?headers=1"),

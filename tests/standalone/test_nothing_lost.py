@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing is done twice, whatever is killed: blobs and watched folders.
+"""Nothing is lost and nothing is done twice, whatever is killed or cut: blobs, files, messages.
 
 The moments are random; a run that failed is repeated with SCORING_TEST_SEED set to what it printed.
 """
@@ -14,8 +14,9 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ import pytest
 from azure.storage.blob.aio import BlobServiceClient
 
 from tests.hosts.azurite import Azurite
+from tests.hosts.broker import BrokerMessage, Counts, ServiceBusBroker
 from tests.hosts.standalone import StandaloneHost
 
 PATIENCE = 240.0
@@ -54,7 +56,8 @@ def run(data):
         os.kill(os.getpid(), signal.SIGKILL)
     return {"digest": hashlib.sha256(data.encode()).hexdigest()}
 """
-STATUSES = {"refuse": 400, "raise": 500, "kill": 500}
+STATUSES = {"score": 200, "refuse": 400, "raise": 500, "kill": 500}
+REASONS = {"refuse": "InputError", "raise": "RunFailed"}
 
 
 class Input(NamedTuple):
@@ -67,12 +70,17 @@ class Input(NamedTuple):
     @property
     def body(self) -> bytes:
         """Distinct: it holds the name."""
-        return json.dumps({"name": self.name, "do": self.do, "seconds": self.seconds}).encode()
+        return json.dumps(self._asdict()).encode()
 
     @property
     def document(self) -> str:
         """The name of its only document."""
         return f"{self.name}_{'out' if self.do == 'score' else 'error'}.json"
+
+    def is_answered_by(self, body: bytes) -> bool:
+        if self.do == "score":
+            return body == b'{"digest":"%s"}' % hashlib.sha256(self.body).hexdigest().encode()
+        return "message" in json.loads(body)
 
 
 class Document(NamedTuple):
@@ -97,20 +105,11 @@ def check(
 ) -> None:
     """Each input has exactly one document, the right one, and there are no others."""
     assert sorted(documents) == sorted(each.document for each in inputs)
-    wrong = [each.name for each in inputs if not is_right(each, documents[each.document])]
-    assert wrong == []
     assert {each.name: documents[each.document].receipt for each in inputs} == receipts
-
-
-def is_right(source: Input, document: Document) -> bool:
-    if source.do == "score":
-        digest = hashlib.sha256(source.body).hexdigest()
-        return document.body == b'{"digest":"%s"}' % digest.encode() and document.status in (
-            "200",
-            "",
-        )
-    error = json.loads(document.body)
-    return set(error) == {"message"} and document.status in (str(STATUSES[source.do]), "")
+    for each in inputs:
+        found = documents[each.document]
+        assert each.is_answered_by(found.body), each
+        assert found.status in (str(STATUSES[each.do]), ""), each
 
 
 # --- hosts ----------------------------------------------------------------------------------------
@@ -131,6 +130,12 @@ class Hosts:
         """SIGKILL one, and start another in its place."""
         self.ends.append(self._hosts[number].stop(signal.SIGKILL))
         self._hosts[number] = self._started()
+
+    def kill_at_work(self, number: int) -> None:
+        until = time.monotonic() + PATIENCE
+        while " 200 " not in self._hosts[number].log and time.monotonic() < until:
+            time.sleep(0.005)
+        self.kill(number)
 
     def replace_ended(self) -> None:
         """As an orchestrator does."""
@@ -191,7 +196,6 @@ async def kill_at_random(
     assert hosts.ends == [-signal.SIGKILL] * kills
     there = await documents()
     assert 0 < there < most, "the kills came too early or too late"
-    print(f"{there} documents after the last of {kills} kills")
 
 
 async def until_there_are(
@@ -239,22 +243,20 @@ class Containers:
     async def count(self) -> int:
         return len([name async for name in self._output.list_blob_names()])
 
-    async def receipts(self) -> dict[str, str]:
-        """The etag of every input, by its name without extension."""
+    async def check(self, inputs: list[Input]) -> None:
         found = self._input.list_blobs()
-        return {each.name.removesuffix(".json"): each.etag.strip('"') async for each in found}
-
-    async def documents(self) -> dict[str, Document]:
-        found: dict[str, Document] = {}
+        receipts = {each.name.removesuffix(".json"): each.etag.strip('"') async for each in found}
+        documents: dict[str, Document] = {}
 
         async def read(blob) -> None:
             stream = await self._output.download_blob(blob.name)
             said = blob.metadata
-            found[blob.name] = Document(said["sourceetag"], await stream.readall(), said["status"])
+            document = Document(said["sourceetag"], await stream.readall(), said["status"])
+            documents[blob.name] = document
 
         listed = self._output.list_blobs(include=["metadata"])
         await at_once(read, [each async for each in listed])
-        return found
+        check(inputs, receipts, documents)
 
 
 @contextlib.asynccontextmanager
@@ -277,42 +279,35 @@ async def at_once(act: Callable[..., Awaitable[object]], values: list[Any]) -> N
 class Folders:
     """A watched folder and the folder of the documents."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, inputs: list[Input]) -> None:
         self._input, self._output = folder / "input", folder / "output"
         self.environ = {
             "BLOB_INPUT_FOLDER": str(self._input),
             "BLOB_OUTPUT_FOLDER": str(self._output),
             "BLOB_POLL_SECONDS": "0.1-0.5",
         }
-
-    def fill(self, inputs: list[Input]) -> None:
-        for folder in (self._input, self._output):
-            folder.mkdir()
+        self._input.mkdir()
+        self._output.mkdir()
         for each in inputs:
             (self._input / f"{each.name}.json").write_bytes(each.body)
 
     async def count(self) -> int:
-        return len(self._files())
+        return len(self.files())
 
-    def receipts(self) -> dict[str, str]:
-        """The modification time of every input, by its name without extension."""
-        return {each.stem: str(each.stat().st_mtime_ns) for each in self._input.iterdir()}
-
-    def documents(self) -> dict[str, Document]:
-        return {
+    def check(self, inputs: list[Input]) -> None:
+        receipts = {each.stem: str(each.stat().st_mtime_ns) for each in self._input.iterdir()}
+        documents = {
             each.name: Document(str(each.stat().st_mtime_ns), each.read_bytes())
-            for each in self._files()
+            for each in self.files()
         }
+        check(inputs, receipts, documents)
+        assert list(self._output.rglob("*.tmp")) == []
 
-    def unfinished(self) -> list[str]:
-        """Documents that were cut off while they were written, and are still there."""
-        return [each.name for each in self._output.rglob("*.tmp")]
-
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
         return [each for each in self._output.iterdir() if each.name != ".scoring"]
 
 
-# --- promises -------------------------------------------------------------------------------------
+# --- blobs and files ------------------------------------------------------------------------------
 
 
 @pytest.mark.long
@@ -327,7 +322,7 @@ def test_killed_hosts_lose_and_double_no_blob(write_script):
             with hosts_on(script, 2, place.environ) as hosts:
                 await kill_at_random(hosts, 5, 2.5, place.count, len(inputs))
                 await until_there_are(len(inputs), place.count)
-            check(inputs, await place.receipts(), await place.documents())
+            await place.check(inputs)
 
     with Azurite() as azurite:
         asyncio.run(scenario(azurite))
@@ -337,11 +332,9 @@ def test_killed_hosts_lose_and_double_no_blob(write_script):
     ("count", "kills"), [(400, 1), pytest.param(2000, 5, marks=pytest.mark.long)]
 )
 def test_killed_hosts_lose_and_double_no_file(write_script, tmp_path, count, kills):
-    """The same on local folders."""
     script = write_script(SCRIPT)
     inputs = inputs_of(count, seconds=0.006, refuse=3, **{"raise": 2})
-    place = Folders(tmp_path)
-    place.fill(inputs)
+    place = Folders(tmp_path, inputs)
 
     async def scenario() -> None:
         with hosts_on(script, 2, place.environ) as hosts:
@@ -349,8 +342,7 @@ def test_killed_hosts_lose_and_double_no_file(write_script, tmp_path, count, kil
             await until_there_are(len(inputs), place.count)
 
     asyncio.run(scenario())
-    check(inputs, place.receipts(), place.documents())
-    assert place.unfinished() == []
+    place.check(inputs)
 
 
 def test_a_file_that_kills_the_process_ends_as_an_error_and_spares_the_others(
@@ -359,8 +351,7 @@ def test_a_file_that_kills_the_process_ends_as_an_error_and_spares_the_others(
     """After BLOB_MAX_ATTEMPTS it is not tried again; the files in flight with it are scored."""
     script = write_script(SCRIPT)
     inputs = inputs_of(200, kill=1)
-    place = Folders(tmp_path)
-    place.fill(inputs)
+    place = Folders(tmp_path, inputs)
 
     async def scenario() -> None:
         with hosts_on(script, 1, place.environ, BLOB_MAX_ATTEMPTS="3") as hosts:
@@ -368,13 +359,12 @@ def test_a_file_that_kills_the_process_ends_as_an_error_and_spares_the_others(
             assert [killed(host) for host in hosts] == [3]
 
     asyncio.run(scenario())
-    check(inputs, place.receipts(), place.documents())
+    place.check(inputs)
 
 
 def test_a_host_that_is_told_to_stop_does_not_wait_for_a_free_slot(write_script, tmp_path):
     """More files wait than may be in flight, and run() is slow: SCORING_SHUTDOWN_SECONDS holds."""
-    place = Folders(tmp_path)
-    place.fill(inputs_of(3, seconds=90))
+    place = Folders(tmp_path, inputs_of(3, seconds=90))
     script = write_script(SCRIPT)
     busy = {"BLOB_MAX_CONCURRENT": "1", "SCORING_SHUTDOWN_SECONDS": "1"}
     with StandaloneHost(script, environ={**place.environ, **busy}) as host:
@@ -384,31 +374,7 @@ def test_a_host_that_is_told_to_stop_does_not_wait_for_a_free_slot(write_script,
             time.sleep(0.05)
         host.process.terminate()
         assert host.process.wait(60) == 0
-    assert place.documents() == {}
-
-
-@pytest.fixture(scope="module")
-def azurite() -> Iterator[Azurite]:
-    with Azurite() as azurite:
-        yield azurite
-
-
-@pytest.fixture(scope="module")
-def long_ones(
-    azurite: Azurite, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[None]]]:
-    """Scenarios that wait for leases most of the time, all started at once."""
-
-    def started(name: str, scenario: Callable[[Azurite, Path], Awaitable[None]]) -> Future[None]:
-        script = tmp_path_factory.mktemp(name) / "score.py"
-        script.write_text(SCRIPT)
-        return pool.submit(asyncio.run, scenario(azurite, script))  # type: ignore[arg-type]
-
-    with ThreadPoolExecutor() as pool:
-        yield {
-            "killer": started("killer", a_killer_among_blobs),
-            "slow": started("slow", slower_than_the_lease),
-        }
+    assert place.files() == []
 
 
 async def a_killer_among_blobs(azurite: Azurite, script: Path) -> None:
@@ -418,7 +384,7 @@ async def a_killer_among_blobs(azurite: Azurite, script: Path) -> None:
         with hosts_on(script, 1, place.environ, BLOB_MAX_ATTEMPTS="2") as hosts:
             await until_there_are(len(inputs), place.count, hosts)
             assert [killed(host) for host in hosts] == [2]
-        check(inputs, await place.receipts(), await place.documents())
+        await place.check(inputs)
 
 
 async def slower_than_the_lease(azurite: Azurite, script: Path) -> None:
@@ -429,8 +395,25 @@ async def slower_than_the_lease(azurite: Azurite, script: Path) -> None:
             await until_there_are(1, place.count)
             await asyncio.sleep(3)  # several polls of both
             assert hosts.ends == []
-        check(inputs, await place.receipts(), await place.documents())
+        await place.check(inputs)
     assert script.with_name("calls").read_text() == "called\n"
+
+
+@pytest.fixture(scope="module")
+def long_ones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
+    """Scenarios that wait most of the time, all started at once."""
+
+    def script(name: str) -> Path:
+        path = tmp_path_factory.mktemp(name) / "score.py"
+        path.write_text(SCRIPT)
+        return path
+
+    with Azurite() as azurite, ThreadPoolExecutor() as pool:
+        yield {
+            "killer": pool.submit(asyncio.run, a_killer_among_blobs(azurite, script("killer"))),
+            "slow": pool.submit(asyncio.run, slower_than_the_lease(azurite, script("slow"))),
+            "cut": pool.submit(connections_are_cut, script("cut")),
+        }
 
 
 @pytest.mark.long
@@ -455,19 +438,118 @@ def test_storage_that_goes_away_delays_and_does_no_more(long_ones, write_script,
                     host.wait_ready()
                     assert httpx.get(f"{host.url}/health/ready", timeout=60).status_code == 200
                 assert hosts.ends == []
-            check(inputs, await place.receipts(), await place.documents())
+            await place.check(inputs)
 
     with Azurite(location=tmp_path / "data") as azurite:
         asyncio.run(scenario(azurite))
 
 
 @pytest.mark.long
-def test_a_blob_that_kills_the_process_ends_as_an_error_and_spares_the_others(long_ones):
-    """After BLOB_MAX_ATTEMPTS it is not tried again; the blobs in flight with it are scored."""
-    long_ones["killer"].result(PATIENCE)
+@pytest.mark.parametrize("name", ["killer", "slow", "cut"])
+def test_poison_slowness_and_cuts_cost_no_other_input(long_ones, name):
+    """A blob that kills the process ends as an error after BLOB_MAX_ATTEMPTS; a run() longer than
+    the lease is called once, since it is renewed; ten cuts, and the broker away twice for 3 s."""
+    long_ones[name].result(3 * PATIENCE)
 
 
-@pytest.mark.long
-def test_a_run_longer_than_the_lease_is_called_once(long_ones):
-    """The lease is renewed while run() takes 20 s: the other host leaves the blob alone."""
-    long_ones["slow"].result(PATIENCE)
+# --- messages -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def queues_with(inputs: list[Input]) -> Iterator[ServiceBusBroker]:
+    """A broker on which these wait."""
+    with ServiceBusBroker() as broker:
+        broker.add_queue("input", lock_seconds=5)
+        broker.add_queue("output")
+        for each in inputs:
+            broker.send("input", each.body, message_id=each.name, properties={"x-name": each.name})
+        yield broker
+
+
+def disturb(
+    broker: ServiceBusBroker,
+    moments: Sequence[Callable[[], object]],
+    shortest: float,
+    longest: float,
+) -> None:
+    """Do each at a random moment while there is work, which there must be to the last."""
+    seeded = a_seed()
+    broker.wait_for(lambda: broker.counts("output").active, PATIENCE)
+    for act in moments:
+        time.sleep(seeded.uniform(shortest, longest))
+        act()
+    assert broker.counts("input").active > 0, "the last one came too late"
+
+
+def check_replies(broker: ServiceBusBroker, inputs: list[Input]) -> None:
+    """Each message has one reply after removal of equal ids; dead are the poisoned ones only."""
+    try:
+        broker.wait_for(lambda: broker.counts("input")[:2] == (0, 0), PATIENCE)
+    finally:
+        print(broker.counts("input"), broker.counts("output"), broker.statistics)
+    replies = broker.messages("output")
+    by_id = {each.message_id: each for each in replies}
+    assert sorted(each.answers for each in by_id.values()) == [each.name for each in inputs]
+    by_name = {each.name: each for each in inputs}
+    assert [each for each in replies if not is_right(by_name[each.correlation_id], each)] == []
+    letters = broker.dead_letters("input")
+    assert sorted(
+        (each.message_id, each.application_properties["DeadLetterReason"]) for each in letters
+    ) == [(each.name, REASONS[each.do]) for each in inputs if each.do in REASONS]
+    poisoned = {each.name: each.body for each in inputs if each.do in REASONS}
+    assert {each.message_id: each.body for each in letters} == poisoned
+
+
+def is_right(source: Input, reply: BrokerMessage) -> bool:
+    properties = {"x-name": source.name, "status": STATUSES[source.do]}
+    return reply.application_properties == properties and source.is_answered_by(reply.body)
+
+
+def connections_are_cut(script: Path) -> None:
+    """A thousand messages, slow enough for ten cuts and for two times without the broker."""
+    inputs = inputs_of(990, 0.04, refuse=5, **{"raise": 5})
+    with queues_with(inputs) as broker:
+        environ = {"TriggerConnectionString": broker.connection_string}
+        with hosts_on(script, 2, environ) as hosts:
+            cut: list[int] = []
+
+            def cut_off() -> None:
+                broker.wait_for(lambda: broker.open_connections, PATIENCE)
+                cut.append(broker.cut_connections())
+
+            def go_away() -> None:
+                broker.stop_listening()
+                time.sleep(3)
+                broker.start_listening()
+
+            disturb(broker, [*[cut_off] * 5, go_away, *[cut_off] * 5, go_away], 0.2, 1.2)
+            assert len(cut) == 10
+            assert all(cut)
+            check_replies(broker, inputs)
+            for host in hosts:
+                broker.wait_for(partial(is_ready, host), PATIENCE)
+                assert "The Service Bus trigger works again." in host.log
+                assert host.process.poll() is None
+            assert hosts.ends == []
+
+
+def is_ready(host: StandaloneHost) -> bool:
+    return httpx.get(f"{host.url}/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("count", "kills"), [(1000, 1), pytest.param(5000, 5, marks=pytest.mark.long)]
+)
+def test_killed_hosts_lose_and_double_no_message(write_script, count, kills):
+    """Ten messages are poisoned; of two hosts one is killed at random moments."""
+    script = write_script(SCRIPT)
+    inputs = inputs_of(count - 10, 0.005, refuse=5, **{"raise": 5})
+    with queues_with(inputs) as broker:
+        environ = {"TriggerConnectionString": broker.connection_string}
+        with hosts_on(script, 2, environ) as hosts:
+            seeded = a_seed()
+            disturb(broker, [lambda: hosts.kill_at_work(seeded.randrange(2))] * kills, 0.1, 1)
+            assert hosts.ends == [-signal.SIGKILL] * kills
+            check_replies(broker, inputs)
+            assert broker.counts("input") == Counts(0, 0, 10)
+            assert broker.statistics.locks_expired >= kills, "no kill hit a host at work"
