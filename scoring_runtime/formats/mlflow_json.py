@@ -60,7 +60,7 @@ def _kind(value: Mapping[str, Any]) -> str:
     found = found or [kind for kind in AZUREML_KINDS if kind in value]
     if len(found) == 1:
         return found[0]
-    got = listed(found or [name[:40] for name in value]) or "no keys"
+    got = listed(found or value) or "no keys"
     raise UndecodableInput(
         f"The body must be a JSON object with exactly one of {', '.join(KINDS)}, "
         f"{' or '.join(AZUREML_KINDS)}; it has {got}."

@@ -34,7 +34,9 @@ from .kinds import (
 
 # What is in the type and text of an error → what to do.
 _ADVICE = {
-    "^EOFError|^InvalidProtobuf": " The file was cut short, or is of another kind: copy it again.",
+    "^EOFError|^InvalidProtobuf|exhausted before end|truncated": (
+        " The file was cut short, or is of another kind: copy it again."
+    ),
     "^UnpicklingError": " The file is no pickle, or was changed: save the model again.",
     "[Oo]pset|IR version": " The model was made for a newer onnxruntime: install that version.",
 }

@@ -11,12 +11,16 @@ from .content import Limits
 
 HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 """JSON may hold one alone, UTF-8 may not."""
-_SHOWN, _LONGEST = 10, 40
+_SHOWN, _LONGEST, _LONGEST_NAME = 10, 40, 100
 
 
 def listed(names: Any, limit: int = _SHOWN) -> str:
-    """Names in quotes, at most ``limit`` of them, and how many more there are."""
-    shown = [repr(name) for name in list(names)[:limit]]
+    """Names in quotes, at most ``limit`` of them and 100 characters of each, and how many more
+    there are."""
+    texts = (repr(name) for name in list(names)[:limit])
+    shown = [
+        t if len(t) <= _LONGEST_NAME + 2 else f"{t[: _LONGEST_NAME + 1]}…{t[0]}" for t in texts
+    ]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
@@ -40,7 +44,8 @@ def uneven(lengths: Mapping[str, int]) -> str:
     """``a 2, b 3`` if what has these names is not equally long, else nothing."""
     if len(set(lengths.values())) < 2:
         return ""
-    shown = ", ".join(f"{name} {length}" for name, length in list(lengths.items())[:_SHOWN])
+    some = list(lengths.items())[:_SHOWN]
+    shown = ", ".join(f"{name[:_LONGEST_NAME]} {length}" for name, length in some)
     return f"not equally long: {shown}"
 
 

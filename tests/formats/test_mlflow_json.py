@@ -95,7 +95,7 @@ LISTED = (
 TABLE = 'dataframe_split must be an object with "data", a list of rows, and "columns", their names.'
 NOT_NAMES = '"columns" of dataframe_split must be a list of names.'
 REFUSED: dict[str, tuple[Any, str]] = {
-    "no-kind": ({"rows": [1], "x" * 50: 2}, f"{LISTED}'rows', '{'x' * 40}'."),
+    "no-kind": ({"rows": [1], "x" * 500: 2}, f"{LISTED}'rows', '{'x' * 100}…'."),
     "nothing": ({}, LISTED + "no keys."),
     "many": ({str(n): n for n in range(99)}, LISTED + "'0', '1', '2', '3', '4', '5', '6', '7'"),
     "two": ({"instances": [1], "inputs": [1]}, LISTED + "'instances', 'inputs'."),

@@ -21,22 +21,23 @@ import joblib
 import numpy as np
 import orjson
 import pytest
-from azure.storage.blob import BlobServiceClient, ContentSettings
+from azure.storage.blob import BlobServiceClient
 from sklearn.linear_model import LogisticRegression
 
 from tests.hosts.azurite import Azurite
 from tests.hosts.broker import BrokerMessage, ServiceBusBroker
 from tests.hosts.functions import FunctionsHost, blob_event
+from tests.hosts.sites import Containers, Folders
 from tests.hosts.standalone import StandaloneHost, clean_environ
 from tests.triggers.test_parity import (
+    PATHS,
     ROOT,
     Case,
-    Containers,
     Ending,
     Endings,
-    Folders,
     Parts,
     Queues,
+    endings_of,
     reason_in,
     through_queue_of_functions,
 )
@@ -202,26 +203,6 @@ class DirectedQueues(Queues):
         return with_length(super()._ending(reply, letters), reply.application_properties)
 
 
-class DirectedContainers(Containers):
-    """What is said of an input is in its metadata."""
-
-    def fill(self, cases: list[Any]) -> None:
-        for case in cases:
-            settings = ContentSettings(
-                content_type=case.content_type, content_encoding=case.encoding or None
-            )
-            self._input.upload_blob(
-                case.file, case.body, content_settings=settings, metadata=case.said
-            )
-
-    def endings(self, cases: list[Any]) -> Endings:
-        found, names = super().endings(cases), {case.file: case.name for case in cases}
-        for each in self._output.list_blobs(include=["metadata"]):
-            name = names[each.name.rpartition(".")[0]]
-            found[name] = with_length(found[name], each.metadata)
-        return found
-
-
 def with_length(ending: Ending, said: Mapping[str, Any]) -> Ending:
     """Where the tensors of a binary answer begin, which HTTP says in a header."""
     length = str(said.get(INFER_LENGTH) or "")
@@ -288,15 +269,22 @@ def through_standalone(
     parts: Parts, name: str, source: dict[str, str], cases: list[Scored]
 ) -> dict[str, Endings]:
     queues = DirectedQueues(parts.broker, f"{name}-standalone")
-    containers = DirectedContainers(parts.azurite, parts.service, name)
+    containers = Containers(parts.service, parts.azurite.connection_string, BLOB_MAX_ATTEMPTS="1")
     sent = [case for case in cases if not case.encoding]
     environ = {**containers.environ, **queues.environ}
     with Hosted(source, environ, parts.folder) as host:
-        containers.fill(cases)
+        for each in cases:
+            containers.put(
+                each.file, each.body, each.content_type, each.encoding, metadata=each.said
+            )
         queues.send(list(sent))
         http = through_http(host.url, cases)
         queues.wait_for(len(sent))
-        blobs, messages = containers.endings(list(cases)), queues.endings()
+        blobs, messages = endings_of(containers, list(cases)), queues.endings()
+    names = {case.file: case.name for case in cases}
+    for blob in containers.output.list_blobs(include=["metadata"]):
+        case_name = names[blob.name.rpartition(".")[0]]
+        blobs[case_name] = with_length(blobs[case_name], blob.metadata)
     return {
         "standalone http": http,
         "standalone blob": blobs,
@@ -308,10 +296,11 @@ def through_folders(
     parts: Parts, name: str, source: dict[str, str], cases: list[Scored]
 ) -> dict[str, Endings]:
     bare: list[Case] = [case for case in cases if case.bare]
-    folders = Folders(parts.folder / name)
-    folders.fill(bare)
+    folders = Folders(parts.folder / name, BLOB_MAX_ATTEMPTS="1", **PATHS)
+    for case in bare:
+        folders.put(case.file, case.body)
     with Hosted(source, folders.environ, parts.folder):
-        return {"standalone folder": folders.endings(bare)}
+        return {"standalone folder": endings_of(folders, bare)}
 
 
 def through_functions(
@@ -404,6 +393,8 @@ def expected(case: Scored, answer: Ending, way: str) -> Ending | None:
         return answer._replace(place=place)
     if way == "standalone folder" and not case.bare:
         return None
+    if way == "standalone folder" and refused:
+        return Ending(place, description=str(json.loads(answer.body)["message"]))
     return Ending(place, answer.body)
 
 

@@ -269,7 +269,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], str]] = {
     "truncated pickle": (
         "m.pkl",
         lambda path: truncated(save_pickle(path, fitted())),
-        "EOFError. The file was cut short, or is of another kind: copy it again.",
+        " The file was cut short, or is of another kind: copy it again.",
     ),
     "text": ("m.pkl", written(b"hello"), "UnpicklingError: "),
     "a pickle that raises lines": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import threading
 import time
@@ -77,7 +78,7 @@ async def scoring(gate: threading.Event) -> AsyncIterator[Callable[..., Scorer[A
     made: list[Scorer[Any]] = []
 
     def started(function: Callable[[Any], Any], **options: Any) -> Scorer[Any]:
-        kind = Async if asyncio.iscoroutinefunction(function) else Sync
+        kind = Async if inspect.iscoroutinefunction(function) else Sync
         made.append(Scorer(lambda runner: kind(function), **options))
         made[-1].start()
         return made[-1]

@@ -94,7 +94,6 @@ def test_the_format_is_in_utc(zone: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_lines_of_a_request_end_with_its_id() -> None:
-    """What the script logs can be found by the id; the access line has none."""
     request_id.set("abc-1")
     assert LineFormatter().format(record()).endswith(" - hello [abc-1]")
     assert LineFormatter().format(record("of.the.user")).endswith(" - hello [abc-1]")
@@ -146,7 +145,6 @@ def test_the_level_is_honoured(level: str, seen: str, capsys: pytest.CaptureFixt
 
 
 def test_the_stream_can_be_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    """`scoring-runtime score` keeps stdout for the answer."""
     configure_logging("INFO", [], "stderr")
     log.info("one")
     logging.warning("two")

@@ -15,7 +15,7 @@ from scoring_runtime.errors import InputTooLarge, SchemaMismatch
 from scoring_runtime.values.arrays import array, checked, empty_batch, shape_text
 from scoring_runtime.values.content import NUMPY_TYPES, Columns, Limits, Rows, Spec, Tensors
 from scoring_runtime.values.inputs import column, frame_columns, matrix, number_columns, tensors
-from scoring_runtime.values.wording import listed, short
+from scoring_runtime.values.wording import listed, short, uneven
 
 LIMITS = Limits(1000, 100_000, 1 << 20)
 NAN, INFINITY = float("nan"), float("inf")
@@ -234,6 +234,8 @@ def test_words_of_the_messages():
     assert shape_text(Spec("x", "INT8", ())) == "one value of INT8"
     assert listed(["a", "b"]) == "'a', 'b'"
     assert listed([str(n) for n in range(12)], 2) == "'0', '1' and 10 more"
+    assert listed(["x" * 100, "y" * 101]) == f"'{'x' * 100}', '{'y' * 100}…'"
+    assert uneven({"z" * 200: 1, "a": 2}) == f"not equally long: {'z' * 100} 1, a 2"
     shown = [None, True, False, 1.5, "a" * 50, [1, 2], {"a": 1}, b"\xff", 10**50]
     assert [short(each) for each in shown] == [
         "null", "true", "false", "1.5", f"text '{'a' * 40}'", "a list of 2", "an object",
