@@ -161,7 +161,8 @@ def _wrk(url: str, connections: int, body: str, seconds: int, folder: Path) -> d
         f"wrk.body = [==[{body}]==]\n"
         'wrk.headers["Content-Type"] = "application/json"\n'
     )
-    command = ["wrk", "-t1", f"-c{connections}", "--latency", "-s", str(script), url]
+    command = ["wrk", "-t1", f"-c{connections}", "--latency", "--timeout", "30s"]
+    command += ["-s", str(script), url]
     subprocess.run([*command, "-d1"], check=True, capture_output=True)
     out = subprocess.run(
         [*command, f"-d{seconds}"], check=True, capture_output=True, text=True, env=os.environ

@@ -264,6 +264,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.RunFailed: 500,
     errors.RunTimeout: 500,
     errors.NotBegun: 500,
+    errors.WrongBatchLength: 500,
     errors.ResultNotSerializable: 500,
     errors.ResponseNotSendable: 500,
     errors.NotServing: 503,
