@@ -52,7 +52,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off \
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
 COPY requirements.txt ./
-RUN packages() { python -m pip --python /opt/venv/bin/python install --log /tmp/pip.log -r requirements.txt "azure-storage-blob>=12.26" "httptools>=0.6" "uvicorn>=0.30" "uvloop>=0.19"; }; \
+RUN packages() { python -m pip --python /opt/venv/bin/python install --log /tmp/pip.log -r requirements.txt "azure-storage-blob>=12.26" "httptools>=0.6" "uvicorn>=0.30" "uvloop>=0.19" "watchfiles>=1.0"; }; \
     packages || { tools=build-essential; \
       if grep -q "Cannot find command .git." /tmp/pip.log; then tools="git $tools"; \
       elif ! grep -qE "exited with [0-9]|Failed building wheel" /tmp/pip.log; then \

@@ -9,7 +9,7 @@ MODELS ?= $(if $(filter two-models,$(EXAMPLE)),azureml-models,model)
 SCRIPT := $(wildcard examples/$(EXAMPLE)/score.py)
 SAMPLE := $(firstword $(wildcard examples/$(EXAMPLE)/sample_input.json examples/$(EXAMPLE)/samples/*.json examples/$(EXAMPLE)/*.json))
 
-.PHONY: install serve image lint prepare prepare-long test test-long bench clean
+.PHONY: install serve image lint prepare prepare-long test test-long bench docs docs-parts clean
 
 $(VENV)/.serve: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -56,13 +56,15 @@ test-long: prepare-long
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m long
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.http
-	$(BIN)/python -m benchmarks.formats
-	$(BIN)/python -m benchmarks.functions
-	$(BIN)/python -m benchmarks.blobs
-	$(BIN)/python -m benchmarks.messages
-	$(BIN)/python -m benchmarks.cache
-	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks
+
+# The site in build/site; a broken link or anchor fails.
+docs: $(VENV)/.dev
+	$(BIN)/zensical build --strict --clean
+
+# What is made for the pages: pictures, tables, messages.
+docs-parts: $(VENV)/.dev
+	$(BIN)/python -m docs_parts
 
 clean:
 	rm -rf $(VENV) .cache build *.egg-info

@@ -20,8 +20,8 @@ def init() -> None:
     cache = redis.StrictRedis(
         host=os.environ["REDIS_HOST"],
         port=int(os.getenv("REDIS_PORT", "6380")),
-        password=os.environ["REDIS_KEY"],
-        ssl=True,
+        password=os.getenv("REDIS_KEY"),
+        ssl=os.getenv("REDIS_SSL", "true") == "true",
     )
     model_path = os.path.join(os.getenv("AZUREML_MODEL_DIR"), "sklearn_regression_model.pkl")
     model = joblib.load(model_path)

@@ -29,7 +29,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     folder = Path(__file__).parent / "azureml-models"
     parser.add_argument("--output", type=Path, default=folder)
+    parser.add_argument("--force", action="store_true", help="register the next versions")
     args = parser.parse_args()
+    if (args.output / "wine" / "1").exists() and not args.force:
+        print(f"{args.output} is up to date (--force registers the next versions)")
+        return
 
     iris, wine = load_iris(as_frame=True), load_wine(as_frame=True)
     species = [iris.target_names[each] for each in iris.target]

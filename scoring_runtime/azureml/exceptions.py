@@ -3,7 +3,8 @@
 ::
 
     AzureMLException
-    ├── ComputeTargetException, RunEnvironmentException: never raised here, scripts name them
+    ├── ComputeTargetException       there are no clusters here
+    ├── RunEnvironmentException      never raised here, scripts name it
     ├── UserErrorException
     │   └── WorkspaceException       a workspace is not there, or cannot be made
     └── WebserviceException          also a PackagingError
@@ -12,9 +13,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import ModelNotFound, PackagingError, ScoringRuntimeError
 
@@ -57,14 +58,19 @@ class ModelNotFoundException(WebserviceException, ModelNotFound):
     """No such model or version in the workspace; the message lists what there is."""
 
 
+def refusing(text: str, kind: type[Exception] = WebserviceException) -> Callable[..., NoReturn]:
+    """A function that always raises: its text says what to do instead."""
+
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
+        raise kind(text)
+
+    return refuse
+
+
 @contextmanager
 def as_webservice_exceptions() -> Iterator[None]:
-    """Raise this package's own errors as the exceptions above.
-
-    Raises:
-        ModelNotFoundException: for a ModelNotFound.
-        WebserviceException: for any other ScoringRuntimeError.
-    """
+    """Raise ModelNotFound as ModelNotFoundException, and any other error of this package as
+    WebserviceException."""
     try:
         yield
     except AzureMLException:

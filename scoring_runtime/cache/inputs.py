@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from ..errors import InputNotFound, InputTooLarge, UndecodableInput
+from ..errors import InputNotFound, UndecodableInput
 from ..messages import Score, ScoringRequest, ScoringResponse
 from ..settings.settings import Settings
+from ..values.wording import too_large
 from .entries import pack, unpack
 from .memory import Store
 
@@ -51,7 +52,7 @@ class StoredInputs:
         """
         name, limit = _checked(key), self._settings.cache_max_input_bytes
         if len(request.body) > limit:
-            raise InputTooLarge(f"The input is larger than {limit} bytes (CACHE_MAX_INPUT_BYTES).")
+            raise too_large("The input", limit, "CACHE_MAX_INPUT_BYTES")
         seconds = self._settings.cache_ttl_seconds or 3600
         asked = _MAX_AGE.search(request.header(b"cache-control"))
         if asked and 0 < int(asked[1]) < seconds:

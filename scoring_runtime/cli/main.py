@@ -24,8 +24,9 @@ from ..settings.settings import Settings, environment_name
 from ..telemetry import standard_streams
 from ..telemetry.logs import configure_logging, log, redirect_print
 from ..triggers.outcomes import EXTENSIONS, directed, directions
-from . import models, package
+from . import models
 
+PACKAGE = "make an image of a model, a script and its environment"
 EXIT_OK, EXIT_USAGE, EXIT_REFUSED, EXIT_CANNOT_START, EXIT_RUN_FAILED = 0, 1, 2, 3, 4
 
 
@@ -38,7 +39,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the result is the exit code."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser(words).parse_args(words)
     command: Callable[[Settings, argparse.Namespace], int] = options.command
     if not options.reads_settings:
         return command(Settings(), options)
@@ -51,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command(settings, options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ("package",)) -> argparse.ArgumentParser:
+    """The parser of the command line; a command that is not among ``words`` may lack its options.
+
+    So that a server does not load the packager.
+    """
     parser = _Parser(prog="scoring-runtime", description="Host a trained model behind events.")
     parser.set_defaults(reads_settings=True)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
@@ -80,12 +86,17 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--method", default="", help="such as predict_proba")
     score.set_defaults(command=_score)
     models.add_commands(commands)
-    package.add_command(commands)
+    if "package" in words:
+        from . import package
+
+        package.add_command(commands, PACKAGE)
+    else:
+        commands.add_parser("package", help=PACKAGE)
     show = commands.add_parser("settings", help="show every setting, its value and its source")
     _model_options(show)
     form = show.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
-    form.add_argument("--markdown", action="store_true", help="names and defaults for a README")
+    form.add_argument("--markdown", action="store_true", help="names and defaults for a page")
     show.set_defaults(command=_show_settings)
     return parser
 

@@ -27,15 +27,10 @@ def writer(
     model: tuple[str, str],
     nan: str = "null",
 ) -> Writer:
-    """What writes the result, as Accept and the request's own form ask.
+    """What writes the result, as Accept (RFC 9110 §12.5.1) and the request's own form ask.
 
-    Args:
-        request: its Accept header decides (RFC 9110 §12.5.1); without one it is JSON.
-        asked: the request as read.
-        encode: writes JSON.
-        name: of a result that has none, where a format needs one.
-        model: its name and version, which V2 answers show.
-        nan: what NaN and Infinity become in V2 JSON, as ``encode`` has it.
+    ``encode`` writes JSON, the default; ``name`` is that of a result without one, where a format
+    needs one; V2 answers show the ``model``'s name and version, and NaN as ``nan`` says.
 
     Raises:
         NotAcceptable: it lists what there is.

@@ -107,15 +107,10 @@ def read(
     as_text: bool = False,
     own: OwnBodies | None = None,
 ) -> Asked:
-    """What the body holds, by its Content-Type (none is JSON).
+    """What the body holds, by its Content-Type (none is JSON), once decompressed.
 
-    Args:
-        request: the body is still encoded as Content-Encoding says.
-        limits: how much it may hold.
-        names: of the model's columns, by which the header line of a CSV body is known.
-        csv_header: whether CSV has one; None: the body shows it.
-        as_text: numbers in CSV stay text, for a model that knows which are.
-        own: reads JSON and CSV instead.
+    ``names``, ``csv_header`` and ``as_text`` are those of :func:`.csv.decode`; ``own`` reads JSON
+    and CSV instead.
 
     Raises:
         UnsupportedMethod, UnsupportedContentType, UndecodableInput, SchemaMismatch, InputTooLarge.

@@ -43,29 +43,21 @@ def decode(
 ) -> Columns | Rows:
     """With a header line columns of text, without one rows: of float64, or of text if any is.
 
-    An empty field is a missing value: NaN in rows of numbers. Blank lines are skipped; a missing
-    value alone in its record is written ``""``. A number is what ``float()`` reads, underscores
-    aside. What pandas writes by default is read as it was: a header of the positions ``0,1,…`` of
-    columns without names gives rows, and the first column is left out if its name is empty, as that
-    of an index is.
+    An empty field is a missing value: NaN in rows of numbers, unless they stay text (``as_text``).
+    Blank lines are skipped. A number is what ``float()`` reads, underscores aside. What pandas
+    writes by default is read as it was: a header of the positions ``0,1,…`` of columns without
+    names gives rows, and the first column is left out if its name is empty, as that of an index is.
 
-    Args:
-        body: in ``charset``; a byte order mark is dropped.
-        limits: how much it may hold.
-        header: whether the first record is one (``header=present`` or ``absent``, RFC 4180 §3).
-            None: it is when all of ``names`` are in it; else when there are other records and
-            none of its own fields is empty or a number, save the first, or they are positions.
-        names: of the model's columns.
-        charset: what the Content-Type says.
-        as_text: rows of numbers stay text too.
+    ``header`` says whether the first record is one (RFC 4180 §3). None: it is when all of
+    ``names``, those of the model's columns, are in it; else when there are other records and none
+    of its own fields is empty or a number, save the first, or they are positions.
 
     Raises:
         UndecodableInput: empty, not of that charset or an unknown one, an unclosed quote, NUL, a
             field of more than 131,072 characters; the message names the line.
         SchemaMismatch: records of different lengths, or names in the header that are empty or
             there twice; the message names the record, counted from 1.
-        InputTooLarge: more rows or values than the limits allow, or more than ten times
-            ``limits.bytes`` of memory once read.
+        InputTooLarge: more rows or values, or memory, than the limits allow.
     """
     table = _Records(body, limits, charset)
     try:

@@ -26,12 +26,7 @@ def parse(
 ) -> Any:
     """The JSON value; unless it is ``exact``, integers beyond 64 bits may be floats.
 
-    Args:
-        text: the body.
-        limits: how much it may hold.
-        what: the body's name in messages, such as ``The body``.
-        instead: a sentence that says what to send in place of one that is too large.
-        exact: integers stay integers.
+    Messages call the body ``what``, and end with what to send ``instead`` of one too large.
 
     Raises:
         UndecodableInput: not JSON.
@@ -47,11 +42,7 @@ def parse(
 
 
 def check(text: bytes, limits: Limits, what: str, instead: str) -> None:
-    """Refuse what :func:`parse` refuses before it looks whether it is JSON.
-
-    Raises:
-        InputTooLarge: more values or memory than allowed.
-    """
+    """Refuse, as InputTooLarge, what :func:`parse` refuses before it looks whether it is JSON."""
     if len(text) <= GUARDED_BYTES:
         return
     values = text.count(b",") + 1
@@ -66,11 +57,7 @@ def memory_of(text: bytes, values: int) -> int:
 
 
 def check_memory(memory: int, limits: Limits, what: str, instead: str = FEWER) -> None:
-    """Refuse what would take more than ``MEMORY_FACTOR`` times the largest body.
-
-    Raises:
-        InputTooLarge: it would.
-    """
+    """Refuse, as InputTooLarge, what would take over ``MEMORY_FACTOR`` times the largest body."""
     if memory > limits.bytes * MEMORY_FACTOR:
         raise InputTooLarge(
             f"{what} would take about {memory // 1_000_000} MB of memory once read; at most "
@@ -79,10 +66,6 @@ def check_memory(memory: int, limits: Limits, what: str, instead: str = FEWER) -
 
 
 def check_texts(rows: int, columns: int, limits: Limits, what: str) -> None:
-    """Refuse a table of text fields that would take more than that as objects.
-
-    Raises:
-        InputTooLarge: it would.
-    """
+    """The same for a table of text fields."""
     memory = columns * (rows * _BYTES_A_TEXT + _BYTES_A_COLUMN)
     check_memory(memory, limits, what)

@@ -11,7 +11,6 @@ byte of 0 or 1, BYTES a length in 4 bytes and then the text.
 from __future__ import annotations
 
 import math
-import reprlib
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -97,13 +96,10 @@ def header_length(value: bytes, body: bytes) -> int:
 def decode(
     body: bytes, header_length: int | None, limits: Limits, parsed: Any = None
 ) -> InferRequest:
-    """The request in a body.
+    """The request in a body: JSON (``parsed``, if it was read already) of ``header_length`` bytes,
+    then the binary tensors; None: there are none.
 
-    Args:
-        body: JSON, then the binary tensors if there are any.
-        header_length: as :func:`header_length` has it; None: there is nothing else.
-        limits: rows are the first length of a shape, values those of all inputs together.
-        parsed: the JSON, if it was read already.
+    Rows are the first length of a shape, values those of all inputs together.
 
     Raises:
         UndecodableInput: not JSON, or not as many bytes as it says follow.
@@ -121,8 +117,10 @@ def decode(
     params = _parameters(request, "The request")
     binary = _flag(params, _BINARY_OUTPUT, False, "The request")
     tensors = _Inputs(body, header_length, limits).read(request.get("inputs"))
+    identifier = request.get("id")
+    _expect(identifier is None or _is_text(identifier), "The V2 request", identifier, "id", "text")
     return InferRequest(
-        _identifier(request.get("id")),
+        identifier or "",
         Tensors(tensors),
         {key: value for key, value in params.items() if key != _BINARY_OUTPUT},
         _requested(request.get("outputs"), binary),
@@ -139,15 +137,8 @@ def encode(
 ) -> InferResponse:
     """The response with the outputs that the request asks for, in its order.
 
-    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat.
-
-    Args:
-        outputs: the arrays by name.
-        request: what they answer.
-        model_name: of the model.
-        model_version: empty: it has none.
-        nan: what NaN and Infinity become in JSON, as in
-            :func:`scoring_runtime.values.json_results.encoder`.
+    Numbers and booleans keep their datatype, anything else is BYTES. Data in JSON is flat; NaN and
+    Infinity become what ``nan`` says, as in :func:`scoring_runtime.values.json_results.encoder`.
 
     Raises:
         SchemaMismatch: an output is asked for that there is not.
@@ -198,75 +189,60 @@ def server_metadata(name: str, version: str) -> dict[str, Any]:
 # --- the request ----------------------------------------------------------------------------------
 
 
+def _expect(ok: object, where: str, value: Any, field: str, expected: str) -> None:
+    if not ok:
+        got = "nothing" if value is None else short(value)
+        raise SchemaMismatch(f"{where} has {got} as {field}; expected is {expected}.")
+
+
 def _requested(outputs: Any, binary: bool) -> tuple[RequestedOutput, ...]:
-    if outputs is None:
-        return ()
-    if not isinstance(outputs, list):
-        raise SchemaMismatch(
-            f'The V2 request has {short(outputs)} as "outputs"; a list is expected.'
-        )
+    outputs = [] if outputs is None else outputs
+    _expect(isinstance(outputs, list), "The V2 request", outputs, "outputs", "a list")
     asked: dict[str, RequestedOutput] = {}
     for index, each in enumerate(outputs):
         name = _named(each, f"outputs[{index}]")
         where = f"The output {name!r}"
         if name in asked:
             raise SchemaMismatch(f"{where} is asked for twice.")
-        params = _parameters(each, where)
-        asked[name] = RequestedOutput(name, _flag(params, "binary_data", binary, where))
+        asked[name] = RequestedOutput(
+            name, _flag(_parameters(each, where), "binary_data", binary, where)
+        )
     return tuple(asked.values())
 
 
-def _identifier(value: Any) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str) or HALF_A_CHARACTER.search(value):
-        raise SchemaMismatch(f"The V2 request has {short(value)} as id; expected is text.")
-    return value
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not HALF_A_CHARACTER.search(value)
 
 
 def _named(holder: Any, where: str) -> str:
     """The name of an input or output."""
     if not isinstance(holder, dict):
         raise SchemaMismatch(f"{where} is {short(holder)}; expected is an object with a name.")
-    name = holder.get("name")
-    if (
-        not isinstance(name, str)
-        or not 0 < len(name) <= _LONGEST_NAME
-        or HALF_A_CHARACTER.search(name)
-    ):
-        raise SchemaMismatch(
-            f"{where} has {_got(name)} as name; expected is text of 1 to {_LONGEST_NAME} "
-            "characters."
-        )
-    return name
+    name: Any = holder.get("name")
+    ok = _is_text(name) and 0 < len(name) <= _LONGEST_NAME
+    _expect(ok, where, name, "name", f"text of 1 to {_LONGEST_NAME} characters")
+    return str(name)
 
 
 def _parameters(holder: dict[str, Any], where: str) -> dict[str, Any]:
     """The parameters of a request, an input or an output; none are empty."""
     params = holder.get("parameters")
-    if params is None:
-        return {}
-    if not isinstance(params, dict):
-        raise SchemaMismatch(f"{where} has {short(params)} as parameters; expected is an object.")
+    params = {} if params is None else params
+    _expect(isinstance(params, dict), where, params, "parameters", "an object")
     for name in ("shared_memory_region", "classification"):
         if name in params:
             raise SchemaMismatch(
                 f"{where}: the parameter {name} is not supported; tensors go in the body, as JSON "
                 "or binary data."
             )
-    return params
+    return dict(params)
 
 
 def _flag(params: dict[str, Any], key: str, default: bool, where: str) -> bool:
     """A parameter that is true or false."""
     value = params.get(key, default)
-    if type(value) is not bool:
-        raise SchemaMismatch(f"{where} has {short(value)} as {key}; expected is true or false.")
-    return value
-
-
-def _got(value: Any) -> str:
-    return "nothing" if value is None else short(value)
+    _expect(type(value) is bool, where, value, key, "true or false")
+    return bool(value)
 
 
 # --- JSON and binary data -------------------------------------------------------------------------
@@ -284,11 +260,9 @@ class _Inputs:
         self._values = 0
 
     def read(self, inputs: Any) -> dict[str, NDArray[Any]]:
-        if not isinstance(inputs, list) or not inputs:
-            raise SchemaMismatch(
-                f'The V2 request has {_got(inputs)} as "inputs"; expected is a list of at least '
-                "one object with name, datatype, shape and data."
-            )
+        expected = "a list of at least one object with name, datatype, shape and data"
+        ok = isinstance(inputs, list) and inputs
+        _expect(ok, "The V2 request", inputs, "inputs", expected)
         check_columns(len(inputs), self._limits, "The V2 request", "inputs")
         tensors: dict[str, NDArray[Any]] = {}
         for index, each in enumerate(inputs):
@@ -306,32 +280,18 @@ class _Inputs:
 
     def _described(self, each: Any, where: str) -> Spec:
         name = _named(each, where)
-        datatype = each.get("datatype")
-        if not isinstance(datatype, str) or datatype not in NUMPY_TYPES:
-            raise SchemaMismatch(
-                f"The input {name!r} has {_got(datatype)} as datatype; allowed are "
-                f"{', '.join(NUMPY_TYPES)}."
-            )
-        shape = each.get("shape")
-        if not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
-            raise SchemaMismatch(
-                f"The input {name!r} has {_got(shape)} as shape; expected is a list of at most "
-                f"{_MOST_DIMENSIONS} lengths."
-            )
-        for length in shape:
-            if type(length) is not int or length < 0:
-                raise SchemaMismatch(
-                    f"The input {name!r} has the shape {reprlib.repr(shape)}; its lengths are "
-                    "whole numbers from 0."
-                )
-        self._check_limits(shape, name)
-        return Spec(name, datatype, tuple(shape))
-
-    def _check_limits(self, shape: list[int], name: str) -> None:
-        check_rows(shape[0] if shape else 0, self._limits, f"The input {name!r}")
+        where = f"The input {name!r}"
+        datatype, shape = each.get("datatype"), each.get("shape")
+        known = isinstance(datatype, str) and datatype in NUMPY_TYPES
+        _expect(known, where, datatype, "datatype", f"one of {', '.join(NUMPY_TYPES)}")
+        ok = isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS
+        ok = ok and all(type(length) is int and length >= 0 for length in shape)
+        _expect(ok, where, shape, "shape", f"a list of at most {_MOST_DIMENSIONS} lengths from 0")
+        check_rows(shape[0] if shape else 0, self._limits, where)
         # A length of 0 must not hide that numpy cannot hold the others.
         self._values += math.prod(length or 1 for length in shape)
         check_values(self._values, self._limits, "The V2 request")
+        return Spec(name, datatype, tuple(shape))
 
     def _tensor(self, each: dict[str, Any], spec: Spec) -> NDArray[Any]:
         where = f"The input {spec.name!r}"
@@ -349,10 +309,8 @@ class _Inputs:
         return _from_bytes(self._body, start, size, spec)
 
     def _end(self, size: Any, where: str) -> int:
-        if type(size) is not int or size < 0:
-            raise SchemaMismatch(
-                f"{where} has {short(size)} as binary_data_size; expected is a number of bytes."
-            )
+        ok = type(size) is int and size >= 0
+        _expect(ok, where, size, "binary_data_size", "a number of bytes")
         if not self._binary:
             raise SchemaMismatch(
                 f"{where} has binary_data_size, but the header {HEADER_LENGTH}, which says where "
@@ -363,17 +321,15 @@ class _Inputs:
                 f"{where} has {short(size)} as binary_data_size, but only "
                 f"{len(self._body) - self._at} bytes are left in the body."
             )
-        return self._at + size
+        return self._at + int(size)
 
 
 def _from_json(data: Any, spec: Spec) -> NDArray[Any]:
     """The tensor that JSON values give, read as other JSON, flat in row-major order or nested as
     the shape says; null is None among BYTES, a single value is the data of the shape ``()``."""
     data = [data] if not spec.shape and type(data) is not list else data
-    if type(data) is not list:
-        raise SchemaMismatch(
-            f"The input {spec.name!r} has {short(data)} as data; expected is a list of values."
-        )
+    where = f"The input {spec.name!r}"
+    _expect(type(data) is list, where, data, "data", "a list of values")
     if data and type(data[0]) is list and spec.datatype != "BYTES":
         return array(data, spec, UNLIMITED)
     if spec.datatype == "BYTES":

@@ -9,7 +9,6 @@ from typing import Any
 import azure.functions as func
 
 from ..connections.named import blob, blob_name
-from ..errors import InputTooLarge
 from ..scoring.runtime import Runtime
 from ..telemetry.request_ids import RandomIds
 from ..triggers.blob_paths import BlobPaths, blob_paths
@@ -24,6 +23,7 @@ from ..triggers.outcomes import (
     failed,
     is_folder,
 )
+from ..values.wording import too_large
 from .invocations import TryAgain, name_invocation
 
 
@@ -65,9 +65,7 @@ def _handler(runtime: Runtime, scoring: Scoring, paths: BlobPaths) -> Callable[.
             return
         name, body = blob.name or "", blob.read()
         if len(body) > limit:
-            outcome = failed(
-                InputTooLarge(f"The blob is larger than {limit} bytes (BLOB_MAX_BYTES).")
-            )
+            outcome = failed(too_large("The blob", limit, "BLOB_MAX_BYTES"))
         else:
             request = blob_request(name, body, *_content(blob), request_id=new_id().decode())
             request = directed(request, paths.directions(name.partition("/")[2]) | _said(blob))

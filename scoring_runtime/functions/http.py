@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import azure.functions as func
 
@@ -118,56 +119,25 @@ def encoded(reply: Reply, body: bytes) -> func.HttpResponse:
     The worker keeps one value a header name, Set-Cookie apart: repeated lines are joined, which
     means the same (RFC 9110 §5.3).
     """
-    headers: Mapping[str, str] = {
-        name.decode("latin-1"): value.decode("latin-1") for name, value in reply.headers
-    }
-    if len(headers) < len(reply.headers):
-        headers = _Lines(reply.headers)
-    sent = b"" if reply.status in _NO_BODY else body
-    return func.HttpResponse(sent, status_code=reply.status, headers=headers)
-
-
-class _Lines(Mapping[str, str]):
-    """Header lines as a mapping whose items may repeat Set-Cookie."""
-
-    def __init__(self, lines: list[tuple[bytes, bytes]]) -> None:
-        self._merged: dict[str, str] = {}
-        self._cookies: list[str] = []
-        for raw_name, raw_value in lines:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-            if name == "set-cookie":
-                self._cookies.append(value)
-            elif name in self._merged:
-                self._merged[name] += f", {value}"
-            else:
-                self._merged[name] = value
-
-    def items(self) -> Any:
-        return [*self._merged.items(), *(("set-cookie", value) for value in self._cookies)]
-
-    def __getitem__(self, name: str) -> str:
-        return self._merged[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._merged)
-
-    def __len__(self) -> int:
-        return len(self._merged)
+    response = func.HttpResponse(
+        b"" if reply.status in _NO_BODY else body, status_code=reply.status
+    )
+    headers: Any = response.headers
+    for raw_name, raw_value in reply.headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        said = headers.get(name)
+        if said is None or name == "set-cookie":
+            headers.add(name, value)
+        else:
+            headers[name] = f"{said}, {value}"
+    return response
 
 
 def _target(url: str) -> tuple[str, bytes]:
     """Path and query of the full URL that the host gives."""
     rest, _, query = url.partition("?")
     path = rest.split("/", 3)[3:] if "://" in rest else [rest.lstrip("/")]
-    return "/" + _unquoted(path[0] if path else ""), query.partition("#")[0].encode()
-
-
-def _unquoted(path: str) -> str:
-    if "%" not in path:
-        return path
-    from urllib.parse import unquote
-
-    return unquote(path)
+    return "/" + unquote(path[0] if path else ""), query.partition("#")[0].encode()
 
 
 def _client(forwarded_for: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..cache.inputs import StoredInputs
 from ..connections.named import triggers
-from ..errors import InputNotFound, InputTooLarge, NotStarted, ScoringRuntimeError
+from ..errors import InputNotFound, NotStarted, ScoringRuntimeError
 from ..messages import Headers, Score, ScoringRequest, ScoringResponse
 from ..release import VERSION
 from ..scoring.runtime import Runtime, State
@@ -16,6 +16,7 @@ from ..script.call import JSON_HEADERS
 from ..telemetry.logs import AccessLog, log, metrics_text
 from ..telemetry.request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from ..values.body import query_pairs
+from ..values.wording import too_large
 from .cors import with_cors
 from .errors import INTERNAL, error_response, forget, message_response
 from .messages import Handle, HttpRequest, Reply
@@ -136,7 +137,7 @@ class Endpoint:
     def _whole_body(self, request: HttpRequest) -> bytes:
         limit = self._settings.max_body_bytes
         if request.body is None or len(request.body) > limit:
-            raise InputTooLarge(f"The body is larger than {limit} bytes (SCORING_MAX_BODY_BYTES).")
+            raise too_large("The body", limit, "SCORING_MAX_BODY_BYTES")
         return request.body
 
     def _route_of(self, path: str) -> Found:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import PackagingError
 from ..packaging.specification import FUNCTIONS, STANDALONE, TARGETS, PackagedModel, Specification
@@ -101,26 +102,22 @@ class Config:
     def _check(self) -> None:
         _ = self.port, self.wait, self.build, self.resolve, self.target, self.triggers
         both = [key for key in ("port", "wait") if key in self.given]
-        if self.is_package and both:
+        if self.of_package and both:
             raise PackagingError(
                 f"config {' and '.join(both)} is for a deployment on this machine, and "
-                f"{', '.join(self._of_package)} for a package: give one or the other."
+                f"{', '.join(self.of_package)} for a package: give one or the other."
             )
 
     @property
-    def _of_package(self) -> list[str]:
+    def of_package(self) -> list[str]:
+        """The keys of a package; one is wanted if there are any."""
         return [key for key in self.given if key in _PACKAGE]
-
-    @property
-    def is_package(self) -> bool:
-        """Whether a package is wanted."""
-        return bool(self._of_package)
 
     def refuse_package(self, command: str) -> None:
         """Raise PackagingError if there is a key of packages."""
-        if self.is_package:
+        if self.of_package:
             raise PackagingError(
-                f"config {', '.join(self._of_package)} is for create, not for {command}. Allowed "
+                f"config {', '.join(self.of_package)} is for create, not for {command}. Allowed "
                 f"here: {', '.join(_SERVICE)}."
             )
 
@@ -137,12 +134,7 @@ class Config:
     @property
     def folder(self) -> Path | None:
         """Where the deployments are noted."""
-        return self._path("folder")
-
-    @property
-    def output(self) -> Path | None:
-        """Where the context is made."""
-        return self._path("output")
+        return Path(self.given["folder"]).expanduser() if self.given.get("folder") else None
 
     @property
     def wait(self) -> bool:
@@ -158,16 +150,6 @@ class Config:
     def resolve(self) -> bool:
         """Whether to ask pip."""
         return self._switch("resolve", True)
-
-    @property
-    def builder(self) -> str:
-        """docker, podman or buildah; empty for any."""
-        return self.given.get("builder", "")
-
-    @property
-    def tag(self) -> str:
-        """The image's name; empty for the default one."""
-        return self.given.get("tag", "")
 
     @property
     def target(self) -> str:
@@ -190,19 +172,10 @@ class Config:
 
     def specification(self, model: PackagedModel) -> Specification:
         """The package of one model."""
-        return Specification(
-            target=self.target,
-            triggers=self.triggers,
-            models=(model,),
-            output_queue=self.given.get("output_queue"),
-            auth_level=self.given.get("auth_level", ""),
-            input_path=self.given.get("input_path", ""),
-            output_path=self.given.get("output_path", ""),
-            input_queue=self.given.get("input_queue", ""),
-        )
-
-    def _path(self, key: str) -> Path | None:
-        return Path(self.given[key]).expanduser() if self.given.get(key) else None
+        keys = ("auth_level", "input_path", "output_path", "input_queue", "output_queue")
+        options: dict[str, Any] = {key: self.given[key] for key in keys if key in self.given}
+        wanted = Specification(self.target, self.triggers, (model,))
+        return replace(wanted, **options)
 
     def _switch(self, key: str, default: bool) -> bool:
         text = self.given.get(key, str(default)).lower()

@@ -84,15 +84,14 @@ class Deployments:
         """Serve a model, or package it if ``config`` says so; what was made.
 
         Raises:
-            MlflowException: the name is not allowed or taken, there is no MLflow model at the URI,
-                ``config`` or ``endpoint`` cannot be used, or the model cannot be served; the text
-                ends with the cause.
+            MlflowException: name, URI, ``config`` or ``endpoint`` cannot be used, or the model
+                cannot be served; the text ends with the cause.
         """
         refuse_endpoint(endpoint)
         with translated():
             said = Config.of(config)
             root = said.folder or self._root
-            if said.is_package:
+            if said.of_package:
                 return _packaged(name, model_uri, flavor, said)
             return _described(_served(root, name, model_uri, flavor, said))
 
@@ -107,8 +106,7 @@ class Deployments:
         """Serve another model under the name, or the same on another port.
 
         Raises:
-            MlflowException: as ``create_deployment``, or there is no such deployment. It goes on
-                as it was unless the new model cannot be loaded.
+            MlflowException: as ``create_deployment``, or there is no such deployment.
         """
         refuse_endpoint(endpoint)
         with translated():
@@ -165,8 +163,7 @@ class Deployments:
         models serve`` takes it.
 
         Raises:
-            MlflowException: there is no such deployment, it cannot be reached, or it refuses the
-                inputs; the text has its status and answer.
+            MlflowException: there is none, or it refuses the inputs, with its status and answer.
         """
         from mlflow.deployments import PredictionsResponse
 
@@ -226,15 +223,15 @@ def _served(
 
 def _packaged(name: str, model_uri: str, flavor: str | None, said: Config) -> dict[str, Any]:
     check_name(name)
-    builder = image.find_builder(said.builder) if said.build else None
-    output = said.output or Path(f"{name}-package")
+    builder = image.find_builder(said.given.get("builder", "")) if said.build else None
+    output = Path(said.given.get("output") or f"{name}-package").expanduser()
     with TemporaryDirectory() as downloads:
         model = model_of(Path(downloads), name, model_uri, flavor)
         made = context.make(said.specification(model), output, resolve=said.resolve)
     described = {"name": name, "flavor": FLAVOUR, "path": str(made.path), "target": made.target}
     if builder is None:
         return described
-    tag = said.tag or image.default_tag(name, 1, made.target)
+    tag = said.given.get("tag") or image.default_tag(name, 1, made.target)
     image.build(made.path, made.target, tag, builder=builder, output=print)
     return {**described, "image": tag}
 

@@ -24,12 +24,7 @@ _PAYLOADS = frozenset({"dataframe_split", "dataframe_records", "instances", "inp
 
 
 def model_of(root: Path, name: str, model_uri: str, flavor: str | None) -> PackagedModel:
-    """The model at a local path or any URI of mlflow, which is downloaded for the deployment.
-
-    Raises:
-        MlflowException: it cannot be had, is no MLflow model, or has not this flavour.
-        PackagingError: the name is not allowed.
-    """
+    """The model at a local path or any URI of mlflow, which is downloaded for the deployment."""
     folder = _downloaded(root, name, model_uri)
     if not (folder / "MLmodel").is_file():
         refuse(f"{model_uri} is no MLflow model: expected is a folder with a file MLmodel.")

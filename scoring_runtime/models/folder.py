@@ -137,25 +137,6 @@ def entry_of(model: Path, file: str | None = None) -> Path:
     return children[0] if len(children) == 1 else model
 
 
-class Model:
-    """``azureml.core.model.Model`` as entry scripts use it."""
-
-    @staticmethod
-    def get_model_path(
-        model_name: str, version: int | None = None, _workspace: object = None
-    ) -> str:
-        """The path of a registered model's file or folder, as text; see :func:`model_path`.
-
-        What is not registered is looked for in the working directory, as azureml-core did.
-        """
-        try:
-            return str(model_path(model_name, version))
-        except ModelNotFound:
-            if version is None and Path(model_name).exists():
-                return model_name
-            raise
-
-
 def tree(folder: Path, limit: int = TREE_LINES) -> list[str]:
     """The folder's content, indented, at most ``limit`` lines and one that says it was cut."""
     lines = list(islice(_walk(folder, 0), limit + 1))

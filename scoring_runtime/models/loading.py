@@ -76,7 +76,7 @@ def load_model(
 
 
 def find_model_file(folder: Path) -> tuple[str, Path]:
-    """The kind, as :mod:`.model_kinds` names it, and the file or MLflow folder to load.
+    """The kind, as :mod:`.kinds` names it, and the file or MLflow folder to load.
 
     ``folder`` is a model's folder or file; the file ``MLmodel`` stands for its folder. Files in a
     folder win over those in folders below it.
@@ -171,10 +171,7 @@ def load_pickle(path: Path) -> Any:
 
 def load_xgboost(path: Path) -> Any:
     """An ``XGBClassifier``, ``XGBRegressor`` or ``XGBRanker`` where one was saved, else a Booster.
-
-    Raises:
-        ModelUnusable: xgboost is missing, or cannot load the file.
-    """
+    As the others, it raises ModelUnusable if the library is missing or cannot load the file."""
     with _translated(path):
         import xgboost
 
@@ -189,11 +186,7 @@ def load_xgboost(path: Path) -> Any:
 
 
 def load_lightgbm(path: Path) -> Any:
-    """A ``lightgbm.Booster``.
-
-    Raises:
-        ModelUnusable: lightgbm is missing, or cannot load the file.
-    """
+    """A ``lightgbm.Booster``."""
     with _translated(path):
         import lightgbm
 
@@ -201,11 +194,7 @@ def load_lightgbm(path: Path) -> Any:
 
 
 def load_onnx(path: Path) -> Any:
-    """An ``onnxruntime.InferenceSession`` with every provider that is there.
-
-    Raises:
-        ModelUnusable: onnxruntime is missing, or it cannot load the file.
-    """
+    """An ``onnxruntime.InferenceSession`` with every provider that is there."""
     with _translated(path):
         import onnxruntime
 
@@ -213,11 +202,7 @@ def load_onnx(path: Path) -> Any:
 
 
 def load_mlflow(path: Path) -> Any:
-    """An MLflow model as ``mlflow.pyfunc`` gives it.
-
-    Raises:
-        ModelUnusable: mlflow or a package of the model is missing, or mlflow cannot load it.
-    """
+    """An MLflow model as ``mlflow.pyfunc`` gives it."""
     with _translated(path):
         with warnings.catch_warnings():
             # They are about mlflow's own code.

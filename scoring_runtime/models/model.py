@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..errors import RegistrationError
+from ..errors import ModelNotFound, RegistrationError
 from . import folder as models
 from . import registry
 from .manifest import METADATA_FILE, check
@@ -19,7 +19,7 @@ from .manifest import METADATA_FILE, check
 _SAMPLE_ROWS = 10
 
 
-class Model(models.Model):
+class Model:
     """One version of a registered model.
 
     The workspace is the registry's folder: a path, or an object whose ``folder`` or ``path`` is.
@@ -118,13 +118,8 @@ class Model(models.Model):
         tags: Iterable[str | Sequence[str]] | None = None,
         latest: bool = False,
     ) -> list[Model]:
-        """The registered models by name and version.
-
-        Args:
-            workspace: the registry's folder.
-            name: only the versions of this one.
-            tags: only those that have each of these tags: its name, or its name and value.
-            latest: only the highest version of each name.
+        """The registered models by name and version: only those of this ``name``, that have each
+        of these ``tags`` (its name, or its name and value), or the ``latest`` of each name.
 
         Raises:
             RegistrationError: the workspace is not a folder.
@@ -141,10 +136,15 @@ class Model(models.Model):
     ) -> str:
         """The path of a model's file or folder, as text; see ``scoring_runtime.model_path``.
 
-        It is looked for in the workspace if that is a folder, else in the runtime's model folder.
+        It is looked for in the workspace if that is a folder, else in the runtime's model folder;
+        what is not registered, in the working directory, as azureml-core did.
         """
-        root = _folder_or_none(_workspace)
-        return str(models.model_path(model_name, version, root=root))
+        try:
+            return str(models.model_path(model_name, version, root=_folder_or_none(_workspace)))
+        except ModelNotFound:
+            if version is None and _workspace is None and Path(model_name).exists():
+                return model_name
+            raise
 
     @property
     def path(self) -> Path:
@@ -171,12 +171,7 @@ class Model(models.Model):
         return str(target)
 
     def delete(self) -> None:
-        """Delete this version from the registry.
-
-        Raises:
-            ModelNotFound: it is gone already.
-            RegistrationError: the registry cannot be written.
-        """
+        """Delete this version from the registry; ModelNotFound if it is gone already."""
         registry.delete(self._root, self.name, self.version)
 
     def __repr__(self) -> str:

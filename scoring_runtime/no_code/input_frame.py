@@ -120,12 +120,8 @@ class InputFrame:
 
 
 def of(estimator: Any, sample: Any, limits: Limits) -> InputFrame | None:
-    """The table that an estimator takes; None if it takes an array of numbers, or texts alone.
-
-    Args:
-        estimator: fitted.
-        sample: a data frame, or None.
-        limits: how much one request may hold.
+    """The table that a fitted estimator takes; None if it takes an array of numbers, or texts
+    alone. ``sample`` is a data frame, or None.
 
     Raises:
         ModelUnusable: it takes one, and pandas is missing.

@@ -56,7 +56,7 @@ def _loaded(kind: str, path: Path, folder: Path, settings: Settings) -> NoCodeMo
     warn_of_versions(path, recorded_versions(folder, kind, path))
     from . import sample
 
-    shown = sample.read(sample.find(folder, path), settings.limits)
+    shown = sample.beside(folder, path, settings.limits)
     if kind == ONNX:
         from .onnx import OnnxModel
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,7 @@ class _Parsed(Rows):
 
 class MlflowModel:
     """A pyfunc model; see :class:`scoring_runtime.values.content.NoCodeModel` and
-    :class:`scoring_runtime.formats.by_content_type.OwnBodies`.
-
-    Args:
-        pyfunc: as ``mlflow.pyfunc.load_model`` gives it.
-        folder: where it was loaded from, with the example that was saved.
-    """
+    :class:`scoring_runtime.formats.by_content_type.OwnBodies`."""
 
     methods: tuple[str, ...] = ()
     params: Mapping[str, Collection[str]] | None = None  # mlflow checks them
@@ -75,13 +70,8 @@ class MlflowModel:
         self.example: Mapping[str, Any] = self._saved_example(folder) or self._example()
 
     def read_json(self, value: Any, limits: Limits) -> Asked:
-        """As mlflow's server reads it; what Azure ML's clients send is put into its words.
-
-        Raises:
-            UndecodableInput: neither an object nor a list.
-            SchemaMismatch: mlflow refuses it; the message is mlflow's.
-            InputTooLarge: more rows, columns or values than the limits allow.
-        """
+        """As mlflow's server reads it; what Azure ML's clients send is put into its words. The
+        message of a refusal is mlflow's."""
         if not isinstance(value, dict | list):
             raise UndecodableInput("The body is neither a JSON object nor a list of rows.")
         has_own, has_azureml = (
@@ -97,13 +87,7 @@ class MlflowModel:
         return Asked(parsed, predictions=is_own and wrapped)
 
     def read_csv(self, text: str, limits: Limits) -> Asked:
-        """As mlflow's server reads it: the first line has the names.
-
-        Raises:
-            SchemaMismatch: mlflow refuses it; the message is mlflow's.
-            UndecodableInput: its first records are no CSV.
-            InputTooLarge: more rows, columns or values than the limits allow.
-        """
+        """As mlflow's server reads it: the first line has the names."""
         _check_csv(text, limits)
         return Asked(self._parsed(text, "text/csv")[0], predictions=True)
 
@@ -210,7 +194,7 @@ class MlflowModel:
         """A body of one row with a value of each type."""
         if self._schema is None:
             return {"inputs": []}
-        samples = [_sample(each) for each in self._schema.to_dict()]
+        samples = [_sample(e.type, getattr(e, "shape", ())) for e in self._schema.inputs]
         if self._hinted:
             return {"inputs": samples}
         if self.tabular:
@@ -285,41 +269,32 @@ def _specs(schema: Any, unnamed: str) -> tuple[Spec, ...]:
     )
 
 
+def _dtype(kind: Any) -> np.dtype[Any]:
+    """Of the type of a tensor or a column; objects for text and what is nested."""
+    kind = kind.to_numpy() if hasattr(kind, "to_numpy") else kind
+    return kind if isinstance(kind, np.dtype) else np.dtype(object)
+
+
 def _spec(part: Any, name: str) -> Spec:
+    datatype = DATATYPES.get(_dtype(part.type).name, "BYTES")
     if hasattr(part, "shape"):
-        return Spec(name, DATATYPES.get(part.type.name, "BYTES"), tuple(map(int, part.shape)))
-    dtype = part.type.to_numpy().name if hasattr(part.type, "to_numpy") else "object"
-    return Spec(name, DATATYPES.get(dtype, "BYTES"), (-1,), not part.required)
+        return Spec(name, datatype, tuple(map(int, part.shape)))
+    return Spec(name, datatype, (-1,), not part.required)
 
 
-_SAMPLES: Mapping[str, Any] = {
-    "boolean": True,
-    "integer": 1,
-    "long": 1,
-    "float": 1.0,
-    "double": 1.0,
-    "binary": "Ynl0ZXM=",
-    "datetime": "2024-01-01T00:00:00",
-    "sparkml_vector": [1.0],
-}
+_SAMPLES: Mapping[str, Any] = {"b": True, "i": 1, "u": 1, "f": 1.0, "M": "2024-01-01T00:00:00"}
 
 
-def _sample(spec: Mapping[str, Any]) -> Any:
-    """A value for one entry of a schema, as ``Schema.to_dict`` shows it."""
-    kind = spec["type"]
-    if kind == "tensor":
-        dtype, shape = np.dtype(spec["tensor-spec"]["dtype"]), spec["tensor-spec"]["shape"]
-        number = dtype if dtype.kind in "biuf" else "float64"
-        lengths = [max(length, 1) for length in shape]
-        filled = (
-            np.full(lengths, "text", object) if dtype.kind in "OUS" else np.ones(lengths, number)
-        )
-        return filled.tolist()
-    if kind == "array":
-        return [_sample(spec["items"])]
-    if kind == "object":
-        return {name: _sample(each) for name, each in spec["properties"].items()}
-    return {"key": _sample(spec["values"])} if kind == "map" else _SAMPLES.get(kind, "text")
+def _sample(kind: Any, shape: Sequence[int] = ()) -> Any:
+    """A value of a type, or lists of this shape."""
+    if hasattr(kind, "properties"):
+        return {each.name: _sample(each.dtype) for each in kind.properties}
+    if hasattr(kind, "value_type"):
+        return {"key": _sample(kind.value_type)}
+    if type(kind).__name__ == "Array":
+        return [_sample(kind.dtype)]
+    lengths = [max(int(length), 1) for length in shape]
+    return np.full(lengths, _SAMPLES.get(_dtype(kind).kind, "text"), object).tolist()
 
 
 # --- bodies ---------------------------------------------------------------------------------------

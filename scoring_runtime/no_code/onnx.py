@@ -54,10 +54,6 @@ class OnnxModel:
     A single input takes rows. Several inputs of one value a row are the columns of a table. Inputs
     that need not be given, and initialisers that may be, are taken by name alone.
 
-    Args:
-        path: the ``.onnx`` file; external data is looked for beside it.
-        settings: the session's, and how much one request may hold.
-
     Raises:
         ModelUnusable: onnxruntime cannot load it (the message says why: not ONNX, a newer opset,
             external data that is missing), or it has an input of a kind that cannot be sent.

@@ -35,37 +35,30 @@ class Sample(NamedTuple):
     rows: int
 
 
-class Source(NamedTuple):
-    """Where a sample is, for messages, its suffix and its text."""
+def beside(folder: Path, model: Path, limits: Limits) -> Sample | None:
+    """The sample beside the model's file, in its folder, or registered with it; None without one,
+    or with a warning if it cannot be read."""
+    where, suffix, text = _find(folder, model) or ("", "", "")
+    if not where:
+        return None
+    try:
+        found = _read(suffix, text, limits)
+    except Exception as error:  # pandas raises many
+        said = " ".join(str(error).split())[:300]
+        log.warning("The sample %s is no input that can be read: %s", where, said)
+        return None
+    log.info("The sample %s says what the model takes", where)
+    return found
 
-    where: str
-    suffix: str
-    text: str
 
-
-def find(folder: Path, model: Path) -> Source | None:
-    """The sample beside the model's file, in its folder, or the one registered with it."""
+def _find(folder: Path, model: Path) -> tuple[str, str, str] | None:
+    """Where it is, for messages, its suffix and its text."""
     places = dict.fromkeys((model if model.is_dir() else model.parent, folder))
     for path in (place / name for place in places for name in NAMES):
         if path.is_file():
-            text = path.read_text(encoding="utf-8-sig", errors="replace")
-            return Source(str(path), path.suffix, text)
+            return str(path), path.suffix, path.read_text(encoding="utf-8-sig", errors="replace")
     registered = manifest.sample_of(folder)
-    return Source(f"registered with {folder}", *registered) if registered else None
-
-
-def read(source: Source | None, limits: Limits) -> Sample | None:
-    """The sample; None without one, or with a warning if it cannot be read."""
-    if source is None:
-        return None
-    try:
-        found = _read(source.suffix, source.text, limits)
-    except Exception as error:  # pandas raises many
-        said = " ".join(str(error).split())[:300]
-        log.warning("The sample %s is no input that can be read: %s", source.where, said)
-        return None
-    log.info("The sample %s says what the model takes", source.where)
-    return found
+    return (f"registered with {folder}", *registered) if registered else None
 
 
 def _read(suffix: str, text: str, limits: Limits) -> Sample:

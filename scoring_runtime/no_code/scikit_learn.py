@@ -31,11 +31,6 @@ class ScikitLearnModel:
     columns of a table; rows are taken to have them in that order. Otherwise the input is one array,
     ``X``: of numbers, or of texts when a vectorizer of text gets it.
 
-    Args:
-        estimator: what was unpickled.
-        limits: how much one request may hold.
-        sample: of the input, which decides names and types.
-
     Raises:
         ModelUnusable: it has no ``predict``, was not fitted, or lacks a part of its own.
     """

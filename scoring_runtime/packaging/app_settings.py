@@ -24,6 +24,14 @@ from .specification import (
     Specification,
 )
 
+# The option of the command line → its setting, and the trigger that it is for.
+_OPTIONS = {
+    "--auth-level": ("SCORING_AUTH_LEVEL", "http"),
+    "--input-path": ("BLOB_INPUT_PATH", "blob"),
+    "--output-path": ("BLOB_OUTPUT_PATH", "blob"),
+    "--input-queue": ("SERVICEBUS_INPUT_QUEUE", "service_bus"),
+    "--output-queue": ("SERVICEBUS_OUTPUT_QUEUE", "service_bus"),
+}
 _PATHS = ("AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "AZUREML_MODEL_DIR")
 _ABOUT_STORAGE = "connection string of the storage account with the input and output containers"
 _ABOUT_BUS = "connection string of the Service Bus namespace with the input and output queues"
@@ -50,24 +58,19 @@ def image_settings(specification: Specification, root: str) -> dict[str, str]:
 
 def required_settings(specification: Specification) -> tuple[RequiredSetting, ...]:
     """The settings that have to be set where the image runs, by name."""
-    settings = settings_of(specification)
-    found = []
+    settings, wanted = settings_of(specification), dict[str, str]()
     if specification.target == FUNCTIONS:
-        found.append(RequiredSetting("AzureWebJobsStorage", _ABOUT_HOST))
+        wanted["AzureWebJobsStorage"] = _ABOUT_HOST
     if "blob" in specification.triggers:
-        found.append(RequiredSetting(blob_name(settings), _ABOUT_STORAGE))
+        wanted.setdefault(blob_name(settings), _ABOUT_STORAGE)
     if "service_bus" in specification.triggers:
-        found.append(RequiredSetting(service_bus_name(settings), _ABOUT_BUS))
-    found = [each for each in found if not _by_identity(specification, each.name)]
-    for each in found:
-        _check_name(each.name)
-    there = {each.name for each in found}
-    found += [
-        RequiredSetting(name, "was given as a variable; a secret is not packaged")
-        for name in _secrets(specification)
-        if name not in there
-    ]
-    return tuple(found)
+        wanted.setdefault(service_bus_name(settings), _ABOUT_BUS)
+    wanted = {name: each for name, each in wanted.items() if not _by_identity(specification, name)}
+    for name in wanted:
+        _check_name(name)
+    for name in _secrets(specification):
+        wanted.setdefault(name, "was given as a variable; a secret is not packaged")
+    return tuple(RequiredSetting(name, about) for name, about in wanted.items())
 
 
 def unknown_settings(specification: Specification) -> list[str]:
@@ -99,37 +102,19 @@ def _by_identity(specification: Specification, name: str) -> bool:
 
 
 def _options(specification: Specification) -> dict[str, str]:
-    blob, bus = ("blob" in specification.triggers, "service_bus" in specification.triggers)
-    said = {
-        "SCORING_TRIGGERS": ",".join(specification.triggers),
-        "SCORING_AUTH_LEVEL": specification.auth_level,
-        "BLOB_INPUT_PATH": specification.input_path,
-        "BLOB_OUTPUT_PATH": specification.output_path,
-        "SERVICEBUS_INPUT_QUEUE": specification.input_queue,
-        "SERVICEBUS_OUTPUT_QUEUE": specification.output_queue,
-    }
-    _refuse_without_trigger(specification, blob, bus)
-    found = {name: value for name, value in said.items() if value}
-    if specification.output_queue == "":
-        found["SERVICEBUS_OUTPUT_QUEUE"] = ""
-    return found
-
-
-def _refuse_without_trigger(specification: Specification, blob: bool, bus: bool) -> None:
-    http = "http" in specification.triggers
-    given = {
-        "--auth-level": (specification.auth_level, http, "http"),
-        "--input-path": (specification.input_path, blob, "blob"),
-        "--output-path": (specification.output_path, blob, "blob"),
-        "--input-queue": (specification.input_queue, bus, "service_bus_queue"),
-        "--output-queue": (specification.output_queue is not None, bus, "service_bus_queue"),
-    }
-    for option, (value, there, trigger) in given.items():
-        if value and specification.triggers and not there:
-            raise PackagingError(
-                f"{option} is for the trigger {trigger}, which is not packaged: add "
-                f"--trigger {trigger} or leave {option} out."
-            )
+    found = {"SCORING_TRIGGERS": ",".join(specification.triggers)}
+    for option, (name, trigger) in _OPTIONS.items():
+        value = getattr(specification, option[2:].replace("-", "_"))
+        # An empty queue of replies is none, not the default one.
+        if value or (value == "" and option == "--output-queue"):
+            found[name] = value
+            if specification.triggers and trigger not in specification.triggers:
+                asked = "service_bus_queue" if trigger == "service_bus" else trigger
+                raise PackagingError(
+                    f"{option} is for the trigger {asked}, which is not packaged: add "
+                    f"--trigger {asked} or leave {option} out."
+                )
+    return {name: value for name, value in found.items() if value or name != "SCORING_TRIGGERS"}
 
 
 def _variables(specification: Specification) -> dict[str, str]:

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import PackagingError
 from ..models.kinds import MLFLOW, UNKNOWN, pickles
@@ -89,12 +88,12 @@ class Document:
     the requirements can be installed, ``warnings`` is what it could not tell.
     """
 
-    runtime: str
-    target: str
-    triggers: tuple[str, ...]
-    python: str
-    entry_script: str
-    models: tuple[str, ...]
+    runtime: str = ""
+    target: str = ""
+    triggers: tuple[str, ...] = ()
+    python: str = ""
+    entry_script: str = ""
+    models: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     required: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -130,18 +129,12 @@ def make(
     overwrite: bool = False,
     allow_missing: bool = True,
 ) -> Context:
-    """Make the build context of a package in the folder ``output``.
+    """Make the build context of a package in the folder ``output``: not there, empty, or one.
 
-    A context that is there already is replaced, unless nothing changed. Model files of a registry
-    are hard-linked where that is possible, others are copied in chunks.
-
-    Args:
-        specification: what is to be packaged.
-        output: the folder; not there, empty, or a context that was made before.
-        progress: called with the bytes of models that are done and the bytes of all.
-        resolve: ask pip whether the requirements can be installed.
-        overwrite: replace a context although its files were changed by hand.
-        allow_missing: only warn of modules that the script or a model needs and nothing provides.
+    A context that is there already is replaced, unless nothing changed. ``progress`` is called with
+    the bytes of models that are done and those of all. Without ``resolve`` pip is not asked whether
+    the requirements can be installed; ``overwrite`` loses changes by hand; with ``allow_missing``
+    there is only a warning of modules that the script or a model needs and nothing provides.
 
     Raises:
         PackagingError: an input is wrong, the folder holds something else, the requirements cannot
@@ -158,14 +151,15 @@ def make(
             check_place(model, output)
         models = [(model, _files_of(specification, model)) for model in specification.models]
         made = content.made
-        old = None if previous is None or (overwrite and _changes(output, previous)) else previous
+        changed = previous is None or (overwrite and changed_by_hand(output, previous))
+        old = None if changed else previous
         if old is not None and _is_up_to_date(old, content, models, output, resolve):
             return replace(made, warnings=made.warnings + old.warnings, unchanged=True)
-    _check_replaceable(output)
     document = _resolved(content, previous, resolve)
-    with _translated(output), _parents(output), _alone(output.parent), _temporary(output) as folder:
+    with _translated(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with _translated(output), _alone(output.parent), _temporary(output) as folder:
         reused = output if _previous(output, overwrite) is not None else None
-        _check_space(models, reused, folder)
         _write(folder, content)
         (folder / DOCUMENT).write_text(document.text(), encoding="utf-8")
         _place(models, folder, reused, progress)
@@ -200,7 +194,7 @@ def _contents(specification: Specification, output: Path) -> _Contents:
         document = _document(specification, settings, required, files)
     except OSError as error:
         raise PackagingError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    notes += [*unknown_settings(specification), *_packaged_twice(specification, source)]
+    notes += unknown_settings(specification)
     missing, rest = _missing(specification, source, requirements.splitlines())
     made = Context(
         path=output,
@@ -241,7 +235,7 @@ def _missing(
     files, roots, folders = [*source], [entry_script_name(specification)], list[Path]()
     if script is None:
         for model in (each for each in models if each.kind != MLFLOW):
-            own = [(_below(file), file.path) for file in _files_of(specification, model)]
+            own = [(file.below, file.path) for file in _files_of(specification, model)]
             files += own
             roots += [name for name, _ in own if not os.path.isdir(model.path)]
     else:
@@ -252,11 +246,6 @@ def _missing(
     fatal = [each for each in found if each.needed and not specification.environment.base_image]
     missing = tuple(each.sentence for each in fatal)
     return missing, [each.sentence for each in found if each not in fatal]
-
-
-def _below(file: ModelFile) -> str:
-    """Its path below the version of the model."""
-    return file.target.split("/", 3)[3]
 
 
 def _environment(specification: Specification) -> Environment:
@@ -270,30 +259,6 @@ def _environment(specification: Specification) -> Environment:
     )
 
 
-def _packaged_twice(specification: Specification, source: Source) -> Iterator[str]:
-    """A warning for each model in the source folder: the script may open it there, or not.
-
-    In a model's folder that holds the script too, there is nothing to leave out.
-    """
-    if not specification.models or not source:
-        return
-    taken = {_identity(path): name for name, path in source}
-    script = entry_script_name(specification)
-    for model in specification.models:
-        files = _files_of(specification, model)
-        twice = [taken[each] for file in files if (each := _identity(file.path)) in taken]
-        if twice and script not in twice:
-            yield (
-                f"The model {model.name} at {model.path} is in the source folder too, so it is "
-                "packaged twice: name it in .scoringignore unless the script opens it there."
-            )
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    about = os.stat(path)
-    return about.st_dev, about.st_ino
-
-
 def _check_model_texts(specification: Specification) -> None:
     """Text files of models, such as config.json, may hold a secret too."""
     for model in specification.models:
@@ -303,21 +268,20 @@ def _check_model_texts(specification: Specification) -> None:
 
 
 def _check(specification: Specification) -> None:
-    if specification.target not in TARGETS:
-        raise PackagingError(
-            f"There is no target {specification.target!r}. Allowed: {', '.join(TARGETS)}."
-        )
+    _check_known("target", specification.target, TARGETS)
     for trigger in specification.triggers:
-        if trigger not in _TRIGGERS:
-            raise PackagingError(
-                f"There is no trigger {trigger!r}. Allowed: {', '.join(_TRIGGERS)}."
-            )
+        _check_known("trigger", trigger, _TRIGGERS)
     identities = _identities(specification)
     for identity in identities:
         if identities.count(identity) > 1:
             raise PackagingError(f"The model {identity} is given twice.")
     if specification.entry_script is None:
         _check_models_alone(specification)
+
+
+def _check_known(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise PackagingError(f"There is no {what} {name!r}. Allowed: {', '.join(known)}.")
 
 
 def _check_models_alone(specification: Specification) -> None:
@@ -435,7 +399,7 @@ def _previous(output: Path, overwrite: bool) -> Document | None:
             f"{', '.join(there[:_NAMED])}{' …' if len(there) > _NAMED else ''}. "
             "Name a folder that is empty or not there."
         )
-    changed = [] if overwrite else _changes(output, document)
+    changed = [] if overwrite else changed_by_hand(output, document)
     if changed:
         raise PackagingError(
             f"{output} was changed after it was made: {', '.join(changed[:_NAMED])}"
@@ -443,16 +407,6 @@ def _previous(output: Path, overwrite: bool) -> Document | None:
             "it and lose the changes."
         )
     return document
-
-
-def _changes(output: Path, document: Document) -> list[str]:
-    try:
-        return changed_by_hand(output, document)
-    except OSError as error:
-        place = error.filename or output
-        raise PackagingError(
-            f"{output} cannot be compared: {place} cannot be read: {error.strerror}."
-        ) from error
 
 
 def _is_up_to_date(
@@ -464,45 +418,20 @@ def _is_up_to_date(
     return wanted == previous and all(is_same(model, files, output) for model, files in models)
 
 
-def _check_replaceable(output: Path) -> None:
-    """Refuse a folder that cannot be renamed, and one that a shell would be left in."""
-    if os.path.ismount(output):
-        raise PackagingError(
-            f"The output {output} is a mount point, which cannot be replaced: name a folder in it, "
-            f"such as {output / 'package'}."
-        )
-    if Path(os.getcwd()).is_relative_to(output):
-        raise PackagingError(
-            f"The output {output} holds the working folder, which would be replaced: name another "
-            "folder, or run it from another one."
-        )
-
-
 def read_document(folder: Path) -> Document | None:
     """The document in a folder; None if there is none, or it is not what :meth:`text` writes."""
     if not os.path.isfile(folder / DOCUMENT):
         return None
     try:
         said = json.loads((folder / DOCUMENT).read_bytes())
-        if not isinstance(said, dict) or said.pop("format", None) != _FORMAT:
+        if said.pop("format") != _FORMAT:
             return None
-        return Document(**{name: _checked(name, value) for name, value in said.items()})
-    except (OSError, ValueError, TypeError, RecursionError):
+        lists = {name: tuple(each) for name, each in said.items() if isinstance(each, list)}
+        found = Document(**{**said, **lists})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
         return None
-
-
-def _checked(name: str, value: Any) -> Any:
-    """Lists become the tuples they were."""
-    if name in ("settings", "required", "files"):
-        wrong = not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values())
-    elif name in ("triggers", "models", "warnings", "executables"):
-        wrong = not isinstance(value, list) or not all(isinstance(each, str) for each in value)
-        value = tuple(value) if isinstance(value, list) else value
-    else:
-        wrong = not isinstance(value, bool if name == "resolved" else str)
-    if wrong:
-        raise ValueError(f"{name} of {DOCUMENT}")
-    return value
+    kinds = vars(Document()).items()
+    return found if all(type(getattr(found, name)) is type(each) for name, each in kinds) else None
 
 
 def changed_by_hand(folder: Path, document: Document) -> list[str]:
@@ -517,7 +446,10 @@ def changed_by_hand(folder: Path, document: Document) -> list[str]:
 
 
 def _is(path: str, digest: str) -> bool:
-    return os.path.isfile(path) and digest_of(Path(path)) == digest
+    try:
+        return os.path.isfile(path) and digest_of(Path(path)) == digest
+    except OSError:
+        return False
 
 
 # --- what pip says --------------------------------------------------------------------------------
@@ -525,19 +457,14 @@ def _is(path: str, digest: str) -> bool:
 
 def _resolved(content: _Contents, previous: Document | None, resolve: bool) -> Document:
     """The document with what pip says; it is not asked twice about the same requirements."""
-    known = previous if previous is not None and _asks_the_same(previous, content) else None
-    if resolve and (known is None or not known.resolved or known.warnings):
+    document = content.document
+    known = previous if previous and _asked(previous) == _asked(document) else Document()
+    if resolve and (not known.resolved or known.warnings):
         requirements = content.files["requirements.txt"]
         assert isinstance(requirements, bytes)
-        found = resolution.check(requirements.decode(), content.document.python, content.wheels)
-        return replace(content.document, resolved=True, warnings=found)
-    if known is not None:
-        return replace(content.document, resolved=known.resolved, warnings=known.warnings)
-    return content.document
-
-
-def _asks_the_same(previous: Document, content: _Contents) -> bool:
-    return _asked(previous) == _asked(content.document)
+        found = resolution.check(requirements.decode(), document.python, content.wheels)
+        return replace(document, resolved=True, warnings=found)
+    return replace(document, resolved=known.resolved, warnings=known.warnings)
 
 
 def _asked(document: Document) -> tuple[str, dict[str, str]]:
@@ -563,34 +490,17 @@ def _translated(output: Path) -> Iterator[None]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One run at a time makes or compares what is in a folder; killed ones do not count.
-
-    Where folders cannot be locked, as on some network drives, nobody waits.
-    """
+    """One run at a time makes or compares what is in a folder, where folders can be locked."""
     descriptor = None
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
     try:
-        if descriptor is not None and fcntl is not None:
-            with suppress(OSError):
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         if descriptor is not None:
             os.close(descriptor)
-
-
-@contextmanager
-def _parents(output: Path) -> Iterator[None]:
-    """The folders that ``output`` lies in; those that were made go again if it was not."""
-    made = [each for each in output.parents if not os.path.lexists(each)]
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        with suppress(OSError):
-            for each in made:
-                each.rmdir()
 
 
 @contextmanager
@@ -617,26 +527,7 @@ def _replaced(folder: Path) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except KeyboardInterrupt:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def _check_space(models: Models, reused: Path | None, folder: Path) -> None:
-    device = folder.stat().st_dev
-    copied = sum(
-        about.st_size
-        for model, files in models
-        if not (reused and is_same(model, files, reused))
-        for about in (file.path.stat() for file in files)
-        if not model.registered or about.st_dev != device
-    )
-    free = shutil.disk_usage(folder).free
-    if copied > free:
-        reason = f"the models have {copied:,} bytes and {free:,} are free"
-        raise OSError(errno.ENOSPC, reason)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(folder: Path, content: _Contents) -> None:

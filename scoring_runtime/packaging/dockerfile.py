@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 
 from ..errors import PackagingError
 from ..release import VERSION
@@ -28,8 +29,7 @@ from .specification import (
 
 USER = 10001
 """User and group id in the standalone image."""
-_NOTHING: Mapping[str, str] = {}
-_NO_LINES: Mapping[str, Sequence[str]] = {}
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 _OLDEST_PYTHON = (3, 11)
 _PYTHON = re.compile(r"(\d+)\.(\d+)(\.\d+)?")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
@@ -160,26 +160,16 @@ def dockerfile(
     models: bool,
     wheels: bool,
     labels: Mapping[str, str] = _NOTHING,
-    more: Mapping[str, Sequence[str]] = _NO_LINES,
+    more: Mapping[str, Sequence[str]] = MappingProxyType({}),
     system: Sequence[str] = (),
 ) -> str:
     """The Dockerfile with the stages ``functions`` and ``standalone``; ``target`` is the default.
 
     It is the first too: a builder that makes every stage up to the wanted one, as docker without
-    BuildKit does, then makes no other.
-
-    Args:
-        target: what a build without ``--target`` makes.
-        python: a version such as ``3.11``; empty: the default.
-        base_image: what ``target`` starts from unless the build argument ``BASE_IMAGE`` says.
-        settings: environment variables of the image, with checked names and values. Paths below
-            the folder that ``target`` has in its image are the other target's in the other image.
-        source: whether the context has the folder of the entry script.
-        models: whether it has the folder of models.
-        wheels: whether it has the folder of local wheels.
-        labels: labels of the image, beside or in place of those that it has anyway.
-        more: requirements of a target that ``requirements.txt`` does not have, by target.
-        system: packages of Debian; with ``locales`` there is the locale en_US.UTF-8.
+    BuildKit does, then makes no other. ``settings`` become the image's variables, with the paths
+    below the root of ``target`` as they are in each image; ``more`` are requirements of a target
+    that ``requirements.txt`` does not have, ``system`` packages of Debian (with ``locales`` the
+    locale en_US.UTF-8). ``source``, ``models`` and ``wheels`` say which folders the context has.
 
     Raises:
         PackagingError: an unknown target, a Python that the runtime does not support, or a base
@@ -200,8 +190,18 @@ def dockerfile(
             wheels=f"COPY {WHEELS}/ {WHEELS}/\n" if wheels else "",
             **_PARTS[each],
         )
-        text += _final_stage(
-            each, images[each], _installed(system), source, models, values, {**_LABELS, **labels}
+        root, own = ROOTS[each], _PARTS[each]
+        text += own["stage"].format(
+            image=images[each],
+            system=_installed(system),
+            pythonpath=own["pythonpath"],
+            user=USER,
+            source=f"COPY {SOURCE}/ {root}/{SOURCE}/\n" if source else "",
+            models="".join(f"COPY {name}/ {root}/{name}/\n" for name in (MODELS, NOTES) if models),
+            workdir=f"{root}/{SOURCE}" if source else root,
+            labels=_assignments("LABEL", {**_LABELS, **labels}),
+            settings=_assignments("ENV", values),
+            healthy=_HEALTHY,
         )
     return f"{text}\n# What a build without --target makes.\nFROM {target}\n"
 
@@ -212,42 +212,13 @@ def dockerignore() -> str:
     return f"*\n{copied}**/__pycache__\n"
 
 
-def _final_stage(
-    target: str,
-    image: str,
-    system: str,
-    source: bool,
-    models: bool,
-    settings: Mapping[str, str],
-    labels: Mapping[str, str],
-) -> str:
-    root = ROOTS[target]
-    return _PARTS[target]["stage"].format(
-        image=image,
-        system=system,
-        pythonpath=_PARTS[target]["pythonpath"],
-        user=USER,
-        source=f"COPY {SOURCE}/ {root}/{SOURCE}/\n" if source else "",
-        models="".join(f"COPY {each}/ {root}/{each}/\n" for each in (MODELS, NOTES) if models),
-        workdir=f"{root}/{SOURCE}" if source else root,
-        labels=_assignments("LABEL", labels),
-        settings=_assignments("ENV", settings),
-        healthy=_HEALTHY,
-    )
-
-
 def _installed(packages: Sequence[str]) -> str:
     """The instruction that installs packages of Debian; nothing without any."""
-    if not packages:
-        return ""
-    made = "localedef -i en_US -f UTF-8 en_US.UTF-8" if "locales" in packages else ""
-    steps = [
-        "apt-get update -qq",
-        f"apt-get install -y -qq --no-install-recommends {' '.join(packages)}",
-        *([made] if made else []),
-        "rm -rf /var/lib/apt/lists/*",
-    ]
-    return "RUN " + " \\\n    && ".join(steps) + "\n"
+    install = f"apt-get install -y -qq --no-install-recommends {' '.join(packages)}"
+    steps = ["apt-get update -qq", install, "rm -rf /var/lib/apt/lists/*"]
+    if "locales" in packages:
+        steps.insert(2, "localedef -i en_US -f UTF-8 en_US.UTF-8")
+    return "RUN " + " \\\n    && ".join(steps) + "\n" if packages else ""
 
 
 def _images(python: str) -> dict[str, str]:
@@ -267,9 +238,8 @@ def _images(python: str) -> dict[str, str]:
 
 def _checked_image(name: str) -> str:
     if not _IMAGE.fullmatch(name):
-        raise PackagingError(
-            f"The base image {name!r} is no image name: expected one such as python:3.11-slim."
-        )
+        expected = "expected one such as python:3.11-slim"
+        raise PackagingError(f"The base image {name!r} is no image name: {expected}.")
     return name
 
 

@@ -27,19 +27,13 @@ _OPTIONS = {
     "buildah": ("--format", "docker", "--layers"),
 }
 # A command that fails unless images can be built: the docker client answers without its daemon.
-_PROBES = {
-    "docker": ("version", "--format", "{{.Server.Version}}"),
-    "podman": ("version",),
-    "buildah": ("version",),
-}
+_PROBES = {"docker": ("version", "--format", "{{.Server.Version}}"), "podman": ("version",)}
+_PROBES["buildah"] = _PROBES["podman"]
 
 
 @dataclass(frozen=True)
 class Builder:
-    """A program that builds images: its ``name`` in ``BUILDERS`` and how it is called.
-
-    ``command`` are its path and options that stand before ``build``, such as ``--root``.
-    """
+    """A program that builds images: its ``name``, its path and options of its own."""
 
     name: str
     command: tuple[str, ...]
@@ -76,17 +70,10 @@ def build(
     output: Callable[[str], None],
     options: Sequence[str] = (),
 ) -> str:
-    """Build the image of ``target`` from a context; the result is its name, ``tag``.
+    """Build the image of the stage ``target`` from a context; the result is its name, ``tag``.
 
-    Args:
-        context: the folder with the Dockerfile.
-        target: the stage.
-        tag: the image's name, as :func:`default_tag` makes one.
-        builder: from :func:`find_builder`.
-        build_args: build arguments such as ``BASE_IMAGE``; None takes the value from this
-            process's environment, so that no list of processes shows it.
-        output: called with each line that the builder writes, as it comes.
-        options: more options of the builder's ``build``.
+    A build argument that is None takes its value from this process's environment, so that no list
+    of processes shows it. ``output`` is called with each line that the builder writes, as it comes.
 
     Raises:
         PackagingError: it failed; the message has its last lines.
@@ -121,10 +108,9 @@ def default_tag(model: str, version: int | str = "", target: str = "") -> str:
 
 def _silent(name: str, path: str) -> str:
     """Why the builder does not answer; empty if it does."""
-    command = [path, *_PROBES[name]]
     try:
         done = subprocess.run(
-            command,
+            [path, *_PROBES[name]],
             capture_output=True,
             text=True,
             errors="replace",
@@ -135,11 +121,9 @@ def _silent(name: str, path: str) -> str:
         return f"is installed but does not answer within {_ANSWER_SECONDS} seconds"
     except OSError as error:
         return f"is installed but cannot be started ({error.strerror})"
-    if done.returncode == 0:
-        return ""
-    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    reason = said[-1].strip().rstrip(".") if said else f"exit code {done.returncode}"
-    return f"is installed but does not work ({reason})"
+    said = [f"exit code {done.returncode}", *(done.stderr or done.stdout).split("\n")]
+    reason = next(line.strip().rstrip(".") for line in reversed(said) if line.strip())
+    return f"is installed but does not work ({reason})" if done.returncode else ""
 
 
 def _run(command: Sequence[str], output: Callable[[str], None]) -> int:
@@ -182,10 +166,10 @@ def _stop(process: subprocess.Popen[str]) -> None:
 def _failure(
     name: str, code: int, lines: Iterable[str], build_args: Mapping[str, str | None]
 ) -> str:
-    text = "\n".join(line for line in lines if line.strip())
+    text = "\n".join(line[:_LINE_LENGTH] for line in lines if line.strip())
     for value in build_args.values():
         # The address of a private index may have a password in it.
         text = text.replace(value, "***") if value and "@" in value else text
-    shown = [f"  {line[:_LINE_LENGTH]}" for line in text.splitlines()[-_SHOWN_LINES:]]
     ended = f"{name} could not build the image (exit code {code})"
-    return "\n".join([f"{ended}:" if shown else f"{ended}.", *shown])
+    shown = "".join(f"\n  {line}" for line in text.splitlines())
+    return f"{ended}:{shown}" if shown else f"{ended}."

@@ -42,14 +42,10 @@ def uncovered(
 
     Such a module is not of the standard library, not among the files, not answered by
     :mod:`scoring_runtime.script.import_aliases` and not brought by a requirement, or by what that
-    requires in turn, as far as it is known here. A file that cannot be parsed is passed over.
-
-    Args:
-        files: ``(path below the source folder with /, path)``.
-        requirements: lines of the ``requirements.txt`` of a context.
-        roots: the files that are needed; so are those that they import, packages whole.
-        pickled: the modules that pickles name, by what messages call those.
-        folders: where modules of the user's own may lie that are not among the files.
+    requires in turn. ``files`` are ``(path below the source folder with /, path)``, ``roots`` those
+    that are needed with what they import, packages whole; ``pickled`` are the modules that pickles
+    name, by what messages call those, and in ``folders`` other modules of the user's own may lie. A
+    file that cannot be parsed is passed over.
     """
     imports = {name: imports_of(path) for name, path in files if name.endswith(".py")}
     needed = _reached(imports, roots, {each for names in pickled.values() for each in names})

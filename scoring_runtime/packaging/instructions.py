@@ -17,15 +17,19 @@ _SAMPLE = "sample_input.json"
 _OF_THE_IMAGE = frozenset({"PYTHONPATH", "SCORING_AUTH_LEVEL", "SCORING_TRIGGERS"})
 _RAW = re.compile(r"^\s*@(\w+\.)*rawhttp\b", re.MULTILINE)
 _GROUP = "--resource-group scoring"
-_NAMES = {
-    FUNCTIONS: "REGISTRY=myregistry STORAGE=mystorage APP=myapp",
-    "standalone": "REGISTRY=myregistry STORAGE=mystorage",
-}
 _CREDENTIALS = (
     "--registry-username $REGISTRY --registry-password "
     "\"$(az acr credential show --name $REGISTRY --query 'passwords[0].value' -o tsv)\""
 )
 _HOST_STORAGE = "AzureWebJobsStorage"
+_STORAGE_KEY = (
+    f"$(az storage account show-connection-string --name $STORAGE {_GROUP} "
+    "--query connectionString -o tsv)"
+)
+_BUS_KEY = (
+    f"$(az servicebus namespace authorization-rule keys list --namespace-name $NAMESPACE {_GROUP} "
+    "--name RootManageSharedAccessKey --query primaryConnectionString -o tsv)"
+)
 
 
 class Section(NamedTuple):
@@ -37,13 +41,19 @@ class Section(NamedTuple):
 
 def sections(context: Context, image: str, *, built: bool = False) -> list[Section]:
     """The steps from a context to a running service and its first answer."""
-    found = [] if built else [Section("Build", tuple(_build(context, image)))]
-    found.append(Section("Try it here without an image", tuple(_locally(context))))
-    found.append(Section("Try the image", tuple(_run(context, image))))
-    found.append(Section("Deploy to Azure", tuple(_deploy(context, image))))
-    for trigger in context.triggers or ("http",):
-        found.append(_trigger(context, trigger))
-    return found
+    found = [
+        Section("Try it here without an image", tuple(_locally(context))),
+        Section("Try the image", tuple(_run(context, image))),
+        Section("Deploy to Azure", tuple(_deploy(context, _without_host(image)))),
+        *(_trigger(context, trigger) for trigger in context.triggers or ("http",)),
+    ]
+    of_both = f"--target {context.target} -t {image} {_folder(context)}"
+    build = (
+        f"docker build {of_both}",
+        "# the same with podman, or with buildah:",
+        f"buildah bud --format docker {of_both}",
+    )
+    return found if built else [Section("Build", build), *found]
 
 
 def text(found: list[Section]) -> str:
@@ -54,12 +64,6 @@ def text(found: list[Section]) -> str:
 
 def _folder(context: Context) -> str:
     return shlex.quote(str(context.path))
-
-
-def _build(context: Context, image: str) -> Iterator[str]:
-    yield f"docker build --target {context.target} -t {image} {_folder(context)}"
-    yield "# the same with podman, or with buildah:"
-    yield (f"buildah bud --format docker --target {context.target} -t {image} {_folder(context)}")
 
 
 def _locally(context: Context) -> Iterator[str]:
@@ -85,30 +89,32 @@ def _locally(context: Context) -> Iterator[str]:
 
 
 def _run(context: Context, image: str) -> Iterator[str]:
+    functions, http = context.target == FUNCTIONS, "http" in (context.triggers or ("http",))
     given = "".join(f'-e "{each.name}=${each.name}" ' for each in context.required)
-    if context.target == FUNCTIONS:
-        # A container has no keys of its own until its storage does.
-        key = "-e SCORING_AUTH_LEVEL=anonymous " if "http" in context.triggers else ""
-        yield f"docker run --rm -p 8080:80 {key}{given}{image}"
-    else:
-        yield f"docker run --rm -p 5001:5001 {given}{image}"
-    if "http" in (context.triggers or ("http",)):
-        port = 8080 if context.target == FUNCTIONS else 5001
+    # A container of Functions has no keys of its own until its storage does.
+    key = "-e SCORING_AUTH_LEVEL=anonymous " if functions and http else ""
+    port, inside = (8080, 80) if functions else (5001, 5001)
+    yield f"docker run --rm -p {port}:{inside} {key}{given}{image}"
+    if http:
         yield f"{_post(context)} http://localhost:{port}{_path(context)}"
 
 
 def _trigger(context: Context, trigger: str) -> Section:
+    settings = context.settings
     if trigger == "blob":
-        source, output = _blob_paths_of(context)
-        lines = _blob(context, _sample(context))
-        return Section(f"Blob: {source} → {output}", tuple(lines))
+        source = settings.get("BLOB_INPUT_PATH", "input/{blobname}.json")
+        output = settings.get("BLOB_OUTPUT_PATH", "output/{blobname}_out.json")
+        return Section(f"Blob: {source} → {output}", tuple(_blob(context, source, output)))
     if trigger == "service_bus":
-        source, output = _queues_of(context)
+        source = settings.get("SERVICEBUS_INPUT_QUEUE", "input")
+        output = settings.get("SERVICEBUS_OUTPUT_QUEUE", "output")
         to = f"queue {output}" if output else "the message's reply_to only"
-        lines = _service_bus(context)
+        create = f"--namespace-name $NAMESPACE {_GROUP}"
+        queues = filter(None, dict.fromkeys((source, output)))
+        lines = (f"az servicebus queue create --name {shlex.quote(q)} {create}" for q in queues)
         return Section(f"Service Bus: queue {source} → {to}", tuple(lines))
     path = _path(context)
-    return Section(f"HTTP: POST {path}", tuple(_http(context, path, _post(context))))
+    return Section(f"HTTP: POST {path}", tuple(_http(context, path)))
 
 
 def _post(context: Context) -> str:
@@ -144,140 +150,78 @@ def _path(context: Context) -> str:
 
 def _deploy(context: Context, image: str) -> Iterator[str]:
     """From a subscription to the running image, with what its triggers need."""
-    image, bus = _without_host(image), "service_bus" in context.triggers
+    functions, bus = context.target == FUNCTIONS, "service_bus" in context.triggers
+    names = "REGISTRY=myregistry STORAGE=mystorage" + " APP=myapp" * functions
     yield "az login"
-    names = _NAMES[context.target] + (" NAMESPACE=mynamespace" if bus else "")
-    yield f"{names}   # names that nobody else has"
+    yield f"{names}{' NAMESPACE=mynamespace' * bus}   # names that nobody else has"
     yield "az group create --name scoring --location westeurope"
     yield f"az acr create --name $REGISTRY {_GROUP} --sku Basic --admin-enabled true"
-    yield (
-        f"az acr build --registry $REGISTRY --image {image} --target {context.target} "
-        f"{shlex.quote(str(context.path))}"
-    )
-    if context.target == FUNCTIONS or "blob" in context.triggers:
+    built = f"--image {image} --target {context.target} {_folder(context)}"
+    yield f"az acr build --registry $REGISTRY {built}"
+    if functions or "blob" in context.triggers:
         yield f"az storage account create --name $STORAGE {_GROUP} --sku Standard_LRS"
-    yield from _connections(context)
-    if context.target == FUNCTIONS:
-        yield from _functions(context, image)
-    else:
-        yield from _container(context, image)
-
-
-def _http(context: Context, path: str, post: str) -> Iterator[str]:
-    """A request to what was deployed, by the command ``post`` without an address."""
-    if context.target != FUNCTIONS:
-        yield (f"ADDRESS=$(az container show --name scoring {_GROUP} --query ipAddress.ip -o tsv)")
-        yield f"{post} http://$ADDRESS:5001{path}   # nobody is asked for a key there"
-    elif context.settings.get("SCORING_AUTH_LEVEL", "function") == "anonymous":
-        yield f"{post} https://$APP.azurewebsites.net{path}"
-    else:
-        yield "# the key is there once the app has started:"
-        yield (
-            f"KEY=$(az functionapp keys list --name $APP {_GROUP} "
-            "--query functionKeys.default -o tsv)"
-        )
-        yield f'{post} "https://$APP.azurewebsites.net{path}?code=$KEY"'
-
-
-def _blob(context: Context, sample: str) -> Iterator[str]:
-    """Containers, an input, and its result."""
-    source, output = _blob_paths_of(context)
-    setting = context.settings.get("BLOB_CONNECTION") or "TriggerConnectionString"
-    connection = f'--connection-string "${setting}"'
-    containers = [_container_of(source), _container_of(output)]
-    for each in dict.fromkeys(containers):
-        yield f"az storage container create --name {shlex.quote(each)} {connection}"
-    names = [path.lstrip("/").partition("/")[2] for path in (source, output)]
-    given, result = (shlex.quote(each.replace("{blobname}", "first")) for each in names)
-    inputs, outputs = map(shlex.quote, containers)
-    yield (
-        f"az storage blob upload --container-name {inputs} --name {given} --file {sample} "
-        f"{connection}"
-    )
-    yield (
-        f"az storage blob download --container-name {outputs} --name {result} --file result.json "
-        f"{connection}"
-    )
-
-
-def _service_bus(context: Context) -> Iterator[str]:
-    """The queues."""
-    for queue in filter(None, dict.fromkeys(_queues_of(context))):
-        yield (
-            f"az servicebus queue create --name {shlex.quote(queue)} "
-            f"--namespace-name $NAMESPACE {_GROUP}"
-        )
-
-
-def _blob_paths_of(context: Context) -> tuple[str, str]:
-    """Where inputs are taken from, and where results go."""
-    settings = context.settings
-    return (
-        settings.get("BLOB_INPUT_PATH", "input/{blobname}.json"),
-        settings.get("BLOB_OUTPUT_PATH", "output/{blobname}_out.json"),
-    )
-
-
-def _queues_of(context: Context) -> tuple[str, str]:
-    """Where messages are taken from, and where replies go; the latter may be empty."""
-    settings = context.settings
-    return (
-        settings.get("SERVICEBUS_INPUT_QUEUE", "input"),
-        settings.get("SERVICEBUS_OUTPUT_QUEUE", "output"),
-    )
-
-
-def _connections(context: Context) -> Iterator[str]:
-    """The connection strings as variables of the shell, by the names of the settings."""
-    required = {each.name: each.about for each in context.required}
-    for name, about in required.items():
-        if name == _HOST_STORAGE:
-            continue
-        if "storage account" in about:
-            yield (
-                f"{name}=$(az storage account show-connection-string --name $STORAGE {_GROUP} "
-                "--query connectionString -o tsv)"
-            )
-        elif "Service Bus" in about:
+    settings = [each for each in context.required if each.name != _HOST_STORAGE or not functions]
+    for each in settings:  # as variables of the shell, by the names of the settings
+        if "storage account" in each.about:
+            yield f"{each.name}={_STORAGE_KEY}"
+        elif "Service Bus" in each.about:
             yield f"az servicebus namespace create --name $NAMESPACE {_GROUP} --sku Standard"
-            yield (
-                f"{name}=$(az servicebus namespace authorization-rule keys list "
-                f"--namespace-name $NAMESPACE {_GROUP} --name RootManageSharedAccessKey "
-                "--query primaryConnectionString -o tsv)"
-            )
+            yield f"{each.name}={_BUS_KEY}"
         else:
-            yield f"{name}=…   # it is not in the package"
+            yield f"{each.name}=…   # it is not in the package"
+    given = " ".join(f'"{each.name}=${each.name}"' for each in settings)
+    yield from (_functions if functions else _container)(f"$REGISTRY.azurecr.io/{image}", given)
 
 
-def _functions(context: Context, image: str) -> Iterator[str]:
+def _functions(image: str, settings: str) -> Iterator[str]:
     yield f"az appservice plan create --name scoring {_GROUP} --sku B1 --is-linux"
     yield (
         f"az functionapp create --name $APP {_GROUP} --plan scoring --storage-account $STORAGE "
-        f"--functions-version 4 --image $REGISTRY.azurecr.io/{image} {_CREDENTIALS}"
+        f"--functions-version 4 --image {image} {_CREDENTIALS}"
     )
-    settings = [each.name for each in context.required if each.name != _HOST_STORAGE]
     if settings:
-        given = " ".join(f'"{name}=${name}"' for name in settings)
-        yield f"az functionapp config appsettings set --name $APP {_GROUP} --settings {given}"
+        yield f"az functionapp config appsettings set --name $APP {_GROUP} --settings {settings}"
     yield "# a new image later:"
-    yield (
-        f"az functionapp config container set --name $APP {_GROUP} "
-        f"--image $REGISTRY.azurecr.io/{image}"
-    )
+    yield f"az functionapp config container set --name $APP {_GROUP} --image {image}"
 
 
-def _container(context: Context, image: str) -> Iterator[str]:
-    secure = " ".join(f'"{each.name}=${each.name}"' for each in context.required)
-    given = f" --secure-environment-variables {secure}" if secure else ""
+def _container(image: str, settings: str) -> Iterator[str]:
+    given = f" --secure-environment-variables {settings}" if settings else ""
     yield (
-        f"az container create --name scoring {_GROUP} --image $REGISTRY.azurecr.io/{image} "
+        f"az container create --name scoring {_GROUP} --image {image} "
         f"--os-type Linux --cpu 1 --memory 2 --ports 5001 --ip-address Public {_CREDENTIALS}{given}"
     )
     yield "# AKS, IoT Edge: the same image; port 5001, probes /health/live and /health/ready"
 
 
-def _container_of(path: str) -> str:
-    return path.lstrip("/").partition("/")[0]
+def _http(context: Context, path: str) -> Iterator[str]:
+    post = _post(context)
+    if context.target != FUNCTIONS:
+        yield f"ADDRESS=$(az container show --name scoring {_GROUP} --query ipAddress.ip -o tsv)"
+        yield f"{post} http://$ADDRESS:5001{path}   # nobody is asked for a key there"
+    elif context.settings.get("SCORING_AUTH_LEVEL", "function") == "anonymous":
+        yield f"{post} https://$APP.azurewebsites.net{path}"
+    else:
+        yield "# the key is there once the app has started:"
+        keys = f"az functionapp keys list --name $APP {_GROUP}"
+        yield f"KEY=$({keys} --query functionKeys.default -o tsv)"
+        yield f'{post} "https://$APP.azurewebsites.net{path}?code=$KEY"'
+
+
+def _blob(context: Context, source: str, output: str) -> Iterator[str]:
+    """Containers, an input, and its result."""
+    setting = context.settings.get("BLOB_CONNECTION") or "TriggerConnectionString"
+    connection = f'--connection-string "${setting}"'
+    (given, _, asked), (to, _, result) = (
+        path.lstrip("/").replace("{blobname}", "first").partition("/") for path in (source, output)
+    )
+    for each in dict.fromkeys((given, to)):
+        yield f"az storage container create --name {shlex.quote(each)} {connection}"
+    blobs = "az storage blob"
+    place = f"--container-name {shlex.quote(given)} --name {shlex.quote(asked)}"
+    yield f"{blobs} upload {place} --file {_sample(context)} {connection}"
+    place = f"--container-name {shlex.quote(to)} --name {shlex.quote(result)}"
+    yield f"{blobs} download {place} --file result.json {connection}"
 
 
 def _without_host(image: str) -> str:

@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,11 @@ class ModelFile(NamedTuple):
     target: str
     path: Path
 
+    @property
+    def below(self) -> str:
+        """Its path below the version of the model."""
+        return self.target.split("/", 3)[3]
+
 
 def from_path(name: str, version: int, path: Path, *, content: bool = False) -> PackagedModel:
     """The model in this file or folder; with ``content`` a folder does not keep its name.
@@ -43,10 +49,8 @@ def from_path(name: str, version: int, path: Path, *, content: bool = False) -> 
     Raises:
         PackagingError: the name or version is not allowed, or there is no model at the path.
     """
-    try:
+    with _damage_named():
         registry.check_name(name)
-    except RegistrationError as error:
-        raise PackagingError(str(error)) from error
     if version < 1:
         raise PackagingError(f"The version of the model {name} is {version}: allowed is 1 or more.")
     _check_path(name, path)
@@ -56,17 +60,13 @@ def from_path(name: str, version: int, path: Path, *, content: bool = False) -> 
     kind = noted.kind if noted else kind_of(path)
     versions = agreeing(noted.libraries, path) if noted else libraries(kind, path)
     plain = content or is_version_folder(real) or not os.path.isdir(path)
-    folder = "" if plain else _checked_folder(name, real)
-    return PackagedModel(name, version, path, registered, kind, versions, folder)
-
-
-def _checked_folder(name: str, path: Path) -> str:
-    if path.name.startswith("."):
+    if not plain and real.name.startswith("."):
         raise PackagingError(
             f"The model {name} at {path} is a hidden folder, which would not be found again: name "
             f"its content, {path}/."
         )
-    return path.name
+    folder = "" if plain else real.name
+    return PackagedModel(name, version, path, registered, kind, versions, folder)
 
 
 def from_registry(root: Path, name: str, version: int | str | None = None) -> PackagedModel:
@@ -207,31 +207,22 @@ def is_same(model: PackagedModel, files: Iterable[ModelFile], context: Path) -> 
     time, as rsync does. A file that is linked is the same unless it was written to after the
     context was made; then the digests of its registration decide.
     """
+    there, files = _place_of(model, context), list(files)
     try:
-        return _is_same(model, list(files), context)
+        noted = manifest.read(there)
+        if noted is None or noted != _noted_of(model, noted.files):
+            return False
+        if {file.target for file in files} != set(_below(there, context)):
+            return False
+        small = sum(os.stat(file.path).st_size for file in files) <= _COMPARED_BYTES
+        if not all(_is_same_file(file.path, context / file.target, small=small) for file in files):
+            return False
+        made = os.stat(context / DOCUMENT).st_ctime_ns
+        if model.registered and any(os.stat(file.path).st_mtime_ns >= made for file in files):
+            manifest.check(model.path)
+        return True
     except (OSError, ModelDamaged):
         return False
-
-
-def _is_same(model: PackagedModel, files: list[ModelFile], context: Path) -> bool:
-    there = _place_of(model, context)
-    if {file.target for file in files} != set(_below(there, context)):
-        return False
-    noted = manifest.read(there)
-    if noted is None or noted != _noted_of(model, noted.files):
-        return False
-    small = sum(os.stat(file.path).st_size for file in files) <= _COMPARED_BYTES
-    if not all(_is_same_file(file.path, context / file.target, small=small) for file in files):
-        return False
-    return not model.registered or _is_as_registered(model, files, context)
-
-
-def _is_as_registered(model: PackagedModel, files: list[ModelFile], context: Path) -> bool:
-    """Writing to a linked file changes the registry's too: then only a digest tells."""
-    made = os.stat(context / DOCUMENT).st_ctime_ns
-    if any(os.stat(file.path).st_mtime_ns >= made for file in files):
-        manifest.check(model.path)
-    return True
 
 
 def place(
@@ -256,7 +247,8 @@ def place(
         digests = noted.files if noted else {}
         _link((ModelFile(name, previous / name) for name in _below(there, previous)), context)
     elif model.registered:
-        _check(model)
+        with _damage_named():
+            manifest.check(model.path)
         _link(files, context)
     else:
         digests = _copy(model, files, context, progress)
@@ -264,17 +256,16 @@ def place(
     manifest.write(_place_of(model, context), model.name, model.version, noted)
 
 
-def _check(model: PackagedModel) -> None:
-    try:
-        manifest.check(model.path)
-    except ModelDamaged as error:
-        raise PackagingError(str(error)) from error
-
-
 def _noted(path: Path) -> Manifest | None:
-    try:
+    with _damage_named():
         return manifest.read(path)
-    except ModelDamaged as error:
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    try:
+        yield
+    except (ModelDamaged, RegistrationError) as error:
         raise PackagingError(str(error)) from error
 
 
@@ -313,23 +304,19 @@ def _copy(
     model: PackagedModel, files: list[ModelFile], context: Path, progress: Progress | None
 ) -> dict[str, FileDigest]:
     folder = _place_of(model, context)
-    copied = [(file.target.split("/", 3)[3], file.path) for file in files]
+    copied = [(file.below, file.path) for file in files]
     before = {name: path.stat() for name, path in copied}
     digests = manifest.copy(copied, folder, progress)
     for name, path in copied:
-        _check_unchanged(path, before[name], digests[name].bytes)
+        known, now = before[name], path.stat()
+        same = (now.st_ino, digests[name].bytes, now.st_mtime_ns)
+        if same != (known.st_ino, known.st_size, known.st_mtime_ns):
+            raise PackagingError(
+                f"{path} changed while it was packaged: package it again when it is written."
+            )
         (folder / name).chmod(0o644)
-        os.utime(folder / name, ns=(before[name].st_mtime_ns, before[name].st_mtime_ns))
+        os.utime(folder / name, ns=(known.st_mtime_ns, known.st_mtime_ns))
     return digests
-
-
-def _check_unchanged(path: Path, before: os.stat_result, copied: int) -> None:
-    after = path.stat()
-    known = (before.st_ino, before.st_size, before.st_mtime_ns)
-    if (after.st_ino, copied, after.st_mtime_ns) != known:
-        raise PackagingError(
-            f"{path} changed while it was packaged: package it again when it is written."
-        )
 
 
 def _noted_of(model: PackagedModel, digests: Mapping[str, FileDigest]) -> Manifest:

@@ -32,7 +32,12 @@ Beside a line for any other package that the runtime cannot do without, ours sta
 """
 
 _BASE = ("orjson>=3.10,<4", "werkzeug>=3,<4", "numpy>=1.26")
-_SERVER = ("uvicorn>=0.30", "httptools>=0.6", "uvloop>=0.19; platform_system != 'Windows'")
+_SERVER = (
+    "uvicorn>=0.30",
+    "httptools>=0.6",
+    "uvloop>=0.19; platform_system != 'Windows'",
+    "watchfiles>=1.0",
+)
 _IDENTITY = ("aiohttp>=3.9", "azure-identity>=1.15")
 _HOSTS: Mapping[str, tuple[str, ...]] = {
     FUNCTIONS: ("azure-functions>=1.21,<3",),
@@ -87,14 +92,7 @@ def runtime_requirements(
     script: bool,
     kinds: Iterable[str] = (),
 ) -> tuple[str, ...]:
-    """What the runtime needs for a target, sorted by name.
-
-    Args:
-        target: ``functions`` or ``standalone``.
-        triggers: as in ``SCORING_TRIGGERS``.
-        script: whether an entry script is packaged.
-        kinds: the kinds of the models that are loaded without a script.
-    """
+    """What the runtime needs for a target; ``kinds`` are of models without a script."""
     lines = [*_BASE, *_HOSTS[target], *_CACHE]
     for trigger in triggers:
         lines += _TRIGGERS.get((target, trigger), ())
@@ -334,17 +332,9 @@ def _applies(line: str, python: str) -> bool:
     from packaging.markers import InvalidMarker, Marker
 
     marker = line.partition(" ; " if "@" in line or line.startswith("./") else ";")[2]
-    place = {
-        "python_version": python,
-        "python_full_version": f"{python}.0",
-        "sys_platform": "linux",
-        "platform_system": "Linux",
-        "os_name": "posix",
-        "platform_machine": "x86_64",
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-    }
+    place = {"python_version": python, "python_full_version": f"{python}.0", "os_name": "posix"}
+    linux = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
     try:
-        return not marker or Marker(marker).evaluate(place)
+        return not marker or Marker(marker).evaluate({**place, **linux})
     except InvalidMarker:
         return True

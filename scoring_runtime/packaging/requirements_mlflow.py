@@ -31,11 +31,7 @@ def environment(path: Path, *, script: bool = False) -> Environment:
 
     mlflow itself is named without what only its tracking server needs, where the model is of one of
     its flavours; an mlflow that is too old for the runtime is left out for a newer one, which loads
-    the same models.
-
-    Args:
-        path: the model's folder, or one that it is in.
-        script: whether an entry script loads it; then mlflow is the one that the folder names.
+    the same models. For an entry ``script`` it is the one that the folder names.
 
     Raises:
         PackagingError: one of its files cannot be read, or a line of them cannot be used.

@@ -15,20 +15,12 @@ from .specification import WHEELS
 
 TIMEOUT_SECONDS = 300.0
 
-_COMMAND = (
-    "install",
-    "--dry-run",
-    "--ignore-installed",
-    "--no-input",
-    "--no-color",
-    "--progress-bar=off",
-    "--disable-pip-version-check",
-    "--retries=2",
-    "--timeout=20",
+_OPTIONS = (
+    *("--dry-run", "--ignore-installed", "--no-input", "--no-color", "--progress-bar=off"),
+    *("--disable-pip-version-check", "--retries=2", "--timeout=20"),
     "--requirement=requirements.txt",
 )
 _HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
-_UNKNOWN = "It could not be checked whether the packages can be installed"
 _ADVICE = (
     ". Name a version that has a wheel for Python {python}, which the image has; a pickled model "
     "should be loaded by the version that it was written with"
@@ -37,8 +29,8 @@ _ADVICE = (
 # away, which it calls an index without that package.
 _AT_FAULT = ("No matching distribution found", "Cannot install", "Invalid requirement", "Wheel ")
 _UNBUILT = ("metadata-generation-failed", "subprocess-exited-with-error", "BackendUnavailable")
-_CAUSES = "The conflict is caused by:"
 _AWAY = ("Retrying (", "Could not fetch URL", " Error: ", "Max retries exceeded")
+_CAUSES = "The conflict is caused by:"
 
 
 def check(
@@ -50,14 +42,10 @@ def check(
 ) -> tuple[str, ...]:
     """Ask pip whether the requirements can be installed together; warnings if it cannot tell.
 
-    Nothing is installed. For another Python than this one only wheels are looked at, as pip cannot
-    build for it; what is not found then and is for this one may have to be built.
-
-    Args:
-        requirements: the text of a ``requirements.txt``.
-        python: the version in the image, such as ``3.11``; empty for this one.
-        wheels: the files that it names as ``./wheels/<file name>``.
-        timeout: seconds that pip may take.
+    Nothing is installed. For another ``python`` than this one only wheels are looked at, as pip
+    cannot build for it; what is not found then and is for this one may have to be built. ``wheels``
+    are the files that the text names as ``./wheels/<file name>``, ``timeout`` the seconds that pip
+    may take.
 
     Raises:
         PackagingError: they cannot be installed; the message is pip's last error.
@@ -77,17 +65,16 @@ def check(
                 said += "" if certain else _ADVICE.format(python=python)
         except subprocess.TimeoutExpired:
             said, certain = f"pip has not answered within {timeout:g} s", False
-        except OSError as error:
-            said, certain = f"pip cannot be started: {error.strerror}", False
     if certain:
         raise PackagingError(f"The packages cannot be installed: {said}.")
-    return (f"{_UNKNOWN}: {said}.",) if said else ()
+    unknown = "It could not be checked whether the packages can be installed"
+    return (f"{unknown}: {said}.",) if said else ()
 
 
 def _asked(arguments: Sequence[str], folder: Path, timeout: float) -> tuple[str, bool]:
     """What is wrong, nothing if nothing is, and whether the requirements are at fault."""
     done = subprocess.run(
-        [sys.executable, "-m", "pip", *_COMMAND, *arguments],
+        [sys.executable, "-m", "pip", "install", *_OPTIONS, *arguments],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -101,7 +88,7 @@ def _asked(arguments: Sequence[str], folder: Path, timeout: float) -> tuple[str,
     lines = [line.strip() for line in output.splitlines()]
     errors = [line[7:] for line in lines if line.startswith(("ERROR: ", "error: "))]
     errors = [each for each in errors if not each.startswith("ResolutionImpossible")]
-    error = [*filter(None, lines), *errors][-1].rstrip(".") if any(lines) else "pip said nothing"
+    error = ["pip said nothing", *filter(None, lines), *errors][-1].rstrip(".")
     if any(each in output for each in _AWAY):
         return "the package index cannot be reached, or refuses to answer", False
     if not error.startswith(_AT_FAULT) and any(each in output for each in _UNBUILT):

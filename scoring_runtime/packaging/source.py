@@ -1,16 +1,12 @@
 """Which files of the user's code go into a build context.
 
 All of the source folder is taken, without one all of the entry script's own, but caches, virtual
-environments, version control, local settings (``.env``, ``local.settings.json``), packages that
-were made before, and what its ignore file says, in the syntax of ``.gitignore``:
-``.scoringignore``, else ``.amlignore``, else ``.funcignore``. A ``.gitignore`` is not honoured, for
-models and data are often kept out of git and yet needed; a link ``.amlignore -> .gitignore`` says
-that it is meant. A ``.dockerignore`` is not either: it has another syntax and is about another
-image.
+environments, version control, local settings, packages that were made before, and what its ignore
+file says, in the syntax of ``.gitignore``. A ``.gitignore`` is not honoured, for models and data
+are often kept out of git and yet needed; a link ``.amlignore -> .gitignore`` says that it is meant.
 
 Models that are packaged as such are left out of the script's own folder, as are registries. Of a
-source folder that is named they are taken like any other file: name them in the ignore file to have
-them once.
+source folder that is named they are taken like any other file.
 """
 
 from __future__ import annotations
@@ -80,10 +76,10 @@ class _Selection:
     lines: tuple[str, ...] = ()
     rules: GitIgnoreSpec | None = None
 
-    @property
-    def hint(self) -> str:
-        """What to do about a file that cannot be taken, as a sentence."""
-        return f"Remove it, or name it in {self.file.name if self.file else IGNORE_FILES[0]}."
+    def refused(self, what: str) -> PackagingError:
+        """The error of a file that cannot be taken."""
+        name = self.file.name if self.file else IGNORE_FILES[0]
+        return PackagingError(f"{what}. Remove it, or name it in {name}.")
 
 
 def source_files(
@@ -94,18 +90,14 @@ def source_files(
 ) -> list[tuple[str, Path]]:
     """The files of the user's code, sorted, as ``(path below source/ with /, path)``.
 
-    Links are followed. Without an entry script there are none.
-
-    Args:
-        specification: its ``entry_script`` is meant below its ``source_dir``, else as it stands.
-        leave_out: files and folders that are not taken, such as the output.
-        warn: called with a sentence for a script without ``init`` or ``run``, and for a script's
-            own folder that is large.
+    The entry script is meant below the source folder, else as it stands; without one there are
+    none. Links are followed; ``leave_out`` are paths that are not taken, such as the output.
+    ``warn`` is called with a sentence for a script without ``init`` or ``run``, and for a large
+    folder of its own.
 
     Raises:
-        PackagingError: the entry script or the folder is not there, or is left out; something is
-            no file, cannot be read, has a name that no image can hold, or is a link that leads out
-            of the folder or to a folder that it is in; the script is not Python, or not named so.
+        PackagingError: the entry script or the folder is not there, is left out, or is no Python;
+            or a file cannot be in an image.
     """
     if specification.entry_script is None:
         return []
@@ -113,9 +105,8 @@ def source_files(
     own = specification.source_dir is None
     models = _places(specification.models, folder) if own else frozenset[str]()
     selection = replace(_selection(folder, leave_out), models=models, script=name if own else "")
-    _check_place(selection)
-    _check_taken(selection, name)
-    _check_script(folder / name, specification.environment.python, warn)
+    _check_place(selection, name)
+    _check_script(folder / name, warn)
     found = sorted(_files(selection, ""))
     size = sum(path.stat().st_size for _, path in found) if own else 0
     if size > _LARGE_BYTES:
@@ -203,29 +194,24 @@ def _located(specification: Specification) -> tuple[Path, str]:
 
 
 def _existing(places: list[Path]) -> Path:
-    found = next((path for path in places if os.path.isfile(path)), None)
-    if found is not None:
-        _check_suffix(found)
-        return found
-    path = places[0]
+    path = next((path for path in places if os.path.exists(path)), places[0])
+    if not os.path.exists(path):
+        raise PackagingError(f"There is no entry script {path}.{near_misses(path, '*.py')}")
     if os.path.isdir(path):
-        raise PackagingError(f"The entry script {path} is a folder: name the Python file in it.")
-    raise PackagingError(f"There is no entry script {path}.{near_misses(path, '*.py')}")
-
-
-def _check_suffix(path: Path) -> None:
-    if path.suffix == ".ipynb":
-        raise PackagingError(
-            f"The entry script {path} is a notebook: export it with jupyter nbconvert --to script "
-            f"{path.name}, and name the Python file."
+        problem = "a folder: name the Python file in it"
+    elif path.suffix == ".ipynb":
+        problem = (
+            "a notebook: export it with jupyter nbconvert --to script "
+            f"{path.name}, and name the Python file"
         )
-    if path.suffix != ".py":
-        raise PackagingError(
-            f"The entry script {path} is no Python file: its name ends not in .py."
-        )
+    elif path.suffix != ".py":
+        problem = "no Python file: its name ends not in .py"
+    else:
+        return path
+    raise PackagingError(f"The entry script {path} is {problem}.")
 
 
-def _check_place(selection: _Selection) -> None:
+def _check_place(selection: _Selection, name: str) -> None:
     """An output that holds the source would be taken into itself, or replaced by itself."""
     for output in selection.outputs:
         if os.path.commonpath([output, selection.top]) == output:
@@ -233,56 +219,37 @@ def _check_place(selection: _Selection) -> None:
                 f"The source folder {selection.folder} lies in the output {output}: "
                 "write the output to another folder."
             )
-
-
-def _check_taken(selection: _Selection, name: str) -> None:
-    parts = name.split("/")
-    for end in range(1, len(parts) + 1):
-        reason = _why_left_out(selection, "/".join(parts[:end]))
+    for each in (*_above(name), name):
+        reason = _why_left_out(selection, each)
         if reason:
             raise PackagingError(
                 f"The entry script {selection.folder / name} would be left out: {reason}."
             )
 
 
-def _check_script(path: Path, python: str, warn: Warn) -> None:
-    """That Python understands it, unless only the image's may, and what it defines."""
+def _above(name: str) -> list[str]:
+    """The folders that a path is in: ``a``, ``a/b`` of ``a/b/c``."""
+    parts = name.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _check_script(path: Path, warn: Warn) -> None:
+    """That Python understands it, and what it defines."""
     try:
-        text = path.read_bytes()
-        table = symtable.symtable(text, str(path), "exec")  # type: ignore[arg-type]
-        bound = _bound(table)
+        table = symtable.symtable(path.read_bytes(), str(path), "exec")  # type: ignore[arg-type]
     except OSError as error:
         raise PackagingError(f"{path} cannot be read: {error.strerror}.") from error
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line, problem = getattr(error, "lineno", None) or 1, getattr(error, "msg", None) or error
         sentence = f"{path}:{line} is not Python: {problem or type(error).__name__}."
-        if not _is_newer(python):
-            raise PackagingError(sentence) from error
-        warn(sentence)
-        return
-    # A script with driver_module has the run() of that module.
-    there = {*bound, "run"} if "driver_module" in bound else bound
+        raise PackagingError(sentence) from error
+    there = set(table.get_identifiers())
+    # A script with driver_module has the run() of that module; of * nobody knows what it brings.
+    there |= {"run"} if "driver_module" in there else set()
     lacking = [each for each in ("init", "run") if each not in there]
-    if lacking and b"import *" not in text:
+    if lacking and b"import *" not in path.read_bytes():
         names = " and no ".join(lacking)
         warn(f"{path.name} binds no {names}: the runtime needs init() and run().")
-
-
-def _bound(table: symtable.SymbolTable) -> set[str]:
-    """The names that a module binds when it is imported, in functions by ``global``."""
-    found = {
-        each.get_name()
-        for each in table.get_symbols()
-        if (each.is_assigned() or each.is_imported())
-        and (table.get_type() == "module" or each.is_declared_global())
-    }
-    return found.union(*map(_bound, table.get_children()))
-
-
-def _is_newer(version: str) -> bool:
-    """Whether the image's Python may understand what the one here does not."""
-    numbers = version.split(".")[:2]
-    return all(map(str.isdecimal, numbers)) and tuple(map(int, numbers)) > sys.version_info[:2]
 
 
 # --- what is left out -----------------------------------------------------------------------------
@@ -358,11 +325,7 @@ def _inside(selection: _Selection, real: str) -> str:
 
 
 def _files(selection: _Selection, name: str) -> Iterator[tuple[str, Path]]:
-    """This file or the files of this folder, without what is left out; "" is the whole folder.
-
-    Raises:
-        PackagingError: one of them cannot be in an image; the message says why.
-    """
+    """This file or the files of this folder, without what is left out; "" is the whole folder."""
     waiting = [name] if all(_is_taken(selection, each) for each in _above(name)) else []
     while waiting:
         name = waiting.pop()
@@ -374,12 +337,6 @@ def _files(selection: _Selection, name: str) -> Iterator[tuple[str, Path]]:
         else:
             _check_file(selection, path)
             yield name, path
-
-
-def _above(name: str) -> list[str]:
-    """The folders that a path is in: ``a``, ``a/b`` of ``a/b/c``."""
-    parts = name.split("/")
-    return ["/".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def _is_taken(selection: _Selection, name: str) -> bool:
@@ -399,11 +356,7 @@ def _children(folder: Path, name: str) -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Refuse what an image layer cannot hold, or no one could read there.
-
-    Raises:
-        PackagingError: it holds a control character, or bytes that are not UTF-8.
-    """
+    """Raise PackagingError for a name that an image cannot hold, or no one could read there."""
     if _NO_TEXT.search(name):
         raise PackagingError(
             f"The file name {name!a} cannot be in an image: it holds a line break, another control "
@@ -415,24 +368,20 @@ def _check_link(selection: _Selection, path: Path) -> None:
     real = os.path.realpath(path)
     parents = (each for each in path.parents if each.is_relative_to(selection.folder))
     if real in map(os.path.realpath, parents):
-        raise PackagingError(
-            f"The link {path} leads to a folder that it is in itself. {selection.hint}"
-        )
+        raise selection.refused(f"The link {path} leads to a folder that it is in itself")
     if not _inside(selection, real):
-        raise PackagingError(
-            f"The link {path} leads out of {selection.folder}, to {real}. {selection.hint}"
-        )
+        raise selection.refused(f"The link {path} leads out of {selection.folder}, to {real}")
 
 
 def _check_file(selection: _Selection, path: Path) -> None:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise PackagingError(f"{path} is neither a file nor a folder. {selection.hint}")
+            raise selection.refused(f"{path} is neither a file nor a folder")
         with path.open("rb"):
             return
     except OSError as error:
         problem = "is a link to nothing" if path.is_symlink() else "cannot be read"
-        raise PackagingError(f"{path} {problem}: {error.strerror}. {selection.hint}") from error
+        raise selection.refused(f"{path} {problem}: {error.strerror}") from error
 
 
 # --- secrets --------------------------------------------------------------------------------------
@@ -441,9 +390,7 @@ def _check_file(selection: _Selection, path: Path) -> None:
 def check_no_secrets(files: Iterable[tuple[str, Path]], advice: str = _TAKE_IT_OUT) -> None:
     """Refuse files that hold a secret, or are one: whoever has the image would have it too.
 
-    Args:
-        files: ``(path in the context with /, path)``.
-        advice: what to do about it, as the end of a sentence.
+    ``advice`` is what to do about it, as the end of a sentence.
 
     Raises:
         PackagingError: the places and the kinds, never the text of a secret; or a file cannot be
@@ -465,11 +412,7 @@ def check_no_secrets(files: Iterable[tuple[str, Path]], advice: str = _TAKE_IT_O
 
 
 def near_misses(path: Path, pattern: str = "*") -> str:
-    """``" Did you mean …?"`` with what has a similar name; empty if nothing has.
-
-    Looked at is what is beside the path and one folder below, in a folder above if its own is not
-    there.
-    """
+    """``" Did you mean …?"`` with what is called alike there or a folder below, if anything is."""
     folder = path.parent
     while not os.path.isdir(folder):
         folder = folder.parent

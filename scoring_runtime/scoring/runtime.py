@@ -17,8 +17,7 @@ from ..messages import ScoringRequest, ScoringResponse
 from ..models import folder as models
 from ..script import entry_script, openapi
 from ..script.batched import BatchedInvocation, batch_of
-from ..script.call import InFlask, Invocation
-from ..script.streams import close_stream, joined_stream, next_chunk
+from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
 from ..settings.settings import Settings
 from ..telemetry.logs import log, request_id, script_log
 from ..values.content import Spec

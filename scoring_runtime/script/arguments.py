@@ -101,7 +101,7 @@ def _text_arguments(name: str, settings: Settings) -> ToArguments:
             return {name: conversion.text(conversion.decoded_body(request, limit))}
         if request.method == "GET":
             return {name: conversion.query_text(request.query)}
-        raise _no_such_method(request)
+        raise UnsupportedMethod("Method not allowed")
 
     return arguments
 
@@ -134,7 +134,7 @@ def _named_values(request: ScoringRequest, limits: Limits) -> dict[str, Any]:
     if request.method == "GET":
         return conversion.query_values(request.query)
     if request.method != "POST":
-        raise _no_such_method(request)
+        raise UnsupportedMethod("Method not allowed")
     if not conversion.is_json_type(request.header(b"content-type")):
         raise UnsupportedContentType("Expects Content-Type to be application/json")
     body = conversion.decoded_body(request, limits.bytes)
@@ -151,10 +151,6 @@ def _plus_headers(arguments: ToArguments, wanted: bool) -> ToArguments:
         **arguments(request),
         "request_headers": header_mapping(request.headers),
     }
-
-
-def _no_such_method(request: ScoringRequest) -> UnsupportedMethod:
-    return UnsupportedMethod("Method not allowed")
 
 
 def _is_raw(run: Callable[..., Any]) -> bool:

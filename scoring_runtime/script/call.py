@@ -7,6 +7,7 @@ import reprlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -197,6 +198,37 @@ def run_failed(error: BaseException) -> RunFailed:
     return RunFailed(
         "An unexpected error occurred in scoring script. Check the logs for more info."
     )
+
+
+# --- the parts of a streaming response, made in the scoring thread --------------------------------
+
+
+def close_stream(body: Iterator[bytes]) -> None:
+    """Close a generator that is left before its end."""
+    close = getattr(body, "close", None)
+    if close is not None:
+        close()
+
+
+def next_chunk(body: Iterator[bytes]) -> bytes | None:
+    """The next part, None at the end; RunFailed when making it raised."""
+    try:
+        return next(body, None)
+    except InputError:
+        raise
+    except BaseException as error:
+        raise run_failed(error) from error
+
+
+def joined_stream(body: Iterator[bytes]) -> bytes:
+    """All parts as one, the stream closed after it."""
+    try:
+        return b"".join(iter(partial(next_chunk, body), None))
+    finally:
+        close_stream(body)
+
+
+# --- whose fault it is ----------------------------------------------------------------------------
 
 
 def _schema_mismatch(error: BaseException) -> SchemaMismatch | None:

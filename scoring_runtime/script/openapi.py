@@ -73,13 +73,11 @@ def build(run: Callable[..., Any], settings: Settings) -> Documents:
     Raises:
         ConfigurationError: a swagger file of the user's is not JSON.
     """
-    found: dict[str, bytes] = {}
-    for version in _OWN_FILES:
-        document = _own(version, settings)
-        if document is None:
-            document = _generated(version, run, settings)
-        if document is not None:
-            found[version] = document
+    made = {
+        version: _own(version, settings) or _generated(version, run, settings)
+        for version in _OWN_FILES
+    }
+    found = {version: document for version, document in made.items() if document is not None}
     swagger_log.info(
         "Swaggers are prepared for the following versions: [%s].", ", ".join(sorted(found))
     )

@@ -355,17 +355,14 @@ def _checked(values: Any, spec: Spec, parameter: Any, limits: Limits) -> Any:
 
 def _fitted(values: Any, spec: Spec) -> Any:
     """Rows of one value each as those values, and the other way round, as the shape has them."""
-    if hasattr(values, "dtype"):
-        if len(spec.shape) == 1 and values.ndim == 2 and values.shape[1] == 1:
-            return values[:, 0]
-        return values[:, None] if spec.shape[1:] == (1,) and values.ndim == 1 else values
-    if not isinstance(values, list) or not values:
+    if spec.shape[1:] == (1,):
+        return _wide(values)
+    if len(spec.shape) != 1:
         return values
-    if len(spec.shape) == 1 and all(_is_alone(each) for each in values):
-        return [each[0] for each in values]
-    if spec.shape[1:] == (1,) and not isinstance(values[0], list):
-        return [[each] for each in values]
-    return values
+    if hasattr(values, "dtype"):
+        return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    alone = isinstance(values, list) and all(_is_alone(each) for each in values)
+    return [each[0] for each in values] if alone else values
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -376,7 +373,9 @@ def _table(content: Content, name: str, parameter: Any, limits: Limits) -> dict[
     from ..values.arrays import empty_batch
     from ..values.inputs import check_names, split
 
-    kinds = {str(each): column_datatype(kind) for each, kind in _kinds(parameter)}
+    kinds = {
+        str(each): column_datatype(kind) for each, kind in parameter.sample_input.dtypes.items()
+    }
     names, typed = list(kinds), getattr(content, "typed", not isinstance(content, TextRows))
     if isinstance(content, Rows):
         found = split(_wide(content.values) if len(names) == 1 else content.values, names)
@@ -396,10 +395,6 @@ def _table(content: Content, name: str, parameter: Any, limits: Limits) -> dict[
     specs = [Spec(each, kinds.get(each, "BYTES"), (-1,)) for each in ordered]
     enforced = parameter.enforce_column_type
     return {spec.name: _as_json(found[spec.name], spec, typed, enforced) for spec in specs}
-
-
-def _kinds(parameter: Any) -> Any:
-    return parameter.sample_input.dtypes.items()
 
 
 def _wide(values: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -150,21 +150,21 @@ MODULES = GONE | PROVIDED.keys()
 class _Gone(type):
     """The class of a name that is gone: to be imported, annotated and compared with, no more."""
 
+    _refusal: Callable[[], Exception]
+
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        raise _refusal(cls)
+        raise cls._refusal()
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise _refusal(cls)
+        raise cls._refusal()
 
 
-def _refusal(gone: type) -> NameGone:
-    belongs = "a part of the Azure ML SDK: install azureml-core if the service needs it"
-    return NameGone(
-        f"{gone.__module__}.{gone.__name__} was {_INSTEAD.get(gone.__name__, belongs)}, or take "
-        "the line out. It can be imported here, not used."
-    )
+@cache
+def gone(module: str, name: str, kind: type[Exception], says: str) -> type:
+    """A class of this name that can be imported; using it raises ``kind`` with this text."""
+    return _Gone(name, (), {"__module__": module, "_refusal": partial(kind, says)})
 
 
 def names_of(module: str) -> Callable[[str], Any]:
@@ -180,15 +180,15 @@ def names_of(module: str) -> Callable[[str], Any]:
             return provided[name]
         if name.startswith("_") or (module not in GONE and not _is_class_of_sdk(module, name)):
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return _gone(module, name)
+        belongs = "a part of the Azure ML SDK: install azureml-core if the service needs it"
+        says = (
+            f"{module}.{name} was {_INSTEAD.get(name, belongs)}, or take the line out. It can be "
+            "imported here, not used."
+        )
+        return gone(module, name, NameGone, says)
 
     return find
 
 
 def _is_class_of_sdk(module: str, name: str) -> bool:
     return module == "azureml.core" and name[0].isupper()
-
-
-@cache
-def _gone(module: str, name: str) -> type:
-    return _Gone(name, (), {"__module__": module})

@@ -6,10 +6,6 @@ import re
 from collections.abc import Callable
 
 
-def text(value: str) -> str:
-    return value
-
-
 def setting_name(value: str) -> str:
     """Not the connection string itself."""
     if value and not re.fullmatch(r"[\w.:-]+", value):

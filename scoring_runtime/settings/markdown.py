@@ -1,17 +1,32 @@
-"""Every setting as a table: for the README, and with its value and source for an operator."""
+"""Every setting: as tables for the documentation, with value and source for an operator."""
 
 from __future__ import annotations
 
 from .settings import Settings, setting_fields
 
-BEGIN = "<!-- settings: made by `scoring-runtime settings --markdown` -->"
-END = "<!-- /settings -->"
+# The setting that begins each group, in the order of the settings.
+_GROUPS = {
+    "AZUREML_ENTRY_SCRIPT": "Script and model",
+    "SCORING_HOST": "The standalone server",
+    "SCORING_TIMEOUT_MS": "Requests and limits",
+    "SCORING_DEFAULT_MODEL": "Models without a script",
+    "SCORING_NAN": "Results",
+    "SCORING_INIT_GRACE_SECONDS": "Azure Functions",
+    "SCORING_TRIGGERS": "Files and blobs",
+    "SERVICEBUS_CONNECTION": "Messages",
+    "CACHE_URL": "Cache",
+    "SERVICE_NAME": "What clients see",
+    "AZUREML_LOG_LEVEL": "Logs",
+}
+_HEAD = ("| Setting | Default | Allowed | What it does |", "| --- | --- | --- | --- |")
 
 
 def markdown() -> str:
-    """The README table: name, default, what is allowed, what it does."""
-    lines = ["| Setting | Default | Allowed | What it does |", "| --- | --- | --- | --- |"]
+    """A table for each group: name, default, what is allowed, what it does."""
+    lines: list[str] = []
     for each in setting_fields():
+        if group := _GROUPS.get(each.metadata["name"]):
+            lines += [*([""] if lines else []), f"## {group}", "", *_HEAD]
         about = each.metadata
         names = " or ".join(f"`{name}`" for name in (about["name"], *about["also"]))
         cells = (names, _shown_default(each.default), about["allowed"], about["doc"])

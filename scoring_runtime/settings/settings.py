@@ -55,13 +55,13 @@ class Settings:
     """The configuration of one process; made once, by :meth:`from_environ`, and handed down."""
 
     # fmt: off
-    entry_script: str = _setting("AZUREML_ENTRY_SCRIPT", "", kinds.text, "a path", "The entry script, relative to `AML_APP_ROOT` or absolute. Without it `main.py` is imported.")
-    model_dir: str = _setting("AZUREML_MODEL_DIR", "", kinds.text, "a folder", "The folder of the model; the script reads the same variable.")
-    app_root: str = _setting("AML_APP_ROOT", DEFAULT_APP_ROOT, kinds.text, "a folder", "Where the entry script, `config.json`, `logging.json` and own swagger files are looked for. The command line and the Functions host take their working folder instead of the default.")
-    source_dir: str = _setting("AZUREML_SOURCE_DIRECTORY", "", kinds.text, "a folder", "Put on `sys.path`, relative to `AML_APP_ROOT`.")
-    config_file: str = _setting("AZUREML_CONFIG_FILE", "", kinds.text, "a JSON file", "Settings by these names; the environment wins over it. Default: `config.json` in `AML_APP_ROOT`, else next to the entry script.")
+    entry_script: str = _setting("AZUREML_ENTRY_SCRIPT", "", str, "a path", "The entry script, relative to `AML_APP_ROOT` or absolute. Without it `main.py` is imported.")
+    model_dir: str = _setting("AZUREML_MODEL_DIR", "", str, "a folder", "The folder of the model; the script reads the same variable.")
+    app_root: str = _setting("AML_APP_ROOT", DEFAULT_APP_ROOT, str, "a folder", "Where the entry script, `config.json`, `logging.json` and own swagger files are looked for. The command line and the Functions host take their working folder instead of the default.")
+    source_dir: str = _setting("AZUREML_SOURCE_DIRECTORY", "", str, "a folder", "Put on `sys.path`, relative to `AML_APP_ROOT`.")
+    config_file: str = _setting("AZUREML_CONFIG_FILE", "", str, "a JSON file", "Settings by these names; the environment wins over it. Default: `config.json` in `AML_APP_ROOT`, else next to the entry script.")
 
-    host: str = _setting("SCORING_HOST", "0.0.0.0", kinds.text, "an address", "Address the standalone host listens on.")
+    host: str = _setting("SCORING_HOST", "0.0.0.0", str, "an address", "Address the standalone host listens on.")
     port: int = _setting("SERVER_PORT", 5001, _PORT, _PORTS, "Port of the standalone host.")
     health_port: int = _setting("HEALTH_PORT", 5000, _PORT, _PORTS, "Second port, with the same routes, when `SEPERATE_HEALTH_ENDPOINT` is on.")
     separate_health_endpoint: bool = _setting("SEPERATE_HEALTH_ENDPOINT", False, kinds.exactly_true, "true (this spelling) or anything else", "Listen on `HEALTH_PORT` too.")
@@ -79,7 +79,7 @@ class Settings:
     idle_timeout_seconds: float = _setting("SCORING_IDLE_TIMEOUT_SECONDS", 60.0, kinds.seconds, "seconds, 0 for none", "Standalone host: a request of which no byte comes for so long (or which comes, after that time, with less than 500 bytes a second) is answered 408, and an answer that is not read for so long is ended.")
     max_connections: int = _setting("SCORING_MAX_CONNECTIONS", 10_000, kinds.integer(1), "a whole number from 1", "Standalone host: connections per process, and never more than its open files allow (`ulimit -n`, less 64 or an eighth). On one more, health is answered, and all else 503 with Retry-After.")
     max_bytes_in_flight: int = _setting("SCORING_MAX_BYTES_IN_FLIGHT", 1024**3, kinds.integer(1), "a whole number of bytes from 1", "Standalone host: bytes of all bodies that are received, wait or are scored in one process, at least one of `SCORING_MAX_BODY_BYTES`; a body above it is answered 503 with Retry-After.")
-    default_model: str = _setting("SCORING_DEFAULT_MODEL", "", kinds.text, "a model served here, as name or name:version", "Of several models without a script, the one that `/score` means. Default: the only one, in its highest version.")
+    default_model: str = _setting("SCORING_DEFAULT_MODEL", "", str, "a model served here, as name or name:version", "Of several models without a script, the one that `/score` means. Default: the only one, in its highest version.")
     max_rows: int = _setting("SCORING_MAX_ROWS", 1_000_000, kinds.integer(1), "a whole number from 1", "Rows in one request to a model without a script, or in CSV, JSON Lines, npy and V2; more are answered 413.", in_results=True)
     max_values: int = _setting("SCORING_MAX_VALUES", 20_000_000, kinds.integer(1), "a whole number from 1", "Values (rows times columns) in one such request.", in_results=True)
     max_columns: int = _setting("SCORING_MAX_COLUMNS", 10_000, kinds.integer(1), "a whole number from 1", "Columns, or other inputs by name, in one such request; as many as the model declares are always taken.", in_results=True)
@@ -94,52 +94,52 @@ class Settings:
 
     triggers: tuple[str, ...] = _setting("SCORING_TRIGGERS", (), kinds.triggers, "http, blob and service_bus, separated by commas", "The triggers to serve. Default: `http`, and each of `blob` and `service_bus` whose connection is set.")
     blob_connection: str = _setting("BLOB_CONNECTION", "", kinds.setting_name, "the name of a setting", "Name of the setting that holds the storage account's connection string; or, with a managed identity, set `<name>__blobServiceUri`. Default: `TriggerConnectionString`.")
-    blob_input_path: str = _setting("BLOB_INPUT_PATH", "input/{blobname}.json", kinds.text, "container/name with placeholders", "Which blobs are scored.")
-    blob_output_path: str = _setting("BLOB_OUTPUT_PATH", "output/{blobname}_out.json", kinds.text, "container/name with the same placeholders", "Where the result goes. When only `BLOB_INPUT_PATH` is set: that path with `_out`, in the container `output`.")
-    blob_error_path: str = _setting("BLOB_ERROR_PATH", "", kinds.text, "container/name with the same placeholders", "Where the error document of an input that cannot be scored goes. Default: the output path with `_error` for `_out`, `output/{blobname}_error.json`.")
+    blob_input_path: str = _setting("BLOB_INPUT_PATH", "input/{blobname}.json", str, "container/name with placeholders", "Which blobs are scored. In a watched folder without it: every file of a type that is read (.json, .csv, .jsonl, .ndjson, .npy; for a script also text, images, audio, video, XML and PDF).")
+    blob_output_path: str = _setting("BLOB_OUTPUT_PATH", "output/{blobname}_out.json", str, "container/name with the same placeholders", "Where the result goes. When only `BLOB_INPUT_PATH` is set: that path with `_out`, in the container `output`.")
+    blob_error_path: str = _setting("BLOB_ERROR_PATH", "", str, "container/name with the same placeholders", "Where the error document of an input that cannot be scored goes. Default: the output path with `_error` for `_out`, `output/{blobname}_error.json`.")
     blob_source: str = _setting("BLOB_SOURCE", "LogsAndContainerScan", kinds.one_of("LogsAndContainerScan", "EventGrid"), "LogsAndContainerScan or EventGrid", "Functions host: how it learns of new blobs. Event Grid is quicker and needs a subscription.")
-    blob_input_folder: str = _setting("BLOB_INPUT_FOLDER", "", kinds.text, "a folder", "Standalone host: watch this local folder in place of a container (`--watch`).")
-    blob_output_folder: str = _setting("BLOB_OUTPUT_FOLDER", "", kinds.text, "a folder", "Standalone host: local folder for output and error documents (`--output`). Default: `output` next to the watched folder.")
-    blob_poll_seconds: tuple[float, float] = _setting("BLOB_POLL_SECONDS", (1.0, 10.0), kinds.interval, "seconds, or shortest-longest as in 1-10", "Standalone host: how often it looks for new blobs; the interval grows while there are none.")
+    blob_input_folder: str = _setting("BLOB_INPUT_FOLDER", "", str, "a folder", "Standalone host: watch this local folder in place of a container (`--watch`).")
+    blob_output_folder: str = _setting("BLOB_OUTPUT_FOLDER", "", str, "a folder", "Standalone host: local folder for output and error documents (`--output`). Default: `output` next to the watched folder.")
+    blob_poll_seconds: tuple[float, float] = _setting("BLOB_POLL_SECONDS", (1.0, 10.0), kinds.interval, "seconds, or shortest-longest as in 1-10", "Standalone host: how often it looks for new blobs; the interval grows while there are none. In a watched folder the system tells of new files at once, but in network folders, or without the package watchfiles.")
     blob_max_concurrent: int = _setting("BLOB_MAX_CONCURRENT", 16, kinds.integer(1, 1000), "1 to 1000", "Standalone host: blobs in flight; each is held in memory.")
     blob_max_attempts: int = _setting("BLOB_MAX_ATTEMPTS", 5, kinds.integer(1), "a whole number from 1", "Standalone host: how often a blob is tried before it gets an error document. In Functions: `poisonBlobThreshold` in host.json.")
     blob_max_bytes: int = _setting("BLOB_MAX_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "A larger blob gets an error document without being downloaded.")
     blob_lease_seconds: int = _setting("BLOB_LEASE_SECONDS", 30, kinds.integer(15, 60), "15 to 60", "Standalone host: lease on a blob while it is scored, renewed as long as that takes. A blob of a killed process is taken up again after it.")
     servicebus_connection: str = _setting("SERVICEBUS_CONNECTION", "", kinds.setting_name, "the name of a setting", "Name of the setting that holds the Service Bus connection string; or, with a managed identity, set `<name>__fullyQualifiedNamespace`. Default: `ServiceBusConnectionString`; when blob is off, `TriggerConnectionString`.")
-    servicebus_input_queue: str = _setting("SERVICEBUS_INPUT_QUEUE", "input", kinds.text, "a queue", "The queue whose messages are scored; with `SERVICEBUS_INPUT_SUBSCRIPTION` the topic.")
-    servicebus_input_subscription: str = _setting("SERVICEBUS_INPUT_SUBSCRIPTION", "", kinds.text, "a subscription", "Score the messages of this subscription; `SERVICEBUS_INPUT_QUEUE` names its topic.")
-    servicebus_output_queue: str = _setting("SERVICEBUS_OUTPUT_QUEUE", "output", kinds.text, "a queue or topic, or nothing", "Where replies go to messages without `reply_to`. Empty: those get none.")
+    servicebus_input_queue: str = _setting("SERVICEBUS_INPUT_QUEUE", "input", str, "a queue", "The queue whose messages are scored; with `SERVICEBUS_INPUT_SUBSCRIPTION` the topic.")
+    servicebus_input_subscription: str = _setting("SERVICEBUS_INPUT_SUBSCRIPTION", "", str, "a subscription", "Score the messages of this subscription; `SERVICEBUS_INPUT_QUEUE` names its topic.")
+    servicebus_output_queue: str = _setting("SERVICEBUS_OUTPUT_QUEUE", "output", str, "a queue or topic, or nothing", "Where replies go to messages without `reply_to`. Empty: those get none.")
     servicebus_max_concurrent: int = _setting("SERVICEBUS_MAX_CONCURRENT", 32, kinds.integer(1, 1000), "1 to 1000", "Standalone host: most messages in flight; fewer when `run()` is slow, so that each begins in half of `SCORING_TIMEOUT_MS`. In Functions: `maxConcurrentCalls` in host.json.")
     servicebus_prefetch: int = _setting("SERVICEBUS_PREFETCH", 0, kinds.integer(0, 5000), "0 to 5000", "Standalone host: messages held ready beside those in flight; their locks are renewed too.")
     servicebus_max_attempts: int = _setting("SERVICEBUS_MAX_ATTEMPTS", 5, kinds.integer(1), "a whole number from 1", "When `run()` fails on a message that has been delivered so many times, it gets an error reply and goes to the dead-letter queue. Counted are deliveries, by the broker: those that ended with a killed host or a lost lock too, not those that a host gave back when it stopped. A reply to a `reply_to` that does not take it is tried as often. Keep it below the queue's own maximum (10).")
     servicebus_transport: str = _setting("SERVICEBUS_TRANSPORT", "amqp", kinds.one_of("amqp", "websockets"), "amqp or websockets", "websockets goes over port 443 where 5671 is closed.")
 
-    cache_url: str = _setting("CACHE_URL", "", kinds.text, "memory://, redis://…, rediss://…, redis+cluster://… or rediss+cluster://…", "Turns the cache on: `memory://` in this process, else a Redis server.", also=("REDIS_URL",), secret=True)
-    redis_host: str = _setting("REDIS_HOST", "", kinds.text, "a host name", "The same with a host name, TLS unless `REDIS_SSL` is off.")
+    cache_url: str = _setting("CACHE_URL", "", str, "memory://, redis://…, rediss://…, redis+cluster://… or rediss+cluster://…", "Turns the cache on: `memory://` in this process, else a Redis server.", also=("REDIS_URL",), secret=True)
+    redis_host: str = _setting("REDIS_HOST", "", str, "a host name", "The same with a host name, TLS unless `REDIS_SSL` is off.")
     redis_port: int = _setting("REDIS_PORT", 0, kinds.integer(0, 65535), "1 to 65535", "Default: 6380 with TLS (as Azure has it), 6379 without.")
-    redis_username: str = _setting("REDIS_USERNAME", "", kinds.text, "a user", "ACL user; with Entra ID the object id of the identity.")
-    redis_password: str = _setting("REDIS_PASSWORD", "", kinds.text, "a password or access key", "Without one, an Azure host is given an Entra ID token (azure-identity).", also=("REDIS_KEY",), secret=True)
+    redis_username: str = _setting("REDIS_USERNAME", "", str, "a user", "ACL user; with Entra ID the object id of the identity.")
+    redis_password: str = _setting("REDIS_PASSWORD", "", str, "a password or access key", "Without one, an Azure host is given an Entra ID token (azure-identity).", also=("REDIS_KEY",), secret=True)
     redis_ssl: bool = _setting("REDIS_SSL", True, kinds.boolean, _SWITCH, "TLS to `REDIS_HOST`.")
     cache_ttl_seconds: int = _setting("CACHE_TTL_SECONDS", 3600, kinds.integer(0), "a whole number of seconds", "How long results and inputs are kept; 0 keeps no results.")
     cache_max_value_bytes: int = _setting("CACHE_MAX_VALUE_BYTES", 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Larger results are not kept.")
     cache_max_input_bytes: int = _setting("CACHE_MAX_INPUT_BYTES", 16 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Largest input that `PUT /inputs/{key}` keeps.")
     cache_memory_bytes: int = _setting("CACHE_MEMORY_BYTES", 64 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Size of `memory://`; what was used least recently goes first.")
-    cache_prefix: str = _setting("CACHE_PREFIX", "scoring:", kinds.text, "text", "What every key in Redis begins with; another one is an empty cache.")
+    cache_prefix: str = _setting("CACHE_PREFIX", "scoring:", str, "text", "What every key in Redis begins with; another one is an empty cache.")
     cache_raw: bool = _setting("CACHE_RAW", False, kinds.boolean, _SWITCH, "Keep results of scripts that see headers too (`@rawhttp`, `request_headers`): only if they do not depend on them.")
     cache_timeout_ms: int = _setting("CACHE_TIMEOUT_MS", 50, kinds.integer(1), "a whole number of milliseconds from 1", "How long a request waits for Redis, connecting included, before it is scored without.")
 
-    service_name: str = _setting("SERVICE_NAME", "ML service", kinds.text, "text", "Title in the swagger documents.")
-    service_version: str = _setting("SERVICE_VERSION", "1.0", kinds.text, "text", "Version in the swagger documents.")
-    service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", kinds.text, "a path", "Prefix of the paths in the swagger documents; the routes stay.")
-    workspace_name: str = _setting("WORKSPACE_NAME", "", kinds.text, "text", "Name of the workspace; accepted, not used.")
-    hostname: str = _setting("HOSTNAME", "Unknown", kinds.text, "text", "Name of this host; accepted, not used.")
+    service_name: str = _setting("SERVICE_NAME", "ML service", str, "text", "Title in the swagger documents.")
+    service_version: str = _setting("SERVICE_VERSION", "1.0", str, "text", "Version in the swagger documents.")
+    service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", str, "a path", "Prefix of the paths in the swagger documents; the routes stay.")
+    workspace_name: str = _setting("WORKSPACE_NAME", "", str, "text", "Name of the workspace; accepted, not used.")
+    hostname: str = _setting("HOSTNAME", "Unknown", str, "text", "Name of this host; accepted, not used.")
     cors_origins: tuple[str, ...] = _setting("AML_CORS_ORIGINS", (), kinds.list_of, "origins separated by commas, or *", "Origins whose pages may call this service.")
     server_version_header: bool = _setting("SERVER_VERSION_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Send `x-ms-server-version`.")
 
     log_level: str = _setting("AZUREML_LOG_LEVEL", "INFO", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "DEBUG, INFO, WARNING, ERROR or CRITICAL", "Least level that is logged.")
     debug_port: int = _setting("AZUREML_DEBUG_PORT", 0, kinds.integer(0, 65535), _PORTS, "Connect to the debugger that listens there (debugpy) and wait for it.")
     app_insights_enabled: bool = _setting("AML_APP_INSIGHTS_ENABLED", False, kinds.exactly_true, "true (this spelling) or anything else", "Seen by the script; counts only with a key that is a UUID. Nothing is sent there yet.")
-    app_insights_key: str = _setting("AML_APP_INSIGHTS_KEY", "", kinds.text, "a UUID", "See `AML_APP_INSIGHTS_ENABLED`.", secret=True)
+    app_insights_key: str = _setting("AML_APP_INSIGHTS_KEY", "", str, "a UUID", "See `AML_APP_INSIGHTS_ENABLED`.", secret=True)
     app_insights_log_response: bool = _setting("APP_INSIGHTS_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Accepted, not used.")
     model_data_collection: bool = _setting("AML_MODEL_DC_STORAGE_ENABLED", False, kinds.true_in_any_case, "true or anything else", "Accepted, not used.", also=("AML_MDC_STORAGE_ENABLED",))
     # fmt: on
@@ -166,19 +166,22 @@ class Settings:
             ConfigurationError: naming variable, value, where it came from and what is allowed.
         """
         environ = _without_services(environ)
-        sources = {"command line": command_line, "environment": _any_case(environ)}
+        any_case = {**{name.upper(): value for name, value in environ.items()}, **environ}
+        sources: dict[str, Mapping[str, str]] = {
+            "command line": command_line,
+            "environment": any_case,
+        }
         path = _config_file(sources, defaults)
         sources["config file"] = _read_config(path) if path else {}
         sources["host default"] = defaults
         values: dict[str, Any] = {}
         found: dict[str, str] = {}
         for each in setting_fields():
-            for source, mapping in sources.items():
-                name = _named_in(mapping, each)
-                if name is not None:
-                    values[each.name] = _parsed(each, name, mapping[name], source)
-                    found[each.name] = source
-                    break
+            given = ((s, n) for s, mapping in sources.items() for n in _names(each) if n in mapping)
+            if first := next(given, None):
+                source, name = first
+                values[each.name] = _parsed(each, name, sources[source][name], source)
+                found[each.name] = source
         said = {**sources["config file"], **environ, **command_line}
         settings = cls(
             **values,
@@ -210,7 +213,6 @@ class Settings:
 
     @property
     def cached(self) -> bool:
-        """Whether there is a cache."""
         return bool(self.cache_url or self.redis_host)
 
     @property
@@ -231,22 +233,13 @@ class Settings:
 
 
 def setting_fields() -> tuple[Field[Any], ...]:
-    """The dataclass fields that are settings, in the order of the README table."""
+    """The dataclass fields that are settings, in the order of their tables."""
     return tuple(each for each in fields(Settings) if "name" in each.metadata)
 
 
 def environment_name(attribute: str) -> str:
     """The variable behind a Settings attribute: ``port`` → ``SERVER_PORT``."""
     return next(str(f.metadata["name"]) for f in setting_fields() if f.name == attribute)
-
-
-def _any_case(environ: Mapping[str, str]) -> Mapping[str, str]:
-    return {**{name.upper(): value for name, value in environ.items()}, **environ}
-
-
-def _named_in(mapping: Mapping[str, str], each: Field[Any]) -> str | None:
-    names = (each.metadata["name"], *each.metadata["also"])
-    return next((name for name in names if name in mapping), None)
 
 
 def _parsed(each: Field[Any], name: str, value: str, source: str) -> object:

@@ -14,18 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
+from datetime import UTC, datetime
 from math import inf
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from ..errors import InputTooLarge, InputTrouble, NotServing, RunFailed, Stopping, TriggerTrouble
+from ..errors import InputTrouble, NotServing, RunFailed, Stopping, TriggerTrouble
 from ..scoring.runtime import Runtime
 from ..telemetry.logs import log
 from ..telemetry.request_ids import RandomIds
 from ..triggers.blob_paths import BlobPaths, Documents
-from ..triggers.outcomes import Outcome, Scoring, Verdict, blob_request, directed, failed
+from ..triggers.outcomes import Health, Outcome, Scoring, Verdict, blob_request, directed, failed
+from ..values.wording import too_large
 from .place import Claim, Document, Found, Place
 
+T = TypeVar("T")
 _LONGEST_PAUSE = 30.0
 _CONNECTING = "The blob trigger is connecting."
 
@@ -52,7 +56,7 @@ class BlobTrigger:
     def __init__(self, runtime: Runtime, scoring: Scoring, paths: BlobPaths, place: Place) -> None:
         settings = runtime.settings
         self._settings = settings
-        self._troubles = runtime.troubles
+        self._health = Health(runtime.troubles, "blob", _CONNECTING, at_once=True)
         self._scoring = scoring
         self._paths = paths
         self._place = place
@@ -66,7 +70,6 @@ class BlobTrigger:
         self._recent: dict[str, str] = {}
         self._is_open = False
         self._said_where = False
-        self._troubles["blob"] = _CONNECTING
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Watch until ``stopping``, then finish what is in flight."""
@@ -75,29 +78,18 @@ class BlobTrigger:
         while not stopping.is_set():
             began = monotonic()
             try:
-                busy = await self._pass_or_stop(stopping)
+                busy = await _unless(stopping, self._pass())
                 self._is_well()
                 pause = shortest if busy else min(pause * 1.5, longest)
                 # A listing that takes long is not repeated without a rest.
-                pause = max(pause, min(monotonic() - began, longest))
+                rest = min(monotonic() - began, longest)
+                await _unless(stopping, self._place.changed(rest, max(pause, rest)))
             except TriggerTrouble as error:
                 self._has_trouble(error)
                 pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
-            await _wait(stopping, pause)
+                await _unless(stopping, asyncio.sleep(pause))
         await self._drain()
         await self._place.close()
-
-    async def _pass_or_stop(self, stopping: asyncio.Event) -> bool:
-        """A pass, which may wait long for a free slot, cut off when the host stops."""
-        looking = asyncio.create_task(self._pass())
-        told = asyncio.create_task(stopping.wait())
-        await asyncio.wait([looking, told], return_when=asyncio.FIRST_COMPLETED)
-        told.cancel()
-        if looking.done():
-            return looking.result()
-        looking.cancel()
-        await asyncio.wait([looking])
-        return False
 
     async def _pass(self) -> bool:
         """Start what is new; whether there was, or still is, anything to do."""
@@ -105,7 +97,9 @@ class BlobTrigger:
         if not self._is_open:
             await self._place.open()
             self._is_open = True
-            self._say_where()
+            if not self._said_where:
+                log.info("Watching %s", self._place.where)
+            self._said_where = True
         self._recent = {}  # what is written while they are listed
         self._receipts = await self._place.receipts()
         self._receipts |= self._recent
@@ -130,11 +124,6 @@ class BlobTrigger:
             self._kept.pop(name, None)
             self._away_for.discard(name)
         return busy
-
-    def _say_where(self) -> None:
-        if not self._said_where:
-            log.info("Watching %s", self._place.where)
-        self._said_where = True
 
     async def _begin(self, found: Found, documents: Documents) -> asyncio.Task[None]:
         await self._slots.acquire()
@@ -273,17 +262,16 @@ class BlobTrigger:
         outcome = await self._outcome(found, claim, request_id)
         if outcome is None:
             return None
-        scored = outcome.verdict is Verdict.SCORED
-        name = names.output if scored else names.error
-        if not scored:
-            shown = found.name
-            log.error("%s cannot be scored: %s See %s", shown, _sentence(outcome), name)
-        return self._document(claim.etag, name, outcome, request_id)
+        if outcome.verdict is Verdict.SCORED:
+            return self._document(claim.etag, names.output, outcome, request_id)
+        why = outcome.description.removesuffix(".")
+        log.error("%s cannot be scored: %s. See %s", found.name, why, names.error)
+        return self._document(claim.etag, names.error, outcome, request_id)
 
     async def _outcome(self, found: Found, claim: Claim, request_id: str) -> Outcome | None:
         limit, most = self._settings.blob_max_bytes, self._settings.blob_max_attempts
         if found.size > limit:
-            return failed(InputTooLarge(f"The blob is larger than {limit} bytes (BLOB_MAX_BYTES)."))
+            return failed(too_large("The blob", limit, "BLOB_MAX_BYTES"))
         if claim.attempts >= most:
             return failed(
                 RunFailed(f"The process ended while it scored this input, at {most} tries.")
@@ -313,7 +301,8 @@ class BlobTrigger:
         receipt = {"sourceetag": version, "status": str(outcome.status), "requestid": request_id}
         receipt |= outcome.properties
         known = name in self._receipts
-        return Document(name, outcome.body, outcome.content_type, receipt, known)
+        details = _details(outcome, request_id)
+        return Document(name, outcome.body, outcome.content_type, receipt, known, details)
 
     async def _write(self, found: Found, claim: Claim, document: Document) -> None:
         try:
@@ -340,24 +329,28 @@ class BlobTrigger:
 
     def _is_well(self) -> None:
         """Both listings answer, and no document waits for the place."""
-        is_well = self._is_open and self._away_for.isdisjoint(self._kept)
-        if is_well and self._troubles.pop("blob", _CONNECTING) != _CONNECTING:
-            log.info("The blob trigger works again.")
+        if self._is_open and self._away_for.isdisjoint(self._kept):
+            self._health.is_well()
 
     def _has_trouble(self, error: TriggerTrouble) -> None:
         self._is_open = False
-        if self._troubles.get("blob") != str(error):
-            log.error("%s", error)
-        self._troubles["blob"] = str(error)
+        self._health.has_trouble(error)
 
 
-async def _wait(stopping: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stopping.wait(), seconds)
-    except TimeoutError:
-        pass
+def _details(outcome: Outcome, request_id: str) -> dict[str, str]:
+    """Of an error of ours: what the script answers itself is its own."""
+    if not outcome.reason or outcome.reason.startswith("Status"):
+        return {}
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    details = {"exception": outcome.exception, "request_id": request_id, "time": now}
+    return {name: value for name, value in details.items() if value}
 
 
-def _sentence(outcome: Outcome) -> str:
-    text = outcome.description
-    return text if text.endswith(".") else f"{text}."
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What it gives; None if the host stops before, which cuts it off: a pass may wait long."""
+    tasks = asyncio.create_task(work), asyncio.create_task(stopping.wait())
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for each in tasks:
+        each.cancel()
+    await asyncio.wait(tasks)
+    return None if tasks[0].cancelled() else tasks[0].result()

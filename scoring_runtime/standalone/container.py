@@ -11,29 +11,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from functools import partial
+from os.path import commonprefix
 from time import monotonic
 from typing import Any
 
 from azure.core import MatchConditions
 from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
     HttpResponseError,
     ResourceExistsError,
     ResourceModifiedError,
     ResourceNotFoundError,
+    ServiceRequestError,
+    ServiceResponseError,
 )
 from azure.storage.blob import ContentSettings
 from azure.storage.blob.aio import BlobServiceClient
 
 from ..connections.named import Connection
-from ..errors import ConfigurationError, InputTrouble
+from ..errors import ConfigurationError, InputTrouble, TriggerTrouble
 from ..settings.settings import Settings
 from ..triggers.blob_paths import LONGEST_NAME, BlobPaths, Template
 from ..triggers.outcomes import INPUT_KEY, directions, is_folder
 from .place import Claim, Document, Found
-from .storage_errors import code_of, translated
 
 _ATTEMPTS = "scoringattempts"
 _RECEIPT = "sourceetag"
@@ -41,6 +44,9 @@ _PAGE = 500
 _SHARED_SECONDS = 60.0
 # With a condition that no blob meets a request tells whether it may be made, and does nothing.
 _NEVER: dict[str, Any] = {"etag": '"0x0"', "match_condition": MatchConditions.IfNotModified}
+# The account has too much to do, whichever blob it is asked for.
+# https://learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes
+_BUSY = ("ServerBusy", "OperationTimedOut")
 # A blob that is gone, changed or held by another watcher is nobody's fault.
 _NOT_OURS = (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError)
 
@@ -66,6 +72,7 @@ class Container:
         self._claimable = _example(paths.input)
         self._writable = {each.container: _example(each) for each in (paths.error, paths.output)}
         self.translated = partial(translated, connection.name, paths)
+        """Errors as sentences; those about one blob, ``container/name``, if that is given."""
         self.where = (
             f"{self._service.url.partition('?')[0].rstrip('/')}/{paths.input.text}; documents go "
             f"to {paths.output.text} and {paths.error.text}"
@@ -110,7 +117,7 @@ class Container:
             for container, several in prefixes.items():
                 client = self._service.get_container_client(container)
                 async for blob in client.list_blobs(
-                    name_starts_with=_common(several) or None,
+                    name_starts_with=commonprefix(several) or None,  # noqa: RUF071
                     include=["metadata"],
                     results_per_page=_PAGE,
                 ):
@@ -132,10 +139,14 @@ class Container:
                 for each in found:
                     yield each
 
+    async def changed(self, least: float, most: float) -> None:
+        """The storage account tells nobody."""
+        await asyncio.sleep(most)
+
     async def claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
         """Lease the input."""
         blob = self._input.get_blob_client(found.name)
-        with self.of(f"{self._input.container_name}/{found.name}"):
+        with self.translated(f"{self._input.container_name}/{found.name}"):
             _check_names(receipts[:1])
             try:
                 lease = await blob.acquire_lease(
@@ -152,9 +163,11 @@ class Container:
             claim = BlobClaim(self, blob, lease, found)
             self.held.add(claim)
             try:
-                if monotonic() < self._shared_until and await self._has_receipt(found, receipts):
-                    await claim.release(done=True)
-                    return None
+                shared = monotonic() < self._shared_until
+                for each in receipts if shared else ():
+                    if await self._receipt_of(each) == found.etag:
+                        await claim.release(done=True)
+                        return None
                 if found.dropped:
                     await claim.count(found.attempts + 1)
             except BaseException:
@@ -170,7 +183,7 @@ class Container:
     async def remove(self, document: str) -> None:
         """Delete a document."""
         container, _, name = document.partition("/")
-        with self.of(document), contextlib.suppress(ResourceNotFoundError):
+        with self.translated(document), contextlib.suppress(ResourceNotFoundError):
             await self._service.get_blob_client(container, name).delete_blob()
 
     def is_shared(self) -> None:
@@ -180,7 +193,7 @@ class Container:
     async def write(self, document: Document, etag: str) -> None:
         """Write a document with its receipt."""
         container, _, name = document.name.partition("/")
-        with self.of(document.name):
+        with self.translated(document.name):
             _check_names((document.name,))
             try:
                 await self._upload(document, document.replaces)
@@ -192,10 +205,6 @@ class Container:
                 await self._made_container(container)
                 await self._upload(document, True)
         self._writable[container] = name
-
-    def of(self, blob: str) -> AbstractContextManager[None]:
-        """Errors that are about one blob, ``container/name``."""
-        return self.translated(blob)
 
     async def _ask(self, request: Awaitable[object]) -> None:
         """Make a request that does nothing, to see whether the account refuses all of its kind."""
@@ -215,12 +224,6 @@ class Container:
             metadata=dict(document.metadata),
             content_settings=ContentSettings(content_type=document.content_type),
         )
-
-    async def _has_receipt(self, found: Found, receipts: tuple[str, ...]) -> bool:
-        for each in receipts:
-            if await self._receipt_of(each) == found.etag:
-                return True
-        return False
 
     async def _receipt_of(self, document: str) -> str:
         container, _, name = document.partition("/")
@@ -282,7 +285,7 @@ class BlobClaim:
 
     async def read(self) -> bytes | None:
         """Download the blob if it is still the one that was leased."""
-        with self._container.of(self._what):
+        with self._container.translated(self._what):
             try:
                 stream = await self._blob.download_blob(
                     etag=f'"{self.etag}"',
@@ -296,7 +299,7 @@ class BlobClaim:
 
     async def count(self, attempts: int) -> None:
         """Keep the count in the blob's metadata, which gives it a new etag."""
-        with self._container.of(self._what):
+        with self._container.translated(self._what):
             now = await self._blob.get_blob_properties()
             changed = await self._blob.set_blob_metadata(
                 {**(now.metadata or {}), _ATTEMPTS: str(attempts)},
@@ -346,9 +349,37 @@ def _check_names(documents: tuple[str, ...]) -> None:
         raise InputTrouble(f"A document's name would have {longest} characters; 1,024 may be.")
 
 
-def _common(prefixes: list[str]) -> str:
-    first, last = min(prefixes), max(prefixes)
-    same = 0
-    while same < len(first) and first[same : same + 1] == last[same : same + 1]:
-        same += 1
-    return first[:same]
+@contextlib.contextmanager
+def translated(connection_name: str, paths: BlobPaths, blob: str = "") -> Iterator[None]:
+    """Raise the SDK's errors as TriggerTrouble; as InputTrouble if they are about one ``blob``."""
+    try:
+        yield
+    except AzureError as error:
+        if blob and code_of(error) not in _BUSY:
+            raise InputTrouble(f"{blob} cannot be used: {code_of(error)}.") from error
+        raise TriggerTrouble(sentence(error, connection_name, paths)) from error
+
+
+def code_of(error: AzureError) -> str:
+    """The storage service's code for what is wrong, or the name of the error."""
+    code = getattr(error, "error_code", None)
+    return str(getattr(code, "value", code) or type(error).__name__)
+
+
+def sentence(error: AzureError, name: str, paths: BlobPaths) -> str:
+    """What an operator can do; never the error's own text, which can hold a signature."""
+    if isinstance(error, ServiceRequestError | ServiceResponseError):
+        return f"The storage account of {name} (BLOB_CONNECTION) cannot be reached; trying again."
+    code = code_of(error)
+    if code == "ContainerNotFound":
+        return (
+            f"A container does not exist: {paths.input.container} (BLOB_INPUT_PATH), "
+            f"{paths.output.container} (BLOB_OUTPUT_PATH) or {paths.error.container} "
+            "(BLOB_ERROR_PATH). Create it; trying again."
+        )
+    if isinstance(error, ClientAuthenticationError) or code.startswith("Authorization"):
+        return (
+            f"The storage account refuses {name} (BLOB_CONNECTION): {code}. It needs to read and "
+            "write blobs (role Storage Blob Data Contributor)."
+        )
+    return f"The storage account of {name} (BLOB_CONNECTION) answered {code}; trying again."

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import signal
 import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # Where there is no openat(2), as on Windows, paths have to do.
 _HAS_AT = os.open in os.supports_dir_fd
@@ -42,6 +48,29 @@ class Opened(NamedTuple):
             found = os.stat(self.at(name), dir_fd=self.descriptor, follow_symlinks=False)
             return found if stat.S_ISREG(found.st_mode) else None
         return None
+
+    def is_written(self, name: str) -> bool | None:
+        """Whether a process of this machine has the file open for writing; None if nobody knows.
+
+        The kernel gives no read lease then. Source: https://man7.org/linux/man-pages/man2/fcntl.2.html
+        """
+        if not hasattr(fcntl, "F_SETLEASE"):
+            return None
+        descriptor = -1
+        try:
+            descriptor = self.open(name, os.O_RDONLY)
+            # Who opens it meanwhile waits until the lease is gone; the signal of that is ignored.
+            fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file of somebody else, or a file system without leases
+            return None
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return False
 
     def unlink(self, name: str) -> None:
         """Remove a file or a link, if it is there."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from ..errors import ConfigurationError, InputTrouble, TriggerTrouble
 from ..settings.settings import Settings
 from ..telemetry.logs import log
-from ..triggers.blob_paths import BlobPaths
+from ..triggers.blob_paths import BlobPaths, EveryFile
 from .files import Opened, age, claim_name, files, opened
 from .place import Claim, Document, Found
 
@@ -34,8 +34,12 @@ except ModuleNotFoundError:  # Windows: one watcher for a folder
 
 _CLAIMS = ".scoring"
 _NAMED_AT_ONCE = 100
-# A file that is still being written has been changed just now.
-_QUIET_SECONDS = 0.1
+# A file that is still being written has been changed just now; where it is known that nobody has it
+# open for writing, another program may yet be about to open it again.
+_QUIET_SECONDS, _CLOSED_SECONDS = 0.1, 0.05
+_STEP_MS, _LONGEST_MS = 20, 100
+# Whoever has not written for so long may keep a file open for ever.
+_OPEN_SECONDS = 60.0
 # Modification times are kept to 1 ns, 100 ns (NTFS), 1 µs, 1 ms, 1 s or 2 s (FAT).
 _GRANULARITIES = (1, 100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
 _PROBE_NS = 1_234_567_891_234_567_891
@@ -62,7 +66,12 @@ class Folder:
         self._granularity = 1
         self._ignored: dict[str, str] = {}
         self._one_probe = threading.Lock()
-        self.where = f"{self._input} for {paths.input.text}; documents go to {self._output}"
+        self._news = asyncio.Event()
+        self._telling: asyncio.Task[None] | None = None
+        self._is_told = True
+        every = isinstance(paths.input, EveryFile)
+        what = "files of every type that is read" if every else paths.input.text
+        self.where = f"{self._input} for {what}; documents go to {self._output}"
         self._folders = {
             paths.output.container: self._output,
             paths.input.container: self._input,
@@ -79,9 +88,42 @@ class Folder:
         """Make the folders, write there, and find out how exactly times are kept."""
         with _translated():
             await asyncio.to_thread(self._prepare)
+        await self.close()
+        if self._is_told:  # anew: the folder may have been made again
+            self._telling = asyncio.create_task(self._tell())
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Watch no longer."""
+        telling, self._telling = self._telling, None
+        if telling is not None:
+            telling.cancel()
+
+    async def changed(self, least: float, most: float) -> None:
+        """The system tells of changes, but for network folders: those are looked through."""
+        await asyncio.sleep(least)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), most - least)
+        self._news.clear()
+
+    async def _tell(self) -> None:
+        def shown(_: object, path: str) -> bool:
+            return f"{os.sep}." not in path.removeprefix(str(self._input))
+
+        try:
+            from watchfiles import awatch
+
+            changes = awatch(self._input, watch_filter=shown, step=_STEP_MS, debounce=_LONGEST_MS)
+            async for _ in changes:
+                self._news.set()
+        except ImportError:
+            self._is_told = False
+            log.info("Files are found by looking for them; at once with: pip install watchfiles")
+        except (OSError, RuntimeError) as error:
+            self._is_told = False
+            log.warning("Files are found by looking for them, for want of notifications: %s", error)
+
+    def _look_again(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(max(0.0, seconds), self._news.set)
 
     async def receipts(self) -> dict[str, str]:
         """The documents' modification times."""
@@ -91,13 +133,19 @@ class Folder:
     async def inputs(self) -> AsyncIterator[Found]:
         """The regular files of the watched folder, hidden ones left out, oldest first."""
         with _translated():
-            files = await asyncio.to_thread(self._listed_inputs)
+            files, soon = await asyncio.to_thread(self._listed_inputs)
+        if soon is not None:
+            self._look_again(soon)
         for found in files:
             yield found
 
     async def claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
         """Lock the input's claim file."""
         with _translated(f"{found.name} cannot be claimed"):
+            writing = await asyncio.to_thread(self._quiet_for, found)
+            if writing is not None:
+                self._look_again(max(_CLOSED_SECONDS, writing / 4))
+                return None
             return await asyncio.to_thread(self._claim, found, receipts)
 
     async def leave(self, found: Found, document: Document) -> None:
@@ -105,7 +153,13 @@ class Folder:
         await self.write(document, found.etag, f"{claim_name(found.name)}.left")
 
     async def write(self, document: Document, etag: str, beside: str) -> None:
-        """Write ``beside``, among the claims, then rename; whatever is there is replaced."""
+        """Write ``beside``, among the claims, then rename; whatever is there is replaced.
+
+        There is no metadata here: an error document says the details of its error itself.
+        """
+        if document.details:
+            told = {**json.loads(document.body), **document.details}
+            document = document._replace(body=json.dumps(told).encode())
         with _translated(f"{document.name} cannot be written"):
             await asyncio.to_thread(self._write, document, self.moment(etag), beside)
 
@@ -171,9 +225,13 @@ class Folder:
         """Why a file is no input by its name; empty for one that is."""
         if self._paths.input.match(path.relative_to(self._input).as_posix()) is not None:
             return ""
+        if isinstance(self._paths.input, EveryFile):
+            taking = f"BLOB_INPUT_PATH=input/{{blobname}}{path.suffix}"
+            return f"its type is read only when a setting says so, such as {taking}"
         return f"BLOB_INPUT_PATH, which is {self._paths.input.text}, says which files are inputs"
 
-    def _listed_inputs(self) -> list[Found]:
+    def _listed_inputs(self) -> tuple[list[Found], float | None]:
+        """And in how many seconds one may be complete that has changed just now."""
         ignored: dict[str, str] = {}
         listed = sorted(files(self._input, ignored), key=lambda each: each[1].st_mtime_ns)
         if self._input != self._output:  # else documents lie among them
@@ -182,14 +240,28 @@ class Folder:
             log.warning("%s is not scored: %s.", each, ignored[each])
         self._ignored = ignored
         claims = {each.name for each in os.scandir(self._output / _CLAIMS)}
-        found = []
+        found, soon = [], None
         for path, status in listed:
-            if not 0 <= age(status) < _QUIET_SECONDS:
+            if 0 <= age(status) < _CLOSED_SECONDS:
+                soon = _CLOSED_SECONDS - age(status)
+            else:
                 name = path.relative_to(self._input).as_posix()
                 # Dropped, or held: then claiming it will tell.
                 dropped = bool(claims) and claim_name(name) in claims
                 found.append(Found(name, self.etag(status), status.st_size, dropped=dropped))
-        return found
+        return found, soon
+
+    def _quiet_for(self, found: Found) -> float | None:
+        """For how many seconds a file that is still being written has not changed."""
+        parent, name = self.opened(f"{self._paths.input.container}/{found.name}")
+        with contextlib.suppress(FileNotFoundError), parent as folder:
+            status = folder.regular(name)
+            if status is None:
+                return None
+            is_open, quiet = folder.is_written(name), age(status)
+            if 0 <= quiet < {None: _QUIET_SECONDS, True: _OPEN_SECONDS, False: 0.0}[is_open]:
+                return quiet
+        return None
 
     def _claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
         path = f"{self._paths.input.container}/{found.name}"

@@ -35,7 +35,8 @@ class Found(NamedTuple):
 class Document(NamedTuple):
     """What is written for an input: its result or its error, with the receipt in ``metadata``.
 
-    ``replaces`` says that a document of this name was there when the pass began.
+    ``replaces`` says that a document of this name was there when the pass began. ``details`` are
+    what an error document can say besides, for those who have the log.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Document(NamedTuple):
     content_type: str
     metadata: Mapping[str, str]
     replaces: bool
+    details: Mapping[str, str] = {}
 
 
 class Claim(Protocol):
@@ -95,6 +97,9 @@ class Place(Protocol):
 
     def inputs(self) -> AsyncIterator[Found]:
         """Every blob that may be an input."""
+
+    async def changed(self, least: float, most: float) -> None:
+        """Wait so many seconds, and then until inputs may have changed, or so many at most."""
 
     async def claim(self, found: Found, receipts: tuple[str, ...]) -> Claim | None:
         """Take an input; None when it has changed, is gone, held, or has one of these receipts."""

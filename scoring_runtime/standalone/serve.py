@@ -48,7 +48,8 @@ def run(settings: Settings) -> int:
         if settings.worker_preload and settings.worker_count > 1:
             preloaded = _preloaded(settings)
     except StartError as error:
-        return _say_why(error, settings)
+        print(diagnosis(error, settings), file=sys.stderr, flush=True)
+        return EXIT_CANNOT_START
     # A debugger is in this process; where fork() is missing or frail, one worker does without.
     if settings.worker_count == 1 and (settings.debug_port or sys.platform != "linux"):
         return Worker(settings, sockets, preloaded).run()
@@ -121,8 +122,3 @@ def _attach_debugger(port: int) -> None:
     log.warning("Connecting to the debugger at port %s. Not for production.", port)
     debugpy.connect(port)
     debugpy.wait_for_client()
-
-
-def _say_why(error: BaseException, settings: Settings) -> int:
-    print(diagnosis(error, settings), file=sys.stderr, flush=True)
-    return EXIT_CANNOT_START

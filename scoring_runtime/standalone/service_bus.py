@@ -91,15 +91,12 @@ class ServiceBusTrigger:
             raise trouble(error, self._connection.name, entity(self._settings), setting) from error
 
 
-def _source(settings: Settings) -> str:
-    name, subscription = settings.servicebus_input_queue, settings.servicebus_input_subscription
-    return f"subscription {name}/{subscription}" if subscription else f"queue {name!r}"
-
-
 def _where(settings: Settings) -> str:
+    name, subscription = settings.servicebus_input_queue, settings.servicebus_input_subscription
+    source = f"subscription {name}/{subscription}" if subscription else f"queue {name!r}"
     target = settings.servicebus_output_queue
     replies = f"reply_to or {target!r}" if target else "reply_to"
-    return f"Service Bus {_source(settings)}; replies go to {replies}"
+    return f"Service Bus {source}; replies go to {replies}"
 
 
 async def _closed(replies: Replies, client: Any, credential: Any) -> None:

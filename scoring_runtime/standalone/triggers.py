@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from importlib import import_module
+from typing import Any, Protocol
 
-from ..cache.build import store_of
 from ..connections import named
 from ..errors import ConfigurationError
 from ..messages import Score
@@ -37,10 +37,13 @@ def build(runtime: Runtime, score: Score) -> list[Trigger]:
     found: list[Trigger] = []
     scoring = Scoring(runtime, score)
     if "blob" in wanted:
-        paths = _paths(settings)
+        paths = blob_paths(settings, has_script=runtime.has_script)
+        refuse_shared_documents(paths)
         found.append(BlobTrigger(runtime, scoring, paths, _place(settings, paths)))
     if "service_bus" in wanted:
-        found.append(_service_bus(runtime, scoring))
+        named.service_bus(settings)
+        service_bus = _imported("service_bus", "servicebus")
+        found.append(service_bus.ServiceBusTrigger(runtime, scoring))
     if wanted != ("http",):
         quiet_sdks()
     return found
@@ -50,38 +53,21 @@ def check(settings: Settings) -> None:
     """Refuse what :func:`build` would refuse, before anything is started."""
     runtime = Runtime(settings)
     build(runtime, runtime.score)
-    if settings.cached:
-        store_of(settings)
-
-
-def _paths(settings: Settings) -> BlobPaths:
-    paths = blob_paths(settings)
-    refuse_shared_documents(paths)
-    return paths
 
 
 def _place(settings: Settings, paths: BlobPaths) -> Place:
     if settings.blob_input_folder:
         return Folder(settings, paths)
     connection = named.blob(settings)
+    place: Place = _imported("container", "blob").Container(settings, paths, connection)
+    return place
+
+
+def _imported(module: str, extra: str) -> Any:
     try:
-        from .container import Container
+        return import_module(f".{module}", __package__)
     except ModuleNotFoundError as error:
-        raise _not_installed(error, "blob") from None
-    return Container(settings, paths, connection)
-
-
-def _service_bus(runtime: Runtime, scoring: Scoring) -> Trigger:
-    named.service_bus(runtime.settings)
-    try:
-        from .service_bus import ServiceBusTrigger
-    except ModuleNotFoundError as error:
-        raise _not_installed(error, "servicebus") from None
-    return ServiceBusTrigger(runtime, scoring)
-
-
-def _not_installed(error: ModuleNotFoundError, extra: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"This trigger (SCORING_TRIGGERS) needs {error.name}: pip install "
-        f"'scoring-runtime[{extra}]'"
-    )
+        raise ConfigurationError(
+            f"This trigger (SCORING_TRIGGERS) needs {error.name}: pip install "
+            f"'scoring-runtime[{extra}]'"
+        ) from None

@@ -111,8 +111,8 @@ def escape_client_text() -> None:
 
 
 def quiet_sdks() -> None:
-    """Keep the lines that Azure's SDKs write for each request out of the log."""
-    for name in ("azure.core", "azure.identity", "azure.storage", "msal"):
+    """Keep the lines that Azure's SDKs, and watchfiles, write for each request out of the log."""
+    for name in ("azure.core", "azure.identity", "azure.storage", "msal", "watchfiles"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # It writes a traceback for each link that is closed; the trigger says what is to be known.
     logging.getLogger("azure.servicebus").setLevel(logging.CRITICAL)
@@ -126,16 +126,12 @@ def redirect_print() -> None:
 
     @functools.wraps(real_print)
     def print_to_logger(
-        *values: object,
-        sep: str | None = " ",
-        end: str | None = "\n",
-        file: Any = None,
-        flush: bool = False,
+        *values: object, sep: str | None = " ", file: Any = None, **more: Any
     ) -> None:
         if file is None or file is sys.stdout:
             _print_log.info((" " if sep is None else sep).join(map(str, values)))
         else:
-            real_print(*values, sep=sep, end=end, file=file, flush=flush)
+            real_print(*values, sep=sep, file=file, **more)
 
     print_to_logger.to_logger = True  # type: ignore[attr-defined]
     builtins.print = print_to_logger

@@ -8,12 +8,13 @@ Source: https://learn.microsoft.com/azure/azure-functions/functions-bindings-sto
 from __future__ import annotations
 
 import re
+from string import Formatter
 from typing import NamedTuple
 
 from ..errors import ConfigurationError
 from ..settings.settings import Settings, environment_name
+from .outcomes import is_read
 
-_TOKEN = re.compile(r"(\{\{|\}\}|\{[^{}]*\}|[{}])")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
 LONGEST_NAME = 1024
@@ -44,14 +45,14 @@ class Template:
                 f"{self.container!r} cannot be a container: 3 to 63 lower-case letters, digits and "
                 "single hyphens, without placeholders"
             )
-        self._parts = list(self._tokens(name))
-        self.names = [part for part, is_name in self._parts if is_name]
+        self._parts = self._parsed(name)
+        self.names = [name for _, name in self._parts if name]
         if len(set(self.names)) != len(self.names) and setting == "BLOB_INPUT_PATH":
             raise self.refused("a placeholder stands in it twice")
         taken = [each for each in self.names if each.lower() in _TAKEN]
         if taken:
             raise self.refused(f"{{{taken[0]}}} is the host's own, name the placeholder otherwise")
-        self.prefix = self._parts[0][0] if not self._parts[0][1] else ""
+        self.prefix = self._parts[0][0]
         """What every name begins with."""
 
     def match(self, name: str) -> dict[str, str] | None:
@@ -61,14 +62,12 @@ class Template:
 
     def fill(self, values: dict[str, str]) -> str:
         """The name with these values in the placeholders."""
-        return "".join(values[part] if is_name else part for part, is_name in self._parts)
+        return "".join(text + values.get(name, "") for text, name in self._parts)
 
     def compile(self) -> Template:
         """The template, ready to :meth:`match`."""
         self._pattern = re.compile(
-            "".join(
-                f"(?P<{part}>.+)" if is_name else re.escape(part) for part, is_name in self._parts
-            ),
+            "".join(re.escape(text) + (name and f"(?P<{name}>.+)") for text, name in self._parts),
             re.DOTALL,
         )
         return self
@@ -81,20 +80,37 @@ class Template:
             f"(environment variable: {self.setting})"
         )
 
-    def _tokens(self, name: str) -> list[tuple[str, bool]]:
-        parts: list[tuple[str, bool]] = []
-        for token in filter(None, _TOKEN.split(name)):
-            if token in ("{", "}"):
-                raise self.refused("a brace is not closed or not opened")
-            if token.startswith("{") and token != "{{":
-                if not _NAME.fullmatch(token[1:-1]):
-                    raise self.refused(f"{token} is not a placeholder name")
-                parts.append((token[1:-1], True))
-            elif parts and not parts[-1][1]:
-                parts[-1] = (parts[-1][0] + token.replace("{{", "{").replace("}}", "}"), False)
-            else:
-                parts.append((token.replace("{{", "{").replace("}}", "}"), False))
-        return parts
+    def _parsed(self, name: str) -> list[tuple[str, str]]:
+        """Texts, each with the name of the placeholder after it, or none."""
+        try:
+            found = list(Formatter().parse(name))
+        except ValueError:
+            raise self.refused("a brace is not closed or not opened") from None
+        for _, field, kind, conversion in found:
+            if field is not None and (kind or conversion or not _NAME.fullmatch(field)):
+                more = f"!{conversion}" * bool(conversion) + f":{kind}" * bool(kind)
+                raise self.refused(f"{{{field}{more}}} is not a placeholder name")
+        return [(text, field or "") for text, field, *_ in found]
+
+
+class EveryFile(Template):
+    """The files of a watched folder that are of a type that is read: the pattern of none.
+
+    ``{blobname}`` is the name without ``.json``, as in ``input/{blobname}.json``, else the whole
+    name: ``a.json`` ends in ``a_out.json`` and ``a.csv`` in ``a.csv_out.json``.
+    """
+
+    def __init__(self, has_script: bool) -> None:
+        super().__init__("BLOB_INPUT_PATH", "input/{blobname}")
+        self._has_script = has_script
+
+    def match(self, name: str) -> dict[str, str] | None:
+        """The name, if its extension is known."""
+        if not is_read(name, self._has_script):
+            return None
+        stem = name.removesuffix(".json")
+        # What would be another file's name keeps its own.
+        return {"blobname": name if is_read(stem, self._has_script) else stem}
 
 
 class Documents(NamedTuple):
@@ -125,14 +141,19 @@ class BlobPaths(NamedTuple):
         return Documents(self.output.fill(values), self.error.fill(values))
 
 
-def blob_paths(settings: Settings) -> BlobPaths:
+def blob_paths(settings: Settings, *, has_script: bool = True) -> BlobPaths:
     """The paths of the blob trigger, checked against each other.
+
+    In a watched folder without ``BLOB_INPUT_PATH`` every file that is read is an input.
 
     Raises:
         ConfigurationError: a template is wrong, an output would be an input again, or both
             documents would have one name.
     """
-    source = Template(environment_name("blob_input_path"), settings.blob_input_path).compile()
+    if settings.blob_input_folder and "blob_input_path" not in settings.sources:
+        source: Template = EveryFile(has_script)
+    else:
+        source = Template(environment_name("blob_input_path"), settings.blob_input_path).compile()
     if not source.names:
         raise source.refused("it has no placeholder, such as {blobname}")
     output = Template(environment_name("blob_output_path"), output_path(settings))
@@ -156,22 +177,25 @@ def output_path(settings: Settings) -> str:
     if "blob_output_path" in settings.sources or "blob_input_path" not in settings.sources:
         return settings.blob_output_path
     name = settings.blob_input_path.removeprefix("/").partition("/")[2]
-    folder, slash, last = name.rpartition("/")
-    stem, dot, extension = last.rpartition(".")
-    if not dot or "}" in extension:
-        stem = last
-    return f"output/{folder}{slash}{stem}_out.json"
+    folder, stem, _ = _split(name)
+    return f"output/{folder}{stem}_out.json"
 
 
 def error_path(settings: Settings) -> str:
     """``BLOB_ERROR_PATH``; without it the output path with ``_error`` for ``_out``."""
     if settings.blob_error_path:
         return settings.blob_error_path
-    folder, slash, name = output_path(settings).rpartition("/")
+    folder, stem, extension = _split(output_path(settings))
+    return f"{folder}{stem.removesuffix('_out')}_error{extension or '.json'}"
+
+
+def _split(path: str) -> tuple[str, str, str]:
+    """Folder with its slash, stem, and extension with its dot, unless that is a placeholder."""
+    folder, slash, name = path.rpartition("/")
     stem, dot, extension = name.rpartition(".")
     if not dot or "}" in extension:
-        stem, dot, extension = name, ".", "json"
-    return f"{folder}{slash}{stem.removesuffix('_out')}_error{dot}{extension}"
+        return folder + slash, name, ""
+    return folder + slash, stem, dot + extension
 
 
 def refuse_shared_documents(paths: BlobPaths) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePosixPath
 from time import perf_counter
+from traceback import format_exception_only
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from ..errors import InputError, NotBegun, NotServing, QueueFull, ScoringRuntime
 from ..http.errors import INTERNAL, error_response, forget, message_response
 from ..messages import INFER_HEADER_LENGTH, Score, ScoringRequest, ScoringResponse
 from ..scoring.runtime import Runtime
+from ..settings.secrets import masked
 from ..telemetry.logs import AccessLog, log
 
 _JSON = "application/json"
@@ -22,6 +24,7 @@ _JSON = "application/json"
 _SAYS_NOTHING = frozenset({"", "application/octet-stream", "text/plain"})
 _LONGEST_DESCRIPTION = 1000
 _GRACE_SECONDS = 10.0
+_NAMES = {"service_bus": "Service Bus"}
 EXTENSIONS = {
     ".csv": "text/csv",
     ".jsonl": "application/jsonl",
@@ -29,6 +32,8 @@ EXTENSIONS = {
     ".npy": "application/x-npy",
 }
 """Content types of formats by the extension of a name; mimetypes knows few of them."""
+READ_BY_SCRIPTS = ("image/", "audio/", "video/", "application/pdf", "application/xml", "text/xml")
+"""Beginnings of the content types of files that a script may read, beside those of formats."""
 INPUT_KEY = "x_input_key"
 """The metadata of a blob that names the key of the input to score in its place."""
 _INFER_LENGTH = INFER_HEADER_LENGTH.decode().replace("-", "_")
@@ -60,6 +65,8 @@ class Outcome(NamedTuple):
     reason: str = ""
     description: str = ""
     header_length: str = ""
+    exception: str = ""
+    """What ``run()`` raised, for who may see more than a client."""
 
     @property
     def properties(self) -> dict[str, str]:
@@ -124,12 +131,19 @@ class Scoring:
 class Health:
     """Whether a trigger works, as the log and readiness say it.
 
-    Readiness changes when a trouble lasts: links are closed and opened again all the time. What
-    is said to be ``connecting`` is not ready from the start.
+    Readiness changes when a trouble lasts: links are closed and opened again all the time; or
+    ``at_once``. What is said to be ``connecting`` is not ready from the start.
     """
 
-    def __init__(self, troubles: dict[str, str], name: str, connecting: str = "") -> None:
-        self._troubles, self._name, self._said = troubles, name, ""
+    def __init__(
+        self,
+        troubles: dict[str, str],
+        name: str,
+        connecting: str = "",
+        *,
+        at_once: bool = False,
+    ) -> None:
+        self._troubles, self._name, self._said, self._at_once = troubles, name, "", at_once
         self._timer: asyncio.TimerHandle | None = None
         if connecting:
             troubles[name] = connecting
@@ -139,7 +153,7 @@ class Health:
         if self._said != str(error):
             log.error("%s", error)
         self._said = str(error)
-        if self._name in self._troubles:
+        if self._at_once or self._name in self._troubles:
             self._troubles[self._name] = self._said
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_GRACE_SECONDS, self._show)
@@ -147,7 +161,7 @@ class Health:
     def is_well(self) -> None:
         """It works."""
         if self._said:
-            log.info("The %s trigger works again.", self._name.replace("_", " ").title())
+            log.info("The %s trigger works again.", _NAMES.get(self._name, self._name))
         self._said = ""
         if self._timer is not None:
             self._timer.cancel()
@@ -162,7 +176,9 @@ class Health:
 def failed(error: ScoringRuntimeError) -> Outcome:
     """The outcome of an error: refused when it is the client's fault."""
     verdict = Verdict.REFUSED if isinstance(error, InputError) else Verdict.FAILED
-    return _of(verdict, error_response(error), type(error).__name__, str(error))
+    raised = "".join(format_exception_only(error.__cause__)) if error.__cause__ else ""
+    outcome = _of(verdict, error_response(error), type(error).__name__, str(error))
+    return outcome._replace(exception=masked(raised.strip()[:_LONGEST_DESCRIPTION]))
 
 
 def content_type_of(said: str, name: str = "") -> str:
@@ -176,6 +192,14 @@ def content_type_of(said: str, name: str = "") -> str:
         return _JSON
     known = EXTENSIONS.get(PurePosixPath(name).suffix.lower())
     return known or mimetypes.guess_type(name)[0] or said or _JSON
+
+
+def is_read(name: str, has_script: bool) -> bool:
+    """Whether a file's extension names a type that a model reads, or a script may."""
+    extension = PurePosixPath(name).suffix.lower()
+    kind = mimetypes.guess_type(name.lower())[0] or ""
+    known = extension in EXTENSIONS or extension == ".json"
+    return known or (has_script and (extension == ".txt" or kind.startswith(READ_BY_SCRIPTS)))
 
 
 def directions(metadata: Mapping[str, object]) -> dict[str, str]:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from time import monotonic
 
 from ..errors import (
-    InputTooLarge,
     NotServing,
     NotStarted,
     Stopping,
@@ -18,6 +17,7 @@ from ..messages import ScoringRequest
 from ..settings.settings import Settings
 from ..telemetry.logs import log
 from ..telemetry.request_ids import RandomIds
+from ..values.wording import too_large
 from .messages import (
     MOST_HOPS,
     Answer,
@@ -178,8 +178,7 @@ class QueueScoring:
         if message.fault:
             return failed(UndecodableInput(message.fault))
         if len(message.body) > limit:
-            text = f"The message is larger than {limit} bytes (SCORING_MAX_BODY_BYTES)."
-            return failed(InputTooLarge(text))
+            return failed(too_large("The message", limit, "SCORING_MAX_BODY_BYTES"))
         return None
 
     async def _sent(

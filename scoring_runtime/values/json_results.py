@@ -43,14 +43,10 @@ def encoder(nan: str = "null", *, strict: bool = False, numbers: bool = False) -
     numpy, pandas, datetime, Decimal (exact digits), UUID, bytes (base64), sets, dataclasses,
     named tuples, enums and anything with ``tolist()`` or ``model_dump()`` have a JSON form.
 
-    Args:
-        nan: NaN and Infinity become ``null``, a ``string``, an ``error``, or stay ``raw``.
-        strict: spaces and ASCII escapes as ``json.dumps`` writes them.
-        numbers: all arrays in the results hold numbers or booleans, never moments.
-
-    The function raises ResultNotSerializable, naming the type and its path.
+    By ``nan`` NaN and Infinity become ``null``, a ``string``, an ``error``, or stay ``raw``;
+    ``strict`` writes spaces and ASCII escapes as ``json.dumps`` does; with ``numbers`` all arrays
+    hold numbers or booleans, never moments. ResultNotSerializable names the type and its path.
     """
-
     if strict:
         return partial(_spaced, nan=nan)
     if nan != "null":

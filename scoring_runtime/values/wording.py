@@ -66,6 +66,11 @@ def check_columns(columns: int, limits: Limits, what: str, kind: str = "columns"
         raise too_many(what, columns, kind, limits.columns, "SCORING_MAX_COLUMNS")
 
 
+def too_large(what: str, limit: int, setting: str) -> InputTooLarge:
+    """The error for what has more bytes than a setting allows, or has not been read for that."""
+    return InputTooLarge(f"{what} is larger than {limit} bytes ({setting}).")
+
+
 def too_many(what: str, there: int | str, kind: str, limit: int, setting: str) -> InputTooLarge:
     """The error for what is more than a setting allows."""
     if isinstance(there, int) and there >= 10**18:  # Python does not write the longest integers

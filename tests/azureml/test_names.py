@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from importlib import import_module
@@ -25,6 +26,7 @@ from scoring_runtime.azureml.core.model_package import create_package
 from scoring_runtime.azureml.core.workspace import Workspace
 from scoring_runtime.azureml.exceptions import (
     AzureMLException,
+    ComputeTargetException,
     ModelNotFoundException,
     UserErrorException,
     WebserviceException,
@@ -115,8 +117,8 @@ def test_packages_are_reached_as_attributes_too() -> None:
 def test_a_name_that_is_not_there_is_an_attribute_error(module: str) -> None:
     """So that ``from … import`` says it cannot import it."""
     found = import_module(f"scoring_runtime.{module}")
-    with refused(AttributeError, f"module 'scoring_runtime.{module}' has no attribute 'Run'"):
-        _ = found.Run
+    with refused(AttributeError, f"module 'scoring_runtime.{module}' has no attribute 'Nope'"):
+        _ = found.Nope
 
 
 def test_scripts_get_the_runtimes_own_request_and_response() -> None:
@@ -140,6 +142,99 @@ def test_importing_them_loads_nothing_heavy() -> None:
     assert loaded & {"yaml", "numpy", "pandas", "pip", "werkzeug", "asyncio"} == set()
     packager = {name for name in loaded if name.startswith("scoring_runtime.packaging.")}
     assert packager == {"scoring_runtime.packaging.specification"}
+
+
+# As the deployment programs of public repositories have them.
+LINES = [
+    "from azureml.core import Workspace, Experiment, Datastore, Dataset, Run, Webservice, Image",
+    "from azureml.core.compute import ComputeTarget, AksCompute, AmlCompute, ComputeInstance",
+    "from azureml.core.compute_target import ComputeTargetException",
+    "from azureml.core.datastore import Datastore",
+    "from azureml.core.experiment import Experiment",
+    "from azureml.core.image import ContainerImage, Image",
+    "from azureml.core.keyvault import Keyvault",
+    "from azureml.core.run import Run",
+    "from azureml.core.runconfig import CondaDependencies, RunConfiguration",
+    "from azureml.core.script_run_config import ScriptRunConfig",
+    "from azureml.core.webservice import AciWebservice, AksEndpoint, AksWebservice, Webservice",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_import_lines_of_deployment_programs_work(line: str) -> None:
+    """Names without a meaning here too, so that the others on the line can be imported."""
+    names: dict[str, Any] = {}
+    exec(line.replace("from azureml", "from scoring_runtime.azureml"), names)
+    assert names.get("CondaDependencies", CondaDependencies) is CondaDependencies
+    assert names.get("ComputeTargetException", ComputeTargetException) is ComputeTargetException
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("compute.ComputeTarget", ComputeTargetException, "There are no clusters here: a model is"),
+        ("compute.AmlCompute.provisioning_configuration", ComputeTargetException, "mlflow_track"),
+        ("Experiment", UserErrorException, "Nothing is trained here: run the training program its"),
+        ("run.Run.get_context", UserErrorException, "Nothing is trained here: "),
+        ("Dataset.Tabular.from_delimited_files", UserErrorException, "pandas.read_csv"),
+    ],
+)  # fmt: skip
+def test_using_what_means_nothing_here_says_what_takes_its_place(
+    name: str, kind: type[Exception], says: str, ws: Workspace
+) -> None:
+    """A cluster that is not there is what programs catch to make it."""
+    found: Any = core
+    with pytest.raises(kind, match=re.escape(says)):
+        for each in name.split("."):
+            found = getattr(found, each)
+        found(ws, "x")
+
+
+def test_a_workspace_without_a_cloud(ws: Workspace, folder: Path) -> None:
+    """No clusters and no experiments; MLflow has a database; the datastore is a folder."""
+    assert (ws.compute_targets, ws.experiments) == ({}, {})
+    with sqlite3.connect(ws.get_mlflow_tracking_uri().removeprefix("sqlite:///")) as database:
+        assert database.execute("select 1").fetchone() == (1,)
+    store = ws.get_default_datastore()
+    assert [*ws.datastores] == [store.name] == ["workspaceblobstore"]
+    (folder / "data/in").mkdir(parents=True)
+    (folder / "data/in/rows.csv").write_text("1\n")
+    for _ in range(2):
+        store.upload(src_dir="data", target_path="kept", show_progress=True)
+        (folder / "data/in/rows.csv").write_text("2\n")
+    store.upload_files(["score.py"], target_path="scripts")
+    assert store.download("back", prefix="kept") == 1
+    assert (folder / "back/kept/in/rows.csv").read_text() == "1\n"
+    store.upload_files(["data/in/rows.csv"], "data", "kept", overwrite=True)
+    assert store.download("back") == 2
+    assert store.download("back", overwrite=True) == 2
+    assert (folder / "back/kept/in/rows.csv").read_text() == "2\n"
+    text = "There is no datastore 'other' here; the only one is 'workspaceblobstore'."
+    with refused(UserErrorException, text):
+        core.Datastore(ws, "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "packages"),
+    [
+        ("AzureML-sklearn-0.24-ubuntu18.04-py37-cpu", ["scikit-learn", "joblib", "pandas"]),
+        ("AzureML-Tutorial", ["scikit-learn", "joblib", "pandas"]),
+        ("AzureML-minimal-ubuntu18.04-py37-cpu-inference", []),
+        ("AzureML-onnxruntime-1.6-ubuntu18.04-py37-cpu-inference", ["onnxruntime", "numpy"]),
+        ("AzureML-xgboost-0.9-ubuntu18.04-py37-cpu", ["xgboost", "scikit-learn", "pandas"]),
+        ("AzureML-pytorch-1.6-ubuntu18.04-py37-cpu-inference", ["torch", "numpy"]),
+    ],
+)  # fmt: skip
+def test_a_curated_environment_has_what_its_name_says(
+    name: str, packages: list[str], ws: Workspace
+) -> None:
+    """In the versions of today; one of that name in the workspace is another."""
+    found = Environment.get(workspace=ws, name=name)
+    assert [*found.python.conda_dependencies.pip_packages] == ["azureml-defaults", *packages]
+    assert found.packages("standalone").requirements == tuple(packages)
+    own = Environment(name)
+    own.register(ws)
+    assert Environment.get(ws, name).version == "1"
 
 
 def test_exceptions_are_the_runtimes_too() -> None:
@@ -646,7 +741,7 @@ def test_environments_from_files(folder: Path) -> None:
 
 def test_a_conda_environment_is_not_read() -> None:
     """The message says how to export it."""
-    with pytest.raises(UserErrorException, match="conda env export -n mine --from-history"):
+    with pytest.raises(UserErrorException, match="conda env export -n NAME --from-history"):
         Environment.from_existing_conda_environment("e", "mine")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from scoring_runtime.azureml.core import Environment, Workspace
+from scoring_runtime.azureml.core.image import ContainerImage
 from scoring_runtime.azureml.core.model import InferenceConfig, Model
 from scoring_runtime.azureml.core.webservice import (
     AciWebservice,
@@ -256,7 +257,7 @@ def test_a_port_that_cannot_be_one(port: Any) -> None:
 @pytest.mark.parametrize("kind", [AciWebservice, AksWebservice])
 def test_a_configuration_of_the_cloud(kind: Any) -> None:
     """It says what to do instead."""
-    with pytest.raises(WebserviceException, match=r"deployed.* from here: package the models"):
+    with pytest.raises(WebserviceException, match=r"deployed.* here: package the models"):
         kind.deploy_configuration(cpu_cores=1, memory_gb=1)
 
 
@@ -294,7 +295,7 @@ def test_what_the_cloud_alone_has(ws: Workspace, config: Config) -> None:
     """Keys and tokens are not supported, as they were not; a cloud is not deployed to."""
     service = Model.deploy(ws, "echo", [], config(ECHO))
     assert isinstance(service, LocalWebservice)
-    for call in (service.get_keys, service.get_token, lambda: service.regen_key("Primary")):
+    for call in (service.get_keys, service.get_token, service.regen_key):
         with pytest.raises(NotImplementedError, match=r"^Local web services do not support "):
             call()
     with pytest.raises(WebserviceException, match=r"^Nothing is deployed to a cloud here: package"):
@@ -344,3 +345,44 @@ def test_a_service_is_updated_while_it_runs(
         deployment_config=LocalWebservice.deploy_configuration(port=new),
     )
     assert (service.run("[1, 2]"), service.port) == (-42, new)
+
+
+def test_what_only_services_in_the_cloud_have_is_taken(ws: Workspace, config: Config) -> None:
+    """Application Insights by the setting of the host; the rest changes nothing, not even the
+    process."""
+    script = "import os\ndef init(): pass\ndef run(data): return os.environ[data]\n"
+    service = Model.deploy(ws, "told", [], config(script))
+    service.wait_for_deployment()
+    before = service.updated_time
+    service.update(tags={"a": "b"}, auth_enabled=False)
+    assert service.updated_time == before
+    service.update(enable_app_insights=False)
+    assert service.run("AML_APP_INSIGHTS_ENABLED") == "false"
+
+
+def test_versions_of_an_endpoint_are_services_beside_it(ws: Workspace, config: Config) -> None:
+    """Each on a port of its own; what is not said is as in the service itself."""
+    service = Model.deploy(ws, "echo", [], config(ECHO))
+    same = service.create_version("same", traffic_percentile=20)
+    other = service.create_version("b", config(ECHO.replace("data\n", "'b'\n"), "b.py"))
+    assert [each.run("1") for each in (service, same, other)] == ["1", "1", "b"]
+    assert [*ws.webservices] == ["echo", "echo-b", "echo-same"]
+    service.update_version("b", config(ECHO.replace("data\n", "'c'\n"), "c.py"), is_default=True)
+    assert (service.run("1"), other.run("1")) == ("1", "c")
+
+
+def test_a_model_and_an_image_of_the_first_releases(
+    ws: Workspace, model: Any, write_script: WriteScript
+) -> None:
+    """Before there were environments."""
+    script = write_script(SUM)
+    image_config = ContainerImage.image_configuration(str(script), "python", tags={"a": "b"})
+    image = ContainerImage.create(
+        workspace=ws, name="sum", models=[model], image_config=image_config
+    )
+    image.wait_for_creation(show_output=True)
+    of_image = Webservice.deploy_from_image(workspace=ws, name="of-image", image=image)
+    of_model = Webservice.deploy_from_model(
+        workspace=ws, name="of-model", models=[model], image_config=image_config
+    )
+    assert [each.run("[1, 2]") for each in (of_image, of_model)] == [21, 21]

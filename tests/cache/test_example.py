@@ -28,7 +28,7 @@ def model(tmp_path: Path) -> Path:
 def test_the_script_scores_what_redis_holds(model: Path, tmp_path: Path) -> None:
     """TLS, port, password and the data are the script's own business; nothing is kept by ours."""
     readme = (EXAMPLE / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"redis-cli .* (set \S+ '.*')\n", readme)
+    commands = re.findall(r"redis-cli .* --tls .* (set \S+ '.*')\n", readme)
     shown = json.loads(re.findall(r"```json\n(.*?)```", readme, re.DOTALL)[0])
     with RedisServerWithTls(tmp_path, password="secret") as server:
         with server.client() as client:

@@ -10,7 +10,6 @@ import pytest
 from scoring_runtime.errors import ModelNotFound
 from scoring_runtime.models import folder as models
 from scoring_runtime.models.folder import (
-    Model,
     RegisteredModel,
     is_registry,
     is_version_folder,
@@ -388,19 +387,3 @@ def test_a_file_that_lies_there_unregistered_is_told_how_to_be_one(tmp_path: Pat
         "There is no model x. x.pkl lies there, but not as a registered model, whose layout is "
         f"azureml-models/x/1/x.pkl: scoring-runtime models register -n x -p {tmp_path / 'x.pkl'}"
     )
-
-
-def test_get_model_path_takes_a_file_of_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As azureml-core did: registered models first, then ``./x``; a version is registered."""
-    (tmp_path / "x.pkl").touch()
-    touch(tmp_path, "models/y/1/m", "models/y/2/m")
-    monkeypatch.chdir(tmp_path)
-    models.use_model_dir(tmp_path / "models")
-    assert Model.get_model_path("y") == str(tmp_path / "models/y/2/m")
-    assert Model.get_model_path(model_name="y", version=1, _workspace=object()).endswith("y/1/m")
-    assert Model.get_model_path("x.pkl") == "x.pkl"
-    for missing in (("x.pkl", 1), ("z.pkl",)):
-        with pytest.raises(ModelNotFound):
-            Model.get_model_path(*missing)

@@ -151,6 +151,23 @@ def test_get_model_path(filled: Path) -> None:
     assert Model.get_model_path("digits", _workspace=object()) == str(filled / "digits/1/saved")
 
 
+def test_get_model_path_takes_a_file_of_the_working_directory(
+    filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As azureml-core did: registered models first, then ``./x``; a version is registered."""
+    (tmp_path / "x.pkl").touch()
+    monkeypatch.chdir(tmp_path)
+    models.use_model_dir(filled)
+    assert Model.get_model_path("x.pkl") == "x.pkl"
+    for name, version, workspace in (
+        ("x.pkl", 1, None),
+        ("x.pkl", None, filled),
+        ("z", None, None),
+    ):
+        with pytest.raises(ModelNotFound):
+            Model.get_model_path(name, version, workspace)
+
+
 # --- downloading and deleting ---------------------------------------------------------------------
 
 

@@ -174,24 +174,6 @@ def test_an_input_that_is_written_to_does_not_change_the_package(
     assert (made.path / "azureml-models/net/1/model.bin").read_bytes() == b"weights"
 
 
-def test_a_model_in_the_source_folder_is_packaged_twice_and_said(
-    package: Package, source: Path
-) -> None:
-    """Whether the script opens it there nobody knows; an ignore file decides."""
-    path = source / "model.bin"
-    path.write_bytes(b"weights")
-    models = (model_files.from_path("net", 1, path),)
-    [warning] = package(models=models).warnings
-    assert warning == (
-        f"The model net at {path} is in the source folder too, so it is packaged twice: name it in "
-        ".scoringignore unless the script opens it there."
-    )
-    (source / ".scoringignore").write_text("/model.bin\n")
-    made = package(models=models)
-    assert made.warnings == ()
-    assert "model.bin" not in made.source_files
-
-
 # --- wrong input ----------------------------------------------------------------------------------
 
 
@@ -293,19 +275,6 @@ def test_secrets_are_named_and_never_written(package: Package) -> None:
 
 
 # --- whole or not at all --------------------------------------------------------------------------
-
-
-def test_a_model_larger_than_the_disk_is_refused_before_it_is_copied(
-    package: Package, tmp_path: Path
-) -> None:
-    huge = tmp_path / "huge.bin"
-    size = shutil.disk_usage(tmp_path).free + (1 << 34)
-    with huge.open("wb") as file:
-        file.truncate(size)
-    message = refused(package, tmp_path, models=(model_files.from_path("net", 1, huge),))
-    assert message.startswith(f"{tmp_path / 'refused'} cannot be made: ")
-    assert f"the models have {size:,} bytes and " in message
-    assert message.endswith("Free some space, or name another disk.")
 
 
 def test_an_error_while_writing_leaves_nothing(package: Package, tmp_path: Path) -> None:

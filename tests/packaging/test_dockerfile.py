@@ -56,6 +56,7 @@ def test_the_repositorys_own_dockerfile_is_that_of_the_checkout():
         "httptools>=0.6",
         "uvicorn>=0.30",
         "uvloop>=0.19",
+        "watchfiles>=1.0",
     ]
     wanted = dockerfile(FUNCTIONS, **NONE, more={STANDALONE: missing})
     assert (REPOSITORY / "Dockerfile").read_text() == wanted

@@ -13,7 +13,7 @@ from scoring_runtime.packaging import source
 from scoring_runtime.packaging.imports import Lacking, imports_of, uncovered
 from scoring_runtime.packaging.model_files import from_path, from_registry
 from scoring_runtime.packaging.source import entry_script_name, source_files
-from scoring_runtime.packaging.specification import Environment, Specification
+from scoring_runtime.packaging.specification import Specification
 from tests.packaging.conftest import ordinary_user
 
 SCRIPT = "def init(): ...\ndef run(data): return data\n"
@@ -40,13 +40,12 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def whole(folder: Path, script: str = "score.py", python: str = "") -> Specification:
-    environment = Environment(python=python)
-    return Specification(entry_script=Path(script), source_dir=folder, environment=environment)
+def whole(folder: Path, script: str = "score.py") -> Specification:
+    return Specification(entry_script=Path(script), source_dir=folder)
 
 
-def alone(path: Path, python: str = "") -> Specification:
-    return Specification(entry_script=path, environment=Environment(python=python))
+def alone(path: Path) -> Specification:
+    return Specification(entry_script=path)
 
 
 def names(specification: Specification, *leave_out: Path) -> list[str]:
@@ -388,16 +387,8 @@ def test_an_entry_script_that_is_not_python_is_refused(
     tmp_path: Path, content: bytes, said: str
 ) -> None:
     (tmp_path / "score.py").write_bytes(content)
-    for python in ("3.8", "", "three"):
-        for specification in (whole(tmp_path, python=python), alone(tmp_path / "score.py", python)):
-            assert refusal(specification).startswith(f"{tmp_path / 'score.py'}{said}")
-
-
-def test_a_script_for_a_newer_python_is_warned_about_only(tmp_path: Path) -> None:
-    fill(tmp_path, score=WRONG)
-    assert warned(whole(tmp_path, python="3.99")) == [
-        f"{tmp_path / 'score.py'}:3 is not Python: invalid syntax."
-    ]
+    for specification in (whole(tmp_path), alone(tmp_path / "score.py")):
+        assert refusal(specification).startswith(f"{tmp_path / 'score.py'}{said}")
 
 
 # --- the functions of the script ------------------------------------------------------------------

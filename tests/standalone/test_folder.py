@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import itertools
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,7 +29,7 @@ from scoring_runtime.triggers.blob_paths import blob_paths
 from tests.conftest import WriteScript
 from tests.hosts.sites import Folders, calls, message, trouble
 from tests.hosts.standalone import StandaloneHost
-from tests.hosts.waiting import until
+from tests.hosts.waiting import on_a_loop, until
 
 PATIENCE = 90.0
 # Root may read and write everything; without these capabilities it is as everybody.
@@ -45,6 +45,8 @@ def init():
 def run(data, request_headers):
     with CALLS.open("a") as calls:
         calls.write(json.dumps([request_headers["X-Blob-Name"], data]) + "\\n")
+    if data.startswith("fail "):
+        raise ValueError(f"as asked: {data[5:]}")
     if data.startswith("fill "):
         with open(data[5:], "wb", buffering=0) as filler:
             try:
@@ -89,7 +91,7 @@ def test_what_a_kill_cut_off_while_it_was_written_is_no_document(folders: Folder
     path.write_text("two")
     until(lambda: time.time() - path.stat().st_mtime > 0.2)
     place = folders.place()
-    [found] = place._listed_inputs()
+    [found] = place._listed_inputs()[0]
     claim = place._claim(found, ())
     assert claim is not None
     claim_file = next(folders.claims.iterdir())
@@ -108,13 +110,13 @@ def test_a_claim_that_was_cut_off_while_it_was_written_is_taken_over(folders: Fo
     place = folders.place()
     place._prepare()
     time.sleep(0.15)
-    [found] = place._listed_inputs()
+    [found] = place._listed_inputs()[0]
     first = place._claim(found, ())
     assert first is not None
     [claim_file] = folders.claims.iterdir()
     os.close(first._descriptor)  # type: ignore[attr-defined]  # as the end of its process does
     claim_file.write_text(note)
-    [found] = place._listed_inputs()
+    [found] = place._listed_inputs()[0]
     assert found.dropped
     claim = place._claim(found, ())
     assert claim is not None and claim.attempts == 0
@@ -126,7 +128,7 @@ def test_trouble_while_an_input_is_claimed_leaves_it_to_be_claimed(folders: Fold
     place = folders.place()
     place._prepare()
     time.sleep(0.15)
-    [found] = place._listed_inputs()
+    [found] = place._listed_inputs()[0]
     with contextlib.suppress(OSError):
         assert place._claim(found, ("output/" + "l" * 256,)) is None
     claim = place._claim(found, ())
@@ -137,41 +139,35 @@ def test_trouble_while_an_input_is_claimed_leaves_it_to_be_claimed(folders: Fold
 # --- writers --------------------------------------------------------------------------------------
 
 
-def write_slowly(path: Path, text: str, pause: float, moments: list[float]) -> None:
-    with path.open("w") as file:
-        for each in text:
-            file.write(each * 100)
-            file.flush()
-            moments.append(time.monotonic())
-            time.sleep(pause)
+UNPOLLED = {"BLOB_POLL_SECONDS": "600"}
 
 
 @pytest.mark.parametrize("pause", [0.03, 0.25])
-def test_a_file_that_is_written_for_a_second_ends_with_the_result_of_the_whole(
-    folders: Folders, script: Path, pause: float
+@pytest.mark.parametrize("how", [UNPOLLED, {}], ids=["told", "polled"])
+def test_a_file_that_is_written_for_a_second_is_scored_once_as_a_whole(
+    folders: Folders, script: Path, pause: float, how: dict[str, str]
 ):
-    """A part may be scored when the writer rests; the last version counts."""
-    text = "0123" if pause > 0.1 else "0123456789" * 3
-    with folders.host(script):
-        moments: list[float] = []
-        given = (folders.input / "a.json", text, pause, moments)
-        writer = threading.Thread(target=write_slowly, args=given)
-        writer.start()
-        writer.join()
-        whole = result("".join(each * 100 for each in text))
-        until(lambda: folders.document("a_out.json") == whole)
+    """As soon as its writer has closed it, however long that rests."""
+    text = "0123456789" * (3 if pause < 0.1 else 1)
+    with folders.host(script, **how) as host:
+        until(lambda: "Watching" in host.log)
+        with (folders.input / "a.json").open("w") as file:
+            for each in text:
+                file.write(each * 100)
+                file.flush()
+                time.sleep(pause)
+            assert calls(script) == []
+        until(lambda: folders.document("a_out.json"))
         time.sleep(0.3)
-        assert folders.document("a_out.json") == whole
-    # A machine that has much to do makes a writer rest too.
-    if max(after - before for before, after in itertools.pairwise(moments)) < 0.09:
-        assert [len(data) for _, data in calls(script)] == [len(text) * 100]
+    assert [len(data) for _, data in calls(script)] == [len(text) * 100]
 
 
 def test_a_file_that_is_moved_into_the_folder_is_scored_whatever_its_time(
     folders: Folders, script: Path, tmp_path: Path
 ):
     """`mv` and `cp -p` keep the time; a clock may be ahead; a replaced file may be older."""
-    with folders.host(script):
+    with folders.host(script, **UNPOLLED) as host:
+        until(lambda: "Watching" in host.log)
         for number, moment in enumerate((time.time() + 3600, time.time() - 86400, 1, 0)):
             beside = tmp_path / "beside"
             beside.write_text("x" * number)
@@ -179,6 +175,107 @@ def test_a_file_that_is_moved_into_the_folder_is_scored_whatever_its_time(
             beside.rename(folders.input / "a.json")
             until(lambda: folders.document("a_out.json") == result("x" * number))  # noqa: B023
     assert [len(data) for _, data in calls(script)] == [0, 1, 2, 3]
+
+
+@on_a_loop
+async def test_a_file_that_is_open_for_writing_is_not_claimed_unless_it_rests_for_long(
+    folders: Folders,
+):
+    place = folders.place()
+    await place.open()
+
+    async def is_claimed(age: float) -> bool:
+        moment = time.time() - age
+        os.utime(folders.input / "a.json", (moment, moment))
+        [found] = [each async for each in place.inputs()]
+        claim = await place.claim(found, ())
+        if claim is not None:
+            await claim.release(done=True)
+        return claim is not None
+
+    with (folders.input / "a.json").open("w") as file:
+        file.write("x")
+        file.flush()
+        assert [await is_claimed(age) for age in (5, 3000)] == [False, True]
+    assert await is_claimed(0.07)
+    await place.close()
+
+
+def test_a_file_is_found_though_nothing_tells_of_it(folders: Folders, script: Path, tmp_path: Path):
+    """As in a network folder, or where watchfiles is not installed, which the log says."""
+    (tmp_path / "hiding").mkdir()
+    (tmp_path / "hiding" / "watchfiles.py").write_text("raise ModuleNotFoundError('watchfiles')")
+    path = os.pathsep.join([str(tmp_path / "hiding"), *sys.path])
+    with folders.host(script, PYTHONPATH=path) as host:
+        until(lambda: "Watching" in host.log)
+        for name in ("a", "sub/b"):
+            folders.put(f"{name}.json")
+            until(lambda: folders.document(f"{name}_out.json") == result("x"))  # noqa: B023
+        assert host.log.count("at once with: pip install watchfiles") == 1
+
+
+def test_a_file_is_scored_at_once_wherever_it_appears(folders: Folders, script: Path):
+    """In a new folder too, and one after the other: the poll comes in ten minutes."""
+    with folders.host(script, **UNPOLLED) as host:
+        until(lambda: "Watching" in host.log)
+        for number, name in enumerate(("a", "new/b", "new/deep/c", "a")):
+            folders.put(f"{name}.json", b"x" * number)
+            wanted = result("x" * number)
+            until(lambda: folders.document(f"{name}_out.json") == wanted)  # noqa: B023
+        folders.put(".hidden/d.json")
+        folders.put("last.json")
+        until(lambda: folders.document("last_out.json"))
+    assert len(calls(script)) == 5
+
+
+def test_every_file_of_a_type_that_is_read_is_scored_where_no_pattern_is_set(
+    folders: Folders, script: Path
+):
+    """Each has a result of its own; any other is named once, with the setting that takes it."""
+    names = ("a.json", "a.csv", "a.jsonl", "a.csv.json", "b.JSON", "sub/c.txt", "d.xml")
+    for name in (*names, "notes.docx", "a.json.part", "none"):
+        folders.put_long_ago(name, name.encode())
+    with folders.host(script) as host:
+        until(lambda: len(folders.documents()) >= len(names))
+        folders.put("later.json")
+        until(lambda: folders.document("later_out.json"))
+    assert {name: folders.document(name) for name in folders.documents()} == {
+        "a_out.json": result("a.json"),
+        "a.csv_out.json": result("a.csv"),
+        "a.jsonl_out.json": result("a.jsonl"),
+        "a.csv.json_out.json": result("a.csv.json"),
+        "b.JSON_out.json": result("b.JSON"),
+        "sub/c.txt_out.json": result("sub/c.txt"),
+        "d.xml_out.json": result("d.xml"),
+        "later_out.json": result("x"),
+    }
+    said = [line.rpartition("/in/")[2] for line in host.log.splitlines() if "not scored" in line]
+    why = "is not scored: its type is read only when a setting says so, such as BLOB_INPUT_PATH="
+    assert sorted(said) == [
+        f"a.json.part {why}input/{{blobname}}.part.",
+        f"none {why}input/{{blobname}}.",
+        f"notes.docx {why}input/{{blobname}}.docx.",
+    ]
+
+
+def test_an_error_document_says_what_the_log_says(folders: Folders, script: Path):
+    """The text of the exception, without what looks like a secret, the request and the time."""
+    secret = "AccountKey=bm90LWEtcmVhbC1rZXktYXQtYWxsLWp1c3QtYS10ZXN0"
+    folders.put("a.json", f"fail {secret}".encode())
+    folders.put("b.json", b"\xff")
+    with folders.host(script) as host:
+        a, b = (
+            json.loads(until(lambda: folders.document(f"{name}_error.json")))  # noqa: B023
+            for name in ("a", "b")
+        )
+        assert secret not in str(a)
+        assert a["exception"] == "ValueError: as asked: AccountKey=***"
+        assert a["message"].startswith("An unexpected error occurred in scoring script.")
+        assert a["request_id"] in host.log
+        said = datetime.now(UTC) - datetime.fromisoformat(a["time"])
+        assert abs(said.total_seconds()) < PATIENCE
+        assert set(a) == {"message", "exception", "request_id", "time"}
+        assert set(b) == {"message", "request_id", "time"}
 
 
 NAMES = ["a\nb.json", "tab\t.json", "quote\"'.json", "back\\slash.json", "-rf.json", "~.json"]
@@ -244,7 +341,7 @@ def test_folders_of_the_command_are_made_and_the_documents_go_beside_the_input(
         until((tmp_path / "new" / "inbox").is_dir)
         (tmp_path / "new" / "inbox" / "a.json").write_text("x")
         until((tmp_path / "new" / "output" / "a_out.json").exists)
-        assert f"Watching {tmp_path}/new/inbox for input/{{blobname}}.json" in host.log
+        assert f"Watching {tmp_path}/new/inbox for files of every type that is read" in host.log
 
 
 def test_one_folder_may_hold_inputs_and_documents_when_they_differ(script: Path, tmp_path: Path):
@@ -423,7 +520,9 @@ def bad_output_below_a_link(folders: Folders) -> None:
 def bad_claim_is_a_link(folders: Folders) -> None:
     folders.put_long_ago("bad.json")
     (folders.output / ".scoring").mkdir()
-    (folders.output / ".scoring" / claim_name("bad.json")).symlink_to(folders.put_long_ago("b.txt"))
+    (folders.output / ".scoring" / claim_name("bad.json")).symlink_to(
+        folders.put_long_ago("b.docx")
+    )
 
 
 def bad_input_is_unreadable(folders: Folders) -> None:
@@ -488,13 +587,13 @@ def test_a_file_that_is_no_input_by_its_name_is_said_with_the_setting(
     folders: Folders, script: Path
 ) -> None:
     """Once, however often the folder is looked through; the others are scored."""
-    folders.put_long_ago("notes.txt")
-    folders.put_long_ago("a.json")
-    with folders.host(script) as host:
+    folders.put_long_ago("notes.json")
+    folders.put_long_ago("a.txt")
+    with folders.host(script, BLOB_INPUT_PATH="input/{blobname}.txt") as host:
         until(lambda: folders.document("a_out.json"))
-        folders.put_long_ago("b.json")
+        folders.put_long_ago("b.txt")
         until(lambda: folders.document("b_out.json"))
-    said = "notes.txt is not scored: BLOB_INPUT_PATH, which is input/{blobname}.json, says which "
+    said = "notes.json is not scored: BLOB_INPUT_PATH, which is input/{blobname}.txt, says which "
     assert host.log.count(f"{said}files are inputs.") == 1
 
 

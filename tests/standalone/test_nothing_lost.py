@@ -80,7 +80,7 @@ class Input(NamedTuple):
     def is_answered_by(self, body: bytes) -> bool:
         if self.do == "score":
             return body == b'{"digest":"%s"}' % hashlib.sha256(self.body).hexdigest().encode()
-        return set(json.loads(body)) == {"message"}
+        return "message" in json.loads(body)
 
 
 class Document(NamedTuple):

@@ -27,10 +27,9 @@ from azure.storage.blob import BlobClient, BlobLeaseClient, BlobServiceClient, C
 from scoring_runtime.connections import named
 from scoring_runtime.errors import TriggerTrouble
 from scoring_runtime.settings.settings import Settings
-from scoring_runtime.standalone.container import Container
+from scoring_runtime.standalone.container import Container, translated
 from scoring_runtime.standalone.folder import Folder
 from scoring_runtime.standalone.place import Claim, Document, Found, Place
-from scoring_runtime.standalone.storage_errors import translated
 from scoring_runtime.triggers.blob_paths import blob_paths
 from tests.hosts.azurite import Azurite
 

@@ -226,3 +226,29 @@ def test_a_placeholder_left_out_is_refused_where_the_document_is_the_receipt(
         refuse_shared_documents(found)
     assert f"{left_out} of BLOB_INPUT_PATH is left out" in str(caught.value)
     assert f"(environment variable: BLOB_{setting}_PATH)" in str(caught.value)
+
+
+# --- a watched folder without a pattern -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "with_script"),
+    [
+        ("a.json", "a", "a"),
+        ("sub/a.CSV", "sub/a.CSV", "sub/a.CSV"),
+        ("a.npy", "a.npy", "a.npy"),
+        ("a.csv.json", "a.csv.json", "a.csv.json"),
+        ("a.png.json", "a.png", "a.png.json"),
+        ("a.PNG", None, "a.PNG"),
+        ("a.txt", None, "a.txt"),
+        ("a.docx", None, None),
+        ("json", None, None),
+    ],
+)
+def test_files_of_a_type_that_is_read_have_names_of_their_own(name, stem, with_script):
+    environ = {"BLOB_INPUT_FOLDER": "in"}
+    for has_script, expected in ((False, stem), (True, with_script)):
+        found = blob_paths(Settings.from_environ(environ), has_script=has_script)
+        named = found.documents(name)
+        assert (named and named.output) == (expected and f"{expected}_out.json")
+        assert (named and named.error) == (expected and f"{expected}_error.json")

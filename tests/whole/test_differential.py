@@ -2,7 +2,7 @@
 
 Both serve the same entry scripts and get the same table of requests. What differs in status line,
 headers or body must be explained by exactly one entry of DIFFERENCES, and every entry must explain
-something. `python -m tests.whole.test_differential --table` prints the entries for the README.
+something. `make docs-parts` writes the entries into docs/migrate-azureml.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import itertools
 import json
 import math
 import re
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -856,8 +855,3 @@ def test_no_difference_goes_unseen() -> None:
         (before, []),
     ):
         assert [found.what for found in differences(Exchange(case, before, after))] == expected
-
-
-if __name__ == "__main__":
-    assert sys.argv[1:] == ["--table"], "usage: python -m tests.whole.test_differential --table"
-    print(table())

@@ -214,6 +214,15 @@ def test_training_again_leaves_the_model_unless_forced(example: str, models: dic
     assert {path.name: path.stat().st_mtime_ns for path in models[example].iterdir()} == before
 
 
+def test_two_models_are_registered_once(tmp_path: Path):
+    """Unless that is forced: then the next versions."""
+    registry = tmp_path / "azureml-models"
+    assert "registered iris:2\nregistered wine:1\n" in train("two-models", registry)
+    assert "is up to date" in train("two-models", registry)
+    assert {path.name for path in (registry / "iris").iterdir()} == {"1", "2"}
+    assert "registered iris:3" in train("two-models", registry, "--force")
+
+
 def test_a_model_of_other_library_versions_is_trained_again(tmp_path: Path):
     train("diabetes", tmp_path)
     (tmp_path / "versions.json").write_text('{"scikit-learn": "0.1"}')

@@ -60,6 +60,7 @@ FRAMEWORKS = {
     "uvicorn": "standalone",
     "httptools": "standalone",
     "uvloop": "standalone",
+    "watchfiles": "standalone",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ...models.model import Model
@@ -46,7 +47,9 @@ def package(
         functions_enabled: for Azure Functions. Without it the package is for the standalone host,
             and neither ``trigger`` nor its options count.
         trigger: ``http``, ``blob`` or ``service_bus_queue``.
-        kwargs: the trigger's options, as the functions below have them; None is as none given.
+        kwargs: the trigger's options; None is as none given. Of ``http``: ``auth_level``,
+            anonymous, function or admin; of ``blob``: ``input_path`` and ``output_path``; of
+            ``service_bus_queue``: ``input_queue_name`` and ``output_queue_name``.
 
     Raises:
         WebserviceException: no such trigger, an option that it does not have, no environment, or
@@ -60,76 +63,15 @@ def package(
         wanted = replace(wanted, **options)
     else:
         wanted = specification_of(models, inference_config, STANDALONE)
-    return create_package(
-        workspace,
-        wanted,
-        inference_config.environment,
-        generate_dockerfile=generate_dockerfile,
-    )
+    environment = inference_config.environment
+    return create_package(workspace, wanted, environment, generate_dockerfile=generate_dockerfile)
 
 
-def package_http(
-    workspace: object,
-    models: Sequence[Model],
-    inference_config: InferenceConfig,
-    generate_dockerfile: bool = False,
-    auth_level: str | None = None,
-) -> ModelPackage:
-    """Package models behind an HTTP route; ``auth_level`` is anonymous, function or admin."""
-    return package(
-        workspace,
-        models,
-        inference_config,
-        generate_dockerfile=generate_dockerfile,
-        functions_enabled=True,
-        trigger=HTTP_TRIGGER,
-        auth_level=auth_level,
-    )
-
-
-def package_blob(
-    workspace: object,
-    models: Sequence[Model],
-    inference_config: InferenceConfig,
-    generate_dockerfile: bool = False,
-    input_path: str | None = None,
-    output_path: str | None = None,
-) -> ModelPackage:
-    """Package models for dropped blobs.
-
-    Without paths ``input/{blobname}.json`` and ``output/{blobname}_out.json``.
-    """
-    return package(
-        workspace,
-        models,
-        inference_config,
-        generate_dockerfile=generate_dockerfile,
-        functions_enabled=True,
-        trigger=BLOB_TRIGGER,
-        input_path=input_path,
-        output_path=output_path,
-    )
-
-
-def package_service_bus_queue(
-    workspace: object,
-    models: Sequence[Model],
-    inference_config: InferenceConfig,
-    generate_dockerfile: bool = False,
-    input_queue_name: str | None = None,
-    output_queue_name: str | None = None,
-) -> ModelPackage:
-    """Package models for the messages of a Service Bus queue, with a queue for the replies."""
-    return package(
-        workspace,
-        models,
-        inference_config,
-        generate_dockerfile=generate_dockerfile,
-        functions_enabled=True,
-        trigger=SERVICE_BUS_QUEUE_TRIGGER,
-        input_queue_name=input_queue_name,
-        output_queue_name=output_queue_name,
-    )
+package_http = partial(package, functions_enabled=True, trigger=HTTP_TRIGGER)
+package_blob = partial(package, functions_enabled=True, trigger=BLOB_TRIGGER)
+package_service_bus_queue = partial(
+    package, functions_enabled=True, trigger=SERVICE_BUS_QUEUE_TRIGGER
+)
 
 
 def _checked(trigger: str | None, given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

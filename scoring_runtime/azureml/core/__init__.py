@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import gone
+
 if TYPE_CHECKING:
     from .container_registry import ContainerRegistry
+    from .datastore import Datastore
     from .environment import Environment
+    from .image import ContainerImage, Image
     from .model import Model
     from .webservice import Webservice
     from .workspace import Workspace
@@ -15,16 +20,24 @@ if TYPE_CHECKING:
     VERSION: str
     __version__: str
 
-__all__ = ["VERSION", "ContainerRegistry", "Environment", "Model", "Webservice", "Workspace"]
+__all__ = [
+    "VERSION", "ContainerImage", "ContainerRegistry", "Datastore", "Environment", "Image", "Model",
+    "Webservice", "Workspace",
+]  # fmt: skip
 
 _HOMES = {
+    "ContainerImage": "image",
     "ContainerRegistry": "container_registry",
+    "Datastore": "datastore",
     "Environment": "environment",
+    "Image": "image",
     "Model": "model",
     "Webservice": "webservice",
     "Workspace": "workspace",
 }
 _MODULES = {*_HOMES.values(), "authentication", "conda_dependencies", "resource_configuration"}
+for _name in gone.MODULES:  # so that ``from …core.compute import`` finds them
+    gone.module(_name)
 
 
 def __getattr__(name: str) -> Any:
@@ -32,6 +45,8 @@ def __getattr__(name: str) -> Any:
         return import_module("...release", __name__).VERSION
     if name in _MODULES:
         return import_module(f".{name}", __name__)
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    if name in gone.MODULES:
+        return sys.modules[f"{__name__}.{name}"]
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return gone.find(name)

@@ -41,7 +41,8 @@ class CondaDependencies:
             structure = _read(Path(where))
             self.folder = Path(where).absolute().parent
         else:
-            where, structure = "", _default()
+            pip = [{"pip": [_DEFAULT_PIP_PACKAGE]}]
+            where, structure = "", {"name": "project_environment", "dependencies": pip}
         self._structure = _checked(structure, where)
 
     @classmethod
@@ -100,19 +101,17 @@ class CondaDependencies:
         return next((each[len("python") :].lstrip("=<>~! ") or None for each in found), None)
 
     def get_python_version(self) -> str | None:
-        """The same as ``python_version``."""
+        """The same."""
         return self.python_version
 
     # --- changing it ------------------------------------------------------------------------------
 
     def add_channel(self, channel: str) -> None:
-        """Look in this channel too; nothing changes if it is there."""
-        channels = self._structure.setdefault("channels", [])
-        if channel not in channels:
-            channels.append(channel)
+        """Look in this channel too."""
+        self.remove_channel(channel)
+        self._structure["channels"].append(channel)
 
     def remove_channel(self, channel: str) -> None:
-        """Nothing changes if it is not there."""
         self._structure["channels"] = [each for each in self.conda_channels if each != channel]
 
     def add_conda_package(self, conda_package: str) -> None:
@@ -120,7 +119,7 @@ class CondaDependencies:
         self._replace_conda(_name(conda_package), conda_package)
 
     def remove_conda_package(self, conda_package: str) -> None:
-        """Remove the package of this name; nothing changes if it is not there."""
+        """Remove the package of this name, if it is there."""
         self._replace_conda(_name(conda_package), None)
 
     def add_pip_package(self, pip_package: str) -> None:
@@ -128,7 +127,7 @@ class CondaDependencies:
         self._replace_pip(_name(pip_package), pip_package)
 
     def remove_pip_package(self, pip_package: str) -> None:
-        """Remove the package of this name; nothing changes if it is not there."""
+        """Remove the package of this name, if it is there."""
         self._replace_pip(_name(pip_package), None)
 
     def set_pip_option(self, pip_option: str) -> None:
@@ -147,7 +146,6 @@ class CondaDependencies:
         self.set_pip_option(f"--index-url {index_url.split()[-1]}")
 
     def set_python_version(self, version: str) -> None:
-        """Such as ``3.11``."""
         self._replace_conda("python", None)
         self._structure["dependencies"].insert(0, f"python={version}")
 
@@ -165,7 +163,7 @@ class CondaDependencies:
         return text
 
     def save(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Write the file; in a folder, the working folder without one, by its usual name."""
+        """Write the file; in a folder by its usual name."""
         place = Path(path or ".")
         if place.is_dir():
             place /= CONDA_FILE_NAME
@@ -200,13 +198,6 @@ class CondaDependencies:
     def _set_pip(self, lines: list[str]) -> None:
         section = [{"pip": lines}] if lines else []
         self._structure["dependencies"] = [*self._conda(), *section]
-
-
-def _default() -> dict[str, Any]:
-    return {
-        "name": "project_environment",
-        "dependencies": [{"pip": [_DEFAULT_PIP_PACKAGE]}],
-    }
 
 
 def _name(package: str) -> str:

@@ -12,16 +12,35 @@ import venv
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ...models.model import folder_of
 from ...packaging import specification
 from ...packaging.specification import FUNCTIONS, STANDALONE
-from ..exceptions import UserErrorException, WebserviceException, as_webservice_exceptions
+from ..exceptions import (
+    UserErrorException,
+    WebserviceException,
+    as_webservice_exceptions,
+    refusing,
+)
 from .conda_dependencies import CONDA_FILE_NAME, CondaDependencies
 from .container_registry import ContainerRegistry
 
 ENVIRONMENT_FILE_NAME = "azureml_environment.json"
+# What the names of curated environments say is in them → packages.
+_CURATED = {
+    f"^azureml-.*{sign}": packages
+    for sign, packages in {
+        "xgboost": ("xgboost", "scikit-learn", "pandas"),
+        "lightgbm": ("lightgbm", "scikit-learn", "pandas"),
+        "onnx": ("onnxruntime", "numpy"),
+        "torch|acpt": ("torch", "numpy"),
+        "tensorflow": ("tensorflow", "numpy"),
+        "mlflow": ("mlflow", "scikit-learn", "pandas"),
+        "sklearn|scikit-learn|tutorial|automl": ("scikit-learn", "joblib", "pandas"),
+        "minimal|inference": (),
+    }.items()
+}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
@@ -36,12 +55,7 @@ class PythonSection:
     base_conda_environment: str | None = None
 
     def packages(self, where: str) -> specification.Environment:
-        """What an image has to hold; ``where`` is what messages call the environment.
-
-        Raises:
-            UserErrorException: the conda file cannot be read.
-            WebserviceException: something in the dependencies cannot be used.
-        """
+        """What an image has to hold; ``where`` is what messages call the environment."""
         from ...packaging.environment.conda import from_conda_document
 
         if self.user_managed_dependencies:
@@ -53,7 +67,6 @@ class PythonSection:
             return from_conda_document(dependencies.as_dict(), where, folder=dependencies.folder)
 
     def document(self) -> dict[str, Any]:
-        """As the old file held it."""
         return {
             "userManagedDependencies": self.user_managed_dependencies,
             "interpreterPath": self.interpreter_path,
@@ -63,7 +76,6 @@ class PythonSection:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> PythonSection:
-        """The section that such a document describes."""
         structure = document.get("condaDependencies")
         return cls(
             CondaDependencies(_underlying_structure=structure),
@@ -95,7 +107,7 @@ class DockerSection:
         return replace(packages, base_image=f"{address}/{image}" if address else image)
 
     def document(self) -> dict[str, Any]:
-        """As the old file held it, without the password."""
+        """Without the password."""
         registry = self.base_image_registry
         return {
             "enabled": self.enabled,
@@ -106,7 +118,6 @@ class DockerSection:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> DockerSection:
-        """The section that such a document describes."""
         registry = document.get("baseImageRegistry") or {}
         return cls(
             bool(document.get("enabled")),
@@ -138,11 +149,7 @@ class Environment:
 
     @staticmethod
     def from_conda_specification(name: str, file_path: str | os.PathLike[str]) -> Environment:
-        """With what is in a conda environment file.
-
-        Raises:
-            UserErrorException: it cannot be read, or is none.
-        """
+        """With what is in a conda environment file; UserErrorException if it is none."""
         made = Environment(name)
         made.python.conda_dependencies = CondaDependencies(file_path)
         return made
@@ -151,11 +158,7 @@ class Environment:
     def from_pip_requirements(
         name: str, file_path: str | os.PathLike[str], pip_version: str | None = None
     ) -> Environment:
-        """With what is in a requirements file.
-
-        Raises:
-            UserErrorException: it cannot be read.
-        """
+        """With what is in a requirements file; UserErrorException if it cannot be read."""
         made = Environment(name)
         lines = _requirement_lines(Path(file_path))
         dependencies = CondaDependencies(_underlying_structure={"dependencies": [{"pip": lines}]})
@@ -171,11 +174,7 @@ class Environment:
         conda_specification: str | os.PathLike[str] | None = None,
         pip_requirements: str | os.PathLike[str] | None = None,
     ) -> Environment:
-        """With a base image, and with a conda or a requirements file.
-
-        Raises:
-            UserErrorException: the file cannot be read.
-        """
+        """With a base image, and with a conda or a requirements file."""
         if conda_specification is not None:
             made = Environment.from_conda_specification(name, conda_specification)
         elif pip_requirements is not None:
@@ -186,18 +185,13 @@ class Environment:
         made.docker.base_image_registry = container_registry or ContainerRegistry()
         return made
 
-    @staticmethod
-    def from_existing_conda_environment(name: str, conda_environment_name: str) -> NoReturn:
-        """Not here.
-
-        Raises:
-            UserErrorException: always; it says what to do instead.
-        """
-        raise UserErrorException(
-            f"The conda environment {conda_environment_name} is not read here: export it with "
-            f"'conda env export -n {conda_environment_name} --from-history' into a file and take "
-            "Environment.from_conda_specification."
+    from_existing_conda_environment = staticmethod(
+        refusing(
+            "A conda environment is not read here: export it with 'conda env export -n NAME "
+            "--from-history' into a file and take Environment.from_conda_specification.",
+            UserErrorException,
         )
+    )
 
     def clone(self, new_name: str) -> Environment:
         """The same under another name, without a version."""
@@ -229,6 +223,10 @@ class Environment:
     ) -> Environment:
         """A version from the workspace, the highest unless one is named.
 
+        For a name of those that Microsoft curates, such as ``AzureML-sklearn-0.24-…``, that is not
+        in the workspace: an environment with the packages that its name speaks of, in the versions
+        of today.
+
         Raises:
             UserErrorException: there is none; the message lists what there is.
         """
@@ -236,13 +234,19 @@ class Environment:
         wanted = [each for each in there if version is None or each.name == str(version)]
         if wanted:
             return Environment.load_from_directory(wanted[-1])
+        curated = next((p for sign, p in _CURATED.items() if re.search(sign, name.lower())), None)
+        if not there and curated is not None:
+            made = Environment(name)
+            made.python.conda_dependencies = CondaDependencies.create(
+                pip_packages=["azureml-defaults", *curated]
+            )
+            return made
         number = f" version {version}" if version is not None else ""
         names = ", ".join(Environment.list(workspace)) or "none"
         has = f"It has version {', '.join(each.name for each in there)}." if there else ""
         raise UserErrorException(
             f"There is no environment {name}{number} in the workspace. "
-            f"{has or f'Registered are: {names}.'} Make one and register it: environments that "
-            "Microsoft curates are not here."
+            f"{has or f'Registered are: {names}.'} Make one and register it."
         )
 
     @staticmethod
@@ -303,11 +307,7 @@ class Environment:
     # --- what the packager makes of it ------------------------------------------------------------
 
     def packages(self, target: str) -> specification.Environment:
-        """What an image for ``target`` has to hold.
-
-        Raises:
-            WebserviceException: it has a Dockerfile of its own, or packages that cannot be used.
-        """
+        """What an image for ``target`` has to hold."""
         if self.docker.base_dockerfile is not None:
             raise WebserviceException(
                 f"The environment {self.name} has a base_dockerfile, which is not taken: package "
@@ -319,11 +319,7 @@ class Environment:
         return self.docker.added_to(replace(made, variables={**made.variables, **own}), target)
 
     def build_local(
-        self,
-        workspace: object,
-        platform: str | None = None,
-        useDocker: bool = False,
-        **unused: Any,
+        self, workspace: object, platform: str | None = None, useDocker: bool = False, **unused: Any
     ) -> Path:
         """Make a virtual environment of this Python with the packages; its folder.
 
@@ -337,16 +333,10 @@ class Environment:
         folder = kept_in(workspace, "environments") / ".local" / self.name
         return _made(folder, self.packages(STANDALONE))
 
-    def build(self, workspace: object, image_build_compute: object = None) -> NoReturn:
-        """Not here.
-
-        Raises:
-            WebserviceException: always; it says what to do instead.
-        """
-        raise WebserviceException(
-            "An environment alone is not built into an image here: package a model with it, with "
-            "Model.package or azureml.contrib.functions.package."
-        )
+    build = refusing(
+        "An environment alone is not built into an image here: package a model with it, with "
+        "Model.package or azureml.contrib.functions.package."
+    )
 
     def __repr__(self) -> str:
         return f"Environment(name={self.name!r}, version={self.version!r})"
@@ -380,37 +370,27 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _made(folder: Path, packages: specification.Environment) -> Path:
-    """A virtual environment of this Python with the packages, in place of one that is there."""
     venv.create(folder, clear=True)
-    if packages.requirements:
-        requirements = folder / "requirements.txt"
-        lines = (*packages.options, *packages.requirements)
-        requirements.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        _install(folder, requirements)
-    return folder
-
-
-def _install(folder: Path, requirements: Path) -> None:
-    """With the pip of this Python, which installs for another (pip 22.3 and newer)."""
+    requirements = folder / "requirements.txt"
+    lines = (*packages.options, *packages.requirements)
+    requirements.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    # The pip of this Python, which installs for another (pip 22.3 and newer).
     pip = [sys.executable, "-m", "pip", "--python", str(folder), "--disable-pip-version-check"]
     command = [*pip, "install", "-r", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        lines = tuple(done.stderr.strip().splitlines()) or ("it said nothing",)
         raise WebserviceException(
             f"The packages of {requirements} cannot be installed: {lines[-1]}"
         )
+    return folder
 
 
 # --- in a workspace -------------------------------------------------------------------------------
 
 
 def kept_in(workspace: object, kind: str) -> Path:
-    """Where a workspace keeps its ``environments``, or its ``packages``; no packager takes it.
-
-    Raises:
-        WebserviceException: the workspace is not a folder.
-    """
+    """Where a workspace keeps its ``environments``, or its ``packages``; no packager takes it."""
     with as_webservice_exceptions():
         return folder_of(workspace).absolute() / ".azureml" / kind
 

@@ -57,12 +57,9 @@ class InferenceConfig:
         self.enable_gpu, self.cuda_version = enable_gpu, cuda_version
         self.base_image, self.base_image_registry = base_image, base_image_registry
         self.environment = environment
-        self._refuse_both()
-
-    def _refuse_both(self) -> None:
         replaced = ("conda_file", "extra_docker_file_steps", "base_image")
         given = [name for name in replaced if getattr(self, name) is not None]
-        if self.environment is not None and given:
+        if environment is not None and given:
             raise WebserviceException(
                 f"An InferenceConfig has an environment or {' and '.join(given)}, not both: put "
                 "into the Environment what belongs to it."
@@ -79,11 +76,7 @@ class InferenceConfig:
         return self._below_source(self.entry_script) if self.entry_script else None
 
     def packages(self, target: str) -> specification.Environment:
-        """What the image for ``target`` has to hold.
-
-        Raises:
-            WebserviceException: a file cannot be read, or the environment cannot be made here.
-        """
+        """What the image for ``target`` has to hold."""
         with as_webservice_exceptions():
             if self.environment is not None:
                 return self.environment.packages(target)
@@ -97,11 +90,7 @@ class InferenceConfig:
             made = from_conda(self._below_source(self.conda_file))
         registry = self.base_image_registry or ContainerRegistry()
         docker = DockerSection(base_image=self.base_image, base_image_registry=registry)
-        made = docker.added_to(made, target)
-        return replace(made, notes=(*made.notes, *self._left_out()))
-
-    def _left_out(self) -> list[str]:
-        notes = []
+        made, notes = docker.added_to(made, target), []
         if self.extra_docker_file_steps:
             notes.append(
                 f"The Docker steps in {self.extra_docker_file_steps} were left out: add them to "
@@ -109,7 +98,7 @@ class InferenceConfig:
             )
         if self.enable_gpu:
             notes.append("Nothing for a GPU was added: name a base image that has it.")
-        return notes
+        return replace(made, notes=(*made.notes, *notes))
 
     def _below_source(self, path: str) -> Path:
         return (self.source_path or Path.cwd()) / path
@@ -140,11 +129,7 @@ def specification_of(
 
 
 def check_has_environment(inference_config: InferenceConfig | None) -> None:
-    """As the old packages checked it.
-
-    Raises:
-        WebserviceException: it has none.
-    """
+    """Raise WebserviceException if it has none, as the old packages did."""
     if inference_config is None or inference_config.environment is None:
         raise WebserviceException(
             "Error, model packaging requires an InferenceConfig containing an Environment object."

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ...models import model
 from ...packaging.specification import STANDALONE
-from ..exceptions import WebserviceException, as_webservice_exceptions
+from ..exceptions import as_webservice_exceptions, refusing
 from .inference_config import InferenceConfig, specification_of
 from .model_package import ModelPackage, create_package
 
 if TYPE_CHECKING:
-    from .webservice import Webservice
+    from .webservice import LocalWebservice
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -84,38 +84,13 @@ class Model(model.Model):
         )
 
     @staticmethod
-    def deploy(
-        workspace: object,
-        name: str,
-        models: Sequence[model.Model],
-        inference_config: InferenceConfig | None = None,
-        deployment_config: Any = None,
-        deployment_target: object = None,
-        overwrite: bool = False,
-        show_output: bool = False,
-    ) -> Webservice:
+    def deploy(*args: Any, **kwargs: Any) -> LocalWebservice:
         """Start a service on this machine; see :func:`.webservice.deploy`."""
         from .webservice import deploy
 
-        return deploy(
-            workspace,
-            name,
-            models,
-            inference_config=inference_config,
-            deployment_config=deployment_config,
-            deployment_target=deployment_target,
-            overwrite=overwrite,
-            show_output=show_output,
-        )
+        return deploy(*args, **kwargs)
 
-    @staticmethod
-    def profile(*args: Any, **kwargs: Any) -> NoReturn:
-        """Not here.
-
-        Raises:
-            WebserviceException: always; it says what to do instead.
-        """
-        raise WebserviceException(
-            "A model is not profiled here: package it with generate_dockerfile=True, run the "
-            "container with the limits you have in mind and send it requests."
-        )
+    profile = refusing(
+        "A model is not profiled here: package it with generate_dockerfile=True, run the "
+        "container with the limits you have in mind and send it requests."
+    )

@@ -75,7 +75,7 @@ class ModelPackage:
         """Wait until it is made; with ``show_output`` print the log as it comes.
 
         Raises:
-            WebserviceException: it cannot be made; the message says what was wrong.
+            WebserviceException: it cannot be made.
         """
         shown, running = 0, True
         while running:
@@ -134,7 +134,7 @@ class ModelPackage:
             ) from error
 
     def get_container_registry(self) -> ContainerRegistry:
-        """An empty one: the image and its base come from no registry of the workspace's."""
+        """An empty one: nothing comes from a registry of the workspace's."""
         return ContainerRegistry()
 
     def serialize(self) -> dict[str, str | None]:
@@ -195,16 +195,16 @@ def create_package(
     folder = _new_folder(kept_in(workspace, "packages"), label)
 
     def create(say: Say) -> str:
+        from ...packaging.image import build
+
         context = _make_context(specification, folder, say)
-        if builder is None:
-            _say_what_next(context, tag, say)
-            return str(context.path)
-        try:
-            _build(context, tag, builder, say)
-        finally:
-            shutil.rmtree(context.path, ignore_errors=True)
+        if builder is not None:
+            try:
+                build(context.path, context.target, tag, builder=builder, output=say)
+            finally:
+                shutil.rmtree(context.path, ignore_errors=True)
         _say_what_next(context, tag, say)
-        return tag
+        return str(context.path) if builder is None else tag
 
     return ModelPackage(
         workspace,
@@ -250,12 +250,6 @@ def _builder() -> Builder:
         raise WebserviceException(
             f"{error} With generate_dockerfile=True the folder is made that an image is built from."
         ) from error
-
-
-def _build(context: Context, tag: str, builder: Builder, say: Say) -> None:
-    from ...packaging.image import build
-
-    build(context.path, context.target, tag, builder=builder, output=say)
 
 
 def _say_what_next(context: Context, tag: str, say: Say) -> None:

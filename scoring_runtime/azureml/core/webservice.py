@@ -12,26 +12,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from ...local_services.record import Record
 from ...local_services.service import FAILED, HEALTHY, Answer, check_absent, find, listing
 from ...local_services.service import deploy as deploy_locally
 from ...models import model
 from ...packaging.specification import STANDALONE, Specification
-from ..exceptions import WebserviceException, as_webservice_exceptions
+from ..exceptions import WebserviceException, as_webservice_exceptions, refusing
+from .image import ContainerImage
 from .inference_config import InferenceConfig, specification_of
-
-__all__ = [
-    "AciWebservice",
-    "AksWebservice",
-    "LocalWebservice",
-    "LocalWebserviceDeploymentConfiguration",
-    "Webservice",
-    "WebserviceDeploymentConfiguration",
-    "deploy",
-]
-
 
 _DELETED = "Deleted"
 Models = Sequence[model.Model]
@@ -59,12 +49,10 @@ class LocalWebserviceDeploymentConfiguration(WebserviceDeploymentConfiguration):
 
     def validate_configuration(self) -> None:
         """Raise WebserviceException unless the port can be one."""
-        port: object = self.port
-        is_number = isinstance(port, int) and not isinstance(port, bool)
-        if port is not None and not (is_number and 1 <= int(str(port)) <= 65535):
+        if self.port is not None and (type(self.port) is not int or not 1 <= self.port <= 65535):
             raise WebserviceException(
                 f"Invalid configuration, port must be an integer from 1 to 65535, or None for a "
-                f"free one; it is {port!r}."
+                f"free one; it is {self.port!r}."
             )
 
 
@@ -164,10 +152,7 @@ class Webservice:
         """Nothing: ``state`` always asks."""
 
     def wait_for_deployment(self, show_output: bool = False) -> None:
-        """Wait until it is Healthy.
-
-        Args:
-            show_output: print the lines of its log as they come.
+        """Wait until it is Healthy, printing its log as it comes with ``show_output``.
 
         Raises:
             WebserviceException: it has failed; the text ends with the cause.
@@ -225,8 +210,13 @@ class Webservice:
         deployment_config: WebserviceDeploymentConfiguration | None = None,
         wait: bool = False,
         inference_config: InferenceConfig | None = None,
+        enable_app_insights: bool | None = None,
+        **unused: object,
     ) -> None:
         """Start it anew with other models, another script or port; None leaves what there is.
+
+        ``enable_app_insights`` sets AML_APP_INSIGHTS_ENABLED; other options of services in the
+        cloud are taken and change nothing.
 
         Raises:
             WebserviceException: as :func:`deploy`: the service goes on as it was; or, with
@@ -237,11 +227,43 @@ class Webservice:
         wanted = None
         if models is not None or inference_config is not None:
             wanted = _changed(self._record.specification, models, inference_config)
+        if enable_app_insights is not None:
+            wanted = _with_insights(wanted or self._record.specification, enable_app_insights)
         port = getattr(deployment_config, "port", None)
+        if unused and wanted is None and port is None:
+            return
         with as_webservice_exceptions():
             self._service.restart(wanted, port)
         if wait:
             self.wait_for_deployment()
+
+    def create_version(
+        self,
+        version_name: str,
+        inference_config: InferenceConfig | None = None,
+        models: Models | None = None,
+        **unused: object,
+    ) -> LocalWebservice:
+        """Serve a version of it, beside it: the service ``NAME-VERSION`` on a port of its own.
+
+        What is None is as in this service; no traffic is divided here.
+
+        Raises:
+            WebserviceException: as :func:`deploy`.
+        """
+        wanted = _changed(self._record.specification, models, inference_config)
+        return _deployed(self.workspace, f"{self.name}-{version_name}", wanted)
+
+    def update_version(
+        self,
+        version_name: str,
+        inference_config: InferenceConfig | None = None,
+        models: Models | None = None,
+        **unused: object,
+    ) -> None:
+        """Start a version anew, as :meth:`update` does."""
+        version = LocalWebservice(self.workspace, f"{self.name}-{version_name}")
+        version.update(models, inference_config=inference_config)
 
     def delete(
         self, delete_cache: bool = True, delete_image: bool = False, delete_volume: bool = True
@@ -268,16 +290,8 @@ class Webservice:
         properties: object = None,
         image_digest: str | None = None,
     ) -> builtins.list[LocalWebservice]:
-        """Its services by name, whatever their state.
-
-        Args:
-            workspace: a Workspace, or its folder.
-            compute_type: only ``Local`` ones are there.
-            image_name: with it, ``image_id``, ``image_digest``, ``tags`` or ``properties`` none is
-                found, for local services have none of these.
-            model_name: only those with a model of this name.
-            model_id: only those with this ``name:version``.
-        """
+        """Its services by name, whatever their state, or those with a model of this name or
+        ``name:version``; of the other filters local services fit no value but ``Local``."""
         if any((image_name, image_id, image_digest, tags, properties)):
             return []
         if compute_type is not None and compute_type.lower() != "local":
@@ -287,6 +301,22 @@ class Webservice:
         there = (each.record for each in listing(root))
         named = (each.name for each in there if _has_model(each, model_name, model_id))
         return [LocalWebservice(workspace, name) for name in named]
+
+    @staticmethod
+    def deploy_from_model(
+        *args: Any, image_config: InferenceConfig | None = None, **kwargs: Any
+    ) -> LocalWebservice:
+        """As :func:`deploy`, with what ``ContainerImage.image_configuration`` gives."""
+        if image_config is not None:
+            kwargs["inference_config"] = image_config
+        return deploy(*args, **kwargs)
+
+    @staticmethod
+    def deploy_from_image(
+        workspace: object, name: str, image: ContainerImage, *args: Any, **kwargs: Any
+    ) -> LocalWebservice:
+        """As :func:`deploy`, with the models and the script of the image."""
+        return deploy(workspace, name, image.models, image.inference_config, *args, **kwargs)
 
     @staticmethod
     def check_for_existing_webservice(
@@ -302,16 +332,9 @@ class Webservice:
 
 
 class LocalWebservice(Webservice):
-    """A model served on this machine.
+    """A model served on this machine."""
 
-    Raises:
-        WebserviceException: there is no service of this name; the message lists those there are.
-    """
-
-    @staticmethod
-    def deploy_configuration(port: int | None = None) -> LocalWebserviceDeploymentConfiguration:
-        """On which port; None is a free one."""
-        return LocalWebserviceDeploymentConfiguration(port)
+    deploy_configuration = LocalWebserviceDeploymentConfiguration
 
     @staticmethod
     def list(  # type: ignore[override]  # the old classes differ in the same way
@@ -324,39 +347,28 @@ class LocalWebservice(Webservice):
         found = Webservice.list(workspace, model_name=model_name, model_id=model_id)
         return [each for each in found if all or each.state != FAILED]
 
-    def get_keys(self) -> NoReturn:
-        """Not here: there are no keys (``auth_enabled`` is False)."""
-        raise NotImplementedError("Local web services do not support auth keys.")
-
-    def get_token(self) -> NoReturn:
-        """Not here: there are no tokens (``token_auth_enabled`` is False)."""
-        raise NotImplementedError("Local web services do not support token authentication.")
-
-    def regen_key(self, key: str) -> NoReturn:
-        """Not here: there are no keys."""
-        raise NotImplementedError("Local web services do not support auth keys.")
-
-    def deploy_to_cloud(self, *args: object, **kwargs: object) -> NoReturn:
-        """Not here; the WebserviceException says what to do instead."""
-        raise WebserviceException(f"Nothing is deployed to a cloud here: {_ONLY_LOCAL}")
+    # Nobody is asked for one: ``auth_enabled`` is False.
+    get_keys = refusing("Local web services do not support auth keys.", NotImplementedError)
+    regen_key = get_keys
+    get_token = refusing(
+        "Local web services do not support token authentication.", NotImplementedError
+    )
+    deploy_to_cloud = refusing(f"Nothing is deployed to a cloud here: {_ONLY_LOCAL}")
 
 
 class AciWebservice(Webservice):
     """Container Instances: not from here."""
 
-    @staticmethod
-    def deploy_configuration(*args: object, **kwargs: object) -> NoReturn:
-        """Always raises WebserviceException, which says what to do instead."""
-        raise WebserviceException(f"Container Instances are not deployed from here: {_ONLY_LOCAL}")
+    deploy_configuration = refusing(f"Container Instances are not deployed here: {_ONLY_LOCAL}")
 
 
 class AksWebservice(Webservice):
-    """Kubernetes: not from here."""
+    """Kubernetes, as is ``AksEndpoint``: not from here."""
 
-    @staticmethod
-    def deploy_configuration(*args: object, **kwargs: object) -> NoReturn:
-        """Always raises WebserviceException, which says what to do instead."""
-        raise WebserviceException(f"Kubernetes is not deployed to from here: {_ONLY_LOCAL}")
+    deploy_configuration = refusing(f"Kubernetes is not deployed to here: {_ONLY_LOCAL}")
+
+
+AksEndpoint = AksWebservice
 
 
 def deploy(
@@ -388,15 +400,29 @@ def deploy(
             environment cannot be packaged.
     """
     wanted = _specification(models, inference_config, deployment_config, deployment_target)
-    with as_webservice_exceptions():
-        root = model.folder_of(workspace).absolute()
-        port = getattr(deployment_config, "port", None)
-        service = deploy_locally(root, name, wanted, port=port, overwrite=overwrite)
-    deployed = LocalWebservice(workspace, name)
-    deployed._service = service
+    port = getattr(deployment_config, "port", None)
+    deployed = _deployed(workspace, name, wanted, port=port, overwrite=overwrite)
     if show_output:
         print(f"{name}: {', '.join(each.id for each in models)} at {deployed.scoring_uri}")
     return deployed
+
+
+def _deployed(
+    workspace: object, name: str, wanted: Specification, **options: Any
+) -> LocalWebservice:
+    with as_webservice_exceptions():
+        root = model.folder_of(workspace).absolute()
+        service = deploy_locally(root, name, wanted, **options)
+    deployed = LocalWebservice(workspace, name)
+    deployed._service = service
+    return deployed
+
+
+def _with_insights(before: Specification, enabled: bool) -> Specification:
+    variables = {
+        **before.environment.variables, "AML_APP_INSIGHTS_ENABLED": str(enabled).lower()
+    }  # fmt: skip
+    return replace(before, environment=replace(before.environment, variables=variables))
 
 
 def _finished(outcome: str, shown: bool) -> None:
@@ -413,12 +439,6 @@ def _specification(
     deployment_config: object,
     deployment_target: object,
 ) -> Specification:
-    """What is served.
-
-    Raises:
-        WebserviceException: something was passed that is for something else, there is nothing to
-            serve, or model, script or environment cannot be packaged.
-    """
     _check(None, inference_config, deployment_config)
     if deployment_target is not None:
         raise WebserviceException(
@@ -436,7 +456,8 @@ def _specification(
 def _changed(
     before: Specification, models: Models | None, inference_config: InferenceConfig | None
 ) -> Specification:
-    """What was served ``before``, with other models, another script, or both."""
+    if models is None and inference_config is None:
+        return before
     wanted = specification_of(models or (), inference_config, STANDALONE)
     if models is None:
         return replace(wanted, models=before.models)
@@ -462,7 +483,6 @@ def _check(image_config: object, inference_config: object, deployment_config: ob
 
 
 def _has_model(record: Record, model_name: str | None, model_id: str | None) -> bool:
-    """Whether the service has a model of this name and of this ``name:version``; None is any."""
     models = record.specification.models
     names = {each.name for each in models}
     ids = {f"{each.name}:{each.version}" for each in models}
@@ -473,11 +493,7 @@ def _has_model(record: Record, model_name: str | None, model_id: str | None) -> 
 
 
 def _body_of(value: Any) -> bytes:
-    """Text, bytes or an open file as they are; anything else as JSON.
-
-    Raises:
-        WebserviceException: it has no JSON form.
-    """
+    """Text, bytes or an open file as they are; anything else as JSON."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     if hasattr(value, "read"):
@@ -494,11 +510,7 @@ def _body_of(value: Any) -> bytes:
 
 
 def _result_of(answer: Answer) -> Any:
-    """The JSON of an answer; one of another content type as text or bytes.
-
-    Raises:
-        WebserviceException: its status is not 200; the text has status, headers and body.
-    """
+    """The JSON of an answer; one of another content type as text or bytes."""
     if answer.status != 200:
         raise WebserviceException(
             "Received bad response from service. More information can be found by calling "

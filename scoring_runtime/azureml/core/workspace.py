@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ..exceptions import UserErrorException, WorkspaceException
 
 if TYPE_CHECKING:
     from ...models.model import Model
+    from .datastore import Datastore
     from .environment import Environment
     from .webservice import Webservice
 
@@ -64,12 +65,8 @@ class Workspace:
         _logger: object = None,
         _file_name: str | None = None,
     ) -> Workspace:
-        """The workspace of a project.
-
-        Args:
-            path: the file, or the folder to begin at; the working folder without it. From there
-                upwards the first file counts.
-            auth: for nothing.
+        """The workspace of a project: the file at ``path``, or the first one from that folder, or
+        the working folder, upwards.
 
         Raises:
             UserErrorException: there is no such file, or it names no workspace.
@@ -83,10 +80,11 @@ class Workspace:
                 'one with {"folder": "<the models\' folder>"}, or with subscription_id, '
                 "resource_group and workspace_name."
             )
-        return cls._from_document(_document(found), _project(found), found)
+        return cls._from(found)
 
     @classmethod
-    def _from_document(cls, document: Mapping[str, str], project: Path, where: Path) -> Workspace:
+    def _from(cls, where: Path) -> Workspace:
+        document, project = _document(where), _project(where)
         if not document.get("folder") and not document.get("workspace_name"):
             raise UserErrorException(
                 f'{where} names no workspace: expected is {{"folder": "…"}}, or subscription_id, '
@@ -105,11 +103,7 @@ class Workspace:
         resource_group: str | None = None,
         **unused: object,
     ) -> Workspace:
-        """The workspace of this name in the working folder.
-
-        Raises:
-            WorkspaceException: there is none.
-        """
+        """The workspace of this name in the working folder; WorkspaceException if none is."""
         workspace = cls(subscription_id or "", resource_group or "", name)
         if not workspace.folder.is_dir():
             raise WorkspaceException(
@@ -154,7 +148,8 @@ class Workspace:
     ) -> None:
         """Write ``.azureml/config.json`` in ``path``, or in the working folder."""
         project = Path(os.path.abspath(path or "."))
-        document = dict(zip(_OLD_KEYS, self._old_values(), strict=True))
+        values = (self.subscription_id, self.resource_group, self.name)
+        document = dict(zip(_OLD_KEYS, values, strict=True))
         if self.folder != _folder(project, self.name, None):
             document["folder"] = str(self.folder)
         place = project / _CONFIG_FOLDERS[0] / (file_name or _CONFIG_NAME)
@@ -163,13 +158,12 @@ class Workspace:
 
     def get_details(self) -> dict[str, Any]:
         """What is known of it: its names and its folder."""
-        subscription_id, resource_group, name = self._old_values()
         return {
             "id": str(self.folder),
-            "name": name,
+            "name": self.name,
             "location": self.location,
-            "subscriptionId": subscription_id,
-            "resourceGroup": resource_group,
+            "subscriptionId": self.subscription_id,
+            "resourceGroup": self.resource_group,
             "folder": str(self.folder),
         }
 
@@ -194,8 +188,33 @@ class Workspace:
 
         return {each.name: each for each in Webservice.list(self)}
 
-    def _old_values(self) -> tuple[str, str, str]:
-        return self.subscription_id, self.resource_group, self.name
+    @property
+    def datastores(self) -> dict[str, Datastore]:
+        """The only datastore, a folder of the workspace, by its name."""
+        store = self.get_default_datastore()
+        return {store.name: store}
+
+    def get_default_datastore(self) -> Datastore:
+        """The only one."""
+        from .datastore import Datastore
+
+        return Datastore(self)
+
+    def get_mlflow_tracking_uri(self) -> str:
+        """Where MLflow keeps its runs: a database in the workspace's folder."""
+        place = self.folder.absolute() / ".azureml" / "mlflow.db"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{place}"
+
+    @property
+    def experiments(self) -> dict[str, Any]:
+        """None: MLflow keeps those of programs that log to :meth:`get_mlflow_tracking_uri`."""
+        return {}
+
+    @property
+    def compute_targets(self) -> dict[str, Any]:
+        """None: there are no clusters here."""
+        return {}
 
     def __repr__(self) -> str:
         return f"Workspace(name={self.name!r}, folder={str(self.folder)!r})"

@@ -9,32 +9,27 @@ left out, with a note. The forms of a dependency are those of conda's match spec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...errors import PackagingError
 from ..specification import Environment
-from .files import check_no_credentials, fields, parse_yaml, read_text, shown, variables
+from .files import check_no_credentials, mapping, parse_yaml, read_text, shown, variables
 from .names import PIP_NAMES, canonical, is_python
 from .pip import Found, entry_text, environment_of, read_line, read_lines
 
 PYTHONS = ("3.11", "3.12", "3.13")
 """Versions of Python that the runtime works with; images are there for each."""
 
+_KEYS = ("name", "channels", "dependencies", "variables", "prefix")
 _FORM = re.compile(
-    r"(?:(?P<channel>\S+)::)?(?P<name>[A-Za-z0-9_][\w.-]*)(?P<rest>[\s=<>!~*|,\d.\[].*)?", re.ASCII
+    r"(?:\S+::)?(?P<name>[A-Za-z0-9_][\w.-]*)(?P<rest>[\s=<>!~*|,\d.\[].*)?", re.ASCII
 )
-_BRACKETS = re.compile(r"\[(?P<inner>[^\]]*)\]")
-_VERSION_KEY = re.compile(r"\bversion\s*=\s*(?P<quote>['\"]?)(?P<version>[^'\"\]]+)(?P=quote)")
+_BRACKETS = re.compile(r"\[(?:[^\]]*\bversion\s*=\s*(['\"]?)(?P<version>[^'\"\]]+)\1)?[^\]]*\]")
 _OPERATOR = re.compile(r"(?P<operator>===|==|~=|!=|>=|<=|>|<|=)?\s*(?P<version>[^\s=<>!~]+)")
 # The build of a package for no Python is a hash alone; others name the Python they are for.
 _BUILD_WITHOUT_PYTHON = re.compile(r"h[0-9a-f]{7}_\d+")
-_CONDA_KEYS = ("name", "channels", "dependencies", "variables", "prefix")
-_USUAL_CHANNELS = {
-    *("anaconda", "bioconda", "conda-forge", "defaults", "main", "msys2", "nodefaults"),
-    *("nvidia", "pkgs/main", "pytorch", "r"),
-}
 
 
 def from_conda(path: Path) -> Environment:
@@ -49,127 +44,74 @@ def from_conda(path: Path) -> Environment:
 
 
 def from_conda_document(document: object, where: str, *, folder: Path = Path()) -> Environment:
-    """The environment in a parsed conda document.
+    """The environment in a parsed conda document, which messages call ``where``.
 
-    Args:
-        where: what messages call it.
-        folder: files that its pip requirements name are looked for here.
+    Files that its pip requirements name are looked for in ``folder``. Its channels are not used:
+    packages come from the index that pip is set to.
 
     Raises:
         PackagingError: something in it cannot be used; the message names the entry.
     """
-    found, left_out, python = Found(), list[str](), ""
-    if isinstance(document, dict) and "dependencies" in document:  # conda passes over the others
-        unknown = [each for each in document if each not in _CONDA_KEYS]
-        found.notes += [f"{where}: the key {shown(each)} is not used." for each in unknown]
-        document = {key: each for key, each in document.items() if key in _CONDA_KEYS}
-    content = fields(document, _CONDA_KEYS, where)
+    found, left_out, python = Found(), set[str](), ""
+    content = mapping(document, where)
+    unknown = [key for key in content if key not in _KEYS]
+    if unknown and "dependencies" not in content:  # beside those conda passes over them
+        raise PackagingError(
+            f"{where} has the unknown key {shown(unknown[0])}; known are {', '.join(_KEYS)}."
+        )
     for number, entry in enumerate(_listed(content.get("dependencies"), f"{where}: dependencies")):
         place = f"{where}: dependencies[{number}]"
         if isinstance(entry, dict):
-            _read_pip(entry, place, folder, found)
+            _read_pip(entry, f"{place}.pip", folder, found)
             continue
         python = _read_dependency(entry_text(entry, place), place, found, left_out) or python
-    found.notes += _not_python(left_out) + _of_channels(content.get("channels"), where)
-    return environment_of(
-        found, python=python, variables=variables(content.get("variables"), f"{where}: variables")
-    )
+    if left_out:
+        found.notes.append(
+            f"Left out, for they are no Python packages: {', '.join(sorted(left_out))}. What the "
+            "model needs of them has to be in the base image: name one with --base-image."
+        )
+    said = variables(content.get("variables"), f"{where}: variables")
+    return environment_of(found, python=python, variables=said)
 
 
 def _listed(value: object, where: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
+    if value is not None and not isinstance(value, list):
         raise PackagingError(f"{where} is {shown(value)}; a list is expected.")
-    return value
-
-
-def _read_dependency(text: str, where: str, found: Found, left_out: list[str]) -> str:
-    """Read one dependency into ``found`` or ``left_out``; the Python to take, if it is that."""
-    check_no_credentials(text, where)
-    conda, name, specifier = dependency(text, where)
-    if conda == "python":
-        version, note = python_version(specifier)
-        found.notes += [note] if note else []
-        return version
-    if conda == "pip":
-        found.notes += [f"pip{specifier} is left out: the image has its own."] if specifier else []
-    elif not name:
-        left_out.append(conda)
-    else:
-        read_line(f"{name}{specifier}", where, Path(), found)
-    return ""
+    return value or []
 
 
 def _read_pip(entry: Mapping[Any, Any], where: str, folder: Path, found: Found) -> None:
-    lines = fields(entry, ("pip",), where)["pip"] if entry else None
-    for number, line in enumerate(_listed(lines, f"{where}.pip")):
-        place = f"{where}.pip[{number}]"
-        read_lines(line, place, folder, found)
+    for number, line in enumerate(_listed(entry.get("pip"), where)):
+        read_lines(line, f"{where}[{number}]", folder, found)
 
 
-def _not_python(names: Iterable[str]) -> list[str]:
-    if not names:
-        return []
-    return [
-        f"Left out, for they are no Python packages: {', '.join(sorted(set(names)))}. What the "
-        "model needs of them has to be in the base image: name one with --base-image."
-    ]
-
-
-def _of_channels(value: object, where: str) -> list[str]:
-    place = f"{where}: channels"
-    channels = [entry_text(each, place) for each in _listed(value, place)]
-    if all(each.lower() in _USUAL_CHANNELS for each in channels):
-        return []
-    return [
-        f"The channels of {where} are not used: packages come from the index that pip is set to."
-    ]
-
-
-# --- one dependency -------------------------------------------------------------------------------
-
-
-class Dependency(NamedTuple):
-    """A dependency: its name in PyPI and pip's version specifiers.
-
-    ``name`` is empty if it is no Python package; ``conda`` is its name in conda.
-    """
-
-    conda: str
-    name: str
-    specifier: str
-
-
-def dependency(text: str, where: str) -> Dependency:
-    """One entry of ``dependencies``.
+def _read_dependency(text: str, where: str, found: Found, left_out: set[str]) -> str:
+    """Read one dependency into ``found`` or ``left_out``; the Python to take, if it is that.
 
     Raises:
         PackagingError: it is no match specification, or one that pip has no words for.
     """
-    plain = re.sub(r"(^|\s)#.*$", "", text).strip()
-    found = _FORM.fullmatch(plain)
-    if found is None or not plain.isprintable():
+    check_no_credentials(text, where)
+    form = _FORM.fullmatch(re.sub(r"(^|\s)#.*$", "", text).strip())
+    if form is None or not text.isprintable():
         raise PackagingError(
             f"{where}: {shown(text)} is no conda dependency, such as scikit-learn=1.3."
         )
-    conda, rest = found["name"].lower(), _unbracketed((found["rest"] or "").strip())
-    version, build = _version_and_build(rest)
+    conda, rest = form["name"].lower(), (form["rest"] or "").strip()
+    version, build = _version_and_build(_BRACKETS.sub(lambda each: each["version"] or "", rest))
     name = canonical(conda)
     if not is_python(name) or (name != "python" and _BUILD_WITHOUT_PYTHON.fullmatch(build)):
-        return Dependency(conda, "", "")
+        left_out.add(conda)
+        return ""
     specifier = _specifier(version, exact=bool(build))
     _check(specifier, text, where)
-    return Dependency(conda, PIP_NAMES.get(name, conda), specifier)
-
-
-def _unbracketed(rest: str) -> str:
-    """``[version='>=1.0', build=…]`` as what it says of the version; else the text itself."""
-    brackets = _BRACKETS.search(rest)
-    if brackets is None:
-        return rest
-    version = _VERSION_KEY.search(brackets["inner"])
-    return version["version"] if version else rest[: brackets.start()]
+    if conda == "python":
+        python, note = python_version(specifier)
+        found.notes += [note] if note else []
+        return python
+    if conda != "pip":  # the image has its own
+        read_line(f"{PIP_NAMES.get(name, conda)}{specifier}", where, Path(), found)
+    return ""
 
 
 def _version_and_build(rest: str) -> tuple[str, str]:

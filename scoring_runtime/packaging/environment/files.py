@@ -10,9 +10,7 @@ from typing import Any
 from ...errors import PackagingError
 from ...settings.secrets import is_secret
 
-LARGEST_BYTES = 10 << 20
-"""No file that describes an environment is larger."""
-
+_LARGEST_BYTES = 10 << 20
 INSTALL = 'pip install "scoring-runtime[package]"'
 
 _USER = re.compile(r"(?P<scheme>[\w.+-]*)://(?P<user>[^/@\s]+)@")
@@ -34,18 +32,13 @@ def read_text(path: Path) -> str:
                 f"{path} is no file." if path.exists() else f"{path} does not exist."
             )
         with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise PackagingError(f"{path} cannot be read: {why}.") from error
-    if len(content) > LARGEST_BYTES:
+            content = file.read(_LARGEST_BYTES + 1)
+    except OSError as error:
+        raise PackagingError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(content) > _LARGEST_BYTES:
         raise PackagingError(
-            f"{path} is larger than {LARGEST_BYTES >> 20} MB; no description of an environment is."
+            f"{path} is larger than {_LARGEST_BYTES >> 20} MB; no description of an environment is."
         )
-    return _decoded(path, content)
-
-
-def _decoded(path: Path, content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise PackagingError(
             f"{path} is in UTF-16, as PowerShell's > writes it: save it in UTF-8 "
@@ -60,22 +53,16 @@ def _decoded(path: Path, content: bytes) -> str:
 
 def logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines with the numbers they begin at: joined at a final backslash, without comments."""
-    start, parts = 1, list[str]()
-    for number, line in enumerate(text.splitlines(), 1):
-        if not parts:
-            start = number
+    start, kept = 1, ""
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        start = start if kept else number
         if line.endswith("\\") and not line.lstrip().startswith("#"):
-            parts.append(line[:-1])
+            kept += line[:-1]
             continue
-        yield from _logical(start, [*parts, line])
-        parts = []
-    yield from _logical(start, parts)
-
-
-def _logical(start: int, parts: list[str]) -> Iterator[tuple[int, str]]:
-    line = re.sub(r"(^|\s)#.*$", "", "".join(parts)).replace("\t", " ").strip()
-    if line:
-        yield start, line
+        whole = re.sub(r"(^|\s)#.*$", "", kept + line).replace("\t", " ").strip()
+        kept = ""
+        if whole:
+            yield start, whole
 
 
 def parse_yaml(text: str, where: str) -> object:
@@ -132,21 +119,14 @@ def check_no_credentials(line: str, where: str) -> None:
         )
 
 
-def fields(value: object, known: tuple[str, ...], where: str) -> Mapping[str, Any]:
-    """The fields of an object or mapping, none of which is unknown.
+def mapping(value: object, where: str) -> Mapping[str, Any]:
+    """The value, which messages call ``where``.
 
     Raises:
-        PackagingError: it is no mapping, or has a key that is not known; the message lists those.
+        PackagingError: it is no mapping.
     """
     if not isinstance(value, dict):
-        raise PackagingError(
-            f"{where} is {shown(value)}; an object with these keys is expected: {', '.join(known)}."
-        )
-    for key in value:
-        if key not in known:
-            raise PackagingError(
-                f"{where} has the unknown key {shown(key)}; known are {', '.join(known)}."
-            )
+        raise PackagingError(f"{where} is {shown(value)}; an object with keys is expected.")
     return value
 
 
@@ -156,11 +136,8 @@ def variables(value: object, where: str) -> dict[str, str]:
     Raises:
         PackagingError: it is no mapping of names to texts or numbers, or one is a secret.
     """
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise PackagingError(f"{where} is {shown(value)}; names with their values are expected.")
-    return {str(name): _variable(str(name), each, where) for name, each in value.items()}
+    said = {} if value is None else mapping(value, where)
+    return {str(name): _variable(str(name), each, where) for name, each in said.items()}
 
 
 def _variable(name: str, value: object, where: str) -> str:

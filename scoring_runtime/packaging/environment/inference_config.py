@@ -2,8 +2,9 @@
 
 Its keys and their meaning are those of "Inference configuration schema" in
 https://learn.microsoft.com/azure/machine-learning/v1/reference-azure-machine-learning-cli, both
-with an ``environment`` and in the older form with ``runtime`` and ``condaFile``. Followed are also
-the YAML files of a deployment and of an environment of the new one
+with an ``environment`` and in the older form with ``condaFile``; a key that has no meaning here is
+passed over, with a note if it says something. Followed are also the YAML files of a deployment and
+of an environment of the new command line
 (https://learn.microsoft.com/azure/machine-learning/reference-yaml-deployment-managed-online).
 """
 
@@ -11,62 +12,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import PackagingError
 from ..specification import Environment
 from .conda import from_conda, from_conda_document
-from .files import fields, parse_yaml, read_text, shown, variables
+from .files import mapping, parse_yaml, read_text, shown, variables
 from .pip import merged
 
-_STEPS = ("extraDockerfileSteps", "extraDockerFileSteps")
-_OLDER = (
-    "runtime",
-    "condaFile",
-    *_STEPS,
-    "enableGpu",
-    "baseImage",
-    "baseImageRegistry",
-    "schemaFile",
-    "dependencies",
-    "cudaVersion",
-)
-_KEYS = ("entryScript", "sourceDirectory", "environment", "description", *_OLDER)
-_ENVIRONMENT_KEYS = (
-    "name",
-    "version",
-    "environmentVariables",
-    "python",
-    "docker",
-    "inferencingStackVersion",
-    "spark",
-    "databricks",
-    "r",
-    "assetId",
-    "platform",
-)
-_PYTHON_KEYS = (
-    "condaDependencies",
-    "condaDependenciesFile",
-    "userManagedDependencies",
-    "baseCondaEnvironment",
-    "interpreterPath",
-)
-_DOCKER_KEYS = (
-    "baseImage",
-    "baseImageRegistry",
-    "baseDockerfile",
-    "arguments",
-    "enabled",
-    "gpuSupport",
-    "sharedVolumes",
-    "shmSize",
-    "buildContext",
-    "platform",
-)
+_KEYS = ("entryScript", "sourceDirectory", "environment", "description")
+_OLDER_KEYS = (*_KEYS, "runtime", "condaFile", "baseImage")
+_ENVIRONMENT_KEYS = ("name", "version", "environmentVariables", "python", "docker")
+_PYTHON_KEYS = ("condaDependencies", "condaDependenciesFile", "interpreterPath")
+_DOCKER_KEYS = ("baseImage", "enabled", "sharedVolumes", "platform")
 # Keys by which a document of the new command line is told, and what it is.
 _NEW = {
     "code_configuration": "deployment",
@@ -77,34 +38,9 @@ _NEW = {
     "image": "environment",
     "$schema": "document",
 }
-_RUNTIMES = ("python", "slim", "spark-py")
 _RETIRED_IMAGE = re.compile(
     r"(?i)(mcr\.microsoft\.com/azureml(/|:|$)|viennaglobal\.azurecr\.io/).*"
 )
-_NO_STEPS = (
-    "is not used: build an image with those steps and name it with --base-image or baseImage."
-)
-_NO_GPU = "name a base image that has CUDA with --base-image."
-# What was of use on the old service alone: key → why it is no more.
-_UNUSED = {
-    "docker.arguments": "is not used: give them to docker run.",
-    "docker.baseDockerfile": _NO_STEPS,
-    "docker.buildContext": _NO_STEPS,
-    "docker.gpuSupport": f"is not used: {_NO_GPU}",
-    "python.baseCondaEnvironment": "is not used: images have no conda.",
-    "inferencingStackVersion": "is not used: this runtime takes the place of that stack.",
-    "spark": "is not used: name pyspark among the packages, and a base image that has Java.",
-    "databricks": "is not used.",
-    "r": "is not used: images have Python only.",
-    "extraDockerfileSteps": _NO_STEPS,
-    "extraDockerFileSteps": _NO_STEPS,
-    "enableGpu": f"is not used: {_NO_GPU}",
-    "cudaVersion": f"is not used: {_NO_GPU}",
-    "schemaFile": "is not used: schemas come from the decorators of the entry script.",
-    "dependencies": "is not used: put those files into the source directory.",
-    "baseImageRegistry": "is not used: sign in with docker login before the image is built.",
-    "docker.baseImageRegistry": "is not used: sign in with docker login before the image is built.",
-}
 
 
 @dataclass(frozen=True)
@@ -117,19 +53,19 @@ class InferenceConfiguration:
 
 
 def read(path: Path) -> InferenceConfiguration:
-    """The configuration in a JSON file, or a YAML one by its suffix ``.yml`` or ``.yaml``.
+    """The configuration in a JSON file, or a YAML one by its suffix.
 
     ``sourceDirectory`` is meant beside the file, or where this process runs if the entry script is
     only there; the conda file is looked for in it first. So is ``code`` of a deployment.
 
     Raises:
-        PackagingError: it cannot be read, has an unknown key or a wrong value, or names a file
-            that is not there; the message names the file and the key.
+        PackagingError: it cannot be read, has a wrong value, or names a file that is not there; the
+            message names the file and the key.
     """
     document = _document(path)
     if kind := _new(document):
         return _of_deployment(document, kind, path)
-    content = fields(document, _KEYS, str(path))
+    content = mapping(document, str(path))
     source = _source_dir(content.get("sourceDirectory"), content.get("entryScript"), path)
     folders = tuple(dict.fromkeys([*([source] if source else []), path.parent, Path()]))
     script = _file(content.get("entryScript"), f"{path}: entryScript", folders)
@@ -148,10 +84,10 @@ def packages(path: Path) -> Environment:
     """
     document = _document(path) if path.suffix.lower() in (".yml", ".yaml") else None
     kind = _new(document)
-    if kind in ("", "environment"):
-        return (
-            environment(_old_form(document), str(path), path.parent) if kind else from_conda(path)
-        )
+    if not kind:
+        return from_conda(path)
+    if kind == "environment":
+        return environment(_old_form(document), str(path), path.parent)
     raise PackagingError(
         f"{path} is the {kind} of Azure ML's command line, version 2: name a deployment with "
         "--inference-config, and the conda file of its environment here."
@@ -162,20 +98,19 @@ def environment(document: object, where: str, folder: Path = Path()) -> Environm
     """The section ``environment``, or ``azureml_environment.json``, parsed.
 
     Raises:
-        PackagingError: an unknown key, a wrong value or a file that is not there.
+        PackagingError: a wrong value or a file that is not there.
     """
-    content = fields(document, _ENVIRONMENT_KEYS, where)
-    docker = _section(content, "docker", _DOCKER_KEYS, where)
-    python = _section(content, "python", _PYTHON_KEYS, where)
-    base = _base_image(docker.get("baseImage"), f"{where}.docker.baseImage")
+    content = mapping(document, where)
+    docker = mapping(content.get("docker") or {}, f"{where}.docker")
+    python = mapping(content.get("python") or {}, f"{where}.python")
     own = Environment(
         variables=variables(content.get("environmentVariables"), f"{where}.environmentVariables"),
         notes=(
-            *_unused(content, "", where),
-            *_unused(docker, "docker.", where),
-            *_unused(python, "python.", where),
+            *_unused(content, _ENVIRONMENT_KEYS, f"{where}."),
+            *_unused(docker, _DOCKER_KEYS, f"{where}.docker."),
         ),
     )
+    base = _base_image(docker.get("baseImage"), f"{where}.docker.baseImage")
     return merged(base, _packages(python, f"{where}.python", (folder,)), own)
 
 
@@ -192,12 +127,8 @@ def _document(path: Path) -> object:
         raise PackagingError(
             f"{path}, line {error.lineno}, column {error.colno} is not JSON: {error.msg}."
         ) from error
-    except RecursionError as error:
-        raise PackagingError(f"{path} is not JSON that can be read: nested too deeply.") from error
-    except ValueError as error:
-        raise PackagingError(
-            f"{path} is not JSON that can be read: {shown(str(error))}."
-        ) from error
+    except (RecursionError, ValueError) as error:
+        raise PackagingError(f"{path} is not JSON that can be read: {error}.") from error
 
 
 def _source_dir(value: object, script: object, path: Path) -> Path | None:
@@ -225,13 +156,6 @@ def _text(value: object, where: str) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise PackagingError(f"{where} is {shown(value)}; a text that is not empty is expected.")
     return value
-
-
-def _section(
-    content: Mapping[str, Any], key: str, known: tuple[str, ...], where: str
-) -> Mapping[str, Any]:
-    value = content.get(key)
-    return {} if value is None else fields(value, known, f"{where}.{key}")
 
 
 # --- of the new command line ----------------------------------------------------------------------
@@ -271,88 +195,59 @@ def _old_form(document: Any) -> dict[str, Any]:
     said = document if isinstance(document, dict) else {}
     conda, image = said.get("conda_file"), said.get("image")
     key = "condaDependencies" if isinstance(conda, dict) else "condaDependenciesFile"
-    docker = {"baseImage": image, "buildContext": said.get("build")}
-    return {"python": {key: conda}, "docker": docker}
+    return {"python": {key: conda}, "docker": {"baseImage": image, "build": said.get("build")}}
 
 
 # --- the environment ------------------------------------------------------------------------------
 
 
 def _environment(content: Mapping[str, Any], where: str, folders: tuple[Path, ...]) -> Environment:
-    value = content.get("environment")
-    if value is None:
-        return _older(content, where, folders)
-    found = environment(value, f"{where}: environment", folders[0])
-    ignored = [key for key in _OLDER if content.get(key)]
-    if not ignored:
-        return found
-    note = f"{where}: {', '.join(ignored)} is not used, for there is an environment."
-    return replace(found, notes=(*found.notes, note))
-
-
-def _older(content: Mapping[str, Any], where: str, folders: tuple[Path, ...]) -> Environment:
-    notes = [*_unused(content, "", f"{where}: "), *_of_runtime(content.get("runtime"), where)]
+    value, conda = content.get("environment"), content.get("condaFile")
+    if value is not None:
+        notes = _unused(content, _KEYS, f"{where}: ")
+        found = environment(value, f"{where}: environment", folders[0])
+        return merged(found, Environment(notes=tuple(notes)))
     base = _base_image(content.get("baseImage"), f"{where}: baseImage")
-    conda = content.get("condaFile")
-    packages = Environment()
-    if conda is not None:
-        packages = from_conda(_file(conda, f"{where}: condaFile", folders))
-    return merged(base, packages, Environment(notes=tuple(notes)))
-
-
-def _of_runtime(value: object, where: str) -> Iterator[str]:
-    if value is not None and value not in _RUNTIMES:
-        raise PackagingError(
-            f"{where}: runtime is {shown(value)}; one of {', '.join(_RUNTIMES)} is expected."
-        )
-    if value == "spark-py":
-        yield f"{where}: runtime {value} {_UNUSED['spark']}"
+    named = from_conda(_file(conda, f"{where}: condaFile", folders)) if conda else Environment()
+    notes = _unused(content, _OLDER_KEYS, f"{where}: ")
+    return merged(base, named, Environment(notes=tuple(notes)))
 
 
 def _packages(python: Mapping[str, Any], where: str, folders: tuple[Path, ...]) -> Environment:
-    if _flag(python.get("userManagedDependencies"), f"{where}.userManagedDependencies"):
+    if python.get("userManagedDependencies"):
         note = (
             f"{where}.userManagedDependencies is true: no package of it is installed, they have "
             "to be in the base image."
         )
         return Environment(notes=(note,))
     document, file = python.get("condaDependencies"), python.get("condaDependenciesFile")
+    found = Environment(notes=tuple(_unused(python, _PYTHON_KEYS, f"{where}.")))
     if document is not None:
-        return from_conda_document(document, f"{where}.condaDependencies", folder=folders[0])
+        place = f"{where}.condaDependencies"
+        return merged(found, from_conda_document(document, place, folder=folders[0]))
     if file is not None:
-        return from_conda(_file(file, f"{where}.condaDependenciesFile", folders))
-    return Environment()
-
-
-def _flag(value: object, where: str) -> bool:
-    if value is not None and not isinstance(value, bool):
-        raise PackagingError(f"{where} is {shown(value)}; true or false is expected.")
-    return bool(value)
+        return merged(found, from_conda(_file(file, f"{where}.condaDependenciesFile", folders)))
+    return found
 
 
 def _base_image(value: object, where: str) -> Environment:
-    if value is None or value == "":
+    if not value:
         return Environment()
-    if not isinstance(value, str):
-        raise PackagingError(
-            f"{where} is {shown(value)}; an image such as registry/name:tag is expected."
-        )
-    if _RETIRED_IMAGE.fullmatch(value):
-        note = f"{where}: the image {value} of the retired service is not used."
+    name = _text(value, where)
+    if _RETIRED_IMAGE.fullmatch(name):
+        note = f"{where}: the image {name} of the retired service is not used."
         return Environment(notes=(note,))
-    return Environment(base_image=value)
+    return Environment(base_image=name)
 
 
-def _unused(content: Mapping[str, Any], prefix: str, where: str) -> Iterator[str]:
+def _unused(content: Mapping[str, Any], known: Collection[str], where: str) -> Iterator[str]:
     for key, value in content.items():
-        why = _UNUSED.get(prefix + key)
-        if why and _says_something(value):
-            dot = "" if where.endswith(": ") else "."
-            yield f"{where}{dot}{prefix}{key} {why}"
+        if key not in known and _says_something(value):
+            yield f"{where}{key} is not used here."
 
 
 def _says_something(value: object) -> bool:
     """Whether a value is not empty: null, false, and objects in which everything is empty, are."""
     if isinstance(value, dict):
-        return any(_says_something(each) for each in value.values() if each is not True)
+        return any(map(_says_something, value.values()))
     return bool(value)

@@ -6,13 +6,14 @@ runtime takes the place of is left out, and a note says so.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ...errors import PackagingError
@@ -31,21 +32,9 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _Each = TypeVar("_Each")
-_KEPT = {
-    "-i": "--index-url",
-    "--index-url": "--index-url",
-    "--pypi-url": "--index-url",
-    "--extra-index-url": "--extra-index-url",
-    "-f": "--find-links",
-    "--find-links": "--find-links",
-    "--no-binary": "--no-binary",
-    "--only-binary": "--only-binary",
-    "--trusted-host": "--trusted-host",
-}
-_FLAGS = ("--pre", "--prefer-binary")
-_FILES = {"-r": "-r", "--requirement": "-r", "-c": "-c", "--constraint": "-c"}
-_EDITABLE = ("-e", "--editable")
-_KNOWN = (*dict.fromkeys(_KEPT.values()), *_FLAGS, "-r", "-c")
+_VALUES = ("--index-url", "--extra-index-url", "--find-links", "--no-binary", "--only-binary")
+_KEPT = (*_VALUES, "--trusted-host", "--pre", "--prefer-binary")
+_SHORT = {"--index-url": ("-i", "--pypi-url"), "--find-links": ("-f",)}
 _ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip", ".tar")
 _WHEEL = re.compile(r"(?P<path>.+\.whl)\s*(?P<extras>\[[^\]]*\])?\s*(?:;\s*(?P<marker>.*))?")
 _PLATFORM = re.compile(r"any|(many|musl)?linux.*")
@@ -60,7 +49,7 @@ def from_requirements(path: Path) -> Environment:
             the line.
     """
     found = Found()
-    read_file(path, found)
+    _read_file(path, found)
     return environment_of(found)
 
 
@@ -72,8 +61,7 @@ def from_packages(lines: Iterable[str]) -> Environment:
     """
     found = Found()
     for number, line in enumerate(lines, 1):
-        place = f"package {number}"
-        read_lines(line, place, Path(), found)
+        read_lines(line, f"package {number}", Path(), found)
     return environment_of(found)
 
 
@@ -96,23 +84,19 @@ def merged(*environments: Environment) -> Environment:
             wheels=_unique(one.wheels, each.wheels),
             notes=_unique(one.notes, each.notes),
         )
-    _check_wheels(one.wheels)
-    return one
-
-
-def _unique(first: Iterable[_Each], second: Iterable[_Each]) -> tuple[_Each, ...]:
-    return tuple(dict.fromkeys([*first, *second]))
-
-
-def _check_wheels(wheels: Iterable[Path]) -> None:
     seen: dict[str, Path] = {}
-    for path in wheels:
+    for path in one.wheels:
         other = seen.setdefault(path.name, path)
         if other.resolve() != path.resolve():
             raise PackagingError(
                 f"{other} and {path} are two wheels of one name, of which a package holds one: "
                 "name only one of them."
             )
+    return one
+
+
+def _unique(first: Iterable[_Each], second: Iterable[_Each]) -> tuple[_Each, ...]:
+    return tuple(dict.fromkeys([*first, *second]))
 
 
 # --- lines ----------------------------------------------------------------------------------------
@@ -131,20 +115,15 @@ class Found:
     hashes: bool = False
 
 
-def read_file(
-    path: Path, found: Found, parents: tuple[Path, ...] = (), *, flag: str = "-r"
+def _read_file(
+    path: Path, found: Found, parents: tuple[Path, ...] = (), *, constraints: bool = False
 ) -> None:
-    """Read a requirements file, or with ``flag`` ``-c`` one of constraints, into ``found``.
-
-    Raises:
-        PackagingError: it cannot be read or a line cannot be used; the message names both.
-    """
     text, real = read_text(path), path.resolve()
     if real in parents:
         raise PackagingError(f"{path} includes itself.")
     for number, line in logical_lines(text):
         where = f"{path}, line {number}"
-        read_line(line, where, path.parent, found, parents=(*parents, real), flag=flag)
+        read_line(line, where, path.parent, found, (*parents, real), constraints=constraints)
 
 
 def read_line(
@@ -152,9 +131,9 @@ def read_line(
     where: str,
     folder: Path,
     found: Found,
-    *,
     parents: tuple[Path, ...] = (),
-    flag: str = "-r",
+    *,
+    constraints: bool = False,
 ) -> None:
     """Read one line into ``found``; files it names are looked for in ``folder``.
 
@@ -167,9 +146,8 @@ def read_line(
     if line.startswith("-"):
         _read_options(line, where, folder, found, parents)
         return
-    text = _without_options(line, where, found)
-    name, requirement = _requirement(text, where, folder, found)
-    if flag == "-c":
+    name, requirement = _requirement(_without_hashes(line, where, found), where, folder, found)
+    if constraints:
         found.constraints.append((name, requirement))
     elif name in RETIRED:
         found.retired.add(name)
@@ -203,86 +181,83 @@ def entry_text(value: object, where: str) -> str:
 # --- options --------------------------------------------------------------------------------------
 
 
+class _Options(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _options() -> _Options:
+    parser = _Options(add_help=False, allow_abbrev=False)
+    for name in _KEPT:
+        action = "store_true" if name in ("--pre", "--prefer-binary") else "append"
+        parser.add_argument(name, *_SHORT.get(name, ()), action=action)
+    parser.add_argument("-r", "--requirement", action="append", default=[])
+    parser.add_argument("-c", "--constraint", action="append", default=[])
+    parser.add_argument("-e", "--editable", action="append", default=[])
+    parser.add_argument("--require-hashes", action="store_true")
+    return parser
+
+
 def _read_options(
     line: str, where: str, folder: Path, found: Found, parents: tuple[Path, ...]
 ) -> None:
-    words = _words(line, where)
-    while words:
-        name, _, value = words.pop(0).partition("=")
-        if not name.startswith("--") and len(name) > 2:
-            name, value = name[:2], name[2:] + (f"={value}" if value else "")
-        if name in (*_KEPT, *_FILES, *_EDITABLE) and not value:
-            value = words.pop(0) if words else ""
-        if name in _FILES:
-            file = _included(name, value, where, folder)
-            read_file(file, found, parents, flag=_FILES[name])
-        elif name in _EDITABLE and "://" in value:
-            read_line(value, where, folder, found)
-        else:
-            found.options += _option(name, value, where, found)
-
-
-def _words(line: str, where: str) -> list[str]:
     try:
-        return shlex.split(line)
+        said = _options().parse_args(shlex.split(line))
     except ValueError as error:
-        raise PackagingError(f"{where}: {shown(line)} has a quote that does not end.") from error
+        raise PackagingError(
+            f"{where}: {shown(line)} cannot be used here: {error}. Known are {', '.join(_KEPT)}, "
+            "-r and -c."
+        ) from error
+    for value in said.editable:
+        if "://" not in value:
+            raise PackagingError(
+                f"{where}: -e {shown(value)} installs from a folder, which an image has not: "
+                f"{_BUILD_A_WHEEL}."
+            )
+        read_line(value, where, folder, found)
+    for value in said.requirement:
+        _read_file(_included("-r", value, where, folder), found, parents)
+    for value in said.constraint:
+        _read_file(_included("-c", value, where, folder), found, parents, constraints=True)
+    found.hashes |= said.require_hashes
+    for name in _KEPT:
+        value = getattr(said, name[2:].replace("-", "_"))
+        found.options += [name] if value is True else _kept(name, value or (), where)
 
 
-def _included(name: str, value: str, where: str, folder: Path) -> Path:
-    if not value:
-        raise PackagingError(f"{where}: {name} needs the name of a file.")
+def _included(flag: str, value: str, where: str, folder: Path) -> Path:
     if "://" in value:
         raise PackagingError(
-            f"{where}: {name} names the address {shown(value)}; download it and name the file."
+            f"{where}: {flag} names the address {shown(value)}; download it and name the file."
         )
-    path = folder / value
-    if not path.is_file():
-        raise PackagingError(f"{where}: {name} names {path}, which is not there.")
-    return path
+    if not (folder / value).is_file():
+        raise PackagingError(f"{where}: {flag} names {folder / value}, which is not there.")
+    return folder / value
 
 
-def _option(name: str, value: str, where: str, found: Found) -> list[str]:
-    if name in _FLAGS:
-        return [name]
-    if name == "--require-hashes":
-        found.hashes = True
-        return []
-    if name in _EDITABLE:
-        raise PackagingError(
-            f"{where}: {name} {shown(value)} installs from a folder, which an image has not: "
-            f"{_BUILD_A_WHEEL}."
-        )
-    if name not in _KEPT:
-        raise PackagingError(
-            f"{where}: the option {shown(name)} cannot be used here; known are {', '.join(_KNOWN)}."
-        )
-    return [_kept(_KEPT[name], value, where)]
-
-
-def _kept(name: str, value: str, where: str) -> str:
-    if not value or " " in value:
-        raise PackagingError(f"{where}: {name} needs one value, not {shown(value)}.")
-    if name.endswith(("-url", "-links")) and not value.startswith(("http://", "https://")):
-        raise PackagingError(
-            f"{where}: {name} is {shown(value)}; an address that begins with https:// or http:// "
-            "is expected, for an image sees no folder of this machine. Name wheels one by one."
-        )
-    return f"{name} {value}"
+def _kept(name: str, values: Iterable[str], where: str) -> Iterator[str]:
+    for value in values:
+        if not value or " " in value:
+            raise PackagingError(f"{where}: {name} needs one value, not {shown(value)}.")
+        if name.endswith(("-url", "-links")) and not value.startswith(("http://", "https://")):
+            raise PackagingError(
+                f"{where}: {name} is {shown(value)}; an address that begins with https:// or "
+                "http:// is expected, for an image sees no folder of this machine. Name wheels one "
+                "by one."
+            )
+        yield f"{name} {value}"
 
 
 # --- requirements ---------------------------------------------------------------------------------
 
 
-def _without_options(line: str, where: str, found: Found) -> str:
-    """The line without its ``--hash`` options."""
+def _without_hashes(line: str, where: str, found: Found) -> str:
     text, *options = re.split(r"\s+(?=--?[A-Za-z])", line)
     for option in options:
-        name = re.split(r"[=\s]", option)[0]
-        if name != "--hash":
+        if not re.match(r"--hash[=\s]", option):
             raise PackagingError(
-                f"{where}: the option {shown(name)} of a requirement cannot be used here; known is "
-                "--hash."
+                f"{where}: the option {shown(option)} of a requirement cannot be used here; known "
+                "is --hash."
             )
         found.hashes = True
     return text.strip()
@@ -297,16 +272,32 @@ def _requirement(text: str, where: str, folder: Path, found: Found) -> tuple[str
             path = Path(local["path"])
         return _wheel(path, local["extras"] or "", local["marker"] or "", where, found)
     if _is_local(text, folder):
-        raise PackagingError(
-            f"{where}: {shown(text)} is a folder or a source archive: {_BUILD_A_WHEEL}."
-        )
+        raise _no_folder(text, where)
     parsed = _parsed(_named(text, where), where)
-    url = parsed.url or ""
-    if url.startswith("file:"):
-        return _file_url(parsed, where, found)
-    if url:
-        _check_url(url, where, found)
+    scheme, _, rest = (parsed.url or "").partition("://")
+    if scheme == "file":
+        path = Path(unquote(rest))
+        if path.suffix != ".whl":
+            raise _no_folder(parsed.url, where)
+        extras = f"[{','.join(sorted(parsed.extras))}]" if parsed.extras else ""
+        return _wheel(path, extras, str(parsed.marker or ""), where, found)
+    if scheme.startswith("git+"):
+        found.notes.append(
+            f"{shown(parsed.url)} is fetched with git, which the usual base images do not have: "
+            f"name one that has it with --base-image, or {_BUILD_A_WHEEL}."
+        )
+    elif scheme not in ("", "http", "https"):
+        raise PackagingError(
+            f"{where}: the address {shown(parsed.url)} begins with neither https:// nor "
+            "git+https://."
+        )
     return canonical(parsed.name), str(parsed)
+
+
+def _no_folder(text: str | None, where: str) -> PackagingError:
+    return PackagingError(
+        f"{where}: {shown(text)} is a folder or a source archive: {_BUILD_A_WHEEL}."
+    )
 
 
 def _is_local(text: str, folder: Path) -> bool:
@@ -344,40 +335,11 @@ def _parsed(text: str, where: str) -> Requirement:
     try:
         return Requirement(text)
     except InvalidRequirement as error:
+        said = without_credentials(str(error).partition("\n")[0]).rstrip(".")
+        conda = " (pip writes == where conda writes =)" if re.search(r"\w=\w", text) else ""
         raise PackagingError(
-            f"{where}: {shown(text)} is no requirement of pip: {_said(text, error)}."
+            f"{where}: {shown(text)} is no requirement of pip: {said}{conda}."
         ) from error
-
-
-def _said(text: str, error: Exception) -> str:
-    """What ``packaging`` says of it, or of conda's single ``=`` what pip's form is."""
-    conda = re.fullmatch(r"([\w.-]+)\s*=\s*([\w.*]+)", text)
-    if conda:
-        return f"it has one =, as conda writes it; pip writes {conda[1]}=={conda[2]}"
-    return without_credentials(str(error).partition("\n")[0]).rstrip(".")
-
-
-def _check_url(url: str, where: str, found: Found) -> None:
-    scheme = url.partition("://")[0]
-    if scheme.startswith("git+"):
-        found.notes.append(
-            f"{shown(url)} is fetched with git, which the usual base images do not have: name one "
-            f"that has it with --base-image, or {_BUILD_A_WHEEL}."
-        )
-    elif scheme not in ("http", "https"):
-        raise PackagingError(
-            f"{where}: the address {shown(url)} begins with neither https:// nor git+https://."
-        )
-
-
-def _file_url(parsed: Requirement, where: str, found: Found) -> tuple[str, str]:
-    path = Path(unquote(urlsplit(parsed.url or "").path))
-    if path.suffix != ".whl":
-        raise PackagingError(
-            f"{where}: {shown(parsed.url)} is a folder or a source archive: {_BUILD_A_WHEEL}."
-        )
-    extras = f"[{','.join(sorted(parsed.extras))}]" if parsed.extras else ""
-    return _wheel(path, extras, str(parsed.marker or ""), where, found)
 
 
 def _wheel(path: Path, extras: str, marker: str, where: str, found: Found) -> tuple[str, str]:
@@ -429,16 +391,16 @@ def environment_of(
         python=python,
         variables=variables or {},
         wheels=tuple(found.wheels),
-        notes=(*found.notes, *_notes(found, ignored)),
+        notes=(*found.notes, *_notes(found, named, ignored)),
     )
     return merged(environment)
 
 
-def _notes(found: Found, ignored: set[str]) -> Iterator[str]:
+def _notes(found: Found, named: set[str], ignored: set[str]) -> Iterator[str]:
     if found.retired:
         names, are = sorted(found.retired), "are" if len(found.retired) > 1 else "is"
         yield f"{', '.join(names)} {are} left out: this runtime takes the place of that SDK."
-    for name in sorted(MONITORING.intersection(map(name_of, found.requirements))):
+    for name in sorted(MONITORING & named):
         yield (
             f"{name} collects nothing here: it sends to an agent of Azure ML's services. Leave it "
             "out, and the runtime answers its import."
@@ -449,10 +411,9 @@ def _notes(found: Found, ignored: set[str]) -> Iterator[str]:
             "package, those of this runtime included. The versions are kept."
         )
     if ignored:
-        some = ", ".join(sorted(ignored)[:5]) + (", …" if len(ignored) > 5 else "")
         yield (
-            f"Constraints on packages that no requirement names are left out: {some}. Name those "
-            "that matter as requirements."
+            f"Constraints on packages that no requirement names are left out: "
+            f"{', '.join(sorted(ignored))}. Name those that matter as requirements."
         )
 
 
