@@ -80,9 +80,9 @@ class Batches:
     def _called(self, inputs: list[Placed]) -> list[Outcome]:
         if not inputs:
             return []
-        self._enter(inputs[0][1].request)
         started = perf_counter()
         try:
+            self._enter(inputs[0][1].request)
             results = self._callee.together([entered for _, entered in inputs])
         except WrongBatchLength as error:
             log.error("%s", error)
@@ -109,8 +109,8 @@ class Batches:
     def _finished(
         self, place: int, entered: Entered, result: Any, run_ms: float, size: int
     ) -> Outcome:
-        self._enter(entered.request)
         try:
+            self._enter(entered.request)
             return Outcome(place, _with_size(entered.finish(result, run_ms), size), None)
         except BaseException as error:
             return Outcome(place, None, error)

@@ -195,16 +195,26 @@ class ScoringThread(threading.Thread):
             self._together = [jobs[place][0].future for place in wanted]
             for place in wanted:
                 if (begins := jobs[place][0].begins) is not None:
-                    begins()
+                    with suppress(RuntimeError):  # its loop is closed: nobody waits for it
+                        begins()
             return wanted
 
-        for outcomes in batches([request for _, request in jobs], begin):
-            self._together = ()
-            for place, response, error, _ in outcomes:
-                job, _ = jobs[place]
-                self._turn_to(job.loop)
-                own = None if error is None else _for_future(error)
-                self.done.append((job.future, response, own))
+        left = {*range(len(jobs))}
+        try:
+            for outcomes in batches([request for _, request in jobs], begin):
+                self._together = ()
+                for place, response, error, _ in outcomes:
+                    left.remove(place)
+                    self._answer(jobs[place][0], response, error)
+        except BaseException as error:  # of none of them: the thread goes on whatever it is
+            for place in left:
+                self._answer(jobs[place][0], None, error)
+        self._together = ()
+
+    def _answer(self, job: Job, value: Any, error: BaseException | None) -> None:
+        self._turn_to(job.loop)
+        self.done.append((job.future, value, None if error is None else _for_future(error)))
+        if len(self.done) == 1:
             self._oldest = perf_counter()
 
     def _turn_to(self, loop: AbstractEventLoop) -> None:

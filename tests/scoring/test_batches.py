@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from scoring_runtime import InputError, ScoringRequest, Settings, build
 from scoring_runtime.errors import NotBegun, RunFailed, RunTimeout, WrongBatchLength
 from scoring_runtime.messages import ScoringResponse
 from scoring_runtime.scoring.batches import Batches, Outcome
+from scoring_runtime.scoring.queue import Scorer
 from scoring_runtime.scoring.runtime import Runtime
 from scoring_runtime.script.batched import Entered
 from scoring_runtime.values.content import UNLIMITED, Limits
@@ -110,6 +112,24 @@ def test_the_limits_count_the_batch() -> None:
     callee = Doubling()
     outcomes_of(callee, range(2), Limits(1, 1, 1))
     assert callee.calls == [[0], [1]]  # what is larger alone was let in
+
+
+async def test_whatever_happens_in_a_batch_the_thread_goes_on() -> None:
+    class Odd(Doubling):
+        is_async = False
+
+        def entered(self, request: ScoringRequest) -> Entered:
+            kind: Any = [] if request.body == b"5" else ""  # a list is no key
+            return super().entered(request)._replace(kind=kind)
+
+    scorer: Scorer[Any] = Scorer(lambda _: Odd(), batches=lambda odd: Batches(odd, UNLIMITED))
+    scorer.start()
+    both = await asyncio.gather(
+        *(scorer.call(ScoringRequest(b"%d" % n)) for n in (4, 5)), return_exceptions=True
+    )
+    assert [type(each) for each in both] == [TypeError, TypeError]
+    assert (await scorer.call(ScoringRequest(b"4"))).body == b"8"
+    await scorer.stop(20)
 
 
 # --- through the runtime --------------------------------------------------------------------------
@@ -340,6 +360,27 @@ async def test_onnx_is_batched_where_its_first_dimension_is_free(
     sizes = [dict(each.headers).get(b"x-batch-size") for each in found]
     assert sizes == ([b"3"] * 3 if size == 3 else [None] * 3)
     assert ("m is not batched" in caplog.text) is (size == 1)
+
+
+@pytest.mark.filterwarnings("ignore")  # mlflow's own
+async def test_tables_of_mlflow_are_batched(serving, tmp_path):
+    import mlflow.sklearn
+    import pandas as pd
+    from mlflow.models import infer_signature
+
+    signature = infer_signature(pd.DataFrame({"a": [1.0], "b": [0.5]}), np.array([1.0]))
+    folder, packages = str(tmp_path / "m"), ["mlflow"]
+    mlflow.sklearn.save_model(
+        sum_estimator(), folder, signature=signature, pip_requirements=packages
+    )
+    runtime = await serving(AZUREML_MODEL_DIR=folder, SCORING_MAX_BATCH_SIZE="64")
+    bodies = [b'{"dataframe_records": [{"a": %d.5, "b": 1.5}]}' % n for n in range(5)]
+    *found, refused = await answers(runtime, *bodies, b'{"dataframe_records": [{"a": 1.5}]}')
+    assert [size for _, size in found] == [5] * 5
+    assert [each["predictions"][0] for each, _ in found] == pytest.approx(
+        [n + 3.5 for n in range(5)]
+    )
+    assert "missing inputs ['b']" in str(refused)
 
 
 async def test_without_the_setting_nothing_is_batched(serving, tmp_path):
