@@ -161,14 +161,15 @@ def _wrk(url: str, connections: int, body: str, seconds: int, folder: Path) -> d
         f"wrk.body = [==[{body}]==]\n"
         'wrk.headers["Content-Type"] = "application/json"\n'
     )
-    command = ["wrk", "-t1", f"-c{connections}", "--latency", "-s", str(script), url]
+    command = ["wrk", "-t1", f"-c{connections}", "--latency", "--timeout", "30s"]
+    command += ["-s", str(script), url]
     subprocess.run([*command, "-d1"], check=True, capture_output=True)
     out = subprocess.run(
         [*command, f"-d{seconds}"], check=True, capture_output=True, text=True, env=os.environ
     ).stdout
     if "Non-2xx" in out or "Socket errors" in out:
         raise SystemExit(f"errors under load:\n{out}")
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)\n", out)
+    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s) *\n", out)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
     assert p99 is not None and rate is not None, out
     scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}[p99[2]]

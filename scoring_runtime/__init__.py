@@ -1,9 +1,9 @@
 """Host a trained model behind HTTP requests, dropped blobs and queue messages.
 
-For entry scripts: ``rawhttp``, ``AMLRequest``, ``AMLResponse``, ``model_path``, ``load_model``,
-``InputError``, which ``run()`` raises to refuse an input (the client gets its text with status
-400), and ``redis_client``, the ``redis.Redis`` of the settings (None without one). To register
-models: ``Model``. For programs that embed the runtime: ``Settings``, ``build``,
+For entry scripts: ``rawhttp``, ``batched``, ``AMLRequest``, ``AMLResponse``, ``model_path``,
+``load_model``, ``InputError``, which ``run()`` raises to refuse an input (the client gets its text
+with status 400), and ``redis_client``, the ``redis.Redis`` of the settings (None without one). To
+register models: ``Model``. For programs that embed the runtime: ``Settings``, ``build``,
 ``ScoringRequest``, ``ScoringResponse``.
 """
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .models.model import Model
     from .scoring.runtime import build
     from .script.aml_http import AMLRequest, AMLResponse, rawhttp
+    from .script.batched import batched
     from .settings.settings import Settings
 
     redis_client: Any
@@ -32,6 +33,7 @@ __all__ = [
     "ScoringRequest",
     "ScoringResponse",
     "Settings",
+    "batched",
     "build",
     "load_model",
     "model_path",
@@ -47,6 +49,7 @@ _HOMES = {
     "ScoringRequest": "messages",
     "ScoringResponse": "messages",
     "Settings": "settings.settings",
+    "batched": "script.batched",
     "build": "scoring.runtime",
     "load_model": "models.loading",
     "model_path": "models.folder",

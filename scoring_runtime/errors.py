@@ -25,6 +25,7 @@
     │   ├── RunFailed
     │   ├── RunTimeout
     │   │   └── NotBegun            it passed while the request still waited
+    │   ├── WrongBatchLength        a batch has not one result for each of its inputs
     │   ├── ResultNotSerializable
     │   └── ResponseNotSendable     its status or a header has no place in an HTTP response
     ├── NotServing                  not now; later, or elsewhere, it can succeed
@@ -136,6 +137,10 @@ class RunTimeout(RunError):
 
 class NotBegun(RunTimeout):
     """The deadline passed while the request waited: ``run()`` has not seen it."""
+
+
+class WrongBatchLength(RunError):
+    """A batch has not given one result for each of its inputs; the message says both numbers."""
 
 
 class ResultNotSerializable(RunError):

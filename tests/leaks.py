@@ -57,6 +57,10 @@ class Odd(Exception):
 _OWN = "raise InputError('no')"
 _TEXT = "from scoring_runtime.errors import InputError\ndef init(): pass\ndef run(data): {}"
 _ASYNC = "import asyncio\ndef init(): pass\nasync def run(data):\n await asyncio.sleep(0)\n {}"
+_BATCHED = (
+    "import time\nfrom scoring_runtime import InputError, batched\ndef init(): pass\n"
+    "@batched\ndef run(data): {}"
+)
 _RAW = """
 from scoring_runtime import rawhttp
 def init(): pass
@@ -94,6 +98,7 @@ def _records(rows: int) -> bytes:
 
 _ENCODED = ((b"content-encoding", b"gzip"),)
 _CACHED = (("CACHE_URL", "memory://"),)
+_IN_BATCHES = (("SCORING_MAX_BATCH_SIZE", "8"),)
 _MIXED = b'{"data": [' + b"[0.5, 1.5], " * (MEGABYTE // 12) + b'["x", 2]]}'
 _TABLE_BODY = _records(MEGABYTE // 5)
 KINDS = {
@@ -151,6 +156,17 @@ KINDS = {
         _ASYNC.format("await asyncio.sleep(0.05)"), _TEXT_BODY, 500,
         environ=(("SCORING_TIMEOUT_MS", "20"),),
     ),
+    "batched answered": Kind(_BATCHED.format("return [1] * len(data)"), _TEXT_BODY, 200),
+    "batched raises": Kind(_BATCHED.format(_RAISES), _TEXT_BODY, 500),
+    "batched refuses": Kind(_BATCHED.format(_OWN), _TEXT_BODY, 400),
+    "batched is too short": Kind(_BATCHED.format("return []"), _TEXT_BODY, 500),
+    "batched, not text": Kind(_BATCHED.format("return data"), b"\xff" * MEGABYTE, 400),
+    "batched timeout": Kind(
+        _BATCHED.format("time.sleep(0.05)"), _TEXT_BODY, 500,
+        environ=(("SCORING_TIMEOUT_MS", "20"),),
+    ),
+    "batched model answers": Kind(_MODEL, _ROWS, 200, environ=_IN_BATCHES),
+    "batched model refuses": Kind(_MODEL, _MIXED, 400, environ=_IN_BATCHES),
     "no such model": Kind(_MODEL, _ROWS, 404, path="/score/other"),
     "model answers": Kind(_MODEL, _ROWS, 200),
     "model refuses": Kind(_MODEL, _MIXED, 400),

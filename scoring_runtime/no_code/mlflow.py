@@ -64,7 +64,9 @@ class MlflowModel:
         self.platform = f"mlflow_{_flavour(self._metadata.flavors)}"
         self.inputs = _specs(self._schema, "input")
         self.outputs = _specs(self._metadata.get_output_schema(), "output")
-        self.tabular = self._schema is not None and not self._schema.is_tensor_spec()
+        self.joins_rows = self.tabular = (
+            self._schema is not None and not self._schema.is_tensor_spec()
+        )
         self.example: Mapping[str, Any] = self._saved_example(folder) or self._example()
 
     def read_json(self, value: Any, limits: Limits) -> Asked:
@@ -96,13 +98,19 @@ class MlflowModel:
         refusal of the data, as mlflow's server takes any error: scikit-learn refuses so NaN and
         tables without rows, and pandas columns that are not there.
         """
-        data, given = (
-            content.values
-            if isinstance(content, _Parsed)
-            else (self._data(content), dict(params) or None)
-        )
+        return self.call(*self.given(content, params), method)
+
+    def given(self, content: Content, params: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The data and the params as pyfunc takes them."""
+        if isinstance(content, _Parsed):
+            data, said = content.values
+            return data, said
+        return self._data(content), dict(params) or None
+
+    def call(self, given: Any, params: Any, method: str) -> Any:
+        """What pyfunc gives."""
         try:
-            return self._pyfunc.predict(data, params=given)
+            return self._pyfunc.predict(given, params=params)
         except Exception as error:
             if _is_refusal(error):
                 raise SchemaMismatch(f"The model refuses the input: {_said(error)}") from error

@@ -79,7 +79,10 @@ class OnnxModel:
         self.quick: Callable[[list[Any]], Any] | None = None
         if only is not None and len(only.shape) == 2 and only.datatype in ("FP32", "FP64"):
             name = only.name
-            self.quick = of_plain_rows(only, limits, lambda rows: self._run({name: rows}))
+            self.quick = of_plain_rows(only, limits, lambda rows: {name: rows})
+        lists = any(each.type.startswith("seq(tensor") for each in self._session.get_outputs())
+        free = all(each.shape[:1] == (-1,) for each in (*self._fed, *self.outputs))
+        self.joins_rows = free and not lists
         self._refusals = _refusals()
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
@@ -89,11 +92,16 @@ class OnnxModel:
             SchemaMismatch: names, datatypes or shapes do not fit the model's inputs, or an
                 operator cannot work with the values.
         """
+        return self.call(*self.given(content, params), method)
+
+    def given(self, content: Content, params: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The tensors by name."""
         named = () if isinstance(content, Rows) else content[0]
         specs = self._fed if self._optional.isdisjoint(named) else self.inputs
-        return self._run(tensors(content, specs, self._limits))
+        return tensors(content, specs, self._limits), params
 
-    def _run(self, given: Mapping[str, NDArray[Any]]) -> Any:
+    def call(self, given: Mapping[str, NDArray[Any]], params: Any, method: str) -> Any:
+        """What the session gives for them."""
         try:
             results = self._session.run(self._names, given)
         except self._refusals as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ class ScikitLearnModel:
     """
 
     platform = "sklearn"
+    joins_rows = True
 
     def __init__(self, estimator: Any, limits: Limits, sample: Sample | None = None) -> None:
         estimator = Booster(estimator) if type(estimator).__name__ == "Booster" else estimator
@@ -70,12 +70,13 @@ class ScikitLearnModel:
                 TypeError, as it does for NaN and categories that it does not know.
             InputTooLarge: the answer is sparse, and too large to be written.
         """
+        return self.call(*self.given(content, params), method)
+
+    def call(self, given: Any, params: Mapping[str, Any], method: str) -> Any:
+        """The same of an array or table as the estimator takes it."""
         method = method or "predict"
         if params:
             _check_flags(params, self._defaults[method])
-        return self._predicted(self._given(content), params, method)
-
-    def _predicted(self, given: Any, params: Mapping[str, Any], method: str) -> Any:
         try:
             result = self._calls[method](given, **params)
         except (ValueError, TypeError) as error:
@@ -131,17 +132,17 @@ class ScikitLearnModel:
         self.inputs = (self._matrix,) if table is None else table.specs
         self.quick: Callable[[list[Any]], Any] | None = None
         if table is None and self._matrix.datatype != "BYTES":
-            score = partial(self._predicted, params={}, method=self.methods[0])
-            self.quick = of_plain_rows(self._matrix, self._limits, score)
+            self.quick = of_plain_rows(self._matrix, self._limits, lambda rows: rows)
 
-    def _given(self, content: Content) -> Any:
+    def given(self, content: Content, params: Mapping[str, Any]) -> tuple[Any, Any]:
+        """An array or table as the estimator takes it."""
         if self._table is not None:
-            return self._table(content)
+            return self._table(content), params
         if self._matrix.datatype == "BYTES":
-            return _texts(content, self._matrix, self._limits)
+            return _texts(content, self._matrix, self._limits), params
         if isinstance(content, Columns) and self._matrix.shape[1] == -1:
-            return input_frame.as_sent(content, self._limits)
-        return matrix(content, self._matrix, self._limits)
+            return input_frame.as_sent(content, self._limits), params
+        return matrix(content, self._matrix, self._limits), params
 
     def _example(self) -> Any:
         if self._table is not None:

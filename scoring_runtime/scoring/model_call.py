@@ -9,16 +9,18 @@ from typing import Any
 
 import orjson
 
-from ..errors import SchemaMismatch, ScoringRuntimeError, UndecodableInput
+from ..errors import SchemaMismatch, ScoringRuntimeError, UndecodableInput, WrongBatchLength
 from ..formats import by_content_type
-from ..formats.by_accept import Encode, writer
+from ..formats.by_accept import Encode, Writer, writer
 from ..formats.by_content_type import plain_rows
 from ..messages import ScoringRequest, ScoringResponse
+from ..script.batched import Entered
 from ..script.call import JSON_HEADERS, run_failed
 from ..settings.settings import Settings
 from ..telemetry.logs import log, request_id
 from ..values.body import parse_json, query_pairs
 from ..values.content import NoCodeModel
+from ..values.joined import joined, kind_of, size_of, split
 from ..values.json_results import encoder
 from ..values.wording import listed
 
@@ -45,6 +47,7 @@ class ModelInvocation:
     sees_headers = False
     takes_any_method = False
     takes_tensors = True
+    batch: tuple[int, float] | None = None
 
     def __init__(self, model: NoCodeModel, name: str, version: str, settings: Settings) -> None:
         self.model = model
@@ -62,7 +65,8 @@ class ModelInvocation:
             self._encode = encoder(settings.nan_policy, strict=strict, numbers=numbers)
         self._columns = frozenset(spec.name for spec in model.inputs if not spec.optional)
         self._as_text = model.reads_text
-        self._quick = model.quick
+        self._quick, self._call = model.quick, model.call
+        self._default = model.methods[0] if model.methods else ""
         self._name = model.outputs[0].name if model.outputs else "predictions"
         self.example: Mapping[str, Any] | None = model.example
         self.example_result: Any = None
@@ -81,10 +85,20 @@ class ModelInvocation:
         quick = self._quick
         if quick is not None and (rows := plain_rows(request)):
             started = perf_counter()
-            result = self._called(quick, rows)
-            if result is not None:
+            given = quick(rows)
+            if given is not None:
+                result = self._called(self._call, given, {}, self._default)
                 run_ms = (perf_counter() - started) * 1000
                 return ScoringResponse(200, self._encode(result), JSON_HEADERS, run_ms)
+        asked, methods, write = self._read(request)
+        started = perf_counter()
+        result = self._called(self._predicted, asked, methods)
+        run_ms = (perf_counter() - started) * 1000
+        body, headers = write(result)
+        return ScoringResponse(200, body, headers, run_ms)
+
+    def _read(self, request: ScoringRequest) -> tuple[by_content_type.Asked, list[str], Writer]:
+        """What a request holds, the methods that it asks for, and what writes the answer."""
         asked = by_content_type.read(
             request, self._limits, names=self._columns, as_text=self._as_text, own=self._own
         )
@@ -95,11 +109,7 @@ class ModelInvocation:
             _check_params(asked.params, methods, self.model.params)
         name = methods[0] or self._name
         write = writer(request, asked, self._encode, name, self._identity, self._nan)
-        started = perf_counter()
-        result = self._called(self._predicted, asked, methods)
-        run_ms = (perf_counter() - started) * 1000
-        body, headers = write(result)
-        return ScoringResponse(200, body, headers, run_ms)
+        return asked, methods, write
 
     async def awaited(self, request: ScoringRequest) -> ScoringResponse:
         """Models are not awaited; see :meth:`__call__`."""
@@ -144,6 +154,63 @@ class ModelInvocation:
         else:
             assert isinstance(response.body, bytes)
             self.example_result = parse_json(response.body)  # with SCORING_NAN=raw it has NaN
+
+
+class BatchedModelInvocation(ModelInvocation):
+    """The same for rows of several requests at once; see :class:`.batches.Batches`."""
+
+    def __init__(self, model: NoCodeModel, name: str, version: str, settings: Settings) -> None:
+        super().__init__(model, name, version, settings)
+        self._json: Writer = lambda result: (self._encode(result), JSON_HEADERS)
+        if model.joins_rows:
+            self.batch = settings.max_batch_size, settings.max_batch_delay_ms / 1000
+        else:
+            log.warning("%s is not batched: it takes or gives a fixed number of rows.", name)
+
+    def entered(self, request: ScoringRequest) -> Entered:
+        """What one request holds, as the model takes it."""
+        self.began(request.request_id)
+        if request.enter is not None:
+            request.enter()
+        rows = plain_rows(request) if self._quick is not None else None
+        given = self._quick(rows) if self._quick is not None and rows else None
+        params: Any = {}
+        methods, write = [self._default], self._json
+        if given is None:
+            asked, methods, write = self._read(request)
+            given, params = self._called(self.model.given, asked.content, asked.params)
+
+        def finish(result: Any, run_ms: float) -> ScoringResponse:
+            body, headers = write(result)
+            return ScoringResponse(200, body, headers, run_ms)
+
+        kind, size = kind_of(given), (1, 0)
+        if kind is not None:
+            kind, size = (kind, repr(params), *methods), size_of(given)
+        return Entered(request, kind or object(), (given, params, methods), finish, *size)
+
+    def together(self, inputs: Sequence[Entered]) -> Sequence[Any]:
+        """The results; raises what the model raises, or WrongBatchLength."""
+        _, params, methods = inputs[0].given
+        given = joined([each.given[0] for each in inputs])
+        results = {each: self._call(given, params, each) for each in methods}
+        result = results if len(methods) > 1 else results[methods[0]]
+        if len(inputs) == 1:
+            return [result]
+        rows = [each.rows for each in inputs]
+        found = split(result, rows)
+        if found is None:
+            raise WrongBatchLength(
+                f"The model was given {sum(rows)} rows of {len(rows)} requests, and does not give "
+                "a result for each: it cannot be batched (SCORING_MAX_BATCH_SIZE)."
+            )
+        return found
+
+    def failed(self, error: BaseException, run_ms: float) -> ScoringResponse:
+        """Raises the error of the one input whose call has raised."""
+        if isinstance(error, ScoringRuntimeError):
+            raise error
+        raise run_failed(error) from error
 
 
 def _with_method(asked: by_content_type.Asked) -> by_content_type.Asked:

@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from ..errors import NotBegun, NotServing, NotStarted, QueueFull, RunTimeout, Stopping
+from .batches import Batches
 from .thread import (
     HAND_OVER_SECONDS,
     Callee,
@@ -45,6 +46,7 @@ class Scorer(Generic[_C]):
         threads: how many scoring threads (one is what old scripts rely on).
         queue_size: how many calls may wait.
         timeout_seconds: deadline of one call, waiting included unless it is patient; 0 is none.
+        batches: how the callee is given what waits together; None: one by one.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class Scorer(Generic[_C]):
         threads: int = 1,
         queue_size: int = 1000,
         timeout_seconds: float = 0,
+        batches: Callable[[_C], Batches | None] = lambda _: None,
     ) -> None:
         self.prepared: futures.Future[_C] = futures.Future()
-        self._prepare = prepare
+        self._prepare, self._batches = prepare, batches
         self._queue_size = queue_size
         self._timeout = timeout_seconds
         self._queue = JobQueue()
@@ -158,7 +161,7 @@ class Scorer(Generic[_C]):
         until = monotonic() + seconds
         while self._in_flight and monotonic() < until:
             await asyncio.sleep(0.01)
-        self._ended = True
+        self._ended = self._queue.ends = True
         for _ in self._workers:
             self._queue.waiting.append(None)
         while self._queue.sleeping:
@@ -216,7 +219,7 @@ class Scorer(Generic[_C]):
                 self.prepared.set_exception(error)
                 self._refuse_waiting()
                 return
-            self._queue.callee = callee
+            self._queue.callee, self._queue.batches = callee, self._batches(callee)
             self.prepared.set_result(callee)
             if callee.is_async:
                 self._serve_tasks(runner.get_loop())

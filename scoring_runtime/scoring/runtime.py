@@ -16,10 +16,12 @@ from ..errors import EntryScriptFailed, NotStarted, UnknownModel
 from ..messages import ScoringRequest, ScoringResponse
 from ..models import folder as models
 from ..script import entry_script, openapi
+from ..script.batched import BatchedInvocation, batch_of
 from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
 from ..settings.settings import Settings
 from ..telemetry.logs import log, request_id, script_log
 from ..values.content import Spec
+from .batches import Batches
 from .queue import Scorer
 from .served import Served, chosen, default, served
 
@@ -57,6 +59,8 @@ def load(
             raise EntryScriptFailed("User's init function failed") from error
     entry_script.carry_by_value()
     script_log.info("Users's init has completed successfully")
+    if (batch := batch_of(script.run)) is not None:
+        return BatchedInvocation(script, settings, model, batch)
     return (InFlask if script.uses_flask else Invocation)(script, settings, model)
 
 
@@ -92,6 +96,7 @@ class Loaded(Protocol):
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
     began: Callable[[str], object]
+    batch: tuple[int, float] | None
 
     def __call__(self, request: ScoringRequest) -> ScoringResponse: ...
 
@@ -270,6 +275,7 @@ class Runtime:
         settings = self.settings
         return Scorer(
             prepare,
+            batches=lambda loaded: Batches(loaded, settings.limits) if loaded.batch else None,
             threads=settings.concurrency,
             queue_size=settings.queue_size,
             timeout_seconds=settings.timeout_seconds,
@@ -279,11 +285,12 @@ class Runtime:
         if model.folder is None:
             return self._preloaded or load(self.settings, runner, model[:2])
         from ..no_code import loading
-        from .model_call import ModelInvocation
+        from .model_call import BatchedModelInvocation, ModelInvocation
 
         models.use_model_dir(self.settings.model_dir)
         found = loading.load(model.folder, self.settings)
-        return ModelInvocation(found, model.name, model.version, self.settings)
+        kind = ModelInvocation if self.settings.max_batch_size == 1 else BatchedModelInvocation
+        return kind(found, model.name, model.version, self.settings)
 
     def _finish(self, last: Loaded) -> None:
         if isinstance(last, Invocation):

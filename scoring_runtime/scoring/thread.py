@@ -9,13 +9,15 @@ import traceback
 from _thread import allocate_lock
 from asyncio import AbstractEventLoop, Future
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
 from ..errors import RunFailed
+from .batches import Batches
 
 HAND_OVER_SECONDS = 0.005
 # Before Python 3.13, to clear the frame of a generator that only waits would close it.
@@ -61,6 +63,8 @@ class JobQueue:
         self.waiting: deque[Job | None] = deque()
         self.sleeping: list[ScoringThread] = []
         self.callee: Callee | None = None
+        self.batches: Batches | None = None
+        self.ends = False
 
     def wake_one(self) -> None:
         """Wake a thread that sleeps, if there is one."""
@@ -82,6 +86,7 @@ class ScoringThread(threading.Thread):
         self._queue = queue
         self._first = first
         self._current: Future[Any] | None = None
+        self._together: Sequence[Future[Any]] = ()
         self.done: Done = deque()
         self.loop: AbstractEventLoop | None = None
         self._oldest = 0.0
@@ -90,7 +95,7 @@ class ScoringThread(threading.Thread):
     def overdue(self) -> bool:
         """Whether it still works on a call whose deadline has passed."""
         current = self._current
-        return current is not None and expired(current)
+        return (current is not None and expired(current)) or any(map(expired, self._together))
 
     @property
     def holds_back(self) -> bool:
@@ -108,24 +113,37 @@ class ScoringThread(threading.Thread):
         """Do jobs until one is None."""
         assert self._queue.callee is not None
         self._callee = self._queue.callee
-        waiting = self._queue.waiting
+        waiting, batches = self._queue.waiting, self._queue.batches
+        drain = self._drain if batches is None else partial(self._drain_together, batches)
+        is_idle = True
         while True:
             if not waiting:
                 self._sleep()
-            elif self._drain(waiting):
+                is_idle = True
+            elif is_idle and batches is not None:
+                self._wait_for_more(batches)
+                is_idle = False
+            elif drain(waiting):
                 return
 
-    def _sleep(self) -> None:
+    def _sleep(self, than: int = 0, seconds: float = -1) -> None:
+        """Until more jobs wait ``than`` so many, for some seconds at most."""
         sleeping, waiting = self._queue.sleeping, self._queue.waiting
         sleeping.append(self)
         # A job that came between the look and the line above found nobody to wake.
-        if waiting:
+        if len(waiting) > than or not self.awake.acquire(timeout=seconds):
             try:
                 sleeping.remove(self)
-                return
             except ValueError:
-                pass
-        self.awake.acquire()
+                self.awake.acquire()  # somebody is about to wake it
+
+    def _wait_for_more(self, batches: Batches) -> None:
+        until, waiting = perf_counter() + batches.max_wait, self._queue.waiting
+        while (there := len(waiting)) < batches.max_size and not self._queue.ends:
+            left = until - perf_counter()
+            if left <= 0:
+                return
+            self._sleep(there, left)
 
     def _drain(self, waiting: deque[Job | None]) -> bool:
         """Do what waits; True when the thread is to end."""
@@ -141,13 +159,69 @@ class ScoringThread(threading.Thread):
             if job.future.done():
                 continue
             if job.loop is not self.loop:
-                hand_over(self.loop, self.done)
-                self.done, self.loop = deque(), job.loop
+                self._turn_to(job.loop)
             elif self.holds_back:
                 hand_over(self.loop, self.done)
             self._do(job, argument)
         hand_over(self.loop, self.done)
         return False
+
+    def _drain_together(self, batches: Batches, waiting: deque[Job | None]) -> bool:
+        """The same, up to a batch; functions alone."""
+        jobs: list[tuple[Job, Any]] = []
+        ends = False
+        while len(jobs) < batches.max_size and not ends:
+            try:
+                job = waiting.popleft()
+            except IndexError:
+                break
+            argument = job and job.argument
+            if job is None:
+                ends = True
+            elif not job.future.done():
+                if job.call is None:
+                    jobs.append((job, argument))
+                else:
+                    self._turn_to(job.loop)
+                    self._do(job, argument)
+        self._do_together(batches, jobs)
+        hand_over(self.loop, self.done)
+        return ends
+
+    def _do_together(self, batches: Batches, jobs: list[tuple[Job, Any]]) -> None:
+        def begin(places: Sequence[int]) -> set[int]:
+            hand_over(self.loop, self.done)
+            wanted = {place for place in places if not jobs[place][0].future.done()}
+            self._together = [jobs[place][0].future for place in wanted]
+            for place in wanted:
+                if (begins := jobs[place][0].begins) is not None:
+                    with suppress(RuntimeError):  # its loop is closed: nobody waits for it
+                        begins()
+            return wanted
+
+        left = {*range(len(jobs))}
+        try:
+            for outcomes in batches([request for _, request in jobs], begin):
+                self._together = ()
+                for place, response, error, _ in outcomes:
+                    left.remove(place)
+                    self._answer(jobs[place][0], response, error)
+        except BaseException as error:  # of none of them: the thread goes on whatever it is
+            for place in left:
+                self._answer(jobs[place][0], None, error)
+        self._together = ()
+
+    def _answer(self, job: Job, value: Any, error: BaseException | None) -> None:
+        self._turn_to(job.loop)
+        self.done.append((job.future, value, None if error is None else _for_future(error)))
+        if len(self.done) == 1:
+            self._oldest = perf_counter()
+
+    def _turn_to(self, loop: AbstractEventLoop) -> None:
+        """Have the next results go to this loop."""
+        if loop is not self.loop:
+            hand_over(self.loop, self.done)
+            self.done, self.loop = deque(), loop
 
     def _do(self, job: Job, argument: Any) -> None:
         self._current = job.future

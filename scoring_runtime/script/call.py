@@ -45,6 +45,8 @@ class Invocation:
     """
 
     platform = "python"
+    batch: tuple[int, float] | None = None
+    """The most inputs in one call, and the seconds that the first waits; None: one at a time."""
 
     def __init__(
         self, script: EntryScript, settings: Settings, model: tuple[str, str] = ("model", "1")

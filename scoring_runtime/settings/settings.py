@@ -72,6 +72,8 @@ class Settings:
 
     scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, kinds.integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included; of a blob or a message that of `run()` alone.")
     concurrency: int = _setting("SCORING_CONCURRENCY", 1, kinds.integer(1, 512), "1 to 512", "Scoring threads per process. More than one only for a thread-safe `run()`.")
+    max_batch_size: int = _setting("SCORING_MAX_BATCH_SIZE", 1, kinds.integer(1, 10_000), "1 to 10000", "Requests to a model without a script that are scored by one call, when they wait together; their rows are joined and the answers split. 1: each alone. A script says it with `@batched`.", in_results=True)
+    max_batch_delay_ms: int = _setting("SCORING_MAX_BATCH_DELAY_MS", 0, kinds.integer(0, 60_000), "0 to 60000", "How long the first request of such a batch waits for others, when nothing is being scored.")
     queue_size: int = _setting("SCORING_QUEUE_SIZE", 1000, kinds.integer(1), "a whole number from 1", "Requests that may wait; one more is answered 503 with Retry-After.")
     max_body_bytes: int = _setting("SCORING_MAX_BODY_BYTES", 100 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Largest body of a request or message, as sent and after decompression; a larger one is answered 413.", in_results=True)
     idle_timeout_seconds: float = _setting("SCORING_IDLE_TIMEOUT_SECONDS", 60.0, kinds.seconds, "seconds, 0 for none", "Standalone host: a request of which no byte comes for so long (or which comes, after that time, with less than 500 bytes a second) is answered 408, and an answer that is not read for so long is ended.")

@@ -118,11 +118,21 @@ class NoCodeModel(Protocol):
     reads_text: bool
     """Whether numbers in a text format have to come as text: ``01`` is not always 1."""
     quick: Callable[[list[Any]], Any] | None
-    """The shortest way from rows as JSON has them to what :meth:`predict` gives for them by the
-    first method; it gives None for rows that have to be looked at more closely."""
+    """The shortest way from rows as JSON has them to what :meth:`call` takes; it gives None for
+    rows that have to be looked at more closely."""
+    joins_rows: bool
+    """Whether rows of several requests may be given together."""
+
+    def given(self, content: Content, params: Mapping[str, Any]) -> tuple[Any, Any]:
+        """What :meth:`call` takes for a content and its params; raises as :meth:`predict`."""
+        ...
+
+    def call(self, given: Any, params: Any, method: str) -> Any:
+        """What the model itself gives for them; SchemaMismatch when it refuses them."""
+        ...
 
     def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
-        """The model's own result: an array, a table, arrays by name, or lists.
+        """:meth:`given` and :meth:`call` in one: an array, a table, arrays by name, or lists.
 
         Args:
             content: what the body holds.

@@ -229,10 +229,10 @@ async def test_a_run_past_its_deadline_makes_health_503_until_it_returns(serving
 
     send = await serving(
         "def init(): pass\ndef run(data): return data and gate.wait(20)",
-        SCORING_TIMEOUT_MS="50",
+        SCORING_TIMEOUT_MS="300",
     )
     answer = await send("POST", "/score", b"x")
-    assert (answer.status, answer.message) == (500, "Scoring timeout after 50 ms")
+    assert (answer.status, answer.message) == (500, "Scoring timeout after 300 ms")
     assert answer.headers[b"x-ms-run-function-failed"] == b"True"
     assert (await send("GET", "/")).message == "The service is Unhealthy."
     for path in ("/health/live", "/health/ready"):
@@ -264,6 +264,7 @@ STATUSES: dict[type[Exception], int] = {
     errors.RunFailed: 500,
     errors.RunTimeout: 500,
     errors.NotBegun: 500,
+    errors.WrongBatchLength: 500,
     errors.ResultNotSerializable: 500,
     errors.ResponseNotSendable: 500,
     errors.NotServing: 503,

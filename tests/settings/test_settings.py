@@ -33,6 +33,8 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "SCORING_SHUTDOWN_SECONDS": (30.0, {"0": 0.0, "0.5": 0.5}, ["-0.1", "soon"]),
     "SCORING_TIMEOUT_MS": (3_600_000, {"0": 0, "1500": 1500}, ["-1", "abc", "1.5", ""]),
     "SCORING_CONCURRENCY": (1, {"1": 1, "512": 512}, ["0", "513", "x"]),
+    "SCORING_MAX_BATCH_SIZE": (1, {"1": 1, "10000": 10_000}, ["0", "10001", "x"]),
+    "SCORING_MAX_BATCH_DELAY_MS": (0, {"0": 0, "60000": 60_000}, ["-1", "60001", "1.5"]),
     "SCORING_QUEUE_SIZE": (1000, {"1": 1}, ["0", "many"]),
     "SCORING_MAX_BODY_BYTES": (104_857_600, {"2000000000000": 2_000_000_000_000}, ["0", "100MB"]),
     "SCORING_IDLE_TIMEOUT_SECONDS": (60.0, {"2.5": 2.5, "0": 0.0}, ["-1", "inf", "soon"]),

@@ -70,7 +70,7 @@ def left(
     return {name: (int(size), int(alive)) for name, size, alive in lines}
 
 
-QUICK_KINDS = {"answered", "not text", "run() raises", "timeout", "async raises"}
+QUICK_KINDS = {"answered", "not text", "run() raises", "timeout", "async raises", "batched raises"}
 
 
 @pytest.mark.parametrize("kind", some(KINDS, QUICK_KINDS))
