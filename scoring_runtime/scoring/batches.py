@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import WrongBatchLength
 from ..messages import ScoringRequest, ScoringResponse
-from ..script.batched import Entered
+from ..script.batched import Entered, with_size
 from ..telemetry.logs import log
 from ..values.content import Limits
 
@@ -111,7 +111,7 @@ class Batches:
     ) -> Outcome:
         try:
             self._enter(entered.request)
-            return Outcome(place, _with_size(entered.finish(result, run_ms), size), None)
+            return Outcome(place, with_size(entered.finish(result, run_ms), size), None)
         except BaseException as error:
             return Outcome(place, None, error)
 
@@ -122,13 +122,9 @@ class Batches:
             response = self._callee.failed(error, run_ms)
         except BaseException as own:
             return Outcome(place, None, own, is_bad=True)
-        return Outcome(place, _with_size(response, 1), None, is_bad=True)
+        return Outcome(place, with_size(response, 1), None, is_bad=True)
 
     def _enter(self, request: ScoringRequest) -> None:
         self._callee.began(request.request_id)
         if request.enter is not None:
             request.enter()
-
-
-def _with_size(response: ScoringResponse, size: int) -> ScoringResponse:
-    return response._replace(headers=(*response.headers, (b"x-batch-size", b"%d" % size)))

@@ -14,7 +14,7 @@ from ..formats import by_content_type
 from ..formats.by_accept import Encode, Writer, writer
 from ..formats.by_content_type import plain_rows
 from ..messages import ScoringRequest, ScoringResponse
-from ..script.batched import Entered
+from ..script.batched import Entered, with_size
 from ..script.call import JSON_HEADERS, run_failed
 from ..settings.settings import Settings
 from ..telemetry.logs import log, request_id
@@ -166,6 +166,10 @@ class BatchedModelInvocation(ModelInvocation):
             self.batch = settings.max_batch_size, settings.max_batch_delay_ms / 1000
         else:
             log.warning("%s is not batched: it takes or gives a fixed number of rows.", name)
+
+    def __call__(self, request: ScoringRequest) -> ScoringResponse:
+        response = super().__call__(request)
+        return with_size(response, 1) if self.batch is not None else response
 
     def entered(self, request: ScoringRequest) -> Entered:
         """What one request holds, as the model takes it."""

@@ -184,7 +184,11 @@ class ScoringThread(threading.Thread):
                 else:
                     self._turn_to(job.loop)
                     self._do(job, argument)
-        self._do_together(batches, jobs)
+        if len(jobs) == 1:
+            self._turn_to(jobs[0][0].loop)
+            self._do(*jobs[0])
+        else:
+            self._do_together(batches, jobs)
         hand_over(self.loop, self.done)
         return ends
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 from ..errors import EntryScriptContract, WrongBatchLength
 from ..messages import ScoringRequest, ScoringResponse
 from ..settings.settings import Settings
+from ..telemetry.logs import script_log
 from .arguments import schema_carrier, wrapped_functions
 from .call import Invocation
 from .entry_script import EntryScript
@@ -34,6 +35,11 @@ class Entered(NamedTuple):
     finish: Callable[[Any, float], ScoringResponse]
     rows: int = 1
     values: int = 0
+
+
+def with_size(response: ScoringResponse, size: int) -> ScoringResponse:
+    """The response with how many inputs its batch had."""
+    return response._replace(headers=(*response.headers, (b"x-batch-size", b"%d" % size)))
 
 
 @dataclass
@@ -109,6 +115,19 @@ class BatchedInvocation(Invocation):
         self.batch = batch.max_size, batch.max_wait
         batch.is_served = True
         self.is_async = False
+
+    def __call__(self, request: ScoringRequest) -> ScoringResponse:
+        started = perf_counter()
+        try:
+            entered = self.entered(request)
+            started = perf_counter()
+            [result] = self.together([entered])
+        except WrongBatchLength as error:
+            script_log.error("%s", error)
+            raise
+        except BaseException as error:
+            return with_size(self._raised(error, started), 1)
+        return with_size(entered.finish(result, (perf_counter() - started) * 1000), 1)
 
     def entered(self, request: ScoringRequest) -> Entered:
         """The arguments of one request, converted as its schema says; see :class:`Entered`."""

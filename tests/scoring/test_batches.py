@@ -128,7 +128,8 @@ async def test_whatever_happens_in_a_batch_the_thread_goes_on() -> None:
         *(scorer.call(ScoringRequest(b"%d" % n)) for n in (4, 5)), return_exceptions=True
     )
     assert [type(each) for each in both] == [TypeError, TypeError]
-    assert (await scorer.call(ScoringRequest(b"4"))).body == b"8"
+    two = await asyncio.gather(*(scorer.call(ScoringRequest(b"%d" % n)) for n in (4, 6)))
+    assert [each.body for each in two] == [b"8", b"12"]
     await scorer.stop(20)
 
 
