@@ -574,7 +574,7 @@ def test_every_setting_is_in_the_key_or_known_to_change_no_answer() -> None:
         "cors_origins", "server_version_header", "log_level", "app_insights_enabled",
         "app_insights_key", "app_insights_log_response", "model_data_collection",
         # What the standalone host's connections may take.
-        "idle_timeout_seconds", "max_connections", "max_bytes_in_flight",
+        "idle_timeout_seconds", "max_connections", "max_bytes_in_flight", "max_batch_delay_ms",
     }  # fmt: skip
     ways = ("blob_", "servicebus_", "cache_", "redis_")
     for each in setting_fields():

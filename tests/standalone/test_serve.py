@@ -693,6 +693,29 @@ def test_without_uvloop_it_serves_on_the_loop_of_asyncio(write_script, tmp_path)
         assert "Traceback" not in host.log
 
 
+def test_sys_exit_and_interrupts_in_run_end_no_process(write_script):
+    """Row 41 of the contract: JSON 500, and the same process goes on."""
+    script = write_script(
+        "import os, sys\n"
+        "from scoring_runtime import AMLResponse\n"
+        "def init(): pass\n"
+        "def parts():\n    yield b'x'\n    sys.exit(4)\n"
+        "def run(data):\n"
+        "    if data == 'exit': sys.exit(3)\n"
+        "    if data == 'interrupt': raise KeyboardInterrupt\n"
+        "    if data == 'stream': return AMLResponse(parts(), 200)\n"
+        "    return os.getpid()"
+    )
+    with StandaloneHost(script) as host:
+        for body in (b"exit", b"interrupt"):
+            reply = post(host, body)
+            assert reply.status_code == 500
+            assert reply.json()["message"].startswith("An unexpected error occurred in scoring")
+        with pytest.raises(httpx.RemoteProtocolError):
+            post(host, b"stream")
+        assert post(host).json() == host.worker
+
+
 def test_what_the_script_prints_and_logs_is_in_the_log(write_script):
     script = write_script(
         "import logging\nprint('at import')\n"

@@ -26,10 +26,12 @@ EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/README.md")
 
 
 def make(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """As typed at a terminal, not as a part of the make that runs the tests."""
+    environ = {**clean_environ(**environ), "MAKEFLAGS": "", "MAKELEVEL": "0"}
     return subprocess.run(
         ["make", *words],
         cwd=ROOT,
-        env=clean_environ(**environ),
+        env=environ,
         capture_output=True,
         text=True,
         timeout=60,
