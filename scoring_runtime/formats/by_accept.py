@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
-from importlib import import_module
 from typing import Any, TypeAlias
 
 from ..errors import NotAcceptable
@@ -87,7 +86,8 @@ def _infer_writer(
 
 def _outputs(result: Any, encode: Encode, name: str) -> Any:
     """Arrays by name, with the values that the JSON answer has."""
-    named_outputs = import_module("scoring_runtime.values.named_outputs").named_outputs
+    from ..values.named_outputs import named_outputs
+
     return named_outputs({} if result is None else _known(result, encode), name)
 
 

@@ -6,6 +6,7 @@ The same for models without a script and for scripts with a schema.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -212,6 +213,7 @@ def open_inference() -> Any:
     return codec(_INFER, UnsupportedContentType)
 
 
+@cache
 def codec(found: Format, error: type[Exception]) -> Any:
     """The module that reads and writes a format; ``error`` when what it needs is missing."""
     try:

@@ -32,6 +32,9 @@ _BINARY_OUTPUT = "binary_data_output"
 _OUTPUTS = {np.dtype(each): name for name, each in NUMPY_TYPES.items() if name != "BYTES"}
 _MOST_DIMENSIONS = 32
 _LONGEST_NAME = 1000
+_DATATYPES = f"one of {', '.join(NUMPY_TYPES)}"
+_SHAPES = f"a list of at most {_MOST_DIMENSIONS} lengths from 0"
+_NAMES = f"text of 1 to {_LONGEST_NAME} characters"
 _WIRE: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(numpy).newbyteorder("<")
     for name, numpy in NUMPY_TYPES.items()
@@ -220,7 +223,7 @@ def _named(holder: Any, where: str) -> str:
         raise SchemaMismatch(f"{where} is {short(holder)}; expected is an object with a name.")
     name: Any = holder.get("name")
     ok = _is_text(name) and 0 < len(name) <= _LONGEST_NAME
-    _expect(ok, where, name, "name", f"text of 1 to {_LONGEST_NAME} characters")
+    _expect(ok, where, name, "name", _NAMES)
     return str(name)
 
 
@@ -283,10 +286,10 @@ class _Inputs:
         where = f"The input {name!r}"
         datatype, shape = each.get("datatype"), each.get("shape")
         known = isinstance(datatype, str) and datatype in NUMPY_TYPES
-        _expect(known, where, datatype, "datatype", f"one of {', '.join(NUMPY_TYPES)}")
+        _expect(known, where, datatype, "datatype", _DATATYPES)
         ok = isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS
         ok = ok and all(type(length) is int and length >= 0 for length in shape)
-        _expect(ok, where, shape, "shape", f"a list of at most {_MOST_DIMENSIONS} lengths from 0")
+        _expect(ok, where, shape, "shape", _SHAPES)
         check_rows(shape[0] if shape else 0, self._limits, where)
         # A length of 0 must not hide that numpy cannot hold the others.
         self._values += math.prod(length or 1 for length in shape)
