@@ -57,7 +57,7 @@ def ensure_base() -> Path:
     base.parent.mkdir(parents=True, exist_ok=True)
     with (_CACHE / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _ensure_tools()
+        ensure_tools("buildah", "debootstrap")
         if not base.exists():
             with _folder() as folder:
                 _make_base(folder)
@@ -66,13 +66,14 @@ def ensure_base() -> Path:
     return base
 
 
-def _ensure_tools() -> None:
-    tools = ("buildah", "debootstrap")
+def ensure_tools(*tools: str) -> list[str]:
+    """Where these programs are; with apt, from Debian's packages of their names, where missing."""
     missing = [name for name in tools if shutil.which(name, path=_path()) is None]
     if missing:
         apt = [*_SUDO, "apt-get", "-qq"]
         _run([*apt, "update"])
         _run([*apt, "install", "-y", "--no-install-recommends", *missing])
+    return [shutil.which(name, path=_path()) or name for name in tools]
 
 
 def _path() -> str:
