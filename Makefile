@@ -18,7 +18,8 @@ TARGET ?= standalone
 TRAINED := $(if $(filter redis-cache,$(EXAMPLE)),diabetes,$(EXAMPLE))
 TRAIN := $(wildcard examples/$(TRAINED)/train.py)
 MODELS ?= examples/$(TRAINED)/$(if $(filter two-models,$(EXAMPLE)),azureml-models,model)
-EXAMPLES := $(patsubst examples/%/README.md,%,$(wildcard examples/*/README.md))
+# Those that are served; the notebooks are not.
+EXAMPLES := $(patsubst examples/%/requirements.txt,%,$(wildcard examples/*/requirements.txt))
 SCRIPT := $(wildcard examples/$(EXAMPLE)/score.py)
 SAMPLE := $(firstword $(wildcard $(foreach each,sample_input.json samples/*.json *.json sample.png,examples/$(EXAMPLE)/$(each))))
 TYPE := $(if $(filter %.png,$(SAMPLE)),image/png,application/json)

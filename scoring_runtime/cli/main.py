@@ -242,6 +242,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
         standard_streams.install()
         _configure_logging(settings, "stdout")
         _check_platform(settings, sys.platform)
+        settings = serve.with_shorter_timeout(settings)
         _banner(settings)
         return serve.run(settings)
     except serve.PortInUse as error:
@@ -360,13 +361,16 @@ def _banner(settings: Settings) -> None:
         )
     if score and found[0].folder is not None:
         score += f"V2:             POST  {base}/v2/models/NAME/infer\n"
+    watched = settings.blob_input_folder
+    watching = f"Watching:       {Path(watched).resolve()}\n" if watched else ""
     print("\nServer Settings\n---------------\n" + "\n".join(rows), file=sys.stderr)
     print(
         f"\nServer Routes\n---------------\n"
         f"{score}"
         f"Liveness Probe: GET   {base}/\n"
         f"Readiness:      GET   {base}/health/ready\n"
-        f"Schema:         GET   {base}/swagger.json\n\n"
+        f"Schema:         GET   {base}/swagger.json\n"
+        f"{watching}\n"
         f"Open to:        {_open_to(settings)}, without a key and without TLS\n"
         f"Documentation:  {DOCUMENTATION}\n",
         file=sys.stderr,

@@ -34,7 +34,7 @@ from .kinds import (
 
 # What is in the type and text of an error → what to do.
 _ADVICE = {
-    "^EOFError|^InvalidProtobuf|exhausted before end|truncated": (
+    "^EOFError|^IndexError: index out of range|^InvalidProtobuf|exhausted before end|truncated": (
         " The file was cut short, or is of another kind: copy it again."
     ),
     "^UnpicklingError": " The file is no pickle, or was changed: save the model again.",

@@ -79,4 +79,6 @@ def _first_bytes(path: Path) -> str:
         start = file.read(12)
     if start.startswith(_STARTS):
         return ""
+    if start == b"version http":
+        return " It is a pointer of Git LFS in place of the file: run git lfs pull."
     return f" It starts with {start!r}, as no pickle does: copy it again, or save it again."

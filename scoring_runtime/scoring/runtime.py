@@ -61,6 +61,11 @@ def load(
     script_log.info("Users's init has completed successfully")
     if (batch := batch_of(script.run)) is not None:
         return BatchedInvocation(script, settings, model, batch)
+    if settings.max_batch_size > 1:
+        log.warning(
+            "SCORING_MAX_BATCH_SIZE is for models without a script; a run() that takes several "
+            "inputs at once says so with @batched."
+        )
     return (InFlask if script.uses_flask else Invocation)(script, settings, model)
 
 

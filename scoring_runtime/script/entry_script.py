@@ -185,6 +185,11 @@ def _import_main(settings: Settings) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "main":
             raise EntryScriptFailed("Importing main.py failed") from error
+        if settings.model_dir and not Path(settings.model_dir).is_dir():
+            raise EntryScriptNotFound(
+                f"The model folder {settings.model_dir} (AZUREML_MODEL_DIR or --model-dir) does "
+                "not exist, and no entry script is named (AZUREML_ENTRY_SCRIPT or --entry-script)."
+            ) from None
         raise EntryScriptNotFound(
             "No score script found. Expected score script main.py. Name yours with "
             "AZUREML_ENTRY_SCRIPT or --entry-script. Expected script to be found in PYTHONPATH: "

@@ -195,6 +195,21 @@ class Folder:
         """The modification time behind an etag, in nanoseconds since 1970."""
         return int(etag) * self._granularity
 
+    def make(self) -> None:
+        """Make the watched folder, so that files can be dropped at once; where that fails, the
+        trigger says why when it looks into it.
+
+        Raises:
+            ConfigurationError: there is a file in its place.
+        """
+        with contextlib.suppress(OSError):
+            self._input.mkdir(parents=True, exist_ok=True)
+        if self._input.is_file():
+            raise ConfigurationError(
+                f"BLOB_INPUT_FOLDER (--watch) is {self._input}, which is a file. Name its folder; "
+                "BLOB_INPUT_PATH says which of its files are scored."
+            )
+
     def _prepare(self) -> None:
         self._input.mkdir(parents=True, exist_ok=True)
         self._output.mkdir(parents=True, exist_ok=True)

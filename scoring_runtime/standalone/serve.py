@@ -30,7 +30,6 @@ class PortInUse(Exception):
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the result is the exit code of the process."""
-    settings = _with_shorter_timeout(settings)
     if settings.worker_count > 1 and not hasattr(os, "fork"):
         raise ConfigurationError(
             f"WORKER_COUNT is {settings.worker_count}, but several worker processes need fork(), "
@@ -71,8 +70,9 @@ def _preloaded(settings: Settings) -> Invocation | None:
         return load(settings, runner, model[:2])
 
 
-def _with_shorter_timeout(settings: Settings) -> Settings:
-    """``WORKER_TIMEOUT`` killed a worker whose run() took longer; here it is a deadline too."""
+def with_shorter_timeout(settings: Settings) -> Settings:
+    """The settings that :func:`run` takes: ``WORKER_TIMEOUT`` killed a worker whose run() took
+    longer; here it is a deadline too."""
     limits = [settings.scoring_timeout_ms, round(settings.worker_timeout * 1000)]
     return replace(settings, scoring_timeout_ms=min([each for each in limits if each] or [0]))
 

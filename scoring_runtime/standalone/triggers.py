@@ -57,7 +57,9 @@ def check(settings: Settings) -> None:
 
 def _place(settings: Settings, paths: BlobPaths) -> Place:
     if settings.blob_input_folder:
-        return Folder(settings, paths)
+        folder = Folder(settings, paths)
+        folder.make()
+        return folder
     connection = named.blob(settings)
     place: Place = _imported("container", "blob").Container(settings, paths, connection)
     return place

@@ -128,6 +128,11 @@ SCREENS: dict[str, tuple[Break, str, str]] = {
         UNPICKLED + "IndexError: pop from empty list. It starts with b'a,b\\n1,2\\n', as",
         "no pickle does: copy it again, or save it again.",
     ),
+    "pointer of Git LFS": (
+        written("model.pkl", b"version https://git-lfs.github.com/spec/v1\n"),
+        UNPICKLED,
+        "It is a pointer of Git LFS in place of the file: run git lfs pull.",
+    ),
     "pickle that ends the process": (pickled(Leaving()), UNPICKLED + "SystemExit: 0.", ""),
     "pickle of no model": (
         pickled({"weights": [1, 2]}),

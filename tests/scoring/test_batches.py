@@ -389,3 +389,11 @@ async def test_without_the_setting_nothing_is_batched(serving, tmp_path):
     runtime = await serving(AZUREML_MODEL_DIR=str(folder))
     response = await runtime.score(ScoringRequest(b"[[1, 2]]"))
     assert b"x-batch-size" not in dict(response.headers)
+
+
+async def test_a_script_without_the_decorator_is_told_so(serving, caplog):
+    runtime = await serving(
+        "def init(): pass\ndef run(data): return 1\n", SCORING_MAX_BATCH_SIZE="8"
+    )
+    assert (await runtime.score(ScoringRequest(b"x"))).status == 200
+    assert "a run() that takes several inputs at once says so with @batched." in caplog.text

@@ -287,6 +287,14 @@ def test_no_main(tmp_path: Path) -> None:
     assert caught.value.__suppress_context__
 
 
+def test_no_main_and_no_model_folder(tmp_path: Path) -> None:
+    """A wrong --model-dir is the usual cause; without a script nothing else is asked for."""
+    away = str(tmp_path / "away")
+    environ = {"AML_APP_ROOT": str(tmp_path), "AZUREML_MODEL_DIR": away}
+    with pytest.raises(EntryScriptNotFound, match=f"^The model folder {away} .* does not exist"):
+        entry_script.load(Settings.from_environ(environ))
+
+
 def test_main_that_fails(write_script: WriteScript, tmp_path: Path) -> None:
     """A package that main.py does not find is not taken for main.py itself."""
     write_script("import no_such_package", "main.py")

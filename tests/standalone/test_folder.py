@@ -371,6 +371,15 @@ def folder_of(tmp_path: Path, **paths: str) -> Folder:
     return Folder(settings, blob_paths(settings))
 
 
+def test_the_watched_folder_is_there_before_the_model_is_loaded(tmp_path: Path) -> None:
+    """So that a file can be dropped at once; a file in its place is refused."""
+    folder_of(tmp_path, BLOB_INPUT_FOLDER="new/in").make()
+    assert (tmp_path / "new" / "in").is_dir()
+    (tmp_path / "a.json").touch()
+    with pytest.raises(ConfigurationError, match=r"\(--watch\) is .*/a\.json, which is a file"):
+        folder_of(tmp_path, BLOB_INPUT_FOLDER="a.json").make()
+
+
 @pytest.mark.parametrize(
     "paths",
     [

@@ -22,7 +22,7 @@ from tests.hosts.standalone import clean_environ, reserved_port
 from tests.hosts.waiting import until
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/README.md"))
+EXAMPLES = sorted(path.parent.name for path in ROOT.glob("examples/*/requirements.txt"))
 
 
 def make(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
