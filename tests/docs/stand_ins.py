@@ -38,7 +38,7 @@ AZ = {
     "functionapp log tail": ("name resource-group", ""),
     "container create": (
         "name resource-group image ports",
-        "cpu memory os-type registry-username registry-password",
+        "cpu ip-address memory os-type registry-username registry-password",
     ),
     "storage account create": ("name resource-group sku", "location"),
     "storage account show-connection-string": ("name resource-group", ""),
