@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,20 +17,26 @@ from pathlib import Path
 
 from tests.hosts.standalone import clean_environ, free_port
 
-from .http import CONNECTIONS, ROOT, Figures, _make_models, _medians, _progress, _wait, _wrk
+from .http import (
+    CONNECTIONS,
+    ROOT,
+    Figures,
+    _make_models,
+    _medians,
+    _need_wrk,
+    _parser,
+    _progress,
+    _wait,
+    _wrk,
+)
 
 SIZES = {"off": "1", "on": "64"}
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=4, help="of one measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="the median of so many")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("benchmarks need wrk: apt-get install wrk")
+    options = _parser(__doc__).parse_args()
+    _need_wrk()
     with tempfile.TemporaryDirectory() as folder:
         models, body = _models(Path(folder))
         results = {name: _measured(name, models[name], body, options) for name in models}

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.http import ROOT, SCRIPTS, _progress, _wait
+from benchmarks.http import ROOT, SCRIPTS, _need_wrk, _parser, _progress, _wait
 from scoring_runtime.cache.memory import MemoryStore
 from scoring_runtime.cache.results import Cache
 from scoring_runtime.messages import ScoringRequest
@@ -41,13 +40,8 @@ _CONNECTIONS = 16
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=4, help="of one measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="the median of so many")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    options = parser.parse_args()
-    if shutil.which("wrk") is None:
-        raise SystemExit("benchmarks need wrk: apt-get install wrk")
+    options = _parser(__doc__).parse_args()
+    _need_wrk()
     rows = {}
     with RedisServer() as server:
         stores = {"no cache": "", "memory://": "memory://", "Redis": server.url}

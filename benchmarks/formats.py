@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import numpy as np
 from scoring_runtime.formats import csv, json_lines, npy
 from tests.hosts.standalone import clean_environ, free_port
 
-from .http import ROOT, SCRIPTS, _make_models, _peer, _wait
+from .http import ROOT, SCRIPTS, _make_models, _need_wrk, _peer, _wait
 
 ROWS, COLUMNS = 100, 64
 PEER = "azureml-inference-server-http, JSON"
@@ -43,8 +42,7 @@ class Case(NamedTuple):
 def main() -> None:
     """Measure and print."""
     options = _options()
-    if shutil.which("wrk") is None:
-        raise SystemExit("benchmarks need wrk: apt-get install wrk")
+    _need_wrk()
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder, "models")
         models.mkdir()

@@ -37,8 +37,7 @@ Figures = dict[str, Any]
 def main() -> None:
     """Measure and print."""
     options = _options()
-    if shutil.which("wrk") is None:
-        raise SystemExit("benchmarks need wrk: apt-get install wrk")
+    _need_wrk()
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
         body = _make_models(models)
@@ -49,11 +48,21 @@ def main() -> None:
     print(json.dumps(results, indent=2) if options.json else _table(results))
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def _parser(description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seconds", type=int, default=4, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=3, help="the median of so many")
     parser.add_argument("--json", action="store_true", help="machine-readable")
+    return parser
+
+
+def _need_wrk() -> None:
+    if shutil.which("wrk") is None:
+        raise SystemExit("benchmarks need wrk: apt-get install wrk")
+
+
+def _options() -> argparse.Namespace:
+    parser = _parser(__doc__)
     parser.add_argument("--scripts", nargs="+", default=["one", "sklearn_row", "onnx_row"])
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS)
     return parser.parse_args()

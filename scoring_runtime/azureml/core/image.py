@@ -19,7 +19,9 @@ class ContainerImage:
 
     version, creation_state, image_build_log_uri = 1, "Succeeded", None
 
-    def __init__(self, name: str, models: Sequence[model.Model], image_config: InferenceConfig):
+    def __init__(
+        self, name: str, models: Sequence[model.Model], image_config: InferenceConfig
+    ) -> None:
         self.name, self.models, self.inference_config = name, models, image_config
 
     @staticmethod
