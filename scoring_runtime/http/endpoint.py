@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from time import perf_counter
 from typing import Any
 
@@ -28,7 +27,6 @@ _NOT_FOUND = (
     "your spelling and try again."
 )
 _NOT_ALLOWED = "The method is not allowed for the requested URL."
-_ID_NAMES = (b"x-request-id", b"x-ms-request-id", b"x-ms-client-request-id")
 # The ids are ours; framing and connection belong to the host.
 _RESERVED = frozenset(
     {b"x-request-id", b"x-ms-request-id", b"content-length", b"transfer-encoding", b"connection"}
@@ -59,9 +57,9 @@ class Endpoint:
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
         self._new_id = RandomIds()
-        self._version_header = None
+        self._always: Headers = ()
         if runtime.settings.server_version_header:
-            self._version_header = (b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode())
+            self._always = ((b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode()),)
         self._routes: dict[str, Found] = {
             "/score": (self._scored, SCORES, True),
             "/": (self._healthy, _READ, False),
@@ -189,27 +187,31 @@ class Endpoint:
     # --- the reply ----------------------------------------------------------------------------
 
     def _reply(self, response: ScoringResponse, ids: Ids, asked: dict[bytes, bytes]) -> Reply:
-        headers = [*response.headers]
-        if response.headers is not JSON_HEADERS:
+        status, body, lines, run_ms = response
+        headers = [*lines, *self._always]
+        if lines is not JSON_HEADERS:
             headers = [line for line in headers if line[0] not in _RESERVED]
-        if response.run_ms >= 0:
-            headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % response.run_ms))
-        if self._version_header is not None:
-            headers.append(self._version_header)
-        headers += [(name, value) for name, value in zip(_ID_NAMES, ids, strict=True) if value]
+        if run_ms >= 0:
+            headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % run_ms))
+        request, ms_request, client = ids
+        if request:
+            headers.append((b"x-request-id", request))
+        if ms_request:
+            headers.append((b"x-ms-request-id", ms_request))
+        if client:
+            headers.append((b"x-ms-client-request-id", client))
         if b"traceid" in asked:
             headers.append((b"traceid", asked[b"traceid"]))
-        if response.status == 503 and response.run_ms < 0:  # not one that run() chose
+        if status == 503 and run_ms < 0:  # not one that run() chose
             headers.append((b"retry-after", b"1"))
-        return Reply(response.status, headers, response.body)
+        return Reply(status, headers, body)
 
     def _log(self, request: HttpRequest, reply: Reply, started: float) -> None:
         milliseconds = (perf_counter() - started) * 1000
         query = f"?{request.query.decode('latin-1')}" if request.query else ""
         length = len(reply.body) if isinstance(reply.body, bytes) else "N/A"
         self._access.add(
-            asyncio.get_running_loop(),
-            f"{request.method} {request.path}{query} {reply.status} {milliseconds:.3f}ms {length}",
+            f"{request.method} {request.path}{query} {reply.status} {milliseconds:.3f}ms {length}"
         )
 
 

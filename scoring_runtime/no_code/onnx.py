@@ -63,6 +63,7 @@ class OnnxModel:
     methods: tuple[str, ...] = ()
     params: Mapping[str, Collection[str]] | None = {}
     reads_text = False
+    is_bound = False
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._session = session(path, settings)

@@ -23,6 +23,7 @@ from ..telemetry.logs import log, request_id, script_log
 from ..values.content import Spec
 from .batches import Batches
 from .queue import Scorer
+from .quick import Quickness
 from .served import Served, chosen, default, served
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Loaded(Protocol):
     """What scores once loaded: the entry script, or a model without one."""
 
     is_async: bool
+    is_bound: bool
     sees_headers: bool
     takes_any_method: bool
     takes_tensors: bool
@@ -151,6 +153,11 @@ class Runtime:
         if self._default is None or (request.model and not self.has_script):
             return self._scorers[self.model(request.model)].call(request, None, request.patient)
         return self._default.call(request, None, request.patient)
+
+    @property
+    def quickness(self) -> Quickness | None:
+        """Of the default model, if the event loop may call it; only once started."""
+        return None if self._default is None else self._default.quickness
 
     def model(self, wanted: str) -> Served:
         """The model of this ``name`` or ``name:version``; without a name the default.

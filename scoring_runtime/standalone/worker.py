@@ -97,6 +97,10 @@ class Worker:
                 self._supervised.tell(diagnosis(error, self._settings))
             self._server.should_exit = True
             return
+        quickness = self._runtime.quickness
+        # What a cache waits for with a time-out has to be in a task.
+        if quickness is not None and not self._settings.cached:
+            self._shared.begins_at_once = quickness.is_quick
         log.info("Worker with pid %s ready for serving traffic", os.getpid())
 
     async def _sweep(self) -> None:

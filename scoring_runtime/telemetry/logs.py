@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import contextlib
 import functools
@@ -11,7 +12,6 @@ import logging.config
 import math
 import sys
 import time
-from asyncio import AbstractEventLoop
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -177,16 +177,16 @@ class AccessLog:
         self._level = level
         self._enabled = enabled and log.isEnabledFor(level)
         self._waiting: list[tuple[float, str]] = []
-        self._loop: AbstractEventLoop | None = None
 
-    def add(self, loop: AbstractEventLoop, line: str) -> None:
-        """Note a line; it is written within 50 ms by ``loop``."""
+    def add(self, line: str) -> None:
+        """Note a line; it is written within 50 ms by the loop that runs."""
         if not self._enabled:
             return
         waiting = self._waiting
         waiting.append((time.time(), line))
         if len(waiting) == 1:
-            loop.call_later(_FLUSH_SECONDS, self.flush)
+            # Asked for once a flush: before Python 3.12 it takes a system call.
+            asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
         elif len(waiting) >= _FLUSH_LINES:
             self.flush()
 

@@ -97,10 +97,7 @@ class Scoring:
         started = perf_counter()
         outcome = await self._outcome(request)
         milliseconds = (perf_counter() - started) * 1000
-        self._access.add(
-            asyncio.get_running_loop(),
-            f"{what} {outcome.status} {milliseconds:.3f}ms {len(outcome.body)}",
-        )
+        self._access.add(f"{what} {outcome.status} {milliseconds:.3f}ms {len(outcome.body)}")
         return outcome
 
     def flush_log(self) -> None:

@@ -328,12 +328,11 @@ def logged(moments: list[float], monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     async def add() -> None:
         access = AccessLog()
-        loop = asyncio.get_running_loop()
         clock = iter(moments)
         with monkeypatch.context() as patch:
             patch.setattr(logs, "time", _Clock(clock))
             for line in lines:
-                access.add(loop, line)
+                access.add(line)
         access.flush()
 
     asyncio.run(add())
@@ -406,11 +405,10 @@ def test_lines_are_written_by_themselves(capsys: pytest.CaptureFixture[str]) -> 
 
     async def two_rounds() -> list[int]:
         access = AccessLog()
-        loop = asyncio.get_running_loop()
         counts = []
         for _ in range(2):
-            access.add(loop, "one")
-            access.add(loop, "two")
+            access.add("one")
+            access.add("two")
             counts.append(len(capsys.readouterr().out.splitlines()))
             await asyncio.sleep(0.2)
             counts.append(len(capsys.readouterr().out.splitlines()))
@@ -425,9 +423,8 @@ def test_many_lines_do_not_pile_up(capsys: pytest.CaptureFixture[str]) -> None:
 
     async def add() -> int:
         access = AccessLog()
-        loop = asyncio.get_running_loop()
         for number in range(1300):
-            access.add(loop, f"line {number}")
+            access.add(f"line {number}")
         before = len(capsys.readouterr().out.splitlines())
         access.flush()
         access.flush()
@@ -514,7 +511,7 @@ def test_an_access_line_is_one_line(
     async def add() -> None:
         access = AccessLog()
         for line in ("POST /score 200", f"POST /{FORGED} 404", "POST /grüße 404"):
-            access.add(asyncio.get_running_loop(), line)
+            access.add(line)
         access.flush()
 
     asyncio.run(add())
