@@ -113,24 +113,45 @@ def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
     )
 
 
+class _Response(func.HttpResponse):
+    """A response whose headers are a dict: those of werkzeug are a list that each look searches."""
+
+    def __init__(self, body: bytes, status: int, lines: _Lines) -> None:
+        super().__init__(body, status_code=status)
+        self._lines = lines
+
+    @property
+    def headers(self) -> Any:
+        return self._lines
+
+
+class _Lines(dict[str, str]):
+    """Header lines as the worker sends them, one a name; it takes the cookies by ``get_all``."""
+
+    def __init__(self) -> None:
+        self.cookies: list[str] = []
+
+    def get_all(self, name: str) -> list[str]:
+        """The cookies; the worker asks for no others."""
+        return self.cookies
+
+
 def encoded(reply: Reply, body: bytes) -> func.HttpResponse:
     """A reply, its body whole, as the host takes it.
 
     The worker keeps one value a header name, Set-Cookie apart: repeated lines are joined, which
     means the same (RFC 9110 §5.3).
     """
-    response = func.HttpResponse(
-        b"" if reply.status in _NO_BODY else body, status_code=reply.status
-    )
-    headers: Any = response.headers
+    lines = _Lines()
     for raw_name, raw_value in reply.headers:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        said = headers.get(name)
-        if said is None or name == "set-cookie":
-            headers.add(name, value)
-        else:
-            headers[name] = f"{said}, {value}"
-    return response
+        if name == "set-cookie":
+            lines.cookies.append(value)
+            name = "Set-Cookie"  # as the worker spells it
+        elif name in lines:
+            value = f"{lines[name]}, {value}"
+        lines[name] = value
+    return _Response(b"" if reply.status in _NO_BODY else body, reply.status, lines)
 
 
 def _target(url: str) -> tuple[str, bytes]:
