@@ -58,6 +58,7 @@ class Endpoint:
         self._settings = runtime.settings
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
+        self._noted = self._note if access_log else _not_noted
         self._new_id = RandomIds()
         self._version_header = None
         if runtime.settings.server_version_header:
@@ -101,7 +102,7 @@ class Endpoint:
             response = _as_read(message_response(500, INTERNAL), request.path)
         reply = self._reply(response, ids, headers)
         if logged:
-            self._log(request, reply, started)
+            self._noted(request, reply, started)
         return reply
 
     def failed(self, error: ScoringRuntimeError, request: HttpRequest) -> Reply:
@@ -189,21 +190,24 @@ class Endpoint:
     # --- the reply ----------------------------------------------------------------------------
 
     def _reply(self, response: ScoringResponse, ids: Ids, asked: dict[bytes, bytes]) -> Reply:
-        headers = [*response.headers]
-        if response.headers is not JSON_HEADERS:
-            headers = [line for line in headers if line[0] not in _RESERVED]
+        if response.headers is JSON_HEADERS:
+            headers = [*JSON_HEADERS]
+        else:
+            headers = [line for line in response.headers if line[0] not in _RESERVED]
         if response.run_ms >= 0:
             headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % response.run_ms))
         if self._version_header is not None:
             headers.append(self._version_header)
-        headers += [(name, value) for name, value in zip(_ID_NAMES, ids, strict=True) if value]
+        for line in zip(_ID_NAMES, ids, strict=True):
+            if line[1]:
+                headers.append(line)
         if b"traceid" in asked:
             headers.append((b"traceid", asked[b"traceid"]))
         if response.status == 503 and response.run_ms < 0:  # not one that run() chose
             headers.append((b"retry-after", b"1"))
         return Reply(response.status, headers, response.body)
 
-    def _log(self, request: HttpRequest, reply: Reply, started: float) -> None:
+    def _note(self, request: HttpRequest, reply: Reply, started: float) -> None:
         milliseconds = (perf_counter() - started) * 1000
         query = f"?{request.query.decode('latin-1')}" if request.query else ""
         length = len(reply.body) if isinstance(reply.body, bytes) else "N/A"
@@ -211,6 +215,10 @@ class Endpoint:
             asyncio.get_running_loop(),
             f"{request.method} {request.path}{query} {reply.status} {milliseconds:.3f}ms {length}",
         )
+
+
+def _not_noted(request: HttpRequest, reply: Reply, started: float) -> None:
+    """The host notes each request itself."""
 
 
 async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
