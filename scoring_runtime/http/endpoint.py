@@ -56,6 +56,7 @@ class Endpoint:
         self._settings = runtime.settings
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
+        self._noted = self._note if access_log else _not_noted
         self._new_id = RandomIds()
         self._always: Headers = ()
         if runtime.settings.server_version_header:
@@ -99,7 +100,7 @@ class Endpoint:
             response = _as_read(message_response(500, INTERNAL), request.path)
         reply = self._reply(response, ids, headers)
         if logged:
-            self._log(request, reply, started)
+            self._noted(request, reply, started)
         return reply
 
     def failed(self, error: ScoringRuntimeError, request: HttpRequest) -> Reply:
@@ -206,13 +207,17 @@ class Endpoint:
             headers.append((b"retry-after", b"1"))
         return Reply(status, headers, body)
 
-    def _log(self, request: HttpRequest, reply: Reply, started: float) -> None:
+    def _note(self, request: HttpRequest, reply: Reply, started: float) -> None:
         milliseconds = (perf_counter() - started) * 1000
         query = f"?{request.query.decode('latin-1')}" if request.query else ""
         length = len(reply.body) if isinstance(reply.body, bytes) else "N/A"
         self._access.add(
             f"{request.method} {request.path}{query} {reply.status} {milliseconds:.3f}ms {length}"
         )
+
+
+def _not_noted(request: HttpRequest, reply: Reply, started: float) -> None:
+    """The host notes each request itself."""
 
 
 async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
