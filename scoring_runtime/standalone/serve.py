@@ -51,6 +51,11 @@ def run(settings: Settings) -> int:
         return EXIT_CANNOT_START
     # A debugger is in this process; where fork() is missing or frail, one worker does without.
     if settings.worker_count == 1 and (settings.debug_port or sys.platform != "linux"):
+        if settings.recycles:
+            log.warning(
+                "SCORING_MAX_REQUESTS and SCORING_MAX_RSS_MB have no effect: no process looks "
+                "after this one, with a debugger or outside of Linux."
+            )
         return Worker(settings, sockets, preloaded).run()
 
     def work(supervision: Supervision) -> int:
