@@ -57,11 +57,10 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _quota(group: Path) -> Iterator[float]:
-    of_v1 = [_text(group / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
-    for text in (_text(group / "cpu.max"), " ".join(of_v1)):
-        quota, _, period = text.strip().partition(" ")
-        if quota.isdecimal() and int(period):  # neither "max" nor "-1"
-            yield int(quota) / int(period)
+    of_v1 = (_text(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    for words in (_text(group / "cpu.max").split(), " ".join(of_v1).split()):
+        if len(words) == 2 and all(map(str.isdecimal, words)) and int(words[1]):  # no max, no -1
+            yield int(words[0]) / int(words[1])
 
 
 def _text(path: Path) -> str:

@@ -66,10 +66,10 @@ class Settings:
     health_port: int = _setting("HEALTH_PORT", 5000, _PORT, _PORTS, "Second port, with the same routes, when `SEPERATE_HEALTH_ENDPOINT` is on.")
     separate_health_endpoint: bool = _setting("SEPERATE_HEALTH_ENDPOINT", False, kinds.exactly_true, "true (this spelling) or anything else", "Listen on `HEALTH_PORT` too.")
     worker_count: int = _setting("WORKER_COUNT", 1, kinds.workers, "a whole number from 1, or auto", "Processes of the standalone host. `auto`: as many as the container's CPU quota allows. The threads of BLAS, OpenMP and onnxruntime are divided among them.")
-    max_requests: int = _setting("SCORING_MAX_REQUESTS", 0, kinds.integer(0), "a whole number, 0 for none", "Standalone host: a process that has scored so many requests, files and messages (up to a tenth more, so that not all are due at once) is replaced by a new one, without a lost request.")
-    max_rss_mb: int = _setting("SCORING_MAX_RSS_MB", 0, kinds.integer(0), "a whole number of MB, 0 for none", "Standalone host, on Linux: the same for a process that holds more memory than that.")
     worker_timeout: float = _setting("WORKER_TIMEOUT", 300.0, kinds.seconds, "seconds, 0 for none", "Upper bound of one `run()` in the standalone host; `SCORING_TIMEOUT_MS` may be lower.")
     worker_preload: bool = _setting("WORKER_PRELOAD", False, kinds.true_in_any_case, "true or anything else", "Run `init()`, or load the scikit-learn models, once, before the worker processes are forked, if there are several: they share the memory. Models of other kinds are loaded by each.")
+    max_requests: int = _setting("SCORING_MAX_REQUESTS", 0, kinds.integer(0), "a whole number, 0 for none", "Standalone host: a process that has scored so many requests, files and messages (up to a tenth more, so that not all are due at once) is replaced by a new one, without a lost request.")
+    max_rss_mb: int = _setting("SCORING_MAX_RSS_MB", 0, kinds.integer(0), "a whole number of MB, 0 for none", "Standalone host, on Linux: the same for a process that holds more memory than that.")
     shutdown_seconds: float = _setting("SCORING_SHUTDOWN_SECONDS", 30.0, kinds.seconds, "seconds", "How long SIGTERM waits for what is in flight.")
 
     scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, kinds.integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included; of a blob or a message that of `run()` alone.")

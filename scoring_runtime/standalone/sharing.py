@@ -20,7 +20,7 @@ from ..telemetry.logs import log
 
 _AGAIN_SECONDS = 0.001
 # How long others may be too busy to come for the next, and how many are taken then in each pause.
-_PATIENCE_SECONDS = 0.02
+_PATIENCE_SECONDS = 0.05
 _FOR_OTHERS = 8
 _AFTER_AN_ERROR_SECONDS = 1.0
 _NOBODY = -1

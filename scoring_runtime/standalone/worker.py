@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import FrameType
 
@@ -18,8 +18,8 @@ import uvicorn
 from ..cache.build import caching
 from ..http.endpoint import create
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import State, build
-from ..script.call import Invocation
+from ..scoring.runtime import Loaded, State, build
+from ..scoring.served import Served
 from ..settings.settings import Settings
 from ..telemetry.logs import log
 from . import triggers
@@ -39,7 +39,7 @@ class Worker:
         self,
         settings: Settings,
         sockets: list[socket.socket],
-        preloaded: Invocation | None,
+        preloaded: Mapping[Served, Loaded],
         supervised: Supervision | None = None,
     ) -> None:
         self._settings = settings
