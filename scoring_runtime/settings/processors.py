@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 # OpenBLAS, MKL, BLIS and PyTorch go by OMP_NUM_THREADS too, unless their own variable is set;
-# joblib (n_jobs=-1) and onnxruntime (from 1.32) have each their own.
+# joblib (n_jobs=-1) and onnxruntime (from 1.29) have each their own.
 _THREADS = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT", "ORT_INTRA_OP_NUM_THREADS")
 
 
