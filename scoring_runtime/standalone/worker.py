@@ -116,21 +116,22 @@ class Worker:
             await asyncio.sleep(1)
             self._shared.sweep(self._server.server_state.connections)  # type: ignore[arg-type]
             if self._supervised is not None and not self._server.should_exit:
-                self._server.should_exit = self._is_to_end(self._supervised)
-                if self._wear is not None:
-                    self._look_at_wear(self._wear, self._supervised)
+                self._server.should_exit = self._is_to_end(self._supervised) or (
+                    self._wear is not None and self._is_worn_out(self._wear, self._supervised)
+                )
 
-    def _look_at_wear(self, wear: Wear, supervised: Supervision) -> None:
+    def _is_worn_out(self, wear: Wear, supervised: Supervision) -> bool:
+        """Whether it has been replaced, and its last connection has ended."""
         if self._shared.retiring:
-            # With the last connection; blobs and messages end as at a SIGTERM.
-            state = self._server.server_state
-            self._server.should_exit = not (state.connections or state.tasks)
-        elif supervised.is_released:
-            self._stopping.set()
+            return not self._server.server_state.connections
+        if supervised.is_released:
+            log.info("Another worker is ready; this one ends what it has begun.")
+            self._stopping.set()  # blobs and messages end as at a SIGTERM
             self._shared.retiring = True
             self._server.retire()
         elif not supervised.is_worn and (why := wear.why):
             supervised.ask_for_successor(why)
+        return False
 
     def _is_to_end(self, supervised: Supervision) -> bool:
         if supervised.has_ended:
@@ -213,6 +214,13 @@ class _Server(uvicorn.Server):
             each.close()
         for connection in list(self.server_state.connections):
             connection.retire()  # type: ignore[union-attr]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the connections, those too that are just being made."""
+        for each in self.servers if self.load is not None else ():
+            each.close()
+            await each.wait_closed()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Let the triggers stop now, not after the connections."""
