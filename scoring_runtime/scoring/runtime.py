@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from concurrent import futures
 from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..connections import redis
@@ -20,7 +23,7 @@ from ..script.batched import BatchedInvocation, batch_of
 from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
 from ..settings.settings import Settings
 from ..telemetry.logs import log, request_id, script_log
-from ..values.content import Spec
+from ..values.content import NoCodeModel, Spec
 from .batches import Batches
 from .queue import Scorer
 from .quick import Quickness
@@ -28,6 +31,9 @@ from .served import Served, chosen, default, served
 
 if TYPE_CHECKING:
     from .model_call import ModelInvocation
+
+
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class State(Enum):
@@ -119,7 +125,7 @@ class Runtime:
         ConfigurationError: SCORING_DEFAULT_MODEL names a model that is not there.
     """
 
-    def __init__(self, settings: Settings, preloaded: Invocation | None = None) -> None:
+    def __init__(self, settings: Settings, preloaded: Mapping[Served, Loaded] = _NOTHING) -> None:
         self.settings = settings
         self.served = served(settings)
         self.documents = openapi.Documents()
@@ -276,7 +282,7 @@ class Runtime:
             # One after the other: libraries that two threads import at once may be half imported.
             if any(each.prepared.exception() is not None for each in before):
                 raise NotStarted("A model before it could not be loaded; its log says why.")
-            loaded = self._load(model, runner)
+            loaded = self._preloaded.get(model) or self._load(model, runner)
             loaded.began = self.began
             if model is self.served[-1]:
                 self._finish(loaded)
@@ -295,14 +301,14 @@ class Runtime:
 
     def _load(self, model: Served, runner: asyncio.Runner) -> Loaded:
         if model.folder is None:
-            return self._preloaded or load(self.settings, runner, model[:2])
+            return load(self.settings, runner, model[:2])
         from ..no_code import loading
-        from .model_call import BatchedModelInvocation, ModelInvocation
 
         models.use_model_dir(self.settings.model_dir)
-        found = loading.load(model.folder, self.settings)
-        kind = ModelInvocation if self.settings.max_batch_size == 1 else BatchedModelInvocation
-        return kind(found, model.name, model.version, self.settings)
+        shared = self.settings.worker_count > 1
+        return _called(
+            loading.load(model.folder, self.settings, shared=shared), model, self.settings
+        )
 
     def _finish(self, last: Loaded) -> None:
         if isinstance(last, Invocation):
@@ -316,9 +322,47 @@ class Runtime:
         log.info("Scoring timeout is set to %s", self.settings.scoring_timeout_ms)
 
 
-def build(settings: Settings, preloaded: Invocation | None = None) -> Runtime:
+def build(settings: Settings, preloaded: Mapping[Served, Loaded] = _NOTHING) -> Runtime:
     """The runtime for these settings, not started yet."""
     return Runtime(settings, preloaded)
+
+
+def load_before_fork(settings: Settings) -> dict[Served, Loaded]:
+    """What processes forked from this one need not load: the entry script, scikit-learn models.
+
+    Raises:
+        StartError: it cannot be loaded.
+    """
+    found: dict[Served, Loaded] = {}
+    for each in served(settings):
+        if each.folder is None:
+            with asyncio.Runner() as runner:
+                found[each] = load(settings, runner, each[:2])
+        elif (model := _model_before_fork(each, each.folder, settings)) is not None:
+            found[each] = model
+    return found
+
+
+def _model_before_fork(model: Served, folder: Path, settings: Settings) -> Loaded | None:
+    from ..no_code import loading
+
+    models.use_model_dir(settings.model_dir)
+    made = partial(_called, model=model, settings=settings)
+    found = loading.load_before_fork(folder, settings, made)
+    if found is None:
+        log.info(
+            "WORKER_PRELOAD is for entry scripts and scikit-learn models: each worker loads %s "
+            "itself.",
+            model.identity,
+        )
+    return found
+
+
+def _called(found: NoCodeModel, model: Served, settings: Settings) -> Loaded:
+    from .model_call import BatchedModelInvocation, ModelInvocation
+
+    kind = ModelInvocation if settings.max_batch_size == 1 else BatchedModelInvocation
+    return kind(found, model.name, model.version, settings)
 
 
 def _state(scorer: Scorer[Loaded], started: futures.Future[Any]) -> State:

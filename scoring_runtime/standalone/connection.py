@@ -48,6 +48,10 @@ class Shared:
         """Bytes that may come beside the bodies that are received, wait, or are scored."""
         self.most_connections = min(settings.max_connections, _descriptors_for_connections())
         self.spare: dict[Connection, None] = {}
+        self.lost: Callable[[], object] = int
+        """Called when a connection has ended."""
+        self.retiring = False
+        """Whether each connection ends with its next answer, but none before it."""
         self.now = 0.0
         """Seconds, as :meth:`sweep` counts them."""
         self.tally = Tally()
@@ -102,6 +106,7 @@ class Connection(asyncio.Protocol):
         self._receiving = False
         self._refused = False
         self._stopping = False
+        self._retires = shared.retiring
         self._head_bytes = 0
         self._since = shared.now
         self._unsent: tuple[int, bytes] | None = None
@@ -120,6 +125,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
         self._shared.spare.pop(self, None)
+        self._shared.lost()
         self._refused = True
         self._forget_body()
         self._shared.room += sum(each.size for each in self._turns)
@@ -139,6 +145,10 @@ class Connection(asyncio.Protocol):
         if self._writable is not None:
             self._writable.set()
             self._writable = None
+
+    def retire(self) -> None:
+        """Close after the next answer, or when no request comes for so long as always."""
+        self._retires = True
 
     def shutdown(self) -> None:
         """Close at once when idle, else after what is being received and answered."""
@@ -228,7 +238,8 @@ class Connection(asyncio.Protocol):
         self._answered(item, keep_alive)
 
     def _goes_on_after(self, item: Turn) -> bool:
-        last = not item.keep_alive or (self._stopping and not self._receiving)
+        ends = self._stopping or self._retires
+        last = not item.keep_alive or (ends and not self._receiving)
         return bool(self._turns) or not last
 
     def _answered(self, item: Turn, keep_alive: bool) -> None:
