@@ -5,6 +5,9 @@ import json
 import os
 from typing import Any
 
+from scoring_runtime.script import import_aliases
+
+import_aliases.install()
 spec = importlib.util.spec_from_file_location("entry_module", os.environ["BENCH_SCRIPT"])
 assert spec is not None and spec.loader is not None
 script = importlib.util.module_from_spec(spec)

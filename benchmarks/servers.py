@@ -180,7 +180,6 @@ class Stage(NamedTuple):
     model: Path
     port: int
     room: Path
-    workers: int = 1
 
     @property
     def file(self) -> str:
@@ -201,15 +200,16 @@ class Server(NamedTuple):
     name: str
     dialect: str
     command: Callable[[Stage], list[str]]
-    environ: dict[str, str] = {}
+    environ: tuple[tuple[str, str], ...] = ()
     peer: str = ""
+    root: Path = ROOT
     models: tuple[str, ...] = tuple(_FILES)
 
 
 def _ours(*options: str, script: str | None = None) -> Callable[[Stage], list[str]]:
     def command(stage: Stage) -> list[str]:
         entry = [] if script is None else ["--entry-script", stage.script(script)]
-        where = ["--port", str(stage.port), "--host", "127.0.0.1", "--workers", str(stage.workers)]
+        where = ["--port", str(stage.port), "--host", "127.0.0.1"]
         serve = [sys.executable, "-m", "scoring_runtime", "serve", *options]
         return [*serve, *entry, "--model-dir", str(stage.model), *where]
 
@@ -256,7 +256,7 @@ def _mlflow(stage: Stage) -> list[str]:
     saved = stage.room / "saved"
     if not saved.exists():
         save = [_bin("mlflow", "python"), str(PEERS / "mlflow" / "save.py"), str(saved)]
-        subprocess.run(save, env=_environ(MLFLOW, stage), check=True, capture_output=True)
+        subprocess.run(save, env=environ_of(MLFLOW, stage), check=True, capture_output=True)
     serve = [_bin("mlflow", "mlflow"), "models", "serve", "-m", str(saved)]
     return [*serve, "--env-manager", "local", "-w", "1", "-h", "127.0.0.1", "-p", str(stage.port)]
 
@@ -268,7 +268,7 @@ def _bin(peer: str, program: str) -> str:
 WITHOUT_ECHO = ("linear", "forest", "onnx", "image")
 NO_SCRIPT = Server("no script", "score", _ours(), models=WITHOUT_ECHO)
 NO_SCRIPT_BATCHED = NO_SCRIPT._replace(
-    name="no script, batches", environ={"SCORING_MAX_BATCH_SIZE": str(BATCH)}
+    name="no script, batches", environ=(("SCORING_MAX_BATCH_SIZE", str(BATCH)),)
 )
 SCRIPT = Server("script", "score", _ours(script=""))
 BATCHED = Server("script, `@batched`", "score", _ours(script="batched"))
@@ -281,6 +281,7 @@ MLFLOW = Server(
     "mlflow models serve", "mlflow", _mlflow, peer="mlflow",
     models=("echo", "linear", "forest", "onnx"),
 )  # fmt: skip
+TWO_WORKERS = NO_SCRIPT._replace(name="no script, two workers", command=_ours("--workers", "2"))
 OURS = (NO_SCRIPT_BATCHED, BATCHED, NO_SCRIPT, SCRIPT)
 WITH_BATCHES = (MLSERVER, LITSERVE, BENTOML)
 OTHERS = (AZUREML, *WITH_BATCHES, MLFLOW)
@@ -295,14 +296,15 @@ def request_of(server: Server, load: Load) -> Request:
     return found[server.dialect]
 
 
-def _environ(server: Server, stage: Stage) -> dict[str, str]:
+def environ_of(server: Server, stage: Stage) -> dict[str, str]:
+    """What the process gets."""
     more = {"BENCH_MODEL": stage.file, "BENCH_SCRIPT": stage.script("")}
     more |= {"AZUREML_MODEL_DIR": str(stage.model)} if stage.file else {}
     more |= {"AML_APP_ROOT": str(SCRIPTS), "BENTOML_DO_NOT_TRACK": "True"}
-    found = clean_environ(**ONE_THREAD, **more, **server.environ)
+    found = clean_environ(**ONE_THREAD, **more, **dict(server.environ))
+    path = [PEERS, PEERS / server.peer] if server.peer else [server.root]
+    found["PYTHONPATH"] = os.pathsep.join(map(str, path))
     if server.peer:
-        path = [PEERS, PEERS / server.peer]
-        found["PYTHONPATH"] = os.pathsep.join(map(str, path))
         found["PATH"] = f"{CACHE / server.peer / 'bin'}{os.pathsep}{found['PATH']}"
     return found
 
@@ -317,16 +319,14 @@ class Running(NamedTuple):
 
 
 @contextlib.contextmanager
-def running(
-    server: Server, load: Load, models: Path, room: Path, workers: int = 1
-) -> Iterator[Running]:
+def running(server: Server, load: Load, models: Path, room: Path) -> Iterator[Running]:
     """Start ``server``, wait for the first answer to the load's request, and stop it."""
     room.mkdir(parents=True, exist_ok=True)
-    stage = Stage(load, models / load.model, free_port(), room, workers)
+    stage = Stage(load, models / load.model, free_port(), room)
     command, request = server.command(stage), request_of(server, load)
-    environ = _environ(server, stage)
+    environ = environ_of(server, stage)
     base = f"http://127.0.0.1:{stage.port}"
-    cwd = room if server.peer else ROOT
+    cwd = room if server.peer else server.root
     with serving(command, environ, room / "server.log", cwd) as process:
         took = first_answer(base, request, process, room / "server.log")
         yield Running(base, process.pid, request, took)
@@ -348,7 +348,7 @@ def serving(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    below = [each for each in machine.descendants(process.pid)] if process.poll() is None else []
+    below = list(machine.descendants(process.pid)) if process.poll() is None else []
     process.terminate()
     try:
         process.wait(10)
