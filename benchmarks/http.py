@@ -131,7 +131,7 @@ class Bench:
             except (SystemExit, subprocess.CalledProcessError) as error:
                 failed[server.name] = str(error).strip().splitlines()[-1]
                 continue
-            wrk.load(each.base, each.request, 16, 1)
+            each.load(16, 1)
             started[server] = each
         return started, failed
 
@@ -146,8 +146,7 @@ class Bench:
                         continue
                     progress(f"{load.name}: round {number + 1}, {connections}, {server.name}")
                     self._quiet.turn()
-                    running = started[server]
-                    point = wrk.load(running.base, running.request, connections, self._seconds)
+                    point = started[server].load(connections, self._seconds)
                     rounds[server.name].setdefault(str(connections), []).append(point)
         return {
             name: {connections: wrk.medians(points) for connections, points in each.items()}

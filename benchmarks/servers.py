@@ -19,15 +19,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.hosts.standalone import clean_environ, free_port
 
-from . import machine
-from .wrk import Request
+from . import machine, wrk
+from .wrk import Figures, Request
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -202,6 +202,8 @@ class Server(NamedTuple):
     command: Callable[[Stage], list[str]]
     environ: tuple[tuple[str, str], ...] = ()
     peer: str = ""
+    # Keeps a core busy while it waits: stopped while others are measured.
+    spins: bool = False
     root: Path = ROOT
     models: tuple[str, ...] = tuple(_FILES)
 
@@ -275,7 +277,7 @@ BATCHED = Server("script, `@batched`", "score", _ours(script="batched"))
 BARE = Server("bare uvicorn app", "score", _bare)
 AZUREML = Server("azureml-inference-server-http", "score", _azureml, peer="azureml")
 MLSERVER = Server("MLServer", "v2", _mlserver, peer="mlserver")
-LITSERVE = Server("LitServe", "litserve", _litserve, peer="litserve")
+LITSERVE = Server("LitServe", "litserve", _litserve, peer="litserve", spins=True)
 BENTOML = Server("BentoML", "bentoml", _bentoml, peer="bentoml")
 MLFLOW = Server(
     "mlflow models serve", "mlflow", _mlflow, peer="mlflow",
@@ -316,6 +318,16 @@ class Running(NamedTuple):
     pid: int
     request: Request
     first_answer_s: float
+    spins: bool
+
+    def load(self, connections: int, seconds: int) -> Figures:
+        """Under load for so long; one that spins is stopped again."""
+        if not self.spins:
+            return wrk.load(self.base, self.request, connections, seconds)
+        _signal(machine.descendants(self.pid), signal.SIGCONT)
+        found = wrk.load(self.base, self.request, connections, seconds)
+        _signal(machine.descendants(self.pid), signal.SIGSTOP)
+        return found
 
 
 @contextlib.contextmanager
@@ -329,7 +341,7 @@ def running(server: Server, load: Load, models: Path, room: Path) -> Iterator[Ru
     cwd = room if server.peer else server.root
     with serving(command, environ, room / "server.log", cwd) as process:
         took = first_answer(base, request, process, room / "server.log")
-        yield Running(base, process.pid, request, took)
+        yield Running(base, process.pid, request, took, server.spins)
 
 
 @contextlib.contextmanager
@@ -349,15 +361,20 @@ def serving(
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     below = list(machine.descendants(process.pid)) if process.poll() is None else []
+    _signal(below, signal.SIGCONT)
     process.terminate()
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    for pid in below:
+    _signal(below, signal.SIGKILL)
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in list(pids):
         with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
 
 
 def first_answer(
