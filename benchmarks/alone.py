@@ -1,4 +1,4 @@
-"""Calls per second of a script's run() with nothing around it: ``python -m benchmarks.alone BODY``."""
+"""Calls per second of run() with nothing around it: ``python -m benchmarks.alone BODY``."""
 
 import sys
 import time

@@ -76,7 +76,7 @@ def main() -> None:
         kind: {key: statistics.median(r[kind][key] for r in rounds) for key in rounds[0][kind]}
         for kind in BODIES
     }
-    print(json.dumps(figures) if options.json else _table(figures))
+    print(json.dumps(figures) if options.json else tables(figures))
 
 
 def _run(folder: Path, kind: str) -> dict[str, float]:
@@ -142,7 +142,8 @@ async def _measure(app_dir: Path, body: bytes) -> dict[str, float]:
     return {"p50_us": statistics.median(one) * 1e6, "per_second": CALLS / seconds}
 
 
-def _table(figures: Figures) -> str:
+def tables(figures: Figures) -> str:
+    """In Markdown."""
     rows = [
         [kind, f"{f['p50_us']:.0f} µs", f"{f['p50_us'] / figures['empty']['p50_us']:.1f}",
          f"{f['per_second']:,.0f}/s", f"{f['per_second'] / figures['empty']['per_second']:.2f}"]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def main() -> None:
     options = _options()
     wrk.needed()
     figures = measured_all(options)
-    print(json.dumps(figures) if options.json else _tables(figures))
+    print(json.dumps(figures) if options.json else tables(figures))
 
 
 def _options() -> argparse.Namespace:
@@ -120,7 +121,7 @@ class Bench:
         """Those that answer, each after a second of load, and why the others do not."""
         started: dict[Server, servers.Running] = {}
         failed: dict[str, str] = {}
-        for number, server in enumerate(dict.fromkeys(sum(map(list, plan.values()), []))):
+        for number, server in enumerate(dict.fromkeys(chain(*plan.values()))):
             if load.model not in server.models:
                 continue
             progress(f"{load.name}: starting {server.name}")
@@ -153,6 +154,25 @@ class Bench:
             for name, each in rounds.items()
         }
 
+    def pairs(
+        self, name: str, plan: Mapping[int, tuple[Server, Server]], count: int
+    ) -> dict[int, list[tuple[float, float]]]:
+        """Requests per second of two servers, a second each, right after one another."""
+        load = LOADS[name]
+        rates: dict[int, list[tuple[float, float]]] = {each: [] for each in plan}
+        with contextlib.ExitStack() as stack:
+            started, failed = self._start(load, plan, stack)
+            if failed:
+                raise SystemExit(str(failed))
+            for number in range(count):
+                for connections, both in plan.items():
+                    progress(f"{load.name}: pair {number + 1}, {connections}")
+                    self._quiet.turn()
+                    turns = both[:: -1 if number % 2 else 1]
+                    found = {each: started[each].load(connections, 1)["rate"] for each in turns}
+                    rates[connections].append((found[both[0]], found[both[1]]))
+        return rates
+
     def alone(self, load: Load) -> float:
         """Calls per second of the script's run() with nothing around it."""
         body = self._folder / "body"
@@ -161,13 +181,16 @@ class Bench:
         stage = servers.Stage(load, self._models / load.model, 0, self._folder)
         command = [sys.executable, "-m", "benchmarks.alone", str(body)]
         environ = servers.environ_of(servers.BARE, stage)
-        done = subprocess.run(command, env=environ, cwd=servers.ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=environ, cwd=servers.ROOT, capture_output=True, text=True
+        )
         if done.returncode:
             raise SystemExit(done.stderr)
         return float(done.stdout)
 
 
-def _tables(figures: Figures) -> str:
+def tables(figures: Figures) -> str:
+    """In Markdown."""
     parts = []
     for found in figures["loads"].values():
         counts = list(dict.fromkeys(c for e in found["servers"].values() for c in e["connections"]))

@@ -14,7 +14,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-OURS = ("numpy", "scikit-learn", "joblib", "onnxruntime", "pillow", "uvicorn", "httptools", "uvloop")
+OURS = (
+    "numpy",
+    "scikit-learn",
+    "joblib",
+    "onnxruntime",
+    "pillow",
+    "uvicorn",
+    "httptools",
+    "uvloop",
+)
 
 
 def name() -> str:

@@ -64,7 +64,13 @@ LOADS = {
 }
 _FILES = {"echo": "", "linear": "model.pkl", "forest": "model.pkl", "onnx": "model.onnx"}
 _FILES |= {"image": "model.onnx"}
-_SCRIPTS = {"echo": "one", "linear": "sklearn", "forest": "sklearn", "onnx": "onnx", "image": "image"}
+_SCRIPTS = {
+    "echo": "one",
+    "linear": "sklearn",
+    "forest": "sklearn",
+    "onnx": "onnx",
+    "image": "image",
+}
 
 
 # --- models and bodies ----------------------------------------------------------------------------
@@ -130,6 +136,7 @@ def picture() -> Any:
 
 def _of_rows(load: Load) -> dict[str, Request]:
     data = rows(load.rows)
+    flat = [number for row in data for number in row]
 
     def sent(path: str, content: Any) -> Request:
         return Request(path, json.dumps(content).encode())
@@ -139,7 +146,7 @@ def _of_rows(load: Load) -> dict[str, Request]:
         tensor["datatype"] = "FP32"
     return {
         "score": sent("/score", {"data": data}),
-        "v2": sent("/v2/models/model/infer", {"inputs": [{**tensor, "data": sum(data, [])}]}),
+        "v2": sent("/v2/models/model/infer", {"inputs": [{**tensor, "data": flat}]}),
         "litserve": sent("/predict", {"data": data}),
         "bentoml": sent("/predict", {"rows": data}),
         "mlflow": sent("/invocations", {"inputs": data}),
@@ -380,7 +387,7 @@ def _signal(pids: Iterable[int], number: signal.Signals) -> None:
 def first_answer(
     base: str, request: Request, process: subprocess.Popen[bytes], log: Path, patience: float = 60
 ) -> float:
-    """Seconds until ``request`` is answered with 200; SystemExit with the log's end if it never is."""
+    """Seconds until ``request`` is answered with 200; SystemExit with the log if it never is."""
     begin, said = time.monotonic(), ""
     headers = {"Content-Type": request.content_type, **dict(request.headers)}
     while time.monotonic() - begin < patience and process.poll() is None:
@@ -424,7 +431,9 @@ def peer_versions(peer: str) -> dict[str, str]:
     """What is installed of the packages that decide the figures."""
     pip = [_bin(peer, "python"), "-m", "pip", "list", "--format", "json"]
     done = subprocess.run(pip, capture_output=True, text=True, check=True)
-    named = {line.partition("==")[0] for line in (PEERS / peer / "requirements.txt").read_text().split()}
+    named = {
+        line.partition("==")[0] for line in (PEERS / peer / "requirements.txt").read_text().split()
+    }
     web = {"fastapi", "starlette", "uvicorn", "gunicorn", "flask", "uvloop", "httptools"}
     wanted = named | web | set(SHARED)
     return {e["name"]: e["version"] for e in json.loads(done.stdout) if e["name"].lower() in wanted}

@@ -46,7 +46,9 @@ def parsed(text: str) -> Figures:
     assert rate is not None, text
     seconds = float(rate[2]) * _SCALE[rate[3]] / 1000
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    sockets = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
+    sockets = re.search(
+        r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text
+    )
     failed = int(refused[1]) if refused else 0
     found["rate"] = (int(rate[1]) - failed) / seconds
     found["errors"] = failed + (sum(map(int, sockets.groups())) if sockets else 0)

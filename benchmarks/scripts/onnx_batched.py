@@ -1,5 +1,6 @@
 """onnx_row.py with @batched."""
 
+import itertools
 import json
 import os
 
@@ -26,5 +27,5 @@ def run(bodies):
     ends = np.cumsum([len(each) for each in rows])
     return [
         {"label": label[a:b].tolist(), "probabilities": probabilities[a:b].tolist()}
-        for a, b in zip([0, *ends], ends)
+        for a, b in itertools.pairwise([0, *ends])
     ]

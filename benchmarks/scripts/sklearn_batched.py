@@ -1,5 +1,6 @@
 """sklearn_row.py with @batched."""
 
+import itertools
 import json
 import os
 
@@ -21,4 +22,4 @@ def run(bodies):
     rows = [json.loads(body)["data"] for body in bodies]
     digits = model.predict(np.concatenate(rows)).tolist()
     ends = np.cumsum([len(each) for each in rows]).tolist()
-    return [digits[a:b] for a, b in zip([0, *ends], ends)]
+    return [digits[a:b] for a, b in itertools.pairwise([0, *ends])]
