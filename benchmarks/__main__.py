@@ -1,7 +1,7 @@
 """Every benchmark in turn, its figures into ``results/``, and the plots: ``make bench``.
 
-``python -m benchmarks http cache`` measures these only, ``--quick`` one short round of little, which
-is printed and kept nowhere. ``python -m benchmarks must`` says what holds.
+``python -m benchmarks http cache`` measures these only, ``--quick`` one short round, which is kept
+nowhere; ``python -m benchmarks must`` says what holds.
 """
 
 from __future__ import annotations

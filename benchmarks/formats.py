@@ -72,8 +72,6 @@ def _measured(
     folder: Path, cases: dict[str, Request], options: argparse.Namespace, quiet: Quiet
 ) -> dict[str, float]:
     load, models = LOADS["onnx-100"], folder / "models"
-    models.mkdir()
-    servers.make_models(models)
     rounds: dict[str, list[wrk.Figures]] = {name: [] for name in (PEER, *cases)}
     with (
         running(AZUREML, load, models, folder / "peer") as peer,

@@ -34,9 +34,6 @@ def main() -> None:
     options = machine.options(__doc__, seconds=1).parse_args()
     wrk.needed()
     with tempfile.TemporaryDirectory() as folder, Quiet() as quiet:
-        models = Path(folder, "models")
-        models.mkdir()
-        servers.make_models(models)
         figures = {name: _measured(name, Path(folder), options, quiet) for name in KINDS}
     progress("")
     print(json.dumps(figures) if options.json else tables(figures))

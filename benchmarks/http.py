@@ -90,8 +90,6 @@ class Bench:
     def __enter__(self) -> Bench:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         self._models = self._folder / "models"
-        self._models.mkdir()
-        servers.make_models(self._models)
         self._quiet = self._stack.enter_context(Quiet())
         return self
 

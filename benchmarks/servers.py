@@ -76,28 +76,38 @@ _SCRIPTS = {
 # --- models and bodies ----------------------------------------------------------------------------
 
 
-def make_models(folder: Path) -> None:
-    """Train on the digits data: a folder for each model, with one file in it."""
+def make_model(model: str, folder: Path) -> None:
+    """Train on the digits data if it is not there yet: ``folder/MODEL`` with one file in it."""
+    if (folder / model).exists():
+        return
+    (folder / model).mkdir(parents=True)
+    file = folder / model / _FILES[model]
+    if model == "image":
+        shutil.copy(image_model(), file)
+    elif model != "echo":
+        _train(model, file)
+
+
+def _train(model: str, file: Path) -> None:
     import joblib
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType
     from sklearn.datasets import load_digits
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    for model in _FILES:
-        (folder / model).mkdir()
-    data = load_digits(return_X_y=True)
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(*data)
-    joblib.dump(linear, folder / "linear" / "model.pkl")
-    forest = RandomForestClassifier(100, random_state=0).fit(*data)
-    joblib.dump(forest, folder / "forest" / "model.pkl")
+    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+    kind = RandomForestClassifier(100, random_state=0) if model == "forest" else linear
+    trained = kind.fit(*load_digits(return_X_y=True))
+    if model != "onnx":
+        joblib.dump(trained, file)
+        return
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import FloatTensorType
+
     types = [("input", FloatTensorType([None, 64]))]
-    onnx = to_onnx(linear, initial_types=types, options={"zipmap": False}, target_opset=15)
-    (folder / "onnx" / "model.onnx").write_bytes(onnx.SerializeToString())
-    shutil.copy(image_model(), folder / "image" / "model.onnx")
+    onnx = to_onnx(trained, initial_types=types, options={"zipmap": False}, target_opset=15)
+    file.write_bytes(onnx.SerializeToString())
 
 
 def image_model() -> Path:
@@ -339,8 +349,12 @@ class Running(NamedTuple):
 
 @contextlib.contextmanager
 def running(server: Server, load: Load, models: Path, room: Path) -> Iterator[Running]:
-    """Start ``server``, wait for the first answer to the load's request, and stop it."""
+    """Start ``server``, wait for the first answer to the load's request, and stop it.
+
+    ``models`` is the folder of the models, where its own is made if it is not there.
+    """
     room.mkdir(parents=True, exist_ok=True)
+    make_model(load.model, models)
     stage = Stage(load, models / load.model, free_port(), room)
     command, request = server.command(stage), request_of(server, load)
     environ = environ_of(server, stage)
