@@ -85,13 +85,13 @@ def _measured(kind: str, folder: Path, options: argparse.Namespace, quiet: Quiet
 
         points = KINDS[kind](start)
         for _, running, _, _ in points[:: len(points) - 1]:
-            running.load(16, 1)
+            running.load(running.request, 16, 1)
         rounds: dict[int, list[wrk.Figures]] = {size: [] for size, *_ in points}
         for number in range(1 if options.quick else options.rounds):
             for size, running, request, connections in points:
                 quiet.turn()
                 progress(f"{kind}: {size:,}, round {number + 1}")
-                found = wrk.load(running.base, request, connections, options.seconds)
+                found = running.load(request, connections, options.seconds)
                 rounds[size].append(found | machine.memory_mb(running.pid))
     return [
         {"size": size, **wrk.medians(each), "pss_mb": each[0]["pss_mb"]}

@@ -1,6 +1,6 @@
 """HTTP: this runtime against other servers, with the same models and inputs, by wrk.
 
-``python -m benchmarks.http`` starts all servers of a load, which then take turns: A B C A B C …,
+``python -m benchmarks.http`` starts all servers of a model, which then take turns: A B C A B C …,
 so that what the machine does meanwhile falls on all of them. Medians of three rounds.
 """
 
@@ -12,8 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = machine.options(__doc__)
+    parser = machine.options(__doc__, seconds=1)
     names = [each.name for each in SERVERS]
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=[])
     parser.add_argument("--servers", nargs="+", choices=names, default=names)
@@ -59,12 +58,15 @@ def measured_all(options: argparse.Namespace) -> Figures:
     wanted = [each for each in SERVERS if each.name in options.servers]
     installed, missing = available(wanted)
     chosen = QUICK if options.quick and not options.loads else CONNECTIONS
-    loads: Figures = {}
     with Bench(options.seconds, options.rounds, options.quick) as bench:
-        for name in options.loads or chosen:
-            connections = options.connections or chosen.get(name, (16,))
-            loads[name] = bench.load(name, {each: installed for each in connections})
-            loads[name]["alone"] = bench.alone(LOADS[name])
+        loads = bench.loads(
+            {
+                name: dict.fromkeys(options.connections or chosen.get(name, (16,)), installed)
+                for name in options.loads or chosen
+            }
+        )
+        for name, each in loads.items():
+            each["alone"] = bench.alone(LOADS[name])
     versions = {each.name: servers.peer_versions(each.peer) for each in installed if each.peer}
     return {
         "loads": loads,
@@ -97,79 +99,67 @@ class Bench:
         self._stack.close()
         progress("")
 
-    def load(self, name: str, plan: Plan) -> Figures:
-        """Start every server of the plan, and let them take turns."""
-        load = LOADS[name]
+    def loads(self, plans: Mapping[str, Plan]) -> Figures:
+        """Of each load: its servers with the medians of their points, memory and first answer."""
+        found: Figures = {}
+        for model in dict.fromkeys(LOADS[name].model for name in plans):
+            some = {name: plan for name, plan in plans.items() if LOADS[name].model == model}
+            points, about, failed = self.points(some, self._rounds, self._seconds)
+            for name in some:
+                each: Figures = {
+                    server: {**said, "connections": {}} for server, said in about.items()
+                }
+                for (load, connections, server), rounds in points.items():
+                    if load == name:
+                        each[server]["connections"][str(connections)] = wrk.medians(rounds)
+                found[name] = {"load": LOADS[name].name, "servers": each, "failed": failed}
+        return found
+
+    def points(
+        self, plans: Mapping[str, Plan], rounds: int, seconds: int
+    ) -> tuple[dict[tuple[str, int, str], list[wrk.Figures]], Figures, dict[str, str]]:
+        """Start every server of the plans, which are of one model, and let them take turns.
+
+        Each round of each load, number of connections and server; memory and first answer of each
+        server; and those that did not answer.
+        """
+        points: dict[tuple[str, int, str], list[wrk.Figures]] = {}
         with contextlib.ExitStack() as stack:
-            started, failed = self._start(load, plan, stack)
-            found = self._rounds_of(load, plan, started)
-            about = {
+            started, failed = self._start(plans, stack)
+            for number in range(rounds):
+                for name, connections, server in _turns(plans):
+                    if server not in started:
+                        continue
+                    progress(f"{name}: round {number + 1}, {connections}, {server.name}")
+                    self._quiet.turn()
+                    request = servers.request_of(server, LOADS[name])
+                    point = started[server].load(request, connections, seconds)
+                    points.setdefault((name, connections, server.name), []).append(point)
+            about: Figures = {
                 server.name: {"first_answer_s": each.first_answer_s, **machine.memory_mb(each.pid)}
                 for server, each in started.items()
             }
-        figures = {
-            server.name: {**about[server.name], "connections": found[server.name]}
-            for server in started
-        }
-        return {"load": load.name, "servers": figures, "failed": failed}
+        return points, about, failed
 
     def _start(
-        self, load: Load, plan: Plan, stack: contextlib.ExitStack
+        self, plans: Mapping[str, Plan], stack: contextlib.ExitStack
     ) -> tuple[dict[Server, servers.Running], dict[str, str]]:
         """Those that answer, each after a second of load, and why the others do not."""
         started: dict[Server, servers.Running] = {}
         failed: dict[str, str] = {}
-        for number, server in enumerate(dict.fromkeys(chain(*plan.values()))):
-            if load.model not in server.models:
-                continue
-            progress(f"{load.name}: starting {server.name}")
+        load = LOADS[next(iter(plans))]
+        for number, server in enumerate(dict.fromkeys(each[2] for each in _turns(plans))):
+            progress(f"{load.model}: starting {server.name}")
             self._quiet.turn()
-            room = self._folder / f"{load.model}-{load.rows}-{number}"
+            room = self._folder / f"{load.model}-{number}"
             try:
                 each = stack.enter_context(servers.running(server, load, self._models, room))
             except (SystemExit, subprocess.CalledProcessError) as error:
                 failed[server.name] = str(error).strip().splitlines()[-1]
                 continue
-            each.load(16, 1)
+            each.load(each.request, 16, 1)
             started[server] = each
         return started, failed
-
-    def _rounds_of(
-        self, load: Load, plan: Plan, started: Mapping[Server, servers.Running]
-    ) -> dict[str, dict[str, wrk.Figures]]:
-        rounds: dict[str, dict[str, list[wrk.Figures]]] = {each.name: {} for each in started}
-        for number in range(self._rounds):
-            for connections, wanted in plan.items():
-                for server in wanted:
-                    if server not in started:
-                        continue
-                    progress(f"{load.name}: round {number + 1}, {connections}, {server.name}")
-                    self._quiet.turn()
-                    point = started[server].load(connections, self._seconds)
-                    rounds[server.name].setdefault(str(connections), []).append(point)
-        return {
-            name: {connections: wrk.medians(points) for connections, points in each.items()}
-            for name, each in rounds.items()
-        }
-
-    def pairs(
-        self, name: str, plan: Mapping[int, tuple[Server, Server]], count: int
-    ) -> dict[int, list[tuple[float, float]]]:
-        """Requests per second of two servers, a second each, right after one another."""
-        load = LOADS[name]
-        rates: dict[int, list[tuple[float, float]]] = {each: [] for each in plan}
-        with contextlib.ExitStack() as stack:
-            started, failed = self._start(load, plan, stack)
-            if failed:
-                raise SystemExit(str(failed))
-            for number in range(count):
-                for connections, both in plan.items():
-                    progress(f"{load.name}: pair {number + 1}, {connections}")
-                    self._quiet.turn()
-                    turns = both[:: -1 if number % 2 else 1]
-                    found = {each: started[each].load(connections, 1)["rate"] for each in turns}
-                    rates[connections].append((found[both[0]], found[both[1]]))
-        return rates
 
     def alone(self, load: Load) -> float:
         """Calls per second of the script's run() with nothing around it."""
@@ -185,6 +175,14 @@ class Bench:
         if done.returncode:
             raise SystemExit(done.stderr)
         return float(done.stdout)
+
+
+def _turns(plans: Mapping[str, Plan]) -> Iterator[tuple[str, int, Server]]:
+    for name, plan in plans.items():
+        for connections, wanted in plan.items():
+            for server in wanted:
+                if LOADS[name].model in server.models:
+                    yield name, connections, server
 
 
 def tables(figures: Figures) -> str:

@@ -67,6 +67,7 @@ class Quiet:
         self._paths = [Path(each) for each in os.environ.get("BENCH_LOCKS", "").split(":") if each]
         self._held = contextlib.ExitStack()
         self._since = 0.0
+        self.seconds = 0.0
 
     def __enter__(self) -> Quiet:
         for path in self._paths:
@@ -77,11 +78,15 @@ class Quiet:
 
     def __exit__(self, *exc_info: object) -> None:
         self._held.close()
+        self.seconds += time.monotonic() - self._since
+        if self._paths:
+            print(f"held the locks for {self.seconds:.0f} s", file=sys.stderr)
 
     def turn(self) -> None:
         """Between two measurements: lets others work when it is time."""
         if self._paths and time.monotonic() - self._since > self.MOST_SECONDS:
             self._held.close()
+            self.seconds += time.monotonic() - self._since
             time.sleep(1)
             self.__enter__()
 

@@ -50,7 +50,7 @@ PLANS: dict[str, dict[int, tuple[Server, ...]]] = {
 }
 BEFORE_LOADS, BEFORE_CONNECTIONS = ("echo", "linear-1", "onnx-1"), (1, 16, 64)
 # Pairs of a second each: a share of 3 % is less than what one pair differs by.
-PAIRS = 7
+PAIRS = 6
 
 
 # Text, load, connections, one server, the other, how many times it must be.
@@ -104,20 +104,21 @@ def measured(options: argparse.Namespace) -> list[Row]:
     """All rows, from one run."""
     installed, missing = available(OTHERS)
     with Bench(options.seconds, options.rounds, options.quick) as bench, _before(options) as before:
-        points: Points = {}
-        for name, plan in PLANS.items():
-            ready = {
-                count: [each for each in wanted if each.name not in missing]
-                for count, wanted in plan.items()
+        found = bench.loads(
+            {
+                name: {
+                    c: [e for e in wanted if e.name not in missing] for c, wanted in plan.items()
+                }
+                for name, plan in PLANS.items()
             }
-            points[name] = _points(bench.load(name, ready))
+        )
+        points = {
+            load: {name: each["connections"] for name, each in about["servers"].items()}
+            for load, about in found.items()
+        }
         rows = _ratios(points, [each.name for each in installed])
         rows += _not_slower(bench, before, options.quick) if before else []
     return rows + _functions(options) + _lines(options.before)
-
-
-def _points(found: Figures) -> dict[str, dict[str, wrk.Figures]]:
-    return {name: each["connections"] for name, each in found["servers"].items()}
 
 
 def _ratios(points: Points, peers: Sequence[str]) -> list[Row]:
@@ -176,14 +177,21 @@ def _not_slower(bench: Bench, before: Server, quick: bool) -> list[Row]:
     rows = []
     for load in BEFORE_LOADS:
         plan = dict.fromkeys(BEFORE_CONNECTIONS, (before, SCRIPT))
-        for connections, points in bench.pairs(load, plan, 2 if quick else PAIRS).items():
-            ratios = [now / then for then, now in points]
-            then, now = (statistics.median(side) for side in zip(*points, strict=True))
+        points, _, failed = bench.points({load: plan}, 2 if quick else PAIRS, 1)
+        if failed:
+            raise SystemExit(str(failed))
+        for connections in BEFORE_CONNECTIONS:
+            then, now = (
+                [point["rate"] for point in points[load, connections, each.name]]
+                for each in (before, SCRIPT)
+            )
+            ratios = [a / b for a, b in zip(now, then, strict=True)]
             noise = 2 * 1.25 * statistics.stdev(ratios) / len(ratios) ** 0.5
             many = f"{connections} connection{'s' * (connections > 1)}"
-            about = f"{now:,.0f}/s to {then:,.0f}/s, noise {noise:.2f}"
+            about = f"{statistics.median(now):,.0f}/s to {statistics.median(then):,.0f}/s"
             text = f"{servers.LOADS[load].name}, script, {many}, to before"
-            rows.append(Row(text, statistics.median(ratios), 0.97, about=about, noise=noise))
+            found, about = statistics.median(ratios), f"{about}, noise {noise:.2f}"
+            rows.append(Row(text, found, 0.97, about=about, noise=noise))
     return rows
 
 

@@ -337,13 +337,13 @@ class Running(NamedTuple):
     first_answer_s: float
     spins: bool
 
-    def load(self, connections: int, seconds: int) -> Figures:
+    def load(self, request: Request, connections: int, seconds: int) -> Figures:
         """Under load for so long; one that spins is stopped again."""
-        if not self.spins:
-            return wrk.load(self.base, self.request, connections, seconds)
-        _signal(machine.descendants(self.pid), signal.SIGCONT)
-        found = wrk.load(self.base, self.request, connections, seconds)
-        _signal(machine.descendants(self.pid), signal.SIGSTOP)
+        if self.spins:
+            _signal(machine.descendants(self.pid), signal.SIGCONT)
+        found = wrk.load(self.base, request, connections, seconds)
+        if self.spins:
+            _signal(machine.descendants(self.pid), signal.SIGSTOP)
         return found
 
 
