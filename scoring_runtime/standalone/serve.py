@@ -12,11 +12,12 @@ from dataclasses import replace
 from ..cache.build import store_of
 from ..errors import ConfigurationError, StartError
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import load
+from ..scoring.runtime import cells, load
 from ..scoring.served import served
 from ..script.call import Invocation
 from ..settings.settings import Settings
 from ..telemetry.logs import log
+from ..telemetry.pages import Pages
 from . import triggers
 from .supervisor import EXIT_CANNOT_START, Supervision, Supervisor
 from .worker import Worker
@@ -53,8 +54,10 @@ def run(settings: Settings) -> int:
     if settings.worker_count == 1 and (settings.debug_port or sys.platform != "linux"):
         return Worker(settings, sockets, preloaded).run()
 
+    pages = Pages.of_children(settings.worker_count, cells(settings))
+
     def work(supervision: Supervision) -> int:
-        return Worker(settings, sockets, preloaded, supervision).run()
+        return Worker(settings, sockets, preloaded, supervision, pages).run()
 
     return Supervisor(settings.worker_count, sockets, work).run()
 

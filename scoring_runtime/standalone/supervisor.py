@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
 
+from ..messages import ScoringRequest
 from ..telemetry import standard_streams
-from ..telemetry.logs import log, request_id
+from ..telemetry.logs import began, log
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -29,9 +30,11 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 class Supervision:
     """What a worker and its supervisor know of each other, in memory that both see: whether the
-    worker is ready, and a text. ``quick_ends`` workers in a row before it have ended quickly."""
+    worker is ready, and a text. ``quick_ends`` workers in a row before it have ended quickly. Its
+    metrics are in the page of this ``number``."""
 
-    def __init__(self, quick_ends: int) -> None:
+    def __init__(self, quick_ends: int, number: int = 0) -> None:
+        self.number = number
         self.pause = min(2.0 ** (quick_ends - 2), _LONGEST_PAUSE) if quick_ends > 1 else 0.0
         self._quick_ends = quick_ends
         self._born = time.monotonic() + self.pause
@@ -44,10 +47,10 @@ class Supervision:
         text = why.encode(errors="replace")[: _SHARED_BYTES - _TEXT_AT]
         self._shared[_TEXT_AT : _TEXT_AT + len(text)] = text
 
-    def began(self, request: str) -> None:
-        """In a scoring thread of the worker, at each request: the id of the one it begins."""
-        request_id.set(request)
-        self._last_id.value = request[:128]
+    def began(self, request: ScoringRequest) -> None:
+        """In a scoring thread of the worker, at each request that it begins: its id."""
+        began(request)
+        self._last_id.value = request.request_id[:128]
 
     def tell_ready(self) -> None:
         """In the worker: it has started."""
@@ -71,7 +74,7 @@ class Supervision:
     def next(self) -> Supervision:
         """That of the worker that replaces this one."""
         quick = time.monotonic() - self._born < _QUICK_END_SECONDS
-        return Supervision(self._quick_ends + 1 if quick else 0)
+        return Supervision(self._quick_ends + 1 if quick else 0, self.number)
 
     @property
     def has_ended(self) -> bool:
@@ -110,8 +113,8 @@ class Supervisor:
         for each in END_SIGNALS:
             signal.signal(each, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for _ in range(self._count):
-            self._fork(Supervision(0))
+        for number in range(self._count):
+            self._fork(Supervision(0, number))
         why = ""
         while self._workers:
             woken()

@@ -22,6 +22,8 @@ from ..scoring.runtime import State, build
 from ..script.call import Invocation
 from ..settings.settings import Settings
 from ..telemetry.logs import log
+from ..telemetry.metrics import CONNECTIONS
+from ..telemetry.pages import Pages
 from . import triggers
 from .connection import Shared
 from .http import HttpProtocol
@@ -39,11 +41,13 @@ class Worker:
         sockets: list[socket.socket],
         preloaded: Invocation | None,
         supervised: Supervision | None = None,
+        pages: Pages | None = None,
     ) -> None:
         self._settings = settings
         self._sockets = sockets
         self._supervised = supervised
-        self._runtime = build(settings, preloaded)
+        number = supervised.number if supervised is not None else 0
+        self._runtime = build(settings, preloaded, pages, number)
         if supervised is not None:
             self._runtime.began = supervised.began
             # Before a client knows it: one that crashes then is replaced.
@@ -52,6 +56,10 @@ class Worker:
         self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
         self._shared = Shared(self._runtime, handle)
         self._server = _Server(_server_config(self._shared))
+        metrics = self._runtime.metrics
+        metrics.parts.add("connections")
+        self._connections = metrics.number(CONNECTIONS)
+        metrics.publish_by(self._publish_connections)
         self._triggers = triggers.build(self._runtime, self._caching.score)
         self._exit_code = EXIT_OK
 
@@ -102,9 +110,13 @@ class Worker:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1)
+            self._runtime.metrics.publish()
             self._shared.sweep(self._server.server_state.connections)  # type: ignore[arg-type]
             if self._supervised is not None and not self._server.should_exit:
                 self._server.should_exit = self._is_to_end(self._supervised)
+
+    def _publish_connections(self) -> None:
+        self._connections.set(len(self._server.server_state.connections))
 
     def _is_to_end(self, supervised: Supervision) -> bool:
         if supervised.has_ended:
