@@ -194,7 +194,7 @@ def _onnx(folder: Path, layers: int, width: int, *, external: bool) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     folder.mkdir()
-    where = {"save_as_external_data": True, "location": "weights.bin"} if external else {}
+    where: Any = {"save_as_external_data": True, "location": "weights.bin"} if external else {}
     onnx.save_model(model, folder / "model.onnx", **where)
 
 

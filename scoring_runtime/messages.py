@@ -12,6 +12,19 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Header lines in order: lower-case names, latin-1 values, as in ASGI."""
 
 
+class Progress:
+    """How far one input has come; times are those of ``time.perf_counter()``, in seconds."""
+
+    __slots__ = ("begun", "model", "received")
+
+    def __init__(self, received: float, model: str = "") -> None:
+        self.received = received
+        self.model = model
+        """As the input names it; nothing for the default."""
+        self.begun = 0.0
+        """When a scoring thread took it up; 0 until then, and where no run() is needed."""
+
+
 class ScoringRequest(NamedTuple):
     """One input.
 
@@ -33,6 +46,7 @@ class ScoringRequest(NamedTuple):
     enter: Callable[[], object] | None = None
     model: str = ""
     patient: bool = False
+    progress: Progress | None = None
 
     def header(self, name: bytes) -> bytes:
         """The value of the first header line of this (lower-case) name, or ``b""``."""

@@ -31,7 +31,7 @@ def caching(runtime: Runtime, processes: str = "") -> Caching:
         return Caching(_without_inputs(runtime.score), None, _nothing)
     store = store_of(settings, processes)
     cache = Cache(runtime, store)
-    runtime.metrics.update(cache.metrics())
+    runtime.metrics.parts.add("cache")
     inputs = StoredInputs(store, cache, settings)
     return Caching(inputs.score, inputs, cache.close)
 

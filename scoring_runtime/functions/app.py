@@ -24,7 +24,7 @@ from ..connections.named import triggers
 from ..errors import ConfigurationError, EntryScriptFailed, NotStarted
 from ..messages import Score, ScoringRequest, ScoringResponse
 from ..scoring.diagnosis import diagnosis, summary
-from ..scoring.runtime import Runtime, build
+from ..scoring.runtime import Runtime, build, pages_of_siblings
 from ..settings import processors
 from ..settings.settings import Settings
 from ..telemetry import standard_streams
@@ -92,7 +92,8 @@ def _tell(error: BaseException, settings: Settings) -> None:
 def _started(settings: Settings) -> func.FunctionApp:
     quiet_sdks()
     log.setLevel(settings.log_level)
-    runtime = build(settings)
+    pages, number = pages_of_siblings(settings)
+    runtime = build(settings, pages=pages, number=number)
     app = func.FunctionApp()
     _register(app, runtime)  # imports the triggers' SDKs, before the wait
     _log_to_stderr_until_started(runtime)
@@ -145,11 +146,12 @@ def _register(app: func.FunctionApp, runtime: Runtime) -> None:
     cached = caching(runtime, _PROCESSES)
     if "http" in wanted:
         http.register(app, runtime, cached)
+    score = _telling_why(runtime.settings, cached.score)
     # The host logs each invocation.
-    scoring = Scoring(runtime, _telling_why(runtime.settings, cached.score), access_log=False)
     if "blob" in wanted:
-        blob.register(app, runtime, scoring)
+        blob.register(app, runtime, Scoring(runtime, "blob", score, access_log=False))
     if "service_bus" in wanted:
+        scoring = Scoring(runtime, "service_bus", score, access_log=False)
         _register_service_bus(app, runtime, scoring)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -71,16 +72,27 @@ def _handler(runtime: Runtime, scoring: Scoring, paths: BlobPaths) -> Callable[.
             request = directed(request, paths.directions(name.partition("/")[2]) | _said(blob))
             request = request._replace(enter=partial(name_invocation, context))
             outcome = await scoring(request, f"blob {name}")
+        if outcome.verdict is Verdict.FAILED:
+            # The host tries five times (poisonBlobThreshold), then puts it on the poison queue.
+            scoring.retries.add()
+            raise TryAgain(f"{outcome.reason}: {outcome.description}")
         _write(outcome, output, error)
+        scoring.answered(_changed(blob), error=outcome.verdict is Verdict.REFUSED)
 
     return invoke
 
 
 def _write(outcome: Outcome, output: func.Out[bytes], error: func.Out[bytes]) -> None:
-    if outcome.verdict is Verdict.FAILED:
-        # The host tries five times (poisonBlobThreshold), then puts it on the poison queue.
-        raise TryAgain(f"{outcome.reason}: {outcome.description}")
     (output if outcome.verdict is Verdict.SCORED else error).set(outcome.body)
+
+
+def _changed(blob: func.InputStream) -> float:
+    """When it was changed last, in seconds since 1970, where the host says it; else 0."""
+    said = (getattr(blob, "blob_properties", None) or {}).get("LastModified")
+    try:
+        return datetime.fromisoformat(str(said)).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _said(blob: func.InputStream) -> dict[str, str]:

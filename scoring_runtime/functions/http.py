@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from time import perf_counter
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,6 +14,7 @@ from ..cache.build import Caching
 from ..errors import ScoringRuntimeError, UndecodableInput
 from ..http.endpoint import INPUTS, Endpoint, create
 from ..http.messages import Handle, HttpRequest, Reply
+from ..messages import Progress
 from ..scoring.runtime import Runtime
 from .invocations import name_invocation
 
@@ -40,11 +42,12 @@ def register(app: func.FunctionApp, runtime: Runtime, cached: Caching) -> None:
         ("v2_server", "v2", level),
         ("v2_models", "v2/models/{*path}", level),
         ("v2_health", "v2/health/{probe}", "ANONYMOUS"),
+        ("metrics", "metrics", level),
         ("health", "health/{probe}", "ANONYMOUS"),
         ("web", "{*path}", "ANONYMOUS"),
     ]
     if cached.inputs is not None:
-        routes += [("inputs", "inputs/{key}", level), ("metrics", "metrics", level)]
+        routes.append(("inputs", "inputs/{key}", level))
     for name, route, auth in routes:
         handler = _handler(endpoint, handle if auth == level else _without_key(handle), runtime)
         app.function_name(name)(app.route(route=route, methods=_METHODS, auth_level=auth)(handler))
@@ -112,6 +115,7 @@ def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
         _client(headers["x-forwarded-for"]) if "x-forwarded-for" in headers else "",
         scheme,
         partial(name_invocation, context),
+        Progress(perf_counter()),
     )
 
 

@@ -8,18 +8,32 @@ from typing import Any
 from ..cache.inputs import StoredInputs
 from ..connections.named import triggers
 from ..errors import InputNotFound, NotStarted, ScoringRuntimeError
-from ..messages import Headers, Score, ScoringRequest, ScoringResponse
+from ..messages import Headers, Progress, Score, ScoringRequest, ScoringResponse
 from ..release import VERSION
 from ..scoring.runtime import Runtime, State
 from ..script.call import JSON_HEADERS
-from ..telemetry.logs import AccessLog, log, metrics_text
+from ..settings.secrets import masked_query
+from ..telemetry.access import AccessLog
+from ..telemetry.logs import lines_of, log
+from ..telemetry.metrics import FAILED, Inputs, outcome_of, outcome_of_status
 from ..telemetry.request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from ..values.body import query_pairs
 from ..values.wording import too_large
 from .cors import with_cors
 from .errors import INTERNAL, error_response, forget, message_response
 from .messages import Handle, HttpRequest, Reply
-from .model_routes import ALIVE, SCORES, V2, Found, ModelRoutes, json_response, with_error
+from .model_routes import (
+    ALIVE,
+    LOGGED,
+    QUIET,
+    SCORES,
+    SCORING,
+    V2,
+    Found,
+    ModelRoutes,
+    json_response,
+    with_error,
+)
 
 # The texts that clients know: werkzeug's descriptions of 404 and 405.
 _NOT_FOUND = (
@@ -34,8 +48,6 @@ _RESERVED = frozenset(
 _TEXT_HEADERS: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
 _OPTIONS_HEADERS: Headers = (*_TEXT_HEADERS, (b"x-ms-run-function-failed", b"False"))
 _ALLOW_HEADERS: Headers = (*_TEXT_HEADERS, (b"allow", b"OPTIONS, HEAD, GET"))
-# https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
-_METRICS_HEADERS: Headers = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
 INPUTS = "/inputs/"
 _READ = ("GET", "HEAD", "OPTIONS")
 
@@ -56,33 +68,36 @@ class Endpoint:
         self._settings = runtime.settings
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
-        self._noted = self._note if access_log else _not_noted
         self._new_id = RandomIds()
         self._always: Headers = ()
         if runtime.settings.server_version_header:
             self._always = ((b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode()),)
         self._routes: dict[str, Found] = {
-            "/score": (self._scored, SCORES, True),
-            "/": (self._healthy, _READ, False),
-            "/swagger.json": (self._document, _READ, True),
-            "/health/live": (self._live, _READ, False),
-            "/health/ready": (self._ready, _READ, False),
+            "/score": (self._scored, SCORES, SCORING),
+            "/": (self._healthy, _READ, QUIET),
+            "/swagger.json": (self._document, _READ, LOGGED),
+            "/health/live": (self._live, _READ, QUIET),
+            "/health/ready": (self._ready, _READ, QUIET),
+            "/metrics": (self._measured, _READ, QUIET),
         }
         self._models: ModelRoutes | None = None
+        self._counted: Inputs | None = None
         if "http" in triggers(runtime.settings):
+            self._counted = runtime.metrics.inputs("http")
             self._models = ModelRoutes(runtime, self._scored, VERSION)
         else:
             del self._routes["/score"]
-        if runtime.metrics:
-            self._routes["/metrics"] = (self._measured, _READ, False)
 
     async def __call__(self, request: HttpRequest) -> Reply:
-        started = perf_counter()
-        route, methods, logged = self._routes.get(request.path) or self._route_of(request.path)
+        progress = request.progress
+        if progress is None:
+            progress = Progress(perf_counter())
+            request = request._replace(progress=progress)
+        route, methods, kind = self._routes.get(request.path) or self._route_of(request.path)
         headers = dict(request.headers)
         if len(headers) != len(request.headers):
             headers = _joined(request.headers)
-        ids = NO_IDS
+        ids, outcome = NO_IDS, -1
         try:
             ids = ids_of(headers, self._new_id)
             if methods is not None and request.method not in methods:
@@ -93,15 +108,18 @@ class Endpoint:
                 response = await route(request, ids)
         except ScoringRuntimeError as error:
             ids = error.ids if isinstance(error, BadIds) else ids
-            response = _as_read(error_response(error), request.path)
+            outcome = outcome_of(error)
+            with lines_of(ids.request.decode("latin-1")):
+                response = _as_read(error_response(error), request.path)
         except Exception as error:
-            log.exception("Encountered Exception while answering %s", request.path)
+            outcome = FAILED
+            with lines_of(ids.request.decode("latin-1")):
+                log.exception("Encountered Exception while answering %s", request.path)
             forget(error)
             response = _as_read(message_response(500, INTERNAL), request.path)
-        reply = self._reply(response, ids, headers)
-        if logged:
-            self._noted(request, reply, started)
-        return reply
+        if kind:
+            self._ended(request, progress, response, ids, outcome, kind)
+        return self._reply(response, ids, headers)
 
     def failed(self, error: ScoringRuntimeError, request: HttpRequest) -> Reply:
         """The answer when a reply's stream has ended in an error before anything was sent."""
@@ -130,6 +148,8 @@ class Endpoint:
                 ids.request.decode("latin-1"),
                 request.enter,
                 model,
+                False,
+                request.progress,
             )
         )
 
@@ -141,7 +161,7 @@ class Endpoint:
 
     def _route_of(self, path: str) -> Found:
         if self._inputs is not None and path.startswith(INPUTS) and len(path) > len(INPUTS):
-            return self._kept_input, ("PUT", "DELETE"), True
+            return self._kept_input, ("PUT", "DELETE"), LOGGED
         found = self._models(path) if self._models is not None else None
         return found or _UNKNOWN
 
@@ -157,8 +177,9 @@ class Endpoint:
         return json_response({"key": key, "seconds": seconds}, 201)
 
     async def _measured(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        text = metrics_text(self._runtime.metrics)
-        return ScoringResponse(200, text.encode(), _METRICS_HEADERS, -1)
+        accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
+        body, content_type = await self._runtime.measured(accept)
+        return ScoringResponse(200, body, ((b"content-type", content_type.encode()),), -1)
 
     async def _healthy(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
         await self._runtime.settled()
@@ -207,28 +228,50 @@ class Endpoint:
             headers.append((b"retry-after", b"1"))
         return Reply(status, headers, body)
 
-    def _note(self, request: HttpRequest, reply: Reply, started: float) -> None:
-        milliseconds = (perf_counter() - started) * 1000
-        query = f"?{request.query.decode('latin-1')}" if request.query else ""
-        length = len(reply.body) if isinstance(reply.body, bytes) else "N/A"
-        self._access.add(
-            f"{request.method} {request.path}{query} {reply.status} {milliseconds:.3f}ms {length}"
-        )
+    def _ended(
+        self,
+        request: HttpRequest,
+        progress: Progress,
+        response: ScoringResponse,
+        ids: Ids,
+        outcome: int,
+        kind: int,
+    ) -> None:
+        """Count and log it, before it is answered."""
+        seconds = perf_counter() - progress.received
+        status, model, cache = response.status, "", ""
+        # A browser's question before its request is none.
+        if kind is SCORING and (progress.begun or request.method != "OPTIONS"):
+            assert self._counted is not None
+            outcome = outcome_of_status(status) if outcome < 0 else outcome
+            model = self._counted.ended(progress, outcome, seconds, response.run_ms / 1000)
+            if self._settings.cached:
+                cache = _cache_state(response)
+        if not self._access.is_kept:
+            return
+        what = f"{request.method} {request.path}"
+        if request.query:
+            what += f"?{masked_query(request.query.decode('latin-1'))}"
+        length = len(response.body) if isinstance(response.body, bytes) else "N/A"
+        request_id = ids.request.decode("latin-1")
+        about = ("http", request.client, model, cache, request_id)
+        self._access.add(what, status, seconds, length, *about)
 
 
-def _not_noted(request: HttpRequest, reply: Reply, started: float) -> None:
-    """The host notes each request itself."""
+def _cache_state(response: ScoringResponse) -> str:
+    said = (value for name, value in response.headers if name == b"x-cache")
+    return next(said, b"").decode("latin-1")
 
 
 async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
     return message_response(404, _NOT_FOUND)
 
 
-_UNKNOWN: Found = (_not_found, None, False)
+_UNKNOWN: Found = (_not_found, None, LOGGED)
 
 
 def _as_read(error: ScoringResponse, path: str) -> ScoringResponse:
-    return with_error(error) if path.startswith(f"{V2}/") else error
+    return with_error(error) if path == V2 or path.startswith(f"{V2}/") else error
 
 
 def _joined(lines: Headers) -> dict[bytes, bytes]:

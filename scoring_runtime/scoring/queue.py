@@ -216,6 +216,16 @@ class Scorer(Generic[_C]):
         if self._async_loop is not None:
             self._async_loop.call_soon_threadsafe(self._begin_tasks)
 
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a thread."""
+        return len(self._queue.waiting)
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls wait or are being made."""
+        return self._in_flight
+
     def _wake_sleeping(self) -> None:
         self._waking_on = None
         for _ in range(min(len(self._queue.waiting), len(self._queue.sleeping))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import signal
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..connections import redis
+from ..connections.named import triggers
 from ..errors import EntryScriptFailed, NotStarted, UnknownModel
 from ..messages import ScoringRequest, ScoringResponse
 from ..models import folder as models
@@ -22,7 +24,17 @@ from ..script import entry_script, openapi
 from ..script.batched import BatchedInvocation, batch_of
 from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
 from ..settings.settings import Settings
-from ..telemetry.logs import log, request_id, script_log
+from ..telemetry.logs import began, log, script_log
+from ..telemetry.metrics import (
+    BATCH_SIZE,
+    IN_FLIGHT,
+    QUEUE_DEPTH,
+    TRIGGER_UP,
+    Layout,
+    Metrics,
+    Number,
+)
+from ..telemetry.pages import Pages, of_siblings
 from ..values.content import NoCodeModel, Spec
 from .batches import Batches
 from .queue import Scorer
@@ -108,7 +120,7 @@ class Loaded(Protocol):
     platform: str
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
-    began: Callable[[str], object]
+    began: Callable[[ScoringRequest], object]
     batch: tuple[int, float] | None
 
     def __call__(self, request: ScoringRequest) -> ScoringResponse: ...
@@ -125,16 +137,23 @@ class Runtime:
         ConfigurationError: SCORING_DEFAULT_MODEL names a model that is not there.
     """
 
-    def __init__(self, settings: Settings, preloaded: Mapping[Served, Loaded] = _NOTHING) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        preloaded: Mapping[Served, Loaded] = _NOTHING,
+        pages: Pages | None = None,
+        number: int = 0,
+    ) -> None:
         self.settings = settings
         self.served = served(settings)
+        self.metrics = _metrics(settings, self.served, pages, number)
         self.documents = openapi.Documents()
         self.troubles: dict[str, str] = {}
         """What keeps a trigger from working, by its name: it is not ready, but alive."""
-        self.metrics: dict[str, Callable[[], float]] = {}
-        """Numbers that ``/metrics`` shows: name → what to call for the value."""
-        self.began: Callable[[str], object] = request_id.set
-        """Called in a scoring thread with the id of each request that is begun."""
+        self.digests: dict[tuple[str, str], str] = {}
+        """SHA-256 over the files of a model, by its name and version, once they have been read."""
+        self.began: Callable[[ScoringRequest], object] = began
+        """Called in a scoring thread with each request that is begun."""
         self.before_ready: Callable[[], object] | None = None
         """Called in a scoring thread when all is loaded, before anybody can see that it is."""
         self._preloaded = preloaded
@@ -145,6 +164,7 @@ class Runtime:
         self._started = _all_of([scorer.prepared for scorer in self._all])
         chosen_by_default = default(self.served, settings)
         self._default = self._scorers[chosen_by_default] if chosen_by_default else None
+        self._publish_gauges()
 
     def score(self, request: ScoringRequest) -> Awaitable[ScoringResponse]:
         """``Score``: one request in, one response out; InputError, RunError or NotServing raised.
@@ -215,6 +235,17 @@ class Runtime:
         """The state, or Unhealthy while a trigger has trouble."""
         return State.UNHEALTHY if self.troubles and self.state is State.HEALTHY else self.state
 
+    async def measured(self, accept: str) -> tuple[bytes, str]:
+        """The metrics of all workers as Prometheus reads them, for a value of ``Accept``, and the
+        content type."""
+        self.metrics.publish()
+        return await asyncio.to_thread(self._measured, accept)
+
+    def _measured(self, accept: str) -> tuple[bytes, str]:
+        from ..telemetry.exposition import written  # prometheus_client takes 0.1 s
+
+        return written(self.metrics, self.digests, accept)
+
     def start(self) -> None:
         """Begin loading, in the scoring threads."""
         for each in self._all:
@@ -284,6 +315,8 @@ class Runtime:
                 raise NotStarted("A model before it could not be loaded; its log says why.")
             loaded = self._preloaded.get(model) or self._load(model, runner)
             loaded.began = self.began
+            if loaded.batch:
+                self.metrics.parts.add("batches")
             if model is self.served[-1]:
                 self._finish(loaded)
                 if self.before_ready is not None:
@@ -291,13 +324,34 @@ class Runtime:
             return loaded
 
         settings = self.settings
+        sizes = self.metrics.histogram(BATCH_SIZE, *model[:2])
         return Scorer(
             prepare,
-            batches=lambda loaded: Batches(loaded, settings.limits) if loaded.batch else None,
+            batches=lambda loaded: (
+                Batches(loaded, settings.limits, sizes.observe) if loaded.batch else None
+            ),
             threads=settings.concurrency,
             queue_size=settings.queue_size,
             timeout_seconds=settings.timeout_seconds,
         )
+
+    def _publish_gauges(self) -> None:
+        metrics = self.metrics
+
+        def published(scorer: Scorer[Loaded], waiting: Number, in_flight: Number) -> None:
+            waiting.set(scorer.waiting)
+            in_flight.set(scorer.in_flight)
+
+        for model, scorer in self._scorers.items():
+            numbers = (metrics.number(each, *model[:2]) for each in (QUEUE_DEPTH, IN_FLIGHT))
+            metrics.publish_by(partial(published, scorer, *numbers))
+        ups = {each: metrics.number(TRIGGER_UP, each) for each in triggers(self.settings)}
+        metrics.publish_by(lambda: self._publish_triggers(ups))
+
+    def _publish_triggers(self, ups: dict[str, Number]) -> None:
+        is_up = self.state is State.HEALTHY
+        for trigger, up in ups.items():
+            up.set(is_up and trigger not in self.troubles)
 
     def _load(self, model: Served, runner: asyncio.Runner) -> Loaded:
         if model.folder is None:
@@ -322,9 +376,33 @@ class Runtime:
         log.info("Scoring timeout is set to %s", self.settings.scoring_timeout_ms)
 
 
-def build(settings: Settings, preloaded: Mapping[Served, Loaded] = _NOTHING) -> Runtime:
-    """The runtime for these settings, not started yet."""
-    return Runtime(settings, preloaded)
+def build(
+    settings: Settings,
+    preloaded: Mapping[Served, Loaded] = _NOTHING,
+    pages: Pages | None = None,
+    number: int = 0,
+) -> Runtime:
+    """The runtime for these settings, not started yet; it counts in the page of this number."""
+    return Runtime(settings, preloaded, pages, number)
+
+
+def cells(settings: Settings) -> int:
+    """The size of the page that each of several processes with these settings counts in."""
+    return Layout([each[:2] for each in served(settings)]).cells
+
+
+def pages_of_siblings(settings: Settings) -> tuple[Pages, int]:
+    """Pages for processes with these settings that the parent of this one starts, and ours."""
+    purpose = hashlib.sha256(repr(settings).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return of_siblings(purpose, cells(settings))
+
+
+def _metrics(settings: Settings, there: list[Served], pages: Pages | None, number: int) -> Metrics:
+    by_default = default(there, settings)
+    only = there[0][:2] if there[0].folder is None else None
+    named = [each[:2] for each in there]
+    chosen_by_default = by_default[:2] if by_default else None
+    return Metrics(named, chosen_by_default, triggers(settings), only, pages, number)
 
 
 def load_before_fork(settings: Settings) -> dict[Served, Loaded]:

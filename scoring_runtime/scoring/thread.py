@@ -193,6 +193,7 @@ class ScoringThread(threading.Thread):
                     self._do(job, argument)
         if len(jobs) == 1:
             self._turn_to(jobs[0][0].loop)
+            batches.observe(1)
             self._do(*jobs[0])
         else:
             self._do_together(batches, jobs)

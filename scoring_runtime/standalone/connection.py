@@ -15,6 +15,7 @@ from typing import Any
 from ..http.messages import Handle, HttpRequest, Reply
 from ..scoring.runtime import Runtime
 from ..telemetry.logs import Tally, log
+from ..telemetry.metrics import CONNECTIONS_REFUSED, REASONS
 from .framing import NO_BODY, Turn, chunk, head
 
 KEEP_ALIVE_SECONDS = 65.0
@@ -27,6 +28,7 @@ _MAX_PIPELINED = 32
 _LINGER_SECONDS = 2.0
 _ONE_WRITE = 64 * 1024
 
+_REASONS = {400: "malformed", 408: "too_slow", 414: "head_too_large", 431: "head_too_large"}
 UNREAD = "An answer was not read by its client: the connection is ended"
 TOO_MANY_CONNECTIONS = (
     "There are too many connections (SCORING_MAX_CONNECTIONS, ulimit -n): one more is told 503"
@@ -55,6 +57,10 @@ class Shared:
         self.now = 0.0
         """Seconds, as :meth:`sweep` counts them."""
         self.tally = Tally()
+        self.refused = {
+            reason: runtime.metrics.number(CONNECTIONS_REFUSED, reason) for reason in REASONS
+        }
+        """Connections that were refused or ended, by why."""
         self._swept = monotonic()
         self._defaults: list[tuple[bytes, bytes]] = []
         self._default_lines = b""
@@ -86,6 +92,7 @@ class Shared:
         if connections <= self.most_connections:
             return True
         self.tally.add(TOO_MANY_CONNECTIONS)
+        self.refused["too_many"].add()
         if len(self.spare) >= _SPARE:
             oldest = next(iter(self.spare))
             del self.spare[oldest]
@@ -172,6 +179,7 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
         elif now - self._moved > self._patience:
             self._shared.tally.add(UNREAD)
+            self._shared.refused["unread"].add()
             self._transport.abort()
 
     @property
@@ -262,6 +270,8 @@ class Connection(asyncio.Protocol):
             self._refused = True
             self._receiving = False
             self._forget_body()
+            if reply is not None and reply.status in _REASONS:
+                self._shared.refused[_REASONS[reply.status]].add()
             self._take(Turn(request, reply, request.method if request else "", keep_alive=False))
 
     def _forget_body(self) -> None:

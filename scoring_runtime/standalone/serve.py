@@ -12,10 +12,11 @@ from dataclasses import replace
 from ..cache.build import store_of
 from ..errors import ConfigurationError, StartError
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import Loaded, load_before_fork
+from ..scoring.runtime import Loaded, cells, load_before_fork
 from ..scoring.served import Served
 from ..settings.settings import Settings
 from ..telemetry.logs import log
+from ..telemetry.pages import Pages
 from . import triggers
 from .supervisor import EXIT_CANNOT_START, Supervision, Supervisor
 from .worker import Worker
@@ -61,8 +62,10 @@ def _supervised(
             )
         return Worker(settings, sockets, preloaded).run()
 
+    pages = Pages.of_children(settings.worker_count + 1, cells(settings))
+
     def work(supervision: Supervision) -> int:
-        return Worker(settings, sockets, preloaded, supervision).run()
+        return Worker(settings, sockets, preloaded, supervision, pages).run()
 
     return Supervisor(settings.worker_count, sockets, work).run()
 

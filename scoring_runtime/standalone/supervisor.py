@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
 
+from ..messages import ScoringRequest
 from ..telemetry import standard_streams
-from ..telemetry.logs import log, request_id
+from ..telemetry.logs import began, log
 from .sharing import Load, counts_of
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
@@ -36,7 +37,8 @@ class Supervision:
     it have ended quickly."""
 
     load: Load
-    """Its connections, which the other workers see."""
+    """Its connections, which the other workers see; and its place among them, whose page of metrics
+    it has."""
 
     def __init__(self, quick_ends: int) -> None:
         self.pause = min(2.0 ** (quick_ends - 2), _LONGEST_PAUSE) if quick_ends > 1 else 0.0
@@ -51,10 +53,10 @@ class Supervision:
         text = why.encode(errors="replace")[: _SHARED_BYTES - _TEXT_AT]
         self._shared[_TEXT_AT : _TEXT_AT + len(text)] = text
 
-    def began(self, request: str) -> None:
-        """In a scoring thread of the worker, at each request: the id of the one it begins."""
-        request_id.set(request)
-        self._last_id.value = request[:128]
+    def began(self, request: ScoringRequest) -> None:
+        """In a scoring thread of the worker, at each request that it begins: its id."""
+        began(request)
+        self._last_id.value = request.request_id[:128]
 
     def tell_ready(self) -> None:
         """In the worker: it has started."""

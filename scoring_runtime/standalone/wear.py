@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+from ..messages import ScoringRequest
 from ..settings.settings import Settings
 from ..telemetry.logs import log
 
@@ -17,14 +18,14 @@ _MB = 1024 * 1024
 class Wear:
     """Counts what a worker scores, as ``began`` of its runtime."""
 
-    def __init__(self, settings: Settings, began: Callable[[str], object]) -> None:
+    def __init__(self, settings: Settings, began: Callable[[ScoringRequest], object]) -> None:
         most = settings.max_requests
         self._most_requests = most + random.randint(0, most // 10) if most else 0
         self._most_mb = settings.max_rss_mb
         self._began = began
         self._begun = 0
 
-    def began(self, request: str) -> None:
+    def began(self, request: ScoringRequest) -> None:
         """In a scoring thread, at each request."""
         self._begun += 1
         self._began(request)

@@ -22,6 +22,8 @@ from ..scoring.runtime import Loaded, State, build
 from ..scoring.served import Served
 from ..settings.settings import Settings
 from ..telemetry.logs import log
+from ..telemetry.metrics import CONNECTIONS
+from ..telemetry.pages import Pages
 from . import triggers
 from .connection import Shared
 from .http import HttpProtocol
@@ -41,14 +43,16 @@ class Worker:
         sockets: list[socket.socket],
         preloaded: Mapping[Served, Loaded],
         supervised: Supervision | None = None,
+        pages: Pages | None = None,
     ) -> None:
         self._settings = settings
         self._sockets = sockets
         self._supervised = supervised
+        number = supervised.load.place if supervised is not None else 0
         self._wear: Wear | None = None
         if supervised is not None and settings.recycles:
             self._wear = Wear(settings, supervised.began)
-        self._runtime = build(settings, preloaded)
+        self._runtime = build(settings, preloaded, pages, number)
         if supervised is not None:
             self._runtime.began = self._wear.began if self._wear else supervised.began
             # Before a client knows it: one that crashes then is replaced.
@@ -60,6 +64,10 @@ class Worker:
         if supervised is not None and settings.shares_sockets:
             self._server.load = supervised.load
             self._shared.lost = supervised.load.lost
+        metrics = self._runtime.metrics
+        metrics.parts.add("connections")
+        self._connections = metrics.number(CONNECTIONS)
+        metrics.publish_by(self._publish_connections)
         self._triggers = triggers.build(self._runtime, self._caching.score)
         self._exit_code = EXIT_OK
 
@@ -118,6 +126,7 @@ class Worker:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1)
+            self._runtime.metrics.publish()
             self._shared.sweep(self._server.server_state.connections)  # type: ignore[arg-type]
             if self._supervised is not None and not self._server.should_exit:
                 self._server.should_exit = self._is_to_end(self._supervised) or (
@@ -136,6 +145,9 @@ class Worker:
         elif not supervised.is_worn and (why := wear.why):
             supervised.ask_for_successor(why)
         return False
+
+    def _publish_connections(self) -> None:
+        self._connections.set(len(self._server.server_state.connections))
 
     def _is_to_end(self, supervised: Supervision) -> bool:
         if supervised.has_ended:

@@ -15,7 +15,7 @@ from ..errors import (
 )
 from ..messages import ScoringRequest
 from ..settings.settings import Settings
-from ..telemetry.logs import log
+from ..telemetry.logs import lines_of, log
 from ..telemetry.request_ids import RandomIds
 from ..values.wording import too_large
 from .messages import (
@@ -63,6 +63,7 @@ class QueueScoring:
         """Replies under way to queues that messages chose, which may be no good ones."""
         self._patience = patience
         self._scoring = scoring
+        self._dead_letters = scoring.dead_letters
         self._settings = settings
         self._health = health
         self._new_id = RandomIds()
@@ -98,13 +99,14 @@ class QueueScoring:
         request = request_of(message, self._new_id, enter)
         decided = await self._decided_at_last(message, request, goes_on)
         if decided.settlement is Settlement.DEAD_LETTER:
-            log.error(
-                "Message %s cannot be scored and is dead-lettered: %s: %s",
-                request.request_id,
-                decided.reason,
-                decided.description,
-            )
-        return decided
+            with lines_of(request.request_id):
+                log.error(
+                    "Message %s cannot be scored and is dead-lettered: %s: %s",
+                    message.message_id or request.request_id,
+                    decided.reason,
+                    decided.description,
+                )
+        return decided._replace(enqueued=message.enqueued)
 
     async def replied(
         self,
@@ -113,7 +115,7 @@ class QueueScoring:
         is_ours: Callable[[], bool] = lambda: True,
         goes_on: Callable[[], bool] = lambda: True,
     ) -> Answer:
-        """How to settle a message, once its reply has been sent.
+        """How to settle a message, once its reply has been sent; it is counted.
 
         A reply waits for the output queue; one to a queue that the message chose is tried
         ``SERVICEBUS_MAX_ATTEMPTS`` times.
@@ -129,6 +131,15 @@ class QueueScoring:
         if not is_ours():
             self.keep(decided)
             return Answer(None, Settlement.RELEASE, "LockLost", "its lock was lost")
+        answered = await self._replied(decided, goes_on)
+        if answered.settlement is Settlement.ABANDON:
+            self._scoring.retries.add()
+        else:
+            self._scoring.answered(decided.enqueued)
+            self._dead_letters.add(answered.settlement is Settlement.DEAD_LETTER)
+        return answered
+
+    async def _replied(self, decided: Answer, goes_on: Callable[[], bool]) -> Answer:
         if decided.reply is None:
             return decided
         is_chosen = decided.reply.target != self._settings.servicebus_output_queue
