@@ -34,6 +34,7 @@ from .model_routes import (
     json_response,
     with_error,
 )
+from .page import page_routes
 
 # The texts that clients know: werkzeug's descriptions of 404 and 405.
 _NOT_FOUND = (
@@ -80,10 +81,13 @@ class Endpoint:
             "/health/ready": (self._ready, _READ, QUIET),
             "/metrics": (self._measured, _READ, QUIET),
         }
+        if runtime.settings.pages:
+            self._routes |= page_routes(runtime, self._healthy)
         self._models: ModelRoutes | None = None
         self._counted: Inputs | None = None
         if "http" in triggers(runtime.settings):
             self._counted = runtime.metrics.inputs("http")
+            self._recent = runtime.recent.of("http")
             self._models = ModelRoutes(runtime, self._scored, VERSION)
         else:
             del self._routes["/score"]
@@ -244,7 +248,10 @@ class Endpoint:
         if kind is SCORING and (progress.begun or request.method != "OPTIONS"):
             assert self._counted is not None
             outcome = outcome_of_status(status) if outcome < 0 else outcome
-            model = self._counted.ended(progress, outcome, seconds, response.run_ms / 1000)
+            run_ms = response.run_ms
+            model = self._counted.ended(progress, outcome, seconds, run_ms / 1000)
+            request_id = ids.request.decode("latin-1")
+            self._recent.add(request.path, status, outcome, seconds, run_ms, progress, request_id)
             if self._settings.cached:
                 cache = _cache_state(response)
         if not self._access.is_kept:

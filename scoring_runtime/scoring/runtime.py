@@ -35,6 +35,7 @@ from ..telemetry.metrics import (
     Number,
 )
 from ..telemetry.pages import Pages, of_siblings
+from ..telemetry.recent import Recent
 from ..values.content import NoCodeModel, Spec
 from .batches import Batches
 from .queue import Scorer
@@ -150,6 +151,10 @@ class Runtime:
         self.documents = openapi.Documents()
         self.troubles: dict[str, str] = {}
         """What keeps a trigger from working, by its name: it is not ready, but alive."""
+        self.listens: dict[str, dict[str, str]] = {}
+        """What a trigger listens to, and where its answers go, by its name; for people."""
+        self.asks_for_key = False
+        """Whether its host asks HTTP clients for a key, so that the documents say it."""
         self.digests: dict[tuple[str, str], str] = {}
         """SHA-256 over the files of a model, by its name and version, once they have been read."""
         self.began: Callable[[ScoringRequest], object] = began
@@ -165,6 +170,7 @@ class Runtime:
         chosen_by_default = default(self.served, settings)
         self._default = self._scorers[chosen_by_default] if chosen_by_default else None
         self._publish_gauges()
+        self.recent = Recent(self.metrics)
 
     def score(self, request: ScoringRequest) -> Awaitable[ScoringResponse]:
         """``Score``: one request in, one response out; InputError, RunError or NotServing raised.
@@ -219,6 +225,11 @@ class Runtime:
         states = {_state(each, self._started) for each in self._all}
         order = (State.TRANSITIONING, State.FAILED, State.UNHEALTHY)
         return next((each for each in order if each in states), State.HEALTHY)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it could not be started."""
+        return self._started.exception() if self._started.done() else None
 
     @property
     def sees_headers(self) -> bool:
