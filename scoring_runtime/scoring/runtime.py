@@ -377,13 +377,16 @@ class Runtime:
 
     def _finish(self, last: Loaded) -> None:
         if isinstance(last, Invocation):
-            self.documents = openapi.build(last.script.run, self.settings)
+            named = [each[:2] for each in self.served]
+            service = openapi.Service(named, last.takes_tensors, self.asks_for_key)
+            self.documents = openapi.build(last.script.run, self.settings, service)
         else:
             from .model_openapi import build as build_documents
 
             others = {each: self.loaded(each) for each in self.served[:-1]}
             every = cast("dict[Served, ModelInvocation]", {**others, self.served[-1]: last})
-            self.documents = build_documents(every, self.settings)
+            asks = self.asks_for_key
+            self.documents = build_documents(every, self.settings, asks_for_key=asks)
         log.info("Scoring timeout is set to %s", self.settings.scoring_timeout_ms)
 
 
