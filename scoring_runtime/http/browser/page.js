@@ -20,7 +20,7 @@ function el(tag, attributes, ...children) {
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
   }
-  made.append(...children.flat().filter((each) => each !== null && each !== undefined && each !== ""));
+  made.append(...children.flat(Infinity).filter((each) => each !== null && each !== undefined && each !== ""));
   return made;
 }
 el.inSvg = new Set(["path", "line", "text"]);
@@ -29,7 +29,7 @@ el.inSvg = new Set(["path", "line", "text"]);
 function show(place, ...children) {
   const focus = document.activeElement?.dataset?.key;
   const open = new Set([...place.querySelectorAll("details[open]")].map((each) => each.dataset.key));
-  place.replaceChildren(...children.flat());
+  place.replaceChildren(...children.flat(Infinity));
   for (const each of place.querySelectorAll("details")) if (open.has(each.dataset.key)) each.open = true;
   if (focus && !document.activeElement?.dataset?.key)
     [...place.querySelectorAll("[data-key]")].find((each) => each.dataset.key === focus)?.focus();
