@@ -23,6 +23,7 @@ from ..models import folder as models
 from ..script import entry_script, openapi
 from ..script.batched import BatchedInvocation, batch_of
 from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
+from ..script.openapi_routes import Service
 from ..settings.settings import Settings
 from ..telemetry.logs import began, log, script_log
 from ..telemetry.metrics import (
@@ -378,7 +379,7 @@ class Runtime:
     def _finish(self, last: Loaded) -> None:
         if isinstance(last, Invocation):
             named = [each[:2] for each in self.served]
-            service = openapi.Service(named, last.takes_tensors, self.asks_for_key)
+            service = Service(named, last.takes_tensors, self.asks_for_key)
             self.documents = openapi.build(last.script.run, self.settings, service)
         else:
             from .model_openapi import build as build_documents

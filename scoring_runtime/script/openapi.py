@@ -255,9 +255,7 @@ def _failures(settings: Settings, schema: Json) -> Json:
     return {status: {"description": text, **schema} for status, text in ERRORS.items()}
 
 
-def _more(
-    settings: Settings, service: Service, *, swagger2: bool = False
-) -> tuple[Mapping[str, Json], Mapping[str, Json]]:
+def _more(settings: Settings, service: Service, *, swagger2: bool = False) -> tuple[Json, Json]:
     """The paths and the schemas of the other routes."""
     if settings.strict_compat:
         return {}, {}

@@ -13,6 +13,7 @@ import pytest
 from scoring_runtime.errors import ConfigurationError
 from scoring_runtime.script import entry_script, openapi
 from scoring_runtime.script.openapi import Documents, NoSuchDocument
+from scoring_runtime.script.openapi_routes import Service
 from scoring_runtime.settings.settings import Settings
 
 WriteScript = Callable[..., Path]
@@ -130,7 +131,7 @@ def test_what_is_served_and_asked_for_is_in_it(version: str, write_script: Write
     path.with_name("sample_input.json").write_text('{"rows": [1]}', encoding="utf-8")
     said = {"AML_APP_ROOT": str(path.parent), "AZUREML_ENTRY_SCRIPT": path.name}
     settings = Settings.from_environ({**said, "CACHE_URL": "memory://"})
-    service = openapi.Service([("iris", "1"), ("iris", "2")], True, True)
+    service = Service([("iris", "1"), ("iris", "2")], True, True)
     found = openapi.build(entry_script.load(settings).run, settings, service)
     document = json.loads(found.get(version))
     openapi_spec_validator.validate(document)
@@ -139,11 +140,11 @@ def test_what_is_served_and_asked_for_is_in_it(version: str, write_script: Write
     v2 = {"/v2", model, f"{model}/ready", f"{model}/infer"}
     assert {*document["paths"]} == {*OPERATIONS, *OTHERS, *named, *v2, "/inputs/{key}"}
     assert definitions(found, version)["ServiceInput"]["example"] == {"rows": [1]}
-    operations = [each for path in document["paths"].values() for each in path.values()]
+    operations = [each for methods in document["paths"].values() for each in methods.values()]
     assert len({each["operationId"] for each in operations}) == len(operations)
-    for path in ("/score/iris/2", "/metrics", f"{model}/infer"):
-        [operation] = document["paths"][path].values()
-        assert operation["security"] == [{"FunctionKey": []}], path
+    for place in ("/score/iris/2", "/metrics", f"{model}/infer"):
+        [operation] = document["paths"][place].values()
+        assert operation["security"] == [{"FunctionKey": []}], place
     [name] = document["paths"][model]["get"]["parameters"]
     assert name.get("schema", name)["enum"] == ["iris"]
 
