@@ -252,11 +252,11 @@ def test_the_exact_name_wins_over_another_case(first: str) -> None:
 def test_unknown_variables_of_the_environment_are_not_looked_at() -> None:
     """PATH and the like neither warn nor fail; what looks like a setting only warns."""
     settings = Settings.from_environ(
-        {"PATH": "x", "SCORING_ELSEWHERE": "y", "CACHE_LOCATION_OF_MINE": "z"}
+        {"PATH": "x", "SCORING_AWAY": "y", "CACHE_LOCATION_OF_MINE": "z"}
     )
     assert settings == Settings()
     assert settings.warnings == (
-        "The environment has names that are not settings: CACHE_LOCATION_OF_MINE, SCORING_ELSEWHERE.",
+        "The environment has names that are not settings: CACHE_LOCATION_OF_MINE, SCORING_AWAY.",
     )
 
 
