@@ -66,6 +66,7 @@ class Endpoint:
         self._runtime = runtime
         self._inputs = inputs
         self._settings = runtime.settings
+        self._cached = runtime.settings.cached
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
         self._new_id = RandomIds()
@@ -245,7 +246,7 @@ class Endpoint:
             assert self._counted is not None
             outcome = outcome_of_status(status) if outcome < 0 else outcome
             model = self._counted.ended(progress, outcome, seconds, response.run_ms / 1000)
-            if self._settings.cached:
+            if self._cached:
                 cache = _cache_state(response)
         if not self._access.is_kept:
             return
