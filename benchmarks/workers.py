@@ -194,8 +194,8 @@ def _onnx(folder: Path, layers: int, width: int, *, external: bool) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     folder.mkdir()
-    where: Any = {"save_as_external_data": True, "location": "weights.bin"} if external else {}
-    onnx.save_model(model, folder / "model.onnx", **where)
+    file = folder / "model.onnx"
+    onnx.save_model(model, file, save_as_external_data=external, location="weights.bin")
 
 
 def _all_ready(host: ModelHost, count: str) -> None:
