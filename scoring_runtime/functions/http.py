@@ -103,6 +103,8 @@ def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
 
     The host has decoded the values as UTF-8.
     """
+    progress = Progress()
+    progress.received = perf_counter()
     path, query = _target(req.url)
     return HttpRequest(
         req.method,
@@ -113,7 +115,7 @@ def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
         _client(req.headers.get("x-forwarded-for", "")),
         req.url.partition(":")[0],
         partial(name_invocation, context),
-        Progress(perf_counter()),
+        progress,
     )
 
 
