@@ -103,6 +103,8 @@ def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
 
     The host has decoded the values as UTF-8.
     """
+    progress = Progress()
+    progress.received = perf_counter()
     scheme, path, query = _target(req.url)
     # The dict behind the library's mapping, which lowers each name again.
     headers = getattr(req.headers, "__http_headers__", req.headers)
@@ -115,7 +117,7 @@ def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
         _client(headers["x-forwarded-for"]) if "x-forwarded-for" in headers else "",
         scheme,
         partial(name_invocation, context),
-        Progress(perf_counter()),
+        progress,
     )
 
 

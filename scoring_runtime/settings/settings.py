@@ -139,6 +139,7 @@ class Settings:
     server_version_header: bool = _setting("SERVER_VERSION_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Send `x-ms-server-version`.")
 
     log_level: str = _setting("AZUREML_LOG_LEVEL", "INFO", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "DEBUG, INFO, WARNING, ERROR or CRITICAL", "Least level that is logged.")
+    log_format: str = _setting("SCORING_LOG_FORMAT", "text", kinds.one_of("text", "json"), "text or json", "Standalone host: `json` writes each record as one JSON object, with the request's id. A `logging.json` of your own wins.")
     debug_port: int = _setting("AZUREML_DEBUG_PORT", 0, kinds.integer(0, 65535), _PORTS, "Connect to the debugger that listens there (debugpy) and wait for it.")
     app_insights_enabled: bool = _setting("AML_APP_INSIGHTS_ENABLED", False, kinds.exactly_true, "true (this spelling) or anything else", "Seen by the script; counts only with a key that is a UUID. Nothing is sent there yet.")
     app_insights_key: str = _setting("AML_APP_INSIGHTS_KEY", "", str, "a UUID", "See `AML_APP_INSIGHTS_ENABLED`.", secret=True)

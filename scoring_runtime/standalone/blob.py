@@ -225,14 +225,16 @@ class BlobTrigger:
 
     async def _has_failed(self, found: Found, names: Documents, error: Exception) -> None:
         """Try it again later; at last leave it, with an error document if one can be written."""
-        shown, why = found.name, str(error)
+        shown, why, request_id = found.name, str(error), self._new_id().decode()
         if not isinstance(error, InputTrouble):
-            log.error("Encountered Exception while scoring %s", shown, exc_info=error)
+            with lines_of(request_id):
+                log.error("Encountered Exception while scoring %s", shown, exc_info=error)
             why = "An unexpected error occurred, which the host's log has."
         if not self._is_last_try(found):
             return
         said = f"{why} It is tried again when it changes, or when this document is removed."
-        document = self._document(found.version, names.error, failed(RunFailed(said)))
+        refused = failed(RunFailed(said))
+        document = self._document(found.version, names.error, refused, request_id)
         try:
             await self._place.leave(found, document)
         except InputTrouble:
@@ -299,9 +301,7 @@ class BlobTrigger:
             return None
         return outcome
 
-    def _document(
-        self, version: str, name: str, outcome: Outcome, request_id: str = ""
-    ) -> Document:
+    def _document(self, version: str, name: str, outcome: Outcome, request_id: str) -> Document:
         receipt = {"sourceetag": version, "status": str(outcome.status), "requestid": request_id}
         receipt |= outcome.properties
         known = name in self._receipts
@@ -346,7 +346,7 @@ class BlobTrigger:
 
 def _details(outcome: Outcome, request_id: str) -> dict[str, str]:
     """Of an error of ours: what the script answers itself is its own."""
-    if not outcome.reason or outcome.reason.startswith("Status"):
+    if not outcome.is_ours:
         return {}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     details = {"exception": outcome.exception, "request_id": request_id, "time": now}

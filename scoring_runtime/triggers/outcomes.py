@@ -85,6 +85,11 @@ class Outcome(NamedTuple):
     """``hit``, ``miss`` or ``bypass``, with a cache."""
 
     @property
+    def is_ours(self) -> bool:
+        """Whether it is an error that the script did not answer itself: its body is JSON."""
+        return bool(self.reason) and not self.reason.startswith("Status")
+
+    @property
     def properties(self) -> dict[str, str]:
         """What an HTTP client reads in headers, and cannot do without: where tensors begin."""
         return {_INFER_LENGTH: self.header_length} if self.header_length else {}
@@ -121,12 +126,15 @@ class Scoring:
         Raises:
             NotServing: not now; the input is to be left where it is.
         """
-        progress = Progress(perf_counter(), request.model)
+        progress = Progress()
+        progress.received, progress.model = perf_counter(), request.model
         outcome = await self._outcome(request._replace(patient=True, progress=progress))
         seconds = perf_counter() - progress.received
         model = self._counted.ended(progress, outcome.kind, seconds, outcome.run_ms / 1000)
+        kind, _, name = what.partition(" ")
+        answer = (outcome.status, seconds, len(outcome.body))
         about = (self._trigger, "", model, outcome.cache, request.request_id)
-        self._access.add(what, outcome.status, seconds, len(outcome.body), *about)
+        self._access.add((time.time(), kind, name, b"", *answer, *about))
         return outcome
 
     def answered(self, since: float, *, error: bool = False) -> None:
