@@ -12,6 +12,20 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Header lines in order: lower-case names, latin-1 values, as in ASGI."""
 
 
+class Progress:
+    """How far one input has come; times are those of ``time.perf_counter()``, in seconds.
+
+    What is set on the way hides the values of the class: to set all of them takes four times as
+    long, for each request.
+    """
+
+    received = 0.0
+    begun = 0.0
+    """When a scoring thread took it up; 0 until then, and where no run() is needed."""
+    model = ""
+    """As the input names it; nothing for the default."""
+
+
 class ScoringRequest(NamedTuple):
     """One input.
 
@@ -33,6 +47,7 @@ class ScoringRequest(NamedTuple):
     enter: Callable[[], object] | None = None
     model: str = ""
     patient: bool = False
+    progress: Progress | None = None
 
     def header(self, name: bytes) -> bytes:
         """The value of the first header line of this (lower-case) name, or ``b""``."""

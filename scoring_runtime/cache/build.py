@@ -31,21 +31,21 @@ def caching(runtime: Runtime, processes: str = "") -> Caching:
         return Caching(_without_inputs(runtime.score), None, _nothing)
     store = store_of(settings, processes)
     cache = Cache(runtime, store)
-    runtime.metrics.update(cache.metrics())
+    runtime.metrics.parts.add("cache")
     inputs = StoredInputs(store, cache, settings)
     return Caching(inputs.score, inputs, cache.close)
 
 
 def store_of(settings: Settings, processes: str = "") -> Store:
-    """The store that the settings name, for the number of ``processes`` in this variable.
+    """The store that the settings name; ``processes`` is the variable with their number.
 
     Raises:
         ConfigurationError: the cache's address is none, its package is not installed, or it is
             the memory of one process and there are several.
     """
     if settings.cache_url.startswith(MEMORY):
-        count = settings.environ.get(processes, "").strip()
-        if count.isdecimal() and int(count) > 1:
+        count = settings.worker_count
+        if processes and count > 1:
             raise ConfigurationError(
                 f"CACHE_URL is memory://, which each process has for itself, and {processes} is "
                 f"{count}: what one keeps the others do not find. Allowed: a Redis server, as in "

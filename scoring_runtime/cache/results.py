@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import inf
 from pathlib import Path
@@ -16,6 +16,14 @@ from ..models.manifest import fingerprint
 from ..release import VERSION
 from ..scoring.runtime import Runtime, State
 from ..telemetry.logs import log
+from ..telemetry.metrics import (
+    BREAKER_OPEN,
+    CACHE_BYPASSES,
+    CACHE_ERRORS,
+    CACHE_HITS,
+    CACHE_MISSES,
+    CACHE_SAVED,
+)
 from .entries import key_of, pack_response, unpack_response
 from .memory import BUSY, Store
 
@@ -65,8 +73,11 @@ class Cache:
         self._keeping: dict[str, asyncio.Task[None]] = {}
         self._unmarking: set[asyncio.Task[None]] = set()
         self._applies: bool | None = None
-        self.hits = self.misses = self.bypasses = self.errors = 0
-        self.saved_ms = 0.0
+        count = runtime.metrics.number
+        self.hits, self.misses = count(CACHE_HITS), count(CACHE_MISSES)
+        self.bypasses, self.errors = count(CACHE_BYPASSES), count(CACHE_ERRORS)
+        self.saved_ms, breaker = count(CACHE_SAVED), count(BREAKER_OPEN)
+        runtime.metrics.publish_by(lambda: breaker.set(not store.is_open))
 
     async def __call__(self, request: ScoringRequest) -> ScoringResponse:
         """Score one request; the response's header ``x-cache`` is hit, miss or bypass.
@@ -75,7 +86,7 @@ class Cache:
             InputError, RunError, NotServing: as the wrapped Score.
         """
         if not await self._is_for(request):
-            self.bypasses += 1
+            self.bypasses.add()
             return _with_cache_header(await self._score(request), b"bypass")
         until = monotonic() + self._timeout
         wanted = request.model if self._in_order else ""
@@ -93,17 +104,6 @@ class Cache:
             finally:
                 del flight  # its error's traceback holds this frame
         return await self._led(key, request, keep, until)
-
-    def metrics(self) -> dict[str, Callable[[], float]]:
-        """Name → what to call for its value."""
-        return {
-            "scoring_cache_hits_total": lambda: self.hits,
-            "scoring_cache_misses_total": lambda: self.misses,
-            "scoring_cache_bypasses_total": lambda: self.bypasses,
-            "scoring_cache_errors_total": lambda: self.errors,
-            "scoring_cache_saved_milliseconds_total": lambda: self.saved_ms,
-            "scoring_cache_breaker_open": lambda: not self._store.is_open,
-        }
 
     async def close(self) -> None:
         """Keep what is about to be kept, then close the store."""
@@ -149,7 +149,7 @@ class Cache:
         kept, marked = await self._kept(key, until)
         if kept is not None:
             return self._hit(*kept)
-        self.misses += 1
+        self.misses.add()
         if marked:
             self._mark(key)
         try:
@@ -201,7 +201,7 @@ class Cache:
             if value == BUSY:
                 value = await self._awaited(key, until)
         except StoreAway:
-            self.errors += 1
+            self.errors.add()
             return None, False
         if value is None:
             return None, True
@@ -252,17 +252,17 @@ class Cache:
             else:
                 await self._store.delete(key)
         except StoreAway:
-            self.errors += 1
+            self.errors.add()
 
     async def _renewed(self, key: str, request: ScoringRequest, keep: bool) -> ScoringResponse:
-        self.bypasses += 1
+        self.bypasses.add()
         response = await self._score(request)
         self._keep_soon(key, response if keep else None, False)
         return _with_cache_header(response, b"bypass")
 
     def _hit(self, response: ScoringResponse, age: int) -> ScoringResponse:
-        self.hits += 1
-        self.saved_ms += max(response.run_ms, 0)
+        self.hits.add()
+        self.saved_ms.add(max(response.run_ms, 0))
         return _with_cache_header(response, b"hit", age)
 
     async def _is_for(self, request: ScoringRequest) -> bool:

@@ -22,10 +22,12 @@ from ..scoring.diagnosis import diagnosis, in_one_line
 from ..scoring.runtime import build
 from ..scoring.served import served
 from ..settings import markdown as settings_table
+from ..settings.processors import for_libraries
 from ..settings.secrets import masked
 from ..settings.settings import Settings, environment_name, setting_fields
 from ..telemetry import standard_streams
 from ..telemetry.logs import configure_logging, log, redirect_print
+from ..telemetry.threads import carry_ids
 from ..triggers.outcomes import EXTENSIONS, directed, directions
 from . import models
 from .parser import EXIT_OK, EXIT_USAGE, Parser, add, subcommands
@@ -101,7 +103,9 @@ def _add_serve(commands: Any) -> None:
     _model_options(serve)
     _option(serve, "--port", "SERVER_PORT", "port to listen on (5001)", int)
     _option(serve, "--host", "SCORING_HOST", "address to listen on (0.0.0.0)")
-    _option(serve, "--workers", "WORKER_COUNT", "worker processes (1)", int, "--worker_count")
+    _option(
+        serve, "--workers", "WORKER_COUNT", "worker processes, or auto (1)", str, "--worker_count"
+    )
     _option(serve, "--health-port", "HEALTH_PORT", "second port for health (5000)", int)
     watch = "score the files dropped into this folder"
     _option(serve, "--watch", "BLOB_INPUT_FOLDER", watch)
@@ -210,9 +214,8 @@ def _export(settings: Settings) -> None:
         ),
         "AML_APP_INSIGHTS_ENABLED": "true" if settings.app_insights_active else "false",
     }
-    # It would tell its makers of each start.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.update({name: value for name, value in exported.items() if value})
+    os.environ.update(for_libraries(os.environ, settings.worker_count))
 
 
 def _configure_logging(settings: Settings, stream: str, *, quiet: bool = False) -> None:
@@ -220,8 +223,10 @@ def _configure_logging(settings: Settings, stream: str, *, quiet: bool = False) 
     places = [Path(settings.app_root)]
     if settings.script_path is not None:
         places.append(settings.script_path.parent)
-    configure_logging(settings.log_level, places if stream == "stdout" else [], stream)
+    own = places if stream == "stdout" else []
+    configure_logging(settings.log_level, own, stream, settings.log_format)
     redirect_print()
+    carry_ids()
     if quiet:
         logging.getLogger("azmlinfsrv.print").setLevel(settings.log_level)
         log.setLevel(max(log.level, logging.WARNING))
@@ -243,7 +248,8 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
         _configure_logging(settings, "stdout")
         _check_platform(settings, sys.platform)
         settings = serve.with_shorter_timeout(settings)
-        _banner(settings)
+        if settings.log_format == "text":
+            _banner(settings)
         return serve.run(settings)
     except serve.PortInUse as error:
         print(f"scoring-runtime: {error}", file=sys.stderr)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -63,24 +65,38 @@ def _handler(runtime: Runtime, scoring: Scoring, paths: BlobPaths) -> Callable[.
     ) -> None:
         if is_folder(getattr(blob, "metadata", None) or {}):
             return
-        name, body = blob.name or "", blob.read()
+        name, body, request_id = blob.name or "", blob.read(), new_id().decode()
         if len(body) > limit:
             outcome = failed(too_large("The blob", limit, "BLOB_MAX_BYTES"))
         else:
-            request = blob_request(name, body, *_content(blob), request_id=new_id().decode())
+            request = blob_request(name, body, *_content(blob), request_id=request_id)
             request = directed(request, paths.directions(name.partition("/")[2]) | _said(blob))
             request = request._replace(enter=partial(name_invocation, context))
             outcome = await scoring(request, f"blob {name}")
-        _write(outcome, output, error)
+        if outcome.verdict is Verdict.FAILED:
+            # The host tries five times (poisonBlobThreshold), then puts it on the poison queue.
+            scoring.retries.add()
+            raise TryAgain(f"{outcome.reason}: {outcome.description}")
+        (output if outcome.verdict is Verdict.SCORED else error).set(_body(outcome, request_id))
+        scoring.answered(_changed(blob), error=outcome.verdict is Verdict.REFUSED)
 
     return invoke
 
 
-def _write(outcome: Outcome, output: func.Out[bytes], error: func.Out[bytes]) -> None:
-    if outcome.verdict is Verdict.FAILED:
-        # The host tries five times (poisonBlobThreshold), then puts it on the poison queue.
-        raise TryAgain(f"{outcome.reason}: {outcome.description}")
-    (output if outcome.verdict is Verdict.SCORED else error).set(outcome.body)
+def _body(outcome: Outcome, request_id: str) -> bytes:
+    """The document: an error of ours says its id itself, as the binding writes no metadata."""
+    if not outcome.is_ours:
+        return outcome.body
+    return json.dumps({**json.loads(outcome.body), "request_id": request_id}).encode()
+
+
+def _changed(blob: func.InputStream) -> float:
+    """When it was changed last, in seconds since 1970, where the host says it; else 0."""
+    said = (getattr(blob, "blob_properties", None) or {}).get("LastModified")
+    try:
+        return datetime.fromisoformat(str(said)).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _said(blob: func.InputStream) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -82,4 +83,12 @@ def decoded(message: func.ServiceBusMessage) -> QueueMessage:
         dict(message.application_properties or {}),
         max((message.delivery_count or 1) - 1, 0),
         message.sequence_number or 0,
+        enqueued=_seconds(message.enqueued_time_utc),
     )
+
+
+def _seconds(moment: datetime | None) -> float:
+    """Since 1970; the host's moments are of UTC, whether they say so or not."""
+    if moment is None:
+        return 0.0
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 from ..cache.inputs import StoredInputs
 from ..connections.named import triggers
 from ..errors import InputNotFound, NotStarted, ScoringRuntimeError
-from ..messages import Headers, Score, ScoringRequest, ScoringResponse
+from ..messages import Headers, Progress, Score, ScoringRequest, ScoringResponse
 from ..release import VERSION
 from ..scoring.runtime import Runtime, State
 from ..script.call import JSON_HEADERS
-from ..telemetry.logs import AccessLog, log, metrics_text
+from ..telemetry.access import AccessLog
+from ..telemetry.logs import lines_of, log
+from ..telemetry.metrics import FAILED, Inputs, outcome_of, outcome_of_status
 from ..telemetry.request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from ..values.body import query_pairs
 from ..values.wording import too_large
 from .cors import with_cors
 from .errors import INTERNAL, error_response, forget, message_response
 from .messages import Handle, HttpRequest, Reply
-from .model_routes import ALIVE, SCORES, V2, Found, ModelRoutes, json_response, with_error
+from .model_routes import (
+    ALIVE,
+    LOGGED,
+    QUIET,
+    SCORES,
+    SCORING,
+    V2,
+    Found,
+    ModelRoutes,
+    json_response,
+    with_error,
+)
 
 # The texts that clients know: werkzeug's descriptions of 404 and 405.
 _NOT_FOUND = (
@@ -28,7 +40,6 @@ _NOT_FOUND = (
     "your spelling and try again."
 )
 _NOT_ALLOWED = "The method is not allowed for the requested URL."
-_ID_NAMES = (b"x-request-id", b"x-ms-request-id", b"x-ms-client-request-id")
 # The ids are ours; framing and connection belong to the host.
 _RESERVED = frozenset(
     {b"x-request-id", b"x-ms-request-id", b"content-length", b"transfer-encoding", b"connection"}
@@ -36,8 +47,6 @@ _RESERVED = frozenset(
 _TEXT_HEADERS: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
 _OPTIONS_HEADERS: Headers = (*_TEXT_HEADERS, (b"x-ms-run-function-failed", b"False"))
 _ALLOW_HEADERS: Headers = (*_TEXT_HEADERS, (b"allow", b"OPTIONS, HEAD, GET"))
-# https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
-_METRICS_HEADERS: Headers = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
 INPUTS = "/inputs/"
 _READ = ("GET", "HEAD", "OPTIONS")
 
@@ -59,31 +68,36 @@ class Endpoint:
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
         self._new_id = RandomIds()
-        self._version_header = None
+        self._is_cached = runtime.settings.cached
+        self._always: Headers = ()
         if runtime.settings.server_version_header:
-            self._version_header = (b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode())
+            self._always = ((b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode()),)
         self._routes: dict[str, Found] = {
-            "/score": (self._scored, SCORES, True),
-            "/": (self._healthy, _READ, False),
-            "/swagger.json": (self._document, _READ, True),
-            "/health/live": (self._live, _READ, False),
-            "/health/ready": (self._ready, _READ, False),
+            "/score": (self._scored, SCORES, SCORING),
+            "/": (self._healthy, _READ, QUIET),
+            "/swagger.json": (self._document, _READ, LOGGED),
+            "/health/live": (self._live, _READ, QUIET),
+            "/health/ready": (self._ready, _READ, QUIET),
+            "/metrics": (self._measured, _READ, QUIET),
         }
         self._models: ModelRoutes | None = None
+        self._counted: Inputs | None = None
         if "http" in triggers(runtime.settings):
+            self._counted = runtime.metrics.inputs("http")
             self._models = ModelRoutes(runtime, self._scored, VERSION)
         else:
             del self._routes["/score"]
-        if runtime.metrics:
-            self._routes["/metrics"] = (self._measured, _READ, False)
 
     async def __call__(self, request: HttpRequest) -> Reply:
-        started = perf_counter()
-        route, methods, logged = self._routes.get(request.path) or self._route_of(request.path)
+        if request.progress is None:
+            progress = Progress()
+            progress.received = perf_counter()
+            request = request._replace(progress=progress)
+        route, methods, kind = self._routes.get(request.path) or self._route_of(request.path)
         headers = dict(request.headers)
         if len(headers) != len(request.headers):
             headers = _joined(request.headers)
-        ids = NO_IDS
+        ids, outcome = NO_IDS, -1
         try:
             ids = ids_of(headers, self._new_id)
             if methods is not None and request.method not in methods:
@@ -94,15 +108,18 @@ class Endpoint:
                 response = await route(request, ids)
         except ScoringRuntimeError as error:
             ids = error.ids if isinstance(error, BadIds) else ids
-            response = _as_read(error_response(error), request.path)
+            outcome = outcome_of(error)
+            with lines_of(ids.request.decode("latin-1")):
+                response = _as_read(error_response(error), request.path)
         except Exception as error:
-            log.exception("Encountered Exception while answering %s", request.path)
+            outcome = FAILED
+            with lines_of(ids.request.decode("latin-1")):
+                log.exception("Encountered Exception while answering %s", request.path)
             forget(error)
             response = _as_read(message_response(500, INTERNAL), request.path)
-        reply = self._reply(response, ids, headers)
-        if logged:
-            self._log(request, reply, started)
-        return reply
+        if kind:
+            self._ended(request, response, ids, outcome, kind)
+        return self._reply(response, ids, headers)
 
     def failed(self, error: ScoringRuntimeError, request: HttpRequest) -> Reply:
         """The answer when a reply's stream has ended in an error before anything was sent."""
@@ -131,6 +148,8 @@ class Endpoint:
                 ids.request.decode("latin-1"),
                 request.enter,
                 model,
+                False,
+                request.progress,
             )
         )
 
@@ -142,7 +161,7 @@ class Endpoint:
 
     def _route_of(self, path: str) -> Found:
         if self._inputs is not None and path.startswith(INPUTS) and len(path) > len(INPUTS):
-            return self._kept_input, ("PUT", "DELETE"), True
+            return self._kept_input, ("PUT", "DELETE"), LOGGED
         found = self._models(path) if self._models is not None else None
         return found or _UNKNOWN
 
@@ -158,8 +177,9 @@ class Endpoint:
         return json_response({"key": key, "seconds": seconds}, 201)
 
     async def _measured(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
-        text = metrics_text(self._runtime.metrics)
-        return ScoringResponse(200, text.encode(), _METRICS_HEADERS, -1)
+        accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
+        body, content_type = await self._runtime.measured(accept)
+        return ScoringResponse(200, body, ((b"content-type", content_type.encode()),), -1)
 
     async def _healthy(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
         await self._runtime.settled()
@@ -189,39 +209,69 @@ class Endpoint:
     # --- the reply ----------------------------------------------------------------------------
 
     def _reply(self, response: ScoringResponse, ids: Ids, asked: dict[bytes, bytes]) -> Reply:
-        headers = [*response.headers]
-        if response.headers is not JSON_HEADERS:
+        status, body, lines, run_ms = response
+        headers = [*lines, *self._always]
+        if lines is not JSON_HEADERS:
             headers = [line for line in headers if line[0] not in _RESERVED]
-        if response.run_ms >= 0:
-            headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % response.run_ms))
-        if self._version_header is not None:
-            headers.append(self._version_header)
-        headers += [(name, value) for name, value in zip(_ID_NAMES, ids, strict=True) if value]
+        if run_ms >= 0:
+            headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % run_ms))
+        request, ms_request, client = ids
+        if request:
+            headers.append((b"x-request-id", request))
+        if ms_request:
+            headers.append((b"x-ms-request-id", ms_request))
+        if client:
+            headers.append((b"x-ms-client-request-id", client))
         if b"traceid" in asked:
             headers.append((b"traceid", asked[b"traceid"]))
-        if response.status == 503 and response.run_ms < 0:  # not one that run() chose
+        if status == 503 and run_ms < 0:  # not one that run() chose
             headers.append((b"retry-after", b"1"))
-        return Reply(response.status, headers, response.body)
+        return Reply(status, headers, body)
 
-    def _log(self, request: HttpRequest, reply: Reply, started: float) -> None:
-        milliseconds = (perf_counter() - started) * 1000
-        query = f"?{request.query.decode('latin-1')}" if request.query else ""
-        length = len(reply.body) if isinstance(reply.body, bytes) else "N/A"
+    def _ended(
+        self, request: HttpRequest, response: ScoringResponse, ids: Ids, outcome: int, kind: int
+    ) -> None:
+        """Count and log it, before it is answered."""
+        progress = request.progress
+        assert progress is not None
+        seconds = perf_counter() - progress.received
+        status, body, _, run_ms = response
+        model = cache = ""
+        # A browser's question before its request is none.
+        if kind == SCORING and (progress.begun or request.method != "OPTIONS"):
+            assert self._counted is not None
+            if outcome < 0:
+                outcome = outcome_of_status(status)
+            model = self._counted.ended(progress, outcome, seconds, run_ms / 1000)
+            if self._is_cached:
+                cache = _cache_state(response)
+        if not self._access.is_kept:
+            return
+        length = len(body) if isinstance(body, bytes) else "N/A"
+        method, path, query, client = request.method, request.path, request.query, request.client
+        request_id = ids.request.decode("latin-1")
         self._access.add(
-            asyncio.get_running_loop(),
-            f"{request.method} {request.path}{query} {reply.status} {milliseconds:.3f}ms {length}",
-        )
+            (
+                time(), method, path, query, status, seconds, length,
+                "http", client, model, cache, request_id,
+            )
+        )  # fmt: skip
+
+
+def _cache_state(response: ScoringResponse) -> str:
+    said = (value for name, value in response.headers if name == b"x-cache")
+    return next(said, b"").decode("latin-1")
 
 
 async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
     return message_response(404, _NOT_FOUND)
 
 
-_UNKNOWN: Found = (_not_found, None, False)
+_UNKNOWN: Found = (_not_found, None, LOGGED)
 
 
 def _as_read(error: ScoringResponse, path: str) -> ScoringResponse:
-    return with_error(error) if path.startswith(f"{V2}/") else error
+    return with_error(error) if path == V2 or path.startswith(f"{V2}/") else error
 
 
 def _joined(lines: Headers) -> dict[bytes, bytes]:

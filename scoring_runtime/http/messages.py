@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
-from ..messages import Headers
+from ..messages import Headers, Progress
 
 
 class HttpRequest(NamedTuple):
@@ -22,6 +22,7 @@ class HttpRequest(NamedTuple):
     client: str = ""
     scheme: str = "http"
     enter: Callable[[], object] | None = None
+    progress: Progress | None = None
 
 
 class Reply(NamedTuple):

@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from ..errors import NotStarted, ScoringRuntimeError, UndecodableInput, UnsupportedMethod
+from ..errors import NotStarted, UndecodableInput, UnsupportedMethod
 from ..messages import ScoringResponse
 from ..scoring.runtime import Runtime, State
 from ..scoring.served import Served, chosen
 from ..script.call import JSON_HEADERS
 from ..telemetry.request_ids import Ids
-from .errors import error_response, message_response
+from .errors import message_response
 from .messages import HttpRequest
 
 V2 = "/v2"
@@ -30,8 +30,9 @@ _NO_SUCH_PATH = (
 )
 
 Route: TypeAlias = Callable[[HttpRequest, Ids], Awaitable[ScoringResponse]]
-Found: TypeAlias = tuple[Route, tuple[str, ...] | None, bool]
-"""The route, its methods (None: it looks itself), and whether it is logged."""
+QUIET, LOGGED, SCORING = range(3)
+Found: TypeAlias = tuple[Route, tuple[str, ...] | None, int]
+"""The route, its methods (None: it looks itself), and whether it is logged, or counted too."""
 ScoreNamed: TypeAlias = Callable[[HttpRequest, Ids, str], Awaitable[ScoringResponse]]
 
 
@@ -48,11 +49,11 @@ class ModelRoutes:
         if path.startswith(SCORE):
             name, _, version = path[len(SCORE) :].partition("/")
             known = name and "/" not in version and not path.endswith("/")
-            return (self._scoring(_identity(name, version)), SCORES, True) if known else None
+            return (self._scoring(_identity(name, version)), SCORES, SCORING) if known else None
         if path == V2 or path.startswith(f"{V2}/"):
             found = self._open_inference(path.split("/")[2:])
             if found is None:
-                return _no_such_path, None, False
+                return _no_such_path, None, LOGGED
             route, methods, logged = found
             return _v2(route, methods or _READ), None, logged
         return None
@@ -60,11 +61,11 @@ class ModelRoutes:
     def _open_inference(self, parts: list[str]) -> Found | None:
         match parts:
             case []:
-                return self._server, _READ, False
+                return self._server, _READ, QUIET
             case ["health", "live"]:
-                return self._live, _READ, False
+                return self._live, _READ, QUIET
             case ["health", "ready"]:
-                return self._ready, _READ, False
+                return self._ready, _READ, QUIET
             case ["models", name, "versions", version, *rest] if version:
                 return self._model(name, version, rest)
             case ["models", name, *rest]:
@@ -84,15 +85,17 @@ class ModelRoutes:
 
         match rest:
             case []:
-                return metadata, _READ, False
+                return metadata, _READ, QUIET
             case ["ready"]:
-                return ready, _READ, False
+                return ready, _READ, QUIET
             case ["infer"]:
-                return self._scoring(wanted), _SENT, True
+                return self._scoring(wanted), _SENT, SCORING
         return None
 
     def _scoring(self, wanted: str) -> Route:
         async def route(request: HttpRequest, ids: Ids) -> ScoringResponse:
+            assert request.progress is not None
+            request.progress.model = wanted
             model = chosen(self._runtime.served, wanted)
             if request.path.startswith(V2):
                 await self._check_takes_tensors(model)
@@ -152,12 +155,9 @@ def _v2(route: Route, methods: tuple[str, ...]) -> Route:
     async def answered(request: HttpRequest, ids: Ids) -> ScoringResponse:
         if request.method == "OPTIONS":
             return ScoringResponse(200, b"", ((b"allow", ", ".join(methods).encode()),), -1)
-        try:
-            if request.method not in methods:
-                raise UnsupportedMethod(f"Send it with {' or '.join(methods)}.")
-            return await route(request, ids)
-        except ScoringRuntimeError as error:
-            return with_error(error_response(error))
+        if request.method not in methods:
+            raise UnsupportedMethod(f"Send it with {' or '.join(methods)}.")
+        return await route(request, ids)
 
     return answered
 

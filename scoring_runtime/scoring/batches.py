@@ -41,10 +41,14 @@ class Batches:
             ``failed`` the answer to one whose own call has raised, unless that is an error. Its
             ``batch`` is the most inputs of one call and the seconds that the first waits.
         limits: how much the inputs of one call may hold together.
+        observe: is told how many inputs each call has.
     """
 
-    def __init__(self, callee: Any, limits: Limits) -> None:
+    def __init__(
+        self, callee: Any, limits: Limits, observe: Callable[[float], object] = lambda _: None
+    ) -> None:
         self.max_size, self.max_wait = callee.batch
+        self.observe = observe
         self._callee, self._limits = callee, limits
 
     def __call__(self, requests: Sequence[ScoringRequest], begin: Begin) -> Iterator[list[Outcome]]:
@@ -81,6 +85,7 @@ class Batches:
         if not inputs:
             return []
         started = perf_counter()
+        self.observe(len(inputs))
         try:
             self._enter(inputs[0][1].request)
             results = self._callee.together([entered for _, entered in inputs])
@@ -125,6 +130,6 @@ class Batches:
         return Outcome(place, with_size(response, 1), None, is_bad=True)
 
     def _enter(self, request: ScoringRequest) -> None:
-        self._callee.began(request.request_id)
+        self._callee.began(request)
         if request.enter is not None:
             request.enter()

@@ -17,7 +17,7 @@ from ..messages import ScoringRequest, ScoringResponse
 from ..script.batched import Entered, with_size
 from ..script.call import JSON_HEADERS, run_failed
 from ..settings.settings import Settings
-from ..telemetry.logs import log, request_id
+from ..telemetry.logs import began, log
 from ..values.body import parse_json, query_pairs
 from ..values.content import NoCodeModel
 from ..values.joined import joined, kind_of, size_of, split
@@ -51,7 +51,7 @@ class ModelInvocation:
 
     def __init__(self, model: NoCodeModel, name: str, version: str, settings: Settings) -> None:
         self.model = model
-        self.began: Callable[[str], object] = request_id.set
+        self.began: Callable[[ScoringRequest], object] = began
         self.platform, self.inputs, self.outputs = model.platform, model.inputs, model.outputs
         self._identity = (name, version)
         self._limits = settings.limits.for_inputs(len(model.inputs))
@@ -66,6 +66,7 @@ class ModelInvocation:
         self._columns = frozenset(spec.name for spec in model.inputs if not spec.optional)
         self._as_text = model.reads_text
         self._quick, self._call = model.quick, model.call
+        self.is_bound = model.is_bound
         self._default = model.methods[0] if model.methods else ""
         self._name = model.outputs[0].name if model.outputs else "predictions"
         self.example: Mapping[str, Any] | None = model.example
@@ -79,7 +80,7 @@ class ModelInvocation:
             InputError: the client's fault.
             RunFailed: the model raised; the traceback is in the log.
         """
-        self.began(request.request_id)
+        self.began(request)
         if request.enter is not None:
             request.enter()
         quick = self._quick
@@ -173,7 +174,7 @@ class BatchedModelInvocation(ModelInvocation):
 
     def entered(self, request: ScoringRequest) -> Entered:
         """What one request holds, as the model takes it."""
-        self.began(request.request_id)
+        self.began(request)
         if request.enter is not None:
             request.enter()
         rows = plain_rows(request) if self._quick is not None else None

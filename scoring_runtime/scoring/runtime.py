@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import signal
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from concurrent import futures
 from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..connections import redis
+from ..connections.named import triggers
 from ..errors import EntryScriptFailed, NotStarted, UnknownModel
 from ..messages import ScoringRequest, ScoringResponse
 from ..models import folder as models
@@ -19,14 +24,28 @@ from ..script import entry_script, openapi
 from ..script.batched import BatchedInvocation, batch_of
 from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
 from ..settings.settings import Settings
-from ..telemetry.logs import log, request_id, script_log
-from ..values.content import Spec
+from ..telemetry.logs import began, log, script_log
+from ..telemetry.metrics import (
+    BATCH_SIZE,
+    IN_FLIGHT,
+    QUEUE_DEPTH,
+    TRIGGER_UP,
+    Layout,
+    Metrics,
+    Number,
+)
+from ..telemetry.pages import Pages, of_siblings
+from ..values.content import NoCodeModel, Spec
 from .batches import Batches
 from .queue import Scorer
+from .quick import Quickness
 from .served import Served, chosen, default, served
 
 if TYPE_CHECKING:
     from .model_call import ModelInvocation
+
+
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class State(Enum):
@@ -94,13 +113,14 @@ class Loaded(Protocol):
     """What scores once loaded: the entry script, or a model without one."""
 
     is_async: bool
+    is_bound: bool
     sees_headers: bool
     takes_any_method: bool
     takes_tensors: bool
     platform: str
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
-    began: Callable[[str], object]
+    began: Callable[[ScoringRequest], object]
     batch: tuple[int, float] | None
 
     def __call__(self, request: ScoringRequest) -> ScoringResponse: ...
@@ -117,16 +137,23 @@ class Runtime:
         ConfigurationError: SCORING_DEFAULT_MODEL names a model that is not there.
     """
 
-    def __init__(self, settings: Settings, preloaded: Invocation | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        preloaded: Mapping[Served, Loaded] = _NOTHING,
+        pages: Pages | None = None,
+        number: int = 0,
+    ) -> None:
         self.settings = settings
         self.served = served(settings)
+        self.metrics = _metrics(settings, self.served, pages, number)
         self.documents = openapi.Documents()
         self.troubles: dict[str, str] = {}
         """What keeps a trigger from working, by its name: it is not ready, but alive."""
-        self.metrics: dict[str, Callable[[], float]] = {}
-        """Numbers that ``/metrics`` shows: name → what to call for the value."""
-        self.began: Callable[[str], object] = request_id.set
-        """Called in a scoring thread with the id of each request that is begun."""
+        self.digests: dict[tuple[str, str], str] = {}
+        """SHA-256 over the files of a model, by its name and version, once they have been read."""
+        self.began: Callable[[ScoringRequest], object] = began
+        """Called in a scoring thread with each request that is begun."""
         self.before_ready: Callable[[], object] | None = None
         """Called in a scoring thread when all is loaded, before anybody can see that it is."""
         self._preloaded = preloaded
@@ -137,6 +164,7 @@ class Runtime:
         self._started = _all_of([scorer.prepared for scorer in self._all])
         chosen_by_default = default(self.served, settings)
         self._default = self._scorers[chosen_by_default] if chosen_by_default else None
+        self._publish_gauges()
 
     def score(self, request: ScoringRequest) -> Awaitable[ScoringResponse]:
         """``Score``: one request in, one response out; InputError, RunError or NotServing raised.
@@ -151,6 +179,11 @@ class Runtime:
         if self._default is None or (request.model and not self.has_script):
             return self._scorers[self.model(request.model)].call(request, None, request.patient)
         return self._default.call(request, None, request.patient)
+
+    @property
+    def quickness(self) -> Quickness | None:
+        """Of the default model, if the event loop may call it; only once started."""
+        return None if self._default is None else self._default.quickness
 
     def model(self, wanted: str) -> Served:
         """The model of this ``name`` or ``name:version``; without a name the default.
@@ -201,6 +234,17 @@ class Runtime:
     def readiness(self) -> State:
         """The state, or Unhealthy while a trigger has trouble."""
         return State.UNHEALTHY if self.troubles and self.state is State.HEALTHY else self.state
+
+    async def measured(self, accept: str) -> tuple[bytes, str]:
+        """The metrics of all workers as Prometheus reads them, for a value of ``Accept``, and the
+        content type."""
+        self.metrics.publish()
+        return await asyncio.to_thread(self._measured, accept)
+
+    def _measured(self, accept: str) -> tuple[bytes, str]:
+        from ..telemetry.exposition import written  # prometheus_client takes 0.1 s
+
+        return written(self.metrics, self.digests, accept)
 
     def start(self) -> None:
         """Begin loading, in the scoring threads."""
@@ -269,8 +313,10 @@ class Runtime:
             # One after the other: libraries that two threads import at once may be half imported.
             if any(each.prepared.exception() is not None for each in before):
                 raise NotStarted("A model before it could not be loaded; its log says why.")
-            loaded = self._load(model, runner)
+            loaded = self._preloaded.get(model) or self._load(model, runner)
             loaded.began = self.began
+            if loaded.batch:
+                self.metrics.parts.add("batches")
             if model is self.served[-1]:
                 self._finish(loaded)
                 if self.before_ready is not None:
@@ -278,24 +324,45 @@ class Runtime:
             return loaded
 
         settings = self.settings
+        sizes = self.metrics.histogram(BATCH_SIZE, *model[:2])
         return Scorer(
             prepare,
-            batches=lambda loaded: Batches(loaded, settings.limits) if loaded.batch else None,
+            batches=lambda loaded: (
+                Batches(loaded, settings.limits, sizes.observe) if loaded.batch else None
+            ),
             threads=settings.concurrency,
             queue_size=settings.queue_size,
             timeout_seconds=settings.timeout_seconds,
         )
 
+    def _publish_gauges(self) -> None:
+        metrics = self.metrics
+
+        def published(scorer: Scorer[Loaded], waiting: Number, in_flight: Number) -> None:
+            waiting.set(scorer.waiting)
+            in_flight.set(scorer.in_flight)
+
+        for model, scorer in self._scorers.items():
+            numbers = (metrics.number(each, *model[:2]) for each in (QUEUE_DEPTH, IN_FLIGHT))
+            metrics.publish_by(partial(published, scorer, *numbers))
+        ups = {each: metrics.number(TRIGGER_UP, each) for each in triggers(self.settings)}
+        metrics.publish_by(lambda: self._publish_triggers(ups))
+
+    def _publish_triggers(self, ups: dict[str, Number]) -> None:
+        is_up = self.state is State.HEALTHY
+        for trigger, up in ups.items():
+            up.set(is_up and trigger not in self.troubles)
+
     def _load(self, model: Served, runner: asyncio.Runner) -> Loaded:
         if model.folder is None:
-            return self._preloaded or load(self.settings, runner, model[:2])
+            return load(self.settings, runner, model[:2])
         from ..no_code import loading
-        from .model_call import BatchedModelInvocation, ModelInvocation
 
         models.use_model_dir(self.settings.model_dir)
-        found = loading.load(model.folder, self.settings)
-        kind = ModelInvocation if self.settings.max_batch_size == 1 else BatchedModelInvocation
-        return kind(found, model.name, model.version, self.settings)
+        shared = self.settings.worker_count > 1
+        return _called(
+            loading.load(model.folder, self.settings, shared=shared), model, self.settings
+        )
 
     def _finish(self, last: Loaded) -> None:
         if isinstance(last, Invocation):
@@ -309,9 +376,71 @@ class Runtime:
         log.info("Scoring timeout is set to %s", self.settings.scoring_timeout_ms)
 
 
-def build(settings: Settings, preloaded: Invocation | None = None) -> Runtime:
-    """The runtime for these settings, not started yet."""
-    return Runtime(settings, preloaded)
+def build(
+    settings: Settings,
+    preloaded: Mapping[Served, Loaded] = _NOTHING,
+    pages: Pages | None = None,
+    number: int = 0,
+) -> Runtime:
+    """The runtime for these settings, not started yet; it counts in the page of this number."""
+    return Runtime(settings, preloaded, pages, number)
+
+
+def cells(settings: Settings) -> int:
+    """The size of the page that each of several processes with these settings counts in."""
+    return Layout([each[:2] for each in served(settings)]).cells
+
+
+def pages_of_siblings(settings: Settings) -> tuple[Pages, int]:
+    """Pages for processes with these settings that the parent of this one starts, and ours."""
+    purpose = hashlib.sha256(repr(settings).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return of_siblings(purpose, cells(settings))
+
+
+def _metrics(settings: Settings, there: list[Served], pages: Pages | None, number: int) -> Metrics:
+    by_default = default(there, settings)
+    only = there[0][:2] if there[0].folder is None else None
+    named = [each[:2] for each in there]
+    chosen_by_default = by_default[:2] if by_default else None
+    return Metrics(named, chosen_by_default, triggers(settings), only, pages, number)
+
+
+def load_before_fork(settings: Settings) -> dict[Served, Loaded]:
+    """What processes forked from this one need not load: the entry script, scikit-learn models.
+
+    Raises:
+        StartError: it cannot be loaded.
+    """
+    found: dict[Served, Loaded] = {}
+    for each in served(settings):
+        if each.folder is None:
+            with asyncio.Runner() as runner:
+                found[each] = load(settings, runner, each[:2])
+        elif (model := _model_before_fork(each, each.folder, settings)) is not None:
+            found[each] = model
+    return found
+
+
+def _model_before_fork(model: Served, folder: Path, settings: Settings) -> Loaded | None:
+    from ..no_code import loading
+
+    models.use_model_dir(settings.model_dir)
+    made = partial(_called, model=model, settings=settings)
+    found = loading.load_before_fork(folder, settings, made)
+    if found is None:
+        log.info(
+            "WORKER_PRELOAD is for entry scripts and scikit-learn models: each worker loads %s "
+            "itself.",
+            model.identity,
+        )
+    return found
+
+
+def _called(found: NoCodeModel, model: Served, settings: Settings) -> Loaded:
+    from .model_call import BatchedModelInvocation, ModelInvocation
+
+    kind = ModelInvocation if settings.max_batch_size == 1 else BatchedModelInvocation
+    return kind(found, model.name, model.version, settings)
 
 
 def _state(scorer: Scorer[Loaded], started: futures.Future[Any]) -> State:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from ..errors import InputError, ResponseNotSendable, RunFailed, SchemaMismatch, ScoringRuntimeError
 from ..messages import Headers, ScoringRequest, ScoringResponse
 from ..settings.settings import Settings
-from ..telemetry.logs import request_id, script_log
+from ..telemetry.logs import began, script_log
 from ..values.content import Spec
 from ..values.json_results import encoder
 from .arguments import Arguments
@@ -52,8 +52,8 @@ class Invocation:
         self, script: EntryScript, settings: Settings, model: tuple[str, str] = ("model", "1")
     ) -> None:
         self.script = script
-        self.began: Callable[[str], object] = request_id.set
-        self.is_async = script.is_async
+        self.began: Callable[[ScoringRequest], object] = began
+        self.is_async, self.is_bound = script.is_async, True
         self.sees_headers = script.sees_headers
         self.takes_any_method = script.kind == "raw"
         self._run = script.run
@@ -93,7 +93,7 @@ class Invocation:
         return self._response(result, (perf_counter() - started) * 1000, write)
 
     def _begin(self, request: ScoringRequest) -> tuple[Arguments, Writer | None]:
-        self.began(request.request_id)
+        self.began(request)
         if request.enter is not None:
             request.enter()
         if self._typed is not None:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
+from urllib.parse import unquote_plus
 
 # The same everywhere, and public.
 # https://learn.microsoft.com/azure/storage/common/storage-use-azurite#well-known-storage-account-and-key
@@ -73,6 +74,8 @@ _HIDDEN = (
     re.compile(r"(?<![A-Za-z0-9+/=])()(?:[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{43}=)(?![\w=])"),
 )
 
+_KEYS_IN_QUERIES = ("code", "sig")
+
 MAX_BYTES = 1 << 20
 """Larger files are data, and are not searched."""
 
@@ -95,6 +98,23 @@ def masked(text: str) -> str:
     for pattern in _HIDDEN:
         text = pattern.sub(r"\1***", text)
     return text
+
+
+def masked_query(query: str) -> str:
+    """The query of a URL with ``***`` for the values of keys: ``code=``, and names as for
+    :func:`is_secret`."""
+    pairs = (each.partition("=") for each in query.split("&"))
+    return masked(
+        "&".join(
+            name + "=" * bool(equals) + _or_hidden(name, value) for name, equals, value in pairs
+        )
+    )
+
+
+def _or_hidden(name: str, value: str) -> str:
+    plain = unquote_plus(name).strip()
+    hidden = plain.lower() in _KEYS_IN_QUERIES or _is_secret_name(plain.replace("-", "_"))
+    return "***" if value and hidden else value
 
 
 def is_secret(name: str, value: str) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..errors import InputTrouble, NotServing, RunFailed, Stopping, TriggerTrouble
 from ..scoring.runtime import Runtime
-from ..telemetry.logs import log
+from ..telemetry.logs import lines_of, log
 from ..telemetry.request_ids import RandomIds
 from ..triggers.blob_paths import BlobPaths, Documents
 from ..triggers.outcomes import Health, Outcome, Scoring, Verdict, blob_request, directed, failed
@@ -225,20 +225,23 @@ class BlobTrigger:
 
     async def _has_failed(self, found: Found, names: Documents, error: Exception) -> None:
         """Try it again later; at last leave it, with an error document if one can be written."""
-        shown, why = found.name, str(error)
+        shown, why, request_id = found.name, str(error), self._new_id().decode()
         if not isinstance(error, InputTrouble):
-            log.error("Encountered Exception while scoring %s", shown, exc_info=error)
+            with lines_of(request_id):
+                log.error("Encountered Exception while scoring %s", shown, exc_info=error)
             why = "An unexpected error occurred, which the host's log has."
         if not self._is_last_try(found):
             return
         said = f"{why} It is tried again when it changes, or when this document is removed."
-        document = self._document(found.version, names.error, failed(RunFailed(said)))
+        refused = failed(RunFailed(said))
+        document = self._document(found.version, names.error, refused, request_id)
         try:
             await self._place.leave(found, document)
         except InputTrouble:
             log.error("%s is left until it changes: %s", shown, why)
         else:
             self._note(document)
+            self._scoring.answered(found.changed, error=True)
             del self._tried[found.name]
             log.error("%s is left: %s See %s", shown, why, names.error)
         self._kept.pop(found.name, None)
@@ -250,7 +253,7 @@ class BlobTrigger:
             if document is None or document.metadata["sourceetag"] != claim.etag:
                 document = await self._scored(found, documents, claim)
             if document is not None:
-                await self._write(found, claim, document)
+                await self._write(found, documents, claim, document)
                 done = True
                 await self._tidy(found, documents)
         finally:
@@ -265,7 +268,8 @@ class BlobTrigger:
         if outcome.verdict is Verdict.SCORED:
             return self._document(claim.etag, names.output, outcome, request_id)
         why = outcome.description.removesuffix(".")
-        log.error("%s cannot be scored: %s. See %s", found.name, why, names.error)
+        with lines_of(request_id):
+            log.error("%s cannot be scored: %s. See %s", found.name, why, names.error)
         return self._document(claim.etag, names.error, outcome, request_id)
 
     async def _outcome(self, found: Found, claim: Claim, request_id: str) -> Outcome | None:
@@ -291,20 +295,22 @@ class BlobTrigger:
                 await claim.count(attempts)
             tried = self._tried_before(found)._replace(version=claim.etag)
             self._tried[found.name] = tried
-            log.warning("%s failed at try %s of %s; it is tried again.", path, attempts, most)
+            self._scoring.retries.add()
+            with lines_of(request_id):
+                log.warning("%s failed at try %s of %s; it is tried again.", path, attempts, most)
             return None
         return outcome
 
-    def _document(
-        self, version: str, name: str, outcome: Outcome, request_id: str = ""
-    ) -> Document:
+    def _document(self, version: str, name: str, outcome: Outcome, request_id: str) -> Document:
         receipt = {"sourceetag": version, "status": str(outcome.status), "requestid": request_id}
         receipt |= outcome.properties
         known = name in self._receipts
         details = _details(outcome, request_id)
         return Document(name, outcome.body, outcome.content_type, receipt, known, details)
 
-    async def _write(self, found: Found, claim: Claim, document: Document) -> None:
+    async def _write(
+        self, found: Found, names: Documents, claim: Claim, document: Document
+    ) -> None:
         try:
             await claim.write(document)
         except Exception:
@@ -313,6 +319,7 @@ class BlobTrigger:
         self._kept.pop(found.name, None)
         self._tried.pop(found.name, None)
         self._note(document)
+        self._scoring.answered(found.changed, error=document.name == names.error)
 
     def _note(self, document: Document) -> None:
         self._receipts[document.name] = document.metadata["sourceetag"]
@@ -339,7 +346,7 @@ class BlobTrigger:
 
 def _details(outcome: Outcome, request_id: str) -> dict[str, str]:
     """Of an error of ours: what the script answers itself is its own."""
-    if not outcome.reason or outcome.reason.startswith("Status"):
+    if not outcome.is_ours:
         return {}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     details = {"exception": outcome.exception, "request_id": request_id, "time": now}

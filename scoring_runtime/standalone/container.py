@@ -336,6 +336,7 @@ def _found(blob: Any) -> Found:
         dropped=lease == "expired",
         directions=directions(blob.metadata or {}),
         state="archived" if blob.blob_tier == "Archive" else "",
+        changed=blob.last_modified.timestamp(),
     )
 
 

@@ -264,7 +264,8 @@ class Folder:
                 name = path.relative_to(self._input).as_posix()
                 # Dropped, or held: then claiming it will tell.
                 dropped = bool(claims) and claim_name(name) in claims
-                found.append(Found(name, self.etag(status), status.st_size, dropped=dropped))
+                about = (name, self.etag(status), status.st_size)
+                found.append(Found(*about, dropped=dropped, changed=status.st_mtime))
         return found, soon
 
     def _quiet_for(self, found: Found) -> float | None:

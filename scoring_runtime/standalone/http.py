@@ -8,12 +8,14 @@ events and header checks of ASGI cost more than a fast model's ``run()``.
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
 
 from ..http.messages import HttpRequest, Reply
+from ..messages import Progress
 from .connection import TOO_MANY_CONNECTIONS, Connection, Shared
 from .framing import Turn, plain
 
@@ -188,6 +190,7 @@ class HttpProtocol(Connection):
             self._refuse_body()
         elif shared.room < 0:
             shared.tally.add(f"{_TOO_MANY_BYTES}: one more is told 503")
+            shared.refused["too_many_bytes"].add()
             self._refuse(plain(503, f"{_TOO_MANY_BYTES}. Try again later."))
         elif self._parts is not None:
             self._parts += body
@@ -212,7 +215,10 @@ class HttpProtocol(Connection):
     def _request(self, body: bytes | None) -> HttpRequest:
         method = self._parser.get_method().decode("ascii")
         path, query = self._target()
-        return HttpRequest(method, path, query, self._headers, body, self._client)
+        progress = Progress()
+        progress.received = perf_counter()
+        about = (body, self._client, "http", None, progress)
+        return HttpRequest(method, path, query, self._headers, *about)
 
     def _target(self) -> tuple[str, bytes]:
         plain = _PLAIN_TARGETS.get(self._url)

@@ -11,7 +11,8 @@ class Found(NamedTuple):
 
     ``held`` means that a watcher scores it just now or that it is still being copied, ``dropped``
     that one did and never let go: its process was killed. ``directions`` is what its metadata say
-    of how to score it. ``state`` is what can change without its etag, such as ``archived``.
+    of how to score it. ``state`` is what can change without its etag, such as ``archived``;
+    ``changed`` when the input itself did last, in seconds since 1970.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Found(NamedTuple):
     dropped: bool = False
     directions: Mapping[str, str] = {}
     state: str = ""
+    changed: float = 0.0
 
     @property
     def version(self) -> str:

@@ -63,6 +63,7 @@ def decoded(message: Any) -> QueueMessage:
         _text(given and given.content_encoding),
         types,
         getattr(said, "fault", ""),
+        message.enqueued_time_utc.timestamp() if message.enqueued_time_utc else 0.0,
     )
 
 

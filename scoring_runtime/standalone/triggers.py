@@ -35,14 +35,15 @@ def build(runtime: Runtime, score: Score) -> list[Trigger]:
     settings = runtime.settings
     wanted = named.triggers(settings)
     found: list[Trigger] = []
-    scoring = Scoring(runtime, score)
     if "blob" in wanted:
         paths = blob_paths(settings, has_script=runtime.has_script)
         refuse_shared_documents(paths)
+        scoring = Scoring(runtime, "blob", score)
         found.append(BlobTrigger(runtime, scoring, paths, _place(settings, paths)))
     if "service_bus" in wanted:
         named.service_bus(settings)
         service_bus = _imported("service_bus", "servicebus")
+        scoring = Scoring(runtime, "service_bus", score)
         found.append(service_bus.ServiceBusTrigger(runtime, scoring))
     if wanted != ("http",):
         quiet_sdks()

@@ -11,14 +11,15 @@ import logging.config
 import math
 import sys
 import time
-from asyncio import AbstractEventLoop
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..messages import ScoringRequest
 
 log = logging.getLogger("azmlinfsrv")
 script_log = logging.getLogger("azmlinfsrv.user_script")
@@ -28,14 +29,36 @@ _print_log = logging.getLogger("azmlinfsrv.print")
 request_id: ContextVar[str] = ContextVar("scoring_request_id", default="")
 """The id of the request that this thread or task works on, for log formats and scripts."""
 
+
+def request_of(record: logging.LogRecord) -> str:
+    """The id of the request that a record is of: what it says itself, or the context."""
+    said: str | None = getattr(record, "request_id", None)
+    return request_id.get() if said is None else said
+
+
+@contextlib.contextmanager
+def lines_of(request: str) -> Iterator[None]:
+    """Within it, what is logged is of the request of this id."""
+    token = request_id.set(request)
+    try:
+        yield
+    finally:
+        request_id.reset(token)
+
+
+def began(request: ScoringRequest) -> None:
+    """In a scoring thread, at each request: from now on its lines are that request's."""
+    request_id.set(request.request_id)
+    if request.progress is not None and not request.progress.begun:
+        request.progress.begun = perf_counter()
+
+
 FORMAT = "%(asctime)s %(levelname).1s [%(process)d] %(name)s - %(message)s"
-_FLUSH_SECONDS = 0.05
-_FLUSH_LINES = 512
 _TALLY_SECONDS = 60.0
 
 
 class LineFormatter(logging.Formatter):
-    """One line a record, times in UTC, the request id where there is one."""
+    """Times in UTC; each line of a request, also those of a traceback, ends with its id."""
 
     converter = staticmethod(time.gmtime)
 
@@ -43,9 +66,48 @@ class LineFormatter(logging.Formatter):
         super().__init__(fmt, datefmt, style)
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
-        current = request_id.get()
-        return f"{line} [{printable(current)}]" if current and record.name != log.name else line
+        text = super().format(record)
+        return _with_id(text, request_of(record))
+
+
+def _with_id(text: str, request: str) -> str:
+    end = f" [{printable(request)}]" if request else ""
+    return text.replace("\n", f"{end}\n") + end
+
+
+class RequestIds(logging.Filter):
+    """Does the same for a handler with a format of its own, which the Functions worker has."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record; it is always kept."""
+        request = request_of(record)
+        if request:
+            record.msg, record.args = _with_id(record.getMessage(), request), None
+            if record.exc_info:
+                text = record.exc_text or logging.Formatter().formatException(record.exc_info)
+                record.exc_text = _with_id(text, request)
+            record.request_id = ""
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record, on one line: a traceback is a text in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        said: dict[str, Any] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "process": record.process,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "request_id": request_of(record),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        # Not orjson: a text may be none of Unicode's, as the names of files are.
+        return json.dumps({name: value for name, value in said.items() if value not in ("", None)})
 
 
 class ClientText(logging.Filter):
@@ -73,8 +135,12 @@ class RootAccessFilter(logging.Filter):
         return "GET / HTTP/1.1" not in record.getMessage()
 
 
-def configure_logging(level: str, places: list[Path], stream: str = "stdout") -> None:
+def configure_logging(
+    level: str, places: list[Path], stream: str = "stdout", form: str = "text"
+) -> None:
     """Configure logging from the first ``logging.json`` in ``places``, else to this stream.
+
+    Without such a file the lines are text, or each is a JSON object: ``form`` is text or json.
 
     Raises:
         ConfigurationError: that file is not a logging configuration (``logging.config``).
@@ -83,10 +149,10 @@ def configure_logging(level: str, places: list[Path], stream: str = "stdout") ->
     for place in places:
         path = place / "logging.json"
         if path.is_file():
-            _load(path)
+            _load(path, level, stream, form)
             log.info("Loaded logging config from %s", path)
             return
-    logging.config.dictConfig(_default_config(level, stream))
+    logging.config.dictConfig(_default_config(level, stream, form))
 
 
 def printable(text: str) -> str:
@@ -118,7 +184,7 @@ def quiet_sdks() -> None:
     logging.getLogger("azure.servicebus").setLevel(logging.CRITICAL)
 
 
-def redirect_print() -> None:
+def redirect_print(*, only_of_requests: bool = False) -> None:
     """Send ``print()`` to standard output through the logger ``azmlinfsrv.print``."""
     real_print = builtins.print
     if getattr(real_print, "to_logger", False):
@@ -128,22 +194,14 @@ def redirect_print() -> None:
     def print_to_logger(
         *values: object, sep: str | None = " ", file: Any = None, **more: Any
     ) -> None:
-        if file is None or file is sys.stdout:
+        to_log = file is None or file is sys.stdout
+        if to_log and (request_id.get() or not only_of_requests):
             _print_log.info((" " if sep is None else sep).join(map(str, values)))
         else:
             real_print(*values, sep=sep, file=file, **more)
 
     print_to_logger.to_logger = True  # type: ignore[attr-defined]
     builtins.print = print_to_logger
-
-
-def metrics_text(metrics: Mapping[str, Callable[[], float]]) -> str:
-    """Metrics in Prometheus' text format; names that end with ``_total`` are counters."""
-    lines = []
-    for name, value in metrics.items():
-        kind = "counter" if name.endswith("_total") else "gauge"
-        lines += [f"# TYPE {name} {kind}", f"{name} {value():g}"]
-    return "\n".join(lines) + "\n"
 
 
 class Tally:
@@ -166,72 +224,11 @@ class Tally:
                 log.warning("%s (%d since the last such line)", text, count)
 
 
-class AccessLog:
-    """One line for each scored request: ``POST /score 200 0.508ms 322``.
-
-    The lines of up to 50 ms are written together: formatting and writing each by itself would
-    cost a third of the throughput of a fast model. :meth:`flush` writes what waits.
-    """
-
-    def __init__(self, level: int = logging.INFO, *, enabled: bool = True) -> None:
-        self._level = level
-        self._enabled = enabled and log.isEnabledFor(level)
-        self._waiting: list[tuple[float, str]] = []
-        self._loop: AbstractEventLoop | None = None
-
-    def add(self, loop: AbstractEventLoop, line: str) -> None:
-        """Note a line; it is written within 50 ms by ``loop``."""
-        if not self._enabled:
-            return
-        waiting = self._waiting
-        waiting.append((time.time(), line))
-        if len(waiting) == 1:
-            loop.call_later(_FLUSH_SECONDS, self.flush)
-        elif len(waiting) >= _FLUSH_LINES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the lines that wait, each with the time it was noted at."""
-        lines, self._waiting = self._waiting, []
-        handlers, plain = _effective_handlers(log)
-        if plain:
-            if not "".join([line for _, line in lines]).isprintable():
-                lines = [(moment, printable(line)) for moment, line in lines]
-            self._write(handlers, lines)
-        else:
-            for moment, line in lines:
-                log.handle(self._record(moment, line))
-
-    def _record(self, moment: float, line: str) -> logging.LogRecord:
-        record = log.makeRecord(log.name, self._level, __file__, 0, line, (), None)
-        record.created, record.msecs = moment, moment % 1 * 1000
-        return record
-
-    def _write(self, handlers: list[logging.Handler], lines: list[tuple[float, str]]) -> None:
-        for handler in handlers:
-            if not isinstance(handler, _LineHandler) or self._level < handler.level:
-                continue
-            prefix = _PrefixPerSecond(handler, self)
-            handler.write_lines("".join([f"{prefix(moment)}{line}\n" for moment, line in lines]))
-
-
-class _PrefixPerSecond:
-    """What stands before a line; only its milliseconds differ within one second."""
-
-    def __init__(self, handler: logging.Handler, access: AccessLog) -> None:
-        self._handler, self._access = handler, access
-        self._second, self._before, self._after = -1, "", ""
-
-    def __call__(self, moment: float) -> str:
-        if int(moment) != self._second:
-            self._second = int(moment)
-            line = self._handler.format(self._access._record(float(self._second), ""))
-            self._before, _, self._after = line.partition(",000")
-        return f"{self._before},{int(moment % 1 * 1000):03d}{self._after}"
-
-
-class _LineHandler(logging.StreamHandler[Any]):
+class LineHandler(logging.StreamHandler[Any]):
     """The default handler: looks its stream up at each record, writes many lines at once."""
+
+    before: Callable[[float], object] = staticmethod(lambda _: None)
+    """Called before each record with its time, to write what is earlier."""
 
     def __init__(self, stream: str) -> None:
         self._name_of_stream = stream
@@ -245,13 +242,20 @@ class _LineHandler(logging.StreamHandler[Any]):
     def stream(self, value: Any) -> None:
         """The stream is always the current one of ``sys``."""
 
+    def emit(self, record: logging.LogRecord) -> None:
+        self.before(record.created)
+        super().emit(record)
+
     def write_lines(self, lines: str) -> None:
+        """Write lines that are formatted already."""
         with self.lock, contextlib.suppress(OSError, ValueError):  # type: ignore[union-attr]
             self.stream.write(lines)
             self.flush()
 
 
-def _effective_handlers(logger: logging.Logger) -> tuple[list[logging.Handler], bool]:
+def effective_handlers(logger: logging.Logger) -> tuple[list[logging.Handler], bool]:
+    """The handlers of a logger's records, and whether all are as :func:`configure_logging` makes
+    them."""
     found: list[logging.Handler] = []
     current: logging.Logger | None = logger
     filtered = any(not isinstance(each, ClientText) for each in logger.filters)
@@ -259,20 +263,28 @@ def _effective_handlers(logger: logging.Logger) -> tuple[list[logging.Handler], 
         found += current.handlers
         current = current.parent if current.propagate else None
     plain = not filtered and all(
-        isinstance(each, _LineHandler)
+        isinstance(each, LineHandler)
         and not each.filters
-        and isinstance(each.formatter, LineFormatter)
+        and isinstance(each.formatter, LineFormatter | JsonFormatter)
         for each in found
     )
     return found, plain
 
 
-def _load(path: Path) -> None:
+def _load(path: Path, level: str, stream: str, form: str) -> None:
+    """And where it says nothing of the host's own lines they go where they would without it."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        logging.config.dictConfig(_with_our_classes(config))
+        config = _with_our_classes(json.loads(path.read_text(encoding="utf-8")))
+        # What there is before the script is the host's: it is not to be silenced.
+        config["disable_existing_loggers"] = False
+        logging.config.dictConfig(config)
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
         raise ConfigurationError(f"{path} is not a logging configuration: {error}") from error
+    if not log.hasHandlers():
+        handler = LineHandler(stream)
+        handler.setFormatter(_formatter(form))
+        log.addHandler(handler)
+        log.setLevel(level)
 
 
 def _with_our_classes(value: Any) -> Any:
@@ -290,15 +302,19 @@ _OLD_CLASSES = {
 }
 
 
-def _default_config(level: str, stream: str) -> dict[str, Any]:
+def _formatter(form: str) -> logging.Formatter:
+    return JsonFormatter() if form == "json" else LineFormatter()
+
+
+def _default_config(level: str, stream: str, form: str) -> dict[str, Any]:
     def to(stream: str) -> dict[str, str]:
-        return {"()": f"{__name__}._LineHandler", "stream": stream, "formatter": "lines"}
+        return {"()": f"{__name__}.LineHandler", "stream": stream, "formatter": "lines"}
 
     alone = {"level": level, "handlers": ["main"], "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"lines": {"()": f"{__name__}.LineFormatter"}},
+        "formatters": {"lines": {"()": lambda: _formatter(form)}},
         "handlers": {"main": to(stream), "stderr": to("stderr")},
         "loggers": {
             "azmlinfsrv": alone,

@@ -29,6 +29,7 @@ class QueueMessage(NamedTuple):
 
     ``sequence_number`` is what the broker calls the message by, once it is enqueued. ``types``:
     the AMQP types of properties whose values do not tell them. ``fault``: why it cannot be read.
+    ``enqueued``: when the broker took it, in seconds since 1970.
     """
 
     body: bytes
@@ -43,6 +44,7 @@ class QueueMessage(NamedTuple):
     content_encoding: str = ""
     types: Mapping[str, str] = {}
     fault: str = ""
+    enqueued: float = 0.0
 
     @property
     def hops(self) -> int:
@@ -84,6 +86,9 @@ class Answer(NamedTuple):
     settlement: Settlement
     reason: str = ""
     description: str = ""
+    enqueued: float = 0.0
+    """When the message was, as the broker says."""
+    request_id: str = ""
 
 
 def request_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+import time
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePosixPath
@@ -14,10 +15,20 @@ from urllib.parse import quote
 
 from ..errors import InputError, NotBegun, NotServing, QueueFull, ScoringRuntimeError
 from ..http.errors import INTERNAL, error_response, forget, message_response
-from ..messages import INFER_HEADER_LENGTH, Score, ScoringRequest, ScoringResponse
+from ..messages import INFER_HEADER_LENGTH, Progress, Score, ScoringRequest, ScoringResponse
 from ..scoring.runtime import Runtime
 from ..settings.secrets import masked
-from ..telemetry.logs import AccessLog, log
+from ..telemetry.access import AccessLog
+from ..telemetry.logs import lines_of, log
+from ..telemetry.metrics import (
+    DEAD_LETTERS,
+    ERROR_DOCUMENTS,
+    FAILED,
+    LAG_SECONDS,
+    RETRIES,
+    outcome_of,
+    outcome_of_status,
+)
 
 _JSON = "application/json"
 # What tools write when they do not know: then the name of the blob says more.
@@ -67,6 +78,16 @@ class Outcome(NamedTuple):
     header_length: str = ""
     exception: str = ""
     """What ``run()`` raised, for who may see more than a client."""
+    kind: int = FAILED
+    """Which of the outcomes it is counted as."""
+    run_ms: float = -1
+    cache: str = ""
+    """``hit``, ``miss`` or ``bypass``, with a cache."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is an error that the script did not answer itself: its body is JSON."""
+        return bool(self.reason) and not self.reason.startswith("Status")
 
     @property
     def properties(self) -> dict[str, str]:
@@ -75,12 +96,23 @@ class Outcome(NamedTuple):
 
 
 class Scoring:
-    """Scores inputs for which no client waits, each with a line in the access log."""
+    """Scores inputs for which no client waits; each is counted, with a line in the access log."""
 
     def __init__(
-        self, runtime: Runtime, score: Score | None = None, *, access_log: bool = True
+        self,
+        runtime: Runtime,
+        trigger: str,
+        score: Score | None = None,
+        *,
+        access_log: bool = True,
     ) -> None:
+        self._trigger = trigger
         self._runtime = runtime
+        self.retries = runtime.metrics.number(RETRIES, trigger)
+        self._counted = runtime.metrics.inputs(trigger)
+        self._lag = runtime.metrics.histogram(LAG_SECONDS, trigger)
+        self.dead_letters = runtime.metrics.number(DEAD_LETTERS)
+        self._error_documents = runtime.metrics.number(ERROR_DOCUMENTS)
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
 
@@ -94,14 +126,28 @@ class Scoring:
         Raises:
             NotServing: not now; the input is to be left where it is.
         """
-        started = perf_counter()
-        outcome = await self._outcome(request)
-        milliseconds = (perf_counter() - started) * 1000
-        self._access.add(
-            asyncio.get_running_loop(),
-            f"{what} {outcome.status} {milliseconds:.3f}ms {len(outcome.body)}",
-        )
+        progress = Progress()
+        progress.received, progress.model = perf_counter(), request.model
+        outcome = await self._outcome(request._replace(patient=True, progress=progress))
+        seconds = perf_counter() - progress.received
+        model = self._counted.ended(progress, outcome.kind, seconds, outcome.run_ms / 1000)
+        kind, _, name = what.partition(" ")
+        answer = (outcome.status, seconds, len(outcome.body))
+        about = (self._trigger, "", model, outcome.cache, request.request_id)
+        self._access.add((time.time(), kind, name, b"", *answer, *about))
         return outcome
+
+    def answered(self, since: float, *, error: bool = False) -> None:
+        """Count an input that is done with.
+
+        Args:
+            since: when it came about, in seconds since 1970; 0 where that is not known.
+            error: by an error document.
+        """
+        if since:
+            self._lag.observe(max(0.0, time.time() - since))
+        if error:
+            self._error_documents.add()
 
     def flush_log(self) -> None:
         """Write the access lines that wait."""
@@ -109,16 +155,18 @@ class Scoring:
 
     async def _outcome(self, request: ScoringRequest) -> Outcome:
         try:
-            response = await self._score(request._replace(patient=True))
+            response = await self._score(request)
             body = await self._runtime.whole(response.body, True)
         except NotServing:
             raise
         except NotBegun as error:
             raise QueueFull("Others took all the time; it has not been tried.") from error
         except ScoringRuntimeError as error:
-            return failed(error)
+            with lines_of(request.request_id):
+                return failed(error)
         except Exception as error:
-            log.exception("Encountered Exception while scoring %s", request.request_id)
+            with lines_of(request.request_id):
+                log.exception("Encountered Exception while scoring %s", request.request_id)
             forget(error)
             return _of(Verdict.FAILED, message_response(500, INTERNAL), "InternalError", INTERNAL)
         if response.status < 400:
@@ -178,7 +226,8 @@ def failed(error: ScoringRuntimeError) -> Outcome:
     verdict = Verdict.REFUSED if isinstance(error, InputError) else Verdict.FAILED
     raised = "".join(format_exception_only(error.__cause__)) if error.__cause__ else ""
     outcome = _of(verdict, error_response(error), type(error).__name__, str(error))
-    return outcome._replace(exception=masked(raised.strip()[:_LONGEST_DESCRIPTION]))
+    exception = masked(raised.strip()[:_LONGEST_DESCRIPTION])
+    return outcome._replace(exception=exception, kind=outcome_of(error))
 
 
 def content_type_of(said: str, name: str = "") -> str:
@@ -269,4 +318,7 @@ def _of(
         reason,
         description[:_LONGEST_DESCRIPTION],
         length.decode("latin-1"),
+        kind=outcome_of_status(response.status),
+        run_ms=response.run_ms,
+        cache=headers.get(b"x-cache", b"").decode("latin-1"),
     )

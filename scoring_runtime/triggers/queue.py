@@ -15,7 +15,7 @@ from ..errors import (
 )
 from ..messages import ScoringRequest
 from ..settings.settings import Settings
-from ..telemetry.logs import log
+from ..telemetry.logs import lines_of, log
 from ..telemetry.request_ids import RandomIds
 from ..values.wording import too_large
 from .messages import (
@@ -63,6 +63,7 @@ class QueueScoring:
         """Replies under way to queues that messages chose, which may be no good ones."""
         self._patience = patience
         self._scoring = scoring
+        self._dead_letters = scoring.dead_letters
         self._settings = settings
         self._health = health
         self._new_id = RandomIds()
@@ -98,13 +99,14 @@ class QueueScoring:
         request = request_of(message, self._new_id, enter)
         decided = await self._decided_at_last(message, request, goes_on)
         if decided.settlement is Settlement.DEAD_LETTER:
-            log.error(
-                "Message %s cannot be scored and is dead-lettered: %s: %s",
-                request.request_id,
-                decided.reason,
-                decided.description,
-            )
-        return decided
+            with lines_of(request.request_id):
+                log.error(
+                    "Message %s cannot be scored and is dead-lettered: %s: %s",
+                    message.message_id or request.request_id,
+                    decided.reason,
+                    decided.description,
+                )
+        return _with_id(decided, request.request_id)._replace(enqueued=message.enqueued)
 
     async def replied(
         self,
@@ -113,7 +115,7 @@ class QueueScoring:
         is_ours: Callable[[], bool] = lambda: True,
         goes_on: Callable[[], bool] = lambda: True,
     ) -> Answer:
-        """How to settle a message, once its reply has been sent.
+        """How to settle a message, once its reply has been sent; it is counted.
 
         A reply waits for the output queue; one to a queue that the message chose is tried
         ``SERVICEBUS_MAX_ATTEMPTS`` times.
@@ -129,6 +131,16 @@ class QueueScoring:
         if not is_ours():
             self.keep(decided)
             return Answer(None, Settlement.RELEASE, "LockLost", "its lock was lost")
+        with lines_of(decided.request_id):
+            answered = await self._replied(decided, goes_on)
+        if answered.settlement is Settlement.ABANDON:
+            self._scoring.retries.add()
+        else:
+            self._scoring.answered(decided.enqueued)
+            self._dead_letters.add(answered.settlement is Settlement.DEAD_LETTER)
+        return answered
+
+    async def _replied(self, decided: Answer, goes_on: Callable[[], bool]) -> Answer:
         if decided.reply is None:
             return decided
         is_chosen = decided.reply.target != self._settings.servicebus_output_queue
@@ -189,12 +201,12 @@ class QueueScoring:
             try:
                 await self.replies.send(reply)
             except ReplyRefused as error:
-                await self._say_so(reply, failed(error))
-                return _dead(error)
+                await self._say_so(reply, failed(error), decided.request_id)
+                return _dead(error, decided.request_id)
             except TriggerTrouble as error:
                 tries += 1
                 if is_chosen and tries >= self._settings.servicebus_max_attempts:
-                    return _dead(error)
+                    return _dead(error, decided.request_id)
                 self._is_away(is_chosen, error)
                 patience = self._patience / (_OUT_OF_REACH if error.is_out_of_reach else 1)
                 if monotonic() - began > patience or not goes_on():
@@ -213,10 +225,11 @@ class QueueScoring:
             self._health.is_well()
         self.output_is_away = error is not None
 
-    async def _say_so(self, reply: QueueReply, refused: Outcome) -> None:
+    async def _say_so(self, reply: QueueReply, refused: Outcome, request_id: str) -> None:
         """Send the error in place of a reply that was too large."""
         assert refused.verdict is Verdict.FAILED
-        properties = {**reply.properties, "status": refused.status}
+        said = {"status": refused.status, "request_id": request_id}
+        properties = {**reply.properties, **said}
         try:
             await self.replies.send(
                 reply._replace(
@@ -227,7 +240,18 @@ class QueueScoring:
             pass
 
 
-def _dead(error: ReplyRefused | TriggerTrouble) -> Answer:
+def _with_id(decided: Answer, request_id: str) -> Answer:
+    """An error says by which id the log has it."""
+    decided = decided._replace(request_id=request_id)
+    if decided.settlement is Settlement.DEAD_LETTER:
+        decided = decided._replace(description=f"{decided.description} [{request_id}]")
+    if decided.reply is not None and int(str(decided.reply.properties["status"])) >= 400:
+        properties = {**decided.reply.properties, "request_id": request_id}
+        decided = decided._replace(reply=decided.reply._replace(properties=properties))
+    return decided
+
+
+def _dead(error: ReplyRefused | TriggerTrouble, request_id: str) -> Answer:
     log.error("%s", error)
     text = str(error).removesuffix(" Trying again.")
-    return Answer(None, Settlement.DEAD_LETTER, "ReplyRefused", text)
+    return _with_id(Answer(None, Settlement.DEAD_LETTER, "ReplyRefused", text), request_id)

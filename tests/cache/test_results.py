@@ -366,8 +366,9 @@ async def test_a_hit_is_the_first_answer_again(url: str, write_script: WriteScri
         assert (state_of(first), state_of(again)) == ("miss", "hit")
         assert plain(again) == plain(first)
         assert dict(again.headers)[b"age"] == b"0"
-        assert (cache.hits, cache.misses, cache.bypasses, cache.errors) == (1, 1, 0, 0)
-        assert cache.saved_ms == first.run_ms
+        counts = (cache.hits, cache.misses, cache.bypasses, cache.errors)
+        assert [each.value for each in counts] == [1, 1, 0, 0]
+        assert cache.saved_ms.value == first.run_ms
 
 
 async def test_a_hundred_equal_requests_call_run_once(url: str, write_script: WriteScript) -> None:
@@ -567,6 +568,7 @@ def test_every_setting_is_in_the_key_or_known_to_change_no_answer() -> None:
         "entry_script", "model_dir", "app_root", "source_dir", "config_file", "default_model",
         # Where, when and how many.
         "host", "port", "health_port", "separate_health_endpoint", "worker_count",
+        "max_requests", "max_rss_mb",
         "worker_timeout", "worker_preload", "shutdown_seconds", "scoring_timeout_ms",
         "concurrency", "queue_size", "init_grace_seconds", "auth_level", "triggers", "debug_port",
         # What is said of the service, and in its log.
@@ -775,7 +777,7 @@ def test_without_a_cache_a_key_is_refused_by_name(write_script: WriteScript) -> 
     with pytest.raises(UndecodableInput, match=r"CACHE_URL"):
         found.score(ScoringRequest(b"", ((b"x-input-key", b"k"),)))
     assert found.inputs is None
-    assert runtime.metrics == {}
+    assert "cache" not in runtime.metrics.parts
 
 
 async def test_a_store_that_is_away_is_a_miss_for_results_and_said_for_inputs(
@@ -795,7 +797,7 @@ async def test_a_store_that_is_away_is_a_miss_for_results_and_said_for_inputs(
         for number in range(100, 200):
             await cache(request_of(b"%d" % number))
         assert time.monotonic() - began < 2
-        assert cache.errors >= 108
+        assert cache.errors.value >= 108
         inputs = StoredInputs(serving.store, cache, serving.runtime.settings)
         with pytest.raises(StoreAway):
             await inputs.score(ScoringRequest(b"", ((b"x-input-key", b"k"),)))

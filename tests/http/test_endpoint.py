@@ -576,7 +576,7 @@ async def test_one_line_for_each_scored_request_and_none_for_health(serving, cap
     await send("POST", "/score", b"\xff")
     await send("PUT", "/score")
     await send("POST", "/score", b"stream")
-    for path in ("/", "/health/live", "/health/ready", "/nothing"):
+    for path in ("/", "/health/live", "/health/ready", "/nothing", "/metrics"):
         await send("GET", path)
     send.endpoint.flush_log()
     lines = [each.getMessage() for each in caplog.records if each.name == "azmlinfsrv"]
@@ -586,10 +586,12 @@ async def test_one_line_for_each_scored_request_and_none_for_health(serving, cap
         r"POST /score 400 [0-9]+\.[0-9]{3}ms [0-9]+",
         r"PUT /score 405 [0-9]+\.[0-9]{3}ms [0-9]+",
         r"POST /score 200 [0-9]+\.[0-9]{3}ms N/A",
+        r"GET /nothing 404 [0-9]+\.[0-9]{3}ms [0-9]+",
     ]
     assert len(lines) == len(patterns), lines
     for line, pattern in zip(lines, patterns, strict=True):
-        assert re.fullmatch(pattern, line), line
+        about = "" if "nothing" in pattern else " model=model:1"
+        assert re.fullmatch(rf"{pattern} trigger=http{about} \[[0-9a-f-]{{36}}\]", line), line
 
 
 async def test_the_deprecated_id_header_is_warned_about(serving, caplog):

@@ -20,8 +20,8 @@ import pytest
 
 from scoring_runtime.errors import ConfigurationError
 from scoring_runtime.telemetry import logs
+from scoring_runtime.telemetry.access import AccessLog
 from scoring_runtime.telemetry.logs import (
-    AccessLog,
     LineFormatter,
     RootAccessFilter,
     Tally,
@@ -97,7 +97,8 @@ def test_lines_of_a_request_end_with_its_id() -> None:
     request_id.set("abc-1")
     assert LineFormatter().format(record()).endswith(" - hello [abc-1]")
     assert LineFormatter().format(record("of.the.user")).endswith(" - hello [abc-1]")
-    assert LineFormatter().format(record("azmlinfsrv")).endswith(" - hello")
+    two = LineFormatter().format(record(message="Traceback:\n  File"))
+    assert two.endswith(" - Traceback: [abc-1]\n  File [abc-1]")
 
 
 def test_the_format_can_be_another() -> None:
@@ -322,45 +323,35 @@ def stamp(moment: float) -> str:
     return f"{whole},{int(moment % 1 * 1000):03d}"
 
 
-def logged(moments: list[float], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def logged(moments: list[float]) -> list[str]:
     """Add a line at each of these moments, then flush; the lines as they were added."""
-    lines = [f"POST /score 200 0.508ms {number}" for number in range(len(moments))]
+    lines = [
+        f"POST /score 200 0.508ms {number} trigger=http client=::1 model=m:1 cache=hit [i{number}]"
+        for number in range(len(moments))
+    ]
 
     async def add() -> None:
         access = AccessLog()
-        loop = asyncio.get_running_loop()
         clock = iter(moments)
-        with monkeypatch.context() as patch:
-            patch.setattr(logs, "time", _Clock(clock))
-            for line in lines:
-                access.add(loop, line)
+        for number in range(len(lines)):
+            about = ("http", "::1", "m:1", "hit", f"i{number}")
+            access.add((next(clock), "POST", "/score", b"", 200, 0.000508, number, *about))
         access.flush()
 
     asyncio.run(add())
     return lines
 
 
-class _Clock:
-    """The time module with a clock of its own."""
-
-    def __init__(self, moments: Iterator[float]) -> None:
-        self.moments = moments
-
-    def time(self) -> float:
-        return next(self.moments)
-
-
+ABOUT = ("blob", "", "", "", "1")
 MOMENTS = [MOMENT, MOMENT + 0.001, MOMENT + 0.3219, MOMENT + 0.322, MOMENT + 61.5, MOMENT + 61.5]
 MOMENTS += [1704165645.0, 1704165645.0004, 1704165645.9999]
 
 
-def test_each_line_is_written_once_with_its_own_time(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_line_is_written_once_with_its_own_time(capsys: pytest.CaptureFixture[str]) -> None:
     """Written together, yet each with the time it was noted at, across a change of second."""
     configure_logging("INFO", [])
     request_id.set("none of theirs")
-    lines = logged(MOMENTS, monkeypatch)
+    lines = logged(MOMENTS)
     assert capsys.readouterr().out.splitlines() == [
         f"{stamp(moment)} I [{os.getpid()}] azmlinfsrv - {line}"
         for moment, line in zip(MOMENTS, lines, strict=True)
@@ -368,35 +359,35 @@ def test_each_line_is_written_once_with_its_own_time(
 
 
 def test_own_configuration_gets_every_line_with_its_time(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = own_config()
     config["formatters"]["lines"]["format"] = "%(asctime)s OWN %(message)s"
     write(tmp_path, config)
     configure_logging("INFO", [tmp_path])
     capsys.readouterr()
-    lines = logged(MOMENTS, monkeypatch)
+    lines = logged(MOMENTS)
     assert capsys.readouterr().out.splitlines() == [
         f"{stamp(moment)} OWN {line}" for moment, line in zip(MOMENTS, lines, strict=True)
     ]
 
 
 def test_lines_go_up_to_the_root_when_the_logger_propagates(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As any record: once for each handler on the way that is not above its level."""
     configure_logging("WARNING", [])
-    logged([MOMENT], monkeypatch)
+    logged([MOMENT])
     configure_logging("INFO", [])
     log.handlers[0].setLevel("WARNING")
-    logged([MOMENT], monkeypatch)
+    logged([MOMENT])
     assert capsys.readouterr().out == ""
     log.handlers[0].setLevel("INFO")
     log.propagate = True
-    logged([MOMENT], monkeypatch)
+    logged([MOMENT])
     assert len(capsys.readouterr().out.splitlines()) == 2
     log.handlers.clear()
-    logged([MOMENT], monkeypatch)
+    logged([MOMENT])
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
@@ -406,11 +397,10 @@ def test_lines_are_written_by_themselves(capsys: pytest.CaptureFixture[str]) -> 
 
     async def two_rounds() -> list[int]:
         access = AccessLog()
-        loop = asyncio.get_running_loop()
         counts = []
         for _ in range(2):
-            access.add(loop, "one")
-            access.add(loop, "two")
+            access.add((time.time(), "blob", "one", b"", 200, 0, 1, *ABOUT))
+            access.add((time.time(), "blob", "two", b"", 200, 0, 1, *ABOUT))
             counts.append(len(capsys.readouterr().out.splitlines()))
             await asyncio.sleep(0.2)
             counts.append(len(capsys.readouterr().out.splitlines()))
@@ -425,9 +415,8 @@ def test_many_lines_do_not_pile_up(capsys: pytest.CaptureFixture[str]) -> None:
 
     async def add() -> int:
         access = AccessLog()
-        loop = asyncio.get_running_loop()
         for number in range(1300):
-            access.add(loop, f"line {number}")
+            access.add((time.time(), "blob", "line", b"", 200, 0, number, *ABOUT))
         before = len(capsys.readouterr().out.splitlines())
         access.flush()
         access.flush()
@@ -435,7 +424,9 @@ def test_many_lines_do_not_pile_up(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert asyncio.run(add()) == 1024
     rest = [message for *_, message in parsed(capsys.readouterr().out)]
-    assert rest == [f"line {number}" for number in range(1024, 1300)]
+    assert rest == [
+        f"blob line 200 0.000ms {number} trigger=blob [1]" for number in range(1024, 1300)
+    ]
 
 
 def test_warnings_that_come_in_floods_are_one_line_a_minute_with_their_count(caplog):
@@ -493,7 +484,7 @@ def test_no_text_of_a_client_looks_like_a_record(
     out = capsys.readouterr().out
     assert forged_lines(out) == []
     assert r"\r\x1b[31m\x85\u2028\u2029\u202e\x7f\x00" in out
-    assert "\n    Traceback (most recent call last):\n" in out
+    assert re.search(r"^    Traceback \(most recent call last\): \[id", out, re.MULTILINE)
 
 
 def test_what_a_script_says_itself_stays_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -506,22 +497,21 @@ def test_what_a_script_says_itself_stays_as_it_is(capsys: pytest.CaptureFixture[
     assert "three\n\nlines\n" in out
 
 
-def test_an_access_line_is_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_access_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO", [])
 
     async def add() -> None:
         access = AccessLog()
-        for line in ("POST /score 200", f"POST /{FORGED} 404", "POST /grüße 404"):
-            access.add(asyncio.get_running_loop(), line)
+        for path in ("/score", f"/{FORGED}", "/grüße"):
+            access.add((time.time(), "POST", path, b"", 404, 0, 1, *ABOUT))
         access.flush()
 
     asyncio.run(add())
     out = capsys.readouterr().out
     assert forged_lines(out) == []
     first, odd, last = (message for *_, message in parsed(out))
-    assert (first, last) == ("POST /score 200", "POST /grüße 404")
+    end = " 404 0.000ms 1 trigger=blob [1]"
+    assert (first, last) == (f"POST /score{end}", f"POST /grüße{end}")
     assert odd.startswith(r"POST /a\n2026-01-01 00:00:00,000 E [1] azmlinfsrv - forged\r\x1b")
 
 

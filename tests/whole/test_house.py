@@ -339,7 +339,7 @@ def test_a_request_needs_only_a_body() -> None:
     """A queue message is a POST to /score without headers."""
     assert ScoringRequest(b"x") == (
         *(b"x", (), "POST", "/score", b"", "", "http", "", None),
-        *("", False),
+        *("", False, None),
     )
 
 
