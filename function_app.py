@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from scoring_runtime.functions.app import create_app
+from scoring_runtime.functions.app import create_app, for_libraries
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.update(for_libraries(os.environ))
 app = create_app(os.environ, Path(__file__).parent)

@@ -10,91 +10,62 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
-from benchmarks.http import ROOT, SCRIPTS, _need_wrk, _parser, _progress, _wait
 from scoring_runtime.cache.memory import MemoryStore
 from scoring_runtime.cache.results import Cache
 from scoring_runtime.messages import ScoringRequest
 from scoring_runtime.scoring.runtime import build
 from scoring_runtime.settings.settings import Settings
 from tests.hosts.redis import RedisServer
-from tests.hosts.standalone import clean_environ, free_port
+from tests.hosts.standalone import StandaloneHost, clean_environ
 
-_TRAFFIC = {
-    "hits": "wrk.body = '{\"data\": [[1,2,3,4,5,6,7,8,9,10]]}'\n",
-    "misses": (
-        "n = os.time() % 100000 * 1000000\n"
-        "request = function() n = n + 1\n"
-        "return wrk.format(nil, nil, nil, '{\"data\": [[1,2,3,4,5,6,7,8,9,' .. n .. ']]}') end\n"
-    ),
-}
+from . import machine, wrk
+from .machine import Quiet, progress
+from .servers import SCRIPTS
+from .wrk import Request
+
+_JSON = b'{"data": [[1,2,3,4,5,6,7,8,9,10]]}'
+_NEW = (
+    "n = os.time() % 100000 * 1000000\n"
+    "request = function() n = n + 1\n"
+    "return wrk.format(nil, nil, nil, '{\"data\": [[1,2,3,4,5,6,7,8,9,' .. n .. ']]}') end\n"
+)
+_TRAFFIC = {"hits": Request("/score", _JSON), "misses": Request("/score", _JSON, lua=_NEW)}
 _CONNECTIONS = 16
 
 
 def main() -> None:
     """Measure and print."""
-    options = _parser(__doc__).parse_args()
-    _need_wrk()
+    options = machine.options(__doc__, seconds=1).parse_args()
+    wrk.needed()
     rows = {}
-    with RedisServer() as server:
+    with RedisServer() as server, Quiet() as quiet:
         stores = {"no cache": "", "memory://": "memory://", "Redis": server.url}
         for milliseconds in (5, 1):
             for name, url in stores.items():
                 for traffic in _TRAFFIC:
                     if url or traffic == "misses":
                         row = f"{milliseconds} ms, {name}, {traffic}"
-                        _progress(row)
+                        progress(row)
+                        quiet.turn()
                         rows[row] = _rate(milliseconds, url, traffic, options)
     rows["MemoryStore: added to one hit, µs"] = _memory_hit_us()
-    print(json.dumps(rows, indent=2) if options.json else _table(rows))
+    print(json.dumps(rows, indent=2) if options.json else tables(rows))
 
 
 def _rate(milliseconds: int, url: str, traffic: str, options: argparse.Namespace) -> float:
     environ = clean_environ(BENCH_BUSY_MS=str(milliseconds))
     if url:
         environ["CACHE_URL"] = url
-    rates = []
-    for _ in range(options.rounds):
-        port = free_port()
-        command = [
-            sys.executable, "-m", "scoring_runtime", "serve", "--port", str(port),
-            "--host", "127.0.0.1", "--entry-script", str(SCRIPTS / "busy.py"),
-        ]  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder, "log")
-            with log.open("wb") as out:
-                process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=out, stderr=out)
-            try:
-                _wait(port, process, log)
-                rates.append(_wrk(port, traffic, options.seconds, Path(folder)))
-            finally:
-                process.terminate()
-                process.wait(20)
-    return statistics.median(rates)
-
-
-def _wrk(port: int, traffic: str, seconds: int, folder: Path) -> float:
-    script = folder / "post.lua"
-    head = 'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
-    script.write_text(head + _TRAFFIC[traffic])
-    url = f"http://127.0.0.1:{port}/score"
-    command = ["wrk", "-t1", f"-c{_CONNECTIONS}", "-s", str(script), url]
-    subprocess.run([*command, "-d1"], check=True, capture_output=True)
-    out = subprocess.run(
-        [*command, f"-d{seconds}"], check=True, capture_output=True, text=True
-    ).stdout
-    if "Non-2xx" in out or "Socket errors" in out:
-        raise SystemExit(f"errors under load:\n{out}")
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    assert rate is not None, out
-    return float(rate[1])
+    with StandaloneHost(SCRIPTS / "busy.py", environ=environ) as host:
+        request = _TRAFFIC[traffic]
+        rounds = [
+            wrk.load(host.url, request, _CONNECTIONS, options.seconds)["rate"]
+            for _ in range(options.rounds + 1)
+        ]
+    return statistics.median(rounds[1:])
 
 
 def _memory_hit_us() -> float:
@@ -124,7 +95,8 @@ def _memory_hit_us() -> float:
     return asyncio.run(measure())
 
 
-def _table(rows: dict[str, float]) -> str:
+def tables(rows: dict[str, float]) -> str:
+    """In Markdown."""
     lines = ["| run(), cache, traffic | requests/s at 16 connections |", "| --- | --- |"]
     return "\n".join([*lines, *(f"| {name} | {value:,.1f} |" for name, value in rows.items())])
 

@@ -1,7 +1,7 @@
-"""HTTP: the old server, a bare app that calls run() in its event loop, and this runtime.
+"""HTTP: this runtime against other servers, with the same models and inputs, by wrk.
 
-``python -m benchmarks.http`` runs the same scripts on each in turn, one worker, with wrk on the
-same machine, and prints requests per second and p99 as medians of three rounds.
+``python -m benchmarks.http`` starts all servers of a model, which then take turns: A B C A B C …,
+so that what the machine does meanwhile falls on all of them. Medians of three rounds.
 """
 
 from __future__ import annotations
@@ -9,205 +9,208 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import re
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.hosts.peer import ensure_peer
-from tests.hosts.standalone import clean_environ, free_port
+from . import machine, servers, wrk
+from .machine import Quiet, progress
+from .servers import LOADS, SERVERS, Load, Server
 
-SCRIPTS = Path(__file__).parent / "scripts"
-ROOT = Path(__file__).parent.parent
-SERVERS = ("azureml-inference-server-http", "bare uvicorn app", "scoring-runtime")
-CONNECTIONS = (1, 16, 64)
+# Which numbers of connections each load is measured with.
+CONNECTIONS: dict[str, tuple[int, ...]] = {
+    "echo": (1, 64),
+    "linear-1": (1, 16, 64, 256),
+    "linear-100": (16,),
+    "forest-1": (16,),
+    "forest-100": (16,),
+    "onnx-1": (1, 16, 64, 256),
+    "onnx-100": (16,),
+    "image": (16,),
+}
+QUICK = {"linear-1": (1, 64), "onnx-1": (1, 64)}
+Plan = Mapping[int, Sequence[Server]]
 Figures = dict[str, Any]
 
 
 def main() -> None:
     """Measure and print."""
     options = _options()
-    _need_wrk()
-    with tempfile.TemporaryDirectory() as folder:
-        models = Path(folder)
-        body = _make_models(models)
-        results = [
-            _measure_script(SCRIPTS / f"{name}.py", models, body, options)
-            for name in options.scripts
-        ]
-    print(json.dumps(results, indent=2) if options.json else _table(results))
-
-
-def _parser(description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--seconds", type=int, default=4, help="of one measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="the median of so many")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    return parser
-
-
-def _need_wrk() -> None:
-    if shutil.which("wrk") is None:
-        raise SystemExit("benchmarks need wrk: apt-get install wrk")
+    wrk.needed()
+    figures = measured_all(options)
+    print(json.dumps(figures) if options.json else tables(figures))
 
 
 def _options() -> argparse.Namespace:
-    parser = _parser(__doc__)
-    parser.add_argument("--scripts", nargs="+", default=["one", "sklearn_row", "onnx_row"])
-    parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS)
+    parser = machine.options(__doc__, seconds=1)
+    names = [each.name for each in SERVERS]
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=[])
+    parser.add_argument("--servers", nargs="+", choices=names, default=names)
+    parser.add_argument("--connections", type=int, nargs="+", default=[])
     return parser.parse_args()
 
 
-def _make_models(folder: Path) -> str:
-    """Train the pipeline on the digits data, and write it as pickle and as ONNX."""
-    import joblib
-    from skl2onnx import to_onnx
-    from skl2onnx.common.data_types import FloatTensorType
-    from sklearn.datasets import load_digits
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    rows, digits = load_digits(return_X_y=True)
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200)).fit(rows, digits)
-    joblib.dump(model, folder / "digits.pkl")
-    onnx = to_onnx(
-        model,
-        initial_types=[("input", FloatTensorType([None, 64]))],
-        options={"zipmap": False},
-        target_opset=15,
-    )
-    (folder / "digits.onnx").write_bytes(onnx.SerializeToString())
-    return json.dumps({"data": rows[:1].tolist()})
-
-
-def _measure_script(script: Path, models: Path, body: str, options: argparse.Namespace) -> Figures:
-    environ = clean_environ(AZUREML_MODEL_DIR=str(models), BENCH_SCRIPT=str(script))
-    figures: Figures = {"script": script.stem, "alone": _alone(script, body, environ)}
-    rounds: dict[str, list[dict[int, dict[str, float]]]] = {name: [] for name in options.servers}
-    for number in range(options.rounds):
-        for name in options.servers:
-            _progress(f"{script.stem}: round {number + 1} of {options.rounds}, {name}")
-            with _serving(name, script, models, environ) as url:
-                rounds[name].append(
-                    {c: _wrk(url, c, body, options.seconds, models) for c in CONNECTIONS}
-                )
-    figures["servers"] = {name: _medians(each) for name, each in rounds.items()}
-    return figures
-
-
-def _alone(script: Path, body: str, environ: dict[str, str]) -> float:
-    """Calls per second of run() with nothing around it."""
-    command = [sys.executable, str(Path(__file__).parent / "alone.py"), body]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-@contextlib.contextmanager
-def _serving(name: str, script: Path, models: Path, environ: dict[str, str]) -> Iterator[str]:
-    port = free_port()
-    commands = {
-        "azureml-inference-server-http": [
-            str(_peer() / "azmlinfsrv"), "--entry_script", str(script),
-            "--model_dir", str(models), "--port", str(port),
-        ],
-        "bare uvicorn app": [
-            sys.executable, "-m", "uvicorn", "benchmarks.bare_app:app", "--port", str(port),
-            "--no-access-log", "--log-level", "warning",
-        ],
-        "scoring-runtime": [
-            sys.executable, "-m", "scoring_runtime", "serve", "--entry-script", str(script),
-            "--port", str(port), "--host", "127.0.0.1",
-        ],
-    }  # fmt: skip
-    with (models / "server.log").open("wb") as log:
-        process = subprocess.Popen(commands[name], env=environ, cwd=ROOT, stdout=log, stderr=log)
-        try:
-            _wait(port, process, models / "server.log")
-            yield f"http://127.0.0.1:{port}/score"
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 30
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            request = urllib.request.Request(f"http://127.0.0.1:{port}/", method="GET")
-            urllib.request.urlopen(request, timeout=10).read()
-            return
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit(f"the server on port {port} did not start:\n{log.read_text()}")
-
-
-def _peer() -> Path:
-    """The old server's programs, with the same scikit-learn and onnxruntime as here."""
-    programs = ensure_peer() / "bin"
-    wanted = [f"{name}=={version(name)}" for name in ("scikit-learn", "joblib", "onnxruntime")]
-    pip = [str(programs / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
-    subprocess.run([*pip, *wanted], check=True, capture_output=True)
-    return programs
-
-
-def _wrk(url: str, connections: int, body: str, seconds: int, folder: Path) -> dict[str, float]:
-    script = folder / "post.lua"
-    script.write_text(
-        'wrk.method = "POST"\n'
-        f"wrk.body = [==[{body}]==]\n"
-        'wrk.headers["Content-Type"] = "application/json"\n'
-    )
-    command = ["wrk", "-t1", f"-c{connections}", "--latency", "--timeout", "30s"]
-    command += ["-s", str(script), url]
-    subprocess.run([*command, "-d1"], check=True, capture_output=True)
-    out = subprocess.run(
-        [*command, f"-d{seconds}"], check=True, capture_output=True, text=True, env=os.environ
-    ).stdout
-    if "Non-2xx" in out or "Socket errors" in out:
-        raise SystemExit(f"errors under load:\n{out}")
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s) *\n", out)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    assert p99 is not None and rate is not None, out
-    scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}[p99[2]]
-    return {"rate": float(rate[1]), "p99_ms": float(p99[1]) * scale}
-
-
-def _medians(rounds: list[dict[int, dict[str, float]]]) -> dict[str, dict[str, float]]:
+def measured_all(options: argparse.Namespace) -> Figures:
+    """Every load in turn."""
+    wanted = [each for each in SERVERS if each.name in options.servers]
+    installed, missing = available(wanted)
+    chosen = QUICK if options.quick and not options.loads else CONNECTIONS
+    with Bench(options.seconds, options.rounds, options.quick) as bench:
+        loads = bench.loads(
+            {
+                name: dict.fromkeys(options.connections or chosen.get(name, (16,)), installed)
+                for name in options.loads or chosen
+            }
+        )
+        for name, each in loads.items():
+            each["alone"] = bench.alone(LOADS[name])
+    versions = {each.name: servers.peer_versions(each.peer) for each in installed if each.peer}
     return {
-        str(c): {key: statistics.median(r[c][key] for r in rounds) for key in ("rate", "p99_ms")}
-        for c in CONNECTIONS
+        "loads": loads,
+        "missing": missing,
+        "versions": {"scoring-runtime": machine.versions(), **versions},
     }
 
 
-def _table(results: list[Figures]) -> str:
-    lines = [
-        "| run() | server | 1 connection | 16 connections | 64 connections |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for result in results:
-        lines.append(f"| {result['script']} | run() alone | {result['alone']:,.0f}/s | | |")
-        for name, figures in result["servers"].items():
-            cells = [f"{f['rate']:,.0f}/s, p99 {f['p99_ms']:.2f} ms" for f in figures.values()]
-            lines.append(f"| {result['script']} | {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def available(wanted: Sequence[Server]) -> tuple[list[Server], dict[str, str]]:
+    """Those that can be started here, and why the others cannot."""
+    said = {each.name: servers.install(each.peer) for each in wanted if each.peer}
+    missing = {name: error for name, error in said.items() if error}
+    return [each for each in wanted if each.name not in missing], missing
 
 
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+class Bench:
+    """Models on disk, the machine for itself, and how long each measurement is."""
+
+    def __init__(self, seconds: int, rounds: int, quick: bool = False) -> None:
+        self._seconds, self._rounds = (1, 1) if quick else (seconds, rounds)
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Bench:
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self._models = self._folder / "models"
+        self._quiet = self._stack.enter_context(Quiet())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+        progress("")
+
+    def loads(self, plans: Mapping[str, Plan]) -> Figures:
+        """Of each load: its servers with the medians of their points, memory and first answer."""
+        found: Figures = {}
+        for model in dict.fromkeys(LOADS[name].model for name in plans):
+            some = {name: plan for name, plan in plans.items() if LOADS[name].model == model}
+            points, about, failed = self.points(some, self._rounds, self._seconds)
+            for name in some:
+                each: Figures = {
+                    server: {**said, "connections": {}} for server, said in about.items()
+                }
+                for (load, connections, server), rounds in points.items():
+                    if load == name:
+                        each[server]["connections"][str(connections)] = wrk.medians(rounds)
+                found[name] = {"load": LOADS[name].name, "servers": each, "failed": failed}
+        return found
+
+    def points(
+        self, plans: Mapping[str, Plan], rounds: int, seconds: int
+    ) -> tuple[dict[tuple[str, int, str], list[wrk.Figures]], Figures, dict[str, str]]:
+        """Start every server of the plans, which are of one model, and let them take turns.
+
+        Each round of each load, number of connections and server; memory and first answer of each
+        server; and those that did not answer.
+        """
+        points: dict[tuple[str, int, str], list[wrk.Figures]] = {}
+        with contextlib.ExitStack() as stack:
+            started, failed = self._start(plans, stack)
+            for number in range(rounds):
+                for name, connections, server in _turns(plans):
+                    if server not in started:
+                        continue
+                    progress(f"{name}: round {number + 1}, {connections}, {server.name}")
+                    self._quiet.turn()
+                    request = servers.request_of(server, LOADS[name])
+                    point = started[server].load(request, connections, seconds)
+                    points.setdefault((name, connections, server.name), []).append(point)
+            about: Figures = {
+                server.name: {"first_answer_s": each.first_answer_s, **machine.memory_mb(each.pid)}
+                for server, each in started.items()
+            }
+        return points, about, failed
+
+    def _start(
+        self, plans: Mapping[str, Plan], stack: contextlib.ExitStack
+    ) -> tuple[dict[Server, servers.Running], dict[str, str]]:
+        """Those that answer, each after a second of load, and why the others do not."""
+        started: dict[Server, servers.Running] = {}
+        failed: dict[str, str] = {}
+        load = LOADS[next(iter(plans))]
+        for number, server in enumerate(dict.fromkeys(each[2] for each in _turns(plans))):
+            progress(f"{load.model}: starting {server.name}")
+            self._quiet.turn()
+            room = self._folder / f"{load.model}-{number}"
+            try:
+                each = stack.enter_context(servers.running(server, load, self._models, room))
+            except (SystemExit, subprocess.CalledProcessError) as error:
+                failed[server.name] = str(error).strip().splitlines()[-1]
+                continue
+            each.load(each.request, 16, 1)
+            started[server] = each
+        return started, failed
+
+    def alone(self, load: Load) -> float:
+        """Calls per second of the script's run() with nothing around it."""
+        body = self._folder / "body"
+        body.write_bytes(servers.requests(load)["score"].body)
+        self._quiet.turn()
+        stage = servers.Stage(load, self._models / load.model, 0, self._folder)
+        command = [sys.executable, "-m", "benchmarks.alone", str(body)]
+        environ = servers.environ_of(servers.BARE, stage)
+        done = subprocess.run(
+            command, env=environ, cwd=servers.ROOT, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        return float(done.stdout)
+
+
+def _turns(plans: Mapping[str, Plan]) -> Iterator[tuple[str, int, Server]]:
+    for name, plan in plans.items():
+        for connections, wanted in plan.items():
+            for server in wanted:
+                if LOADS[name].model in server.models:
+                    yield name, connections, server
+
+
+def tables(figures: Figures) -> str:
+    """In Markdown."""
+    parts = []
+    for found in figures["loads"].values():
+        counts = list(dict.fromkeys(c for e in found["servers"].values() for c in e["connections"]))
+        rows = [[name, *cells(each, counts)] for name, each in found["servers"].items()]
+        rows += [[name, f"failed: {error}"] for name, error in found["failed"].items()]
+        rows += [["run() alone", f"{found['alone']:,.0f}/s"]]
+        head = [found["load"], *(f"{count} connections" for count in counts)]
+        parts.append(machine.table([*head, "memory", "first answer"], rows))
+    parts += [f"{name} is missing: {error}" for name, error in figures["missing"].items()]
+    return "\n\n".join(parts)
+
+
+def cells(each: Figures, counts: Sequence[str]) -> list[str]:
+    """Of one server: what is measured with each number of connections, memory, start."""
+    found = [figure(each["connections"].get(count)) for count in counts]
+    return [*found, f"{each['pss_mb']:.0f} MB", f"{each['first_answer_s']:.1f} s"]
+
+
+def figure(point: wrk.Figures | None) -> str:
+    """Requests per second, p50 and p99."""
+    if point is None:
+        return ""
+    failed = f", {point['errors']:.0f} failed" if point["errors"] else ""
+    return f"{point['rate']:,.0f}/s, {point['p50_ms']:.2g} / {point['p99_ms']:.3g} ms{failed}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from docs_parts.speed import PEER, SCRIPTS, results
+from docs_parts.speed import OURS, PEER, costs, results
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 GREY, COLOURS = "#7d8590", ("#8c959f", "#bf8700", "#2f81f7")
@@ -31,11 +31,21 @@ Bars = list[tuple[str, str, float]]
 
 
 def http() -> Bars:
-    """Group, server, requests per second at 16 connections."""
+    """Each server at 64 connections with one row of scikit-learn, after the slowest."""
+    servers = results("http")["loads"]["linear-1"]["servers"]
+    rates = {name: each["connections"]["64"]["rate"] for name, each in servers.items()}
+    ours = {name: f"scoring-runtime, {name.replace('`', '')}" for name in OURS}
     return [
-        (SCRIPTS[each["script"]], server, figures["16"]["rate"])
-        for each in results("http")
-        for server, figures in each["servers"].items()
+        (ours.get(name, name), "this server" if name in OURS else "others", rate)
+        for name, rate in sorted(rates.items(), key=lambda item: item[1])
+    ]
+
+
+def growth() -> Bars:
+    """Processor time of the host for each input."""
+    return [
+        (f"{place}, {each['size']:,} waiting", place, each["host_cpu_ms"])
+        for place, each in costs()
     ]
 
 
@@ -60,7 +70,8 @@ def cache() -> Bars:
 
 
 PLOTS = {
-    "speed-http": (http, "requests per second, 16 connections"),
+    "speed-http": (http, "requests per second, scikit-learn, one row, 64 connections"),
+    "speed-growth": (growth, "processor time of the host for each input, ms"),
     "speed-formats": (formats, "requests per second, 100 rows of 64 numbers to an ONNX model"),
     "speed-cache": (cache, "requests per second, run() of 5 ms, 16 connections"),
 }
@@ -68,7 +79,7 @@ PLOTS = {
 
 def label(value: float) -> str:
     """What is written at the end of a bar."""
-    return f"{value:,.0f}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
 
 
 def draw(name: str, folder: Path = PICTURES) -> Iterator[Path]:
@@ -93,16 +104,11 @@ def _figure(bars: Any, title: str) -> Any:
     colours = dict(zip(series, COLOURS[-len(series) :], strict=True))
     figure = Figure(figsize=(8, 0.9 + 0.3 * len(found)))
     axes = figure.add_subplot()
-    places: list[float] = []
-    group, at = "", 0.0
-    for name, _, _ in found:
-        at += (1.6 if len(series) > 2 and name != group and group else 1) if places else 0
-        places, group = [*places, at], name
+    places = range(len(found))
     axes.barh(places, [v for _, _, v in found], color=[colours[s] for _, s, _ in found], height=0.8)
     for place, (_, _, value) in zip(places, found, strict=True):
         axes.annotate(label(value), (value, place), (5, 0), textcoords="offset points", va="center")
-    several = len(series) > 2
-    names = [f"{name}: {each}" if several else name for name, each, _ in found]
+    names = [name for name, _, _ in found]
     axes.set_yticks(places, names)
     axes.tick_params(axis="both", length=0)
     axes.set_xticks([])

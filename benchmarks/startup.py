@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tests.hosts.standalone import StandaloneHost
 
+from .machine import Quiet
+
 SCRIPT = Path(__file__).parent / "scripts" / "one.py"
 
 
@@ -20,16 +22,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args()
+    with Quiet():
+        figures = _measured()
+    print(json.dumps(figures) if options.json else tables(figures))
+
+
+def tables(figures: dict[str, float]) -> str:
+    """A line for each figure."""
+    return "\n".join(f"{name}: {value:.2f}" for name, value in figures.items())
+
+
+def _measured() -> dict[str, float]:
     rounds = [_ready() for _ in range(5)]
-    figures = {
+    return {
         "import_ms": statistics.median(_import_ms() for _ in range(5)),
         "ready_s": statistics.median(seconds for seconds, _ in rounds),
         "idle_memory_mb": statistics.median(megabytes for _, megabytes in rounds),
     }
-    if options.json:
-        print(json.dumps(figures))
-    else:
-        print("\n".join(f"{name}: {value:.2f}" for name, value in figures.items()))
 
 
 def _import_ms() -> float:

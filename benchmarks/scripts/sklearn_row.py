@@ -1,4 +1,4 @@
-"""A scikit-learn pipeline on one row of 64 numbers."""
+"""A scikit-learn model on rows of 64 numbers."""
 
 import json
 import os
@@ -7,13 +7,12 @@ import joblib
 import numpy as np
 
 
-def init() -> None:
-    """Load the pipeline."""
+def init():
+    """Load the model."""
     global model
-    model = joblib.load(os.path.join(os.environ["AZUREML_MODEL_DIR"], "digits.pkl"))
+    model = joblib.load(os.path.join(os.environ["AZUREML_MODEL_DIR"], "model.pkl"))
 
 
-def run(data: str) -> list[int]:
+def run(data):
     """The digit of each row."""
-    predicted: list[int] = model.predict(np.array(json.loads(data)["data"])).tolist()
-    return predicted
+    return model.predict(np.array(json.loads(data)["data"])).tolist()

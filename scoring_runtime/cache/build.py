@@ -37,15 +37,15 @@ def caching(runtime: Runtime, processes: str = "") -> Caching:
 
 
 def store_of(settings: Settings, processes: str = "") -> Store:
-    """The store that the settings name, for the number of ``processes`` in this variable.
+    """The store that the settings name; ``processes`` is the variable with their number.
 
     Raises:
         ConfigurationError: the cache's address is none, its package is not installed, or it is
             the memory of one process and there are several.
     """
     if settings.cache_url.startswith(MEMORY):
-        count = settings.environ.get(processes, "").strip()
-        if count.isdecimal() and int(count) > 1:
+        count = settings.worker_count
+        if processes and count > 1:
             raise ConfigurationError(
                 f"CACHE_URL is memory://, which each process has for itself, and {processes} is "
                 f"{count}: what one keeps the others do not find. Allowed: a Redis server, as in "

@@ -22,6 +22,7 @@ from ..scoring.diagnosis import diagnosis, in_one_line
 from ..scoring.runtime import build
 from ..scoring.served import served
 from ..settings import markdown as settings_table
+from ..settings.processors import for_libraries
 from ..settings.secrets import masked
 from ..settings.settings import Settings, environment_name, setting_fields
 from ..telemetry import standard_streams
@@ -102,7 +103,9 @@ def _add_serve(commands: Any) -> None:
     _model_options(serve)
     _option(serve, "--port", "SERVER_PORT", "port to listen on (5001)", int)
     _option(serve, "--host", "SCORING_HOST", "address to listen on (0.0.0.0)")
-    _option(serve, "--workers", "WORKER_COUNT", "worker processes (1)", int, "--worker_count")
+    _option(
+        serve, "--workers", "WORKER_COUNT", "worker processes, or auto (1)", str, "--worker_count"
+    )
     _option(serve, "--health-port", "HEALTH_PORT", "second port for health (5000)", int)
     watch = "score the files dropped into this folder"
     _option(serve, "--watch", "BLOB_INPUT_FOLDER", watch)
@@ -211,9 +214,8 @@ def _export(settings: Settings) -> None:
         ),
         "AML_APP_INSIGHTS_ENABLED": "true" if settings.app_insights_active else "false",
     }
-    # It would tell its makers of each start.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.update({name: value for name, value in exported.items() if value})
+    os.environ.update(for_libraries(os.environ, settings.worker_count))
 
 
 def _configure_logging(settings: Settings, stream: str, *, quiet: bool = False) -> None:

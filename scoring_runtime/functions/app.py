@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent import futures
+from dataclasses import replace
 from pathlib import Path
 
 import azure.functions as func
@@ -24,6 +25,7 @@ from ..errors import ConfigurationError, EntryScriptFailed, NotStarted
 from ..messages import Score, ScoringRequest, ScoringResponse
 from ..scoring.diagnosis import diagnosis, summary
 from ..scoring.runtime import Runtime, build, pages_of_siblings
+from ..settings import processors
 from ..settings.settings import Settings
 from ..telemetry import standard_streams
 from ..telemetry.logs import (
@@ -42,6 +44,7 @@ EXIT_CANNOT_START = 3
 _LAST_SECONDS = 2.0
 _AND_AFTER = 1.2
 _PLACEHOLDER_SECONDS = 60
+_PROCESSES = "FUNCTIONS_WORKER_PROCESS_COUNT"
 _IMPORTED = time.monotonic()
 _failures: dict[Settings, BaseException] = {}
 
@@ -64,16 +67,28 @@ def create_app(environ: Mapping[str, str], app_root: Path) -> func.FunctionApp:
     standard_streams.install()
     escape_client_text()
     try:
-        settings = Settings.from_environ(environ, defaults={"AML_APP_ROOT": str(app_root)})
+        found = Settings.from_environ(environ, defaults={"AML_APP_ROOT": str(app_root)})
     except ConfigurationError as error:
         print(diagnosis(error), file=sys.stderr, flush=True)
         raise
+    settings = replace(found, worker_count=_processes(environ))
     if settings not in _failures:
         try:
             return _started(settings)
         except Exception as error:
             _tell(error, settings)
     raise _failures[settings]
+
+
+def for_libraries(environ: Mapping[str, str]) -> dict[str, str]:
+    """What is to be in the environment, and is not, before libraries of models are imported:
+    their threads are divided among the host's worker processes."""
+    return processors.for_libraries(environ, _processes(environ))
+
+
+def _processes(environ: Mapping[str, str]) -> int:
+    count = environ.get(_PROCESSES, "").strip()
+    return int(count) if count.isdecimal() and int(count) else 1
 
 
 def _tell(error: BaseException, settings: Settings) -> None:
@@ -86,7 +101,8 @@ def _started(settings: Settings) -> func.FunctionApp:
     quiet_sdks()
     _name_requests()
     log.setLevel(settings.log_level)
-    runtime = build(settings, None, *pages_of_siblings(settings))
+    pages, number = pages_of_siblings(settings)
+    runtime = build(settings, pages=pages, number=number)
     app = func.FunctionApp()
     _register(app, runtime)  # imports the triggers' SDKs, before the wait
     _log_to_stderr_until_started(runtime)
@@ -145,7 +161,7 @@ def _log_to_stderr_until_started(runtime: Runtime) -> None:
 
 def _register(app: func.FunctionApp, runtime: Runtime) -> None:
     wanted = triggers(runtime.settings)
-    cached = caching(runtime, "FUNCTIONS_WORKER_PROCESS_COUNT")
+    cached = caching(runtime, _PROCESSES)
     if "http" in wanted:
         http.register(app, runtime, cached)
     score = _telling_why(runtime.settings, cached.score)

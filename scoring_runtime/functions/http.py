@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any
 from urllib.parse import unquote
@@ -105,18 +105,43 @@ def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
     """
     progress = Progress()
     progress.received = perf_counter()
-    path, query = _target(req.url)
+    scheme, path, query = _target(req.url)
+    # The dict behind the library's mapping, which lowers each name again.
+    headers = getattr(req.headers, "__http_headers__", req.headers)
     return HttpRequest(
         req.method,
         path,
         query,
-        [(name.encode(), value.encode()) for name, value in req.headers.items()],
+        [(name.encode(), value.encode()) for name, value in headers.items()],
         req.get_body(),
-        _client(req.headers.get("x-forwarded-for", "")),
-        req.url.partition(":")[0],
+        _client(headers["x-forwarded-for"]) if "x-forwarded-for" in headers else "",
+        scheme,
         partial(name_invocation, context),
         progress,
     )
+
+
+class _Response(func.HttpResponse):
+    """What the worker reads of a response; its headers are a dict, werkzeug's a list."""
+
+    status_code = 200
+    headers: Any = None
+
+    def __init__(self, status: int, headers: dict[str, Any], body: bytes) -> None:
+        self.status_code, self.headers, self._body = status, headers, body
+
+    def get_body(self) -> bytes:
+        return self._body
+
+
+class _Lines(dict[str, str]):
+    """Header lines as the worker sends them, one a name; it takes the cookies by ``get_all``."""
+
+    cookies: tuple[str, ...] = ()
+
+    def get_all(self, name: str) -> tuple[str, ...]:
+        """The cookies; the worker asks for no others."""
+        return self.cookies
 
 
 def encoded(reply: Reply, body: bytes) -> func.HttpResponse:
@@ -125,25 +150,26 @@ def encoded(reply: Reply, body: bytes) -> func.HttpResponse:
     The worker keeps one value a header name, Set-Cookie apart: repeated lines are joined, which
     means the same (RFC 9110 §5.3).
     """
-    response = func.HttpResponse(
-        b"" if reply.status in _NO_BODY else body, status_code=reply.status
-    )
-    headers: Any = response.headers
+    lines = _Lines()
     for raw_name, raw_value in reply.headers:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        said = headers.get(name)
-        if said is None or name == "set-cookie":
-            headers.add(name, value)
-        else:
-            headers[name] = f"{said}, {value}"
-    return response
+        if name == "set-cookie":
+            lines.cookies += (value,)
+            name = "Set-Cookie"  # as the worker spells it
+        elif name in lines:
+            value = f"{lines[name]}, {value}"
+        lines[name] = value
+    lines.setdefault("content-type", "text/plain; charset=utf-8")
+    return _Response(reply.status, lines, b"" if reply.status in _NO_BODY else body)
 
 
-def _target(url: str) -> tuple[str, bytes]:
-    """Path and query of the full URL that the host gives."""
+@lru_cache(64)
+def _target(url: str) -> tuple[str, str, bytes]:
+    """Scheme, path and query of the full URL that the host gives."""
     rest, _, query = url.partition("?")
     path = rest.split("/", 3)[3:] if "://" in rest else [rest.lstrip("/")]
-    return "/" + unquote(path[0] if path else ""), query.partition("#")[0].encode()
+    scheme = url.partition(":")[0]
+    return scheme, "/" + unquote(path[0] if path else ""), query.partition("#")[0].encode()
 
 
 def _client(forwarded_for: str) -> str:

@@ -40,7 +40,6 @@ _NOT_FOUND = (
     "your spelling and try again."
 )
 _NOT_ALLOWED = "The method is not allowed for the requested URL."
-_ID_NAMES = (b"x-request-id", b"x-ms-request-id", b"x-ms-client-request-id")
 # The ids are ours; framing and connection belong to the host.
 _RESERVED = frozenset(
     {b"x-request-id", b"x-ms-request-id", b"content-length", b"transfer-encoding", b"connection"}
@@ -70,9 +69,9 @@ class Endpoint:
         self._access = AccessLog(enabled=access_log)
         self._new_id = RandomIds()
         self._is_cached = runtime.settings.cached
-        self._version_header = None
+        self._always: Headers = ()
         if runtime.settings.server_version_header:
-            self._version_header = (b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode())
+            self._always = ((b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode()),)
         self._routes: dict[str, Found] = {
             "/score": (self._scored, SCORES, SCORING),
             "/": (self._healthy, _READ, QUIET),
@@ -210,19 +209,24 @@ class Endpoint:
     # --- the reply ----------------------------------------------------------------------------
 
     def _reply(self, response: ScoringResponse, ids: Ids, asked: dict[bytes, bytes]) -> Reply:
-        headers = [*response.headers]
-        if response.headers is not JSON_HEADERS:
+        status, body, lines, run_ms = response
+        headers = [*lines, *self._always]
+        if lines is not JSON_HEADERS:
             headers = [line for line in headers if line[0] not in _RESERVED]
-        if response.run_ms >= 0:
-            headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % response.run_ms))
-        if self._version_header is not None:
-            headers.append(self._version_header)
-        headers += [(name, value) for name, value in zip(_ID_NAMES, ids, strict=True) if value]
+        if run_ms >= 0:
+            headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % run_ms))
+        request, ms_request, client = ids
+        if request:
+            headers.append((b"x-request-id", request))
+        if ms_request:
+            headers.append((b"x-ms-request-id", ms_request))
+        if client:
+            headers.append((b"x-ms-client-request-id", client))
         if b"traceid" in asked:
             headers.append((b"traceid", asked[b"traceid"]))
-        if response.status == 503 and response.run_ms < 0:  # not one that run() chose
+        if status == 503 and run_ms < 0:  # not one that run() chose
             headers.append((b"retry-after", b"1"))
-        return Reply(response.status, headers, response.body)
+        return Reply(status, headers, body)
 
     def _ended(
         self, request: HttpRequest, response: ScoringResponse, ids: Ids, outcome: int, kind: int
@@ -241,6 +245,8 @@ class Endpoint:
             model = self._counted.ended(progress, outcome, seconds, run_ms / 1000)
             if self._is_cached:
                 cache = _cache_state(response)
+        if not self._access.is_kept:
+            return
         length = len(body) if isinstance(body, bytes) else "N/A"
         method, path, query, client = request.method, request.path, request.query, request.client
         request_id = ids.request.decode("latin-1")

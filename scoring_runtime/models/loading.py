@@ -6,6 +6,7 @@ are compared with what was registered before anything of them is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -147,8 +148,11 @@ def _minor(version: str) -> tuple[str, str]:
 # --- by kind --------------------------------------------------------------------------------------
 
 
-def load_pickle(path: Path) -> Any:
+def load_pickle(path: Path, *, shared: bool = False) -> Any:
     """The object in a pickle or joblib file.
+
+    ``shared``: the arrays of an uncompressed joblib file are not read but mapped, so that processes
+    that load it hold them once; what one changes is its own.
 
     scikit-learn tells of estimators that another version of it saved; that is one warning in the
     log instead of one for each estimator. A module beside the file can be imported, after all
@@ -166,9 +170,19 @@ def load_pickle(path: Path) -> Any:
             import joblib
 
             warnings.simplefilter("always")
+            if shared and _is_uncompressed(path):
+                with contextlib.suppress(Exception):  # too many arrays to be mapped, or unaligned
+                    warnings.filterwarnings("error", ".*aligned")
+                    return joblib.load(path, mmap_mode="c")
+                caught.clear()
             return joblib.load(path)
     finally:  # they may say why it cannot be loaded
         _pass_on(path, caught)
+
+
+def _is_uncompressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def load_xgboost(path: Path) -> Any:

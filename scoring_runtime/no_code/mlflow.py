@@ -53,6 +53,7 @@ class MlflowModel:
     methods: tuple[str, ...] = ()
     params: Mapping[str, Collection[str]] | None = None  # mlflow checks them
     reads_text = False
+    is_bound = True
     quick: Callable[[list[Any]], Any] | None = None
 
     def __init__(self, pyfunc: Any, folder: Path) -> None:

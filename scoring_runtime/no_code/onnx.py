@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelUnusable, SchemaMismatch
+from ..settings.processors import threads_of
 from ..settings.settings import Settings
 from ..telemetry.logs import log
 from ..values.arrays import of_plain_rows
@@ -63,6 +62,7 @@ class OnnxModel:
     methods: tuple[str, ...] = ()
     params: Mapping[str, Collection[str]] | None = {}
     reads_text = False
+    is_bound = False
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self._session = session(path, settings)
@@ -146,7 +146,7 @@ def session_options(settings: Settings) -> Any:
     wanted = settings.onnx_optimization
     level = "DISABLE_ALL" if wanted == "disabled" else f"ENABLE_{wanted.upper()}"
     how.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{level}")
-    shared = max(1, processors() // settings.worker_count)
+    shared = threads_of(settings.worker_count)
     how.intra_op_num_threads = settings.onnx_intra_op_threads or shared
     how.inter_op_num_threads = settings.onnx_inter_op_threads
     if settings.onnx_inter_op_threads != 1:
@@ -155,24 +155,6 @@ def session_options(settings: Settings) -> Any:
     how.add_session_config_entry("session.intra_op.allow_spinning", "0")
     how.log_severity_level = 4  # what it raises is told anyway
     return how
-
-
-def processors() -> int:
-    """The processors that this process may use, at least 1: affinity and the container's quota.
-
-    The quota is that of cgroup v2 (``cpu.max``: microseconds per period), rounded up.
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = _quota(Path("/sys/fs/cgroup/cpu.max"))
-    return max(1, min(usable or 1, math.ceil(quota) if quota else usable or 1))
-
-
-def _quota(path: Path) -> float | None:
-    try:
-        quota, period = map(int, path.read_text().split()[:2])
-        return quota / period
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
 
 
 def _providers(wanted: Sequence[str], there: list[str]) -> list[str]:

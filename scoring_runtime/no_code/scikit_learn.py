@@ -36,6 +36,7 @@ class ScikitLearnModel:
     """
 
     platform = "sklearn"
+    is_bound = False
     joins_rows = True
 
     def __init__(self, estimator: Any, limits: Limits, sample: Sample | None = None) -> None:

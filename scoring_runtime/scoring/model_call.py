@@ -66,6 +66,7 @@ class ModelInvocation:
         self._columns = frozenset(spec.name for spec in model.inputs if not spec.optional)
         self._as_text = model.reads_text
         self._quick, self._call = model.quick, model.call
+        self.is_bound = model.is_bound
         self._default = model.methods[0] if model.methods else ""
         self._name = model.outputs[0].name if model.outputs else "predictions"
         self.example: Mapping[str, Any] | None = model.example

@@ -16,12 +16,14 @@ from asyncio import AbstractEventLoop, Future
 from collections import deque
 from collections.abc import Callable
 from concurrent import futures
+from contextvars import copy_context
 from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from ..errors import NotBegun, NotServing, NotStarted, QueueFull, RunTimeout, Stopping
 from .batches import Batches
+from .quick import Quickness
 from .thread import (
     HAND_OVER_SECONDS,
     Callee,
@@ -30,10 +32,13 @@ from .thread import (
     ScoringThread,
     answered,
     expired,
+    for_caller,
     hand_over,
     settle,
 )
 
+# How long the loop makes calls before it looks again whether there are many in one of its turns.
+_LOOK_SECONDS = 0.00025
 _C = TypeVar("_C", bound=Callee)
 
 
@@ -77,6 +82,7 @@ class Scorer(Generic[_C]):
         self._collecting_on: AbstractEventLoop | None = None
         self._refusal: Callable[[], NotServing] | None = None
         self._ended = False
+        self._in_turn, self._are_many = 0, False
 
     def start(self) -> None:
         """Start the first thread, which prepares; the others follow it."""
@@ -99,13 +105,16 @@ class Scorer(Generic[_C]):
             RunTimeout: the deadline passed; the function may still run, or never begins.
         """
         if function is None:
+            answer = self._answer_at_once(argument)
+            if answer is not None:
+                return answer
             self._admit(patient)
         elif self._ended:
             raise _stopping()
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._in_flight += 1
-        begins = self._patiently(loop, future) if patient else None
+        begins = self._deadline_of(loop, future, patient)
         try:
             self._queue.waiting.append(Job(function, argument, future, loop, begins))
             if self._queue.sleeping and self._waking_on is not loop:
@@ -117,8 +126,6 @@ class Scorer(Generic[_C]):
             if self._in_flight > 1 and self._collecting_on is not loop:
                 self._collecting_on = loop
                 loop.call_later(HAND_OVER_SECONDS, self._collect, loop)
-            if self._timeout and begins is None:
-                self._watch(loop, future)
             if self._refusal is _not_started:
                 # prepare() failed between the look at the top and the append.
                 self._refuse_waiting()
@@ -136,15 +143,55 @@ class Scorer(Generic[_C]):
                 f"{self._queue_size} requests wait already (SCORING_QUEUE_SIZE). Try again later."
             )
 
-    def _patiently(
-        self, loop: AbstractEventLoop, future: Future[Any]
+    def _is_alone(self, quickness: Quickness) -> bool:
+        """Whether a call comes by itself: no other is in flight, nor are there many in one turn of
+        the loop, where this one may be the first."""
+        if self._in_turn:
+            self._in_turn += 1
+            return False
+        if self._in_flight or self._are_many or quickness.spent > _LOOK_SECONDS:
+            quickness.spent, self._in_turn = 0.0, 1
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return not (self._in_flight or self._are_many)
+
+    def _end_turn(self) -> None:
+        self._are_many = self._in_turn > 1
+        self._in_turn = 0
+
+    def _answer_at_once(self, request: Any) -> Any:
+        """What the callee answers, if the call is expected to be quick and nothing else waits."""
+        quickness = self._queue.quickness
+        if quickness is None or self._refusal is not None or not quickness.expects(request):
+            return None
+        if not self._is_alone(quickness):
+            return None
+        assert self._queue.watched is not None
+        if request.enter is not None:  # which is for the scoring thread
+            request = request._replace(enter=None)
+        try:
+            return copy_context().run(self._queue.watched, request)
+        except BaseException as error:
+            failed = for_caller(error)
+        raise failed
+
+    def _deadline_of(
+        self, loop: AbstractEventLoop, future: Future[Any], patient: bool
     ) -> Callable[[], object] | None:
         """What begins the deadline of a patient call, unless it begins now."""
-        self._patient.add(future)
-        future.add_done_callback(self._patient.discard)
-        if not self._timeout or self._async_loop is not None:
+        if patient:
+            self._patient.add(future)
+            future.add_done_callback(self._patient.discard)
+        if not self._timeout:
+            return None
+        if not patient or self._async_loop is not None:
+            self._watch(loop, future)
             return None
         return partial(loop.call_soon_threadsafe, self._watch, loop, future)
+
+    @property
+    def quickness(self) -> Quickness | None:
+        """How quick the calls are, if the event loop may make them; only once prepared."""
+        return self._queue.quickness
 
     @property
     def stuck(self) -> bool:
@@ -230,6 +277,9 @@ class Scorer(Generic[_C]):
                 self._refuse_waiting()
                 return
             self._queue.callee, self._queue.batches = callee, self._batches(callee)
+            if not (callee.is_async or callee.is_bound):
+                self._queue.quickness = quickness = Quickness()
+                self._queue.watched = quickness.watches(callee)
             self.prepared.set_result(callee)
             if callee.is_async:
                 self._serve_tasks(runner.get_loop())

@@ -7,11 +7,12 @@ import contextlib
 import hashlib
 import signal
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from concurrent import futures
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..connections import redis
@@ -35,13 +36,17 @@ from ..telemetry.metrics import (
     Number,
 )
 from ..telemetry.pages import Pages, of_siblings
-from ..values.content import Spec
+from ..values.content import NoCodeModel, Spec
 from .batches import Batches
 from .queue import Scorer
+from .quick import Quickness
 from .served import Served, chosen, default, served
 
 if TYPE_CHECKING:
     from .model_call import ModelInvocation
+
+
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class State(Enum):
@@ -109,6 +114,7 @@ class Loaded(Protocol):
     """What scores once loaded: the entry script, or a model without one."""
 
     is_async: bool
+    is_bound: bool
     sees_headers: bool
     takes_any_method: bool
     takes_tensors: bool
@@ -135,7 +141,7 @@ class Runtime:
     def __init__(
         self,
         settings: Settings,
-        preloaded: Invocation | None = None,
+        preloaded: Mapping[Served, Loaded] = _NOTHING,
         pages: Pages | None = None,
         number: int = 0,
     ) -> None:
@@ -176,6 +182,11 @@ class Runtime:
         if self._default is None or (request.model and not self.has_script):
             return self._scorers[self.model(request.model)].call(request, None, request.patient)
         return self._default.call(request, None, request.patient)
+
+    @property
+    def quickness(self) -> Quickness | None:
+        """Of the default model, if the event loop may call it; only once started."""
+        return None if self._default is None else self._default.quickness
 
     def model(self, wanted: str) -> Served:
         """The model of this ``name`` or ``name:version``; without a name the default.
@@ -319,7 +330,7 @@ class Runtime:
             # One after the other: libraries that two threads import at once may be half imported.
             if any(each.prepared.exception() is not None for each in before):
                 raise NotStarted("A model before it could not be loaded; its log says why.")
-            loaded = self._load(model, runner)
+            loaded = self._preloaded.get(model) or self._load(model, runner)
             loaded.began = self.began
             if loaded.batch:
                 self.metrics.parts.add("batches")
@@ -361,14 +372,14 @@ class Runtime:
 
     def _load(self, model: Served, runner: asyncio.Runner) -> Loaded:
         if model.folder is None:
-            return self._preloaded or load(self.settings, runner, model[:2])
+            return load(self.settings, runner, model[:2])
         from ..no_code import loading
-        from .model_call import BatchedModelInvocation, ModelInvocation
 
         models.use_model_dir(self.settings.model_dir)
-        found = loading.load(model.folder, self.settings)
-        kind = ModelInvocation if self.settings.max_batch_size == 1 else BatchedModelInvocation
-        return kind(found, model.name, model.version, self.settings)
+        shared = self.settings.worker_count > 1
+        return _called(
+            loading.load(model.folder, self.settings, shared=shared), model, self.settings
+        )
 
     def _finish(self, last: Loaded) -> None:
         if isinstance(last, Invocation):
@@ -384,7 +395,7 @@ class Runtime:
 
 def build(
     settings: Settings,
-    preloaded: Invocation | None = None,
+    preloaded: Mapping[Served, Loaded] = _NOTHING,
     pages: Pages | None = None,
     number: int = 0,
 ) -> Runtime:
@@ -409,6 +420,44 @@ def _metrics(settings: Settings, there: list[Served], pages: Pages | None, numbe
     named = [each[:2] for each in there]
     chosen_by_default = by_default[:2] if by_default else None
     return Metrics(named, chosen_by_default, triggers(settings), only, pages, number)
+
+
+def load_before_fork(settings: Settings) -> dict[Served, Loaded]:
+    """What processes forked from this one need not load: the entry script, scikit-learn models.
+
+    Raises:
+        StartError: it cannot be loaded.
+    """
+    found: dict[Served, Loaded] = {}
+    for each in served(settings):
+        if each.folder is None:
+            with asyncio.Runner() as runner:
+                found[each] = load(settings, runner, each[:2])
+        elif (model := _model_before_fork(each, each.folder, settings)) is not None:
+            found[each] = model
+    return found
+
+
+def _model_before_fork(model: Served, folder: Path, settings: Settings) -> Loaded | None:
+    from ..no_code import loading
+
+    models.use_model_dir(settings.model_dir)
+    made = partial(_called, model=model, settings=settings)
+    found = loading.load_before_fork(folder, settings, made)
+    if found is None:
+        log.info(
+            "WORKER_PRELOAD is for entry scripts and scikit-learn models: each worker loads %s "
+            "itself.",
+            model.identity,
+        )
+    return found
+
+
+def _called(found: NoCodeModel, model: Served, settings: Settings) -> Loaded:
+    from .model_call import BatchedModelInvocation, ModelInvocation
+
+    kind = ModelInvocation if settings.max_batch_size == 1 else BatchedModelInvocation
+    return kind(found, model.name, model.version, settings)
 
 
 def _state(scorer: Scorer[Loaded], started: futures.Future[Any]) -> State:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ..errors import RunFailed
 from .batches import Batches
+from .quick import Quickness
 
 HAND_OVER_SECONDS = 0.005
 # Before Python 3.13, to clear the frame of a generator that only waits would close it.
@@ -25,9 +26,13 @@ _MAY_WAIT = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENER
 
 
 class Callee(Protocol):
-    """What the scoring threads call: sync, or with ``is_async`` by ``awaited``."""
+    """What the scoring threads call: sync, or with ``is_async`` by ``awaited``.
+
+    ``is_bound``: it is called in the thread that prepared it, or one like it, and nowhere else.
+    """
 
     is_async: bool
+    is_bound: bool
 
     def __call__(self, request: Any) -> Any: ...
 
@@ -64,6 +69,8 @@ class JobQueue:
         self.sleeping: list[ScoringThread] = []
         self.callee: Callee | None = None
         self.batches: Batches | None = None
+        self.quickness: Quickness | None = None
+        self.watched: Callable[[Any], Any] | None = None
         self.ends = False
 
     def wake_one(self) -> None:
@@ -112,7 +119,7 @@ class ScoringThread(threading.Thread):
     def work(self) -> None:
         """Do jobs until one is None."""
         assert self._queue.callee is not None
-        self._callee = self._queue.callee
+        self._callee = self._queue.watched or self._queue.callee
         waiting, batches = self._queue.waiting, self._queue.batches
         drain = self._drain if batches is None else partial(self._drain_together, batches)
         is_idle = True
@@ -218,7 +225,7 @@ class ScoringThread(threading.Thread):
 
     def _answer(self, job: Job, value: Any, error: BaseException | None) -> None:
         self._turn_to(job.loop)
-        self.done.append((job.future, value, None if error is None else _for_future(error)))
+        self.done.append((job.future, value, None if error is None else for_caller(error)))
         if len(self.done) == 1:
             self._oldest = perf_counter()
 
@@ -235,7 +242,7 @@ class ScoringThread(threading.Thread):
                 job.begins()
             self.done.append((job.future, (job.call or self._callee)(argument), None))
         except BaseException as error:
-            self.done.append((job.future, None, _for_future(error)))
+            self.done.append((job.future, None, for_caller(error)))
         if len(self.done) == 1:
             self._oldest = perf_counter()
         self._current = None
@@ -252,11 +259,11 @@ async def answered(job: Job, argument: Any, callee: Callee) -> None:
             value = job.call(argument)
         done: Done = deque([(job.future, value, None)])
     except BaseException as error:
-        done = deque([(job.future, None, _for_future(error))])
+        done = deque([(job.future, None, for_caller(error))])
     hand_over(job.loop, done)
 
 
-def _for_future(error: BaseException) -> Exception:
+def for_caller(error: BaseException) -> Exception:
     """The error for the caller alone: these would end the loop that awaits, or its generator."""
     _forget_locals(error)
     if isinstance(error, Exception) and not isinstance(error, StopIteration):

@@ -114,7 +114,7 @@ class BatchedInvocation(Invocation):
         self._gathered = batch
         self.batch = batch.max_size, batch.max_wait
         batch.is_served = True
-        self.is_async = False
+        self.is_async, self.is_bound = False, True
 
     def __call__(self, request: ScoringRequest) -> ScoringResponse:
         started = perf_counter()

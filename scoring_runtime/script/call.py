@@ -53,7 +53,7 @@ class Invocation:
     ) -> None:
         self.script = script
         self.began: Callable[[ScoringRequest], object] = began
-        self.is_async = script.is_async
+        self.is_async, self.is_bound = script.is_async, True
         self.sees_headers = script.sees_headers
         self.takes_any_method = script.kind == "raw"
         self._run = script.run

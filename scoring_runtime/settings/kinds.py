@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
+
+from .processors import processors
 
 
 def setting_name(value: str) -> str:
@@ -21,6 +24,13 @@ def integer(low: int, high: int | None = None) -> Callable[[str], int]:
         return number
 
     return parse
+
+
+def workers(value: str) -> int:
+    """``auto``: as many as processors; 1 where processes cannot be forked."""
+    if value.lower() == "auto":
+        return processors() if hasattr(os, "fork") else 1
+    return integer(1)(value)
 
 
 def seconds(value: str) -> float:

@@ -65,9 +65,11 @@ class Settings:
     port: int = _setting("SERVER_PORT", 5001, _PORT, _PORTS, "Port of the standalone host.")
     health_port: int = _setting("HEALTH_PORT", 5000, _PORT, _PORTS, "Second port, with the same routes, when `SEPERATE_HEALTH_ENDPOINT` is on.")
     separate_health_endpoint: bool = _setting("SEPERATE_HEALTH_ENDPOINT", False, kinds.exactly_true, "true (this spelling) or anything else", "Listen on `HEALTH_PORT` too.")
-    worker_count: int = _setting("WORKER_COUNT", 1, kinds.integer(1), "a whole number from 1", "Processes of the standalone host; each loads the model.")
+    worker_count: int = _setting("WORKER_COUNT", 1, kinds.workers, "a whole number from 1, or auto", "Processes of the standalone host. `auto`: as many as the container's CPU quota allows. The threads of BLAS, OpenMP and onnxruntime are divided among them.")
     worker_timeout: float = _setting("WORKER_TIMEOUT", 300.0, kinds.seconds, "seconds, 0 for none", "Upper bound of one `run()` in the standalone host; `SCORING_TIMEOUT_MS` may be lower.")
-    worker_preload: bool = _setting("WORKER_PRELOAD", False, kinds.true_in_any_case, "true or anything else", "Run `init()` once, before the worker processes are forked, if there are several. Models without a script are loaded by each.")
+    worker_preload: bool = _setting("WORKER_PRELOAD", False, kinds.true_in_any_case, "true or anything else", "Run `init()`, or load the scikit-learn models, once, before the worker processes are forked, if there are several: they share the memory. Models of other kinds are loaded by each.")
+    max_requests: int = _setting("SCORING_MAX_REQUESTS", 0, kinds.integer(0), "a whole number, 0 for none", "Standalone host: a process that has scored so many requests, files and messages (up to a tenth more, so that not all are due at once) is replaced by a new one, without a lost request.")
+    max_rss_mb: int = _setting("SCORING_MAX_RSS_MB", 0, kinds.integer(0), "a whole number of MB, 0 for none", "Standalone host, on Linux: the same for a process that holds more memory than that.")
     shutdown_seconds: float = _setting("SCORING_SHUTDOWN_SECONDS", 30.0, kinds.seconds, "seconds", "How long SIGTERM waits for what is in flight.")
 
     scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, kinds.integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included; of a blob or a message that of `run()` alone.")
@@ -85,7 +87,7 @@ class Settings:
     max_columns: int = _setting("SCORING_MAX_COLUMNS", 10_000, kinds.integer(1), "a whole number from 1", "Columns, or other inputs by name, in one such request; as many as the model declares are always taken.", in_results=True)
     onnx_providers: tuple[str, ...] = _setting("SCORING_ONNX_PROVIDERS", (), kinds.list_of, "execution providers of onnxruntime, separated by commas", "Where ONNX models run, the first that can. Default: the CPU.", in_results=True)
     onnx_optimization: str = _setting("SCORING_ONNX_OPTIMIZATION", "all", kinds.one_of("disabled", "basic", "extended", "all"), "disabled, basic, extended or all", "Graph optimisation of ONNX models.", in_results=True)
-    onnx_intra_op_threads: int = _setting("SCORING_ONNX_INTRA_OP_THREADS", 0, kinds.integer(0, 1024), "0 to 1024", "Threads within an operator of an ONNX model. 0: the processors this container may use, shared by `WORKER_COUNT`.", in_results=True)
+    onnx_intra_op_threads: int = _setting("SCORING_ONNX_INTRA_OP_THREADS", 0, kinds.integer(0, 1024), "0 to 1024", "Threads within an operator of an ONNX model. 0: the processors this container may use, divided by the worker processes.", in_results=True)
     onnx_inter_op_threads: int = _setting("SCORING_ONNX_INTER_OP_THREADS", 1, kinds.integer(0, 1024), "0 to 1024", "Operators of an ONNX model that run side by side; above 1 its graph runs in parallel mode. 0: as many as processors.", in_results=True)
     nan: str = _setting("SCORING_NAN", "", kinds.one_of("null", "string", "error", "raw", ""), "null, string, error or raw", "What NaN and Infinity in a result become: `null` (default), the strings `NaN`, `Infinity`, `-Infinity`, an error, or the bare words that are not JSON (default with `SCORING_STRICT_COMPAT`).", in_results=True)
     strict_compat: bool = _setting("SCORING_STRICT_COMPAT", False, kinds.boolean, _SWITCH, "Answer byte for byte as azureml-inference-server-http: spaced ASCII JSON, NaN written raw, 500 for an input that does not fit the schema.", in_results=True)
@@ -211,6 +213,16 @@ class Settings:
         """What can change the answer to a request, by attribute: part of what a cache goes by."""
         marked = (each.name for each in setting_fields() if each.metadata["in_results"])
         return {name: getattr(self, name) for name in marked}
+
+    @property
+    def recycles(self) -> bool:
+        """Whether a process of the standalone host is replaced by and by."""
+        return bool(self.max_requests or self.max_rss_mb)
+
+    @property
+    def shares_sockets(self) -> bool:
+        """Whether several processes may listen at the same time."""
+        return self.worker_count > 1 or self.recycles
 
     @property
     def cached(self) -> bool:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import math
 import sys
+import types
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterator
 from time import monotonic
 from typing import Any
 
@@ -40,6 +41,8 @@ class Shared:
     def __init__(self, runtime: Runtime, handle: Handle) -> None:
         self.runtime = runtime
         self.handle = handle
+        self.begins_at_once: Callable[[], bool] = bool
+        """Whether a request that has come is likely to be answered without waiting for anything."""
         settings = runtime.settings
         self.limit = settings.max_body_bytes
         self.idle_seconds = settings.idle_timeout_seconds or math.inf
@@ -47,6 +50,10 @@ class Shared:
         """Bytes that may come beside the bodies that are received, wait, or are scored."""
         self.most_connections = min(settings.max_connections, _descriptors_for_connections())
         self.spare: dict[Connection, None] = {}
+        self.lost: Callable[[], object] = int
+        """Called when a connection has ended."""
+        self.retiring = False
+        """Whether each connection ends with its next answer, but none before it."""
         self.now = 0.0
         """Seconds, as :meth:`sweep` counts them."""
         self.tally = Tally()
@@ -106,6 +113,7 @@ class Connection(asyncio.Protocol):
         self._receiving = False
         self._refused = False
         self._stopping = False
+        self._retires = shared.retiring
         self._head_bytes = 0
         self._since = shared.now
         self._unsent: tuple[int, bytes] | None = None
@@ -124,6 +132,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
         self._shared.spare.pop(self, None)
+        self._shared.lost()
         self._refused = True
         self._forget_body()
         self._shared.room += sum(each.size for each in self._turns)
@@ -143,6 +152,10 @@ class Connection(asyncio.Protocol):
         if self._writable is not None:
             self._writable.set()
             self._writable = None
+
+    def retire(self) -> None:
+        """Close after the next answer, or when no request comes for so long as always."""
+        self._retires = True
 
     def shutdown(self) -> None:
         """Close at once when idle, else after what is being received and answered."""
@@ -190,7 +203,18 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, item: Turn) -> None:
         self._active = True
-        task = self._loop.create_task(self._answer(item))
+        answering: Coroutine[Any, Any, None] = self._answer(item)
+        if self._shared.begins_at_once():
+            try:
+                waits_for = answering.send(None)
+            except StopIteration:
+                return
+            answering = rest_of(answering, waits_for)
+        self._answer_in_task(answering)
+
+    def _answer_in_task(self, answering: Coroutine[Any, Any, None]) -> None:
+        self._active = True
+        task = self._loop.create_task(answering)
         self._state.tasks.add(task)
         task.add_done_callback(self._state.tasks.discard)
 
@@ -222,7 +246,8 @@ class Connection(asyncio.Protocol):
         self._answered(item, keep_alive)
 
     def _goes_on_after(self, item: Turn) -> bool:
-        last = not item.keep_alive or (self._stopping and not self._receiving)
+        ends = self._stopping or self._retires
+        last = not item.keep_alive or (ends and not self._receiving)
         return bool(self._turns) or not last
 
     def _answered(self, item: Turn, keep_alive: bool) -> None:
@@ -233,7 +258,7 @@ class Connection(asyncio.Protocol):
             # The client may still send: closing now would reset the connection before it reads.
             self._loop.call_later(_LINGER_SECONDS, self._transport.close)
         elif keep_alive and self._turns:
-            self._begin(self._turns.popleft())
+            self._answer_in_task(self._answer(self._turns.popleft()))
             if len(self._turns) < _MAX_PIPELINED and not self._transport.is_closing():
                 self._transport.resume_reading()
         elif not keep_alive or (self._stopping and not self._receiving):
@@ -253,13 +278,10 @@ class Connection(asyncio.Protocol):
         """Let go of the part of a body that has come."""
         raise NotImplementedError
 
-    def _head(self, reply: Reply, item: Turn, more: bytes, keep_alive: bool) -> list[bytes]:
-        defaults = self._shared.default_lines(self._state.default_headers)
-        return head(reply, item, defaults, more, keep_alive=keep_alive)
-
     def _write_whole(self, reply: Reply, body: bytes, item: Turn, keep_alive: bool) -> None:
         length = b"" if reply.status in NO_BODY else b"content-length: %d\r\n" % len(body)
-        parts = self._head(reply, item, length, keep_alive)
+        defaults = self._shared.default_lines(self._state.default_headers)
+        parts = head(reply, item, defaults, length, keep_alive)
         if item.method == "HEAD" or reply.status in NO_BODY:
             self._transport.write(b"".join(parts))
         elif len(body) <= _ONE_WRITE:
@@ -274,7 +296,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         empty = reply.status in NO_BODY
         more = b"" if item.old_http or empty else b"transfer-encoding: chunked\r\n"
-        self._transport.write(b"".join(self._head(reply, item, more, keep_alive)))
+        defaults = self._shared.default_lines(self._state.default_headers)
+        self._transport.write(b"".join(head(reply, item, defaults, more, keep_alive)))
         if item.method == "HEAD" or empty:
             await self._shared.runtime.close(body)
             return
@@ -288,6 +311,23 @@ class Connection(asyncio.Protocol):
                     self._transport.write(chunk(part, item))
         if not item.old_http:
             self._transport.write(b"0\r\n\r\n")
+
+
+async def rest_of(begun: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    """What is left of a coroutine that was begun outside of a task, and waits for something."""
+    await _continued(begun, waits_for)
+
+
+@types.coroutine
+def _continued(begun: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    with contextlib.suppress(StopIteration):
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:
+                waits_for = begun.throw(error)
+            else:
+                waits_for = begun.send(sent)
 
 
 def _descriptors_for_connections() -> int:

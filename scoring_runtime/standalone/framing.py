@@ -39,9 +39,7 @@ class Turn:
         return self.request is None or self.request.body is None
 
 
-def head(
-    reply: Reply, turn: Turn, defaults: bytes, more: bytes, *, keep_alive: bool
-) -> list[bytes]:
+def head(reply: Reply, turn: Turn, defaults: bytes, more: bytes, keep_alive: bool) -> list[bytes]:
     """Status line and header lines: the reply's, the ``defaults`` that all have, and ``more``."""
     parts = [_STATUS_LINES.get(reply.status) or b"HTTP/1.1 %d \r\n" % reply.status, defaults]
     for name, value in reply.headers:

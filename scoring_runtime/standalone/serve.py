@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import os
 import signal
 import socket
@@ -12,9 +12,8 @@ from dataclasses import replace
 from ..cache.build import store_of
 from ..errors import ConfigurationError, StartError
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import cells, load
-from ..scoring.served import served
-from ..script.call import Invocation
+from ..scoring.runtime import Loaded, cells, load_before_fork
+from ..scoring.served import Served
 from ..settings.settings import Settings
 from ..telemetry.logs import log
 from ..telemetry.pages import Pages
@@ -42,19 +41,28 @@ def run(settings: Settings) -> int:
     if settings.cached:
         store_of(settings, "WORKER_COUNT")  # what is wrong is said once, before there are workers
     sockets = _listen(settings)
-    preloaded: Invocation | None = None
     try:
         _attach_debugger(settings.debug_port)
-        if settings.worker_preload and settings.worker_count > 1:
-            preloaded = _preloaded(settings)
+        preloaded = _preloaded(settings)
     except StartError as error:
         print(diagnosis(error, settings), file=sys.stderr, flush=True)
         return EXIT_CANNOT_START
+    return _supervised(settings, sockets, preloaded)
+
+
+def _supervised(
+    settings: Settings, sockets: list[socket.socket], preloaded: dict[Served, Loaded]
+) -> int:
     # A debugger is in this process; where fork() is missing or frail, one worker does without.
     if settings.worker_count == 1 and (settings.debug_port or sys.platform != "linux"):
+        if settings.recycles:
+            log.warning(
+                "SCORING_MAX_REQUESTS and SCORING_MAX_RSS_MB have no effect: no process looks "
+                "after this one, with a debugger or outside of Linux."
+            )
         return Worker(settings, sockets, preloaded).run()
 
-    pages = Pages.of_children(settings.worker_count, cells(settings))
+    pages = Pages.of_children(settings.worker_count + 1, cells(settings))
 
     def work(supervision: Supervision) -> int:
         return Worker(settings, sockets, preloaded, supervision, pages).run()
@@ -62,15 +70,13 @@ def run(settings: Settings) -> int:
     return Supervisor(settings.worker_count, sockets, work).run()
 
 
-def _preloaded(settings: Settings) -> Invocation | None:
-    """The entry script, loaded; models without one are not, as onnxruntime's threads do not
-    survive a fork."""
-    [model, *_] = served(settings)
-    if model.folder is not None:
-        log.info("WORKER_PRELOAD is for entry scripts: each worker loads the models itself.")
-        return None
-    with asyncio.Runner() as runner:
-        return load(settings, runner, model[:2])
+def _preloaded(settings: Settings) -> dict[Served, Loaded]:
+    if not settings.worker_preload or settings.worker_count == 1:
+        return {}
+    found = load_before_fork(settings)
+    gc.collect()
+    gc.freeze()  # a collection in a worker would write to, and so copy, what it shares
+    return found
 
 
 def with_shorter_timeout(settings: Settings) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import mmap
 import os
 import signal
@@ -17,6 +18,7 @@ from types import FrameType
 from ..messages import ScoringRequest
 from ..telemetry import standard_streams
 from ..telemetry.logs import began, log
+from .sharing import Load, counts_of
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -25,16 +27,20 @@ _SHARED_BYTES = 64 * 1024
 _ID = ctypes.c_wchar * 129
 _ID_AT = ctypes.alignment(_ID)
 _TEXT_AT = _ID_AT + ctypes.sizeof(_ID)
+_READY, _WORN, _RELEASED = range(3)  # the bytes before that id
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Supervision:
     """What a worker and its supervisor know of each other, in memory that both see: whether the
-    worker is ready, and a text. ``quick_ends`` workers in a row before it have ended quickly. Its
-    metrics are in the page of this ``number``."""
+    worker is ready, is to be replaced, has been, and a text. ``quick_ends`` workers in a row before
+    it have ended quickly."""
 
-    def __init__(self, quick_ends: int, number: int = 0) -> None:
-        self.number = number
+    load: Load
+    """Its connections, which the other workers see; and its place among them, whose page of metrics
+    it has."""
+
+    def __init__(self, quick_ends: int) -> None:
         self.pause = min(2.0 ** (quick_ends - 2), _LONGEST_PAUSE) if quick_ends > 1 else 0.0
         self._quick_ends = quick_ends
         self._born = time.monotonic() + self.pause
@@ -54,12 +60,35 @@ class Supervision:
 
     def tell_ready(self) -> None:
         """In the worker: it has started."""
-        self._shared[0] = 1
+        self._tell_supervisor(_READY)
 
     @property
     def was_ready(self) -> bool:
         """Whether the worker had started."""
-        return bool(self._shared[0])
+        return bool(self._shared[_READY])
+
+    def ask_for_successor(self, why: str) -> None:
+        """In the worker: it is to be replaced, and serves until it has been."""
+        self.tell(why)
+        self._tell_supervisor(_WORN)
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether the worker is to be replaced."""
+        return bool(self._shared[_WORN])
+
+    def release(self) -> None:
+        """Its successor is ready: the worker is to end what it has begun."""
+        self._shared[_RELEASED] = 1
+
+    @property
+    def is_released(self) -> bool:
+        """Whether its successor is ready."""
+        return bool(self._shared[_RELEASED])
+
+    def _tell_supervisor(self, place: int) -> None:
+        self._shared[place] = 1
+        os.kill(self._supervisor, signal.SIGCHLD)  # which makes it look
 
     @property
     def told(self) -> str:
@@ -74,7 +103,7 @@ class Supervision:
     def next(self) -> Supervision:
         """That of the worker that replaces this one."""
         quick = time.monotonic() - self._born < _QUICK_END_SECONDS
-        return Supervision(self._quick_ends + 1 if quick else 0, self.number)
+        return Supervision(self._quick_ends + 1 if quick else 0)
 
     @property
     def has_ended(self) -> bool:
@@ -92,7 +121,7 @@ class Supervision:
 class Supervisor:
     """Worker processes on the same sockets; one that dies is replaced, after pauses that grow
     when that goes on; one that cannot start stops them all, and so does the only one if it has
-    never been ready.
+    never been ready. One that is worn is released once its successor is ready, one at a time.
 
     ``work`` is what a worker process does; its result is that process's exit code.
     """
@@ -104,6 +133,9 @@ class Supervisor:
         self._sockets = sockets
         self._work = work
         self._workers: dict[int, Supervision] = {}
+        self._counts = counts_of(count + 1)
+        self._worn: Supervision | None = None
+        self._successor: Supervision | None = None
         self._stopping = self._worked = False
         self._exit_code = EXIT_OK
 
@@ -113,14 +145,15 @@ class Supervisor:
         for each in END_SIGNALS:
             signal.signal(each, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in range(self._count):
-            self._fork(Supervision(0, number))
+        for _ in range(self._count):
+            self._fork(Supervision(0))
         why = ""
         while self._workers:
             woken()
             for pid, status in _ended_children():
                 if pid in self._workers:  # and no child of the script, which init() may have begun
                     why = self._ended(pid, os.waitstatus_to_exitcode(status)) or why
+            self._renew()
         if why:
             # Now that all have ended: it is said once, and nothing is logged after it.
             print(why, file=sys.stderr, flush=True)
@@ -131,6 +164,9 @@ class Supervisor:
         with _no_end_meanwhile():
             if self._stopping:
                 return
+            taken = {each.load.place for each in self._workers.values()}
+            place = next(each for each in range(self._count + 1) if each not in taken)
+            supervision.load = Load(self._counts, place)
             pid = os.fork()
             if pid:
                 self._workers[pid] = supervision
@@ -152,10 +188,22 @@ class Supervisor:
         standard_streams.settle()
         os._exit(code)
 
+    def _renew(self) -> None:
+        """Begin to replace a worker that is worn, or release it when its successor is ready."""
+        if self._worn is None:
+            self._worn = next((each for each in self._workers.values() if each.is_worn), None)
+            if self._worn is not None:
+                self._successor = Supervision(0)
+                self._fork(self._successor)
+        elif self._successor is not None and self._successor.was_ready:
+            self._worn.release()
+            self._successor = None
+
     def _ended(self, pid: int, code: int) -> str:
         """Replace a worker; or why none can start, now that all are told to end."""
         ended = self._workers.pop(pid)
-        if self._stopping:
+        ended.load.leave()
+        if self._stopping or self._is_replaced(ended, pid, code):
             return ""
         if code == EXIT_CANNOT_START and not ended.was_ready:
             self._exit_code = EXIT_CANNOT_START
@@ -171,6 +219,23 @@ class Supervisor:
         log.error("Worker %s ended with %s; starting another%s.%s", pid, _how(code), pause, last)
         self._fork(following)
         return ""
+
+    def _is_replaced(self, ended: Supervision, pid: int, code: int) -> bool:
+        """Whether it was worn and has a successor, or was a successor, and there is another now."""
+        if ended is self._worn:
+            level = logging.INFO if ended.is_released and code == EXIT_OK else logging.ERROR
+            log.log(level, "Worker %s ended with %s, replaced: it %s", pid, _how(code), ended.told)
+            self._worn = self._successor = None
+            return True
+        if ended is not self._successor:
+            return False
+        self._successor = following = ended.next()
+        log.error(
+            "Worker %s, which was to replace another, ended with %s; starting another in %g s.%s",
+            *(pid, _how(code), following.pause, ended.told and f"\n{ended.told}"),
+        )
+        self._fork(following)
+        return True
 
     def _stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         self._stopping = True

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import FrameType
 
@@ -18,8 +18,8 @@ import uvicorn
 from ..cache.build import caching
 from ..http.endpoint import create
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import State, build
-from ..script.call import Invocation
+from ..scoring.runtime import Loaded, State, build
+from ..scoring.served import Served
 from ..settings.settings import Settings
 from ..telemetry.logs import log
 from ..telemetry.metrics import CONNECTIONS
@@ -27,7 +27,9 @@ from ..telemetry.pages import Pages
 from . import triggers
 from .connection import Shared
 from .http import HttpProtocol
+from .sharing import Listener, Load
 from .supervisor import END_SIGNALS, EXIT_CANNOT_START, EXIT_OK, EXIT_STUCK, Supervision
+from .wear import Wear
 
 _RESTART_SECONDS = 5.0
 
@@ -39,23 +41,29 @@ class Worker:
         self,
         settings: Settings,
         sockets: list[socket.socket],
-        preloaded: Invocation | None,
+        preloaded: Mapping[Served, Loaded],
         supervised: Supervision | None = None,
         pages: Pages | None = None,
     ) -> None:
         self._settings = settings
         self._sockets = sockets
         self._supervised = supervised
-        number = supervised.number if supervised is not None else 0
+        number = supervised.load.place if supervised is not None else 0
+        self._wear: Wear | None = None
+        if supervised is not None and settings.recycles:
+            self._wear = Wear(settings, supervised.began)
         self._runtime = build(settings, preloaded, pages, number)
         if supervised is not None:
-            self._runtime.began = supervised.began
+            self._runtime.began = self._wear.began if self._wear else supervised.began
             # Before a client knows it: one that crashes then is replaced.
             self._runtime.before_ready = supervised.tell_ready
         self._caching = caching(self._runtime, "WORKER_COUNT")
         self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
         self._shared = Shared(self._runtime, handle)
         self._server = _Server(_server_config(self._shared))
+        if supervised is not None and settings.shares_sockets:
+            self._server.load = supervised.load
+            self._shared.lost = supervised.load.lost
         metrics = self._runtime.metrics
         metrics.parts.add("connections")
         self._connections = metrics.number(CONNECTIONS)
@@ -71,7 +79,7 @@ class Worker:
         return self._exit_code
 
     async def _serve(self) -> None:
-        stopping = asyncio.Event()
+        self._stopping = stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._server.when_told_to_stop = partial(loop.call_soon_threadsafe, stopping.set)
         watchers = [asyncio.create_task(each) for each in (self._watch(), self._sweep())]
@@ -105,6 +113,14 @@ class Worker:
                 self._supervised.tell(diagnosis(error, self._settings))
             self._server.should_exit = True
             return
+        if self._supervised is not None:
+            self._supervised.load.started()
+        if self._wear is not None:
+            self._wear.loaded()
+        quickness = self._runtime.quickness
+        # What a cache waits for with a time-out has to be in a task.
+        if quickness is not None and not self._settings.cached:
+            self._shared.begins_at_once = quickness.is_quick
         log.info("Worker with pid %s ready for serving traffic", os.getpid())
 
     async def _sweep(self) -> None:
@@ -113,7 +129,22 @@ class Worker:
             self._runtime.metrics.publish()
             self._shared.sweep(self._server.server_state.connections)  # type: ignore[arg-type]
             if self._supervised is not None and not self._server.should_exit:
-                self._server.should_exit = self._is_to_end(self._supervised)
+                self._server.should_exit = self._is_to_end(self._supervised) or (
+                    self._wear is not None and self._is_worn_out(self._wear, self._supervised)
+                )
+
+    def _is_worn_out(self, wear: Wear, supervised: Supervision) -> bool:
+        """Whether it has been replaced, and its last connection has ended."""
+        if self._shared.retiring:
+            return not self._server.server_state.connections
+        if supervised.is_released:
+            log.info("Another worker is ready; this one ends what it has begun.")
+            self._stopping.set()  # blobs and messages end as at a SIGTERM
+            self._shared.retiring = True
+            self._server.retire()
+        elif not supervised.is_worn and (why := wear.why):
+            supervised.ask_for_successor(why)
+        return False
 
     def _publish_connections(self) -> None:
         self._connections.set(len(self._server.server_state.connections))
@@ -178,6 +209,34 @@ class _Server(uvicorn.Server):
     """uvicorn's server, ending normally on SIGTERM: it would raise the signal again."""
 
     when_told_to_stop: Callable[[], object] | None = None
+    load: Load | None = None
+    """Set where other workers have the same sockets."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        if self.load is None:
+            await super().startup(sockets)
+            return
+        made: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        protocol = partial(made, self.config, self.server_state, {})
+        self.servers = [Listener(each, protocol, self.load) for each in sockets or ()]  # type: ignore[misc]
+        self.started = True
+
+    def retire(self) -> None:
+        """Take no new connection; the others end with their next answer."""
+        if self.load is not None:
+            self.load.leave()
+        for each in self.servers:
+            each.close()
+        for connection in list(self.server_state.connections):
+            connection.retire()  # type: ignore[union-attr]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the connections, those too that are just being made."""
+        for each in self.servers if self.load is not None else ():
+            each.close()
+            await each.wait_closed()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Let the triggers stop now, not after the connections."""

@@ -34,14 +34,14 @@ class AccessLog:
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
-        self._enabled = enabled and log.isEnabledFor(logging.INFO)
+        self.is_kept = enabled and log.isEnabledFor(logging.INFO)
         self._flushed = 0.0
         self._at_once = not effective_handlers(log)[1]
         LineHandler.before = staticmethod(_write)
 
     def add(self, entry: Entry) -> None:
         """Note a line; it is written within 50 ms."""
-        if not self._enabled:
+        if not self.is_kept:
             return
         _waiting.append(entry)
         if self._at_once or len(_waiting) >= _FLUSH_LINES:

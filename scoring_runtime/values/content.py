@@ -120,6 +120,8 @@ class NoCodeModel(Protocol):
     quick: Callable[[list[Any]], Any] | None
     """The shortest way from rows as JSON has them to what :meth:`call` takes; it gives None for
     rows that have to be looked at more closely."""
+    is_bound: bool
+    """Whether all calls have to come from the thread that loaded it: it holds a user's own code."""
     joins_rows: bool
     """Whether rows of several requests may be given together."""
 

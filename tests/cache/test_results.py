@@ -568,6 +568,7 @@ def test_every_setting_is_in_the_key_or_known_to_change_no_answer() -> None:
         "entry_script", "model_dir", "app_root", "source_dir", "config_file", "default_model",
         # Where, when and how many.
         "host", "port", "health_port", "separate_health_endpoint", "worker_count",
+        "max_requests", "max_rss_mb",
         "worker_timeout", "worker_preload", "shutdown_seconds", "scoring_timeout_ms",
         "concurrency", "queue_size", "init_grace_seconds", "auth_level", "triggers", "debug_port",
         # What is said of the service, and in its log.

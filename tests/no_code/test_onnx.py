@@ -21,8 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from scoring_runtime import ScoringRequest, Settings
 from scoring_runtime.errors import ModelUnusable, RunFailed, SchemaMismatch
 from scoring_runtime.messages import ScoringResponse
-from scoring_runtime.no_code import onnx as onnx_models
-from scoring_runtime.no_code.onnx import OnnxModel, processors, session_options
+from scoring_runtime.no_code.onnx import OnnxModel, session_options
 from scoring_runtime.scoring.model_call import ModelInvocation
 from scoring_runtime.values.content import Rows, Spec, Tensors
 from tests.models_for_tests import answers
@@ -504,7 +503,7 @@ def test_options_reach_the_session(options, attribute, expected):
 
 
 def test_threads_are_as_many_as_processors_shared_by_the_processes(monkeypatch):
-    monkeypatch.setattr("scoring_runtime.no_code.onnx.processors", lambda: 7)
+    monkeypatch.setattr("scoring_runtime.settings.processors.processors", lambda: 7)
     threads = [session_options(Settings(worker_count=n)).intra_op_num_threads for n in (1, 2, 7, 9)]
     assert threads == [7, 3, 1, 1]
 
@@ -542,42 +541,3 @@ def test_the_provider_is_the_cpu_unless_the_settings_say_otherwise(tmp_path):
         "SCORING_ONNX_PROVIDERS names TPU, NPU, which this onnxruntime does not have. It has: "
         f"{', '.join(ort.get_available_providers())}."
     )
-
-
-# --- processors -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "quota"),
-    [
-        ("150000 100000\n", 1.5),
-        ("max 100000\n", None),
-        ("400000 0\n", None),
-        ("nonsense\n", None),
-        (None, None),
-    ],
-)
-def test_the_quota_of_a_container(text, quota, tmp_path):
-    """cgroup v2, with and without a limit."""
-    if text is not None:
-        (tmp_path / "cpu.max").write_text(text)
-    assert onnx_models._quota(tmp_path / "cpu.max") == quota
-
-
-@pytest.mark.parametrize(
-    ("affinity", "quota", "expected"),
-    [(8, None, 8), (8, 2.5, 3), (8, 0.2, 1), (2, 6.0, 2), (1, None, 1)],
-)
-def test_processors_are_those_of_affinity_and_quota(affinity, quota, expected, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)))
-    monkeypatch.setattr(onnx_models, "_quota", lambda _: quota)
-    assert processors() == expected
-
-
-def test_processors_without_affinity_are_those_of_the_machine(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(onnx_models, "_quota", lambda _: None)
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert processors() == 6
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert processors() == 1

@@ -116,7 +116,7 @@ def test_the_limits_count_the_batch() -> None:
 
 async def test_whatever_happens_in_a_batch_the_thread_goes_on() -> None:
     class Odd(Doubling):
-        is_async = False
+        is_async, is_bound = False, True
 
         def entered(self, request: ScoringRequest) -> Entered:
             kind: Any = [] if request.body == b"5" else ""  # a list is no key

@@ -25,7 +25,7 @@ PATIENCE = 20.0
 class Sync:
     """A callee made of a function."""
 
-    is_async = False
+    is_async, is_bound = False, True
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
@@ -40,7 +40,7 @@ class Sync:
 class Async:
     """A callee made of a coroutine function."""
 
-    is_async = True
+    is_async, is_bound = True, True
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function

@@ -6,13 +6,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from scoring_runtime import Settings
 from scoring_runtime.errors import ConfigurationError, UnknownModel
 from scoring_runtime.scoring.served import Served, chosen, default, served
-from tests.models_for_tests import ModelHost, iris_estimator, saved
 
 
 @pytest.fixture(autouse=True)
@@ -128,16 +126,6 @@ def test_a_default_that_is_not_in_the_registry_is_refused_before_anything_is_loa
 def test_several_names_have_no_default_of_their_own() -> None:
     assert default(THERE, Settings()) is None
     assert default(THERE[:2], Settings()) == THERE[1]
-
-
-def test_models_are_loaded_by_each_worker_although_preload_is_asked_for(tmp_path: Path) -> None:
-    """WORKER_PRELOAD is for entry scripts; the service starts all the same."""
-    saved(tmp_path / "models", iris_estimator())
-    environ = {"WORKER_PRELOAD": "true", "WORKER_COUNT": "2"}
-    with ModelHost(tmp_path / "models", environ=environ) as host:
-        body = {"data": [[5.1, 3.5, 1.4, 0.2]]}
-        answers = [httpx.post(f"{host.url}/score", json=body).json() for _ in range(8)]
-    assert answers == [[0]] * 8
 
 
 NOT_SCRIPTS = {

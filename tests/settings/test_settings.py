@@ -11,6 +11,7 @@ import pytest
 
 from scoring_runtime.errors import ConfigurationError
 from scoring_runtime.settings import settings as module
+from scoring_runtime.settings.processors import processors
 from scoring_runtime.settings.secrets import masked
 from scoring_runtime.settings.settings import Settings, environment_name, setting_fields
 
@@ -27,9 +28,11 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "SERVER_PORT": (5001, {"65535": 65535, " 80 ": 80}, ["0", "65536", "80.0", ""]),
     "HEALTH_PORT": (5000, {"9000": 9000}, ["0", "http"]),
     "SEPERATE_HEALTH_ENDPOINT": (False, {"true": True, "True": False, "1": False, "": False}, []),
-    "WORKER_COUNT": (1, {"1": 1, "16": 16}, ["0", "-1", "x", "1.5"]),
+    "WORKER_COUNT": (1, {"1": 1, "16": 16, "Auto": processors()}, ["0", "-1", "x", "1.5", ""]),
     "WORKER_TIMEOUT": (300.0, {"0": 0.0, "2.5": 2.5}, ["-1", "inf", "nan", "5m"]),
     "WORKER_PRELOAD": (False, {"true": True, "TRUE": True, "1": False, "yes": False}, []),
+    "SCORING_MAX_REQUESTS": (0, {"1000": 1000}, ["-1", "many"]),
+    "SCORING_MAX_RSS_MB": (0, {"512": 512}, ["-1", "1GB"]),
     "SCORING_SHUTDOWN_SECONDS": (30.0, {"0": 0.0, "0.5": 0.5}, ["-0.1", "soon"]),
     "SCORING_TIMEOUT_MS": (3_600_000, {"0": 0, "1500": 1500}, ["-1", "abc", "1.5", ""]),
     "SCORING_CONCURRENCY": (1, {"1": 1, "512": 512}, ["0", "513", "x"]),
