@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..connections import redis
 from ..connections.named import triggers
-from ..errors import EntryScriptFailed, NotStarted, UnknownModel
+from ..errors import EntryScriptFailed, ModelDamaged, NotStarted, UnknownModel
 from ..messages import ScoringRequest, ScoringResponse
 from ..models import folder as models
+from ..models import manifest
 from ..script import entry_script, openapi
 from ..script.batched import BatchedInvocation, batch_of
 from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
@@ -151,7 +152,9 @@ class Runtime:
         self.troubles: dict[str, str] = {}
         """What keeps a trigger from working, by its name: it is not ready, but alive."""
         self.digests: dict[tuple[str, str], str] = {}
-        """SHA-256 over the files of a model, by its name and version, once they have been read."""
+        """SHA-256 over the files of a model, by its name and version, once they have been read:
+        nobody pays for it who does not ask for metrics."""
+        self._reading: threading.Thread | None = None
         self.began: Callable[[ScoringRequest], object] = began
         """Called in a scoring thread with each request that is begun."""
         self.before_ready: Callable[[], object] | None = None
@@ -239,7 +242,21 @@ class Runtime:
         """The metrics of all workers as Prometheus reads them, for a value of ``Accept``, and the
         content type."""
         self.metrics.publish()
+        if self._reading is None and self.state is State.HEALTHY:
+            self._reading = threading.Thread(target=self._read, name="digests", daemon=True)
+            self._reading.start()
         return await asyncio.to_thread(self._measured, accept)
+
+    def _read(self) -> None:
+        for model in self.served:
+            folder = model.folder or Path(self.settings.model_dir)
+            is_there = model.folder is not None or bool(self.settings.model_dir)
+            try:
+                found = manifest.digest(folder) if is_there else ""
+            except (OSError, ModelDamaged) as error:
+                found = ""
+                log.warning("The files of %s cannot be read: %s", model.identity, error)
+            self.digests[model[:2]] = found
 
     def _measured(self, accept: str) -> tuple[bytes, str]:
         from ..telemetry.exposition import written  # prometheus_client takes 0.1 s
