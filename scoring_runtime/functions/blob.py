@@ -38,6 +38,7 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
     settings = runtime.settings
     paths, connection = blob_paths(settings), blob_name(settings)
     blob(settings)
+    runtime.listens["blob"] = paths.listens_to(settings)
     handler = _handler(runtime, scoring, paths)
     for name, path in (("error", paths.error), ("output", paths.output)):
         handler = app.blob_output(

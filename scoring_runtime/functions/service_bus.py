@@ -12,7 +12,7 @@ import azure.functions as func
 from ..connections.named import service_bus, service_bus_name
 from ..scoring.runtime import Runtime
 from ..telemetry.logs import log
-from ..triggers.messages import Answer, QueueMessage, Settlement
+from ..triggers.messages import Answer, QueueMessage, Settlement, listens_to
 from ..triggers.outcomes import Health, Scoring
 from ..triggers.queue import QueueScoring
 from .invocations import TryAgain, name_invocation
@@ -30,6 +30,7 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
     """
     settings = runtime.settings
     links = Links(settings, service_bus(settings))
+    runtime.listens["service_bus"] = listens_to(settings)
     health = Health(runtime.troubles, "service_bus")
     handler = _handler(QueueScoring(scoring, links.replies, settings, health, _PATIENCE), links)
     common: dict[str, Any] = {

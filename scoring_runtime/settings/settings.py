@@ -138,6 +138,8 @@ class Settings:
     cors_origins: tuple[str, ...] = _setting("AML_CORS_ORIGINS", (), kinds.list_of, "origins separated by commas, or *", "Origins whose pages may call this service.")
     server_version_header: bool = _setting("SERVER_VERSION_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Send `x-ms-server-version`.")
 
+    pages: bool = _setting("SCORING_PAGES", True, kinds.boolean, _SWITCH, "The page for browsers at `/` and `/docs`, and `/status`. On Functions they ask for the key, as `/score` does.")
+
     log_level: str = _setting("AZUREML_LOG_LEVEL", "INFO", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "DEBUG, INFO, WARNING, ERROR or CRITICAL", "Least level that is logged.")
     log_format: str = _setting("SCORING_LOG_FORMAT", "text", kinds.one_of("text", "json"), "text or json", "Standalone host: `json` writes each record as one JSON object, with the request's id. A `logging.json` of your own wins.")
     debug_port: int = _setting("AZUREML_DEBUG_PORT", 0, kinds.integer(0, 65535), _PORTS, "Connect to the debugger that listens there (debugpy) and wait for it.")

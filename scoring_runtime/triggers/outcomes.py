@@ -110,6 +110,7 @@ class Scoring:
         self._runtime = runtime
         self.retries = runtime.metrics.number(RETRIES, trigger)
         self._counted = runtime.metrics.inputs(trigger)
+        self._recent = runtime.recent.of(trigger)
         self._lag = runtime.metrics.histogram(LAG_SECONDS, trigger)
         self.dead_letters = runtime.metrics.number(DEAD_LETTERS)
         self._error_documents = runtime.metrics.number(ERROR_DOCUMENTS)
@@ -128,9 +129,15 @@ class Scoring:
         """
         progress = Progress()
         progress.received, progress.model = perf_counter(), request.model
-        outcome = await self._outcome(request._replace(patient=True, progress=progress))
+        self._recent.in_flight += 1
+        try:
+            outcome = await self._outcome(request._replace(patient=True, progress=progress))
+        finally:
+            self._recent.in_flight -= 1
         seconds = perf_counter() - progress.received
         model = self._counted.ended(progress, outcome.kind, seconds, outcome.run_ms / 1000)
+        said = (outcome.status, outcome.kind, seconds, outcome.run_ms, progress)
+        self._recent.add(what, *said, request.request_id)
         kind, _, name = what.partition(" ")
         answer = (outcome.status, seconds, len(outcome.body))
         about = (self._trigger, "", model, outcome.cache, request.request_id)

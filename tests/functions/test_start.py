@@ -257,6 +257,15 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
         for path in ("/", "/health/live", "/health/ready"):
             assert httpx.get(guarded.url + path).status_code == 200
         assert httpx.get(f"{guarded.url}/elsewhere").status_code == 404
+        for path in ("/docs", "/status"):
+            assert httpx.get(guarded.url + path).status_code == 401
+            assert httpx.get(f"{guarded.url}{path}?code=test-key").status_code == 200
+        # The page itself holds nothing: it asks for the key that /status wants.
+        shown = httpx.get(f"{guarded.url}/", headers={"accept": "text/html"})
+        assert (shown.status_code, shown.text[:15]) == (200, "<!doctype html>")
+        document = httpx.get(f"{guarded.url}/swagger.json?code=test-key&version=3").json()
+        scheme = document["components"]["securitySchemes"]["FunctionKey"]
+        assert (scheme["in"], scheme["name"]) == ("header", "x-functions-key")
     found = {f["name"]: (f["route"], f["authLevel"]) for f in functions}
     assert found == {
         "score": ("score", "admin"),
@@ -266,6 +275,8 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
         "v2_health": ("v2/health/{probe}", "anonymous"),
         "swagger": ("swagger.json", "admin"),
         "metrics": ("metrics", "admin"),
+        "docs": ("docs", "admin"),
+        "status": ("status", "admin"),
         "health": ("health/{probe}", "anonymous"),
         "web": ("{*path}", "anonymous"),
     }
