@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 INFER_HEADER_LENGTH = b"inference-header-content-length"
 """Where the tensors of a V2 body with binary data begin: the length of the JSON before them."""
@@ -15,7 +15,7 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 class Progress:
     """How far one input has come; times are those of ``time.perf_counter()``, in seconds."""
 
-    __slots__ = ("begun", "model", "received")
+    __slots__ = ("begun", "model", "received", "trace")
 
     def __init__(self, received: float, model: str = "") -> None:
         self.received = received
@@ -23,6 +23,8 @@ class Progress:
         """As the input names it; nothing for the default."""
         self.begun = 0.0
         """When a scoring thread took it up; 0 until then, and where no run() is needed."""
+        self.trace: Any = None
+        """Its trace (telemetry/spans.py), if it is of one."""
 
 
 class ScoringRequest(NamedTuple):

@@ -42,6 +42,7 @@ from .quick import Quickness
 from .served import Served, chosen, default, served
 
 if TYPE_CHECKING:
+    from ..telemetry.spans import Spans
     from .model_call import ModelInvocation
 
 
@@ -154,6 +155,8 @@ class Runtime:
         """SHA-256 over the files of a model, by its name and version, once they have been read."""
         self.began: Callable[[ScoringRequest], object] = began
         """Called in a scoring thread with each request that is begun."""
+        self.spans: Spans | None = None
+        """What makes traces, if there are any."""
         self.before_ready: Callable[[], object] | None = None
         """Called in a scoring thread when all is loaded, before anybody can see that it is."""
         self._preloaded = preloaded
@@ -165,6 +168,12 @@ class Runtime:
         chosen_by_default = default(self.served, settings)
         self._default = self._scorers[chosen_by_default] if chosen_by_default else None
         self._publish_gauges()
+
+    def trace_by(self, spans: Spans | None) -> None:
+        """Make the traces of all that is scored; before it is started, when ``began`` is set."""
+        self.spans = spans
+        if spans is not None:
+            self.began = spans.entering(self.began)
 
     def score(self, request: ScoringRequest) -> Awaitable[ScoringResponse]:
         """``Score``: one request in, one response out; InputError, RunError or NotServing raised.
