@@ -133,8 +133,8 @@ class Settings:
     service_name: str = _setting("SERVICE_NAME", "ML service", str, "text", "Title in the swagger documents.")
     service_version: str = _setting("SERVICE_VERSION", "1.0", str, "text", "Version in the swagger documents.")
     service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", str, "a path", "Prefix of the paths in the swagger documents; the routes stay.")
-    workspace_name: str = _setting("WORKSPACE_NAME", "", str, "text", "Name of the workspace; accepted, not used.")
-    hostname: str = _setting("HOSTNAME", "Unknown", str, "text", "Name of this host; accepted, not used.")
+    workspace_name: str = _setting("WORKSPACE_NAME", "", str, "text", "Name of the workspace, as Application Insights are told it.")
+    hostname: str = _setting("HOSTNAME", "Unknown", str, "text", "Name of this host, as Application Insights are told it.")
     cors_origins: tuple[str, ...] = _setting("AML_CORS_ORIGINS", (), kinds.list_of, "origins separated by commas, or *", "Origins whose pages may call this service.")
     server_version_header: bool = _setting("SERVER_VERSION_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Send `x-ms-server-version`.")
 

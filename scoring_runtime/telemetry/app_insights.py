@@ -12,8 +12,7 @@ from typing import Any
 
 from azure.monitor.opentelemetry.exporter import AzureMonitorLogExporter, AzureMonitorTraceExporter
 from opentelemetry import context as contexts
-from opentelemetry._logs import LogRecord
-from opentelemetry._logs.severity import std_to_otel
+from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.resources import Resource
@@ -94,7 +93,7 @@ class _Lines(logging.Handler):
             LogRecord(
                 timestamp=int(record.created * 1e9),
                 context=contexts.get_current(),
-                severity_number=std_to_otel(record.levelno),
+                severity_number=SeverityNumber(min(record.levelno // 10, 5) * 4 + 1),
                 severity_text=record.levelname,
                 body=record.getMessage(),
                 attributes=attributes,

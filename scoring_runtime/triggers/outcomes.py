@@ -92,9 +92,8 @@ class Outcome(NamedTuple):
     def properties(self) -> dict[str, str]:
         """What an HTTP client reads in headers, and cannot do without: where tensors begin; and
         what continues its trace."""
-        return (
-            {_INFER_LENGTH: self.header_length, **self.trace} if self.header_length else self.trace
-        )
+        length = {_INFER_LENGTH: self.header_length} if self.header_length else {}
+        return {**length, **self.trace}
 
 
 class Scoring:
@@ -132,7 +131,7 @@ class Scoring:
             NotServing: not now; the input is to be left where it is.
         """
         progress = Progress(perf_counter(), request.model)
-        outcome = await self._try(request._replace(patient=True, progress=progress))
+        outcome: Outcome = await self._try(request._replace(patient=True, progress=progress))
         seconds = perf_counter() - progress.received
         model = self._counted.ended(progress, outcome.kind, seconds, outcome.run_ms / 1000)
         about = (self._trigger, "", model, outcome.cache, request.request_id)
