@@ -16,7 +16,7 @@ from ..http.endpoint import INPUTS, Endpoint, create
 from ..http.messages import Handle, HttpRequest, Reply
 from ..messages import Progress
 from ..scoring.runtime import Runtime
-from .invocations import name_invocation
+from .invocations import in_trace, name_invocation
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 _KEYED = ("/score", "/swagger.json", "/metrics", "/v2", "/docs", "/status")
@@ -53,6 +53,7 @@ def register(app: func.FunctionApp, runtime: Runtime, cached: Caching) -> None:
         routes.append(("inputs", "inputs/{key}", level))
     for name, route, auth in routes:
         handler = _handler(endpoint, handle if auth == level else _without_key(handle), runtime)
+        handler = in_trace(handler, runtime)
         app.function_name(name)(app.route(route=route, methods=_METHODS, auth_level=auth)(handler))
 
 

@@ -34,6 +34,7 @@ from .model_routes import (
     with_error,
 )
 from .page import page_routes
+from .spans import with_spans
 
 # The texts that clients know: werkzeug's descriptions of 404 and 405.
 _NOT_FOUND = (
@@ -297,5 +298,9 @@ def create(
 ) -> tuple[Endpoint, Handle]:
     """The endpoint of a runtime, and the same with the wrappers its settings ask for."""
     endpoint = Endpoint(runtime, score, inputs, access_log=access_log)
-    origins = runtime.settings.cors_origins
-    return endpoint, with_cors(endpoint, origins) if origins else endpoint
+    handle: Handle = endpoint
+    if origins := runtime.settings.cors_origins:
+        handle = with_cors(handle, origins)
+    if runtime.spans is not None:
+        handle = with_spans(handle, runtime.spans)
+    return endpoint, handle

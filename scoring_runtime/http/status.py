@@ -220,7 +220,7 @@ class Status:
             counted = [note["triggers"][trigger]["in_flight"] for note in living]
             return float(sum(counted))
         others = [each for each in triggers(self._runtime.settings) if each != "http"]
-        every = sum(cells[0] for (metric, _), cells in values.items() if metric is IN_FLIGHT)
+        every: float = sum(cells[0] for (metric, _), cells in values.items() if metric is IN_FLIGHT)
         return max(0.0, every - sum(self._in_flight(each, living, values) for each in others))
 
     def _versions_there(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ from ..errors import EntryScriptFailed, ModelDamaged, NotStarted, UnknownModel
 from ..messages import ScoringRequest, ScoringResponse
 from ..models import folder as models
 from ..models import manifest
-from ..script import entry_script, openapi
+from ..script import entry_script, openapi, openapi_routes
 from ..script.batched import BatchedInvocation, batch_of
 from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
 from ..settings.settings import Settings
@@ -44,6 +44,7 @@ from .quick import Quickness
 from .served import Served, chosen, default, served
 
 if TYPE_CHECKING:
+    from ..telemetry.spans import Spans
     from .model_call import ModelInvocation
 
 
@@ -162,6 +163,8 @@ class Runtime:
         self._reading: threading.Thread | None = None
         self.began: Callable[[ScoringRequest], object] = began
         """Called in a scoring thread with each request that is begun."""
+        self.spans: Spans | None = None
+        """What makes traces, if there are any."""
         self.before_ready: Callable[[], object] | None = None
         """Called in a scoring thread when all is loaded, before anybody can see that it is."""
         self._preloaded = preloaded
@@ -174,6 +177,12 @@ class Runtime:
         self._default = self._scorers[chosen_by_default] if chosen_by_default else None
         self._publish_gauges()
         self.recent = Recent(self.metrics)
+
+    def trace_by(self, spans: Spans | None) -> None:
+        """Make the traces of all that is scored; before it is started, when ``began`` is set."""
+        self.spans = spans
+        if spans is not None:
+            self.began = spans.entering(self.began)
 
     def score(self, request: ScoringRequest) -> Awaitable[ScoringResponse]:
         """``Score``: one request in, one response out; InputError, RunError or NotServing raised.
@@ -395,7 +404,7 @@ class Runtime:
     def _finish(self, last: Loaded) -> None:
         if isinstance(last, Invocation):
             named = [each[:2] for each in self.served]
-            service = openapi.Service(named, last.takes_tensors, self.asks_for_key)
+            service = openapi_routes.Service(named, last.takes_tensors, self.asks_for_key)
             self.documents = openapi.build(last.script.run, self.settings, service)
         else:
             from .model_openapi import build as build_documents

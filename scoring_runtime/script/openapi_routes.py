@@ -190,7 +190,10 @@ def _answers(route: _Route, answer: Any) -> Json:
 
 def _in_path(route: _Route, service: Service) -> Iterator[tuple[Json, Json]]:
     """The parameters in the path, each with its schema."""
-    schemas = {"name": {"type": "string", "enum": service.names}, "key": {"type": "string"}}
+    schemas: dict[str, Json] = {
+        "name": {"type": "string", "enum": service.names},
+        "key": {"type": "string"},
+    }
     for name, schema in schemas.items():
         if f"{{{name}}}" in route.path:
             yield {"name": name, "in": "path", "required": True}, schema

@@ -13,6 +13,7 @@ import pytest
 from scoring_runtime.errors import ConfigurationError
 from scoring_runtime.script import entry_script, openapi
 from scoring_runtime.script.openapi import Documents, NoSuchDocument
+from scoring_runtime.script.openapi_routes import Service
 from scoring_runtime.settings.settings import Settings
 
 WriteScript = Callable[..., Path]
@@ -126,11 +127,11 @@ def test_the_default_title_and_version(write_script: WriteScript) -> None:
 @pytest.mark.parametrize("version", ["2", "3", "3.1"])
 def test_what_is_served_and_asked_for_is_in_it(version: str, write_script: WriteScript) -> None:
     """Names, V2, inputs and the key are there where they are; the sample beside the script too."""
-    path = write_script(PLAIN)
-    path.with_name("sample_input.json").write_text('{"rows": [1]}', encoding="utf-8")
-    said = {"AML_APP_ROOT": str(path.parent), "AZUREML_ENTRY_SCRIPT": path.name}
+    script = write_script(PLAIN)
+    script.with_name("sample_input.json").write_text('{"rows": [1]}', encoding="utf-8")
+    said = {"AML_APP_ROOT": str(script.parent), "AZUREML_ENTRY_SCRIPT": script.name}
     settings = Settings.from_environ({**said, "CACHE_URL": "memory://"})
-    service = openapi.Service([("iris", "1"), ("iris", "2")], True, True)
+    service = Service([("iris", "1"), ("iris", "2")], True, True)
     found = openapi.build(entry_script.load(settings).run, settings, service)
     document = json.loads(found.get(version))
     openapi_spec_validator.validate(document)
