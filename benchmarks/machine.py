@@ -55,13 +55,13 @@ def progress(text: str) -> None:
 
 
 class Quiet:
-    """Holds the files of ``BENCH_LOCKS`` (flock, in this order), a minute at a time.
+    """Holds the files of ``BENCH_LOCKS`` (flock, in this order), for 80 s at a time.
 
     For a machine that others use too: they take them while they compute. Without the variable it
     does nothing.
     """
 
-    MOST_SECONDS = 60
+    MOST_SECONDS = 80
 
     def __init__(self) -> None:
         self._paths = [Path(each) for each in os.environ.get("BENCH_LOCKS", "").split(":") if each]

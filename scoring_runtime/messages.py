@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 INFER_HEADER_LENGTH = b"inference-header-content-length"
 """Where the tensors of a V2 body with binary data begin: the length of the JSON before them."""
@@ -13,16 +13,19 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 
 class Progress:
-    """How far one input has come; times are those of ``time.perf_counter()``, in seconds."""
+    """How far one input has come; times are those of ``time.perf_counter()``, in seconds.
 
-    __slots__ = ("begun", "model", "received")
+    What is set on the way hides the values of the class: to set all of them takes four times as
+    long, for each request.
+    """
 
-    def __init__(self, received: float, model: str = "") -> None:
-        self.received = received
-        self.model = model
-        """As the input names it; nothing for the default."""
-        self.begun = 0.0
-        """When a scoring thread took it up; 0 until then, and where no run() is needed."""
+    received = 0.0
+    begun = 0.0
+    """When a scoring thread took it up; 0 until then, and where no run() is needed."""
+    model = ""
+    """As the input names it; nothing for the default."""
+    trace: Any = None
+    """Its trace (telemetry/spans.py), if it is of one."""
 
 
 class ScoringRequest(NamedTuple):

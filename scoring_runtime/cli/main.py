@@ -27,6 +27,7 @@ from ..settings.secrets import masked
 from ..settings.settings import Settings, environment_name, setting_fields
 from ..telemetry import standard_streams
 from ..telemetry.logs import configure_logging, log, redirect_print
+from ..telemetry.threads import carry_ids
 from ..triggers.outcomes import EXTENSIONS, directed, directions
 from . import models
 from .parser import EXIT_OK, EXIT_USAGE, Parser, add, subcommands
@@ -111,7 +112,7 @@ def _add_serve(commands: Any) -> None:
     _option(serve, "--output", "BLOB_OUTPUT_FOLDER", "folder for their results (output beside it)")
     origins = "origins that may call from a page"
     _option(serve, "--access-control-allow-origins", "AML_CORS_ORIGINS", origins)
-    key = "accepted as the old server does; nothing is sent yet"
+    key = "send to Application Insights (extra appinsights)"
     _option(serve, "--appinsights-instrumentation-key", "AML_APP_INSIGHTS_KEY", key)
     # The old server's hidden option; start scripts of images still pass it.
     serve.add_argument("--rest", action="store_true", help=argparse.SUPPRESS)
@@ -222,8 +223,10 @@ def _configure_logging(settings: Settings, stream: str, *, quiet: bool = False) 
     places = [Path(settings.app_root)]
     if settings.script_path is not None:
         places.append(settings.script_path.parent)
-    configure_logging(settings.log_level, places if stream == "stdout" else [], stream)
+    own = places if stream == "stdout" else []
+    configure_logging(settings.log_level, own, stream, settings.log_format)
     redirect_print()
+    carry_ids()
     if quiet:
         logging.getLogger("azmlinfsrv.print").setLevel(settings.log_level)
         log.setLevel(max(log.level, logging.WARNING))
@@ -245,7 +248,8 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
         _configure_logging(settings, "stdout")
         _check_platform(settings, sys.platform)
         settings = serve.with_shorter_timeout(settings)
-        _banner(settings)
+        if settings.log_format == "text":
+            _banner(settings)
         return serve.run(settings)
     except serve.PortInUse as error:
         print(f"scoring-runtime: {error}", file=sys.stderr)

@@ -27,8 +27,16 @@ from ..scoring.diagnosis import diagnosis, summary
 from ..scoring.runtime import Runtime, build, pages_of_siblings
 from ..settings import processors
 from ..settings.settings import Settings
-from ..telemetry import standard_streams
-from ..telemetry.logs import LineFormatter, escape_client_text, log, quiet_sdks
+from ..telemetry import standard_streams, tracing
+from ..telemetry.logs import (
+    LineFormatter,
+    RequestIds,
+    escape_client_text,
+    log,
+    quiet_sdks,
+    redirect_print,
+)
+from ..telemetry.threads import carry_ids
 from ..triggers.outcomes import Scoring
 from . import blob, http
 
@@ -91,9 +99,12 @@ def _tell(error: BaseException, settings: Settings) -> None:
 
 def _started(settings: Settings) -> func.FunctionApp:
     quiet_sdks()
+    _name_requests()
     log.setLevel(settings.log_level)
     pages, number = pages_of_siblings(settings)
     runtime = build(settings, pages=pages, number=number)
+    tracing.check(settings, on_functions=True)
+    runtime.trace_by(tracing.spans_of(settings, on_functions=True))
     app = func.FunctionApp()
     _register(app, runtime)  # imports the triggers' SDKs, before the wait
     _log_to_stderr_until_started(runtime)
@@ -108,6 +119,15 @@ def _started(settings: Settings) -> func.FunctionApp:
         )
         runtime.on_started(lambda future: _end_if_failed(future, settings))
     return app
+
+
+def _name_requests() -> None:
+    """Have each line of a request end with its id, whatever the worker's handlers make of it."""
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(each, RequestIds) for each in handler.filters):
+            handler.addFilter(RequestIds())
+    redirect_print(only_of_requests=True)
+    carry_ids()
 
 
 def _left_of(grace: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -25,7 +26,7 @@ from ..triggers.outcomes import (
     is_folder,
 )
 from ..values.wording import too_large
-from .invocations import TryAgain, name_invocation
+from .invocations import TryAgain, in_trace, name_invocation
 
 
 def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
@@ -38,7 +39,7 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
     paths, connection = blob_paths(settings), blob_name(settings)
     blob(settings)
     runtime.listens["blob"] = paths.listens_to(settings)
-    handler = _handler(runtime, scoring, paths)
+    handler = in_trace(_handler(runtime, scoring, paths), runtime)
     for name, path in (("error", paths.error), ("output", paths.output)):
         handler = app.blob_output(
             arg_name=name, path=path.text, connection=connection, data_type=func.DataType.BINARY
@@ -65,11 +66,11 @@ def _handler(runtime: Runtime, scoring: Scoring, paths: BlobPaths) -> Callable[.
     ) -> None:
         if is_folder(getattr(blob, "metadata", None) or {}):
             return
-        name, body = blob.name or "", blob.read()
+        name, body, request_id = blob.name or "", blob.read(), new_id().decode()
         if len(body) > limit:
             outcome = failed(too_large("The blob", limit, "BLOB_MAX_BYTES"))
         else:
-            request = blob_request(name, body, *_content(blob), request_id=new_id().decode())
+            request = blob_request(name, body, *_content(blob), request_id=request_id)
             request = directed(request, paths.directions(name.partition("/")[2]) | _said(blob))
             request = request._replace(enter=partial(name_invocation, context))
             outcome = await scoring(request, f"blob {name}")
@@ -77,14 +78,17 @@ def _handler(runtime: Runtime, scoring: Scoring, paths: BlobPaths) -> Callable[.
             # The host tries five times (poisonBlobThreshold), then puts it on the poison queue.
             scoring.retries.add()
             raise TryAgain(f"{outcome.reason}: {outcome.description}")
-        _write(outcome, output, error)
+        (output if outcome.verdict is Verdict.SCORED else error).set(_body(outcome, request_id))
         scoring.answered(_changed(blob), error=outcome.verdict is Verdict.REFUSED)
 
     return invoke
 
 
-def _write(outcome: Outcome, output: func.Out[bytes], error: func.Out[bytes]) -> None:
-    (output if outcome.verdict is Verdict.SCORED else error).set(outcome.body)
+def _body(outcome: Outcome, request_id: str) -> bytes:
+    """The document: an error of ours says its id itself, as the binding writes no metadata."""
+    if not outcome.is_ours:
+        return outcome.body
+    return json.dumps({**json.loads(outcome.body), "request_id": request_id}).encode()
 
 
 def _changed(blob: func.InputStream) -> float:

@@ -16,7 +16,7 @@ from ..http.endpoint import INPUTS, Endpoint, create
 from ..http.messages import Handle, HttpRequest, Reply
 from ..messages import Progress
 from ..scoring.runtime import Runtime
-from .invocations import name_invocation
+from .invocations import in_trace, name_invocation
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 _KEYED = ("/score", "/swagger.json", "/metrics", "/v2", "/docs", "/status")
@@ -53,6 +53,7 @@ def register(app: func.FunctionApp, runtime: Runtime, cached: Caching) -> None:
         routes.append(("inputs", "inputs/{key}", level))
     for name, route, auth in routes:
         handler = _handler(endpoint, handle if auth == level else _without_key(handle), runtime)
+        handler = in_trace(handler, runtime)
         app.function_name(name)(app.route(route=route, methods=_METHODS, auth_level=auth)(handler))
 
 
@@ -106,6 +107,8 @@ def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
 
     The host has decoded the values as UTF-8.
     """
+    progress = Progress()
+    progress.received = perf_counter()
     scheme, path, query = _target(req.url)
     # The dict behind the library's mapping, which lowers each name again.
     headers = getattr(req.headers, "__http_headers__", req.headers)
@@ -118,7 +121,7 @@ def decoded(req: func.HttpRequest, context: func.Context) -> HttpRequest:
         _client(headers["x-forwarded-for"]) if "x-forwarded-for" in headers else "",
         scheme,
         partial(name_invocation, context),
-        Progress(perf_counter()),
+        progress,
     )
 
 

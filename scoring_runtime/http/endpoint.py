@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 
 from ..cache.inputs import StoredInputs
@@ -12,7 +12,6 @@ from ..messages import Headers, Progress, Score, ScoringRequest, ScoringResponse
 from ..release import VERSION
 from ..scoring.runtime import Runtime, State
 from ..script.call import JSON_HEADERS
-from ..settings.secrets import masked_query
 from ..telemetry.access import AccessLog
 from ..telemetry.logs import lines_of, log
 from ..telemetry.metrics import FAILED, Inputs, outcome_of, outcome_of_status
@@ -35,6 +34,7 @@ from .model_routes import (
     with_error,
 )
 from .page import page_routes
+from .spans import with_spans
 
 # The texts that clients know: werkzeug's descriptions of 404 and 405.
 _NOT_FOUND = (
@@ -70,6 +70,7 @@ class Endpoint:
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
         self._new_id = RandomIds()
+        self._is_cached = runtime.settings.cached
         self._always: Headers = ()
         if runtime.settings.server_version_header:
             self._always = ((b"x-ms-server-version", f"scoring-runtime/{VERSION}".encode()),)
@@ -94,9 +95,9 @@ class Endpoint:
             del self._routes["/score"]
 
     async def __call__(self, request: HttpRequest) -> Reply:
-        progress = request.progress
-        if progress is None:
-            progress = Progress(perf_counter())
+        if request.progress is None:
+            progress = Progress()
+            progress.received = perf_counter()
             request = request._replace(progress=progress)
         route, methods, kind = self._routes.get(request.path) or self._route_of(request.path)
         headers = dict(request.headers)
@@ -123,7 +124,7 @@ class Endpoint:
             forget(error)
             response = _as_read(message_response(500, INTERNAL), request.path)
         if kind:
-            self._ended(request, progress, response, ids, outcome, kind)
+            self._ended(request, response, ids, outcome, kind)
         return self._reply(response, ids, headers)
 
     def failed(self, error: ScoringRuntimeError, request: HttpRequest) -> Reply:
@@ -234,36 +235,35 @@ class Endpoint:
         return Reply(status, headers, body)
 
     def _ended(
-        self,
-        request: HttpRequest,
-        progress: Progress,
-        response: ScoringResponse,
-        ids: Ids,
-        outcome: int,
-        kind: int,
+        self, request: HttpRequest, response: ScoringResponse, ids: Ids, outcome: int, kind: int
     ) -> None:
         """Count and log it, before it is answered."""
+        progress = request.progress
+        assert progress is not None
         seconds = perf_counter() - progress.received
-        status, model, cache = response.status, "", ""
+        status, body, _, run_ms = response
+        model = cache = ""
         # A browser's question before its request is none.
-        if kind is SCORING and (progress.begun or request.method != "OPTIONS"):
+        if kind == SCORING and (progress.begun or request.method != "OPTIONS"):
             assert self._counted is not None
-            outcome = outcome_of_status(status) if outcome < 0 else outcome
-            run_ms = response.run_ms
+            if outcome < 0:
+                outcome = outcome_of_status(status)
             model = self._counted.ended(progress, outcome, seconds, run_ms / 1000)
             request_id = ids.request.decode("latin-1")
             self._recent.add(request.path, status, outcome, seconds, run_ms, progress, request_id)
-            if self._settings.cached:
+            if self._is_cached:
                 cache = _cache_state(response)
         if not self._access.is_kept:
             return
-        what = f"{request.method} {request.path}"
-        if request.query:
-            what += f"?{masked_query(request.query.decode('latin-1'))}"
-        length = len(response.body) if isinstance(response.body, bytes) else "N/A"
+        length = len(body) if isinstance(body, bytes) else "N/A"
+        method, path, query, client = request.method, request.path, request.query, request.client
         request_id = ids.request.decode("latin-1")
-        about = ("http", request.client, model, cache, request_id)
-        self._access.add(what, status, seconds, length, *about)
+        self._access.add(
+            (
+                time(), method, path, query, status, seconds, length,
+                "http", client, model, cache, request_id,
+            )
+        )  # fmt: skip
 
 
 def _cache_state(response: ScoringResponse) -> str:
@@ -299,5 +299,9 @@ def create(
 ) -> tuple[Endpoint, Handle]:
     """The endpoint of a runtime, and the same with the wrappers its settings ask for."""
     endpoint = Endpoint(runtime, score, inputs, access_log=access_log)
-    origins = runtime.settings.cors_origins
-    return endpoint, with_cors(endpoint, origins) if origins else endpoint
+    handle: Handle = endpoint
+    if origins := runtime.settings.cors_origins:
+        handle = with_cors(handle, origins)
+    if runtime.spans is not None:
+        handle = with_spans(handle, runtime.spans)
+    return endpoint, handle

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ..connections import redis
 from ..connections.named import triggers
-from ..errors import EntryScriptFailed, NotStarted, UnknownModel
+from ..errors import EntryScriptFailed, ModelDamaged, NotStarted, UnknownModel
 from ..messages import ScoringRequest, ScoringResponse
 from ..models import folder as models
-from ..script import entry_script, openapi
+from ..models import manifest
+from ..script import entry_script, openapi, openapi_routes
 from ..script.batched import BatchedInvocation, batch_of
 from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
-from ..script.openapi_routes import Service
 from ..settings.settings import Settings
 from ..telemetry.logs import began, log, script_log
 from ..telemetry.metrics import (
@@ -44,6 +44,7 @@ from .quick import Quickness
 from .served import Served, chosen, default, served
 
 if TYPE_CHECKING:
+    from ..telemetry.spans import Spans
     from .model_call import ModelInvocation
 
 
@@ -157,9 +158,13 @@ class Runtime:
         self.asks_for_key = False
         """Whether its host asks HTTP clients for a key, so that the documents say it."""
         self.digests: dict[tuple[str, str], str] = {}
-        """SHA-256 over the files of a model, by its name and version, once they have been read."""
+        """SHA-256 over the files of a model, by its name and version, once they have been read:
+        nobody pays for it who does not ask for metrics."""
+        self._reading: threading.Thread | None = None
         self.began: Callable[[ScoringRequest], object] = began
         """Called in a scoring thread with each request that is begun."""
+        self.spans: Spans | None = None
+        """What makes traces, if there are any."""
         self.before_ready: Callable[[], object] | None = None
         """Called in a scoring thread when all is loaded, before anybody can see that it is."""
         self._preloaded = preloaded
@@ -172,6 +177,12 @@ class Runtime:
         self._default = self._scorers[chosen_by_default] if chosen_by_default else None
         self._publish_gauges()
         self.recent = Recent(self.metrics)
+
+    def trace_by(self, spans: Spans | None) -> None:
+        """Make the traces of all that is scored; before it is started, when ``began`` is set."""
+        self.spans = spans
+        if spans is not None:
+            self.began = spans.entering(self.began)
 
     def score(self, request: ScoringRequest) -> Awaitable[ScoringResponse]:
         """``Score``: one request in, one response out; InputError, RunError or NotServing raised.
@@ -251,7 +262,21 @@ class Runtime:
         """The metrics of all workers as Prometheus reads them, for a value of ``Accept``, and the
         content type."""
         self.metrics.publish()
+        if self._reading is None and self.state is State.HEALTHY:
+            self._reading = threading.Thread(target=self._read, name="digests", daemon=True)
+            self._reading.start()
         return await asyncio.to_thread(self._measured, accept)
+
+    def _read(self) -> None:
+        for model in self.served:
+            folder = model.folder or Path(self.settings.model_dir)
+            is_there = model.folder is not None or bool(self.settings.model_dir)
+            try:
+                found = manifest.digest(folder) if is_there else ""
+            except (OSError, ModelDamaged) as error:
+                found = ""
+                log.warning("The files of %s cannot be read: %s", model.identity, error)
+            self.digests[model[:2]] = found
 
     def _measured(self, accept: str) -> tuple[bytes, str]:
         from ..telemetry.exposition import written  # prometheus_client takes 0.1 s
@@ -379,7 +404,7 @@ class Runtime:
     def _finish(self, last: Loaded) -> None:
         if isinstance(last, Invocation):
             named = [each[:2] for each in self.served]
-            service = Service(named, last.takes_tensors, self.asks_for_key)
+            service = openapi_routes.Service(named, last.takes_tensors, self.asks_for_key)
             self.documents = openapi.build(last.script.run, self.settings, service)
         else:
             from .model_openapi import build as build_documents

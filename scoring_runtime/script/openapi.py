@@ -328,7 +328,7 @@ def _swagger2(
         "produces": list(content_types),
         **({"securityDefinitions": security} if security else {}),
         "paths": _paths(settings, health, scores, swagger, paths),
-        "definitions": _definitions(scored, settings) | schemas,
+        "definitions": {**_definitions(scored, settings), **schemas},
     }
 
 
@@ -363,7 +363,7 @@ def _openapi(
     swagger |= answers({"description": "The Swagger specification.", **specification}, {})
     paths, schemas = _more(settings, service)
     security = _security(settings, service)
-    components = {"schemas": _definitions(scored, settings) | schemas}
+    components = {"schemas": {**_definitions(scored, settings), **schemas}}
     return {
         "openapi": "3.0.3",
         "info": _info(settings),

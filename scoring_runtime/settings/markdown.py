@@ -18,6 +18,7 @@ _GROUPS = {
     "CACHE_URL": "Cache",
     "SERVICE_NAME": "What clients see",
     "AZUREML_LOG_LEVEL": "Logs",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "Traces",
 }
 _HEAD = ("| Setting | Default | Allowed | What it does |", "| --- | --- | --- | --- |")
 

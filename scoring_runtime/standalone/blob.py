@@ -26,6 +26,7 @@ from ..telemetry.logs import lines_of, log
 from ..telemetry.request_ids import RandomIds
 from ..triggers.blob_paths import BlobPaths, Documents
 from ..triggers.outcomes import Health, Outcome, Scoring, Verdict, blob_request, directed, failed
+from ..triggers.spans import Put, with_write_span
 from ..values.wording import too_large
 from .place import Claim, Document, Found, Place
 
@@ -70,6 +71,9 @@ class BlobTrigger:
         self._recent: dict[str, str] = {}
         self._is_open = False
         self._said_where = False
+        self._put: Put = _put
+        if runtime.spans is not None:
+            self._put = with_write_span(_put, runtime.spans)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Watch until ``stopping``, then finish what is in flight."""
@@ -225,14 +229,16 @@ class BlobTrigger:
 
     async def _has_failed(self, found: Found, names: Documents, error: Exception) -> None:
         """Try it again later; at last leave it, with an error document if one can be written."""
-        shown, why = found.name, str(error)
+        shown, why, request_id = found.name, str(error), self._new_id().decode()
         if not isinstance(error, InputTrouble):
-            log.error("Encountered Exception while scoring %s", shown, exc_info=error)
+            with lines_of(request_id):
+                log.error("Encountered Exception while scoring %s", shown, exc_info=error)
             why = "An unexpected error occurred, which the host's log has."
         if not self._is_last_try(found):
             return
         said = f"{why} It is tried again when it changes, or when this document is removed."
-        document = self._document(found.version, names.error, failed(RunFailed(said)))
+        refused = failed(RunFailed(said))
+        document = self._document(found.version, names.error, refused, request_id)
         try:
             await self._place.leave(found, document)
         except InputTrouble:
@@ -299,9 +305,7 @@ class BlobTrigger:
             return None
         return outcome
 
-    def _document(
-        self, version: str, name: str, outcome: Outcome, request_id: str = ""
-    ) -> Document:
+    def _document(self, version: str, name: str, outcome: Outcome, request_id: str) -> Document:
         receipt = {"sourceetag": version, "status": str(outcome.status), "requestid": request_id}
         receipt |= outcome.properties
         known = name in self._receipts
@@ -312,7 +316,7 @@ class BlobTrigger:
         self, found: Found, names: Documents, claim: Claim, document: Document
     ) -> None:
         try:
-            await claim.write(document)
+            await self._put(claim, document)
         except Exception:
             self._kept[found.name] = document
             raise
@@ -344,9 +348,13 @@ class BlobTrigger:
         self._health.has_trouble(error)
 
 
+async def _put(claim: Claim, document: Document) -> None:
+    await claim.write(document)
+
+
 def _details(outcome: Outcome, request_id: str) -> dict[str, str]:
     """Of an error of ours: what the script answers itself is its own."""
-    if not outcome.reason or outcome.reason.startswith("Status"):
+    if not outcome.is_ours:
         return {}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     details = {"exception": outcome.exception, "request_id": request_id, "time": now}

@@ -215,7 +215,8 @@ class HttpProtocol(Connection):
     def _request(self, body: bytes | None) -> HttpRequest:
         method = self._parser.get_method().decode("ascii")
         path, query = self._target()
-        progress = Progress(perf_counter())
+        progress = Progress()
+        progress.received = perf_counter()
         about = (body, self._client, "http", None, progress)
         return HttpRequest(method, path, query, self._headers, *about)
 

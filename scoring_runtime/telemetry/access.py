@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from time import monotonic
 from typing import TypeAlias
 
+from ..settings.secrets import masked_query
 from .logs import JsonFormatter, LineHandler, effective_handlers, log, printable
 
 _FLUSH_SECONDS = 0.05
 _FLUSH_LINES = 512
-Entry: TypeAlias = tuple[float, str, int, float, int | str, str, str, str, str, str]
-"""Its time, and what :meth:`AccessLog.add` is given."""
+Entry: TypeAlias = tuple[float, str, str, bytes, int, float, int | str, str, str, str, str, str]
+"""One line; what is not known is empty:
+
+- the time of the answer, in seconds since 1970;
+- the method of HTTP, or the kind of an input; the path, or the input's name; the query;
+- the status of the answer, the seconds until then, and its length in bytes;
+- the trigger, the client's address, what scored it as name:version;
+- hit, miss or bypass of the cache; the request's id.
+"""
 _waiting: deque[Entry] = deque()
 """Of all access logs of the process, in the order of their times."""
 
@@ -32,37 +39,11 @@ class AccessLog:
         self._at_once = not effective_handlers(log)[1]
         LineHandler.before = staticmethod(_write)
 
-    def add(
-        self,
-        what: str,
-        status: int,
-        seconds: float,
-        length: int | str,
-        trigger: str,
-        client: str = "",
-        model: str = "",
-        cache: str = "",
-        request: str = "",
-    ) -> None:
-        """Note a line; it is written within 50 ms.
-
-        Args:
-            what: ``POST /score``, or the kind of an input and its name.
-            status: of its answer.
-            seconds: until it was answered.
-            length: of the answer in bytes.
-            trigger: by which it came.
-            client: its address.
-            model: what scored it, as name:version.
-            cache: hit, miss or bypass.
-            request: its id.
-        """
+    def add(self, entry: Entry) -> None:
+        """Note a line; it is written within 50 ms."""
         if not self.is_kept:
             return
-        moment = time.time()
-        _waiting.append(
-            (moment, what, status, seconds, length, trigger, client, model, cache, request)
-        )
+        _waiting.append(entry)
         if self._at_once or len(_waiting) >= _FLUSH_LINES:
             self.flush()
         elif len(_waiting) == 1:
@@ -95,30 +76,49 @@ def _write(until: float) -> None:
 
 
 def _text(entry: Entry) -> str:
-    _, what, status, seconds, length, trigger, client, model, cache, request = entry
-    more = f" client={client}" if client else ""
-    if model:
-        more += f" model={model}"
-    if cache:
-        more += f" cache={cache}"
-    return f"{what} {status} {seconds * 1000:.3f}ms {length} trigger={trigger}{more}" + (
-        f" [{request}]" if request else ""
-    )
+    _, method, path, query, status, seconds, length, *about, request = entry
+    end = f"{_about(*about)} [{printable(request)}]"
+    return f"{method} {_shown(path, query)} {status} {seconds * 1000:.3f}ms {length}{end}"
+
+
+def _shown(path: str, query: bytes) -> str:
+    return printable(f"{path}?{masked_query(query.decode('latin-1'))}" if query else path)
+
+
+def _about(trigger: str, client: str, model: str, cache: str) -> str:
+    names = {"trigger": trigger, "client": client, "model": model, "cache": cache}
+    return "".join(f" {name}={value}" for name, value in names.items() if value)
 
 
 def _as_text(entries: list[Entry], handler: logging.Handler) -> str:
-    """The lines; what stands before them differs in its milliseconds only within one second."""
-    lines, second, before, after = [], -1, "", ""
-    for entry in entries:
-        moment = entry[0]
-        if int(moment) != second:
-            second = int(moment)
-            record = _record((float(second), "", *entry[2:]), "")
-            before, _, after = handler.format(record).partition(",000")
-        line = _text(entry)
-        if not line.isprintable():
-            line = printable(line)
-        lines.append(f"{before},{int(moment % 1 * 1000):03d}{after}{line}\n")
+    """The lines; what many have in common is made once.
+
+    What stands before them is that of a millisecond, which has many under load.
+    """
+    lines, second, last = [], -1, -1
+    start = before = after = end = of_client = by_model = of_cache = by = ""
+    for (
+        moment, method, path, query, status, seconds, length,
+        trigger, client, model, cache, request,
+    ) in entries:  # fmt: skip
+        thousandth = int(moment * 1000)
+        if thousandth != last:
+            last = thousandth
+            if thousandth // 1000 != second:
+                second = thousandth // 1000
+                line = handler.format(_record((float(second), *entries[0][1:]), ""))
+                before, _, after = line.partition(",000")
+            start = f"{before},{thousandth % 1000:03d}{after}"
+        if client != of_client or model != by_model or cache != of_cache or trigger != by:
+            of_client, by_model, of_cache, by = client, model, cache, trigger
+            end = _about(trigger, client, model, cache)
+        if query or not path.isprintable():
+            path = _shown(path, query)
+        if not request.isprintable():
+            request = printable(request)
+        lines.append(
+            f"{start}{method} {path} {status} {seconds * 1000:.3f}ms {length}{end} [{request}]\n"
+        )
     return "".join(lines)
 
 
@@ -129,14 +129,14 @@ def _as_json(entries: list[Entry]) -> str:
 
 def _record(entry: Entry, message: str | None = None) -> logging.LogRecord:
     """``fields`` are what JSON has of it; the id is in the text already."""
-    moment, what, status, seconds, length, trigger, client, model, cache, request = entry
+    moment, method, path, _, status, seconds, length, trigger, client, model, cache, request = entry
     text = _text(entry) if message is None else message
     record = log.makeRecord(log.name, logging.INFO, __file__, 0, text, (), None)
-    record.created, record.msecs = moment, moment % 1 * 1000
+    record.created, record.msecs = moment, int(moment * 1000) % 1000
     record.request_id = ""
     name, _, version = model.rpartition(":")
     record.fields = {
-        "message": what,
+        "message": f"{method} {path}",
         "status": status,
         "milliseconds": round(seconds * 1000, 3),
         "bytes": length if isinstance(length, int) else None,

@@ -53,6 +53,17 @@ def began(request: ScoringRequest) -> None:
         request.progress.begun = perf_counter()
 
 
+_traces: dict[str, str] = {}
+_MOST_TRACES = 20_000
+
+
+def note_trace(request: str, trace: str) -> None:
+    """Have the lines of a request, by its id, name its trace where they are JSON."""
+    _traces[request] = trace
+    if len(_traces) > _MOST_TRACES:
+        _traces.pop(next(iter(_traces)), None)
+
+
 FORMAT = "%(asctime)s %(levelname).1s [%(process)d] %(name)s - %(message)s"
 _TALLY_SECONDS = 60.0
 
@@ -67,11 +78,27 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        current = request_of(record)
-        if not current:
-            return text
-        end = f" [{printable(current)}]"
-        return text.replace("\n", f"{end}\n") + end
+        return _with_id(text, request_of(record))
+
+
+def _with_id(text: str, request: str) -> str:
+    end = f" [{printable(request)}]" if request else ""
+    return text.replace("\n", f"{end}\n") + end
+
+
+class RequestIds(logging.Filter):
+    """Does the same for a handler with a format of its own, which the Functions worker has."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record; it is always kept."""
+        request = request_of(record)
+        if request:
+            record.msg, record.args = _with_id(record.getMessage(), request), None
+            if record.exc_info:
+                text = record.exc_text or logging.Formatter().formatException(record.exc_info)
+                record.exc_text = _with_id(text, request)
+            record.request_id = ""
+        return True
 
 
 class JsonFormatter(logging.Formatter):
@@ -88,6 +115,7 @@ class JsonFormatter(logging.Formatter):
             "request_id": request_of(record),
             **getattr(record, "fields", {}),
         }
+        said["trace_id"] = _traces.get(said["request_id"], "")
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
         # Not orjson: a text may be none of Unicode's, as the names of files are.
@@ -168,7 +196,7 @@ def quiet_sdks() -> None:
     logging.getLogger("azure.servicebus").setLevel(logging.CRITICAL)
 
 
-def redirect_print() -> None:
+def redirect_print(*, only_of_requests: bool = False) -> None:
     """Send ``print()`` to standard output through the logger ``azmlinfsrv.print``."""
     real_print = builtins.print
     if getattr(real_print, "to_logger", False):
@@ -178,7 +206,8 @@ def redirect_print() -> None:
     def print_to_logger(
         *values: object, sep: str | None = " ", file: Any = None, **more: Any
     ) -> None:
-        if file is None or file is sys.stdout:
+        to_log = file is None or file is sys.stdout
+        if to_log and (request_id.get() or not only_of_requests):
             _print_log.info((" " if sep is None else sep).join(map(str, values)))
         else:
             real_print(*values, sep=sep, file=file, **more)

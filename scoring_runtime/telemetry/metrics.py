@@ -153,9 +153,9 @@ MODEL_INFO = Metric(
 _REQUEST = len(OUTCOMES)
 _QUEUE = _REQUEST + REQUEST_SECONDS.size
 _RUN = _QUEUE + QUEUE_SECONDS.size
+_REQUEST_COUNTS, _QUEUE_COUNTS, _RUN_COUNTS = _REQUEST + 1, _QUEUE + 1, _RUN + 1
 BLOCK = _RUN + RUN_SECONDS.size
 """Cells of the metrics of inputs for one set of labels, which lie side by side."""
-_Place: TypeAlias = tuple[str, int]
 Models: TypeAlias = Sequence[tuple[str, str]]
 
 
@@ -225,11 +225,19 @@ class Histogram:
             self._page[self._at + 1 + bisect_left(self._buckets, value)] += 1.0
 
 
+class _Place(NamedTuple):
+    """Where the inputs are counted that one model scores: in the page, and what stands there, which
+    is quicker to read from a list."""
+
+    model: str
+    page: memoryview[float]
+    own: list[float]
+
+
 class Inputs:
     """Counts the inputs of one trigger."""
 
-    def __init__(self, page: memoryview[float], places: dict[str, _Place], unknown: _Place) -> None:
-        self._page = page
+    def __init__(self, places: dict[str, _Place], unknown: _Place) -> None:
         self._places, self._unknown = places, unknown
 
     def ended(self, progress: Progress, outcome: int, seconds: float, run_seconds: float) -> str:
@@ -237,23 +245,25 @@ class Inputs:
 
         Args:
             progress: of the input.
-                outcome: SCORED, REFUSED, …
+            outcome: SCORED, REFUSED, …
             seconds: from its receipt to its answer.
             run_seconds: in run(); below 0 where that is not known, and the time until now is taken.
         """
-        page = self._page
-        model, at = self._places.get(progress.model, self._unknown)
-        page[at + outcome] += 1.0
-        page[at + _REQUEST] += seconds
-        page[at + (_REQUEST + 1) + bisect_left(_SECONDS, seconds)] += 1.0
-        if progress.begun:
-            waited = progress.begun - progress.received
+        model, page, own = self._places.get(progress.model, self._unknown)
+        own[outcome] = page[outcome] = own[outcome] + 1.0
+        own[_REQUEST] = page[_REQUEST] = own[_REQUEST] + seconds
+        at = _REQUEST_COUNTS + bisect_left(_SECONDS, seconds)
+        own[at] = page[at] = own[at] + 1.0
+        if begun := progress.begun:
+            waited = begun - progress.received
             if run_seconds < 0:
                 run_seconds = seconds - waited
-            page[at + _QUEUE] += waited
-            page[at + (_QUEUE + 1) + bisect_left(_SECONDS, waited)] += 1.0
-            page[at + _RUN] += run_seconds
-            page[at + (_RUN + 1) + bisect_left(_SECONDS, run_seconds)] += 1.0
+            own[_QUEUE] = page[_QUEUE] = own[_QUEUE] + waited
+            at = _QUEUE_COUNTS + bisect_left(_SECONDS, waited)
+            own[at] = page[at] = own[at] + 1.0
+            own[_RUN] = page[_RUN] = own[_RUN] + run_seconds
+            at = _RUN_COUNTS + bisect_left(_SECONDS, run_seconds)
+            own[at] = page[at] = own[at] + 1.0
         return model
 
 
@@ -283,6 +293,7 @@ class Metrics:
         self._page = self.pages.take(number)
         self._named = _named(models, default or UNKNOWN)
         self._unknown = others or UNKNOWN
+        self._places: dict[tuple[str, str, str], _Place] = {}
         self._publishers: list[Callable[[], object]] = []
         self.parts = set(triggers)
         """What there is to be counted: triggers, ``cache``, ``batches``, ``connections``."""
@@ -302,11 +313,15 @@ class Metrics:
         """What counts the inputs of a trigger."""
 
         def place(model: tuple[str, str]) -> _Place:
-            at = self.layout.places[REQUESTS, (*model, trigger, OUTCOMES[0])]
-            return ":".join(model) if model != UNKNOWN else "", at
+            if (place := self._places.get((*model, trigger))) is None:
+                at = self.layout.places[REQUESTS, (*model, trigger, OUTCOMES[0])]
+                page = self._page[at : at + _RUN + RUN_SECONDS.size]
+                name = ":".join(model) if model != UNKNOWN else ""
+                self._places[*model, trigger] = place = _Place(name, page, list(page))
+            return place
 
         places = {wanted: place(model) for wanted, model in self._named.items()}
-        return Inputs(self._page, places, place(self._unknown))
+        return Inputs(places, place(self._unknown))
 
     @property
     def note(self) -> memoryview:

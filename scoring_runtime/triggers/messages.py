@@ -89,6 +89,7 @@ class Answer(NamedTuple):
     description: str = ""
     enqueued: float = 0.0
     """When the message was, as the broker says."""
+    request_id: str = ""
 
 
 def request_of(

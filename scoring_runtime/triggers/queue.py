@@ -106,7 +106,7 @@ class QueueScoring:
                     decided.reason,
                     decided.description,
                 )
-        return decided._replace(enqueued=message.enqueued)
+        return _with_id(decided, request.request_id)._replace(enqueued=message.enqueued)
 
     async def replied(
         self,
@@ -131,7 +131,8 @@ class QueueScoring:
         if not is_ours():
             self.keep(decided)
             return Answer(None, Settlement.RELEASE, "LockLost", "its lock was lost")
-        answered = await self._replied(decided, goes_on)
+        with lines_of(decided.request_id):
+            answered = await self._replied(decided, goes_on)
         if answered.settlement is Settlement.ABANDON:
             self._scoring.retries.add()
         else:
@@ -200,12 +201,12 @@ class QueueScoring:
             try:
                 await self.replies.send(reply)
             except ReplyRefused as error:
-                await self._say_so(reply, failed(error))
-                return _dead(error)
+                await self._say_so(reply, failed(error), decided.request_id)
+                return _dead(error, decided.request_id)
             except TriggerTrouble as error:
                 tries += 1
                 if is_chosen and tries >= self._settings.servicebus_max_attempts:
-                    return _dead(error)
+                    return _dead(error, decided.request_id)
                 self._is_away(is_chosen, error)
                 patience = self._patience / (_OUT_OF_REACH if error.is_out_of_reach else 1)
                 if monotonic() - began > patience or not goes_on():
@@ -224,10 +225,11 @@ class QueueScoring:
             self._health.is_well()
         self.output_is_away = error is not None
 
-    async def _say_so(self, reply: QueueReply, refused: Outcome) -> None:
+    async def _say_so(self, reply: QueueReply, refused: Outcome, request_id: str) -> None:
         """Send the error in place of a reply that was too large."""
         assert refused.verdict is Verdict.FAILED
-        properties = {**reply.properties, "status": refused.status}
+        said = {"status": refused.status, "request_id": request_id}
+        properties = {**reply.properties, **said}
         try:
             await self.replies.send(
                 reply._replace(
@@ -238,7 +240,18 @@ class QueueScoring:
             pass
 
 
-def _dead(error: ReplyRefused | TriggerTrouble) -> Answer:
+def _with_id(decided: Answer, request_id: str) -> Answer:
+    """An error says by which id the log has it."""
+    decided = decided._replace(request_id=request_id)
+    if decided.settlement is Settlement.DEAD_LETTER:
+        decided = decided._replace(description=f"{decided.description} [{request_id}]")
+    if decided.reply is not None and int(str(decided.reply.properties["status"])) >= 400:
+        properties = {**decided.reply.properties, "request_id": request_id}
+        decided = decided._replace(reply=decided.reply._replace(properties=properties))
+    return decided
+
+
+def _dead(error: ReplyRefused | TriggerTrouble, request_id: str) -> Answer:
     log.error("%s", error)
     text = str(error).removesuffix(" Trying again.")
-    return Answer(None, Settlement.DEAD_LETTER, "ReplyRefused", text)
+    return _with_id(Answer(None, Settlement.DEAD_LETTER, "ReplyRefused", text), request_id)

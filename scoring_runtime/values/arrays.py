@@ -53,10 +53,15 @@ def of_plain_rows(
     dtype = np.dtype(NUMPY_TYPES[spec.datatype])
     count, width = spec.shape
 
+    def made(rows: list[Any]) -> NDArray[Any]:
+        return np.array(rows, dtype)
+
+    if dtype.itemsize < 8:  # a float of 64 bits may be too large for it
+        made = np.errstate(over="raise")(made)
+
     def called(rows: list[Any]) -> Any:
         try:
-            with np.errstate(over="raise"):
-                found = np.array(rows, dtype)
+            found = made(rows)
         except (*_CANNOT, FloatingPointError):
             return None
         shape = found.shape

@@ -42,7 +42,7 @@ STORAGE = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=a2V5;Endpoint
 PLAIN = "def init(): ...\ndef run(data): return data"
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
-KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models")
+KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models", "metrics")
 
 
 @pytest.mark.long
@@ -250,7 +250,8 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
         functions = guarded.functions
         key = {"x-functions-key": "test-key"}
         assert httpx.post(f"{guarded.url}/score", content=b"x").status_code == 401
-        assert httpx.get(f"{guarded.url}/swagger.json").status_code == 401
+        for path in ("/swagger.json", "/metrics", "/%2Fmetrics"):
+            assert httpx.get(guarded.url + path).status_code in (401, 404)
         assert httpx.post(f"{guarded.url}/score", content=b"x", headers=key).json() == "x"
         assert httpx.get(f"{guarded.url}/swagger.json?code=test-key").status_code == 200
         for path in ("/", "/health/live", "/health/ready"):
@@ -273,6 +274,7 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
         "v2_models": ("v2/models/{*path}", "admin"),
         "v2_health": ("v2/health/{probe}", "anonymous"),
         "swagger": ("swagger.json", "admin"),
+        "metrics": ("metrics", "admin"),
         "docs": ("docs", "admin"),
         "status": ("status", "admin"),
         "health": ("health/{probe}", "anonymous"),

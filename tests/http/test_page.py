@@ -241,14 +241,16 @@ def test_who_takes_the_page_of_a_dead_worker_goes_on_with_its_inputs() -> None:
     pages = Pages.of_children(1, cells)
     from scoring_runtime.messages import Progress
 
+    progress = Progress()
     for number in range(3):
         metrics = Metrics(models, models[0], ["http"], pages=pages)
         recent = Recent(metrics)
         long = "ü" * 5000  # what a client can make long
-        recent.of("http").add(long, 500, 2, 0.1, -1, Progress(1.0, long), f"{number}{long}")
+        progress.received, progress.model = 1.0, long
+        recent.of("http").add(long, 500, 2, 0.1, -1, progress, f"{number}{long}")
         for trigger in ("blob", "service_bus"):
             for _ in range(KEPT):
-                recent.of(trigger).add(long, 500, 2, 0.1, -1, Progress(1.0, long), long)
+                recent.of(trigger).add(long, 500, 2, 0.1, -1, progress, long)
         metrics.publish()
     [(_, note)] = recent.notes()
     kept = [each[FIELDS.index("request_id")][0] for each in note["triggers"]["http"]["last"]]

@@ -127,9 +127,9 @@ def test_the_default_title_and_version(write_script: WriteScript) -> None:
 @pytest.mark.parametrize("version", ["2", "3", "3.1"])
 def test_what_is_served_and_asked_for_is_in_it(version: str, write_script: WriteScript) -> None:
     """Names, V2, inputs and the key are there where they are; the sample beside the script too."""
-    path = write_script(PLAIN)
-    path.with_name("sample_input.json").write_text('{"rows": [1]}', encoding="utf-8")
-    said = {"AML_APP_ROOT": str(path.parent), "AZUREML_ENTRY_SCRIPT": path.name}
+    script = write_script(PLAIN)
+    script.with_name("sample_input.json").write_text('{"rows": [1]}', encoding="utf-8")
+    said = {"AML_APP_ROOT": str(script.parent), "AZUREML_ENTRY_SCRIPT": script.name}
     settings = Settings.from_environ({**said, "CACHE_URL": "memory://"})
     service = Service([("iris", "1"), ("iris", "2")], True, True)
     found = openapi.build(entry_script.load(settings).run, settings, service)

@@ -194,7 +194,10 @@ def test_workers_are_replaced_by_requests_without_a_lost_one(write_script, worke
 
         async def load() -> list[Client]:
             end = asyncio.get_running_loop().time() + seconds
-            enough = lambda: len(replaced()) >= 4 and asyncio.get_running_loop().time() > end  # noqa: E731
+
+            def enough() -> bool:
+                return len(replaced()) >= 4 and asyncio.get_running_loop().time() > end
+
             clients = [Client(host.port) for _ in range(16)]
             pauses = [0.3, *itertools.repeat(0.002, 15)]
             asking = (each.ask(enough, pause) for each, pause in zip(clients, pauses, strict=True))

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from scoring_runtime.errors import ConfigurationError
-from scoring_runtime.telemetry import access as access_log
 from scoring_runtime.telemetry import logs
 from scoring_runtime.telemetry.access import AccessLog
 from scoring_runtime.telemetry.logs import (
@@ -321,10 +320,10 @@ def test_redirecting_twice_redirects_once() -> None:
 def stamp(moment: float) -> str:
     """How the format writes a moment."""
     whole = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(moment))
-    return f"{whole},{int(moment % 1 * 1000):03d}"
+    return f"{whole},{int(moment * 1000) % 1000:03d}"
 
 
-def logged(moments: list[float], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def logged(moments: list[float]) -> list[str]:
     """Add a line at each of these moments, then flush; the lines as they were added."""
     lines = [
         f"POST /score 200 0.508ms {number} trigger=http client=::1 model=m:1 cache=hit [i{number}]"
@@ -334,38 +333,25 @@ def logged(moments: list[float], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     async def add() -> None:
         access = AccessLog()
         clock = iter(moments)
-        with monkeypatch.context() as patch:
-            patch.setattr(access_log, "time", _Clock(clock))
-            for number in range(len(lines)):
-                about = ("http", "::1", "m:1", "hit", f"i{number}")
-                access.add("POST /score", 200, 0.000508, number, *about)
+        for number in range(len(lines)):
+            about = ("http", "::1", "m:1", "hit", f"i{number}")
+            access.add((next(clock), "POST", "/score", b"", 200, 0.000508, number, *about))
         access.flush()
 
     asyncio.run(add())
     return lines
 
 
-class _Clock:
-    """The time module with a clock of its own."""
-
-    def __init__(self, moments: Iterator[float]) -> None:
-        self.moments = moments
-
-    def time(self) -> float:
-        return next(self.moments)
-
-
+ABOUT = ("blob", "", "", "", "1")
 MOMENTS = [MOMENT, MOMENT + 0.001, MOMENT + 0.3219, MOMENT + 0.322, MOMENT + 61.5, MOMENT + 61.5]
 MOMENTS += [1704165645.0, 1704165645.0004, 1704165645.9999]
 
 
-def test_each_line_is_written_once_with_its_own_time(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_line_is_written_once_with_its_own_time(capsys: pytest.CaptureFixture[str]) -> None:
     """Written together, yet each with the time it was noted at, across a change of second."""
     configure_logging("INFO", [])
     request_id.set("none of theirs")
-    lines = logged(MOMENTS, monkeypatch)
+    lines = logged(MOMENTS)
     assert capsys.readouterr().out.splitlines() == [
         f"{stamp(moment)} I [{os.getpid()}] azmlinfsrv - {line}"
         for moment, line in zip(MOMENTS, lines, strict=True)
@@ -373,35 +359,35 @@ def test_each_line_is_written_once_with_its_own_time(
 
 
 def test_own_configuration_gets_every_line_with_its_time(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = own_config()
     config["formatters"]["lines"]["format"] = "%(asctime)s OWN %(message)s"
     write(tmp_path, config)
     configure_logging("INFO", [tmp_path])
     capsys.readouterr()
-    lines = logged(MOMENTS, monkeypatch)
+    lines = logged(MOMENTS)
     assert capsys.readouterr().out.splitlines() == [
         f"{stamp(moment)} OWN {line}" for moment, line in zip(MOMENTS, lines, strict=True)
     ]
 
 
 def test_lines_go_up_to_the_root_when_the_logger_propagates(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As any record: once for each handler on the way that is not above its level."""
     configure_logging("WARNING", [])
-    logged([MOMENT], monkeypatch)
+    logged([MOMENT])
     configure_logging("INFO", [])
     log.handlers[0].setLevel("WARNING")
-    logged([MOMENT], monkeypatch)
+    logged([MOMENT])
     assert capsys.readouterr().out == ""
     log.handlers[0].setLevel("INFO")
     log.propagate = True
-    logged([MOMENT], monkeypatch)
+    logged([MOMENT])
     assert len(capsys.readouterr().out.splitlines()) == 2
     log.handlers.clear()
-    logged([MOMENT], monkeypatch)
+    logged([MOMENT])
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
@@ -413,8 +399,8 @@ def test_lines_are_written_by_themselves(capsys: pytest.CaptureFixture[str]) -> 
         access = AccessLog()
         counts = []
         for _ in range(2):
-            access.add("one", 200, 0, 1, "blob")
-            access.add("two", 200, 0, 1, "blob")
+            access.add((time.time(), "blob", "one", b"", 200, 0, 1, *ABOUT))
+            access.add((time.time(), "blob", "two", b"", 200, 0, 1, *ABOUT))
             counts.append(len(capsys.readouterr().out.splitlines()))
             await asyncio.sleep(0.2)
             counts.append(len(capsys.readouterr().out.splitlines()))
@@ -430,7 +416,7 @@ def test_many_lines_do_not_pile_up(capsys: pytest.CaptureFixture[str]) -> None:
     async def add() -> int:
         access = AccessLog()
         for number in range(1300):
-            access.add("line", 200, 0, number, "blob")
+            access.add((time.time(), "blob", "line", b"", 200, 0, number, *ABOUT))
         before = len(capsys.readouterr().out.splitlines())
         access.flush()
         access.flush()
@@ -438,7 +424,9 @@ def test_many_lines_do_not_pile_up(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert asyncio.run(add()) == 1024
     rest = [message for *_, message in parsed(capsys.readouterr().out)]
-    assert rest == [f"line 200 0.000ms {number} trigger=blob" for number in range(1024, 1300)]
+    assert rest == [
+        f"blob line 200 0.000ms {number} trigger=blob [1]" for number in range(1024, 1300)
+    ]
 
 
 def test_warnings_that_come_in_floods_are_one_line_a_minute_with_their_count(caplog):
@@ -509,22 +497,20 @@ def test_what_a_script_says_itself_stays_as_it_is(capsys: pytest.CaptureFixture[
     assert "three\n\nlines\n" in out
 
 
-def test_an_access_line_is_one_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_access_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("INFO", [])
 
     async def add() -> None:
         access = AccessLog()
-        for what in ("POST /score", f"POST /{FORGED}", "POST /grüße"):
-            access.add(what, 404, 0, 1, "http")
+        for path in ("/score", f"/{FORGED}", "/grüße"):
+            access.add((time.time(), "POST", path, b"", 404, 0, 1, *ABOUT))
         access.flush()
 
     asyncio.run(add())
     out = capsys.readouterr().out
     assert forged_lines(out) == []
     first, odd, last = (message for *_, message in parsed(out))
-    end = " 404 0.000ms 1 trigger=http"
+    end = " 404 0.000ms 1 trigger=blob [1]"
     assert (first, last) == (f"POST /score{end}", f"POST /grüße{end}")
     assert odd.startswith(r"POST /a\n2026-01-01 00:00:00,000 E [1] azmlinfsrv - forged\r\x1b")
 
