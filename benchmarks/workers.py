@@ -108,11 +108,14 @@ def memory(folder: Path, options: argparse.Namespace) -> Figures:
 
     x, y = _data(30_000, 20)
     forest = RandomForestClassifier(80, n_jobs=-1, random_state=0).fit(x, y > 0)
-    widths = {"neighbours, 205 MB": 128, "random forest": 20, "ONNX": 4096, "ONNX, external": 4096}
-    _joblib(folder / "neighbours, 205 MB", _nearest(200_000, 128))
+    widths = {"neighbours": 128, "neighbours, compressed": 128, "random forest": 20}
+    widths |= {"ONNX": 4096, "ONNX, external data": 4096}
+    nearest = _nearest(200_000, 128)
+    _joblib(folder / "neighbours", nearest)
+    _joblib(folder / "neighbours, compressed", nearest, 1)
     _joblib(folder / "random forest", forest)
     _onnx(folder / "ONNX", 4, 4096, external=False)
-    _onnx(folder / "ONNX, external", 4, 4096, external=True)
+    _onnx(folder / "ONNX, external data", 4, 4096, external=True)
     found: Figures = {}
     for name, count, (way, preload) in product(widths, WORKERS, PRELOAD.items()):
         if (count, preload) == ("1", "true"):
@@ -149,18 +152,19 @@ def _nearest(rows: int, width: int) -> Any:
     return KNeighborsRegressor(algorithm="brute").fit(*_data(rows, width))
 
 
-def _joblib(folder: Path, model: object) -> None:
+def _joblib(folder: Path, model: object, compress: int = 0) -> None:
     import joblib
 
     folder.mkdir()
-    joblib.dump(model, folder / "model.joblib")
+    joblib.dump(model, folder / "model.joblib", compress=compress)
 
 
 def _onnx(folder: Path, layers: int, width: int, *, external: bool) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    weights = [_data(width, width)[0].astype("float32") / width for _ in range(layers)]
+    whole = _data(width, width)[0].astype("float32") / width
+    weights = [whole * number for number in range(1, layers + 1)]  # equal ones would be held once
     graph = helper.make_graph(
         [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(layers)],
         "graph",

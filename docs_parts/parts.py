@@ -13,12 +13,13 @@ from pathlib import Path
 from scoring_runtime.settings import markdown as settings
 from tests.whole import test_differential
 
-from . import commands, pictures, recording, speed, troubles
+from . import commands, metrics, pictures, recording, speed, troubles
 
 DOCS = Path(__file__).parents[1] / "docs"
 PARTS: dict[str, Callable[[], str]] = {
     "settings": settings.markdown,
     "commands": commands.markdown,
+    "metrics": metrics.markdown,
     "differences": lambda: test_differential.table().strip(),
     "troubles": troubles.markdown,
     **speed.PARTS,

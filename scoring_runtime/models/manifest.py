@@ -215,6 +215,24 @@ def check(path: Path) -> None:
         raise _damaged(folder, problems)
 
 
+def digest(folder: Path) -> str:
+    """SHA-256 in hexadecimal over the names and bytes of a model's files, wherever it lies.
+
+    Of a version that is registered it is taken over the digests that were noted then.
+
+    Raises:
+        OSError, ModelDamaged: as :func:`fingerprint`.
+    """
+    noted = read(folder)
+    files = {name: each.sha256 for name, each in (noted.files if noted else {}).items()}
+    if not files:
+        for name, path in files_below(folder, ModelDamaged):
+            with path.open("rb") as file:
+                files[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    lines = (f"{each}  {name}\n" for name, each in sorted(files.items()))
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def fingerprint(model_dir: str, code: list[Path]) -> bytes:
     """A digest of every file of the model and of the Python files in ``code`` and below.
 

@@ -47,7 +47,7 @@ class _Collected(Collector):
             if UNKNOWN[0] not in labels[:1] or any(cells):
                 _add(family, metric, labels, cells)
         info = _family(MODEL_INFO)
-        for (name, version), digest in self._digests.items():
+        for (name, version), digest in [*self._digests.items()]:
             info.add_metric((name, version, digest), 1)
         yield from [*families.values(), info]
         yield from self._of_processes()

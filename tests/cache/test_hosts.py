@@ -207,7 +207,7 @@ def test_while_redis_is_killed_and_back_no_request_fails(write_script: WriteScri
             until(lambda: "does not answer (" in host.log)
             server.start()
             load.wait_for_hits(50)
-            until(lambda: "\nscoring_cache_breaker_open 0\n" in metrics_of(host.url))
+            until(lambda: "\nscoring_cache_breaker_open 0.0\n" in metrics_of(host.url))
             log = host.log
     assert set(load.answers) <= {(200, "hit"), (200, "miss")}
     assert log.count("does not answer (") == log.count("answers again")

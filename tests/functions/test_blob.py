@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parents[1] / "entry_scripts"
 STORAGE = {"TriggerConnectionString": "UseDevelopmentStorage=true"}
 BUS = "Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=a;SharedAccessKey=s3cr3t"
-HTTP = {"score", "score_model", "swagger", "v2_server", "v2_models", "v2_health", "health", "web"}
+HTTP = {"score", "score_model", "swagger", "v2_server", "v2_models", "v2_health", "health", "web",
+        "metrics"}  # fmt: skip
 PLAIN = "def init(): ...\ndef run(data): return data"
 RAW = """
 from azureml.contrib.services.aml_request import rawhttp
@@ -181,7 +182,8 @@ def test_a_blob_that_is_too_large_gets_an_error_that_names_the_limit(host: Funct
     refused = deliver(host, bytes(1001))
     text = "The blob is larger than 1000 bytes (BLOB_MAX_BYTES)."
     assert (refused.failure, list(refused.outputs)) == ("", ["error"])
-    assert json.loads(refused.outputs["error"]) == {"message": text}
+    document = json.loads(refused.outputs["error"])
+    assert (document["message"], len(document["request_id"])) == (text, 36)
     assert calls(host) == before + 2
 
 

@@ -42,7 +42,7 @@ STORAGE = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=a2V5;Endpoint
 PLAIN = "def init(): ...\ndef run(data): return data"
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
-KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models")
+KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models", "metrics")
 
 
 @pytest.mark.long
@@ -250,12 +250,22 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
         functions = guarded.functions
         key = {"x-functions-key": "test-key"}
         assert httpx.post(f"{guarded.url}/score", content=b"x").status_code == 401
-        assert httpx.get(f"{guarded.url}/swagger.json").status_code == 401
+        for path in ("/swagger.json", "/metrics", "/%2Fmetrics"):
+            assert httpx.get(guarded.url + path).status_code in (401, 404)
         assert httpx.post(f"{guarded.url}/score", content=b"x", headers=key).json() == "x"
         assert httpx.get(f"{guarded.url}/swagger.json?code=test-key").status_code == 200
         for path in ("/", "/health/live", "/health/ready"):
             assert httpx.get(guarded.url + path).status_code == 200
         assert httpx.get(f"{guarded.url}/elsewhere").status_code == 404
+        for path in ("/docs", "/status"):
+            assert httpx.get(guarded.url + path).status_code == 401
+            assert httpx.get(f"{guarded.url}{path}?code=test-key").status_code == 200
+        # The page itself holds nothing: it asks for the key that /status wants.
+        shown = httpx.get(f"{guarded.url}/", headers={"accept": "text/html"})
+        assert (shown.status_code, shown.text[:15]) == (200, "<!doctype html>")
+        document = httpx.get(f"{guarded.url}/swagger.json?code=test-key&version=3").json()
+        scheme = document["components"]["securitySchemes"]["FunctionKey"]
+        assert (scheme["in"], scheme["name"]) == ("header", "x-functions-key")
     found = {f["name"]: (f["route"], f["authLevel"]) for f in functions}
     assert found == {
         "score": ("score", "admin"),
@@ -264,6 +274,9 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
         "v2_models": ("v2/models/{*path}", "admin"),
         "v2_health": ("v2/health/{probe}", "anonymous"),
         "swagger": ("swagger.json", "admin"),
+        "metrics": ("metrics", "admin"),
+        "docs": ("docs", "admin"),
+        "status": ("status", "admin"),
         "health": ("health/{probe}", "anonymous"),
         "web": ("{*path}", "anonymous"),
     }

@@ -594,9 +594,10 @@ def test_a_failed_run_is_delivered_again_and_answered_at_the_last_attempt(
     [letter] = plain.broker.take_all("input/$deadletterqueue")
     assert plain.calls().count(body) == before + ATTEMPTS
     assert reply.answers == body
-    assert reply.application_properties == {"status": status}
+    assert reply.application_properties["status"] == status
+    request_id = reply.application_properties["request_id"]
     assert letter.application_properties["DeadLetterReason"] == reason
-    assert letter.application_properties["DeadLetterErrorDescription"]
+    assert letter.application_properties["DeadLetterErrorDescription"].endswith(f"[{request_id}]")
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ def test_redirecting_twice_redirects_once() -> None:
 def stamp(moment: float) -> str:
     """How the format writes a moment."""
     whole = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(moment))
-    return f"{whole},{int(moment % 1 * 1000):03d}"
+    return f"{whole},{int(moment * 1000) % 1000:03d}"
 
 
 def logged(moments: list[float]) -> list[str]:
