@@ -108,12 +108,12 @@ def test_the_sample_is_scored_and_the_same_request_works_elsewhere(
         '{\n "data": [\n  {\n   "age": 1.5,\n   "city": "Ulm"\n  }\n ]\n}'
     )
     assert found.score().startswith("200 ")
-    assert page.inner_text("#try-answer").split() == ["[", "3", "]"]
+    assert page.inner_text("#try-answer") == "[3.0]"
     assert "ms" in page.locator("#try-times dd").first.inner_text()  # in the queue
     page.check("input[value=form]")
     page.fill("#field-0", "4")
     assert found.score().startswith("200 ")
-    assert page.inner_text("#try-answer").split() == ["[", "8", "]"]
+    assert page.inner_text("#try-answer") in ("[8]", "[8.0]")
     for way, command in (("curl", ["bash", "-c"]), ("python", [sys.executable, "-c"])):
         page.check(f"input[value={way}]")
         done = subprocess.run([*command, page.inner_text("#same")], capture_output=True, text=True)
