@@ -81,7 +81,13 @@ def spans_of(settings: Settings, *, on_functions: bool = False) -> Spans | None:
         return None
     from .spans import Spans
 
-    return Spans(settings, otlp=otlp, app_insights=connection)
+    try:
+        return Spans(settings, otlp=otlp, app_insights=connection)
+    except ValueError as error:  # Microsoft's exporter takes UUIDs of some versions only
+        if not connection:
+            raise
+        log.warning("Nothing is sent to Application Insights: %s", error)
+    return Spans(settings, otlp=True, app_insights="") if otlp else None
 
 
 def _is_there(module: str) -> bool:
