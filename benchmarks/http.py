@@ -69,6 +69,8 @@ def measured_all(options: argparse.Namespace) -> Figures:
             each["alone"] = bench.alone(LOADS[name])
     versions = {each.name: servers.peer_versions(each.peer) for each in installed if each.peer}
     return {
+        "rounds": options.rounds,
+        "seconds": options.seconds,
         "loads": loads,
         "missing": missing,
         "versions": {"scoring-runtime": machine.versions(), **versions},

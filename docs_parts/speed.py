@@ -32,7 +32,12 @@ def document(name: str) -> dict[str, Any]:
 def measured(name: str) -> str:
     """Where and when."""
     said = document(name)
-    return f"Measured on {said['date']}: {said['machine']}; Python {said['python']}."
+    when = f"Measured on {said['date']}: {said['machine']}; Python {said['python']}."
+    if "rounds" not in said["figures"]:
+        return when
+    rounds, seconds = said["figures"]["rounds"], said["figures"]["seconds"]
+    many = f"Medians of {rounds} rounds" if rounds > 1 else "One round"
+    return f"{when} {many} of {seconds} s."
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]], name: str) -> str:
@@ -47,7 +52,7 @@ WHOLE = ("linear-1", "onnx-1")
 OURS = ("no script, batches", "script, `@batched`", "no script", "script")
 ALONE = "run() alone"
 MODELS = {
-    "echo": "always 1",
+    "echo": "empty run()",
     "linear": "scikit-learn pipeline",
     "forest": "random forest",
     "onnx": "ONNX",
@@ -68,7 +73,7 @@ def server(name: str) -> str:
 def load(said: str) -> str:
     """A load as it is called on the page: ``linear, 1 row``."""
     model, _, rows = said.partition(", ")
-    return ", ".join(filter(None, (MODELS[model], rows)))
+    return MODELS[model] + (f", {rows}" if rows and model != "echo" else "")
 
 
 def _counts(found: dict[str, Any]) -> list[str]:
