@@ -105,6 +105,7 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "AML_CORS_ORIGINS": ((), {"http://a, http://b ,,": ("http://a", "http://b"), "": ()}, []),
     "SERVER_VERSION_LOG_RESPONSE_ENABLED": (True, {"True": True, "x": False, "": False}, []),
     "AZUREML_LOG_LEVEL": ("INFO", {"debug": "DEBUG", "WARNING": "WARNING"}, ["BANANA", "10", ""]),
+    "SCORING_LOG_FORMAT": ("text", {"JSON": "json"}, ["xml", ""]),
     "AZUREML_DEBUG_PORT": (0, {"5678": 5678, "0": 0}, ["65536", "x"]),
     "AML_APP_INSIGHTS_ENABLED": (False, {"true": True, "True": False, "1": False}, []),
     "AML_APP_INSIGHTS_KEY": ("", {KEY: KEY, "any": "any"}, []),
