@@ -21,6 +21,8 @@ from . import machine, plots
 NAMES = (
     "http", "must", "growth", "formats", "functions", "blobs", "messages", "cache", "startup",
 )  # fmt: skip
+# Only when it is named: its figures are on no page.
+MORE = ("workers",)
 WITH_QUICK = ("http", "must", "growth", "formats", "cache")
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,12 +30,12 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     """Measure, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES + MORE))
     parser.add_argument("--quick", action="store_true", help="one short round of little")
     options = parser.parse_args()
-    unknown = [each for each in options.names if each not in NAMES]
+    unknown = [each for each in options.names if each not in NAMES + MORE]
     if unknown:
-        parser.error(f"{unknown[0]}: one of {', '.join(NAMES)}")
+        parser.error(f"{unknown[0]}: one of {', '.join(NAMES + MORE)}")
     for name in options.names or NAMES:
         if options.quick:
             _run(name, *(["--quick"] * (name in WITH_QUICK)))

@@ -55,13 +55,13 @@ def progress(text: str) -> None:
 
 
 class Quiet:
-    """Holds the files of ``BENCH_LOCKS`` (flock, in this order), a minute at a time.
+    """Holds the files of ``BENCH_LOCKS`` (flock, in this order), for 80 s at a time.
 
     For a machine that others use too: they take them while they compute. Without the variable it
     does nothing.
     """
 
-    MOST_SECONDS = 60
+    MOST_SECONDS = 80
 
     def __init__(self) -> None:
         self._paths = [Path(each) for each in os.environ.get("BENCH_LOCKS", "").split(":") if each]
@@ -137,6 +137,11 @@ def peak_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
+
+
+def short(value: float) -> str:
+    """With as many places as say something."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def table(head: list[str], rows: list[list[Any]]) -> str:

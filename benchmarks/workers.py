@@ -11,11 +11,9 @@ import argparse
 import json
 import os
 import re
-import shutil
-import statistics
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,9 @@ import httpx
 
 from tests.hosts.waiting import until
 from tests.models_for_tests import ModelHost
+
+from . import machine, wrk
+from .wrk import Request
 
 WORKERS = ("1", "2")
 UNCAPPED = dict.fromkeys(
@@ -45,18 +46,14 @@ Figures = dict[str, Any]
 def main() -> None:
     """Measure and print."""
     options = _options()
-    if shutil.which("wrk") is None:
-        raise SystemExit("benchmarks need wrk: apt-get install wrk")
+    wrk.needed()
     with tempfile.TemporaryDirectory() as folder:
         figures = {part: PARTS[part](Path(folder), options) for part in options.parts}
     print(json.dumps(figures, indent=2) if options.json else tables(figures))
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=4, help="of one measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="the median of so many")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser = machine.options(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     return parser.parse_args()
 
@@ -74,53 +71,32 @@ def rates(folder: Path, options: argparse.Namespace) -> Figures:
     _onnx(folder / "ONNX, 16 x 512 x 512", 16, 512, external=False)
     found: Figures = {}
     for name, width in (("random forest, n_jobs=-1", 20), ("ONNX, 16 x 512 x 512", 512)):
-        body = json.dumps({"data": _data(8, width)[0].round(3).tolist()})
-        rounds: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+        data = {"data": _data(8, width)[0].round(3).tolist()}
+        request = Request("/score", json.dumps(data).encode())
+        rounds: dict[str, list[wrk.Figures]] = {way: [] for way in WAYS}
         for _, (way, (count, environ)) in product(range(options.rounds), WAYS.items()):
             with ModelHost(folder / name, environ={"WORKER_COUNT": count, **environ}) as host:
                 _all_ready(host, count)
-                rounds[way].append(_wrk(f"{host.url}/score", 64, options.seconds, folder, body))
-        found[name] = {
-            way: {"rate": statistics.median(r for r, _ in each),
-                  "p99_ms": statistics.median(p for _, p in each)}
-            for way, each in rounds.items()
-        }  # fmt: skip
+                rounds[way].append(wrk.load(host.url, request, 64, options.seconds))
+        found[name] = {way: wrk.medians(each) for way, each in rounds.items()}
     return found
 
 
 def spread(folder: Path, options: argparse.Namespace) -> Figures:
     """The connections of each of two workers, most first, for 16 and 64 of wrk."""
     _joblib(folder / "small", _nearest(100, 2))
-    body = json.dumps({"data": [[0, 0]]})
+    body = Request("/score", b'{"data": [[0, 0]]}')
     found: Figures = {}
     with ModelHost(folder / "small", environ={"WORKER_COUNT": "2"}) as host:
         _all_ready(host, "2")
         idle = {pid: _sockets(pid) for pid in _workers(host)}
         for count, _ in product((16, 64), range(options.rounds)):
-            command = _command(f"{host.url}/score", count, 1, folder, body)
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(wrk.load, host.url, body, count, 1)
                 until(lambda: sum(map(_sockets, idle)) - sum(idle.values()) >= count)  # noqa: B023
                 each = [_sockets(pid) - before for pid, before in idle.items()]
             found.setdefault(str(count), []).append(sorted(each, reverse=True))
     return found
-
-
-def _wrk(url: str, connections: int, seconds: int, folder: Path, body: str) -> tuple[float, float]:
-    command = _command(url, connections, seconds, folder, body)
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    if "Non-2xx" in out or "Socket errors" in out:
-        raise SystemExit(f"errors under load:\n{out}")
-    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s) *\n", out)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    assert p99 is not None and rate is not None, out
-    return float(rate[1]), float(p99[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[p99[2]]
-
-
-def _command(url: str, connections: int, seconds: int, folder: Path, body: str) -> list[str]:
-    script = folder / "post.lua"
-    script.write_text(f'wrk.method = "POST"\nwrk.body = [==[{body}]==]\n')
-    how = [f"-c{connections}", f"-d{seconds}", "--latency", "--timeout", "30s"]
-    return ["wrk", "-t1", *how, "-s", str(script), url]
 
 
 # --- memory ---------------------------------------------------------------------------------------
@@ -132,11 +108,14 @@ def memory(folder: Path, options: argparse.Namespace) -> Figures:
 
     x, y = _data(30_000, 20)
     forest = RandomForestClassifier(80, n_jobs=-1, random_state=0).fit(x, y > 0)
-    widths = {"neighbours, 205 MB": 128, "random forest": 20, "ONNX": 4096, "ONNX, external": 4096}
-    _joblib(folder / "neighbours, 205 MB", _nearest(200_000, 128))
+    widths = {"neighbours": 128, "neighbours, compressed": 128, "random forest": 20}
+    widths |= {"ONNX": 4096, "ONNX, external data": 4096}
+    nearest = _nearest(200_000, 128)
+    _joblib(folder / "neighbours", nearest)
+    _joblib(folder / "neighbours, compressed", nearest, 1)
     _joblib(folder / "random forest", forest)
     _onnx(folder / "ONNX", 4, 4096, external=False)
-    _onnx(folder / "ONNX, external", 4, 4096, external=True)
+    _onnx(folder / "ONNX, external data", 4, 4096, external=True)
     found: Figures = {}
     for name, count, (way, preload) in product(widths, WORKERS, PRELOAD.items()):
         if (count, preload) == ("1", "true"):
@@ -173,18 +152,19 @@ def _nearest(rows: int, width: int) -> Any:
     return KNeighborsRegressor(algorithm="brute").fit(*_data(rows, width))
 
 
-def _joblib(folder: Path, model: object) -> None:
+def _joblib(folder: Path, model: object, compress: int = 0) -> None:
     import joblib
 
     folder.mkdir()
-    joblib.dump(model, folder / "model.joblib")
+    joblib.dump(model, folder / "model.joblib", compress=compress)
 
 
 def _onnx(folder: Path, layers: int, width: int, *, external: bool) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    weights = [_data(width, width)[0].astype("float32") / width for _ in range(layers)]
+    whole = _data(width, width)[0].astype("float32") / width
+    weights = [whole * number for number in range(1, layers + 1)]  # equal ones would be held once
     graph = helper.make_graph(
         [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(layers)],
         "graph",

@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import benchmarks.growth
+import benchmarks.must
+from benchmarks.http import figure
+
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 PEER = "azureml-inference-server-http, JSON"
 # kB of a body of 100 rows of 64 numbers.
@@ -49,11 +53,10 @@ MODELS = {
     "onnx": "ONNX",
     "image": "picture",
 }
-# Why a server is ahead of this one, for each that ever was by more than 5 %.
+# Why a server is ahead of this one, for each that was by more than 5 %.
 AHEAD = {
     "bare uvicorn app": "it calls `run()` in its event loop: no hand-over to a scoring thread, "
     "no ids, deadlines, limits, access log, and no health while it computes",
-    "BentoML": "its pictures come as base64",
 }
 
 
@@ -68,14 +71,6 @@ def load(said: str) -> str:
     return ", ".join(filter(None, (MODELS[model], rows)))
 
 
-def _point(each: dict[str, Any], count: str) -> str:
-    point = each["connections"].get(count)
-    if point is None:
-        return ""
-    failed = f", {point['errors']:.0f} failed" if point["errors"] else ""
-    return f"{point['rate']:,.0f}/s, {point['p50_ms']:.2g} / {point['p99_ms']:.3g} ms{failed}"
-
-
 def _counts(found: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(c for e in found["servers"].values() for c in e["connections"]))
 
@@ -86,7 +81,7 @@ def _whole(name: str) -> str:
     rows = [
         [
             server(name),
-            *(_point(each, count) for count in counts),
+            *(figure(each["connections"].get(count)) for count in counts),
             f"{each['pss_mb']:.0f} MB",
             f"{each['first_answer_s']:.1f} s",
         ]
@@ -109,10 +104,10 @@ def others() -> str:
     """The other loads, each with one number of connections."""
     loads = {n: e for n, e in results("http")["loads"].items() if n not in WHOLE}
     counts = {name: _counts(each)[-1] for name, each in loads.items()}
-    names = dict.fromkeys(name for each in loads.values() for name in each["servers"])
+    names = results("http")["loads"]["linear-1"]["servers"]
     rows = [
-        [server(name), *(_point(e["servers"][name], counts[n]) if name in e["servers"] else ""
-                         for n, e in loads.items())]
+        [server(name), *(figure(e["servers"][name]["connections"].get(counts[n]))
+                         if name in e["servers"] else "" for n, e in loads.items())]
         for name in names
     ]  # fmt: skip
     rows.append([ALONE, *(f"{each['alone']:,.0f}/s" for each in loads.values())])
@@ -144,35 +139,19 @@ def _ahead(each: dict[str, Any], count: str) -> Iterator[str]:
         if name not in OURS and rate > 1.05 * rates[best]:
             yield (
                 f"- {load(each['load'])}, {count} connection{'s' * (count != '1')}: {name} "
-                f"{rate:,.0f}/s, the best of ours {rates[best]:,.0f}/s ({best}): {AHEAD[name]}."
+                f"{rate:,.0f}/s, the best of ours {rates[best]:,.0f}/s ({best}): "
+                f"{AHEAD.get(name, 'why has not been found yet')}."
             )
 
 
 def must() -> str:
     """What must hold, and whether it does."""
-    rows = []
-    for row in results("must"):
-        bound = f"{'at most' if row['is_most'] else 'at least'} {row['bound']:g}"
-        found = f"{row['found']:.0f}" if row["bound"] > 100 else f"{row['found']:.2f}"
-        rows.append([row["text"], bound, found, row["about"], "yes" if row["holds"] else "**no**"])
-    return _table(["", "must be", "is", "", "holds"], rows, "must")
+    return f"{benchmarks.must.tables(results('must'))}\n\n{measured('must')}"
 
 
 def growth() -> str:
     """Throughput and memory against connections, workers, bytes and rows."""
-    lines: list[list[str]] = []
-    for kind, points in results("growth").items():
-        lines += [[f"**{kind}**", "", "", ""]]
-        lines += [
-            [
-                f"{e['size']:,}",
-                f"{e['rate']:,.0f}/s",
-                f"{e['p50_ms']:.2g} / {e['p99_ms']:.3g} ms",
-                f"{e['pss_mb']:.0f} MB",
-            ]
-            for e in points
-        ]
-    return _table(["", "requests", "p50 / p99", "memory"], lines, "growth")
+    return f"{benchmarks.growth.tables(results('growth'))}\n\n{measured('growth')}"
 
 
 def waiting() -> str:
@@ -183,7 +162,7 @@ def waiting() -> str:
         rows.append([
             place, f"{each['size']:,}", f"{each['per_second']:,.0f}/s",
             f"{each['host_cpu_ms']:.2f} ms", f"{storage:.1f} ms" if storage else "",
-            f"{each['peak_mb']:.0f} MB",
+            f"{each['peak_mb']:.0f} MB" if "peak_mb" in each else "",
         ])  # fmt: skip
     head = ["", "waiting", "scored", "CPU time of ours, each", "of Azurite or the broker, each"]
     return _table([*head, "peak memory"], rows, "blobs")

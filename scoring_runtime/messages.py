@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 INFER_HEADER_LENGTH = b"inference-header-content-length"
 """Where the tensors of a V2 body with binary data begin: the length of the JSON before them."""
@@ -24,6 +24,8 @@ class Progress:
     """When a scoring thread took it up; 0 until then, and where no run() is needed."""
     model = ""
     """As the input names it; nothing for the default."""
+    trace: Any = None
+    """Its trace (telemetry/spans.py), if it is of one."""
 
 
 class ScoringRequest(NamedTuple):

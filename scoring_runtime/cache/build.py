@@ -9,6 +9,7 @@ from ..connections.redis import MEMORY
 from ..errors import ConfigurationError, UndecodableInput
 from ..messages import Score, ScoringRequest, ScoringResponse
 from ..scoring.runtime import Runtime
+from ..scoring.spans import with_cache_spans, with_run_spans
 from ..settings.settings import Settings
 from .inputs import HEADER, StoredInputs
 from .memory import MemoryStore, Store
@@ -26,14 +27,16 @@ class Caching(NamedTuple):
 
 def caching(runtime: Runtime, processes: str = "") -> Caching:
     """The runtime's ``score``, with the cache of its settings around it; as :func:`store_of`."""
-    settings = runtime.settings
+    settings, spans = runtime.settings, runtime.spans
+    score = runtime.score if spans is None else with_run_spans(runtime)
     if not settings.cached:
-        return Caching(_without_inputs(runtime.score), None, _nothing)
+        return Caching(_without_inputs(score), None, _nothing)
     store = store_of(settings, processes)
-    cache = Cache(runtime, store)
+    cache = Cache(runtime, store, score)
     runtime.metrics.parts.add("cache")
     inputs = StoredInputs(store, cache, settings)
-    return Caching(inputs.score, inputs, cache.close)
+    score = inputs.score if spans is None else with_cache_spans(inputs.score)
+    return Caching(score, inputs, cache.close)
 
 
 def store_of(settings: Settings, processes: str = "") -> Store:

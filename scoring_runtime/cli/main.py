@@ -112,7 +112,7 @@ def _add_serve(commands: Any) -> None:
     _option(serve, "--output", "BLOB_OUTPUT_FOLDER", "folder for their results (output beside it)")
     origins = "origins that may call from a page"
     _option(serve, "--access-control-allow-origins", "AML_CORS_ORIGINS", origins)
-    key = "accepted as the old server does; nothing is sent yet"
+    key = "send to Application Insights (extra appinsights)"
     _option(serve, "--appinsights-instrumentation-key", "AML_APP_INSIGHTS_KEY", key)
     # The old server's hidden option; start scripts of images still pass it.
     serve.add_argument("--rest", action="store_true", help=argparse.SUPPRESS)

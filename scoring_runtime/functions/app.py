@@ -27,7 +27,7 @@ from ..scoring.diagnosis import diagnosis, summary
 from ..scoring.runtime import Runtime, build, pages_of_siblings
 from ..settings import processors
 from ..settings.settings import Settings
-from ..telemetry import standard_streams
+from ..telemetry import standard_streams, tracing
 from ..telemetry.logs import (
     LineFormatter,
     RequestIds,
@@ -103,6 +103,8 @@ def _started(settings: Settings) -> func.FunctionApp:
     log.setLevel(settings.log_level)
     pages, number = pages_of_siblings(settings)
     runtime = build(settings, pages=pages, number=number)
+    tracing.check(settings, on_functions=True)
+    runtime.trace_by(tracing.spans_of(settings, on_functions=True))
     app = func.FunctionApp()
     _register(app, runtime)  # imports the triggers' SDKs, before the wait
     _log_to_stderr_until_started(runtime)

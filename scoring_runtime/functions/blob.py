@@ -26,7 +26,7 @@ from ..triggers.outcomes import (
     is_folder,
 )
 from ..values.wording import too_large
-from .invocations import TryAgain, name_invocation
+from .invocations import TryAgain, in_trace, name_invocation
 
 
 def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
@@ -38,7 +38,8 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
     settings = runtime.settings
     paths, connection = blob_paths(settings), blob_name(settings)
     blob(settings)
-    handler = _handler(runtime, scoring, paths)
+    runtime.listens["blob"] = paths.listens_to(settings)
+    handler = in_trace(_handler(runtime, scoring, paths), runtime)
     for name, path in (("error", paths.error), ("output", paths.output)):
         handler = app.blob_output(
             arg_name=name, path=path.text, connection=connection, data_type=func.DataType.BINARY

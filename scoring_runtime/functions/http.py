@@ -16,10 +16,10 @@ from ..http.endpoint import INPUTS, Endpoint, create
 from ..http.messages import Handle, HttpRequest, Reply
 from ..messages import Progress
 from ..scoring.runtime import Runtime
-from .invocations import name_invocation
+from .invocations import in_trace, name_invocation
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
-_KEYED = ("/score", "/swagger.json", "/metrics", "/v2")
+_KEYED = ("/score", "/swagger.json", "/metrics", "/v2", "/docs", "/status")
 _KEYED_BELOW = (INPUTS, "/score/", "/v2/models")
 # The host fails an answer of these that has a body.
 _NO_BODY = (204, 304)
@@ -46,10 +46,14 @@ def register(app: func.FunctionApp, runtime: Runtime, cached: Caching) -> None:
         ("health", "health/{probe}", "ANONYMOUS"),
         ("web", "{*path}", "ANONYMOUS"),
     ]
+    if runtime.settings.pages:
+        routes += [("docs", "docs", level), ("status", "status", level)]
+    runtime.asks_for_key = level != "ANONYMOUS"
     if cached.inputs is not None:
         routes.append(("inputs", "inputs/{key}", level))
     for name, route, auth in routes:
         handler = _handler(endpoint, handle if auth == level else _without_key(handle), runtime)
+        handler = in_trace(handler, runtime)
         app.function_name(name)(app.route(route=route, methods=_METHODS, auth_level=auth)(handler))
 
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from azure.servicebus.exceptions import MessageLockLostError
 
 from ..connections.named import Connection
 from ..connections.service_bus import client_of, receiver_of
 from ..settings.settings import Settings
-from ..triggers.replies import Replies
+from ..triggers.replies import replies_of
+
+if TYPE_CHECKING:
+    from ..telemetry.spans import Spans
 
 _DEAD_LETTER = "suspended"
 
@@ -30,12 +33,14 @@ class NotMoved(Exception):
 class Links:
     """Made once, connected at first use on the worker's event loop."""
 
-    def __init__(self, settings: Settings, connection: Connection) -> None:
+    def __init__(
+        self, settings: Settings, connection: Connection, spans: Spans | None = None
+    ) -> None:
         self._settings = settings
         self._client, _ = client_of(settings, connection)
         self._receiver: Any = None
         self._opening = asyncio.Lock()
-        self.replies = Replies(self._client, connection.name)
+        self.replies = replies_of(self._client, connection.name, spans)
 
     async def dead_letter(self, lock_token: str, reason: str, description: str) -> None:
         """Move a message that this function holds to the dead-letter queue.

@@ -12,10 +12,10 @@ import azure.functions as func
 from ..connections.named import service_bus, service_bus_name
 from ..scoring.runtime import Runtime
 from ..telemetry.logs import log
-from ..triggers.messages import Answer, QueueMessage, Settlement
+from ..triggers.messages import Answer, QueueMessage, Settlement, listens_to
 from ..triggers.outcomes import Health, Scoring
 from ..triggers.queue import QueueScoring
-from .invocations import TryAgain, name_invocation
+from .invocations import TryAgain, in_trace, name_invocation
 from .links import Links, NotMoved
 
 # The host renews the lock meanwhile; its own time-out is 5 minutes on the Consumption plan.
@@ -29,9 +29,11 @@ def register(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
         ConfigurationError: the connection is not set, or is not one.
     """
     settings = runtime.settings
-    links = Links(settings, service_bus(settings))
+    links = Links(settings, service_bus(settings), runtime.spans)
+    runtime.listens["service_bus"] = listens_to(settings)
     health = Health(runtime.troubles, "service_bus")
     handler = _handler(QueueScoring(scoring, links.replies, settings, health, _PATIENCE), links)
+    handler = in_trace(handler, runtime)
     common: dict[str, Any] = {
         "arg_name": "message",
         "connection": service_bus_name(settings),

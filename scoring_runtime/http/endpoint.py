@@ -33,6 +33,8 @@ from .model_routes import (
     json_response,
     with_error,
 )
+from .page import page_routes
+from .spans import with_spans
 
 # The texts that clients know: werkzeug's descriptions of 404 and 405.
 _NOT_FOUND = (
@@ -80,10 +82,14 @@ class Endpoint:
             "/health/ready": (self._ready, _READ, QUIET),
             "/metrics": (self._measured, _READ, QUIET),
         }
+        if runtime.settings.pages:
+            pages = page_routes(runtime, self._healthy)
+            self._routes |= {path: (route, _READ, QUIET) for path, route in pages.items()}
         self._models: ModelRoutes | None = None
         self._counted: Inputs | None = None
         if "http" in triggers(runtime.settings):
             self._counted = runtime.metrics.inputs("http")
+            self._recent = runtime.recent.of("http")
             self._models = ModelRoutes(runtime, self._scored, VERSION)
         else:
             del self._routes["/score"]
@@ -243,6 +249,8 @@ class Endpoint:
             if outcome < 0:
                 outcome = outcome_of_status(status)
             model = self._counted.ended(progress, outcome, seconds, run_ms / 1000)
+            request_id = ids.request.decode("latin-1")
+            self._recent.add(request.path, status, outcome, seconds, run_ms, progress, request_id)
             if self._is_cached:
                 cache = _cache_state(response)
         if not self._access.is_kept:
@@ -291,5 +299,9 @@ def create(
 ) -> tuple[Endpoint, Handle]:
     """The endpoint of a runtime, and the same with the wrappers its settings ask for."""
     endpoint = Endpoint(runtime, score, inputs, access_log=access_log)
-    origins = runtime.settings.cors_origins
-    return endpoint, with_cors(endpoint, origins) if origins else endpoint
+    handle: Handle = endpoint
+    if origins := runtime.settings.cors_origins:
+        handle = with_cors(handle, origins)
+    if runtime.spans is not None:
+        handle = with_spans(handle, runtime.spans)
+    return endpoint, handle

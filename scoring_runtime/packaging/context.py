@@ -350,7 +350,8 @@ def _identities(specification: Specification) -> tuple[str, ...]:
 
 def _runtime_files() -> dict[str, bytes | Path]:
     folder = Path(__file__).parent.parent
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".typed")]
+    suffixes = (".py", ".typed", ".html", ".css", ".js")
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix in suffixes]
     return {f"scoring_runtime/{path.relative_to(folder).as_posix()}": path for path in found}
 
 

@@ -7,28 +7,40 @@ from typing import Any
 
 from ..formats.by_content_type import SUPPORTED
 from ..script.openapi import Documents, Scored, build_for
+from ..script.openapi_routes import Service
 from ..settings.settings import Settings
 from ..values.content import NoCodeModel, Spec
 from .model_call import ModelInvocation
 from .served import Served, default
 
 
-def build(loaded: Mapping[Served, ModelInvocation], settings: Settings) -> Documents:
+def build(
+    loaded: Mapping[Served, ModelInvocation], settings: Settings, *, asks_for_key: bool = False
+) -> Documents:
     """The documents of every path that scores; ``/score`` is the default model's.
 
     Raises:
         ConfigurationError: a swagger file of the user's is not JSON.
     """
-    found = [_scored(f"/{m.name}/{m.version}", each) for m, each in loaded.items()]
-    one = default(list(loaded), settings)
+    there = list(loaded)
+    service = Service([each[:2] for each in there], True, asks_for_key)
+    one = default(there, settings)
+    if len(loaded) == 1 and one is not None:
+        paths = (f"/{one.name}", f"/{one.name}/{one.version}")
+        return build_for([_scored("", loaded[one], paths)], SUPPORTED, settings, service)
     first = [_scored("", loaded[one])] if one is not None else []
-    return build_for(first if len(loaded) == 1 else first + found, SUPPORTED, settings)
+    last = {each.name: each for each in there}
+    found = [
+        _scored(f"/{m.name}/{m.version}", each, (f"/{m.name}",) if last[m.name] is m else ())
+        for m, each in loaded.items()
+    ]
+    return build_for(first + found, SUPPORTED, settings, service)
 
 
-def _scored(suffix: str, loaded: ModelInvocation) -> Scored:
+def _scored(suffix: str, loaded: ModelInvocation, also: tuple[str, ...] = ()) -> Scored:
     shown = loaded.example if _size(loaded.example) <= _LARGEST_EXAMPLE else None
     result = loaded.example_result if _size(loaded.example_result) <= _LARGEST_EXAMPLE else None
-    return Scored(suffix, input_schema(loaded.model, shown), output_schema(result))
+    return Scored(suffix, input_schema(loaded.model, shown), output_schema(result), also)
 
 
 def _size(value: Any) -> int:

@@ -21,7 +21,7 @@ from ..errors import EntryScriptFailed, ModelDamaged, NotStarted, UnknownModel
 from ..messages import ScoringRequest, ScoringResponse
 from ..models import folder as models
 from ..models import manifest
-from ..script import entry_script, openapi
+from ..script import entry_script, openapi, openapi_routes
 from ..script.batched import BatchedInvocation, batch_of
 from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
 from ..settings.settings import Settings
@@ -36,6 +36,7 @@ from ..telemetry.metrics import (
     Number,
 )
 from ..telemetry.pages import Pages, of_siblings
+from ..telemetry.recent import Recent
 from ..values.content import NoCodeModel, Spec
 from .batches import Batches
 from .queue import Scorer
@@ -43,6 +44,7 @@ from .quick import Quickness
 from .served import Served, chosen, default, served
 
 if TYPE_CHECKING:
+    from ..telemetry.spans import Spans
     from .model_call import ModelInvocation
 
 
@@ -151,12 +153,18 @@ class Runtime:
         self.documents = openapi.Documents()
         self.troubles: dict[str, str] = {}
         """What keeps a trigger from working, by its name: it is not ready, but alive."""
+        self.listens: dict[str, dict[str, str]] = {}
+        """What a trigger listens to, and where its answers go, by its name; for people."""
+        self.asks_for_key = False
+        """Whether its host asks HTTP clients for a key, so that the documents say it."""
         self.digests: dict[tuple[str, str], str] = {}
         """SHA-256 over the files of a model, by its name and version, once they have been read:
         nobody pays for it who does not ask for metrics."""
         self._reading: threading.Thread | None = None
         self.began: Callable[[ScoringRequest], object] = began
         """Called in a scoring thread with each request that is begun."""
+        self.spans: Spans | None = None
+        """What makes traces, if there are any."""
         self.before_ready: Callable[[], object] | None = None
         """Called in a scoring thread when all is loaded, before anybody can see that it is."""
         self._preloaded = preloaded
@@ -168,6 +176,13 @@ class Runtime:
         chosen_by_default = default(self.served, settings)
         self._default = self._scorers[chosen_by_default] if chosen_by_default else None
         self._publish_gauges()
+        self.recent = Recent(self.metrics)
+
+    def trace_by(self, spans: Spans | None) -> None:
+        """Make the traces of all that is scored; before it is started, when ``began`` is set."""
+        self.spans = spans
+        if spans is not None:
+            self.began = spans.entering(self.began)
 
     def score(self, request: ScoringRequest) -> Awaitable[ScoringResponse]:
         """``Score``: one request in, one response out; InputError, RunError or NotServing raised.
@@ -222,6 +237,11 @@ class Runtime:
         states = {_state(each, self._started) for each in self._all}
         order = (State.TRANSITIONING, State.FAILED, State.UNHEALTHY)
         return next((each for each in order if each in states), State.HEALTHY)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it could not be started."""
+        return self._started.exception() if self._started.done() else None
 
     @property
     def sees_headers(self) -> bool:
@@ -383,13 +403,16 @@ class Runtime:
 
     def _finish(self, last: Loaded) -> None:
         if isinstance(last, Invocation):
-            self.documents = openapi.build(last.script.run, self.settings)
+            named = [each[:2] for each in self.served]
+            service = openapi_routes.Service(named, last.takes_tensors, self.asks_for_key)
+            self.documents = openapi.build(last.script.run, self.settings, service)
         else:
             from .model_openapi import build as build_documents
 
             others = {each: self.loaded(each) for each in self.served[:-1]}
             every = cast("dict[Served, ModelInvocation]", {**others, self.served[-1]: last})
-            self.documents = build_documents(every, self.settings)
+            asks = self.asks_for_key
+            self.documents = build_documents(every, self.settings, asks_for_key=asks)
         log.info("Scoring timeout is set to %s", self.settings.scoring_timeout_ms)
 
 

@@ -2,7 +2,7 @@
 
 Own files in ``AML_APP_ROOT`` win: ``swagger.json`` or ``swagger2.json``, ``swagger3.json``,
 ``swagger3.1.json``. What is generated has the paths, operation ids and definitions that clients
-of azureml-inference-server-http know.
+of azureml-inference-server-http know; with ``SCORING_STRICT_COMPAT`` it is what that server's are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from ..settings.settings import Settings
 from ..telemetry.logs import swagger_log
 from ..values.json_results import encoder
 from .arguments import schema_carrier
+from .openapi_routes import ERRORS, KEY, Service, more_paths, more_schemas
 
 VERSIONS = {"2": "2", "2.0": "2", "3": "3", "3.0": "3", "3.1": "3.1"}
 _OWN_FILES = {
@@ -35,6 +36,9 @@ Json = dict[str, Any]
 _JSON = "application/json"
 # Only JSON has a schema; of the rest a client has to know the format.
 _BINARY = {"type": "string", "format": "binary"}
+
+
+_NOTHING_SERVED = Service()
 
 
 class NoSuchDocument(ScoringRuntimeError):
@@ -67,14 +71,21 @@ class Documents:
         return document
 
 
-def build(run: Callable[..., Any], settings: Settings) -> Documents:
+def build(
+    run: Callable[..., Any], settings: Settings, service: Service = _NOTHING_SERVED
+) -> Documents:
     """Read or generate every document that ``run`` allows.
+
+    Args:
+        run: of the entry script.
+        settings: name, version and prefix of the service, its samples.
+        service: what is served.
 
     Raises:
         ConfigurationError: a swagger file of the user's is not JSON.
     """
     made = {
-        version: _own(version, settings) or _generated(version, run, settings)
+        version: _own(version, settings) or _generated(version, run, settings, service)
         for version in _OWN_FILES
     }
     found = {version: document for version, document in made.items() if document is not None}
@@ -102,16 +113,21 @@ def _own(version: str, settings: Settings) -> bytes | None:
 class Scored(NamedTuple):
     """One path that scores: what it takes and gives, as JSON schemas.
 
-    ``suffix`` follows ``/score`` in the path, and tells its names in the document apart.
+    ``suffix`` follows ``/score`` in the path, and tells its names in the document apart. ``also``
+    are the suffixes of other paths to the same.
     """
 
     suffix: str
     service_input: Any
     service_output: Any
+    also: tuple[str, ...] = ()
 
 
 def build_for(
-    scored: Sequence[Scored], content_types: Sequence[str], settings: Settings
+    scored: Sequence[Scored],
+    content_types: Sequence[str],
+    settings: Settings,
+    service: Service = _NOTHING_SERVED,
 ) -> Documents:
     """The same for models without a script.
 
@@ -119,43 +135,73 @@ def build_for(
         scored: one for each path; the first is ``/score``.
         content_types: that can be sent.
         settings: name, version and prefix of the service.
+        service: what is served.
 
     Raises:
         ConfigurationError: a swagger file of the user's is not JSON.
     """
     found = {
-        version: _own(version, settings) or _document(version, scored, content_types, settings)
+        version: _own(version, settings)
+        or _document(version, scored, content_types, settings, service)
         for version in _OWN_FILES
     }
     return Documents(found)
 
 
-def _generated(version: str, run: Callable[..., Any], settings: Settings) -> bytes | None:
-    schemas = _schemas(version, run)
+def _generated(
+    version: str, run: Callable[..., Any], settings: Settings, service: Service
+) -> bytes | None:
+    schemas = _schemas(version, run, settings)
     if schemas is None:
         return None
-    return _document(version, [Scored("", *schemas)], [_JSON], settings)
+    also = [f"/{name}" for name in service.names]
+    also += [f"/{name}/{number}" for name, number in service.models]
+    scored = Scored("", *schemas, () if settings.strict_compat else tuple(also))
+    return _document(version, [scored], [_JSON], settings, service)
 
 
 def _document(
-    version: str, scored: Sequence[Scored], content_types: Sequence[str], settings: Settings
+    version: str,
+    scored: Sequence[Scored],
+    content_types: Sequence[str],
+    settings: Settings,
+    service: Service,
 ) -> bytes:
     make = _swagger2 if version == "2" else _openapi
-    document = make(settings, scored, content_types)
+    document = make(settings, scored, content_types, service)
     if version == "3.1":
         document["openapi"] = "3.1.0"
     return _as_json(document)
 
 
-def _schemas(version: str, run: Callable[..., Any]) -> tuple[Any, Any] | None:
+def _schemas(version: str, run: Callable[..., Any], settings: Settings) -> tuple[Any, Any] | None:
     carrier = schema_carrier(run)
     if carrier is None:
         nothing = {"type": "object", "example": {}}
-        return nothing, nothing
+        return _sample(settings) or nothing, nothing
     util = sys.modules["inference_schema.schema_util"]
     if not _SPECIFICATION[version] & set(util.get_supported_versions(carrier)):
         return None
     return util.get_input_schema(carrier), util.get_output_schema(carrier)
+
+
+def _sample(settings: Settings) -> Json | None:
+    """The schema of a script's own sample, ``sample_input.json`` beside it."""
+    script = settings.script_path
+    path = script.with_name(_SAMPLE) if script is not None else Path(settings.app_root, _SAMPLE)
+    if settings.strict_compat or not path.is_file() or path.stat().st_size > _LARGEST_SAMPLE:
+        return None
+    try:
+        sample = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        swagger_log.warning("%s is not JSON, so the documents show no sample.", path)
+        return None
+    kind = next((name for each, name in _KINDS.items() if isinstance(sample, each)), None)
+    return {"type": kind, "example": sample} if kind else None
+
+
+_SAMPLE, _LARGEST_SAMPLE = "sample_input.json", 64 * 1024
+_KINDS = {dict: "object", list: "array", str: "string"}
 
 
 def _info(settings: Settings) -> Json:
@@ -167,18 +213,56 @@ def _info(settings: Settings) -> Json:
     }
 
 
-def _paths(settings: Settings, health: Json, scores: Json, swagger: Json) -> Json:
+def _paths(
+    settings: Settings, health: Json, scores: Json, swagger: Json, more: Mapping[str, Json]
+) -> Json:
     prefix = settings.service_path_prefix.strip("/")
     start = f"/{prefix}" if settings.service_path_prefix else ""
     return {
         f"{start}/": {"get": health},
         **{f"{start}/score{suffix}": {"post": score} for suffix, score in scores.items()},
         f"{start}/swagger.json": {"get": swagger},
+        **{f"{start}{path}": methods for path, methods in more.items()},
     }
 
 
-def _operation(suffix: str) -> Json:
-    return _SCORE | {"operationId": f"{_SCORE['operationId']}{_name(suffix)}"}
+def _scores(
+    scored: Sequence[Scored], settings: Settings, service: Service, tell: Callable[[str], Json]
+) -> Json:
+    """Its operation by each suffix; ``tell`` gives what it takes and gives by name of schema."""
+    security = _security(settings, service)
+    found: Json = {}
+    for each in scored:
+        for suffix in (each.suffix, *each.also):
+            # No version's: "a_1" and version 1 of "a" are two.
+            last = ".last" if suffix.count("/") == 1 else ""
+            found[suffix] = {
+                "operationId": f"RunMLService{_name(suffix)}{last}",
+                "description": "Run web service's model and get the prediction output",
+                **({"security": [{key: [] for key in security}]} if security else {}),
+                **tell(_name(each.suffix)),
+            }
+    return found
+
+
+def _security(settings: Settings, service: Service) -> Json:
+    """What is asked for; the old server's documents ask for what nobody looks at."""
+    return _BEARER if settings.strict_compat else KEY if service.asks_for_key else {}
+
+
+def _failures(settings: Settings, schema: Json) -> Json:
+    """What scoring can end in beside its answer."""
+    if settings.strict_compat:
+        return {}
+    return {status: {"description": text, **schema} for status, text in ERRORS.items()}
+
+
+def _more(settings: Settings, service: Service, *, swagger2: bool = False) -> tuple[Json, Json]:
+    """The paths and the schemas of the other routes."""
+    if settings.strict_compat:
+        return {}, {}
+    paths = more_paths(settings, service, swagger2=swagger2)
+    return paths, more_schemas(settings, service)
 
 
 def _name(suffix: str) -> str:
@@ -193,11 +277,6 @@ _HEALTH = {
     "description": "Simple health check endpoint to ensure the service is up at any given point.",
 }
 _HEALTHY = "If service is up and running, this response will be returned with the content 'Healthy'"
-_SCORE = {
-    "operationId": "RunMLService",
-    "description": "Run web service's model and get the prediction output",
-    "security": [{"Bearer": []}],
-}
 _SCORED = (
     "The service processed the input correctly and provided a result prediction, if applicable."
 )
@@ -212,45 +291,52 @@ _BEARER = {
         "description": "For example: Bearer abc123",
     }
 }
+_ERROR_EXAMPLE = {"message": "POST body is empty. Expecting a JSON dictionary."}
 _ERROR = {"type": "object", "properties": {"message": {"type": "string"}}}
 _TEXT = {"type": "string"}
 _VERSION = {"name": "version", "in": "query", "required": False}
 _VERSION_TYPE = {"type": "integer", "enum": [2, 3]}
 
 
-def _swagger2(settings: Settings, scored: Sequence[Scored], content_types: Sequence[str]) -> Json:
+def _swagger2(
+    settings: Settings, scored: Sequence[Scored], content_types: Sequence[str], service: Service
+) -> Json:
     def ref(name: str) -> Json:
         return {"$ref": f"#/definitions/{name}"}
 
-    def answers(good: Json) -> Json:
-        failed = {"description": _FAILED, "schema": ref("ErrorResponse")}
-        return {"responses": {"200": good, "default": failed}}
+    error = {"schema": ref("ErrorResponse")}
 
-    healthy = {"description": _HEALTHY, "schema": _TEXT}
-    health = _HEALTH | answers({**healthy, "examples": {"application/json": "Healthy"}})
-    payload = {"name": "serviceInputPayload", "in": "body", "description": _INPUT}
+    def answers(good: Json, more: Json) -> Json:
+        return {"responses": {"200": good, **more, "default": {"description": _FAILED, **error}}}
 
     def score(name: str) -> Json:
-        taken = {"parameters": [{**payload, "schema": ref(f"ServiceInput{_name(name)}")}]}
-        given = {"description": _SCORED, "schema": ref(f"ServiceOutput{_name(name)}")}
-        return _operation(name) | taken | answers(given)
+        given = {"description": _SCORED, "schema": ref(f"ServiceOutput{name}")}
+        taken = {"parameters": [{**payload, "schema": ref(f"ServiceInput{name}")}]}
+        return taken | answers(given, _failures(settings, error))
 
-    scores = {each.suffix: score(each.suffix) for each in scored}
+    healthy = {"description": _HEALTHY, "schema": _TEXT}
+    health = _HEALTH | answers({**healthy, "examples": {"application/json": "Healthy"}}, {})
+    payload = {"name": "serviceInputPayload", "in": "body", "description": _INPUT}
+    scores = _scores(scored, settings, service, score)
     swagger = _SWAGGER | {"parameters": [_VERSION | _VERSION_TYPE]}
-    swagger |= answers({"description": "The Swagger specification.", "schema": _TEXT})
+    swagger |= answers({"description": "The Swagger specification.", "schema": _TEXT}, {})
+    paths, schemas = _more(settings, service, swagger2=True)
+    security = _security(settings, service)
     return {
         "swagger": "2.0",
         "info": _info(settings),
-        "schemes": ["https"],
+        **({"schemes": ["https"]} if settings.strict_compat else {}),
         "consumes": list(content_types),
         "produces": list(content_types),
-        "securityDefinitions": _BEARER,
-        "paths": _paths(settings, health, scores, swagger),
-        "definitions": _definitions(scored),
+        **({"securityDefinitions": security} if security else {}),
+        "paths": _paths(settings, health, scores, swagger, paths),
+        "definitions": {**_definitions(scored, settings), **schemas},
     }
 
 
-def _openapi(settings: Settings, scored: Sequence[Scored], content_types: Sequence[str]) -> Json:
+def _openapi(
+    settings: Settings, scored: Sequence[Scored], content_types: Sequence[str], service: Service
+) -> Json:
     def content(kind: str, schema: Json) -> Json:
         return {"content": {kind: {"schema": schema}}}
 
@@ -261,37 +347,38 @@ def _openapi(settings: Settings, scored: Sequence[Scored], content_types: Sequen
         others = {kind: {"schema": _BINARY} for kind in content_types if kind != _JSON}
         return {"content": {**ref(name)["content"], **others}}
 
-    def answers(good: Json) -> Json:
-        failed = {"description": _FAILED, **ref("ErrorResponse")}
-        return {"responses": {"200": good, "default": failed}}
+    error = ref("ErrorResponse")
 
-    healthy = content("text/plain", _TEXT | {"example": "Healthy"})
-    health = _HEALTH | answers({"description": _HEALTHY, **healthy})
+    def answers(good: Json, more: Json) -> Json:
+        return {"responses": {"200": good, **more, "default": {"description": _FAILED, **error}}}
 
     def score(name: str) -> Json:
-        taken = {"description": _INPUT, **every(f"ServiceInput{_name(name)}")}
-        given = {"description": _SCORED, **every(f"ServiceOutput{_name(name)}")}
-        return _operation(name) | {"requestBody": taken} | answers(given)
+        taken = {"description": _INPUT, **every(f"ServiceInput{name}")}
+        given = {"description": _SCORED, **every(f"ServiceOutput{name}")}
+        return {"requestBody": taken} | answers(given, _failures(settings, error))
 
-    scores = {each.suffix: score(each.suffix) for each in scored}
+    healthy = content("text/plain", _TEXT | {"example": "Healthy"})
+    health = _HEALTH | answers({"description": _HEALTHY, **healthy}, {})
+    scores = _scores(scored, settings, service, score)
     swagger = _SWAGGER | {"parameters": [_VERSION | {"schema": _VERSION_TYPE}]}
     specification = content("text/plain", _TEXT)
-    swagger |= answers({"description": "The Swagger specification.", **specification})
+    swagger |= answers({"description": "The Swagger specification.", **specification}, {})
+    paths, schemas = _more(settings, service)
+    security = _security(settings, service)
+    components = {"schemas": {**_definitions(scored, settings), **schemas}}
     return {
         "openapi": "3.0.3",
         "info": _info(settings),
-        "security": [{"Bearer": []}],
-        "paths": _paths(settings, health, scores, swagger),
-        "components": {
-            "schemas": _definitions(scored),
-            "securitySchemes": _BEARER,
-        },
+        **({"security": [{key: [] for key in security}]} if settings.strict_compat else {}),
+        "paths": _paths(settings, health, scores, swagger, paths),
+        "components": components | ({"securitySchemes": security} if security else {}),
     }
 
 
-def _definitions(scored: Sequence[Scored]) -> Json:
+def _definitions(scored: Sequence[Scored], settings: Settings) -> Json:
     found: Json = {}
     for each in scored:
         found[f"ServiceInput{_name(each.suffix)}"] = each.service_input
         found[f"ServiceOutput{_name(each.suffix)}"] = each.service_output
-    return {**found, "ErrorResponse": _ERROR}
+    error = _ERROR if settings.strict_compat else _ERROR | {"example": _ERROR_EXAMPLE}
+    return {**found, "ErrorResponse": error}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .secrets import masked
 from .settings import Settings, setting_fields
 
 # The setting that begins each group, in the order of the settings.
@@ -17,6 +18,7 @@ _GROUPS = {
     "CACHE_URL": "Cache",
     "SERVICE_NAME": "What clients see",
     "AZUREML_LOG_LEVEL": "Logs",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "Traces",
 }
 _HEAD = ("| Setting | Default | Allowed | What it does |", "| --- | --- | --- | --- |")
 
@@ -44,6 +46,17 @@ def rows(settings: Settings) -> list[dict[str, str]]:
         }
         for each in setting_fields()
     ]
+
+
+def described(settings: Settings) -> list[dict[str, str]]:
+    """The same with what each setting does, what is allowed, and its group."""
+    found, group = [], ""
+    for each, row in zip(setting_fields(), rows(settings), strict=True):
+        about = each.metadata
+        group = _GROUPS.get(about["name"], group)
+        said = {"value": masked(row["value"]), "does": about["doc"], "allowed": about["allowed"]}
+        found.append({**row, **said, "group": group})
+    return found
 
 
 def _shown(value: object, secret: bool) -> str:

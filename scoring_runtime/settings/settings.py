@@ -133,18 +133,29 @@ class Settings:
     service_name: str = _setting("SERVICE_NAME", "ML service", str, "text", "Title in the swagger documents.")
     service_version: str = _setting("SERVICE_VERSION", "1.0", str, "text", "Version in the swagger documents.")
     service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", str, "a path", "Prefix of the paths in the swagger documents; the routes stay.")
-    workspace_name: str = _setting("WORKSPACE_NAME", "", str, "text", "Name of the workspace; accepted, not used.")
-    hostname: str = _setting("HOSTNAME", "Unknown", str, "text", "Name of this host; accepted, not used.")
+    workspace_name: str = _setting("WORKSPACE_NAME", "", str, "text", "Name of the workspace, as Application Insights are told it.")
+    hostname: str = _setting("HOSTNAME", "Unknown", str, "text", "Name of this host, as Application Insights are told it.")
     cors_origins: tuple[str, ...] = _setting("AML_CORS_ORIGINS", (), kinds.list_of, "origins separated by commas, or *", "Origins whose pages may call this service.")
     server_version_header: bool = _setting("SERVER_VERSION_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Send `x-ms-server-version`.")
+
+    pages: bool = _setting("SCORING_PAGES", True, kinds.boolean, _SWITCH, "The page for browsers at `/` and `/docs`, and `/status`. On Functions they ask for the key, as `/score` does.")
 
     log_level: str = _setting("AZUREML_LOG_LEVEL", "INFO", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "DEBUG, INFO, WARNING, ERROR or CRITICAL", "Least level that is logged.")
     log_format: str = _setting("SCORING_LOG_FORMAT", "text", kinds.one_of("text", "json"), "text or json", "Standalone host: `json` writes each record as one JSON object, with the request's id. A `logging.json` of your own wins.")
     debug_port: int = _setting("AZUREML_DEBUG_PORT", 0, kinds.integer(0, 65535), _PORTS, "Connect to the debugger that listens there (debugpy) and wait for it.")
-    app_insights_enabled: bool = _setting("AML_APP_INSIGHTS_ENABLED", False, kinds.exactly_true, "true (this spelling) or anything else", "Seen by the script; counts only with a key that is a UUID. Nothing is sent there yet.")
-    app_insights_key: str = _setting("AML_APP_INSIGHTS_KEY", "", str, "a UUID", "See `AML_APP_INSIGHTS_ENABLED`.", secret=True)
-    app_insights_log_response: bool = _setting("APP_INSIGHTS_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Accepted, not used.")
     model_data_collection: bool = _setting("AML_MODEL_DC_STORAGE_ENABLED", False, kinds.true_in_any_case, "true or anything else", "Accepted, not used.", also=("AML_MDC_STORAGE_ENABLED",))
+
+    otlp_endpoint: str = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", str, "an http or https address", "Turns [traces](operate.md#traces) on: they go there by OTLP over HTTP, to the path /v1/traces.")
+    otlp_traces_endpoint: str = _setting("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", str, "an http or https address", "The same, with its whole path.")
+    traces_exporter: str = _setting("OTEL_TRACES_EXPORTER", "", kinds.one_of("otlp", "none", ""), "otlp, none or nothing", "`otlp` turns traces on without an address: they go to http://localhost:4318. `none` sends none by OTLP.")
+    otel_disabled: bool = _setting("OTEL_SDK_DISABLED", False, kinds.true_in_any_case, "true or anything else", "No traces at all, not to Application Insights either.")
+    otel_service_name: str = _setting("OTEL_SERVICE_NAME", "", str, "text", "Name of the service in traces. Default: `SERVICE_NAME`, or scoring-runtime.")
+    traces_sampler: str = _setting("OTEL_TRACES_SAMPLER", "", str, "always_on, always_off, traceidratio, each also with parentbased_ before it", "Which traces are sampled. Default: parentbased_always_on, all but those whose caller has left them out.")
+    traces_sampler_arg: str = _setting("OTEL_TRACES_SAMPLER_ARG", "", str, "0 to 1", "The share that traceidratio samples: 0.01 is 1 %.")
+    app_insights_string: str = _setting("APPLICATIONINSIGHTS_CONNECTION_STRING", "", str, "a connection string of Application Insights", "Standalone host: requests, exceptions and the script's log lines go there. On Azure Functions the host itself sends them.", secret=True)
+    app_insights_enabled: bool = _setting("AML_APP_INSIGHTS_ENABLED", False, kinds.exactly_true, "true (this spelling) or anything else", "The same with a key, as the images of Azure ML have it; seen by the script. Counts only with a key that is a UUID.")
+    app_insights_key: str = _setting("AML_APP_INSIGHTS_KEY", "", str, "a UUID", "The instrumentation key; see `AML_APP_INSIGHTS_ENABLED`.", secret=True)
+    app_insights_log_response: bool = _setting("APP_INSIGHTS_LOG_RESPONSE_ENABLED", True, kinds.true_in_any_case, "true or anything else", "Whether each request that is sent there has its answer, up to 8192 bytes (`Response Value`).")
     # fmt: on
 
     environ: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -202,6 +213,19 @@ class Settings:
     def app_insights_active(self) -> bool:
         """Enabled, and with a key that has the shape of a UUID."""
         return self.app_insights_enabled and bool(_UUID.fullmatch(self.app_insights_key))
+
+    @property
+    def app_insights_connection(self) -> str:
+        """The connection string of Application Insights, or nothing."""
+        if self.otel_disabled or self.app_insights_string:
+            return "" if self.otel_disabled else self.app_insights_string
+        return f"InstrumentationKey={self.app_insights_key}" if self.app_insights_active else ""
+
+    @property
+    def traces_by_otlp(self) -> bool:
+        """Whether traces are asked for."""
+        wanted = self.traces_exporter or self.otlp_endpoint or self.otlp_traces_endpoint
+        return bool(wanted) and self.traces_exporter != "none" and not self.otel_disabled
 
     @property
     def limits(self) -> Limits:

@@ -26,6 +26,7 @@ from ..telemetry.logs import lines_of, log
 from ..telemetry.request_ids import RandomIds
 from ..triggers.blob_paths import BlobPaths, Documents
 from ..triggers.outcomes import Health, Outcome, Scoring, Verdict, blob_request, directed, failed
+from ..triggers.spans import Put, with_write_span
 from ..values.wording import too_large
 from .place import Claim, Document, Found, Place
 
@@ -70,6 +71,9 @@ class BlobTrigger:
         self._recent: dict[str, str] = {}
         self._is_open = False
         self._said_where = False
+        self._put: Put = _put
+        if runtime.spans is not None:
+            self._put = with_write_span(_put, runtime.spans)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Watch until ``stopping``, then finish what is in flight."""
@@ -312,7 +316,7 @@ class BlobTrigger:
         self, found: Found, names: Documents, claim: Claim, document: Document
     ) -> None:
         try:
-            await claim.write(document)
+            await self._put(claim, document)
         except Exception:
             self._kept[found.name] = document
             raise
@@ -342,6 +346,10 @@ class BlobTrigger:
     def _has_trouble(self, error: TriggerTrouble) -> None:
         self._is_open = False
         self._health.has_trouble(error)
+
+
+async def _put(claim: Claim, document: Document) -> None:
+    await claim.write(document)
 
 
 def _details(outcome: Outcome, request_id: str) -> dict[str, str]:

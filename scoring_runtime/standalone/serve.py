@@ -15,6 +15,7 @@ from ..scoring.diagnosis import diagnosis
 from ..scoring.runtime import Loaded, cells, load_before_fork
 from ..scoring.served import Served
 from ..settings.settings import Settings
+from ..telemetry import tracing
 from ..telemetry.logs import log
 from ..telemetry.pages import Pages
 from . import triggers
@@ -37,6 +38,7 @@ def run(settings: Settings) -> int:
         )
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing is read again
+    tracing.check(settings)
     triggers.check(settings)
     if settings.cached:
         store_of(settings, "WORKER_COUNT")  # what is wrong is said once, before there are workers

@@ -18,7 +18,7 @@ from ..telemetry.logs import log
 from ..triggers.messages import entity
 from ..triggers.outcomes import Health, Scoring
 from ..triggers.queue import QueueScoring
-from ..triggers.replies import Replies
+from ..triggers.replies import Replies, replies_of
 from .received import isolate_faults
 from .reception import Reception, wait_for
 
@@ -34,7 +34,7 @@ class ServiceBusTrigger:
     """
 
     def __init__(self, runtime: Runtime, scoring: Scoring) -> None:
-        self._settings = runtime.settings
+        self._settings, self._spans = runtime.settings, runtime.spans
         self._health = Health(runtime.troubles, "service_bus", _CONNECTING)
         self._scoring = scoring
         self._score: QueueScoring | None = None
@@ -60,7 +60,7 @@ class ServiceBusTrigger:
     async def _session(self, stopping: asyncio.Event) -> None:
         """One connection, until it breaks or ``stopping``."""
         client, credential = client_of(self._settings, self._connection)
-        replies = Replies(client, self._connection.name)
+        replies = replies_of(client, self._connection.name, self._spans)
         try:
             if self._settings.servicebus_output_queue:
                 await replies.open(self._settings.servicebus_output_queue)

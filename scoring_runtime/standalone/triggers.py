@@ -13,6 +13,7 @@ from ..scoring.runtime import Runtime
 from ..settings.settings import Settings
 from ..telemetry.logs import quiet_sdks
 from ..triggers.blob_paths import BlobPaths, blob_paths, refuse_shared_documents
+from ..triggers.messages import listens_to
 from ..triggers.outcomes import Scoring
 from .blob import BlobTrigger
 from .folder import Folder
@@ -38,11 +39,13 @@ def build(runtime: Runtime, score: Score) -> list[Trigger]:
     if "blob" in wanted:
         paths = blob_paths(settings, has_script=runtime.has_script)
         refuse_shared_documents(paths)
+        runtime.listens["blob"] = paths.listens_to(settings)
         scoring = Scoring(runtime, "blob", score)
         found.append(BlobTrigger(runtime, scoring, paths, _place(settings, paths)))
     if "service_bus" in wanted:
         named.service_bus(settings)
         service_bus = _imported("service_bus", "servicebus")
+        runtime.listens["service_bus"] = listens_to(settings)
         scoring = Scoring(runtime, "service_bus", score)
         found.append(service_bus.ServiceBusTrigger(runtime, scoring))
     if wanted != ("http",):

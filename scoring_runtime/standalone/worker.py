@@ -24,6 +24,7 @@ from ..settings.settings import Settings
 from ..telemetry.logs import log
 from ..telemetry.metrics import CONNECTIONS
 from ..telemetry.pages import Pages
+from ..telemetry.tracing import spans_of
 from . import triggers
 from .connection import Shared
 from .http import HttpProtocol
@@ -57,6 +58,7 @@ class Worker:
             self._runtime.began = self._wear.began if self._wear else supervised.began
             # Before a client knows it: one that crashes then is replaced.
             self._runtime.before_ready = supervised.tell_ready
+        self._runtime.trace_by(spans_of(settings))
         self._caching = caching(self._runtime, "WORKER_COUNT")
         self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
         self._shared = Shared(self._runtime, handle)
@@ -76,6 +78,8 @@ class Worker:
         self._runtime.start()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._serve())
+        if self._runtime.spans is not None:
+            self._runtime.spans.close()
         return self._exit_code
 
     async def _serve(self) -> None:

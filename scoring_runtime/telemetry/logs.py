@@ -57,6 +57,17 @@ def began(request: ScoringRequest) -> None:
         request.progress.begun = perf_counter()
 
 
+_traces: dict[str, str] = {}
+_MOST_TRACES = 20_000
+
+
+def note_trace(request: str, trace: str) -> None:
+    """Have the lines of a request, by its id, name its trace where they are JSON."""
+    _traces[request] = trace
+    if len(_traces) > _MOST_TRACES:
+        _traces.pop(next(iter(_traces)), None)
+
+
 FORMAT = "%(asctime)s %(levelname).1s [%(process)d] %(name)s - %(message)s"
 _TALLY_SECONDS = 60.0
 
@@ -108,6 +119,7 @@ class JsonFormatter(logging.Formatter):
             "request_id": request_of(record),
             **getattr(record, "fields", {}),
         }
+        said["trace_id"] = _traces.get(said["request_id"], "")
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
         # Not orjson: a text may be none of Unicode's, as the names of files are.

@@ -30,6 +30,8 @@ _SECONDS = (
 )  # fmt: skip
 _LAGS = (0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 _SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+NOTE_CELLS = 2048
+"""Of a page, after its numbers: what a process tells the others in words, see ``recent``."""
 _OF_INPUTS, _OF_MODELS, _TRIGGER = ("model", "version", "trigger"), ("model", "version"), "trigger"
 
 
@@ -152,6 +154,8 @@ _REQUEST = len(OUTCOMES)
 _QUEUE = _REQUEST + REQUEST_SECONDS.size
 _RUN = _QUEUE + QUEUE_SECONDS.size
 _REQUEST_COUNTS, _QUEUE_COUNTS, _RUN_COUNTS = _REQUEST + 1, _QUEUE + 1, _RUN + 1
+BLOCK = _RUN + RUN_SECONDS.size
+"""Cells of the metrics of inputs for one set of labels, which lie side by side."""
 Models: TypeAlias = Sequence[tuple[str, str]]
 
 
@@ -177,6 +181,8 @@ class Layout:
             of_models = [tuple(each) for each in models] if metric.labels == _OF_MODELS else None
             for one in of_models or product(*(choices[name] for name in metric.labels)):
                 self._place(metric, one)
+        self.note = self.cells
+        self.cells += NOTE_CELLS
 
     def _place(self, metric: Metric, labels: tuple[str, ...]) -> None:
         self.places[metric, labels] = self.cells
@@ -316,6 +322,15 @@ class Metrics:
 
         places = {wanted: place(model) for wanted, model in self._named.items()}
         return Inputs(places, place(self._unknown))
+
+    @property
+    def note(self) -> memoryview:
+        """The bytes of this process's note."""
+        return self._page[self.layout.note :].cast("B")
+
+    def notes(self) -> list[tuple[int, bytes]]:
+        """The process of each page, 0 if it is gone, and its note."""
+        return self.pages.bytes_from(self.layout.note)
 
     def publish_by(self, publisher: Callable[[], object]) -> None:
         """Have ``publisher`` set gauges at each :meth:`publish`."""

@@ -60,6 +60,13 @@ class Pages:
         taken = [page for page in self._pages if page[0]]
         return [(int(page[0]) if _is_alive(page) else 0, list(page)) for page in taken]
 
+    def bytes_from(self, cell: int) -> list[tuple[int, bytes]]:
+        """The same, with the bytes of each page from a cell on."""
+        taken = [page for page in self._pages if page[0]]
+        return [
+            (int(page[0]) if _is_alive(page) else 0, bytes(page[cell:].cast("B"))) for page in taken
+        ]
+
 
 def of_siblings(purpose: str, cells: int) -> tuple[Pages, int]:
     """Pages for the processes that the parent of this one has started, and the number of ours.

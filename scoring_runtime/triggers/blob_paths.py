@@ -11,6 +11,7 @@ import re
 from string import Formatter
 from typing import NamedTuple
 
+from ..connections.named import blob_name
 from ..errors import ConfigurationError
 from ..settings.settings import Settings, environment_name
 from .outcomes import is_read
@@ -132,6 +133,15 @@ class BlobPaths(NamedTuple):
         ``input/{model}/{blobname}.json``."""
         values = (self.input.match(name) or {}) if "{model}" in self.input.text else {}
         return {"model": values["model"]} if values else {}
+
+    def listens_to(self, settings: Settings) -> dict[str, str]:
+        """What is watched and where documents go, for people."""
+        if settings.blob_input_folder:
+            where = {"folder": settings.blob_input_folder}
+        else:
+            where = {"connection": blob_name(settings)}
+        texts = {name: template.text for name, template in self._asdict().items()}
+        return {**texts, **where}
 
     def documents(self, name: str) -> Documents | None:
         """Where the result of an input, or its error, goes; None for a blob that is no input."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
+from ..connections.named import service_bus_name
 from ..errors import UndecodableInput
 from ..messages import ScoringRequest
 from ..settings.settings import Settings
@@ -185,6 +186,15 @@ def entity(settings: Settings) -> str:
     """What is scored: ``queue``, or ``topic/subscription``."""
     name, subscription = settings.servicebus_input_queue, settings.servicebus_input_subscription
     return f"{name}/{subscription}" if subscription else name
+
+
+def listens_to(settings: Settings) -> dict[str, str]:
+    """What is received and where replies go, for people."""
+    return {
+        "input": entity(settings),
+        "output": settings.servicebus_output_queue,
+        "connection": service_bus_name(settings),
+    }
 
 
 def _target(reply_to: str) -> str:

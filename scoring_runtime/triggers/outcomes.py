@@ -29,6 +29,7 @@ from ..telemetry.metrics import (
     outcome_of,
     outcome_of_status,
 )
+from .spans import Try, with_spans
 
 _JSON = "application/json"
 # What tools write when they do not know: then the name of the blob says more.
@@ -48,7 +49,8 @@ READ_BY_SCRIPTS = ("image/", "audio/", "video/", "application/pdf", "application
 INPUT_KEY = "x_input_key"
 """The metadata of a blob that names the key of the input to score in its place."""
 _INFER_LENGTH = INFER_HEADER_LENGTH.decode().replace("-", "_")
-_DIRECTIONS = ("model", "method", "accept", _INFER_LENGTH)
+_TRACE = ("traceparent", "tracestate", "diagnostic_id")
+_DIRECTIONS = ("model", "method", "accept", _INFER_LENGTH, *_TRACE)
 
 
 class Verdict(Enum):
@@ -83,6 +85,8 @@ class Outcome(NamedTuple):
     run_ms: float = -1
     cache: str = ""
     """``hit``, ``miss`` or ``bypass``, with a cache."""
+    trace: Mapping[str, str] = {}
+    """``traceparent`` and ``tracestate`` for what follows, if it is of a trace."""
 
     @property
     def is_ours(self) -> bool:
@@ -91,8 +95,10 @@ class Outcome(NamedTuple):
 
     @property
     def properties(self) -> dict[str, str]:
-        """What an HTTP client reads in headers, and cannot do without: where tensors begin."""
-        return {_INFER_LENGTH: self.header_length} if self.header_length else {}
+        """What an HTTP client reads in headers, and cannot do without: where tensors begin; and
+        what continues its trace."""
+        length = {_INFER_LENGTH: self.header_length} if self.header_length else {}
+        return {**length, **self.trace}
 
 
 class Scoring:
@@ -110,11 +116,15 @@ class Scoring:
         self._runtime = runtime
         self.retries = runtime.metrics.number(RETRIES, trigger)
         self._counted = runtime.metrics.inputs(trigger)
+        self._recent = runtime.recent.of(trigger)
         self._lag = runtime.metrics.histogram(LAG_SECONDS, trigger)
         self.dead_letters = runtime.metrics.number(DEAD_LETTERS)
         self._error_documents = runtime.metrics.number(ERROR_DOCUMENTS)
         self._score: Score = score or runtime.score
         self._access = AccessLog(enabled=access_log)
+        self._try: Try = self._outcome
+        if runtime.spans is not None:
+            self._try = with_spans(self._outcome, runtime.spans, trigger, runtime.settings)
 
     async def __call__(self, request: ScoringRequest, what: str) -> Outcome:
         """One try.
@@ -128,9 +138,15 @@ class Scoring:
         """
         progress = Progress()
         progress.received, progress.model = perf_counter(), request.model
-        outcome = await self._outcome(request._replace(patient=True, progress=progress))
+        self._recent.in_flight += 1
+        try:
+            outcome: Outcome = await self._try(request._replace(patient=True, progress=progress))
+        finally:
+            self._recent.in_flight -= 1
         seconds = perf_counter() - progress.received
         model = self._counted.ended(progress, outcome.kind, seconds, outcome.run_ms / 1000)
+        said = (outcome.status, outcome.kind, seconds, outcome.run_ms, progress)
+        self._recent.add(what, *said, request.request_id)
         kind, _, name = what.partition(" ")
         answer = (outcome.status, seconds, len(outcome.body))
         about = (self._trigger, "", model, outcome.cache, request.request_id)
@@ -255,7 +271,8 @@ def directions(metadata: Mapping[str, object]) -> dict[str, str]:
     """What a blob's metadata, or a message's application properties, say of how to score it.
 
     ``model`` (name or name:version), ``method`` (as ``?method=``), ``accept`` and
-    ``inference_header_content_length`` (as the headers), in any case, with ``-`` or ``_``.
+    ``inference_header_content_length`` (as the headers), in any case, with ``-`` or ``_``; and
+    ``traceparent``, ``tracestate`` or, as older clients of Service Bus have it, ``Diagnostic-Id``.
     """
     named = {name.lower().replace("-", "_"): str(value) for name, value in metadata.items()}
     return {name: named[name].strip() for name in _DIRECTIONS if named.get(name, "").strip()}

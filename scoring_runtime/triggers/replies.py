@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from azure.core.exceptions import AzureError
 from azure.servicebus import ServiceBusMessage
@@ -19,6 +19,9 @@ from azure.servicebus.exceptions import MessageSizeExceededError
 from ..connections.service_bus import trouble
 from ..errors import ScoringRuntimeError, TriggerTrouble
 from .messages import QueueReply
+
+if TYPE_CHECKING:
+    from ..telemetry.spans import Spans
 
 _MOST_SENDERS = 50
 _MOST_AT_ONCE = 100
@@ -79,6 +82,35 @@ class Replies:
             oldest = self._senders.pop(idle[0])
             oldest.closing = asyncio.create_task(oldest.close())
         return sender
+
+
+class TracedReplies(Replies):
+    """The same, with a span for each reply to what is of a trace that is sampled."""
+
+    def __init__(self, client: ServiceBusClient, connection_name: str, spans: Spans) -> None:
+        super().__init__(client, connection_name)
+        self._spans = spans
+
+    async def send(self, reply: QueueReply) -> None:
+        """Send one reply, whose properties then name the span of its sending."""
+        attributes: dict[str, str | int] = {
+            "messaging.system": "servicebus",
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": reply.target,
+            "messaging.message.id": reply.message_id,
+            "messaging.message.conversation_id": reply.correlation_id,
+            "messaging.message.body.size": len(reply.body),
+        }
+        with self._spans.write(reply.properties, f"send {reply.target}", attributes) as carrier:
+            await super().send(reply._replace(properties={**reply.properties, **carrier}))
+
+
+def replies_of(client: ServiceBusClient, connection_name: str, spans: Spans | None) -> Replies:
+    """What sends replies; with spans if there are any."""
+    if spans is None:
+        return Replies(client, connection_name)
+    return TracedReplies(client, connection_name, spans)
 
 
 class _Sender:

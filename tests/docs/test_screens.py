@@ -13,19 +13,14 @@ from threading import Thread
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from tests.docs.blocks import ROOT
 from tests.docs.test_links import site
-from tests.hosts.images import ensure_tools
+from tests.hosts.browser import SCHEMES, SCREENS, WIDTHS, browser
 
 pytestmark = pytest.mark.long
-__all__ = ["site"]
-SCREENS = ROOT / "build" / "screens"
-WIDTHS = {"wide": 1280, "narrow": 390}
-SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-_OPTIONS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-            "--disable-component-update", "--disable-sync"]  # fmt: skip
+__all__ = ["browser", "site"]
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -40,15 +35,6 @@ def url(site: Path) -> Iterator[str]:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    [program] = ensure_tools("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=_OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -42,7 +42,7 @@ STORAGE = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=a2V5;Endpoint
 PLAIN = "def init(): ...\ndef run(data): return data"
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
-KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models", "metrics")
+KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models", "metrics", "docs", "status")
 
 
 @pytest.mark.long
@@ -52,7 +52,7 @@ def test_an_init_of_20_seconds_goes_on_behind_the_start_and_requests_wait_for_it
     script = write_script(SLOW)
     began = time.monotonic()
     with host_of(script, SCORING_INIT_GRACE_SECONDS="2") as started, ThreadPoolExecutor() as pool:
-        assert [f["name"] for f in started.functions] == [*KEYED, "v2_health", "health", "web"]
+        assert {f["name"] for f in started.functions} == {*KEYED, "v2_health", "health", "web"}
         assert httpx.get(f"{started.url}/health/live").json() == {"state": "Transitioning"}
         assert httpx.get(f"{started.url}/health/ready").status_code == 503
         assert "it goes on in the background" in started.log
@@ -257,6 +257,15 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
         for path in ("/", "/health/live", "/health/ready"):
             assert httpx.get(guarded.url + path).status_code == 200
         assert httpx.get(f"{guarded.url}/elsewhere").status_code == 404
+        for path in ("/docs", "/status"):
+            assert httpx.get(guarded.url + path).status_code == 401
+            assert httpx.get(f"{guarded.url}{path}?code=test-key").status_code == 200
+        # The page itself holds nothing: it asks for the key that /status wants.
+        shown = httpx.get(f"{guarded.url}/", headers={"accept": "text/html"})
+        assert (shown.status_code, shown.text[:15]) == (200, "<!doctype html>")
+        document = httpx.get(f"{guarded.url}/swagger.json?code=test-key&version=3").json()
+        scheme = document["components"]["securitySchemes"]["FunctionKey"]
+        assert (scheme["in"], scheme["name"]) == ("header", "x-functions-key")
     found = {f["name"]: (f["route"], f["authLevel"]) for f in functions}
     assert found == {
         "score": ("score", "admin"),
@@ -266,6 +275,8 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
         "v2_health": ("v2/health/{probe}", "anonymous"),
         "swagger": ("swagger.json", "admin"),
         "metrics": ("metrics", "admin"),
+        "docs": ("docs", "admin"),
+        "status": ("status", "admin"),
         "health": ("health/{probe}", "anonymous"),
         "web": ("{*path}", "anonymous"),
     }

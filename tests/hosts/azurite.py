@@ -36,19 +36,25 @@ def ensure_azurite() -> list[str]:
     """The command that starts Azurite; installed when it is missing."""
     if _GIVEN:
         return ["node", str(Path(_GIVEN) / _SCRIPT)]
-    home = _CACHE / "azurite"
-    complete = home / f"complete-{VERSION}"
+    binaries, home = npm_package("azurite", VERSION)
+    return [str(binaries / "node"), str(home / _SCRIPT)]
+
+
+def npm_package(name: str, version: str) -> tuple[Path, Path]:
+    """The folder of node, and the one below `.cache/` with this package; installed when missing."""
+    home = _CACHE / name
+    complete = home / f"complete-{version}"
     _CACHE.mkdir(exist_ok=True)
-    with (_CACHE / "azurite.lock").open("w") as lock:
+    with (_CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         binaries = _node()
         if not complete.exists():
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir()
             (home / "package.json").write_text("{}")
-            _run_npm(binaries, home)
+            _run_npm(binaries, home, f"{name}@{version}")
             complete.touch()
-    return [str(binaries / "node"), str(home / _SCRIPT)]
+    return binaries, home
 
 
 def _node() -> Path:
@@ -64,9 +70,9 @@ def _node() -> Path:
     return venv / "bin"
 
 
-def _run_npm(binaries: Path, home: Path) -> None:
+def _run_npm(binaries: Path, home: Path, package: str) -> None:
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
-    command = [str(binaries / "npm"), "install", f"azurite@{VERSION}"]
+    command = [str(binaries / "npm"), "install", package]
     quiet = ["--no-audit", "--no-fund", "--loglevel=error"]
     subprocess.run([*command, *quiet], cwd=home, env={**os.environ, "PATH": path}, check=True)
 

@@ -18,7 +18,7 @@ import httpx
 _SETTINGS = (
     "AZUREML_", "AML_", "SCORING_", "SERVER_", "WORKER_", "SERVICE_", "HEALTH_PORT", "BLOB_",
     "SERVICEBUS_", "REDIS_", "CACHE_", "TriggerConnectionString",
-    "ServiceBusConnectionString", "AzureWebJobs",
+    "ServiceBusConnectionString", "AzureWebJobs", "OTEL_", "APPLICATIONINSIGHTS_",
 )  # fmt: skip
 
 

@@ -62,7 +62,8 @@ def test_the_runtime_in_it_is_this_one(package: Package) -> None:
     made = package().path / "scoring_runtime"
     here = REPOSITORY / "scoring_runtime"
     wanted = {path.relative_to(here): path.read_bytes() for path in here.rglob("*.py")}
-    wanted[Path("py.typed")] = (here / "py.typed").read_bytes()
+    others = [here / "py.typed", *(here / "http/browser").iterdir()]
+    wanted |= {path.relative_to(here): path.read_bytes() for path in others}
     found = {path.relative_to(made): path.read_bytes() for path in made.rglob("*.*")}
     assert found == wanted
 

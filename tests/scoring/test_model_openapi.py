@@ -81,6 +81,15 @@ def host(registry: Path) -> Iterator[ModelHost]:
         yield started
 
 
+EVERY_PATH = {f"/score/{place}" for place in EVERY_MODEL}
+EVERY_PATH |= {f"/score/{place.partition('/')[0]}" for place in EVERY_MODEL}
+
+
+def scored(document: Any) -> set[str]:
+    """The paths that score."""
+    return {path for path in document["paths"] if path.startswith("/score")}
+
+
 def document_of(url: str, version: str = "2") -> Any:
     answer = httpx.get(f"{url}/swagger.json", params={"version": version})
     assert answer.status_code == 200
@@ -122,9 +131,10 @@ def test_the_documents_of_one_model_alone_are_valid(place: str, version: str, tm
     [(status, document)] = replies(root / place, "GET", f"/swagger.json?version={version}")
     assert status == 200
     validate(document, cls=VALIDATORS[version])
-    assert list(document["paths"]) == ["/", "/score", "/swagger.json"]
+    name = place.partition("/")[0]
+    assert scored(document) == {"/score", f"/score/{name}", f"/score/{place}"}
     assert document["paths"]["/score"]["post"]["operationId"] == "RunMLService"
-    assert sorted(schemas(document)) == ["ErrorResponse", "ServiceInput", "ServiceOutput"]
+    assert {"ErrorResponse", "ServiceInput", "ServiceOutput"} <= {*schemas(document)}
 
 
 # --- complete -------------------------------------------------------------------------------------
@@ -134,13 +144,13 @@ def test_the_documents_of_one_model_alone_are_valid(place: str, version: str, tm
 def test_every_path_that_scores_is_there(version: str, host: ModelHost):
     document = document_of(host.url, version)
     validate(document, cls=VALIDATORS[version])
-    paths = ["/score", *(f"/score/{place}" for place in EVERY_MODEL)]
-    assert sorted(document["paths"]) == sorted(["/", *paths, "/swagger.json"])
+    assert scored(document) == {"/score", *EVERY_PATH}
+    assert taken(document, "/score/iris") == taken(document, "/score/iris/2")
     assert taken(document, "/score") == taken(document, "/score/iris/2")
     assert given(document, "/score") == given(document, "/score/iris/2")
     operations = [each["operationId"] for path in document["paths"].values()
                   for each in path.values()]  # fmt: skip
-    assert len(set(operations)) == len(operations) == len(paths) + 2
+    assert len(set(operations)) == len(operations)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -158,9 +168,7 @@ def test_the_content_types_are_those_that_score(version: str, host: ModelHost):
 def test_without_a_default_there_is_no_path_score(registry: Path):
     """Nothing answers there."""
     [(_, document)] = replies(registry, "GET", "/swagger.json")
-    assert sorted(document["paths"]) == sorted(
-        ["/", "/swagger.json", *(f"/score/{place}" for place in EVERY_MODEL)]
-    )
+    assert scored(document) == EVERY_PATH
 
 
 @pytest.mark.parametrize("version", VERSIONS)

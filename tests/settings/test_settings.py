@@ -104,13 +104,22 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "HOSTNAME": ("Unknown", {"box": "box"}, []),
     "AML_CORS_ORIGINS": ((), {"http://a, http://b ,,": ("http://a", "http://b"), "": ()}, []),
     "SERVER_VERSION_LOG_RESPONSE_ENABLED": (True, {"True": True, "x": False, "": False}, []),
+    "SCORING_PAGES": (True, {"false": False, "1": True}, ["yes", ""]),
     "AZUREML_LOG_LEVEL": ("INFO", {"debug": "DEBUG", "WARNING": "WARNING"}, ["BANANA", "10", ""]),
-    "SCORING_LOG_FORMAT": ("text", {"JSON": "json"}, ["xml", ""]),
+    "SCORING_LOG_FORMAT": ("text", {"json": "json"}, ["yaml", "JSON "]),
     "AZUREML_DEBUG_PORT": (0, {"5678": 5678, "0": 0}, ["65536", "x"]),
+    "AML_MODEL_DC_STORAGE_ENABLED": (False, {"true": True, "no": False}, []),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("", {"http://otel:4318": "http://otel:4318"}, []),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("", {"http://otel/v1": "http://otel/v1"}, []),
+    "OTEL_TRACES_EXPORTER": ("", {"OTLP": "otlp", "none": "none", "": ""}, ["zipkin"]),
+    "OTEL_SDK_DISABLED": (False, {"True": True, "1": False}, []),
+    "OTEL_SERVICE_NAME": ("", {"iris": "iris"}, []),
+    "OTEL_TRACES_SAMPLER": ("", {"always_on": "always_on"}, []),
+    "OTEL_TRACES_SAMPLER_ARG": ("", {"0.01": "0.01"}, []),
+    "APPLICATIONINSIGHTS_CONNECTION_STRING": ("", {"a": "a"}, []),
     "AML_APP_INSIGHTS_ENABLED": (False, {"true": True, "True": False, "1": False}, []),
     "AML_APP_INSIGHTS_KEY": ("", {KEY: KEY, "any": "any"}, []),
     "APP_INSIGHTS_LOG_RESPONSE_ENABLED": (True, {"TRUE": True, "no": False}, []),
-    "AML_MODEL_DC_STORAGE_ENABLED": (False, {"true": True, "no": False}, []),
 }
 FIELDS = {each.metadata["name"]: each for each in setting_fields()}
 GOOD = [(name, text, value) for name, (_, good, _) in TABLE.items() for text, value in good.items()]
@@ -252,11 +261,11 @@ def test_the_exact_name_wins_over_another_case(first: str) -> None:
 def test_unknown_variables_of_the_environment_are_not_looked_at() -> None:
     """PATH and the like neither warn nor fail; what looks like a setting only warns."""
     settings = Settings.from_environ(
-        {"PATH": "x", "SCORING_NOPE": "y", "CACHE_LOCATION_OF_MINE": "z"}
+        {"PATH": "x", "SCORING_AWAY": "y", "CACHE_LOCATION_OF_MINE": "z"}
     )
     assert settings == Settings()
     assert settings.warnings == (
-        "The environment has names that are not settings: CACHE_LOCATION_OF_MINE, SCORING_NOPE.",
+        "The environment has names that are not settings: CACHE_LOCATION_OF_MINE, SCORING_AWAY.",
     )
 
 
@@ -456,7 +465,7 @@ def test_the_config_file_can_name_the_app_root(tmp_path: Path) -> None:
 
 def test_secrets_are_those() -> None:
     secret = [each.name for each in setting_fields() if each.metadata["secret"]]
-    assert secret == ["cache_url", "redis_password", "app_insights_key"]
+    assert secret == ["cache_url", "redis_password", "app_insights_string", "app_insights_key"]
 
 
 KEY_OF_BUS = "c2VjcmV0LWtleS1vZi10aGUtbmFtZXNwYWNlLTEyMzQ="

@@ -49,7 +49,8 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_archives_hold_every_module(dist: Path) -> None:
     package = ROOT / "scoring_runtime"
     wanted = {f"scoring_runtime/{path.relative_to(package)}" for path in package.rglob("*.py")}
-    wanted.add("scoring_runtime/py.typed")
+    files = [package / "py.typed", *(package / "http/browser").iterdir()]
+    wanted |= {f"scoring_runtime/{path.relative_to(package)}" for path in files}
     [wheel], [source] = dist.glob("*.whl"), dist.glob("*.tar.gz")
     assert wheel.name == f"scoring_runtime-{VERSION}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
