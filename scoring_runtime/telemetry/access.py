@@ -77,7 +77,7 @@ def _write(until: float) -> None:
 
 def _text(entry: Entry) -> str:
     _, method, path, query, status, seconds, length, *about, request = entry
-    end = f"{_about(*about)} [{printable(request)}]"
+    end = _about(*about) + (f" [{printable(request)}]" if request else "")
     return f"{method} {_shown(path, query)} {status} {seconds * 1000:.3f}ms {length}{end}"
 
 
@@ -116,9 +116,8 @@ def _as_text(entries: list[Entry], handler: logging.Handler) -> str:
             path = _shown(path, query)
         if not request.isprintable():
             request = printable(request)
-        lines.append(
-            f"{start}{method} {path} {status} {seconds * 1000:.3f}ms {length}{end} [{request}]\n"
-        )
+        of = f" [{request}]" if request else ""
+        lines.append(f"{start}{method} {path} {status} {seconds * 1000:.3f}ms {length}{end}{of}\n")
     return "".join(lines)
 
 
