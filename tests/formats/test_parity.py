@@ -40,7 +40,6 @@ from tests.triggers.test_parity import (
     endings_of,
     reason_in,
     through_queue_of_functions,
-    without_id,
 )
 
 JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
@@ -262,7 +261,7 @@ def through_blobs_of_functions(host: FunctionsHost, cases: list[Scored]) -> Endi
             endings[case.name] = Ending("failed", reason=reason_in(done.failure))
         else:
             [(place, body)] = done.outputs.items()
-            endings[case.name] = Ending(place, without_id(body))
+            endings[case.name] = Ending(place, body)
     return endings
 
 
@@ -385,7 +384,7 @@ def expected(case: Scored, answer: Ending, way: str) -> Ending | None:
         if case.encoding:
             return None
         if refused:
-            text = f"{json.loads(answer.body)['message']} [{case.name}]"
+            text = json.loads(answer.body)["message"]
             return answer._replace(
                 place="reply and dead letter", reason=case.reason, description=text
             )
