@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = machine.options(__doc__)
+    parser = machine.options(__doc__, seconds=1)
     parser.add_argument("--connections", type=int, default=8)
     return parser.parse_args()
 

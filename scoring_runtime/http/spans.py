@@ -1,4 +1,4 @@
-"""The span of an HTTP request, around an endpoint; of health and metrics there is none.
+"""The span of an HTTP request, around an endpoint; of health, metrics and pages there is none.
 
 Attributes: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 """
@@ -6,6 +6,7 @@ Attributes: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ from .messages import Handle, HttpRequest, Reply
 if TYPE_CHECKING:
     from ..telemetry.spans import Begin, Spans
 
-_QUIET = frozenset({"/", "/health/live", "/health/ready", "/metrics"})
 _ROUTES = {
     "/score/": "/score/{name}/{version}",
     "/v2/models/": "/v2/models/{path}",
@@ -34,20 +34,17 @@ def with_spans(handle: Handle, spans: Spans) -> Handle:
 
     # Not a coroutine of its own: this is on the way of every request.
     def handled(request: HttpRequest) -> Awaitable[Reply]:
-        if request.path in _QUIET:
-            return handle(request)
-        begin = spans.begin_of(request.headers)
-        return handle(request) if begin is None else spanned(request, begin)
+        route = request.path if request.path == "/score" else _route(request.path)
+        begin = spans.begin_of(request.headers) if route else None
+        return handle(request) if begin is None else spanned(request, route, begin)
 
-    async def spanned(request: HttpRequest, begin: Begin) -> Reply:
+    async def spanned(request: HttpRequest, route: str, begin: Begin) -> Reply:
         progress = request.progress
         if progress is None:
             progress = Progress()
             progress.received = perf_counter()
-        asked = dict(request.headers)
-        route = _route(request.path)
-        name = f"{request.method} {route}".strip()
-        trace = begin(name, "server", progress.received, _asked(request, asked, route))
+        asked = partial(_asked, request, route)
+        trace = begin(f"{request.method} {route}", "server", progress.received, asked)
         progress.trace = trace
         try:
             reply = await handle(request._replace(progress=progress))
@@ -102,10 +99,11 @@ def _route(path: str) -> str:
     for start, route in _ROUTES.items():
         if path.startswith(start):
             return route
-    return path if path in ("/score", "/swagger.json", "/v2") else ""
+    return path if path in ("/swagger.json", "/v2") else ""
 
 
-def _asked(request: HttpRequest, headers: dict[bytes, bytes], route: str) -> dict[str, Any]:
+def _asked(request: HttpRequest, route: str) -> dict[str, Any]:
+    headers = dict(request.headers)
     host, _, port = headers.get(b"host", b"").decode("latin-1").rpartition(":")
     found: dict[str, Any] = {
         "http.request.method": request.method,

@@ -76,7 +76,8 @@ class _AliasLoader(Loader):
         # real module itself and its own __spec__ stays as it is.
         sys.modules[module.__name__] = importlib.import_module(self.real)
         # Its submodules too: they would be found below its __path__ and loaded a second time.
-        for name, each in list(sys.modules.items()):
+        # A copy in one step: other threads import meanwhile.
+        for name, each in sys.modules.copy().items():
             if name.startswith(f"{self.real}."):
                 sys.modules[module.__name__ + name[len(self.real) :]] = each
 

@@ -25,7 +25,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import (
     NonRecordingSpan,
     Span,
@@ -46,7 +46,6 @@ _PARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
 )
 _Found: TypeAlias = "re.Match[bytes] | None"
-_LOW = (1 << 64) - 1
 _CLOSE_SECONDS = 5.0
 _KINDS = {"server": SpanKind.SERVER, "consumer": SpanKind.CONSUMER, "producer": SpanKind.PRODUCER}
 _drawn: ContextVar[int] = ContextVar("scoring_drawn_trace_id", default=0)
@@ -163,8 +162,8 @@ class Trace:
         return self._zero + int(moment * 1e9)
 
 
-Begin: TypeAlias = Callable[[str, str, float, Attributes], LeftOut | Trace]
-"""Begins a trace: name and kind of its first span, when it was received, attributes."""
+Begin: TypeAlias = Callable[[str, str, float, Callable[[], Attributes]], LeftOut | Trace]
+"""Begins a trace: name and kind of its first span, when it was received, what gives attributes."""
 
 
 class Spans:
@@ -178,11 +177,11 @@ class Spans:
 
     def __init__(self, settings: Settings, *, otlp: bool, app_insights: str) -> None:
         share, self._follows = sampling(settings)
-        self._bound = None if share is None else TraceIdRatioBased.get_bound_for_rate(share)
+        root = TraceIdRatioBased(share)
+        self._bound = root.bound
         resource = _resource(settings)
-        self._provider = TracerProvider(
-            sampler=_sampler(share, self._follows), resource=resource, id_generator=_Ids()
-        )
+        sampler = ParentBased(root) if self._follows else root
+        self._provider = TracerProvider(sampler, resource, id_generator=_Ids())
         self.details: Callable[[dict[bytes, bytes], Any], Attributes] | None = None
         """What Application Insights are told of an answer besides: of its headers and body."""
         self._closing: list[Callable[[], object]] = [self._provider.shutdown]
@@ -258,8 +257,6 @@ class Spans:
             each.join(max(0.0, until - perf_counter()))
 
     def _leaves_out(self, found: _Found, drawn: int) -> bool:
-        if self._bound is None:
-            return False
         if found is None:
             return drawn >= self._bound
         if self._follows:
@@ -274,7 +271,7 @@ class Spans:
         name: str,
         kind: str,
         received: float,
-        attributes: Attributes,
+        attributes: Callable[[], Attributes],
     ) -> Trace:
         zero = time_ns() - int(perf_counter() * 1e9)
         token = _drawn.set(getrandbits(64) << 64 | drawn)
@@ -283,7 +280,7 @@ class Spans:
                 name,
                 _remote(found, state.decode("latin-1")),
                 _KINDS[kind],
-                attributes,
+                attributes(),
                 start_time=zero + int(received * 1e9),
             )
         finally:
@@ -313,14 +310,6 @@ def carrier_of(span: Span) -> dict[str, str]:
 
 def _carrier(parent: str, state: str) -> dict[str, str]:
     return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
-
-
-def _sampler(share: float | None, follows: bool) -> Sampler | None:
-    """None: the one that the SDK finds by OTEL_TRACES_SAMPLER."""
-    if share is None:
-        return None
-    root = TraceIdRatioBased(share)
-    return ParentBased(root) if follows else root
 
 
 def _resource(settings: Settings) -> Resource:

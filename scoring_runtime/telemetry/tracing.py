@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -27,48 +28,46 @@ def check(settings: Settings, *, on_functions: bool = False) -> None:
     Functions the host itself feeds Application Insights.
 
     Raises:
-        ConfigurationError: for Application Insights a package is missing; or a sampler's argument
-            is no number.
+        ConfigurationError: for Application Insights a package is missing; or a share is none.
     """
     if settings.traces_by_otlp and not _is_there(_OTLP):
         log.warning(
             "Traces are asked for (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER), but not "
             "made: pip install 'scoring-runtime[otel]'"
         )
-    if settings.app_insights_connection and not on_functions and not _is_there(_APP_INSIGHTS):
-        name = "APPLICATIONINSIGHTS_CONNECTION_STRING"
-        name = name if settings.app_insights_string else "AML_APP_INSIGHTS_ENABLED"
+    connection = "" if on_functions else settings.app_insights_connection
+    if connection and not _is_there(_APP_INSIGHTS):
+        key, text = "AML_APP_INSIGHTS_ENABLED", "APPLICATIONINSIGHTS_CONNECTION_STRING"
         raise ConfigurationError(
-            f"{name} asks for Application Insights, which need a package that is not installed: "
-            "pip install 'scoring-runtime[appinsights]', or unset it."
+            f"{text if settings.app_insights_string else key} asks for Application Insights, which "
+            "need a package that is not installed: pip install 'scoring-runtime[appinsights]', or "
+            "unset it."
         )
-    sampling(settings)
+    if connection or settings.traces_by_otlp:
+        sampling(settings)
 
 
-def sampling(settings: Settings) -> tuple[float | None, bool]:
+def sampling(settings: Settings) -> tuple[float, bool]:
     """The share of traces that begin here and are sampled, and whether others keep what was decided
-    where they began; None for a sampler that only the SDK knows.
+    where they began; a sampler that is not known is the default.
 
     Source: https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 
     Raises:
         ConfigurationError: OTEL_TRACES_SAMPLER_ARG is not 0 to 1.
     """
-    name = settings.traces_sampler.lower() or "parentbased_always_on"
+    name = settings.traces_sampler.lower()
     root = name.removeprefix("parentbased_")
-    share: float | None = {"always_on": 1.0, "always_off": 0.0}.get(root)
-    if root == "traceidratio":
-        text = settings.traces_sampler_arg or "1"
-        try:
-            share = float(text)
-        except ValueError:
-            share = -1.0
-        if not 0 <= share <= 1:
-            raise ConfigurationError(
-                f"OTEL_TRACES_SAMPLER_ARG has the value {text!r}, which is not allowed. "
-                "Allowed: 0 to 1. (environment variable: OTEL_TRACES_SAMPLER_ARG)"
-            )
-    return share, root != name
+    if root != "traceidratio":
+        return float(root != "always_off"), name not in ("always_on", "always_off")
+    text = settings.traces_sampler_arg or "1"
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text), root != name
+    raise ConfigurationError(
+        f"OTEL_TRACES_SAMPLER_ARG has the value {text!r}, which is not allowed. Allowed: 0 to 1. "
+        "(environment variable: OTEL_TRACES_SAMPLER_ARG)"
+    )
 
 
 def spans_of(settings: Settings, *, on_functions: bool = False) -> Spans | None:
@@ -82,7 +81,13 @@ def spans_of(settings: Settings, *, on_functions: bool = False) -> Spans | None:
         return None
     from .spans import Spans
 
-    return Spans(settings, otlp=otlp, app_insights=connection)
+    try:
+        return Spans(settings, otlp=otlp, app_insights=connection)
+    except ValueError as error:  # Microsoft's exporter takes UUIDs of some versions only
+        if not connection:
+            raise
+        log.warning("Nothing is sent to Application Insights: %s", error)
+    return Spans(settings, otlp=True, app_insights="") if otlp else None
 
 
 def _is_there(module: str) -> bool:

@@ -36,7 +36,7 @@ def with_spans(score: Try, spans: Spans, trigger: str, settings: Settings) -> Tr
         assert request.progress is not None
         attributes = {**of_trigger(request, settings), "scoring.request_id": request.request_id}
         name = f"process {attributes[_DESTINATION[trigger]]}"
-        trace = begin(name, "consumer", request.progress.received, attributes)
+        trace = begin(name, "consumer", request.progress.received, lambda: attributes)
         request.progress.trace = trace
         note_trace(request.request_id, trace.trace_id)
         try:

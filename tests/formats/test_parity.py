@@ -40,6 +40,7 @@ from tests.triggers.test_parity import (
     endings_of,
     reason_in,
     through_queue_of_functions,
+    without_id,
 )
 
 JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
@@ -261,7 +262,7 @@ def through_blobs_of_functions(host: FunctionsHost, cases: list[Scored]) -> Endi
             endings[case.name] = Ending("failed", reason=reason_in(done.failure))
         else:
             [(place, body)] = done.outputs.items()
-            endings[case.name] = Ending(place, body)
+            endings[case.name] = Ending(place, without_id(body))
     return endings
 
 
@@ -384,7 +385,7 @@ def expected(case: Scored, answer: Ending, way: str) -> Ending | None:
         if case.encoding:
             return None
         if refused:
-            text = json.loads(answer.body)["message"]
+            text = f"{json.loads(answer.body)['message']} [{case.name}]"
             return answer._replace(
                 place="reply and dead letter", reason=case.reason, description=text
             )
