@@ -187,6 +187,8 @@ async def test_no_secret_is_in_the_page_or_in_the_status(serving: Ask) -> None:
         "CACHE_URL": "redis://user:planted-1@127.0.0.1:1/0",
         "REDIS_PASSWORD": "planted-2",
         "AML_APP_INSIGHTS_KEY": "01234567-89ab-cdef-0123-a0a0a0a0a0a3",
+        "APPLICATIONINSIGHTS_CONNECTION_STRING": "InstrumentationKey="
+        "01234567-89ab-cdef-0123-a0a0a0a0a0a3;IngestionEndpoint=http://127.0.0.1:1/",
         "TriggerConnectionString": "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=n;"
         "SharedAccessKey=planted-4planted-4planted-4planted-4planted=",
         "SOME_TOKEN": "planted-5",

@@ -296,14 +296,10 @@ function chart(title, unit, series) {
     series.map(([, points], at) => el("path", { class: at ? "two" : "", d: line(points, x, y) }))));
 }
 
+// Over times without an input it goes on: else what comes now and then were dots.
 function line(points, x, y) {
-  let found = "", on = false;
-  for (const [time, each] of points) {
-    if (each === null) { on = false; continue; }
-    found += `${on ? "L" : "M"}${x(time).toFixed(1)} ${y(each).toFixed(1)}${on ? "" : "h.1"}`;
-    on = true;
-  }
-  return found;
+  const there = points.filter(([, each]) => each !== null);
+  return there.map(([time, each], at) => `${at ? "L" : "M"}${x(time).toFixed(1)} ${y(each).toFixed(1)}${at ? "" : "h.1"}`).join("");
 }
 
 function nice(most) {
