@@ -113,7 +113,7 @@ def cells(points: Sequence[Figures]) -> list[list[str]]:
         [
             f"{each['size']:,}",
             f"{each['rate']:,.0f}" + (f", {each['errors']:.0f} failed" if each["errors"] else ""),
-            f"{each['p50_ms']:.2g} / {each['p99_ms']:.3g} ms",
+            f"{machine.short(each['p50_ms'])} / {machine.short(each['p99_ms'])} ms",
             f"{each['pss_mb']:.0f} MB",
         ]
         for each in points

@@ -210,7 +210,8 @@ def figure(point: wrk.Figures | None) -> str:
     if point is None:
         return ""
     failed = f", {point['errors']:.0f} failed" if point["errors"] else ""
-    return f"{point['rate']:,.0f}/s, {point['p50_ms']:.2g} / {point['p99_ms']:.3g} ms{failed}"
+    times = f"{machine.short(point['p50_ms'])} / {machine.short(point['p99_ms'])} ms"
+    return f"{point['rate']:,.0f}/s, {times}{failed}"
 
 
 if __name__ == "__main__":

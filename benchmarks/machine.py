@@ -139,6 +139,11 @@ def peak_mb(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
+def short(value: float) -> str:
+    """With as many places as say something."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
 def table(head: list[str], rows: list[list[Any]]) -> str:
     """In Markdown."""
     lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]

@@ -53,11 +53,10 @@ MODELS = {
     "onnx": "ONNX",
     "image": "picture",
 }
-# Why a server is ahead of this one, for each that ever was by more than 5 %.
+# Why a server is ahead of this one, for each that was by more than 5 %.
 AHEAD = {
     "bare uvicorn app": "it calls `run()` in its event loop: no hand-over to a scoring thread, "
     "no ids, deadlines, limits, access log, and no health while it computes",
-    "BentoML": "its pictures come as base64",
 }
 
 
@@ -105,7 +104,7 @@ def others() -> str:
     """The other loads, each with one number of connections."""
     loads = {n: e for n, e in results("http")["loads"].items() if n not in WHOLE}
     counts = {name: _counts(each)[-1] for name, each in loads.items()}
-    names = dict.fromkeys(name for each in loads.values() for name in each["servers"])
+    names = results("http")["loads"]["linear-1"]["servers"]
     rows = [
         [server(name), *(figure(e["servers"][name]["connections"].get(counts[n]))
                          if name in e["servers"] else "" for n, e in loads.items())]
@@ -140,7 +139,8 @@ def _ahead(each: dict[str, Any], count: str) -> Iterator[str]:
         if name not in OURS and rate > 1.05 * rates[best]:
             yield (
                 f"- {load(each['load'])}, {count} connection{'s' * (count != '1')}: {name} "
-                f"{rate:,.0f}/s, the best of ours {rates[best]:,.0f}/s ({best}): {AHEAD[name]}."
+                f"{rate:,.0f}/s, the best of ours {rates[best]:,.0f}/s ({best}): "
+                f"{AHEAD.get(name, 'why has not been found yet')}."
             )
 
 
@@ -162,7 +162,7 @@ def waiting() -> str:
         rows.append([
             place, f"{each['size']:,}", f"{each['per_second']:,.0f}/s",
             f"{each['host_cpu_ms']:.2f} ms", f"{storage:.1f} ms" if storage else "",
-            f"{each['peak_mb']:.0f} MB",
+            f"{each['peak_mb']:.0f} MB" if "peak_mb" in each else "",
         ])  # fmt: skip
     head = ["", "waiting", "scored", "CPU time of ours, each", "of Azurite or the broker, each"]
     return _table([*head, "peak memory"], rows, "blobs")

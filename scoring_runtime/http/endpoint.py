@@ -83,7 +83,8 @@ class Endpoint:
             "/metrics": (self._measured, _READ, QUIET),
         }
         if runtime.settings.pages:
-            self._routes |= page_routes(runtime, self._healthy)
+            pages = page_routes(runtime, self._healthy)
+            self._routes |= {path: (route, _READ, QUIET) for path, route in pages.items()}
         self._models: ModelRoutes | None = None
         self._counted: Inputs | None = None
         if "http" in triggers(runtime.settings):

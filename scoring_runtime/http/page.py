@@ -19,14 +19,13 @@ from ..messages import Headers, ScoringResponse
 from ..scoring.runtime import Runtime, State
 from ..telemetry.request_ids import Ids
 from .messages import HttpRequest
-from .model_routes import QUIET, Found, Route
+from .model_routes import Route
 from .status import Status
 
 _FILES = Path(__file__).with_name("browser")
-_READ = ("GET", "HEAD", "OPTIONS")
 
 
-def page_routes(runtime: Runtime, healthy: Route) -> dict[str, Found]:
+def page_routes(runtime: Runtime, healthy: Route) -> dict[str, Route]:
     """The routes of the page, and of what it shows.
 
     Args:
@@ -45,11 +44,7 @@ def page_routes(runtime: Runtime, healthy: Route) -> dict[str, Found]:
         is_browser = b"text/html" in accept and prefers_html(accept.decode("latin-1"))
         return await (page if is_browser else healthy)(request, ids)
 
-    return {
-        "/": (page_or_health, _READ, QUIET),
-        "/docs": (page, _READ, QUIET),
-        "/status": (Status(runtime), _READ, QUIET),
-    }
+    return {"/": page_or_health, "/docs": page, "/status": Status(runtime)}
 
 
 def prefers_html(accept: str) -> bool:

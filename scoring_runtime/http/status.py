@@ -28,6 +28,7 @@ from ..telemetry.metrics import (
     ERROR_DOCUMENTS,
     IN_FLIGHT,
     LAG_SECONDS,
+    OUTCOMES,
     QUEUE_DEPTH,
     REQUESTS,
     RETRIES,
@@ -190,12 +191,10 @@ class Status:
     ) -> dict[str, Any]:
         rings = [note["triggers"][trigger] for note in notes]
         troubles = (note.get("troubles", {}).get(trigger) for note in living)
-        counted = {
-            outcome: sum(cells[0] for (metric, labels), cells in values.items()
-                         if metric is REQUESTS and labels[2:] == (trigger, outcome))
-            for outcome in dict.fromkeys(labels[3] for metric, labels in values
-                                         if metric is REQUESTS)
-        }  # fmt: skip
+        counted = dict.fromkeys(OUTCOMES, 0.0)
+        for (metric, labels), cells in values.items():
+            if metric is REQUESTS and labels[2] == trigger:
+                counted[labels[3]] += cells[0]
         of_this = {
             "retries": values.get((RETRIES, (trigger,))),
             "dead_letters": values.get((DEAD_LETTERS, ())) if trigger == "service_bus" else None,
@@ -217,8 +216,7 @@ class Status:
     def _in_flight(self, trigger: str, living: Sequence[Any], values: Mapping[Any, Any]) -> float:
         """Requests of clients are what is in flight and came by no other trigger."""
         if trigger != "http":
-            counted = [note["triggers"][trigger]["in_flight"] for note in living]
-            return float(sum(counted))
+            return float(sum(note["triggers"][trigger]["in_flight"] for note in living))
         others = [each for each in triggers(self._runtime.settings) if each != "http"]
         every: float = sum(cells[0] for (metric, _), cells in values.items() if metric is IN_FLIGHT)
         return max(0.0, every - sum(self._in_flight(each, living, values) for each in others))

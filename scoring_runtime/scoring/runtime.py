@@ -433,7 +433,8 @@ def cells(settings: Settings) -> int:
 
 def pages_of_siblings(settings: Settings) -> tuple[Pages, int]:
     """Pages for processes with these settings that the parent of this one starts, and ours."""
-    purpose = hashlib.sha256(repr(settings).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    said = repr((settings, triggers(settings)))
+    purpose = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return of_siblings(purpose, cells(settings))
 
 

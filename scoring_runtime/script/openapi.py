@@ -234,8 +234,10 @@ def _scores(
     found: Json = {}
     for each in scored:
         for suffix in (each.suffix, *each.also):
+            # No version's: "a_1" and version 1 of "a" are two.
+            last = ".last" if suffix.count("/") == 1 else ""
             found[suffix] = {
-                "operationId": f"RunMLService{_name(suffix)}",
+                "operationId": f"RunMLService{_name(suffix)}{last}",
                 "description": "Run web service's model and get the prediction output",
                 **({"security": [{key: [] for key in security}]} if security else {}),
                 **tell(_name(each.suffix)),
@@ -255,9 +257,7 @@ def _failures(settings: Settings, schema: Json) -> Json:
     return {status: {"description": text, **schema} for status, text in ERRORS.items()}
 
 
-def _more(
-    settings: Settings, service: Service, *, swagger2: bool = False
-) -> tuple[Mapping[str, Json], Mapping[str, Json]]:
+def _more(settings: Settings, service: Service, *, swagger2: bool = False) -> tuple[Json, Json]:
     """The paths and the schemas of the other routes."""
     if settings.strict_compat:
         return {}, {}

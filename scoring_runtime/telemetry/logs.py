@@ -28,6 +28,8 @@ _print_log = logging.getLogger("azmlinfsrv.print")
 
 request_id: ContextVar[str] = ContextVar("scoring_request_id", default="")
 """The id of the request that this thread or task works on, for log formats and scripts."""
+enter: ContextVar[Callable[[], object]] = ContextVar("scoring_enter", default=lambda: None)
+"""What ties the lines of a thread to the host's own invocation."""
 
 
 def request_of(record: logging.LogRecord) -> str:
@@ -49,6 +51,8 @@ def lines_of(request: str) -> Iterator[None]:
 def began(request: ScoringRequest) -> None:
     """In a scoring thread, at each request: from now on its lines are that request's."""
     request_id.set(request.request_id)
+    if request.enter is not None:
+        enter.set(request.enter)
     if request.progress is not None and not request.progress.begun:
         request.progress.begun = perf_counter()
 

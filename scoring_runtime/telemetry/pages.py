@@ -99,6 +99,7 @@ def _shared(path: Path, cells: int) -> tuple[Pages, int]:
         number = pages.free()
         pages.take(number)
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # the map keeps the file open, and so its lock
         os.close(descriptor)
     atexit.register(_last_removes, path, pages.read, os.getpid())
     return pages, number

@@ -97,7 +97,7 @@ class Recent:
     def _publish(self) -> None:
         place, most = self._metrics.note, KEPT
         note = self._note(most)
-        while len(note) > len(place) - _LENGTH_BYTES and most:
+        while len(note) > len(place) - _LENGTH_BYTES and most > 1:  # texts are bounded: 1 fits
             most //= 2
             note = self._note(most)
         place[:_LENGTH_BYTES] = bytes(_LENGTH_BYTES)  # until all of it is there
@@ -108,8 +108,8 @@ class Recent:
         triggers = {
             trigger: {
                 "in_flight": ring.in_flight,
-                "last": [_shown(each) for each in list(ring.last)[KEPT - most :]],
-                "failed": [_shown(each) for each in list(ring.failed)[KEPT - most :]],
+                "last": [_shown(each) for each in list(ring.last)[-most:]],
+                "failed": [_shown(each) for each in list(ring.failed)[-most:]],
             }
             for trigger, ring in self._rings.items()
         }

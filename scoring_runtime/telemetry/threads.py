@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial, wraps
 from typing import Any
 
-from .logs import request_id
+from .logs import enter, request_id
 
 
 def carry_ids() -> None:
@@ -28,11 +29,22 @@ def _carry_in_threads() -> None:
     def start_in_context(self: threading.Thread) -> None:
         # A pool's threads stay for other requests: there each call has its own.
         if request_id.get() and not _is_of_pool(self):
-            self.run = partial(copy_context().run, self.run)  # type: ignore[method-assign]
+            self.run = _in_context(self.run)  # type: ignore[method-assign]
         start(self)
 
     start_in_context.carries = True  # type: ignore[attr-defined]
     threading.Thread.start = start_in_context  # type: ignore[method-assign]
+
+
+def _in_context(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, called as this thread would: its lines are the request's, and the invocation's."""
+    context = copy_context()
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        enter.get()()
+        return function(*args, **kwargs)
+
+    return partial(context.run, called)
 
 
 def _is_of_pool(thread: threading.Thread) -> bool:
@@ -51,7 +63,7 @@ def _carry_in_pools() -> None:
         self: ThreadPoolExecutor, function: Any, /, *args: Any, **kwargs: Any
     ) -> Any:
         if request_id.get():
-            return submit(self, copy_context().run, function, *args, **kwargs)
+            function = _in_context(function)
         return submit(self, function, *args, **kwargs)
 
     ThreadPoolExecutor.submit = submit_in_context  # type: ignore[method-assign, assignment]

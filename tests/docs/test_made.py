@@ -78,7 +78,8 @@ def test_a_setting_that_a_page_names_exists() -> None:
 
 def _routes_in_sources() -> set[str]:
     source = (ROOT / "scoring_runtime/http/endpoint.py").read_text(encoding="utf-8")
-    source += (ROOT / "scoring_runtime/http/model_routes.py").read_text(encoding="utf-8")
+    for name in ("model_routes", "page"):
+        source += (ROOT / f"scoring_runtime/http/{name}.py").read_text(encoding="utf-8")
     return set(re.findall(r'"(/[\w./]*)"', source)) - {"/versions/"}
 
 

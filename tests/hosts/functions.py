@@ -400,7 +400,8 @@ class HostLog(logging.StreamHandler[Any]):
         else:
             local = import_module("azure_functions_runtime.bindings.context")._invocation_id_local
             belongs = bool(getattr(local, "invocation_id", None))
-        return belongs or record.name.startswith("azure.functions")
+        is_passed_on = belongs or record.name.startswith("azure.functions")
+        return is_passed_on and bool(super().filter(record))
 
 
 async def _serve(app_dir: Path) -> None:

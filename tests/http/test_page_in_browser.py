@@ -33,7 +33,7 @@ def init(): pass
 def run(data):
     if data[0]["city"] == "Bonn":
         raise ValueError("<b>no model</b> for Bonn")
-    return [each["age"] * 2 for each in data]
+    return [each["city"] if each["city"][:1] == "<" else each["age"] * 2 for each in data]
 """
 IMAGE = """
 from azureml.contrib.services.aml_request import rawhttp
@@ -108,12 +108,12 @@ def test_the_sample_is_scored_and_the_same_request_works_elsewhere(
         '{\n "data": [\n  {\n   "age": 1.5,\n   "city": "Ulm"\n  }\n ]\n}'
     )
     assert found.score().startswith("200 ")
-    assert page.inner_text("#try-answer").split() == ["[", "3", "]"]
+    assert page.inner_text("#try-answer") == "[3.0]"
     assert "ms" in page.locator("#try-times dd").first.inner_text()  # in the queue
     page.check("input[value=form]")
     page.fill("#field-0", "4")
     assert found.score().startswith("200 ")
-    assert page.inner_text("#try-answer").split() == ["[", "8", "]"]
+    assert page.inner_text("#try-answer") in ("[8]", "[8.0]")
     for way, command in (("curl", ["bash", "-c"]), ("python", [sys.executable, "-c"])):
         page.check(f"input[value={way}]")
         done = subprocess.run([*command, page.inner_text("#same")], capture_output=True, text=True)
@@ -139,13 +139,12 @@ def test_csv_is_scored_and_an_answer_is_never_markup(
     expect(page.locator("#try-type")).to_have_value("text/csv")
     page.fill("#try-csv", "age,city\n2,<img src=x onerror=alert(1)>\n")
     assert found.score().startswith("200 ")
-    page.fill("#try-csv", "<script>alert(1)</script>\n1")
-    assert found.score().startswith("400 ")
-    assert "<script>" in page.inner_text("#try-answer")
-    assert page.locator("main img, main script").count() == 0
-    assert found.wrong == [
-        "Failed to load resource: the server responded with a status of 400 (Bad Request)"
-    ]
+    assert "<img src=x" in page.inner_text("#try-answer")
+    assert page.locator("main img").count() == 0
+    page.fill("#try-type", "text/<b>odd")
+    assert found.score().startswith("415 ")
+    [said] = found.wrong
+    assert "415" in said
 
 
 def test_a_failed_request_appears_with_its_id_and_is_followed_into_the_log(

@@ -140,11 +140,11 @@ def test_what_is_served_and_asked_for_is_in_it(version: str, write_script: Write
     v2 = {"/v2", model, f"{model}/ready", f"{model}/infer"}
     assert {*document["paths"]} == {*OPERATIONS, *OTHERS, *named, *v2, "/inputs/{key}"}
     assert definitions(found, version)["ServiceInput"]["example"] == {"rows": [1]}
-    operations = [each for path in document["paths"].values() for each in path.values()]
+    operations = [each for methods in document["paths"].values() for each in methods.values()]
     assert len({each["operationId"] for each in operations}) == len(operations)
-    for path in ("/score/iris/2", "/metrics", f"{model}/infer"):
-        [operation] = document["paths"][path].values()
-        assert operation["security"] == [{"FunctionKey": []}], path
+    for place in ("/score/iris/2", "/metrics", f"{model}/infer"):
+        [operation] = document["paths"][place].values()
+        assert operation["security"] == [{"FunctionKey": []}], place
     [name] = document["paths"][model]["get"]["parameters"]
     assert name.get("schema", name)["enum"] == ["iris"]
 

@@ -104,6 +104,7 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "HOSTNAME": ("Unknown", {"box": "box"}, []),
     "AML_CORS_ORIGINS": ((), {"http://a, http://b ,,": ("http://a", "http://b"), "": ()}, []),
     "SERVER_VERSION_LOG_RESPONSE_ENABLED": (True, {"True": True, "x": False, "": False}, []),
+    "SCORING_PAGES": (True, {"false": False, "1": True}, ["yes", ""]),
     "AZUREML_LOG_LEVEL": ("INFO", {"debug": "DEBUG", "WARNING": "WARNING"}, ["BANANA", "10", ""]),
     "SCORING_LOG_FORMAT": ("text", {"json": "json"}, ["yaml", "JSON "]),
     "AZUREML_DEBUG_PORT": (0, {"5678": 5678, "0": 0}, ["65536", "x"]),
@@ -260,11 +261,11 @@ def test_the_exact_name_wins_over_another_case(first: str) -> None:
 def test_unknown_variables_of_the_environment_are_not_looked_at() -> None:
     """PATH and the like neither warn nor fail; what looks like a setting only warns."""
     settings = Settings.from_environ(
-        {"PATH": "x", "SCORING_NOPE": "y", "CACHE_LOCATION_OF_MINE": "z"}
+        {"PATH": "x", "SCORING_AWAY": "y", "CACHE_LOCATION_OF_MINE": "z"}
     )
     assert settings == Settings()
     assert settings.warnings == (
-        "The environment has names that are not settings: CACHE_LOCATION_OF_MINE, SCORING_NOPE.",
+        "The environment has names that are not settings: CACHE_LOCATION_OF_MINE, SCORING_AWAY.",
     )
 
 

@@ -22,7 +22,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
-from scoring_runtime.telemetry.metrics import METRICS, OUTCOMES, Layout
+from scoring_runtime.telemetry.metrics import METRICS, MODEL_INFO, OUTCOMES, Layout
 from tests.conftest import WriteScript
 from tests.hosts.functions import FunctionsHost, blob_event, host_of
 from tests.hosts.prometheus import promtool
@@ -363,10 +363,11 @@ def test_the_dashboard_and_the_alerts_ask_for_metrics_and_labels_that_exist(
     assert done.returncode == 0, done.stderr
     alerts = (DEPLOY / "alerts.yml").read_text()
     known = {f"{each.name}{end}" for each in METRICS for end in _ends(each.kind)}
-    known |= {"scoring_model_info"}
+    known.add(MODEL_INFO.name)
     named = set(re.findall(r"\bscoring_\w+", "\n".join([*queries, alerts])))
     assert named - known == set()
-    labels = {label for each in METRICS for label in each.labels} | {"le", "job", "instance"}
+    labels = {label for each in (*METRICS, MODEL_INFO) for label in each.labels}
+    labels |= {"le", "job", "instance"}
     asked = set(re.findall(r"by \(([^)]*)\)", "\n".join([*queries, alerts])))
     assert {each.strip() for one in asked for each in one.split(",")} - labels - {"worker"} == set()
     used = {each.name for each in METRICS if any(each.name in query for query in queries)}

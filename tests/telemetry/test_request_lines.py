@@ -42,7 +42,7 @@ TALKING = """
             raise ValueError(f"a mistake\\nin {data}")
         return data
 """
-SAID = ("print good", " two", "lines good", "thread good", "pool good")
+SAID = ("print good", "two", "lines good", "thread good", "pool good")
 
 
 def ask(url: str, body: str, request: str = "", **query: str) -> str:
@@ -77,7 +77,7 @@ def test_text_lines_and_each_line_of_a_traceback_end_with_the_id(write_script: W
     failed = "\n".join(lines_of(log, "[my-id]"))
     assert failed.count("Traceback (most recent call last):") == 1
     assert re.search(r"^ +in fail \[my-id\]$", failed, re.MULTILINE)
-    assert log.count("a mistake") == 1
+    assert log.count("ValueError: a mistake") == 1
     about = "trigger=http client=127.0.0.1 model=model:1 "
     assert re.search(rf"POST /score\?code=\*\*\*&x=1 500 [\d.]+ms \d+ {about}", failed)
     assert "k3y" not in log
@@ -122,7 +122,7 @@ def test_on_functions_the_lines_have_it_too(write_script: WriteScript):
     """Also those that threads write; what init() prints is not of a request."""
     with host_of(write_script(TALKING)) as host:
         good, bad = ask(host.url, "good"), ask(host.url, "fail")
-        until(lambda: "a mistake" in host.log)
+        until(lambda: "ValueError: a mistake" in host.log)
         log = host.log
     assert times_said(lines_of(log, good)) == [1] * 5
     assert all(line.endswith(f"[{good}]") for line in lines_of(log, good))

@@ -51,6 +51,7 @@ function table(caption, heads, rows) {
 const badge = (text, kind) => el("span", { class: `badge ${kind}` }, text);
 const wide = (...children) => el("td", { class: "wide" }, ...children);
 const number = (value) => el("td", { class: "number" }, value);
+const setting = (name) => el("code", {}, name.split(/(?<=_)/).map((part, at) => (at ? [el("wbr"), part] : part)));
 const spelled = (text) => text.split("`").map((part, at) => (at % 2 ? el("code", {}, part) : part));
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString();
 const moment = (seconds) => new Date(seconds * 1000).toLocaleString();
@@ -66,10 +67,10 @@ function lasting(seconds) {
 }
 
 function bytes(value) {
-  const units = ["bytes", "kB", "MB", "GB"];
+  const units = ["bytes", "KiB", "MiB", "GiB"];
   let at = 0;
-  while (value >= 1000 && at < 3) { value /= 1000; at++; }
-  return `${at && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[at]}`;
+  while (value >= 1024 && at < 3) { value /= 1024; at++; }
+  return `${Number(value.toPrecision(3))} ${units[at]}`;
 }
 
 function copyButton(what, text, key) {
@@ -193,15 +194,15 @@ function modelCard(model) {
 
 function inputRow(each) {
   return [
-    el("td", { class: "number" }, clock(each.time)), wide(each.what), each.model,
-    el("td", {}, badge(each.outcome, each.outcome === "scored" ? "good" : "bad")), each.status,
-    number(milliseconds(each.milliseconds)), number(milliseconds(each.queue_milliseconds)), number(milliseconds(each.run_milliseconds)),
-    wide(el("code", {}, each.request_id), copyButton(`the id ${each.request_id}`, () => each.request_id, `id ${each.request_id}`)),
+    number(clock(each.time)), el("td", {}, badge(each.outcome, each.outcome === "scored" ? "good" : "bad")),
+    el("td", { class: "id" }, el("code", {}, each.request_id), copyButton(`the id ${each.request_id}`, () => each.request_id, `id ${each.request_id}`)),
+    el("td", { class: "name" }, each.what), each.status, number(milliseconds(each.milliseconds)),
+    number(milliseconds(each.queue_milliseconds)), number(milliseconds(each.run_milliseconds)), each.model,
   ];
 }
 
 function triggerCard(trigger) {
-  const heads = ["time", "input", "model", "outcome", "status", "in all", "in queue", "in run()", "id"];
+  const heads = ["time", "outcome", "id", "input", "status", "in all", "in queue", "in run()", "model"];
   const lag = trigger.lag_seconds;
   const within = (bound) => (bound === null ? "more than an hour" : `${bound} s`);
   return el("article", { class: "card", id: `trigger-${trigger.name}` },
@@ -262,7 +263,7 @@ function charts() {
     ["Queue", "waiting", [["inputs", value("queue_depth")]]],
     ["Time in the queue", "ms", [["mean", changes((change) => (change("queued") ? (change("queue_seconds") / change("queued")) * 1000 : null))]]],
     ["Errors", "per second", [["not scored", perSecond(OUTCOMES.slice(1))]]],
-    ["Memory", "MB", [["all workers", value("memory_bytes").map(([time, held]) => [time, held / 1e6])]]],
+    ["Memory", "MiB", [["all workers", value("memory_bytes").map(([time, held]) => [time, held / 1048576])]]],
   ];
   const kept = changes((change) => {
     const all = change("cache_hits_total") + change("cache_misses_total");
@@ -315,7 +316,7 @@ function nice(most) {
 
 function showLimits() {
   show($("limit-list"), table("Limits in force", ["what", "how much", "setting"], status.limits.map((each) => [
-    each.what, number(each.unit === "bytes" ? bytes(each.value) : `${each.value ? each.value.toLocaleString("en") : "none"} ${each.value ? each.unit : ""}`), el("code", {}, each.setting)])));
+    each.what, number(each.unit === "bytes" ? bytes(each.value) : `${each.value ? each.value.toLocaleString("en") : "none"} ${each.value ? each.unit : ""}`), el("td", {}, setting(each.setting))])));
 }
 
 function showSettings() {
@@ -325,7 +326,7 @@ function showSettings() {
   const groups = [...new Set(wanted.map((each) => each.group))];
   show($("setting-list"), groups.length ? [] : el("p", {}, "None."), groups.map((group) =>
     [el("h4", {}, group), table(group, ["setting", "value", "from", "what it does"], wanted.filter((each) => each.group === group).map((each) => [
-      el("td", {}, el("code", {}, each.name)), el("td", {}, each.value ? el("code", {}, each.value) : "–"), each.source, wide(spelled(each.does))]))]).flat());
+      el("td", {}, setting(each.name)), el("td", {}, each.value ? el("code", {}, each.value) : "–"), each.source, wide(spelled(each.does))]))]).flat());
 }
 
 // --- the reference -------------------------------------------------------------------------------
@@ -348,6 +349,13 @@ function contentOf(content) {
 }
 
 function operation(path, method, about) {
+  const shown = new Set();
+  const once = (content) => {  // most errors have one body
+    const key = JSON.stringify(content);
+    if (shown.has(key)) return [];
+    shown.add(key);
+    return contentOf(content);
+  };
   const name = `${method.toUpperCase()} ${path}`;
   return el("details", { "data-key": name },
     el("summary", {}, el("span", { class: "method" }, method.toUpperCase()), ` ${path} `),
@@ -356,7 +364,7 @@ function operation(path, method, about) {
       [el("td", {}, el("code", {}, each.name)), each.in, each.required ? "yes" : "no", each.description || JSON.stringify(each.schema || {})])) : null,
     about.requestBody ? [el("h4", {}, "Body"), ...contentOf(about.requestBody.content)] : [],
     el("h4", {}, "Answers"),
-    Object.entries(about.responses || {}).map(([code, each]) => [el("p", {}, el("strong", {}, code), ` ${each.description || ""}`), ...contentOf(each.content)]).flat());
+    Object.entries(about.responses || {}).map(([code, each]) => [el("p", {}, el("strong", {}, code), ` ${each.description || ""}`), ...once(each.content)]).flat());
 }
 
 function showApi() {
@@ -388,7 +396,7 @@ function sample() {
 function chooseModel() {
   if (!status) return;
   const example = sample();
-  $("try-json").value = example === undefined ? "{}" : JSON.stringify(example, null, 1).replace(/\[\s+([^[\]{}]*?)\s+\]/g, (_, inside) => `[${inside.replace(/\n\s*/g, " ")}]`);
+  $("try-json").value = example === undefined ? "{}" : onOneLine(JSON.stringify(example, null, 1));
   $("try-csv").value = asCsv(example);
   chooseKind();
 }
@@ -483,10 +491,23 @@ async function shownBody(type, body) {
   if (type.startsWith("image/")) return el("img", { class: "shown", src: URL.createObjectURL(body), alt: "The image that was answered" });
   if (!/json|text|csv|xml|javascript/.test(type)) return el("p", {}, `${bytes(body.size)} of ${type || "no content type"}`);
   const text = await body.slice(0, LONGEST_SHOWN).text();
-  let whole = text;
-  if (type.includes("json") && body.size <= LONGEST_SHOWN) whole = JSON.stringify(parsed(text), null, 1);
-  return el("pre", {}, typeof whole === "string" ? whole : text, body.size > LONGEST_SHOWN ? "\n…" : "");
+  return el("pre", {}, type.includes("json") ? indented(text) : text, body.size > LONGEST_SHOWN ? "\n…" : "");
 }
+
+// JSON with its numbers as they were sent: to parse and write it would change some.
+function indented(text) {
+  let depth = 0;
+  const begin = (change) => `\n${" ".repeat(Math.max(0, depth += change))}`;
+  const lines = text.replace(/"(?:[^"\\]|\\.)*"|[{}[\],]\s*/g, (token) => {
+    if (token[0] === '"') return token;
+    if ("{[".includes(token[0])) return token[0] + begin(1);
+    return "}]".includes(token[0]) ? begin(-1) + token[0] : token[0] + begin(0);
+  });
+  return onOneLine(lines);
+}
+
+// Arrays of values alone.
+const onOneLine = (lines) => lines.replace(/\[\s+([^[\]{}]*?)\s+\]/g, (_, inside) => `[${inside.replace(/\n\s*/g, " ")}]`);
 
 // --- the same request elsewhere ------------------------------------------------------------------
 
