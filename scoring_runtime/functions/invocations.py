@@ -9,7 +9,6 @@ from typing import Any
 import azure.functions as func
 
 from ..scoring.runtime import Runtime
-from ..telemetry.tracing import host_parent
 
 
 class TryAgain(Exception):
@@ -26,6 +25,7 @@ def in_trace(invoke: Callable[..., Any], runtime: Runtime) -> Callable[..., Any]
     """A function whose spans, if there are any, are below that of the host."""
     if runtime.spans is None:
         return invoke
+    from ..telemetry.spans import host_parent
 
     @wraps(invoke)  # the worker reads the signature
     async def traced(**bound: Any) -> Any:

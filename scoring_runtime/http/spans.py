@@ -43,18 +43,22 @@ def with_spans(handle: Handle, spans: Spans) -> Handle:
         if progress is None:
             progress = Progress()
             progress.received = perf_counter()
+            request = request._replace(progress=progress)
         asked = partial(_asked, request, route)
         trace = begin(f"{request.method} {route}", "server", progress.received, asked)
         progress.trace = trace
         try:
-            reply = await handle(request._replace(progress=progress))
+            reply = await handle(request)
         except BaseException as error:
             trace.end({}, type(error).__qualname__)
             raise
         reply.headers.append((b"traceresponse", trace.carrier["traceparent"].encode()))
+        return ended(reply, trace) if trace.recorded else reply
+
+    def ended(reply: Reply, trace: Any) -> Reply:
         said = dict(reply.headers)
         request_id = said.get(b"x-request-id", b"").decode("latin-1")
-        note_trace(request_id, trace.trace_id)
+        note_trace(request_id, trace.trace_id)  # of one that was not scored, too
         attributes: dict[str, Any] = {"http.response.status_code": reply.status}
         attributes["scoring.request_id"] = request_id
         if spans.details is not None:

@@ -17,9 +17,6 @@ def with_run_spans(runtime: Runtime) -> Score:
     """The runtime's ``score``, with spans for the wait in the queue and for run()."""
 
     async def spanned(request: ScoringRequest, trace: Any) -> ScoringResponse:
-        note_trace(request.request_id, trace.trace_id)
-        if not trace.recorded:
-            return await runtime.score(request)
         trace.asks()
         try:
             response = await runtime.score(request)
@@ -36,8 +33,6 @@ def with_cache_spans(score: Score) -> Score:
     """``score``, which asks a cache first, with a span for that."""
 
     async def spanned(request: ScoringRequest, trace: Any) -> ScoringResponse:
-        if not trace.recorded:
-            return await score(request)
         began, result = perf_counter(), "none"
         try:
             response = await score(request)
@@ -53,10 +48,11 @@ def with_cache_spans(score: Score) -> Score:
 def _where_traced(score: Score, spanned: _Spanned) -> Score:
     # Not a coroutine of its own: this is on the way of every request.
     def scored(request: ScoringRequest) -> Awaitable[ScoringResponse]:
-        progress = request.progress
-        if progress is None or progress.trace is None:
+        trace = None if request.progress is None else request.progress.trace
+        if trace is None:
             return score(request)
-        return spanned(request, progress.trace)
+        note_trace(request.request_id, trace.trace_id)
+        return spanned(request, trace) if trace.recorded else score(request)
 
     return scored
 

@@ -11,7 +11,7 @@ import logging.config
 import math
 import sys
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -57,7 +57,7 @@ def began(request: ScoringRequest) -> None:
         request.progress.begun = perf_counter()
 
 
-_traces: dict[str, str] = {}
+_traces: OrderedDict[str, str] = OrderedDict()
 _MOST_TRACES = 20_000
 
 
@@ -65,7 +65,7 @@ def note_trace(request: str, trace: str) -> None:
     """Have the lines of a request, by its id, name its trace where they are JSON."""
     _traces[request] = trace
     if len(_traces) > _MOST_TRACES:
-        _traces.pop(next(iter(_traces)), None)
+        _traces.popitem(last=False)
 
 
 FORMAT = "%(asctime)s %(levelname).1s [%(process)d] %(name)s - %(message)s"

@@ -39,7 +39,6 @@ from ..errors import InputError, NotServing
 from ..messages import Headers, Progress, ScoringRequest
 from ..release import VERSION
 from ..settings.settings import Settings
-from .tracing import host_parent, sampling
 
 Attributes: TypeAlias = Mapping[str, str | int | float | bool]
 _PARENT = re.compile(
@@ -48,6 +47,9 @@ _PARENT = re.compile(
 _Found: TypeAlias = "re.Match[bytes] | None"
 _CLOSE_SECONDS = 5.0
 _KINDS = {"server": SpanKind.SERVER, "consumer": SpanKind.CONSUMER, "producer": SpanKind.PRODUCER}
+host_parent: ContextVar[tuple[bytes, bytes]] = ContextVar("scoring_trace", default=(b"", b""))
+"""``traceparent`` and ``tracestate`` of the invocation, where the host of Azure Functions has given
+them."""
 _drawn: ContextVar[int] = ContextVar("scoring_drawn_trace_id", default=0)
 
 
@@ -170,13 +172,17 @@ class Spans:
     """What makes spans, and sends them in threads of its own.
 
     Args:
-        settings: the sampler, the names of the service.
+        settings: where spans go, the names of the service.
+        share: of the traces that begin here, how many are sampled, 0 to 1.
+        follows: whether others are sampled where they began.
         otlp: whether they are sent by OTLP.
         app_insights: the connection string of Application Insights, if they are sent there.
     """
 
-    def __init__(self, settings: Settings, *, otlp: bool, app_insights: str) -> None:
-        share, self._follows = sampling(settings)
+    def __init__(
+        self, settings: Settings, share: float, follows: bool, *, otlp: bool, app_insights: str
+    ) -> None:
+        self._follows = follows
         root = TraceIdRatioBased(share)
         self._bound = root.bound
         resource = _resource(settings)

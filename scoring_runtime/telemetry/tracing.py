@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,6 @@ from .logs import log
 if TYPE_CHECKING:
     from .spans import Spans
 
-host_parent: ContextVar[tuple[bytes, bytes]] = ContextVar("scoring_trace", default=(b"", b""))
-"""``traceparent`` and ``tracestate`` of the invocation, where the host of Azure Functions has given
-them."""
 _OTLP = "opentelemetry.exporter.otlp.proto.http"
 _APP_INSIGHTS = "azure.monitor.opentelemetry.exporter"
 
@@ -81,13 +77,14 @@ def spans_of(settings: Settings, *, on_functions: bool = False) -> Spans | None:
         return None
     from .spans import Spans
 
+    how = sampling(settings)
     try:
-        return Spans(settings, otlp=otlp, app_insights=connection)
+        return Spans(settings, *how, otlp=otlp, app_insights=connection)
     except ValueError as error:  # Microsoft's exporter takes UUIDs of some versions only
         if not connection:
             raise
         log.warning("Nothing is sent to Application Insights: %s", error)
-    return Spans(settings, otlp=True, app_insights="") if otlp else None
+    return Spans(settings, *how, otlp=True, app_insights="") if otlp else None
 
 
 def _is_there(module: str) -> bool:

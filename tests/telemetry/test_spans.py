@@ -491,7 +491,8 @@ def test_the_samplers_decide_as_the_specification_says(
 ):
     """By the caller's flag or by the trace's id."""
     said = {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": "0.5"}
-    spans = Spans(Settings.from_environ(said), otlp=False, app_insights="")
+    settings = Settings.from_environ(said)
+    spans = Spans(settings, *tracing.sampling(settings), otlp=False, app_insights="")
     headers = [(b"traceparent", parent.encode())] if parent else []
     begin = spans.begin_of(headers)
     trace = begin and begin("a", "server", 0.0, dict)
