@@ -573,7 +573,8 @@ def test_every_setting_is_in_the_key_or_known_to_change_no_answer() -> None:
         "concurrency", "queue_size", "init_grace_seconds", "auth_level", "triggers", "debug_port",
         # What is said of the service, and in its log.
         "service_name", "service_version", "service_path_prefix", "workspace_name", "hostname",
-        "cors_origins", "server_version_header", "log_level", "log_format", "app_insights_enabled",
+        "cors_origins", "server_version_header", "log_level", "log_format", "pages",
+        "app_insights_enabled",
         "app_insights_key", "app_insights_log_response", "model_data_collection",
         "app_insights_string", "otlp_endpoint", "otlp_traces_endpoint", "traces_exporter",
         "otel_disabled", "otel_service_name", "traces_sampler", "traces_sampler_arg",

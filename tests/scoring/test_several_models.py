@@ -150,7 +150,10 @@ def test_a_blobs_path_and_metadata_choose_the_model(case: str, kind: str, ways: 
     name, metadata, document, content = BLOBS[case]
     scored = ways.blob if kind == "standalone" else ways.functions_blob
     found, said = scored(name, BODY, metadata)
-    assert (found, json.loads(said)) == (document, content)
+    told = json.loads(said)
+    if kind != "standalone" and found == "error":  # where a document has no metadata
+        assert told.pop("request_id")
+    assert (found, told) == (document, content)
 
 
 MESSAGES: Mapping[str, tuple[dict[str, str], int, Any]] = {
@@ -176,7 +179,7 @@ def test_a_messages_property_chooses_the_model(case: str, kind: str, ways: Ways)
     else:
         [letter] = said
         assert letter["DeadLetterReason"] == "UnknownModel"
-        assert letter["DeadLetterErrorDescription"] == content["message"]
+        assert letter["DeadLetterErrorDescription"] == f"{content['message']} [m]"
 
 
 def test_a_watched_folders_path_chooses_the_model(tmp_path: Path):
