@@ -728,7 +728,7 @@ def test_what_the_script_prints_and_logs_is_in_the_log(write_script):
         log = host.log
     for line in (r"azmlinfsrv\.print - at import", r"azmlinfsrv\.print - in-init",
                  r"azmlinfsrv\.print - in run \[id-7\]", r"mine - logged \[id-7\]",
-                 r"azmlinfsrv - POST /score 200 [0-9.]+ms 2"):  # fmt: skip
+                 r"azmlinfsrv - POST /score 200 [0-9.]+ms 2 trigger=http .* \[id-7\]"):  # fmt: skip
         stamp = r"^[0-9-]{10} [0-9:]{8},[0-9]{3} I \[[0-9]+\] "
         assert re.search(stamp + line + "$", log, re.MULTILINE), (line, log)
     assert "Users's init has completed successfully" in log
