@@ -40,6 +40,7 @@ from tests.triggers.test_parity import (
     endings_of,
     reason_in,
     through_queue_of_functions,
+    with_its_message,
 )
 
 JSON, CSV, LINES, NPY = "application/json", "text/csv", "application/jsonl", "application/x-npy"
@@ -261,7 +262,7 @@ def through_blobs_of_functions(host: FunctionsHost, cases: list[Scored]) -> Endi
             endings[case.name] = Ending("failed", reason=reason_in(done.failure))
         else:
             [(place, body)] = done.outputs.items()
-            endings[case.name] = Ending(place, body)
+            endings[case.name] = with_its_message(Ending(place, body))
     return endings
 
 
@@ -393,7 +394,7 @@ def expected(case: Scored, answer: Ending, way: str) -> Ending | None:
         return answer._replace(place=place)
     if way == "standalone folder" and not case.bare:
         return None
-    if way == "standalone folder" and refused:
+    if way in ("standalone folder", "functions blob") and refused:
         return Ending(place, description=str(json.loads(answer.body)["message"]))
     return Ending(place, answer.body)
 

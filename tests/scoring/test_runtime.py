@@ -22,6 +22,7 @@ from scoring_runtime.errors import (
 )
 from scoring_runtime.models.folder import model_path
 from scoring_runtime.scoring.runtime import Runtime, State, load
+from scoring_runtime.scoring.served import served
 
 pytestmark = pytest.mark.anyio
 PATIENCE = 20.0
@@ -185,7 +186,8 @@ async def test_a_preloaded_invocation_is_used_and_init_not_run_again(write_scrip
         with asyncio.Runner() as runner:
             return load(settings(path), runner)
 
-    core = build(settings(path), await asyncio.to_thread(in_the_parent))
+    loaded = await asyncio.to_thread(in_the_parent)
+    core = build(settings(path), {served(settings(path))[0]: loaded})
     core.start()
     assert await scored(core) == "scoring-0"
     assert core.documents.get("2")
