@@ -343,7 +343,7 @@ def test_each_number_has_a_place_of_its_own() -> None:
     taken = [
         cell for (metric, _), at in layout.places.items() for cell in range(at, at + metric.size)
     ]
-    assert sorted(taken) == list(range(min(taken), layout.cells))
+    assert sorted(taken) == list(range(min(taken), layout.note))
 
 
 def test_the_dashboard_and_the_alerts_ask_for_metrics_and_labels_that_exist(
