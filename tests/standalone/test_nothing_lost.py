@@ -501,7 +501,10 @@ def check_replies(broker: ServiceBusBroker, inputs: list[Input]) -> None:
 
 
 def is_right(source: Input, reply: BrokerMessage) -> bool:
-    properties = {"x-name": source.name, "status": STATUSES[source.do]}
+    status = STATUSES[source.do]
+    properties = {"x-name": source.name, "status": status}
+    if status >= 400:
+        properties["request_id"] = source.name
     return reply.application_properties == properties and source.is_answered_by(reply.body)
 
 
