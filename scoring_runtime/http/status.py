@@ -247,7 +247,8 @@ def _spec(spec: Spec) -> dict[str, Any]:
 
 def _newest(entries: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
     """The last inputs of all workers, the newest first."""
-    newest = sorted(entries, key=lambda each: each[0], reverse=True)[:KEPT]
+    oldest_first = sorted(entries, key=lambda each: each[0])
+    newest = oldest_first[: -KEPT - 1 : -1]  # also of those in one millisecond
     return [dict(zip(FIELDS, each, strict=True)) for each in newest]
 
 

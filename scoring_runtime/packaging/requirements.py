@@ -31,7 +31,7 @@ REPLACEABLE = frozenset((*_OF_MODELS, "inference-schema", "redis"))
 Beside a line for any other package that the runtime cannot do without, ours stays.
 """
 
-_BASE = ("orjson>=3.10,<4", "werkzeug>=3,<4", "numpy>=1.26")
+_BASE = ("orjson>=3.10,<4", "prometheus-client>=0.20,<1", "werkzeug>=3,<4", "numpy>=1.26")
 _SERVER = (
     "uvicorn>=0.30",
     "httptools>=0.6",

@@ -62,6 +62,14 @@ def test_the_ranges_are_those_of_the_project() -> None:
     assert ours - known == set()
 
 
+def test_what_the_core_needs_is_in_every_list() -> None:
+    lines = lines_of((REPOSITORY / "requirements.txt").read_text(encoding="utf-8"))
+    assert set(PROJECT["dependencies"]) <= set(lines)
+    for target in ("functions", "standalone"):
+        found = runtime_requirements(target, (), script=False)
+        assert set(PROJECT["dependencies"]) <= set(found)
+
+
 @pytest.mark.parametrize(
     ("target", "triggers", "extra"),
     [
@@ -78,7 +86,7 @@ def test_a_trigger_brings_its_whole_extra(
     assert set(PROJECT["optional-dependencies"][extra]) <= set(found)
 
 
-BASE = ["numpy>=1.26", "orjson>=3.10,<4", "werkzeug>=3,<4"]
+BASE = ["numpy>=1.26", *PROJECT["dependencies"]]
 SCRIPT = ["inference-schema>=1.7", "joblib>=1.3"]
 HOST = {
     "functions": ["azure-functions>=1.21,<3"],
@@ -190,6 +198,7 @@ def test_the_whole_text() -> None:
         "azure-functions>=1.21,<3\n"
         "orjson>=3.10,<4\n"
         "pandas>=2\n"
+        "prometheus-client>=0.20,<1\n"
         "redis>=5.1\n"
         "werkzeug>=3,<4\n"
         "\n"
