@@ -14,8 +14,8 @@ ARG PIP_EXTRA_INDEX_URL=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-COPY requirements.txt ./
-RUN packages() { python -m pip install --target /packages --log /tmp/pip.log -r requirements.txt; }; \
+COPY requirements-functions.lock ./
+RUN packages() { python -m pip install --target /packages --log /tmp/pip.log --require-hashes -r requirements-functions.lock; }; \
     packages || { tools=build-essential; \
       if grep -q "Cannot find command .git." /tmp/pip.log; then tools="git $tools"; \
       elif ! grep -qE "exited with [0-9]|Failed building wheel" /tmp/pip.log; then \
@@ -51,8 +51,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off \
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
-COPY requirements.txt ./
-RUN packages() { python -m pip --python /opt/venv/bin/python install --log /tmp/pip.log -r requirements.txt "azure-storage-blob>=12.26" "httptools>=0.6" "uvicorn>=0.30" "uvloop>=0.19" "watchfiles>=1.0"; }; \
+COPY requirements-standalone.lock ./
+RUN packages() { python -m pip --python /opt/venv/bin/python install --log /tmp/pip.log --require-hashes -r requirements-standalone.lock; }; \
     packages || { tools=build-essential; \
       if grep -q "Cannot find command .git." /tmp/pip.log; then tools="git $tools"; \
       elif ! grep -qE "exited with [0-9]|Failed building wheel" /tmp/pip.log; then \

@@ -5,6 +5,7 @@
 # make docs docs-parts       the pages as a site in build/site; what is made for them
 # make bench                 measurements
 # make dist                  wheel and source archive in dist/
+# make lock sbom audit       versions and hashes of the images; bills of materials; known faults
 # make clean                 remove what was installed, fetched and built
 # Each takes PYTHON=python3.12, 3.11 or newer, and VENV=folder.
 PYTHON ?= python3
@@ -40,7 +41,7 @@ $(error There is no example $(EXAMPLE). Examples: $(EXAMPLES))
 endif
 endif
 
-.PHONY: help install serve image lint prepare prepare-long test test-long bench docs docs-parts dist clean
+.PHONY: help install serve image lint prepare prepare-long test test-long bench docs docs-parts dist lock sbom audit clean
 help:
 	@sed -n 's/^# \(make \|Each takes\)/\1/p' Makefile
 
@@ -109,6 +110,24 @@ docs-parts: $(VENV)/.dev
 dist: $(VENV)/.dev
 	rm -rf dist
 	$(BIN)/python -m build
+
+# What each target's image installs: the newest versions, and the hashes of their files.
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet
+lock: $(VENV)/.dev
+	$(COMPILE) --upgrade requirements.txt --output-file requirements-functions.lock
+	$(COMPILE) --upgrade requirements.txt pyproject.toml --extra server --extra blob --output-file requirements-standalone.lock
+
+# Bills of materials (CycloneDX) of the images and of the wheel with all its extras.
+SBOM := $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible
+sbom: $(VENV)/.dev
+	mkdir -p build/sbom
+	$(SBOM) requirements-functions.lock --output-file build/sbom/functions.cdx.json
+	$(SBOM) requirements-standalone.lock --output-file build/sbom/standalone.cdx.json
+	$(COMPILE) pyproject.toml --extra all | $(SBOM) - --output-file build/sbom/wheel.cdx.json
+
+# Known vulnerabilities of what the images install, by the advisories of PyPI.
+audit: $(VENV)/.dev
+	for each in requirements-*.lock; do $(BIN)/pip-audit --strict --disable-pip --requirement $$each || exit 1; done
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info

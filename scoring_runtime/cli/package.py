@@ -118,6 +118,8 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--output", metavar="FOLDER", default="package", help=output)
     changed = "replace a package although its files were changed by hand"
     group.add_argument("--overwrite", action="store_true", help=changed)
+    lock = "install exact versions by their hashes; needs uv (extra lock)"
+    group.add_argument("--lock", action="store_true", help=lock)
     offline = "do not ask pip whether the packages can be installed"
     group.add_argument("--no-resolve", action="store_true", help=offline)
     group.add_argument("--json", action="store_true", help="print what was made as JSON")
@@ -283,6 +285,7 @@ def specification_of(options: argparse.Namespace) -> Specification:
         output_path=options.output_path,
         input_queue=options.input_queue,
         output_queue=options.output_queue,
+        lock=options.lock,
     )
 
 

@@ -37,6 +37,7 @@ from .dockerfile import (
     local_settings,
 )
 from .imports import uncovered
+from .lock import lock_name, locked
 from .model_files import (
     ModelFile,
     check_place,
@@ -190,6 +191,8 @@ def _contents(specification: Specification, output: Path) -> _Contents:
         **{f"{WHEELS}/{path.name}": path for path in environment.wheels},
         **_runtime_files(),
     }
+    if specification.lock:
+        files |= _locks(specification, requirements, output)
     try:
         document = _document(specification, settings, required, files)
     except OSError as error:
@@ -331,6 +334,7 @@ def _generated(
             settings=settings,
             labels={"scoring-runtime.models": ",".join(identities)} if identities else {},
             more=other_requirements(specification),
+            lock=specification.lock,
             system=_system_packages(specification, requirements),
             **inside,
         ),
@@ -342,6 +346,32 @@ def _generated(
         "app-settings.json": app_settings(settings, required),
     }
     return {name: text.encode() for name, text in texts.items()}
+
+
+def _locks(
+    specification: Specification, requirements: str, output: Path
+) -> dict[str, bytes | Path]:
+    """The lock file of each target; that of the output if nothing else is asked for than there."""
+    environment = specification.environment
+    python = environment.python or DEFAULT_PYTHON
+    there = read_document(output)
+    same = there is not None and there.python == python
+    same = same and _bytes_of(output / "requirements.txt") == requirements.encode()
+    found: dict[str, bytes | Path] = {}
+    for target, more in {specification.target: (), **other_requirements(specification)}.items():
+        previous = _bytes_of(output / lock_name(target)) if there is not None else b""
+        if not (same and previous):
+            wanted = "".join(f"{line}\n" for line in (requirements, *more))
+            previous = locked(wanted, python, environment.wheels, previous)
+        found[lock_name(target)] = previous
+    return found
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _identities(specification: Specification) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from ..errors import PackagingError
 from ..release import VERSION
 from ..settings.settings import Settings
+from .lock import lock_name
 from .specification import (
     DEFAULT_PYTHON,
     FUNCTIONS,
@@ -63,8 +64,8 @@ ARG PIP_EXTRA_INDEX_URL=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off \\
     PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-{prepare}{wheels}COPY requirements.txt ./
-RUN packages() {{ {install} --log /tmp/pip.log -r requirements.txt{more}; }}; \\
+{prepare}{wheels}COPY {requirements} ./
+RUN packages() {{ {install} --log /tmp/pip.log {options}-r {requirements}{more}; }}; \\
     packages || {{ tools=build-essential; \\
       if grep -q "Cannot find command .git." /tmp/pip.log; then tools="git $tools"; \\
       elif ! grep -qE "exited with [0-9]|Failed building wheel" /tmp/pip.log; then \\
@@ -161,6 +162,7 @@ def dockerfile(
     wheels: bool,
     labels: Mapping[str, str] = _NOTHING,
     more: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    lock: bool = False,
     system: Sequence[str] = (),
 ) -> str:
     """The Dockerfile with the stages ``functions`` and ``standalone``; ``target`` is the default.
@@ -168,7 +170,8 @@ def dockerfile(
     It is the first too: a builder that makes every stage up to the wanted one, as docker without
     BuildKit does, then makes no other. ``settings`` become the image's variables, with the paths
     below the root of ``target`` as they are in each image; ``more`` are requirements of a target
-    that ``requirements.txt`` does not have, ``system`` packages of Debian (with ``locales`` the
+    that ``requirements.txt`` does not have; with ``lock`` each target's lock file has all, and pip
+    takes nothing else. ``system`` are packages of Debian (with ``locales`` the
     locale en_US.UTF-8). ``source``, ``models`` and ``wheels`` say which folders the context has.
 
     Raises:
@@ -186,7 +189,9 @@ def dockerfile(
         text += _PACKAGES_STAGE.format(
             target=each,
             image=images[each],
-            more="".join(f' "{line}"' for line in more.get(each, ())),
+            more="" if lock else "".join(f' "{line}"' for line in more.get(each, ())),
+            requirements=lock_name(each) if lock else "requirements.txt",
+            options="--require-hashes " if lock else "",
             wheels=f"COPY {WHEELS}/ {WHEELS}/\n" if wheels else "",
             **_PARTS[each],
         )
@@ -208,7 +213,8 @@ def dockerfile(
 
 def dockerignore() -> str:
     """The ignore file of a context: the builder is sent what the Dockerfile copies, no more."""
-    copied = "".join(f"!{name}\n" for name in (*_COPIED, SOURCE, MODELS, NOTES, WHEELS))
+    locks = map(lock_name, TARGETS)
+    copied = "".join(f"!{name}\n" for name in (*_COPIED, *locks, SOURCE, MODELS, NOTES, WHEELS))
     return f"*\n{copied}**/__pycache__\n"
 
 

@@ -5,6 +5,7 @@ A build context has the same layout for both targets::
     Dockerfile            the stages ``functions`` and ``standalone``; the packaged one by default
     .dockerignore
     requirements.txt      everything that the image installs
+    requirements-*.lock   the same with versions and hashes, of each target; if they were asked for
     host.json             of the Functions host
     function_app.py
     local.settings.json   for ``func start`` in the context
@@ -102,6 +103,7 @@ class Specification:
     output_path: str = ""
     input_queue: str = ""
     output_queue: str | None = None
+    lock: bool = False
 
 
 @dataclass(frozen=True)

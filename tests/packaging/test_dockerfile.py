@@ -13,7 +13,6 @@ import pytest
 
 from scoring_runtime.errors import PackagingError
 from scoring_runtime.packaging.dockerfile import dockerfile, dockerignore
-from scoring_runtime.packaging.requirements import runtime_requirements
 from scoring_runtime.packaging.specification import FUNCTIONS, STANDALONE, TARGETS
 from tests.hosts.standalone import clean_environ
 from tests.hosts.worker_packages import ensure_worker_packages
@@ -44,21 +43,9 @@ def instruction(lines: list[str], start: str) -> str:
 def test_the_repositorys_own_dockerfile_is_that_of_the_checkout():
     """It has neither a script nor a model: those are mounted. The same with its ignore file.
 
-    requirements.txt is for the Functions host; the standalone image gets what its own needs.
+    What each target installs is in its lock file.
     """
-    functions, standalone = (
-        runtime_requirements(target, ("http", "blob", "service_bus"), script=True)
-        for target in (FUNCTIONS, STANDALONE)
-    )
-    missing = [line.partition(";")[0] for line in standalone if line not in functions]
-    assert missing == [
-        "azure-storage-blob>=12.26",
-        "httptools>=0.6",
-        "uvicorn>=0.30",
-        "uvloop>=0.19",
-        "watchfiles>=1.0",
-    ]
-    wanted = dockerfile(FUNCTIONS, **NONE, more={STANDALONE: missing})
+    wanted = dockerfile(FUNCTIONS, **NONE, lock=True)
     assert (REPOSITORY / "Dockerfile").read_text() == wanted
     assert (REPOSITORY / ".dockerignore").read_text() == dockerignore()
 
@@ -206,6 +193,8 @@ def test_the_builder_is_sent_what_is_copied_and_no_more():
         "!host.json",
         "!function_app.py",
         "!scoring_runtime",
+        "!requirements-functions.lock",
+        "!requirements-standalone.lock",
         "!source",
         "!azureml-models",
         "!azureml-models.scoring",
