@@ -8,7 +8,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -109,7 +109,8 @@ class Package:
     def __init__(self, images: ImageStore, folder: Path, target: str) -> None:
         self.images, self.folder, self.target = images, folder, target
         self.builds = 0
-        self.specification = specification_of(folder)
+        # One of the images is installed from its lock file.
+        self.specification = replace(specification_of(folder), lock=target == STANDALONE)
 
     def build(self, **build_args: str | None) -> Built:
         """The context as the inputs are now, and its image."""
