@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _OTLP = "opentelemetry.exporter.otlp.proto.http"
 _APP_INSIGHTS = "azure.monitor.opentelemetry.exporter"
+_SAMPLERS = ("", "always_on", "always_off", "traceidratio")
 
 
 def check(settings: Settings, *, on_functions: bool = False) -> None:
@@ -41,6 +42,14 @@ def check(settings: Settings, *, on_functions: bool = False) -> None:
         )
     if connection or settings.traces_by_otlp:
         sampling(settings)
+        name = settings.traces_sampler.lower().removeprefix("parentbased_")
+        if name not in _SAMPLERS:
+            log.warning(
+                "OTEL_TRACES_SAMPLER has the value %r, which is not known: traces are sampled as "
+                "by parentbased_always_on. Known: %s, each also with parentbased_ before it",
+                settings.traces_sampler,
+                ", ".join(_SAMPLERS[1:]),
+            )
 
 
 def sampling(settings: Settings) -> tuple[float, bool]:

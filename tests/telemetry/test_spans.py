@@ -464,6 +464,16 @@ def test_a_share_that_is_none_stops_the_start(share: str):
         tracing.check(Settings.from_environ(said))
 
 
+def test_a_sampler_that_is_not_known_is_said(caplog: pytest.LogCaptureFixture):
+    """As the specification asks: a warning, and the default."""
+    for known in ("", "ParentBased_TraceIdRatio", "always_off", "ratio"):
+        said = {"OTEL_TRACES_SAMPLER": known, "OTEL_TRACES_EXPORTER": "otlp"}
+        tracing.check(Settings.from_environ(said))
+        is_said = "OTEL_TRACES_SAMPLER has the value 'ratio', which is not known" in caplog.text
+        assert is_said == (known == "ratio")
+    assert "always_on, always_off, traceidratio" in caplog.text
+
+
 HIGH, LOW = "f" * 16, "0" * 15 + "1"
 
 
