@@ -84,7 +84,7 @@ lint: $(VENV)/.dev
 
 # What the tests need beside Python packages.
 prepare: $(VENV)/.dev
-	$(BIN)/python -m tests.hosts.peer && $(BIN)/python -m tests.hosts.azurite && $(BIN)/python -m tests.hosts.worker_packages && $(BIN)/python -m tests.hosts.prometheus
+	$(BIN)/python -m tests.hosts.peer && $(BIN)/python -m tests.hosts.azurite && $(BIN)/python -m tests.hosts.worker_packages && $(BIN)/python -m tests.hosts.prometheus && $(BIN)/python -m tests.hosts.kubectl
 
 # And the base image of those that build images.
 prepare-long: prepare

@@ -54,6 +54,7 @@ AZ = {
     "redis create": ("name resource-group location sku vm-size", ""),
     "redis list-keys": ("name resource-group", ""),
     "role assignment create": ("assignee role scope", ""),
+    "deployment group create": ("resource-group template-file parameters", ""),
 }
 _PRINTED = {
     "storage account show-connection-string": "DOCS_STORAGE",
@@ -91,6 +92,8 @@ def az(words: Sequence[str]) -> None:
         refuse(f"{command}: an option is empty")
     if command in _PRINTED:
         print(os.environ[_PRINTED[command]] if _PRINTED[command] else "the-key")
+    if words[0] == "deployment":
+        _template(Path(options["template-file"][0]), options["parameters"])
     if words[0] == "storage" and "connection-string" in options:
         _storage(command, {name: " ".join(value) for name, value in options.items()})
 
@@ -106,6 +109,16 @@ def az_options(words: Sequence[str]) -> dict[str, list[str]]:
         else:
             list(options.values())[-1].append(word)
     return options
+
+
+def _template(file: Path, parameters: Sequence[str]) -> None:
+    import pycep
+
+    there = pycep.BicepParser().parse(text=file.read_text())["parameters"]
+    needed = {name for name, each in there.items() if each.get("default") is None}
+    given = {each.partition("=")[0] for each in parameters}
+    if not needed <= given <= set(there):
+        refuse(f"{file}: given {sorted(given)}, needed {sorted(needed)}, there {sorted(there)}")
 
 
 def _storage(command: str, options: dict[str, str]) -> None:
@@ -139,6 +152,10 @@ def _storage(command: str, options: dict[str, str]) -> None:
 def docker(words: Sequence[str]) -> None:
     """Check a command of docker; its last word is a folder with a Dockerfile, or an image."""
     command, rest = words[0], list(words[1:])
+    if command == "compose":
+        from tests.hosts.compose import docker_compose
+
+        os.execv(docker_compose(), ["docker-compose", *rest[:2], "config", "--quiet"])
     if command not in DOCKER:
         refuse(f"no command '{command}' is known here")
     while rest and rest[0].startswith("-"):
@@ -152,6 +169,19 @@ def docker(words: Sequence[str]) -> None:
         refuse(f"{command}: one word is expected, not {rest}")
     if command == "build" and not Path(rest[0], "Dockerfile").is_file():
         refuse(f"there is no Dockerfile in {rest[0]}")
+
+
+def kubectl(words: Sequence[str]) -> None:
+    """What needs a cluster is checked as far as one is not needed."""
+    from tests.hosts.kubectl import kustomized
+
+    here = os.environ["DOCS_BIN"]
+    path = (each for each in os.environ["PATH"].split(":") if each != here)
+    os.environ["PATH"] = ":".join(path)  # where the real one may be
+    if list(words[:2]) == ["apply", "--kustomize"]:
+        kustomized(Path(words[2]))
+    elif list(words[:3]) != ["create", "secret", "generic"]:
+        refuse(f"{words} is not known here")
 
 
 # --- programs that are there, or are checked ------------------------------------------------------
@@ -292,6 +322,7 @@ def venv(words: Sequence[str]) -> None:
 PROGRAMS: dict[str, Callable[[Sequence[str]], None]] = {
     "az": az,
     "docker": docker,
+    "kubectl": kubectl,
     "azurite": azurite,
     "redis-server": redis_server,
     "redis-cli": redis_cli,

@@ -42,10 +42,10 @@ def ensure_azurite() -> list[str]:
 
 def npm_package(name: str, version: str) -> tuple[Path, Path]:
     """The folder of node, and the one below `.cache/` with this package; installed when missing."""
-    home = _CACHE / name
+    home = _CACHE / name.replace("/", "+")
     complete = home / f"complete-{version}"
     _CACHE.mkdir(exist_ok=True)
-    with (_CACHE / f"{name}.lock").open("w") as lock:
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         binaries = _node()
         if not complete.exists():

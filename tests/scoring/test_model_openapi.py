@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 from openapi_spec_validator import (
     OpenAPIV2SpecValidator,
