@@ -20,6 +20,7 @@ from . import machine, plots
 
 NAMES = (
     "http", "must", "growth", "formats", "functions", "blobs", "messages", "cache", "startup",
+    "scale",
 )  # fmt: skip
 # Only when it is named: its figures are on no page.
 MORE = ("workers",)

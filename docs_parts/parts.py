@@ -13,7 +13,7 @@ from pathlib import Path
 from scoring_runtime.settings import markdown as settings
 from tests.whole import test_differential
 
-from . import commands, metrics, pictures, recording, speed, troubles
+from . import commands, metrics, pictures, recording, scale, speed, troubles
 
 DOCS = Path(__file__).parents[1] / "docs"
 PARTS: dict[str, Callable[[], str]] = {
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics.markdown,
     "differences": lambda: test_differential.table().strip(),
     "troubles": troubles.markdown,
+    "scale": scale.markdown,
     **speed.PARTS,
 }
 _PART = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- /made -->)", re.DOTALL)

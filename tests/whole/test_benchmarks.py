@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import machine, must, servers, wrk
+from benchmarks import machine, must, scale, servers, wrk
 from docs_parts import speed
 
 SAID = """
@@ -78,3 +78,34 @@ def test_a_server_is_started_asked_and_ended(tmp_path: Path) -> None:
         found = machine.memory_mb(each.pid)
         assert 10 < found["pss_mb"] <= found["rss_mb"]
     assert not Path(f"/proc/{each.pid}").exists()
+
+
+TRIGGER = scale.Trigger(100, (1, 2), 1000, 1, 0.5, "a queue", 150)
+
+
+def test_a_fleet_keeps_up_with_what_comes_steadily() -> None:
+    """At 70 % of what the instances can, nobody waits; what is around it costs beside them."""
+    found = scale.simulated(TRIGGER, 700, scale.steady, 3600)
+    assert found["instances_most"] == 10
+    assert (found["p50_ms"], found["p99_ms"]) == (1, 2)
+    hourly = 10 * 3600 * scale.INSTANCE_SECOND
+    assert found["dollars"] == pytest.approx(0.5 + hourly / (700 * 3600) * 1e6, rel=0.02)
+    assert found["places"] == 5
+
+
+@pytest.mark.parametrize("target", [0, 1000])
+def test_a_burst_is_waited_for_and_brings_instances_that_go_again(target: int) -> None:
+    fleet = scale.Fleet(TRIGGER._replace(target=target), 700, scale.bursts)
+    fleet.run(2 * 7200 + 3600)
+    assert max(fleet.counts[7200:9000]) > 2 * fleet.counts[7199]
+    assert max(fleet.counts) <= 43  # what the peak needs
+    assert fleet.counts[-1] == fleet.counts[7199]
+    assert fleet.waiting < 1
+    slow = [wait for wait, _ in fleet.waits if wait > scale.START_SECONDS]
+    assert 0 < len(slow) < 600
+
+
+@pytest.mark.parametrize("name", sorted(scale.PATTERNS))
+def test_the_mean_of_a_day_is_one(name: str) -> None:
+    shape = scale.PATTERNS[name]
+    assert sum(map(shape, range(86_400))) / 86_400 == pytest.approx(1, rel=0.001)
