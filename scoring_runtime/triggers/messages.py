@@ -9,7 +9,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from ..connections.named import service_bus_name
-from ..errors import UndecodableInput
+from ..errors import ScoringRuntimeError, UndecodableInput
 from ..messages import ScoringRequest
 from ..settings.settings import Settings
 from .outcomes import Outcome, Verdict, content_type_of, directed, directions
@@ -23,6 +23,10 @@ _HOPS = "x-scoring-hops"
 MOST_HOPS = 10
 """A message that comes from so many scoring hosts goes round in a circle of them."""
 _ID = re.compile(r"[\x21-\x7e]{1,100}")
+
+
+class ReplyRefused(ScoringRuntimeError):
+    """This reply can never be sent: too large, or a property that cannot be."""
 
 
 class QueueMessage(NamedTuple):

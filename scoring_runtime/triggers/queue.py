@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic
+from typing import Protocol
 
 from ..errors import (
     NotServing,
@@ -23,18 +24,24 @@ from .messages import (
     Answer,
     QueueMessage,
     QueueReply,
+    ReplyRefused,
     Settlement,
     answer,
     reply_id,
     request_of,
 )
 from .outcomes import Health, Outcome, Scoring, Verdict, failed
-from .replies import Replies, ReplyRefused
 
 _AGAIN_SECONDS = 0.5
 _LONGEST_PAUSE = 5.0
 _OUT_OF_REACH = 12
 _MOST_KEPT = 100
+
+
+class Sender(Protocol):
+    """What sends replies: it may raise ReplyRefused or TriggerTrouble."""
+
+    async def send(self, reply: QueueReply) -> None: ...
 
 
 class QueueScoring:
@@ -51,7 +58,7 @@ class QueueScoring:
     def __init__(
         self,
         scoring: Scoring,
-        replies: Replies,
+        replies: Sender,
         settings: Settings,
         health: Health,
         patience: float = float("inf"),

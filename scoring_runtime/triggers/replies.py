@@ -17,8 +17,8 @@ from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import MessageSizeExceededError
 
 from ..connections.service_bus import trouble
-from ..errors import ScoringRuntimeError, TriggerTrouble
-from .messages import QueueReply
+from ..errors import TriggerTrouble
+from .messages import QueueReply, ReplyRefused
 
 if TYPE_CHECKING:
     from ..telemetry.spans import Spans
@@ -31,10 +31,6 @@ _REFUSALS = ("amqp:invalid-field", "amqp:decode-error", "com.microsoft:argument-
 # What the SDK's encoder raises.
 _IMPOSSIBLE = (TypeError, OverflowError, UnicodeError, struct.error)
 _Batch: TypeAlias = list[tuple[ServiceBusMessage, asyncio.Future[None]]]
-
-
-class ReplyRefused(ScoringRuntimeError):
-    """This reply can never be sent: too large, or a property that cannot be."""
 
 
 class Replies:

@@ -15,8 +15,8 @@ from scoring_runtime.connections.named import service_bus
 from scoring_runtime.connections.service_bus import client_of
 from scoring_runtime.errors import TriggerTrouble
 from scoring_runtime.settings.settings import Settings
-from scoring_runtime.triggers.messages import QueueReply
-from scoring_runtime.triggers.replies import Replies, ReplyRefused
+from scoring_runtime.triggers.messages import QueueReply, ReplyRefused
+from scoring_runtime.triggers.replies import Replies
 from tests.hosts.broker import BrokerMessage, ServiceBusBroker
 
 KEY = "SAS_KEY_VALUE"

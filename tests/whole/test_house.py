@@ -39,6 +39,7 @@ PACKAGES = (
     "cache",
     "http",
     "triggers",
+    "testing",
     "functions",
     "standalone",
     "packaging",
@@ -48,11 +49,13 @@ PACKAGES = (
     "cli",
     "__main__",
 )
-# local_host starts a process, which gets the environment of this one.
+# local_host starts a process, which gets the environment of this one. A script under test finds
+# its model folder there.
 READS_THE_ENVIRONMENT = {
     "function_app.py",
     "scoring_runtime/cli/main.py",
     "scoring_runtime/local_services/host.py",
+    "scoring_runtime/testing/under_test.py",
 }
 FRAMEWORKS = {
     "azure.functions": "functions",

@@ -1,0 +1,364 @@
+"""A script or a model on a loop of its own, and the three triggers as calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Self, TypeVar
+
+import orjson
+from werkzeug.datastructures import Headers
+
+from ..cache.build import caching
+from ..connections.named import triggers
+from ..errors import ConfigurationError, NotServing, StartError
+from ..http.endpoint import create
+from ..http.messages import HttpRequest
+from ..scoring.diagnosis import diagnosis
+from ..scoring.runtime import Runtime, build
+from ..script.entry_script import MODULE_NAME
+from ..settings.settings import Settings, setting_fields
+from ..telemetry.request_ids import RandomIds
+from ..triggers.blob_paths import blob_paths
+from ..triggers.messages import QueueMessage, QueueReply
+from ..triggers.outcomes import (
+    Health,
+    Outcome,
+    Scoring,
+    Verdict,
+    blob_request,
+    directed,
+    directions,
+    failed,
+)
+from ..triggers.queue import QueueScoring
+from ..values.wording import too_large
+from .outcomes import BlobOutcome, HttpOutcome, MessageOutcome
+
+_T = TypeVar("_T")
+_EXPORTED = ("AML_APP_ROOT", "AZUREML_ENTRY_SCRIPT", "AZUREML_MODEL_DIR")
+_STOP_SECONDS = 10.0
+_JSON = "application/json"
+
+
+def scoring(
+    entry_script: str | os.PathLike[str] = "",
+    *,
+    model_dir: str | os.PathLike[str] = "",
+    start_seconds: float = 300,
+    **settings: object,
+) -> UnderTest:
+    """Load a script, or the models of a folder without one, to be scored with.
+
+    The settings are ``settings``, and for the rest those of the environment, but for paths. Every
+    trigger is there unless ``SCORING_TRIGGERS`` says otherwise; no connection is needed. The script
+    finds ``AZUREML_MODEL_DIR`` in the environment.
+
+    Args:
+        entry_script: its path, from the working folder.
+        model_dir: the folder of the model.
+        start_seconds: how long ``init()`` may take.
+        settings: by the names of their variables, such as ``SCORING_TIMEOUT_MS=500``.
+
+    Raises:
+        ConfigurationError: a setting has a wrong value, or there is none of that name.
+        StartError: the script or the model cannot be loaded; the message is the diagnosis.
+    """
+    said = {name: _text(value) for name, value in settings.items()}
+    _check_names(said)
+    if entry_script:
+        said["AZUREML_ENTRY_SCRIPT"] = os.path.realpath(entry_script)
+    if model_dir:
+        said["AZUREML_MODEL_DIR"] = os.path.abspath(model_dir)
+    defaults = {"AML_APP_ROOT": os.getcwd(), "SCORING_TRIGGERS": "http,blob,service_bus"}
+    environ = {name: value for name, value in os.environ.items() if name not in _EXPORTED}
+    found = Settings.from_environ(environ, command_line=said, defaults=defaults)
+    return UnderTest(found, start_seconds)
+
+
+class UnderTest:
+    """A runtime that was started; :meth:`stop` it, or use it in a ``with`` statement.
+
+    Its calls wait for the outcome, in tests with a running event loop too: it has its own.
+
+    Raises:
+        StartError: it cannot be started; the message is the diagnosis.
+    """
+
+    def __init__(self, settings: Settings, start_seconds: float = 300) -> None:
+        self.settings = settings
+        self._before = _Process(settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True)
+        self._thread.start()
+        self.runtime: Runtime | None = None
+        try:
+            self.result_of(self._started(), start_seconds)
+        except TimeoutError:
+            self.stop()
+            said = f"It is not loaded after {start_seconds:g} s: init() has not returned."
+            raise StartError(said) from None
+        except StartError as error:
+            self.stop()
+            raise type(error)(diagnosis(error, settings)) from error.__cause__
+        except BaseException:
+            self.stop()
+            raise
+
+    def http(
+        self,
+        body: object = b"",
+        path: str = "/score",
+        *,
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
+        content_type: str = "",
+    ) -> HttpOutcome:
+        """Send a request: to ``/score``, or to any other path, with its query.
+
+        Args:
+            body: bytes or text as they are, anything else as JSON.
+            path: below the root, such as ``/score?method=predict_proba``.
+            method: of HTTP.
+            headers: of the request.
+            content_type: the header; JSON for what is sent as JSON.
+        """
+        sent, kind = _sent(body, content_type)
+        lines = {**({"content-type": kind} if kind else {}), **(headers or {})}
+        wire = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in lines.items()]
+        route, _, query = path.partition("?")
+        request = HttpRequest(method, route, query.encode(), wire, sent, "127.0.0.1")
+        return self.result_of(self._http(request))
+
+    def blob(
+        self,
+        name: str,
+        body: object = b"",
+        *,
+        content_type: str = "",
+        metadata: Mapping[str, str] | None = None,
+    ) -> BlobOutcome:
+        """Drop a blob into the input container, for its first try.
+
+        Args:
+            name: without the container, as in ``a.json``.
+            body: bytes or text as they are, anything else as JSON.
+            content_type: of the blob; by its name without one.
+            metadata: of the blob, such as ``model``.
+
+        Raises:
+            ValueError: ``BLOB_INPUT_PATH`` does not match the name, so nothing would become of it.
+        """
+        sent, kind = _sent(body, content_type)
+        return self.result_of(self._blob(name, sent, kind, dict(metadata or {})))
+
+    def message(
+        self,
+        body: object = b"",
+        *,
+        content_type: str = "",
+        message_id: str = "",
+        correlation_id: str = "",
+        reply_to: str = "",
+        deliveries: int = 0,
+        properties: Mapping[str, object] | None = None,
+    ) -> MessageOutcome:
+        """Send a message to the input queue.
+
+        Args:
+            body: bytes or text as they are, anything else as JSON.
+            content_type: of the message.
+            message_id: its id.
+            correlation_id: its reply has it, else the message's id.
+            reply_to: where the reply goes, in place of ``SERVICEBUS_OUTPUT_QUEUE``.
+            deliveries: how often it has been delivered before.
+            properties: of the application, such as ``x-request`` or ``model``.
+        """
+        sent, kind = _sent(body, content_type)
+        message = QueueMessage(
+            sent,
+            message_id,
+            correlation_id,
+            kind,
+            reply_to,
+            properties=dict(properties or {}),
+            deliveries=deliveries,
+            sequence_number=1,
+        )
+        return self.result_of(self._message(message))
+
+    def stop(self) -> None:
+        """End it; the process is as it was before."""
+        if self._loop.is_closed():
+            return
+        if self.runtime is not None:
+            self.result_of(self.runtime.stop(_STOP_SECONDS))
+            self.result_of(self._close())
+        self.result_of(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._before.restore()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def result_of(self, work: Awaitable[_T], seconds: float | None = None) -> _T:
+        """What it gives on the loop of the runtime; TimeoutError after ``seconds``."""
+
+        async def done() -> _T:
+            return await work
+
+        future = asyncio.run_coroutine_threadsafe(done(), self._loop)
+        try:
+            return future.result(seconds)
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def _started(self) -> None:
+        settings, wanted = self.settings, triggers(self.settings)
+        self._paths = blob_paths(settings)
+        runtime = build(settings)
+        score, inputs, self._close = caching(runtime)
+        self.runtime = runtime
+        self._handle = create(runtime, score, inputs, access_log=False)[1]
+        self._scorings = {
+            each: Scoring(runtime, each, score, access_log=False)
+            for each in wanted
+            if each != "http"
+        }
+        self._new_id = RandomIds()
+        runtime.start()
+        await runtime.started()
+
+    async def _http(self, request: HttpRequest) -> HttpOutcome:
+        assert self.runtime is not None
+        reply = await self._handle(request)
+        body = await self.runtime.whole(reply.body)
+        lines = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in reply.headers]
+        return HttpOutcome(reply.status, Headers(lines), body)
+
+    def _scoring(self, trigger: str) -> Scoring:
+        if trigger not in self._scorings:
+            named = ", ".join(triggers(self.settings))
+            raise ConfigurationError(
+                f"The trigger {trigger} is not served: SCORING_TRIGGERS is {named}."
+            )
+        return self._scorings[trigger]
+
+    async def _blob(
+        self, name: str, body: bytes, content_type: str, metadata: dict[str, str]
+    ) -> BlobOutcome:
+        scoring, paths, settings = self._scoring("blob"), self._paths, self.settings
+        names = paths.documents(name)
+        if names is None:
+            raise ValueError(
+                f"A blob {name!r} is no input: BLOB_INPUT_PATH is {paths.input.text!r}."
+            )
+        if len(body) > settings.blob_max_bytes:
+            outcome = failed(too_large("The blob", settings.blob_max_bytes, "BLOB_MAX_BYTES"))
+        else:
+            path = f"{paths.input.container}/{name}"
+            key = metadata.get("x_input_key", "")
+            new_id = self._new_id().decode()
+            request = blob_request(path, body, content_type, "", key, request_id=new_id)
+            said = {**paths.directions(name), **directions(metadata)}
+            try:
+                outcome = await scoring(directed(request, said), f"blob {path}")
+            except NotServing as error:
+                outcome = failed(error)
+        document = f"{paths.output.container}/{names.output}"
+        if outcome.verdict is Verdict.REFUSED:
+            document = f"{paths.error.container}/{names.error}"
+        return _of_blob(outcome, document)
+
+    async def _message(self, message: QueueMessage) -> MessageOutcome:
+        sent = _Sent()
+        scoring = self._scoring("service_bus")
+        score = QueueScoring(scoring, sent, self.settings, Health({}, "service_bus"), 0)
+        try:
+            answer = await score(message)
+        except NotServing as error:
+            return MessageOutcome(None, "abandon", type(error).__name__, str(error))
+        reason, description = answer.reason, answer.description
+        return MessageOutcome(sent.reply, answer.settlement.value, reason, description)
+
+
+class _Sent:
+    """Takes the reply, as the output queue would."""
+
+    def __init__(self) -> None:
+        self.reply: QueueReply | None = None
+
+    async def send(self, reply: QueueReply) -> None:
+        self.reply = reply
+
+
+class _Process:
+    """What a script's load changes in this process, to be put back."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._environ = {name: os.environ.get(name) for name in _EXPORTED}
+        self._path = list(sys.path)
+        self._modules = dict(sys.modules)
+        script = settings.script_path
+        self._own = Path(os.path.realpath(script.parent if script else settings.app_root))
+        values = (settings.app_root, settings.entry_script, settings.model_dir)
+        os.environ.update({n: v for n, v in zip(_EXPORTED, values, strict=True) if v})
+
+    def restore(self) -> None:
+        """Variables, the path, and without the modules that lie beside the script."""
+        for name, value in self._environ.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        sys.path[:] = [each for each in sys.path if each in self._path]
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if name not in self._modules and file and self._own in Path(file).parents:
+                del sys.modules[name]
+        if MODULE_NAME in self._modules:
+            sys.modules[MODULE_NAME] = self._modules[MODULE_NAME]
+
+
+def _of_blob(outcome: Outcome, document: str) -> BlobOutcome:
+    about = (outcome.reason, outcome.description)
+    if outcome.verdict is Verdict.FAILED:
+        return BlobOutcome("", b"", "", False, True, *about)
+    is_error = outcome.verdict is Verdict.REFUSED
+    return BlobOutcome(document, outcome.body, outcome.content_type, is_error, False, *about)
+
+
+def _sent(body: object, content_type: str) -> tuple[bytes, str]:
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body), content_type
+    if isinstance(body, str):
+        return body.encode(), content_type
+    written = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    return written, content_type or _JSON
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_names(said: Mapping[str, str]) -> None:
+    known = [
+        n for each in setting_fields() for n in (each.metadata["name"], *each.metadata["also"])
+    ]
+    for name in said:
+        if name not in known:
+            near = get_close_matches(name.upper(), known, 1)
+            raise ConfigurationError(
+                f"There is no setting {name}{f': did you mean {near[0]}?' if near else '.'}"
+            )
