@@ -80,6 +80,7 @@ def _parser(words: Sequence[str] = ("package",)) -> argparse.ArgumentParser:
     commands = subcommands(parser)
     _add_serve(commands)
     _add_score(commands)
+    _add_check(commands)
     models.add_commands(commands)
     if "package" in words:
         from . import package
@@ -132,6 +133,24 @@ def _add_score(commands: Any) -> None:
         "-v", "--verbose", action="store_true", help="the log too, not only warnings"
     )
     score.set_defaults(command=_score)
+
+
+def _add_check(commands: Any) -> None:
+    text = "say what will happen, before it does: load, score samples, measure, compare"
+    check = add(commands, "check", text, "--entry-script score.py --model-dir model")
+    _model_options(check)
+    about = "a folder that package made, in place of a script or a model"
+    check.add_argument("folder", nargs="?", default="", metavar="PACKAGE_FOLDER", help=about)
+    check.add_argument("--image", metavar="IMAGE", default="", help="check an image, inside it")
+    check.add_argument("--builder", metavar="BUILDER", default="", help="docker or podman")
+    sample = "one more sample to score; may be given several times"
+    check.add_argument("--sample", action="append", default=[], metavar="FILE", help=sample)
+    target = "functions or standalone: whose limits count (default: the package's)"
+    check.add_argument("--target", choices=("functions", "standalone"), default="", help=target)
+    limit = "how long it may take (300)"
+    check.add_argument("--seconds", type=float, default=300, metavar="SECONDS", help=limit)
+    check.add_argument("--json", action="store_true", help="the report as JSON")
+    check.set_defaults(command=_check, reads_settings=False)
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
@@ -304,6 +323,17 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
     if answer.status < 400:
         return EXIT_OK
     return EXIT_REFUSED if answer.status < 500 else EXIT_RUN_FAILED
+
+
+def _check(_: Settings, options: argparse.Namespace) -> int:
+    from . import check  # which loads the packager
+
+    def settings() -> Settings:
+        found = _settings(options)
+        _export(found)
+        return found
+
+    return check.run(options, settings, os.environ)
 
 
 @contextlib.contextmanager

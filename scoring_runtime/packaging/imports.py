@@ -57,9 +57,9 @@ def uncovered(
     wanted += [(name, "needs", each) for name, modules in pickled.items() for each in modules]
     found: dict[str, Lacking] = {}
     for name, verb, module in wanted:
-        if module.partition(".")[0] in own or _is_known(module) or _is_provided(module, there):
+        if module.partition(".")[0] in own or is_known(module) or _is_provided(module, there):
             continue
-        package = _packages(module)[0]
+        package = packages_of(module)[0]
         sentence = f"{name} {verb} {_shown(module)}, {_advice(module, package, folders)}"
         found.setdefault(package, Lacking(sentence, name in needed or name in pickled))
     return list(found.values())
@@ -144,7 +144,8 @@ def _advice(module: str, package: str, folders: Iterable[Path]) -> str:
     return f"which no requirement provides: add --pip-package {package}."
 
 
-def _is_known(module: str) -> bool:
+def is_known(module: str) -> bool:
+    """Whether every image has it: of the standard library, of this runtime, or stood in for."""
     top = module.partition(".")[0]
     standard = top in sys.stdlib_module_names or top in IMPORT_MAPPING
     return standard or top in _OF_THE_IMAGE or import_aliases.answers(module)
@@ -153,7 +154,7 @@ def _is_known(module: str) -> bool:
 def _is_provided(module: str, there: set[str]) -> bool:
     parts = module.split(".")[: NAMESPACES.get(module.partition(".")[0], 1)]
     usual = {canonical(".".join(parts[:end])) for end in range(1, len(parts) + 1)}
-    return not there.isdisjoint({*usual, *_packages(module)})
+    return not there.isdisjoint({*usual, *packages_of(module)})
 
 
 def _shown(module: str) -> str:
@@ -163,7 +164,7 @@ def _shown(module: str) -> str:
     return next(listed, ".".join(parts[: NAMESPACES.get(parts[0], 1)]))
 
 
-def _packages(module: str) -> list[str]:
+def packages_of(module: str) -> list[str]:
     """The packages that bring a module; the first is the one to install."""
     shown = _shown(module)
     installed = sorted(_installed().get(shown, ()))

@@ -49,6 +49,11 @@ def summary(error: BaseException, settings: Settings | None = None) -> str:
     return masked(" ".join(part for part in parts if part))
 
 
+def place(cause: BaseException, settings: Settings) -> str:
+    """Where in the entry script it was raised, ``file:line in function``; nothing if elsewhere."""
+    return next(iter(_where(cause, settings)), "").removeprefix("Where: ")
+
+
 def _headline(error: BaseException) -> str:
     if isinstance(error, ConfigurationError):
         return f"===============Configuration Error=================\n{error}"
@@ -86,7 +91,13 @@ def _model_folder(settings: Settings) -> list[str]:
 
 
 def _versions(folder: Path) -> list[str]:
-    """A line for each pickle that another scikit-learn wrote, which may be why it fails to load."""
+    """Which may be why it fails to load."""
+    lines = written_otherwise(folder)
+    return ["", *lines] if lines else []
+
+
+def written_otherwise(folder: Path) -> list[str]:
+    """A line for each pickle that another scikit-learn wrote than the one that is installed."""
     lines = []
     for path in islice(pickles(folder), _LOOKED_AT):
         written = said(path).scikit_learn if path.stat().st_size <= _LOOKED_AT_BYTES else ""
@@ -96,7 +107,7 @@ def _versions(folder: Path) -> list[str]:
             f"{each.installed}."
             for each in differs
         ]
-    return ["", *lines] if lines else []
+    return lines
 
 
 def _is_about_the_model(error: BaseException, settings: Settings) -> bool:

@@ -340,6 +340,10 @@ class Runtime:
         joined: bytes = await self._all[0].call(body, joined_stream, patient)
         return joined
 
+    async def within(self, model: Served, function: Callable[[Any], Any]) -> Any:
+        """What ``function(None)`` gives in a scoring thread of a model, where it is called."""
+        return await self._scorers[model].call(None, function, True)
+
     async def stop(self, seconds: float | None = None) -> None:
         """Refuse new requests, wait for those in flight."""
         patience = self.settings.shutdown_seconds if seconds is None else seconds

@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 import orjson
 from werkzeug.datastructures import Headers
 
-from ..cache.build import caching
+from ..cache.build import Caching, caching
 from ..connections.named import triggers
 from ..errors import ConfigurationError, NotServing, StartError
 from ..http.endpoint import create
@@ -192,6 +192,10 @@ class UnderTest:
         )
         return self.result_of(self._message(message))
 
+    def blob_name(self) -> str:
+        """A name that ``BLOB_INPUT_PATH`` matches, without the container."""
+        return self._paths.input.fill(dict.fromkeys(self._paths.input.names, "sample"))
+
     def stop(self) -> None:
         """End it; the process is as it was before."""
         if self._loop.is_closed():
@@ -228,7 +232,7 @@ class UnderTest:
         settings, wanted = self.settings, triggers(self.settings)
         self._paths = blob_paths(settings)
         runtime = build(settings)
-        score, inputs, self._close = caching(runtime)
+        score, inputs, self._close = self._caching(runtime)
         self.runtime = runtime
         self._handle = create(runtime, score, inputs, access_log=False)[1]
         self._scorings = {
@@ -239,6 +243,9 @@ class UnderTest:
         self._new_id = RandomIds()
         runtime.start()
         await runtime.started()
+
+    def _caching(self, runtime: Runtime) -> Caching:
+        return caching(runtime)
 
     async def _http(self, request: HttpRequest) -> HttpOutcome:
         assert self.runtime is not None

@@ -43,16 +43,18 @@ PACKAGES = (
     "functions",
     "standalone",
     "packaging",
+    "check",
     "local_services",
     "azureml",
     "mlflow_target",
     "cli",
     "__main__",
 )
-# local_host starts a process, which gets the environment of this one. A script under test finds
-# its model folder there.
+# local_host and check start a process, which gets the environment of this one. A script under test
+# finds its model folder there.
 READS_THE_ENVIRONMENT = {
     "function_app.py",
+    "scoring_runtime/check/process.py",
     "scoring_runtime/cli/main.py",
     "scoring_runtime/local_services/host.py",
     "scoring_runtime/testing/under_test.py",

@@ -1,0 +1,164 @@
+"""Everything that is looked at, for a script or a model, a package folder, an image."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import ConfigurationError, PackagingError
+from ..packaging.image import find_builder
+from ..packaging.specification import FUNCTIONS
+from ..scoring.diagnosis import written_otherwise
+from ..settings.settings import Settings
+from ..triggers.blob_paths import blob_paths
+from . import packages, process, rules
+from .report import Finding, Report, read
+
+_IMAGE_SECONDS = 60.0
+_SHOWN_LINES = 12
+
+
+def of_settings(
+    settings: Settings, *, target: str = "", samples: Sequence[str] = (), seconds: float = 300
+) -> Report:
+    """Check what these settings serve, in a process with this one's environment.
+
+    Args:
+        settings: the script, the model, and all else.
+        target: ``functions`` or ``standalone``; nothing if it is either, or not known.
+        samples: files that are scored beside those that are found.
+        seconds: how long it may take.
+    """
+    report = Report(settings.entry_script or settings.model_dir or settings.app_root)
+    told = _checked(report, settings, target, None, samples, seconds)
+    there = {each.where.partition(":")[0] for each in report.findings if each.kind == "package"}
+    for where, module, package in packages.not_installed(settings):
+        if module not in there and module not in told.missing:
+            text = f"It imports {module}, which is not installed here. pip install {package}"
+            report.add("package", where, text)
+    return report
+
+
+def of_package(
+    folder: Path,
+    outside: Mapping[str, str],
+    *,
+    more: Mapping[str, str],
+    samples: Sequence[str] = (),
+    seconds: float = 300,
+) -> Report:
+    """Check a package where it lies, with what is installed here.
+
+    Args:
+        folder: that ``scoring-runtime package`` made.
+        outside: the environment of this process.
+        more: settings over those of the package.
+        samples: files that are scored beside those that are found.
+        seconds: how long it may take.
+
+    Raises:
+        PackagingError: there is no package.
+    """
+    document = packages.document_of(folder)
+    report = Report(str(folder))
+    said = packages.variables(folder, document)
+    try:
+        settings = packages.settings_of(said, more)
+    except ConfigurationError as error:
+        report.findings.append(wrong_setting(error))
+        return report
+    environ = packages.environ_of(outside, said)
+    told = _checked(report, settings, document.target, environ, samples, seconds)
+    lacking = packages.lacking(folder, document)
+    for sentence in lacking:
+        report.add("package", sentence.partition(" imports ")[0], sentence)
+    if told.missing and not any(told.missing[0].partition(".")[0] in each for each in lacking):
+        _not_here(report, f"{told.missing[0].partition('.')[0]} is not installed here")
+    elif told.variable in document.required:
+        _not_here(report, f"{told.variable} is set only where the image runs")
+    return report
+
+
+def of_image(name: str, builder: str, arguments: Sequence[str], seconds: float) -> Report:
+    """Have ``check`` run in a container of an image, which ends with it.
+
+    Raises:
+        PackagingError: there is no builder that runs images, or the image cannot check itself.
+    """
+    found = find_builder(builder)
+    if found.name == "buildah":
+        raise PackagingError("buildah builds images and does not run them: use docker or podman.")
+    inside = ["-m", "scoring_runtime", "check", "--json", *arguments]
+    command = [*found.command, "run", "--rm", "--entrypoint", "python", name, *inside]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds + _IMAGE_SECONDS,
+        )
+        report = read(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise PackagingError(
+            f"{name} has not been checked after {seconds + _IMAGE_SECONDS:g} s."
+        ) from None
+    except ValueError:
+        lines = (done.stderr or done.stdout).strip().splitlines()[-_SHOWN_LINES:]
+        shown = "".join(f"\n  {line}" for line in lines)
+        raise PackagingError(
+            f"{name} does not check itself (exit code {done.returncode}); expected is an image of "
+            f"this version of scoring-runtime:{shown}"
+        ) from None
+    report.target = name
+    return report
+
+
+def wrong_setting(error: ConfigurationError) -> Finding:
+    """The finding of a setting whose value is not allowed."""
+    text = str(error)
+    return Finding("setting", text.partition(" ")[0], text)
+
+
+def _checked(
+    report: Report,
+    settings: Settings,
+    target: str,
+    environ: Mapping[str, str] | None,
+    samples: Sequence[str],
+    seconds: float,
+) -> process.Told:
+    path, host, wrong = rules.host_json(settings)
+    if wrong:
+        report.add("setting", str(path), wrong)
+    try:
+        blob_paths(settings)
+    except ConfigurationError as error:
+        report.findings.append(wrong_setting(error))
+        return process.Told()
+    told = process.tried(settings, environ, samples, seconds)
+    process.add(report, told, settings, seconds)
+    report.findings += _other_versions(settings)
+    seen = rules.Seen(
+        settings, target or (FUNCTIONS if path is not None else ""), host, report.facts
+    )
+    report.findings += rules.broken(seen)
+    for warning in settings.warnings:
+        report.add("setting", warning.partition(": ")[2].partition(" ")[0].rstrip("."), warning)
+    return told
+
+
+def _other_versions(settings: Settings) -> list[Finding]:
+    """Pickles of other versions of scikit-learn than the one that is installed here."""
+    if not settings.model_dir or not os.path.isdir(settings.model_dir):
+        return []
+    lines = written_otherwise(Path(settings.model_dir))
+    return [Finding("package", "scikit-learn", line) for line in lines]
+
+
+def _not_here(report: Report, why: str) -> None:
+    report.unchecked = why
+    report.findings = [each for each in report.findings if each.kind not in ("load", "package")]

@@ -1,0 +1,101 @@
+"""A package folder, as ``scoring-runtime package`` makes it, tried where it lies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import PackagingError
+from ..models.kinds import pickles
+from ..models.pickled import said
+from ..packaging.app_settings import setting_names
+from ..packaging.context import Document, read_document
+from ..packaging.imports import imports_of, is_known, packages_of, uncovered
+from ..packaging.specification import DOCUMENT, MODELS, ROOTS, SOURCE
+from ..settings.settings import Settings, setting_fields
+
+_OURS = ("SCORING_", "BLOB_", "SERVICEBUS_", "REDIS_", "CACHE_", "AZUREML_", "AML_")
+
+
+def document_of(folder: Path) -> Document:
+    """What was packaged in a folder.
+
+    Raises:
+        PackagingError: there is none.
+    """
+    found = read_document(folder)
+    if found is None:
+        raise PackagingError(
+            f"{folder} holds no package (no {DOCUMENT}): name the folder that `scoring-runtime "
+            "package` made, or --entry-script and --model-dir."
+        )
+    return found
+
+
+def variables(folder: Path, document: Document) -> dict[str, str]:
+    """The variables of the image, with its paths as they are here."""
+    root = ROOTS[document.target]
+    inside = re.compile(rf"\A{re.escape(root)}(?=/|\Z)")
+    here = str(folder.resolve())
+    return {name: inside.sub(here, value) for name, value in document.settings.items()}
+
+
+def environ_of(outside: Mapping[str, str], said: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with the variables of the image for its own settings."""
+    known = {name for each in setting_fields() for name in setting_names(each.metadata)}
+    kept = {n: v for n, v in outside.items() if n.upper() not in known and not n.startswith(_OURS)}
+    return {**kept, **said}
+
+
+def settings_of(said: Mapping[str, str], more: Mapping[str, str]) -> Settings:
+    """The settings as the runtime in the image reads them, and ``more`` over them."""
+    return Settings.from_environ(said, command_line=more)
+
+
+def lacking(folder: Path, document: Document) -> list[str]:
+    """What the script or a model imports and requirements.txt does not bring, a sentence each."""
+    requirements = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    source = folder / SOURCE
+    files = [(path.relative_to(source).as_posix(), path) for path in sorted(source.rglob("*.py"))]
+    pickled = {
+        f"The model {path.relative_to(folder)}": sorted(said(path).modules)
+        for path in pickles(folder / MODELS)
+    }
+    roots = [document.entry_script] if document.entry_script else []
+    found = uncovered(files, requirements, roots=roots, pickled=pickled)
+    return [each.sentence for each in found if each.needed]
+
+
+def not_installed(settings: Settings) -> list[tuple[str, str, str]]:
+    """``file:line``, module and package of each import of the script that is not installed here.
+
+    Those of its modules beside it too. A script that changes the path of modules is passed over:
+    nobody else knows what it finds.
+    """
+    script = settings.script_path
+    places = [Path(settings.app_root), *([script.parent] if script is not None else [])]
+    if settings.source_dir:
+        places.append(places[0] / settings.source_dir)
+    found: dict[str, tuple[str, str, str]] = {}
+    waiting, seen = [script] if script is not None and script.is_file() else [], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        if b"sys.path" in path.read_bytes():
+            continue
+        for module, line in imports_of(path).items():
+            own = _own(module, places)
+            waiting += [each for each in own if each not in seen]
+            top = module.partition(".")[0]
+            if not own and not is_known(module) and find_spec(top) is None:
+                found.setdefault(top, (f"{path}:{line}", top, packages_of(module)[0]))
+    return list(found.values())
+
+
+def _own(module: str, places: Sequence[Path]) -> list[Path]:
+    """The files of a module that lies in one of these folders."""
+    top = module.partition(".")[0]
+    named = [path for place in places for path in (place / f"{top}.py",) if path.is_file()]
+    return named or [path for place in places for path in sorted((place / top).rglob("*.py"))]

@@ -1,0 +1,247 @@
+"""Settings that contradict each other, the host's own file, or what was measured: one table."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..connections.named import triggers
+from ..packaging.specification import FUNCTIONS
+from ..settings.settings import Settings
+from . import memory
+from .report import Finding
+
+# https://learn.microsoft.com/azure/azure-functions/functions-scale#timeout
+AZURE_HTTP_SECONDS = 230
+WORKER_START_SECONDS = 10
+_BROKER_DELIVERIES = 10
+_TIME = re.compile(r"(?:(\d+)\.)?(\d+):(\d+):(\d+)(?:\.\d+)?")
+
+
+class Seen(NamedTuple):
+    """What the rules look at: ``host`` is host.json, ``facts`` what a trial has measured."""
+
+    settings: Settings
+    target: str
+    host: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+    @property
+    def on_functions(self) -> bool:
+        return self.target == FUNCTIONS
+
+    @property
+    def timeout(self) -> float:
+        """The deadline of a request in seconds."""
+        return self.settings.timeout_seconds or float("inf")
+
+    @property
+    def run_seconds(self) -> float:
+        """What a call of run() took, but for one of a hundred."""
+        return float(self.facts.get("p99_ms", 0.0)) / 1000
+
+    @property
+    def mb(self) -> float:
+        return float(self.facts.get("scored_mb", self.facts.get("loaded_mb", 0.0)))
+
+    @property
+    def function_timeout(self) -> float:
+        return seconds_of(self.host.get("functionTimeout"))
+
+    @property
+    def renewal(self) -> float:
+        """How long the Functions host renews the lock of a message, in seconds."""
+        extensions = self.host.get("extensions")
+        bus = extensions.get("serviceBus") if isinstance(extensions, dict) else None
+        return seconds_of(bus.get("maxAutoLockRenewalDuration") if isinstance(bus, dict) else None)
+
+    def says(self, *attributes: str) -> bool:
+        """Whether one of these settings was set."""
+        return any(each in self.settings.sources for each in attributes)
+
+    def serves(self, trigger: str) -> bool:
+        return trigger in triggers(self.settings)
+
+
+class Rule(NamedTuple):
+    """``setting`` is at fault if it ``breaks``; ``text`` says by what, and what to do."""
+
+    setting: str
+    breaks: Callable[[Seen], bool]
+    text: Callable[[Seen], str]
+    kind: str = "setting"
+
+
+RULES = (
+    Rule(
+        "functionTimeout",
+        lambda s: (
+            s.on_functions and s.function_timeout < s.timeout and s.says("scoring_timeout_ms")
+        ),
+        lambda s: (
+            f"host.json ends a function after {s.function_timeout:g} s, with its process, and "
+            f"SCORING_TIMEOUT_MS lets run() take {s.timeout:g} s: make it shorter."
+        ),
+    ),
+    Rule(
+        "maxAutoLockRenewalDuration",
+        lambda s: s.on_functions and s.serves("service_bus") and s.renewal < s.timeout,
+        lambda s: (
+            f"host.json renews a message's lock for {s.renewal:g} s, and SCORING_TIMEOUT_MS "
+            f"lets run() take {s.timeout:g} s: then it is delivered again while it is scored."
+        ),
+    ),
+    Rule(
+        "SCORING_TIMEOUT_MS",
+        lambda s: (
+            s.on_functions
+            and s.serves("http")
+            and s.says("scoring_timeout_ms")
+            and s.timeout > AZURE_HTTP_SECONDS
+        ),
+        lambda s: (
+            f"It lets an HTTP request take {s.timeout:g} s, and Azure's front end ends it "
+            f"after {AZURE_HTTP_SECONDS} s: longer work goes by blob or message."
+        ),
+    ),
+    Rule(
+        "SCORING_TIMEOUT_MS",
+        lambda s: s.run_seconds > s.timeout,
+        lambda s: (
+            f"run() took {s.run_seconds * 1000:.0f} ms on a sample, and "
+            f"SCORING_TIMEOUT_MS is {s.settings.scoring_timeout_ms}."
+        ),
+        "limit",
+    ),
+    Rule(
+        "WORKER_TIMEOUT",
+        lambda s: (
+            not s.on_functions
+            and s.says("scoring_timeout_ms")
+            and 0 < s.settings.worker_timeout < s.timeout
+        ),
+        lambda s: (
+            f"SCORING_TIMEOUT_MS lets run() take {s.timeout:g} s, and WORKER_TIMEOUT, which "
+            f"is {s.settings.worker_timeout:g} s, is shorter: it counts."
+        ),
+    ),
+    Rule(
+        "SCORING_SHUTDOWN_SECONDS",
+        lambda s: not s.on_functions and s.run_seconds > s.settings.shutdown_seconds,
+        lambda s: (
+            f"run() took {s.run_seconds:.1f} s on a sample, and SIGTERM waits "
+            f"{s.settings.shutdown_seconds:g} s for what is in flight."
+        ),
+        "limit",
+    ),
+    Rule(
+        "SCORING_INIT_GRACE_SECONDS",
+        lambda s: s.on_functions and s.settings.init_grace_seconds > WORKER_START_SECONDS,
+        lambda s: (
+            f"It is {s.settings.init_grace_seconds:g} s, and Azure Functions ends a process "
+            f"that has not started after {WORKER_START_SECONDS} s."
+        ),
+    ),
+    Rule(
+        "SCORING_INIT_GRACE_SECONDS",
+        lambda s: (
+            s.on_functions
+            and float(s.facts.get("start_seconds", 0)) > s.settings.init_grace_seconds
+        ),
+        lambda s: (
+            f"Loading took {s.facts['start_seconds']:.1f} s from the start of the process; "
+            f"after {s.settings.init_grace_seconds:g} s (the limit of Azure Functions is "
+            f"{WORKER_START_SECONDS}) it goes on in the background, and the first requests wait."
+        ),
+        "limit",
+    ),
+    Rule(
+        "SCORING_MAX_RSS_MB",
+        lambda s: 0 < s.settings.max_rss_mb < s.mb,
+        lambda s: (
+            f"A process holds {s.mb:.0f} MB with the model, and is replaced above "
+            f"{s.settings.max_rss_mb} MB: each would be at once."
+        ),
+    ),
+    Rule(
+        "WORKER_COUNT",
+        lambda s: 0 < memory.limit_mb() < s.mb * s.settings.worker_count,
+        lambda s: (
+            f"{s.settings.worker_count} processes of {s.mb:.0f} MB each are more than the "
+            f"{memory.limit_mb():.0f} MB that there are here."
+        ),
+        "limit",
+    ),
+    Rule(
+        "SCORING_MAX_BATCH_SIZE",
+        lambda s: s.settings.max_batch_size > 1 and s.facts.get("has_script", False),
+        lambda s: (
+            "It is for models without a script: a run() that takes several inputs says so "
+            "with @batched."
+        ),
+    ),
+    Rule(
+        "SCORING_MAX_BATCH_DELAY_MS",
+        lambda s: s.settings.max_batch_delay_ms > 0 and s.settings.max_batch_size == 1,
+        lambda s: "Nothing waits for a batch: SCORING_MAX_BATCH_SIZE is 1.",
+    ),
+    Rule(
+        "SERVICEBUS_MAX_ATTEMPTS",
+        lambda s: (
+            s.says("servicebus_max_attempts")
+            and s.settings.servicebus_max_attempts > _BROKER_DELIVERIES
+        ),
+        lambda s: (
+            f"It is {s.settings.servicebus_max_attempts}, and a queue dead-letters a message "
+            f"itself after {_BROKER_DELIVERIES} deliveries unless it was made with more, without a "
+            "reply."
+        ),
+    ),
+    Rule(
+        "CACHE_URL",
+        lambda s: s.settings.cache_url.startswith("memory://") and s.settings.worker_count > 1,
+        lambda s: (
+            f"memory:// is of one process, and WORKER_COUNT is {s.settings.worker_count}: "
+            "what one keeps the others do not find. A Redis server is for all."
+        ),
+    ),
+    Rule(
+        "CACHE_TTL_SECONDS",
+        lambda s: s.settings.cached and s.settings.cache_ttl_seconds == 0,
+        lambda s: "It is 0, so that the cache keeps no result.",
+    ),
+)
+"""Each is checked alone."""
+
+
+def broken(seen: Seen) -> Iterator[Finding]:
+    """A finding for each rule that is broken."""
+    for rule in RULES:
+        if rule.breaks(seen):
+            yield Finding(rule.kind, rule.setting, rule.text(seen))
+
+
+def seconds_of(text: object) -> float:
+    """A time span of host.json, ``[days.]hours:minutes:seconds``; infinite without one, or -1."""
+    found = _TIME.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        return float("inf")
+    days, hours, minutes, seconds = (int(each or 0) for each in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def host_json(settings: Settings) -> tuple[Path | None, Mapping[str, Any], str]:
+    """The Functions host's file beside or above the script, what it holds, and what is wrong."""
+    for folder in (Path(settings.app_root), Path(settings.app_root).parent):
+        path = folder / "host.json"
+        if path.is_file():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8-sig"))
+            except (OSError, ValueError) as error:
+                return path, {}, f"It is no JSON: {error}"
+            is_object = isinstance(found, dict)
+            return path, found if is_object else {}, "" if is_object else "It is no JSON object."
+    return None, {}, ""

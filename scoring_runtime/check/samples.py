@@ -1,0 +1,113 @@
+"""The samples of a script or a model: files beside it, and the example of its schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..models import manifest
+from ..scoring.runtime import Runtime
+from ..scoring.served import Served, default
+from ..settings.settings import Settings
+from ..triggers.outcomes import content_type_of, is_read
+
+_MOST = 20
+_EXPECTED = ".expected"
+_BESIDE, _FOLDER = "sample_input.*", "samples"
+
+
+class Sample(NamedTuple):
+    """One input; ``model`` is ``name/version``, and nothing for the default."""
+
+    name: str
+    body: bytes
+    content_type: str
+    model: str = ""
+
+
+def samples(runtime: Runtime, more: Sequence[str]) -> list[Sample]:
+    """At most 20: those that are named, the files, the examples of the schemas."""
+    settings = runtime.settings
+    found = [_read(Path(each), "") for each in more]
+    if runtime.has_script:
+        beside = settings.script_path or Path(settings.app_root, "main.py")
+        found += _files(beside.parent, "", has_script=True)
+    else:
+        for model in runtime.served:
+            found += _of_model(model, "" if model is _default(runtime) else _path(model))
+    bodies = {(each.model, _meant(each.body)) for each in found}
+    found += [each for each in _examples(runtime) if (each.model, _meant(each.body)) not in bodies]
+    return found[:_MOST]
+
+
+def _default(runtime: Runtime) -> Served | None:
+    return default(runtime.served, runtime.settings)
+
+
+def _path(model: Served) -> str:
+    return f"{model.name}/{model.version}"
+
+
+def _of_model(model: Served, name: str) -> Iterator[Sample]:
+    assert model.folder is not None
+    places = [model.folder] if name else [model.folder, model.folder.parent]
+    for place in places:
+        yield from _files(place, name, has_script=False)
+    registered = manifest.sample_of(model.folder)
+    if registered is not None:
+        suffix, text = registered
+        kind = content_type_of("", f"a{suffix}")
+        yield Sample(f"registered with {model.identity}", text.encode(), kind, name)
+
+
+def _files(folder: Path, model: str, *, has_script: bool) -> Iterator[Sample]:
+    there = [*sorted(folder.glob(_BESIDE)), *sorted((folder / _FOLDER).glob("[!.]*"))]
+    for path in there:
+        if path.is_file() and is_read(path.name, has_script) and _EXPECTED not in path.suffixes:
+            yield _read(path, model)
+
+
+def _read(path: Path, model: str) -> Sample:
+    return Sample(str(path), path.read_bytes(), content_type_of("", path.name), model)
+
+
+def _examples(runtime: Runtime) -> Iterator[Sample]:
+    """What the documents show as inputs, by path."""
+    document = json.loads(runtime.documents.get("2")) if runtime.documents.by_version else {}
+    ending = runtime.settings.service_path_prefix.strip("/")
+    for path, methods in document.get("paths", {}).items():
+        route = path.removeprefix(f"/{ending}" if ending else "")
+        schema = _schema(document, methods.get("post", {}))
+        example = schema.get("example") if schema else None
+        if not route.startswith("/score") or not example:
+            continue
+        model = route.removeprefix("/score").strip("/")
+        if (not model) or ("/" in model and not runtime.has_script):
+            name = f"the schema's example{f' of {model}' if model else ''}"
+            yield Sample(name, json.dumps(example).encode(), "application/json", model)
+
+
+def _schema(document: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any] | None:
+    for parameter in operation.get("parameters", ()):
+        name = parameter.get("schema", {}).get("$ref", "").rpartition("/")[2]
+        if parameter.get("in") == "body" and name:
+            found: dict[str, Any] = document["definitions"].get(name, {})
+            return found
+    return None
+
+
+def _meant(body: bytes) -> str:
+    """The same for two bodies of the same JSON."""
+    try:
+        return json.dumps(json.loads(body), sort_keys=True)
+    except ValueError:
+        return repr(body)
+
+
+def folder_of(settings: Settings) -> Path:
+    """Where samples are looked for, for messages."""
+    if settings.script_path is not None:
+        return settings.script_path.parent
+    return Path(settings.model_dir or settings.app_root)
