@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import ConfigurationError, PackagingError
+from ..packaging.context import Document
 from ..packaging.image import find_builder
-from ..packaging.specification import FUNCTIONS
+from ..packaging.specification import FUNCTIONS, SOURCE
 from ..scoring.diagnosis import written_otherwise
 from ..settings.settings import Settings
 from ..triggers.blob_paths import blob_paths
@@ -32,7 +37,9 @@ def of_settings(
         seconds: how long it may take.
     """
     report = Report(settings.entry_script or settings.model_dir or settings.app_root)
-    told = _checked(report, settings, target, None, samples, seconds)
+    app = Path(settings.app_root)
+    hosts = [app / "host.json", app.parent / "host.json"]
+    told = _checked(report, settings, target, hosts, process.tried, samples, seconds)
     there = {each.where.partition(":")[0] for each in report.findings if each.kind == "package"}
     for where, module, package in packages.not_installed(settings):
         if module not in there and module not in told.missing:
@@ -43,9 +50,8 @@ def of_settings(
 
 def of_package(
     folder: Path,
-    outside: Mapping[str, str],
     *,
-    more: Mapping[str, str],
+    more: Mapping[str, str] = MappingProxyType({}),
     samples: Sequence[str] = (),
     seconds: float = 300,
 ) -> Report:
@@ -53,7 +59,6 @@ def of_package(
 
     Args:
         folder: that ``scoring-runtime package`` made.
-        outside: the environment of this process.
         more: settings over those of the package.
         samples: files that are scored beside those that are found.
         seconds: how long it may take.
@@ -62,23 +67,54 @@ def of_package(
         PackagingError: there is no package.
     """
     document = packages.document_of(folder)
+    with tempfile.TemporaryDirectory(prefix="scoring-package-") as name:
+        # A copy, for what a script writes beside itself.
+        source = Path(os.path.realpath(name), SOURCE)
+        if (folder / SOURCE).is_dir():
+            shutil.copytree(folder / SOURCE, source, symlinks=True)
+        else:
+            source.mkdir()
+        report = _of_package(folder, document, source, more, samples, seconds)
+        return read(report.text().replace(str(source), str(folder.resolve() / SOURCE)))
+
+
+def _of_package(
+    folder: Path,
+    document: Document,
+    source: Path,
+    more: Mapping[str, str],
+    samples: Sequence[str],
+    seconds: float,
+) -> Report:
     report = Report(str(folder))
-    said = packages.variables(folder, document)
+    said = packages.variables(folder, document, source)
     try:
         settings = packages.settings_of(said, more)
     except ConfigurationError as error:
         report.findings.append(wrong_setting(error))
         return report
-    environ = packages.environ_of(outside, said)
-    told = _checked(report, settings, document.target, environ, samples, seconds)
+    tried = partial(process.tried, variables=said, place=source)
+    hosts = [folder / "host.json"]
+    told = _checked(report, settings, document.target, hosts, tried, samples, seconds)
     lacking = packages.lacking(folder, document)
     for sentence in lacking:
         report.add("package", sentence.partition(" imports ")[0], sentence)
-    if told.missing and not any(told.missing[0].partition(".")[0] in each for each in lacking):
-        _not_here(report, f"{told.missing[0].partition('.')[0]} is not installed here")
-    elif told.variable in document.required:
-        _not_here(report, f"{told.variable} is set only where the image runs")
+    failed = bool(told.missing) or any(each.kind == "load" for each in report.findings)
+    if failed and not lacking:
+        _unchecked(report, folder, document, told)
     return report
+
+
+def _unchecked(report: Report, folder: Path, document: Document, told: process.Told) -> None:
+    """If it may well load in the image, which has what is not here, then it is only not checked."""
+    why = packages.other_here(folder)
+    if told.missing:
+        why = why or f"{told.missing[0].partition('.')[0]} is not installed here"
+    elif told.variable in document.required:
+        why = f"{told.variable} is set only where the image runs"
+    if why:
+        report.unchecked = why
+        report.findings = [each for each in report.findings if each.kind not in ("load", "package")]
 
 
 def of_image(name: str, builder: str, arguments: Sequence[str], seconds: float) -> Report:
@@ -127,11 +163,12 @@ def _checked(
     report: Report,
     settings: Settings,
     target: str,
-    environ: Mapping[str, str] | None,
+    hosts: Sequence[Path],
+    tried: Callable[[Settings, Sequence[str], float], process.Told],
     samples: Sequence[str],
     seconds: float,
 ) -> process.Told:
-    path, host, wrong = rules.host_json(settings)
+    path, host, wrong = rules.host_json(hosts)
     if wrong:
         report.add("setting", str(path), wrong)
     try:
@@ -139,13 +176,11 @@ def _checked(
     except ConfigurationError as error:
         report.findings.append(wrong_setting(error))
         return process.Told()
-    told = process.tried(settings, environ, samples, seconds)
+    told = tried(settings, samples, seconds)
     process.add(report, told, settings, seconds)
     report.findings += _other_versions(settings)
-    seen = rules.Seen(
-        settings, target or (FUNCTIONS if path is not None else ""), host, report.facts
-    )
-    report.findings += rules.broken(seen)
+    where = target or (FUNCTIONS if path is not None else "")
+    report.findings += rules.broken(rules.Seen(settings, where, host, report.facts))
     for warning in settings.warnings:
         report.add("setting", warning.partition(": ")[2].partition(" ")[0].rstrip("."), warning)
     return told
@@ -157,8 +192,3 @@ def _other_versions(settings: Settings) -> list[Finding]:
         return []
     lines = written_otherwise(Path(settings.model_dir))
     return [Finding("package", "scikit-learn", line) for line in lines]
-
-
-def _not_here(report: Report, why: str) -> None:
-    report.unchecked = why
-    report.findings = [each for each in report.findings if each.kind not in ("load", "package")]

@@ -8,15 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import PackagingError
-from ..models.kinds import pickles
+from ..models.kinds import installed_version, pickles
 from ..models.pickled import said
-from ..packaging.app_settings import setting_names
 from ..packaging.context import Document, read_document
 from ..packaging.imports import imports_of, is_known, packages_of, uncovered
 from ..packaging.specification import DOCUMENT, MODELS, ROOTS, SOURCE
-from ..settings.settings import Settings, setting_fields
+from ..settings.settings import Settings
 
-_OURS = ("SCORING_", "BLOB_", "SERVICEBUS_", "REDIS_", "CACHE_", "AZUREML_", "AML_")
+_NAMED = 3
 
 
 def document_of(folder: Path) -> Document:
@@ -34,19 +33,14 @@ def document_of(folder: Path) -> Document:
     return found
 
 
-def variables(folder: Path, document: Document) -> dict[str, str]:
-    """The variables of the image, with its paths as they are here."""
+def variables(folder: Path, document: Document, source: Path) -> dict[str, str]:
+    """The variables of the image, with its paths as they are here; ``source`` is its source."""
     root = ROOTS[document.target]
-    inside = re.compile(rf"\A{re.escape(root)}(?=/|\Z)")
-    here = str(folder.resolve())
-    return {name: inside.sub(here, value) for name, value in document.settings.items()}
-
-
-def environ_of(outside: Mapping[str, str], said: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with the variables of the image for its own settings."""
-    known = {name for each in setting_fields() for name in setting_names(each.metadata)}
-    kept = {n: v for n, v in outside.items() if n.upper() not in known and not n.startswith(_OURS)}
-    return {**kept, **said}
+    found = dict(document.settings)
+    for inside, here in ((f"{root}/{SOURCE}", source), (root, folder.resolve())):
+        path = re.compile(rf"\A{re.escape(inside)}(?=/|\Z)")
+        found = {name: path.sub(str(here), value) for name, value in found.items()}
+    return found
 
 
 def settings_of(said: Mapping[str, str], more: Mapping[str, str]) -> Settings:
@@ -66,6 +60,26 @@ def lacking(folder: Path, document: Document) -> list[str]:
     roots = [document.entry_script] if document.entry_script else []
     found = uncovered(files, requirements, roots=roots, pickled=pickled)
     return [each.sentence for each in found if each.needed]
+
+
+def other_here(folder: Path) -> str:
+    """What of requirements.txt is installed in another version here, or not at all; or nothing."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    found = []
+    for line in (folder / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        try:
+            wanted = Requirement(line.partition("#")[0])
+        except InvalidRequirement:  # an option, a wheel
+            continue
+        if wanted.marker is not None and not wanted.marker.evaluate():
+            continue
+        there = installed_version(wanted.name)
+        if there is None:
+            found.append(f"{wanted.name} is not installed here")
+        elif not wanted.specifier.contains(there, prereleases=True):
+            found.append(f"{wanted.name} is {there} here, and {wanted.specifier} in the package")
+    return "; ".join(found[:_NAMED])
 
 
 def not_installed(settings: Settings) -> list[tuple[str, str, str]]:

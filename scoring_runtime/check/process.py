@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ..packaging.app_settings import setting_names
 from ..packaging.imports import packages_of
 from ..settings.secrets import masked
 from ..settings.settings import Settings, setting_fields
@@ -39,6 +40,7 @@ class Told:
     changing: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     variable: str = ""
+    broken: str = ""
     code: int = 0
     crash: str = ""
     output: str = ""
@@ -46,13 +48,15 @@ class Told:
 
 def tried(
     settings: Settings,
-    environ: Mapping[str, str] | None,
     samples: Sequence[str],
     seconds: float,
+    variables: Mapping[str, str] | None = None,
+    place: Path | None = None,
 ) -> Told:
     """Have a process try it, for so many seconds at most; its children end with it.
 
-    ``environ`` is its environment; None is that of this process.
+    It has the environment and the working folder of this one, unless it is given the ``variables``
+    of an image, which take the place of this process's settings, and the folder, its ``place``.
     """
     with tempfile.TemporaryDirectory(prefix="scoring-check-") as name:
         folder = Path(name)
@@ -67,7 +71,7 @@ def tried(
         }
         (folder / "specification").write_text(json.dumps(specification), encoding="utf-8")
         command = [sys.executable, "-m", _MODULE, str(folder / "specification")]
-        code, output = _run(command, {**(os.environ if environ is None else environ)}, seconds)
+        code, output = _run(command, _environ(variables), place, seconds)
         told = _read(folder / "told")
         told.code, told.output = code, output
         with contextlib.suppress(OSError):
@@ -77,20 +81,29 @@ def tried(
 
 def _said(settings: Settings) -> dict[str, str]:
     """The settings that were set, as text by name; what turns the other triggers on is left out."""
-    known = [
-        n for each in setting_fields() for n in (each.metadata["name"], *each.metadata["also"])
-    ]
+    known = [name for each in setting_fields() for name in setting_names(each.metadata)]
     said = {name: settings.environ[name] for name in known if name in settings.environ}
     said |= {"AML_APP_ROOT": settings.app_root, "SCORING_TRIGGERS": "http,blob,service_bus"}
     said |= {"AZUREML_ENTRY_SCRIPT": settings.entry_script} if settings.entry_script else {}
     return said | ({"AZUREML_MODEL_DIR": settings.model_dir} if settings.model_dir else {})
 
 
-def _run(command: Sequence[str], environ: Mapping[str, str], seconds: float) -> tuple[int, str]:
+def _environ(variables: Mapping[str, str] | None) -> dict[str, str]:
+    if variables is None:
+        return {**os.environ}
+    known = {name for each in setting_fields() for name in setting_names(each.metadata)}
+    kept = {name: value for name, value in os.environ.items() if name.upper() not in known}
+    return {**kept, **variables}
+
+
+def _run(
+    command: Sequence[str], environ: Mapping[str, str], place: Path | None, seconds: float
+) -> tuple[int, str]:
     """The exit code, and the last lines that it wrote."""
     process = subprocess.Popen(
         command,
         env=environ,
+        cwd=place,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -134,7 +147,7 @@ def _read(path: Path) -> Told:
         return told
     for line in lines:
         name, value = json.loads(line)
-        if name in ("stage", "missing", "variable"):
+        if name in ("stage", "missing", "variable", "broken"):
             setattr(told, name, value)
         elif name == "fact":
             told.facts[value[0]] = value[1]
@@ -155,6 +168,8 @@ def add(report: Report, told: Told, settings: Settings, seconds: float) -> None:
         name, where, text, detail = told.missing
         advice = f"{text}. pip install {packages_of(name)[0]}"
         report.add("package", where or name, advice, detail)
+    if told.broken:
+        report.unchecked = f"the check itself has failed, please report it:\n{told.broken}"
     if told.stage != "done":
         _add_end(report, told, settings, seconds)
     for name in told.changing:
@@ -178,6 +193,7 @@ def _add_end(report: Report, told: Told, settings: Settings, seconds: float) -> 
     where = faults.innermost(told.crash, settings)
     output = masked(told.output)
     if told.crash.startswith("Timeout"):
+        report.facts["ended_in"] = stage
         text = f"{what} has not ended after {seconds:g} s."
         where = where or faults.definition(settings, "init" if stage == "load" else "run")
     else:

@@ -18,6 +18,8 @@ CLASSES: Mapping[str, int] = {
 }
 """The classes of findings, the gravest first, and the exit code of each."""
 
+EXIT_UNCHECKED = 9
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -48,9 +50,10 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """That of the gravest class found; 0 without findings."""
+        """That of the gravest class found; without findings 0, or 9 if it was not tried."""
         found = {each.kind for each in self.findings}
-        return next((code for kind, code in CLASSES.items() if kind in found), 0)
+        otherwise = EXIT_UNCHECKED if self.unchecked else 0
+        return next((code for kind, code in CLASSES.items() if kind in found), otherwise)
 
     def add(self, kind: str, where: str, text: str, detail: str = "") -> None:
         """One more finding."""

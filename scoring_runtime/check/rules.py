@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -233,15 +233,14 @@ def seconds_of(text: object) -> float:
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
-def host_json(settings: Settings) -> tuple[Path | None, Mapping[str, Any], str]:
-    """The Functions host's file beside or above the script, what it holds, and what is wrong."""
-    for folder in (Path(settings.app_root), Path(settings.app_root).parent):
-        path = folder / "host.json"
-        if path.is_file():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8-sig"))
-            except (OSError, ValueError) as error:
-                return path, {}, f"It is no JSON: {error}"
-            is_object = isinstance(found, dict)
-            return path, found if is_object else {}, "" if is_object else "It is no JSON object."
-    return None, {}, ""
+def host_json(places: Sequence[Path]) -> tuple[Path | None, Mapping[str, Any], str]:
+    """The first of these files of the Functions host, what it holds, and what is wrong with it."""
+    path = next((each for each in places if each.is_file()), None)
+    if path is None:
+        return None, {}, ""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        return path, {}, f"It is no JSON: {error}"
+    is_object = isinstance(found, dict)
+    return path, found if is_object else {}, "" if is_object else "It is no JSON object."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,26 +76,31 @@ def _read(path: Path, model: str) -> Sample:
 
 def _examples(runtime: Runtime) -> Iterator[Sample]:
     """What the documents show as inputs, by path."""
-    document = json.loads(runtime.documents.get("2")) if runtime.documents.by_version else {}
-    ending = runtime.settings.service_path_prefix.strip("/")
+    documents = list(runtime.documents.by_version.values())
+    document = json.loads(documents[0]) if documents else {}
+    start = runtime.settings.service_path_prefix.strip("/")
     for path, methods in document.get("paths", {}).items():
-        route = path.removeprefix(f"/{ending}" if ending else "")
-        schema = _schema(document, methods.get("post", {}))
-        example = schema.get("example") if schema else None
-        if not route.startswith("/score") or not example:
-            continue
+        route = path.removeprefix(f"/{start}" if start else "")
         model = route.removeprefix("/score").strip("/")
-        if (not model) or ("/" in model and not runtime.has_script):
+        is_wanted = not model or ("/" in model and len(runtime.served) > 1)
+        example = _example(document, methods.get("post", {})) if is_wanted else None
+        if route.startswith("/score") and example:
             name = f"the schema's example{f' of {model}' if model else ''}"
             yield Sample(name, json.dumps(example).encode(), "application/json", model)
 
 
-def _schema(document: dict[str, Any], operation: dict[str, Any]) -> dict[str, Any] | None:
-    for parameter in operation.get("parameters", ()):
-        name = parameter.get("schema", {}).get("$ref", "").rpartition("/")[2]
-        if parameter.get("in") == "body" and name:
-            found: dict[str, Any] = document["definitions"].get(name, {})
-            return found
+def _example(document: dict[str, Any], operation: dict[str, Any]) -> Any:
+    """What a path is given: in Swagger 2 a parameter, in OpenAPI 3 the body of the request."""
+    with contextlib.suppress(
+        LookupError, AttributeError, TypeError, ValueError
+    ):  # a document of the user's
+        if "definitions" in document:
+            [given] = [each for each in operation["parameters"] if each["in"] == "body"]
+            there = document["definitions"]
+        else:
+            given = operation["requestBody"]["content"]["application/json"]
+            there = document["components"]["schemas"]
+        return there[given["schema"]["$ref"].rpartition("/")[2]]["example"]
     return None
 
 

@@ -13,6 +13,7 @@ import logging
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trial.fact("start_seconds", time.monotonic() - said["began"])
             trial.fact("loaded_mb", memory.peak_mb())
             with under:
-                _tried(trial, under, said["samples"])
+                try:
+                    _tried(trial, under, said["samples"])
+                except Exception:  # of the check itself: it says nothing of the script
+                    trial.tell("broken", traceback.format_exc())
         trial.stage("done")
 
 

@@ -19,12 +19,10 @@ from .terminal import show_table
 _ORDER = list(CLASSES)
 
 
-def run(
-    options: argparse.Namespace, settings: Callable[[], Settings], environ: Mapping[str, str]
-) -> int:
+def run(options: argparse.Namespace, settings: Callable[[], Settings]) -> int:
     """Check what the options name; ``settings`` are those of the environment and the options."""
     try:
-        report = _report(options, settings, environ)
+        report = _report(options, settings)
     except ConfigurationError as error:
         report = Report(options.folder or os.getcwd(), findings=[checks.wrong_setting(error)])
     except (PackagingError, OSError) as error:
@@ -38,9 +36,7 @@ def run(
     return report.exit_code
 
 
-def _report(
-    options: argparse.Namespace, settings: Callable[[], Settings], environ: Mapping[str, str]
-) -> Report:
+def _report(options: argparse.Namespace, settings: Callable[[], Settings]) -> Report:
     for each in options.sample:
         Path(each).open("rb").close()
     if options.image:
@@ -52,21 +48,20 @@ def _report(
         return checks.of_image(options.image, options.builder, more, options.seconds)
     limits = {"samples": options.sample, "seconds": options.seconds}
     if options.folder:
-        more_settings = dict(options.set)
-        return checks.of_package(Path(options.folder), environ, more=more_settings, **limits)
+        return checks.of_package(Path(options.folder), more=dict(options.set), **limits)
     return checks.of_settings(settings(), target=options.target, **limits)
 
 
 def show(report: Report) -> None:
     """Print it: what was measured, then what is wrong, the gravest first."""
-    rows = [("", report.target), *_rows(report.facts)]
+    rows = [*_rows(report.facts)]
     if report.unchecked:
         rows.append(("not checked", report.unchecked))
     rows += [("note", each) for each in report.notes]
-    show_table(("CHECKED", ""), rows[:1] + rows[1:])
+    show_table(("CHECKED", _short(report.target)), rows)
     findings = sorted(report.findings, key=lambda each: _ORDER.index(each.kind))
-    if not findings:
-        print("\nNothing is wrong." if not report.unchecked else "")
+    if not findings and not report.unchecked:
+        print("\nNothing is wrong.")
     for each in findings:
         print(f"\n{each.kind}: {_short(each.where)}\n  {each.text}")
         if each.detail and each.kind in ("load", "package"):

@@ -333,7 +333,7 @@ def _check(_: Settings, options: argparse.Namespace) -> int:
         _export(found)
         return found
 
-    return check.run(options, settings, os.environ)
+    return check.run(options, settings)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..check import checks
+from ..check.report import Report
 from ..errors import PackagingError, ScoringRuntimeError
 from ..packaging import context as build_context
 from ..packaging import image, instructions, model_files
@@ -32,6 +34,7 @@ from .terminal import Bar
 
 EXIT_INTERRUPTED = 130
 _LONGEST_VERSION, _LISTED = 9, 20
+_CHECK_SECONDS = 60
 _TRIGGERS = {"http": "http", "blob": "blob", "service_bus_queue": "service_bus"}
 _ABOUT = """\
 Make a folder from which an image can be built: the model, the entry script, their packages, the
@@ -122,6 +125,8 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--lock", action="store_true", help=lock)
     offline = "do not ask pip whether the packages can be installed"
     group.add_argument("--no-resolve", action="store_true", help=offline)
+    unchecked = "do not load the script or model, nor score its samples (see check)"
+    group.add_argument("--no-check", action="store_true", help=unchecked)
     group.add_argument("--json", action="store_true", help="print what was made as JSON")
 
 
@@ -160,11 +165,12 @@ def _package(options: argparse.Namespace) -> int:
     made = _made(specification_of(options), options)
     for warning in made.warnings:
         _say(f"scoring-runtime: warning: {warning}")
+    report = None if options.no_check else _checked(made)
     name, _, version = "".join(made.models[:1]).partition(":")
     tag = options.tag or image.default_tag(name, version)
     if options.build:
         _build(made, tag, options)
-    _print(made, tag, options)
+    _print(made, tag, options, report)
     return EXIT_OK
 
 
@@ -182,6 +188,29 @@ def _made(specification: Specification, options: argparse.Namespace) -> Context:
     finally:
         if bar is not None:
             bar.close()
+
+
+def _checked(made: Context) -> Report:
+    """What ``check`` says of the package, within a minute.
+
+    Raises:
+        PackagingError: it cannot be loaded, or a setting is wrong.
+    """
+    report = checks.of_package(made.path, seconds=_CHECK_SECONDS)
+    if report.facts.get("ended_in") == "load":
+        report.unchecked = f"loading it takes longer than {_CHECK_SECONDS} s"
+        report.findings = [each for each in report.findings if each.kind != "load"]
+    if report.unchecked:
+        _say(f"scoring-runtime: not checked: {report.unchecked}")
+    for each in report.findings:
+        if each.kind == "load":
+            raise PackagingError(
+                f"{each.detail or each.text}\nThe package {made.path} cannot be loaded: "
+                f"{each.where}. With --no-check it is not tried."
+            )
+        if each.kind != "package":  # the packager has its own words for those
+            _say(f"scoring-runtime: warning: {each.kind}: {each.where}: {each.text}")
+    return report
 
 
 def _build(made: Context, tag: str, options: argparse.Namespace) -> None:
@@ -344,10 +373,11 @@ def _model(text: str, registry: str | None) -> PackagedModel:
 # --- what is printed ------------------------------------------------------------------------------
 
 
-def _print(made: Context, tag: str, options: argparse.Namespace) -> None:
+def _print(made: Context, tag: str, options: argparse.Namespace, report: Report | None) -> None:
     built = options.build
     if options.json:
-        _write(sys.stdout, json.dumps(_document(made, tag, built=built), indent=2))
+        found = {"check": None if report is None else json.loads(report.text())}
+        _write(sys.stdout, json.dumps({**_document(made, tag, built=built), **found}, indent=2))
         return
     image_line = [f"Image: {tag}"] if built else []
     steps = instructions.text(instructions.sections(made, tag, built=built))
