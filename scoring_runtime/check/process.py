@@ -39,6 +39,7 @@ class Told:
     findings: list[list[str]] = field(default_factory=list)
     changing: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     variable: str = ""
     broken: str = ""
     code: int = 0
@@ -162,6 +163,7 @@ def _read(path: Path) -> Told:
 def add(report: Report, told: Told, settings: Settings, seconds: float) -> None:
     """What a trial told, and how it ended, in the report."""
     report.facts |= told.facts
+    report.notes += told.notes
     for kind, where, text, detail in told.findings:
         report.add(kind, where, text, detail)
     if told.missing:
