@@ -53,12 +53,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def package(here: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """``package("--model", …)``: the command in this process; pip is not asked."""
+    """``package("--model", …)``: the command in this process; pip is not asked, nothing tried."""
 
     def run(*arguments: str | Path) -> Done:
         capsys.readouterr()
         try:
-            code = main(["package", "--no-resolve", *map(str, arguments)])
+            code = main(["package", "--no-resolve", "--no-check", *map(str, arguments)])
         except SystemExit as error:
             code = int(str(error.code))
         return Done(code, *capsys.readouterr())

@@ -19,7 +19,7 @@ from scoring_runtime.packaging.context import make
 from scoring_runtime.packaging.specification import Context, Specification
 from tests.hosts.standalone import clean_environ
 
-MODULE = (sys.executable, "-m", "scoring_runtime", "package", "--no-resolve")
+MODULE = (sys.executable, "-m", "scoring_runtime", "package", "--no-resolve", "--no-check")
 SCRIPT = "def init():\n    pass\n\n\ndef run(data):\n    return data\n"
 
 Package = Callable[..., Context]
@@ -67,7 +67,7 @@ def package(tmp_path: Path, specification: Specification) -> Package:
 
 
 def command(folder: Path, *arguments: str | bytes, **environ: str) -> Done:
-    """``scoring-runtime package`` in a process of its own, without asking pip."""
+    """``scoring-runtime package`` in a process of its own; pip is not asked, nothing is tried."""
     return subprocess.run(
         [*MODULE, *arguments],
         cwd=folder,
