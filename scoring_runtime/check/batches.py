@@ -11,7 +11,6 @@ from typing import Any
 
 from ..messages import ScoringRequest
 from ..scoring.batches import Batches
-from ..scoring.model_call import BatchedModelInvocation, ModelInvocation
 from ..scoring.served import Served, chosen, default
 from ..testing.under_test import UnderTest
 from .samples import Sample
@@ -35,10 +34,10 @@ def batches(under: UnderTest, samples: Sequence[Sample]) -> dict[str, Any]:
     sample = samples[0]
     model = _model(under, sample)
     loaded: Any = runtime.loaded(model)
-    is_model = isinstance(loaded, ModelInvocation)
+    is_model = not runtime.has_script
     if not is_model and loaded.batch is None:
         return {"why_not": "run() takes one input at a time: @batched gives it several"}
-    if isinstance(loaded, ModelInvocation) and not loaded.model.joins_rows:
+    if is_model and not loaded.model.joins_rows:
         return {"why_not": "the model takes or gives a fixed number of rows"}
     same_kind = [each for each in samples if each[2:] == sample[2:]]
     path = f"/score/{sample.model}" if sample.model else "/score"
@@ -72,7 +71,9 @@ def _request(sample: Sample) -> ScoringRequest:
     return ScoringRequest(sample.body, ((b"content-type", sample.content_type.encode()),))
 
 
-def _batched(loaded: ModelInvocation, model: Served, under: UnderTest) -> BatchedModelInvocation:
+def _batched(loaded: Any, model: Served, under: UnderTest) -> Any:
+    from ..scoring.model_call import BatchedModelInvocation  # which needs numpy, as models do
+
     settings = replace(under.settings, max_batch_size=SIZES[-1])
     return BatchedModelInvocation(loaded.model, model.name, model.version, settings)
 

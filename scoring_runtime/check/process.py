@@ -34,7 +34,7 @@ _LINE_LENGTH = 300
 class Told:
     """What a trial has told, and how its process ended."""
 
-    stage: str = "load"
+    stage: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     findings: list[list[str]] = field(default_factory=list)
     changing: list[str] = field(default_factory=list)
@@ -170,6 +170,9 @@ def add(report: Report, told: Told, settings: Settings, seconds: float) -> None:
         name, where, text, detail = told.missing
         advice = f"{text}. pip install {packages_of(name)[0]}"
         report.add("package", where or name, advice, detail)
+    if not told.stage:
+        told.broken = masked(told.output)  # it has not come so far as to load anything
+        told.stage = "done"
     if told.broken:
         report.unchecked = f"the check itself has failed, please report it:\n{told.broken}"
     if told.stage != "done":

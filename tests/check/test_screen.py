@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from scoring_runtime.check.report import Report, read
 from scoring_runtime.cli.check import show
 from scoring_runtime.cli.main import main
+
+ROOT = Path(__file__).parents[2]
 
 
 def screen(report: Report, capsys: pytest.CaptureFixture[str]) -> str:
@@ -75,6 +79,27 @@ def test_it_fits_one_screen(
 def test_a_sample_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--sample", "nowhere.json"]) == 1
     assert "nowhere.json: No such file or directory" in capsys.readouterr().err
+
+
+def test_scripts_are_checked_where_numpy_is_not() -> None:
+    """Neither the trial nor the fixture of tests needs it."""
+    code = (
+        "import sys; sys.modules['numpy'] = None\n"
+        "import scoring_runtime.check.trial, scoring_runtime.testing.under_test\n"
+        "assert not [each for each in sys.modules if each.startswith('azure')]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_trial_that_cannot_begin_says_nothing_of_the_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("scoring_runtime.check.process._MODULE", "scoring_runtime.nowhere")
+    Path("score.py").write_text("def init(): ...\ndef run(raw_data): ...\n")
+    assert main(["check", "--entry-script", "score.py"]) == 9
+    said = capsys.readouterr().out
+    assert "the check itself has failed" in said and "scoring_runtime.nowhere" in said
 
 
 def test_a_report_is_read_as_it_was_written() -> None:
