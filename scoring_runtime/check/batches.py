@@ -30,7 +30,6 @@ def batches(under: UnderTest, samples: Sequence[Sample]) -> dict[str, Any]:
     numbers differs.
     """
     runtime = under.runtime
-    assert runtime is not None
     sample = samples[0]
     model = _model(under, sample)
     loaded: Any = runtime.loaded(model)
@@ -60,7 +59,6 @@ def batches(under: UnderTest, samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def _model(under: UnderTest, sample: Sample) -> Served:
-    assert under.runtime is not None
     there = under.runtime.served
     found = chosen(there, sample.model) if sample.model else default(there, under.settings)
     assert found is not None

@@ -30,19 +30,17 @@ def of_settings(
 ) -> Report:
     """Check what these settings serve, in a process with this one's environment.
 
-    Args:
-        settings: the script, the model, and all else.
-        target: ``functions`` or ``standalone``; nothing if it is either, or not known.
-        samples: files that are scored beside those that are found.
-        seconds: how long it may take.
+    ``target`` is ``functions`` or ``standalone``, and nothing if it is not known. ``samples`` are
+    files that are scored beside those that are found, ``seconds`` is how long it may take.
     """
     report = Report(settings.entry_script or settings.model_dir or settings.app_root)
     app = Path(settings.app_root)
     hosts = [app / "host.json", app.parent / "host.json"]
-    told = _checked(report, settings, target, hosts, process.tried, samples, seconds)
-    there = {each.where.partition(":")[0] for each in report.findings if each.kind == "package"}
-    for where, module, package in packages.not_installed(settings):
-        if module not in there and module not in told.missing:
+    tried = partial(process.tried, report, settings, samples, seconds)
+    _checked(report, settings, target, hosts, tried)
+    is_loaded = "start_seconds" in report.facts
+    for where, module, package in packages.not_installed(settings, is_loaded):
+        if module != report.facts.get("missing_module"):
             text = f"It imports {module}, which is not installed here. pip install {package}"
             report.add("package", where, text)
     return report
@@ -55,13 +53,7 @@ def of_package(
     samples: Sequence[str] = (),
     seconds: float = 300,
 ) -> Report:
-    """Check a package where it lies, with what is installed here.
-
-    Args:
-        folder: that ``scoring-runtime package`` made.
-        more: settings over those of the package.
-        samples: files that are scored beside those that are found.
-        seconds: how long it may take.
+    """Check a package where it lies, with what is installed here; ``more`` are settings over its.
 
     Raises:
         PackagingError: there is no package.
@@ -89,29 +81,28 @@ def _of_package(
     report = Report(str(folder))
     said = packages.variables(folder, document, source)
     try:
-        settings = packages.settings_of(said, more)
+        settings = Settings.from_environ(said, command_line=more)
     except ConfigurationError as error:
         report.findings.append(wrong_setting(error))
         return report
-    tried = partial(process.tried, variables=said, place=source)
-    hosts = [folder / "host.json"]
-    told = _checked(report, settings, document.target, hosts, tried, samples, seconds)
+    tried = partial(process.tried, report, settings, samples, seconds, said, source)
+    _checked(report, settings, document.target, [folder / "host.json"], tried)
     lacking = packages.lacking(folder, document)
     for sentence in lacking:
         report.add("package", sentence.partition(" imports ")[0], sentence)
-    failed = bool(told.missing) or any(each.kind == "load" for each in report.findings)
-    if failed and not lacking:
-        _unchecked(report, folder, document, told)
+    if "start_seconds" not in report.facts and not lacking:
+        _unchecked(report, folder, document)
     return report
 
 
-def _unchecked(report: Report, folder: Path, document: Document, told: process.Told) -> None:
+def _unchecked(report: Report, folder: Path, document: Document) -> None:
     """If it may well load in the image, which has what is not here, then it is only not checked."""
     why = packages.other_here(folder)
-    if told.missing:
-        why = why or f"{told.missing[0].partition('.')[0]} is not installed here"
-    elif told.variable in document.required:
-        why = f"{told.variable} is set only where the image runs"
+    module, variable = (report.facts.get(f"missing_{each}", "") for each in ("module", "variable"))
+    if module:
+        why = why or f"{module} is not installed here"
+    elif variable in document.required:
+        why = f"{variable} is set only where the image runs"
     if why:
         report.unchecked = why
         report.findings = [each for each in report.findings if each.kind not in ("load", "package")]
@@ -164,10 +155,8 @@ def _checked(
     settings: Settings,
     target: str,
     hosts: Sequence[Path],
-    tried: Callable[[Settings, Sequence[str], float], process.Told],
-    samples: Sequence[str],
-    seconds: float,
-) -> process.Told:
+    tried: Callable[[], None],
+) -> None:
     path, host, wrong = rules.host_json(hosts)
     if wrong:
         report.add("setting", str(path), wrong)
@@ -175,15 +164,13 @@ def _checked(
         blob_paths(settings)
     except ConfigurationError as error:
         report.findings.append(wrong_setting(error))
-        return process.Told()
-    told = tried(settings, samples, seconds)
-    process.add(report, told, settings, seconds)
+        return
+    tried()
     report.findings += _other_versions(settings)
     where = target or (FUNCTIONS if path is not None else "")
     report.findings += rules.broken(rules.Seen(settings, where, host, report.facts))
     for warning in settings.warnings:
         report.add("setting", warning.partition(": ")[2].partition(" ")[0].rstrip("."), warning)
-    return told
 
 
 def _other_versions(settings: Settings) -> list[Finding]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..settings.settings import Settings
 
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+) in (?P<name>.+)')
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _ENDING = frozenset({"_exit", "abort", "kill", "killpg", "execv", "execvp", "execl"})
 
 
@@ -18,9 +19,15 @@ def definition(settings: Settings, function: str) -> str:
     """``file:line`` of a function of the entry script; the file alone if it is not there."""
     path = _path(settings)
     for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == function:
+        if isinstance(node, _FUNCTIONS) and node.name == function:
             return f"{path}:{node.lineno}"
     return str(path)
+
+
+def is_in_function(path: Path, line: int) -> bool:
+    """Whether a line of a file is done only when a function is called."""
+    functions = (n for n in ast.walk(_tree(path)) if isinstance(n, _FUNCTIONS))
+    return any(each.lineno <= line <= (each.end_lineno or 0) for each in functions)
 
 
 def innermost(crash: str, settings: Settings) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ..packaging.context import Document, read_document
 from ..packaging.imports import imports_of, is_known, packages_of, uncovered
 from ..packaging.specification import DOCUMENT, MODELS, ROOTS, SOURCE
 from ..settings.settings import Settings
+from . import faults
 
 _NAMED = 3
 
@@ -41,11 +42,6 @@ def variables(folder: Path, document: Document, source: Path) -> dict[str, str]:
         path = re.compile(rf"\A{re.escape(inside)}(?=/|\Z)")
         found = {name: path.sub(str(here), value) for name, value in found.items()}
     return found
-
-
-def settings_of(said: Mapping[str, str], more: Mapping[str, str]) -> Settings:
-    """The settings as the runtime in the image reads them, and ``more`` over them."""
-    return Settings.from_environ(said, command_line=more)
 
 
 def lacking(folder: Path, document: Document) -> list[str]:
@@ -82,28 +78,31 @@ def other_here(folder: Path) -> str:
     return "; ".join(found[:_NAMED])
 
 
-def not_installed(settings: Settings) -> list[tuple[str, str, str]]:
+def not_installed(settings: Settings, is_loaded: bool) -> list[tuple[str, str, str]]:
     """``file:line``, module and package of each import of the script that is not installed here.
 
-    Those of its modules beside it too. A script that changes the path of modules is passed over:
-    nobody else knows what it finds.
+    Those of its modules beside it too; of what ``is_loaded`` only those in functions, for the
+    others have been done, or were not wanted. A script that changes the path of modules is passed
+    over: nobody else knows what it finds.
     """
     script = settings.script_path
-    places = [Path(settings.app_root), *([script.parent] if script is not None else [])]
-    if settings.source_dir:
-        places.append(places[0] / settings.source_dir)
+    if script is None or not script.is_file():
+        return []
+    root = Path(settings.app_root)
+    places = [root, script.parent, *([root / settings.source_dir] if settings.source_dir else [])]
     found: dict[str, tuple[str, str, str]] = {}
-    waiting, seen = [script] if script is not None and script.is_file() else [], set[Path]()
+    waiting, seen = [script], set[Path]()
     while waiting:
         path = waiting.pop()
         seen.add(path)
         if b"sys.path" in path.read_bytes():
             continue
         for module, line in imports_of(path).items():
-            own = _own(module, places)
+            own, top = _own(module, places), module.partition(".")[0]
             waiting += [each for each in own if each not in seen]
-            top = module.partition(".")[0]
-            if not own and not is_known(module) and find_spec(top) is None:
+            if own or is_known(module) or find_spec(top) is not None:
+                continue
+            if not is_loaded or faults.is_in_function(path, line):
                 found.setdefault(top, (f"{path}:{line}", top, packages_of(module)[0]))
     return list(found.values())
 
@@ -111,5 +110,6 @@ def not_installed(settings: Settings) -> list[tuple[str, str, str]]:
 def _own(module: str, places: Sequence[Path]) -> list[Path]:
     """The files of a module that lies in one of these folders."""
     top = module.partition(".")[0]
-    named = [path for place in places for path in (place / f"{top}.py",) if path.is_file()]
+    files = [place / f"{top}.py" for place in places]
+    named = [path for path in files if path.is_file()]
     return named or [path for place in places for path in sorted((place / top).rglob("*.py"))]

@@ -13,12 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ..packaging.app_settings import setting_names
-from ..packaging.imports import packages_of
 from ..settings.secrets import masked
 from ..settings.settings import Settings, setting_fields
 from . import faults
@@ -27,57 +25,43 @@ from .report import Report
 _MODULE = "scoring_runtime.check.trial"
 _MARGIN_SECONDS = 10.0
 _KEPT_LINES = 20
+_FILES = ("told", "crash")
 _LINE_LENGTH = 300
 
 
-@dataclass
-class Told:
-    """What a trial has told, and how its process ended."""
-
-    stage: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
-    findings: list[list[str]] = field(default_factory=list)
-    changing: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    variable: str = ""
-    broken: str = ""
-    code: int = 0
-    crash: str = ""
-    output: str = ""
-
-
 def tried(
+    report: Report,
     settings: Settings,
     samples: Sequence[str],
     seconds: float,
     variables: Mapping[str, str] | None = None,
     place: Path | None = None,
-) -> Told:
-    """Have a process try it, for so many seconds at most; its children end with it.
+) -> None:
+    """Have a process try it, for so many seconds at most, and report what it told and how it ended.
 
     It has the environment and the working folder of this one, unless it is given the ``variables``
     of an image, which take the place of this process's settings, and the folder, its ``place``.
+    What it has started itself ends with it.
     """
     with tempfile.TemporaryDirectory(prefix="scoring-check-") as name:
-        folder = Path(name)
-        paths = {"told": str(folder / "told"), "crash": str(folder / "crash")}
-        specification = {
-            **paths,
+        specification, told, crash = (Path(name, each) for each in ("specification", *_FILES))
+        said = {
+            "told": str(told),
+            "crash": str(crash),
             "settings": _said(settings),
             "defaults": {"AML_APP_ROOT": settings.app_root},
             "samples": [os.path.abspath(each) for each in samples],
             "seconds": seconds,
             "began": time.monotonic(),
         }
-        (folder / "specification").write_text(json.dumps(specification), encoding="utf-8")
-        command = [sys.executable, "-m", _MODULE, str(folder / "specification")]
+        specification.write_text(json.dumps(said), encoding="utf-8")
+        command = [sys.executable, "-m", _MODULE, str(specification)]
         code, output = _run(command, _environ(variables), place, seconds)
-        told = _read(folder / "told")
-        told.code, told.output = code, output
-        with contextlib.suppress(OSError):
-            told.crash = (folder / "crash").read_text(encoding="utf-8", errors="replace")
-    return told
+        stage = _read(_text(told), report)
+        if not stage:  # it has not come so far as to load anything
+            report.unchecked = f"the check itself has failed, please report it:\n{masked(output)}"
+        elif stage != "done":
+            _add_end(report, settings, stage, _text(crash), faults.ended(code), seconds, output)
 
 
 def _said(settings: Settings) -> dict[str, str]:
@@ -140,69 +124,46 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _read(path: Path) -> Told:
-    told = Told()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return told
-    for line in lines:
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _read(text: str, report: Report) -> str:
+    """What a trial told, into the report; the last stage that it came to."""
+    stage = ""
+    for line in text.splitlines():
         name, value = json.loads(line)
-        if name in ("stage", "missing", "variable", "broken"):
-            setattr(told, name, value)
-        elif name == "fact":
-            told.facts[value[0]] = value[1]
+        if name == "stage":
+            stage = value
+        elif name == "finding":
+            report.add(*value)
+        elif name == "note":
+            report.notes.append(value)
+        elif name == "unchecked":
+            report.unchecked = f"the check itself has failed, please report it:\n{value}"
         else:
-            getattr(told, {"finding": "findings"}.get(name, name)).append(value)
-    return told
+            report.facts.setdefault(name, value)
+    return stage
 
 
-# --- what it means --------------------------------------------------------------------------------
-
-
-def add(report: Report, told: Told, settings: Settings, seconds: float) -> None:
-    """What a trial told, and how it ended, in the report."""
-    report.facts |= told.facts
-    report.notes += told.notes
-    for kind, where, text, detail in told.findings:
-        report.add(kind, where, text, detail)
-    if told.missing:
-        name, where, text, detail = told.missing
-        advice = f"{text}. pip install {packages_of(name)[0]}"
-        report.add("package", where or name, advice, detail)
-    if not told.stage:
-        told.broken = masked(told.output)  # it has not come so far as to load anything
-        told.stage = "done"
-    if told.broken:
-        report.unchecked = f"the check itself has failed, please report it:\n{told.broken}"
-    if told.stage != "done":
-        _add_end(report, told, settings, seconds)
-    for name in told.changing:
-        _add_changing(report, name, settings)
-
-
-def _add_changing(report: Report, name: str, settings: Settings) -> None:
-    said = f"{name}: the same input has another answer the second time"
-    if settings.cached and settings.cache_ttl_seconds:
-        setting = "CACHE_URL" if settings.cache_url else "REDIS_HOST"
-        text = f"{said}; the cache gives the first one for {settings.cache_ttl_seconds} s."
-        report.add("answers", setting, text)
-    else:
-        report.notes.append(f"{said}: triggers are not compared, and a cache would keep the first.")
-
-
-def _add_end(report: Report, told: Told, settings: Settings, seconds: float) -> None:
-    stage, _, sample = told.stage.partition(" ")
-    what = "Loading it" if stage == "load" else f"run(){f' on {sample}' if sample else ''}"
-    kind = "load" if stage == "load" else "run"
-    where = faults.innermost(told.crash, settings)
-    output = masked(told.output)
-    if told.crash.startswith("Timeout"):
-        report.facts["ended_in"] = stage
-        text = f"{what} has not ended after {seconds:g} s."
-        where = where or faults.definition(settings, "init" if stage == "load" else "run")
-    else:
-        where = where or faults.ending_calls(settings)
-        where = where or faults.definition(settings, "init" if stage == "load" else "run")
-        text = f"{what} {faults.ended(told.code)}."
-    report.add(kind, where, text, output)
+def _add_end(
+    report: Report,
+    settings: Settings,
+    stage: str,
+    crash: str,
+    ended: str,
+    seconds: float,
+    output: str,
+) -> None:
+    """A process that has not come to its end."""
+    kind, _, sample = stage.partition(" ")
+    is_load = kind == "load"
+    what = "Loading it" if is_load else f"run(){f' on {sample}' if sample else ''}"
+    where = faults.innermost(crash, settings)
+    if crash.startswith("Timeout"):
+        report.facts["ended_in"] = kind
+        ended = f"has not ended after {seconds:g} s"
+    elif not where:
+        where = faults.ending_calls(settings)
+    where = where or faults.definition(settings, "init" if is_load else "run")
+    report.add("load" if is_load else "run", where, f"{what} {ended}.", masked(output))

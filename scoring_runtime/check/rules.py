@@ -35,8 +35,13 @@ class Seen(NamedTuple):
 
     @property
     def timeout(self) -> float:
-        """The deadline of a request in seconds."""
+        """The deadline of a request in seconds; infinite without one."""
         return self.settings.timeout_seconds or float("inf")
+
+    @property
+    def said(self) -> bool:
+        """Whether the deadline was set, and is not the long one that there is without."""
+        return "scoring_timeout_ms" in self.settings.sources
 
     @property
     def run_seconds(self) -> float:
@@ -45,11 +50,12 @@ class Seen(NamedTuple):
 
     @property
     def mb(self) -> float:
+        """What a process holds with the model."""
         return float(self.facts.get("scored_mb", self.facts.get("loaded_mb", 0.0)))
 
     @property
-    def function_timeout(self) -> float:
-        return seconds_of(self.host.get("functionTimeout"))
+    def start_seconds(self) -> float:
+        return float(self.facts.get("start_seconds", 0.0))
 
     @property
     def renewal(self) -> float:
@@ -58,9 +64,9 @@ class Seen(NamedTuple):
         bus = extensions.get("serviceBus") if isinstance(extensions, dict) else None
         return seconds_of(bus.get("maxAutoLockRenewalDuration") if isinstance(bus, dict) else None)
 
-    def says(self, *attributes: str) -> bool:
-        """Whether one of these settings was set."""
-        return any(each in self.settings.sources for each in attributes)
+    @property
+    def function_timeout(self) -> float:
+        return seconds_of(self.host.get("functionTimeout"))
 
     def serves(self, trigger: str) -> bool:
         return trigger in triggers(self.settings)
@@ -69,152 +75,61 @@ class Seen(NamedTuple):
 class Rule(NamedTuple):
     """``setting`` is at fault if it ``breaks``; ``text`` says by what, and what to do."""
 
+    kind: str
     setting: str
     breaks: Callable[[Seen], bool]
     text: Callable[[Seen], str]
-    kind: str = "setting"
 
 
+# fmt: off
 RULES = (
-    Rule(
-        "functionTimeout",
-        lambda s: (
-            s.on_functions and s.function_timeout < s.timeout and s.says("scoring_timeout_ms")
-        ),
-        lambda s: (
-            f"host.json ends a function after {s.function_timeout:g} s, with its process, and "
-            f"SCORING_TIMEOUT_MS lets run() take {s.timeout:g} s: make it shorter."
-        ),
-    ),
-    Rule(
-        "maxAutoLockRenewalDuration",
-        lambda s: s.on_functions and s.serves("service_bus") and s.renewal < s.timeout,
-        lambda s: (
-            f"host.json renews a message's lock for {s.renewal:g} s, and SCORING_TIMEOUT_MS "
-            f"lets run() take {s.timeout:g} s: then it is delivered again while it is scored."
-        ),
-    ),
-    Rule(
-        "SCORING_TIMEOUT_MS",
-        lambda s: (
-            s.on_functions
-            and s.serves("http")
-            and s.says("scoring_timeout_ms")
-            and s.timeout > AZURE_HTTP_SECONDS
-        ),
-        lambda s: (
-            f"It lets an HTTP request take {s.timeout:g} s, and Azure's front end ends it "
-            f"after {AZURE_HTTP_SECONDS} s: longer work goes by blob or message."
-        ),
-    ),
-    Rule(
-        "SCORING_TIMEOUT_MS",
-        lambda s: s.run_seconds > s.timeout,
-        lambda s: (
-            f"run() took {s.run_seconds * 1000:.0f} ms on a sample, and "
-            f"SCORING_TIMEOUT_MS is {s.settings.scoring_timeout_ms}."
-        ),
-        "limit",
-    ),
-    Rule(
-        "WORKER_TIMEOUT",
-        lambda s: (
-            not s.on_functions
-            and s.says("scoring_timeout_ms")
-            and 0 < s.settings.worker_timeout < s.timeout
-        ),
-        lambda s: (
-            f"SCORING_TIMEOUT_MS lets run() take {s.timeout:g} s, and WORKER_TIMEOUT, which "
-            f"is {s.settings.worker_timeout:g} s, is shorter: it counts."
-        ),
-    ),
-    Rule(
-        "SCORING_SHUTDOWN_SECONDS",
-        lambda s: not s.on_functions and s.run_seconds > s.settings.shutdown_seconds,
-        lambda s: (
-            f"run() took {s.run_seconds:.1f} s on a sample, and SIGTERM waits "
-            f"{s.settings.shutdown_seconds:g} s for what is in flight."
-        ),
-        "limit",
-    ),
-    Rule(
-        "SCORING_INIT_GRACE_SECONDS",
-        lambda s: s.on_functions and s.settings.init_grace_seconds > WORKER_START_SECONDS,
-        lambda s: (
-            f"It is {s.settings.init_grace_seconds:g} s, and Azure Functions ends a process "
-            f"that has not started after {WORKER_START_SECONDS} s."
-        ),
-    ),
-    Rule(
-        "SCORING_INIT_GRACE_SECONDS",
-        lambda s: (
-            s.on_functions
-            and float(s.facts.get("start_seconds", 0)) > s.settings.init_grace_seconds
-        ),
-        lambda s: (
-            f"Loading took {s.facts['start_seconds']:.1f} s from the start of the process; "
-            f"after {s.settings.init_grace_seconds:g} s (the limit of Azure Functions is "
-            f"{WORKER_START_SECONDS}) it goes on in the background, and the first requests wait."
-        ),
-        "limit",
-    ),
-    Rule(
-        "SCORING_MAX_RSS_MB",
-        lambda s: 0 < s.settings.max_rss_mb < s.mb,
-        lambda s: (
-            f"A process holds {s.mb:.0f} MB with the model, and is replaced above "
-            f"{s.settings.max_rss_mb} MB: each would be at once."
-        ),
-    ),
-    Rule(
-        "WORKER_COUNT",
-        lambda s: 0 < memory.limit_mb() < s.mb * s.settings.worker_count,
-        lambda s: (
-            f"{s.settings.worker_count} processes of {s.mb:.0f} MB each are more than the "
-            f"{memory.limit_mb():.0f} MB that there are here."
-        ),
-        "limit",
-    ),
-    Rule(
-        "SCORING_MAX_BATCH_SIZE",
-        lambda s: s.settings.max_batch_size > 1 and s.facts.get("has_script", False),
-        lambda s: (
-            "It is for models without a script: a run() that takes several inputs says so "
-            "with @batched."
-        ),
-    ),
-    Rule(
-        "SCORING_MAX_BATCH_DELAY_MS",
-        lambda s: s.settings.max_batch_delay_ms > 0 and s.settings.max_batch_size == 1,
-        lambda s: "Nothing waits for a batch: SCORING_MAX_BATCH_SIZE is 1.",
-    ),
-    Rule(
-        "SERVICEBUS_MAX_ATTEMPTS",
-        lambda s: (
-            s.says("servicebus_max_attempts")
-            and s.settings.servicebus_max_attempts > _BROKER_DELIVERIES
-        ),
-        lambda s: (
-            f"It is {s.settings.servicebus_max_attempts}, and a queue dead-letters a message "
-            f"itself after {_BROKER_DELIVERIES} deliveries unless it was made with more, without a "
-            "reply."
-        ),
-    ),
-    Rule(
-        "CACHE_URL",
-        lambda s: s.settings.cache_url.startswith("memory://") and s.settings.worker_count > 1,
-        lambda s: (
-            f"memory:// is of one process, and WORKER_COUNT is {s.settings.worker_count}: "
-            "what one keeps the others do not find. A Redis server is for all."
-        ),
-    ),
-    Rule(
-        "CACHE_TTL_SECONDS",
-        lambda s: s.settings.cached and s.settings.cache_ttl_seconds == 0,
-        lambda s: "It is 0, so that the cache keeps no result.",
-    ),
+    Rule("setting", "functionTimeout",
+         lambda s: s.on_functions and s.said and s.function_timeout < s.timeout,
+         lambda s: f"host.json ends a function after {s.function_timeout:g} s, with its process, and SCORING_TIMEOUT_MS lets run() take {s.timeout:g} s: make it shorter."),
+    Rule("setting", "maxAutoLockRenewalDuration",
+         lambda s: s.on_functions and s.serves("service_bus") and s.renewal < s.timeout,
+         lambda s: f"host.json renews a message's lock for {s.renewal:g} s, and SCORING_TIMEOUT_MS lets run() take {s.timeout:g} s: then it is delivered again while it is scored."),
+    Rule("setting", "SCORING_TIMEOUT_MS",
+         lambda s: s.on_functions and s.serves("http") and s.said and s.timeout > AZURE_HTTP_SECONDS,
+         lambda s: f"It lets an HTTP request take {s.timeout:g} s, and Azure's front end ends it after {AZURE_HTTP_SECONDS} s: longer work goes by blob or message."),
+    Rule("limit", "SCORING_TIMEOUT_MS",
+         lambda s: s.run_seconds > s.timeout,
+         lambda s: f"run() took {s.run_seconds * 1000:.0f} ms on a sample, and SCORING_TIMEOUT_MS is {s.settings.scoring_timeout_ms}."),
+    Rule("setting", "WORKER_TIMEOUT",
+         lambda s: not s.on_functions and s.said and 0 < s.settings.worker_timeout < s.timeout,
+         lambda s: f"SCORING_TIMEOUT_MS lets run() take {s.timeout:g} s, and WORKER_TIMEOUT, which is {s.settings.worker_timeout:g} s, is shorter: it counts."),
+    Rule("limit", "SCORING_SHUTDOWN_SECONDS",
+         lambda s: not s.on_functions and s.run_seconds > s.settings.shutdown_seconds,
+         lambda s: f"run() took {s.run_seconds:.1f} s on a sample, and SIGTERM waits {s.settings.shutdown_seconds:g} s for what is in flight."),
+    Rule("setting", "SCORING_INIT_GRACE_SECONDS",
+         lambda s: s.on_functions and s.settings.init_grace_seconds > WORKER_START_SECONDS,
+         lambda s: f"It is {s.settings.init_grace_seconds:g} s, and Azure Functions ends a process that has not started after {WORKER_START_SECONDS} s."),
+    Rule("limit", "SCORING_INIT_GRACE_SECONDS",
+         lambda s: s.on_functions and s.start_seconds > s.settings.init_grace_seconds,
+         lambda s: f"Loading took {s.start_seconds:.1f} s from the start of the process; after {s.settings.init_grace_seconds:g} s (the limit of Azure Functions is {WORKER_START_SECONDS}) it goes on in the background, and the first requests wait."),
+    Rule("setting", "SCORING_MAX_RSS_MB",
+         lambda s: 0 < s.settings.max_rss_mb < s.mb,
+         lambda s: f"A process holds {s.mb:.0f} MB with the model, and is replaced above {s.settings.max_rss_mb} MB: each would be at once."),
+    Rule("limit", "WORKER_COUNT",
+         lambda s: 0 < memory.limit_mb() < s.mb * s.settings.worker_count,
+         lambda s: f"{s.settings.worker_count} processes of {s.mb:.0f} MB each are more than the {memory.limit_mb():.0f} MB that there are here."),
+    Rule("setting", "SCORING_MAX_BATCH_SIZE",
+         lambda s: s.settings.max_batch_size > 1 and s.facts.get("has_script", False),
+         lambda s: "It is for models without a script: a run() that takes several inputs says so with @batched."),
+    Rule("setting", "SCORING_MAX_BATCH_DELAY_MS",
+         lambda s: s.settings.max_batch_delay_ms > 0 and s.settings.max_batch_size == 1,
+         lambda s: "Nothing waits for a batch: SCORING_MAX_BATCH_SIZE is 1."),
+    Rule("setting", "SERVICEBUS_MAX_ATTEMPTS",
+         lambda s: s.settings.servicebus_max_attempts > _BROKER_DELIVERIES,
+         lambda s: f"It is {s.settings.servicebus_max_attempts}, and a queue dead-letters a message itself after {_BROKER_DELIVERIES} deliveries unless it was made with more, without a reply."),
+    Rule("setting", "CACHE_URL",
+         lambda s: s.settings.cache_url.startswith("memory://") and s.settings.worker_count > 1,
+         lambda s: f"memory:// is of one process, and WORKER_COUNT is {s.settings.worker_count}: what one keeps the others do not find. A Redis server is for all."),
+    Rule("setting", "CACHE_TTL_SECONDS",
+         lambda s: s.settings.cached and s.settings.cache_ttl_seconds == 0,
+         lambda s: "It is 0, so that the cache keeps no result."),
 )
-"""Each is checked alone."""
+# fmt: on
 
 
 def broken(seen: Seen) -> Iterator[Finding]:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from ..models import manifest
 from ..scoring.runtime import Runtime
 from ..scoring.served import Served, default
-from ..settings.settings import Settings
 from ..triggers.outcomes import content_type_of, is_read
 
 _MOST = 20
@@ -110,10 +109,3 @@ def _meant(body: bytes) -> str:
         return json.dumps(json.loads(body), sort_keys=True)
     except ValueError:
         return repr(body)
-
-
-def folder_of(settings: Settings) -> Path:
-    """Where samples are looked for, for messages."""
-    if settings.script_path is not None:
-        return settings.script_path.parent
-    return Path(settings.model_dir or settings.app_root)

@@ -14,262 +14,238 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from ..cache.build import Caching
-from ..errors import (
-    ConfigurationError,
-    EntryScriptContract,
-    ResultNotSerializable,
-    ScoringRuntimeError,
-    StartError,
-)
+from ..errors import ConfigurationError, EntryScriptContract, ScoringRuntimeError, StartError
 from ..messages import ScoringRequest
+from ..packaging.imports import packages_of
 from ..scoring.diagnosis import in_one_line, place
-from ..scoring.runtime import Runtime
 from ..settings.secrets import masked
 from ..settings.settings import Settings
+from ..testing.outcomes import HttpOutcome
 from ..testing.under_test import UnderTest
 from . import faults, memory
 from .batches import batches
-from .samples import Sample, folder_of, samples
+from .samples import Sample, samples
 from .threads import differing
 
-_TIMED_RUNS, _TIMED_SECONDS = 200, 2.0
+_TIMED_RUNS, _TIMED_SECONDS, _STEPS = 200, 2.0, 4
+_MOST_THREADS = 8
 _SHOWN = 300
 _ACCEPTS = ("text/csv", "application/jsonl", "application/x-npy")
-
-
-class Trial:
-    """What was found, written as it is found."""
-
-    def __init__(self, settings: Settings, file: IO[str]) -> None:
-        self.settings, self._file = settings, file
-
-    def tell(self, name: str, value: Any) -> None:
-        """One line: a stage, a fact, a note or a finding."""
-        print(json.dumps([name, value]), file=self._file, flush=True)
-
-    def stage(self, name: str) -> None:
-        """What begins now, should the process end in it."""
-        self.tell("stage", name)
-
-    def fact(self, name: str, value: Any) -> None:
-        """Something that was measured."""
-        self.tell("fact", [name, value])
-
-    def finding(self, kind: str, where: str, text: str, detail: str = "") -> None:
-        """Something that goes wrong."""
-        self.tell("finding", [kind, where, masked(text), masked(detail)])
+_NAMED = re.compile(r"environment variable: (?P<one>\w+)|\b(?P<other>[A-Z_]{6,})\b")
 
 
 class Uncached(UnderTest):
     """A runtime whose every answer is new."""
 
-    def _caching(self, runtime: Runtime) -> Caching:
-        return Caching(runtime.score, None, _nothing)
+    def _caching(self) -> Caching:
+        return Caching(self.runtime.score, None, _nothing)
 
 
 async def _nothing() -> None:
     """There is nothing to close."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Try what the file of this name specifies."""
-    said = json.loads(Path((arguments or sys.argv[1:])[0]).read_text(encoding="utf-8"))
+    said = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     crash = open(said["crash"], "w")  # noqa: SIM115  until the process ends
     faulthandler.enable(crash)
     faulthandler.dump_traceback_later(said["seconds"], exit=True, file=crash)
     logging.basicConfig(level=logging.WARNING)
     with open(said["told"], "w", encoding="utf-8") as file:
         settings = Settings.from_environ(said["settings"], defaults=said["defaults"])
-        # Its own limit is the trial's; what takes too long for the settings is said by them.
-        trial = Trial(replace(settings, scoring_timeout_ms=0), file)
-        trial.stage("load")
+        trial = Trial(settings, file)
         try:
-            under = Uncached(trial.settings)
+            trial(said)
+        except Exception:  # of the check itself: it says nothing of the script
+            trial.tell("unchecked", masked(traceback.format_exc()))
+        trial.tell("stage", "done")
+
+
+class Trial:
+    """Tells what it finds as it finds it; a ``stage`` is what begins, should the process end."""
+
+    def __init__(self, settings: Settings, file: IO[str]) -> None:
+        # What takes too long is seen by the rules, or is ended by the limit of the trial.
+        self.settings, self._file = replace(settings, scoring_timeout_ms=0), file
+
+    def __call__(self, said: Mapping[str, Any]) -> None:
+        """Load, and score what is there."""
+        self.tell("stage", "load")
+        try:
+            under = Uncached(self.settings)
         except StartError as error:
-            _not_loaded(trial, error)
+            self._not_loaded(error)
+            return
+        with under:
+            self.under, self.runtime = under, under.runtime
+            self.run = faults.definition(self.settings, "run")
+            self.tell("start_seconds", time.monotonic() - said["began"])
+            self.tell("loaded_mb", memory.peak_mb())
+            self._all(samples(self.runtime, said["samples"]))
+            self.tell("scored_mb", memory.peak_mb())
+
+    def tell(self, name: str, value: Any) -> None:
+        """One line: a fact, a finding, a note, a stage."""
+        print(json.dumps([name, value]), file=self._file, flush=True)
+
+    def finding(self, kind: str, where: str, text: str, detail: str = "") -> None:
+        """Something that goes wrong."""
+        self.tell("finding", [kind, where, masked(text), masked(detail)])
+
+    def _not_loaded(self, error: StartError) -> None:
+        detail, cause = str(error), error.__cause__
+        last = detail.splitlines()[-1].removeprefix("Cause: ")
+        where = place(cause, self.settings) if cause is not None else ""
+        if isinstance(error, ConfigurationError):
+            named = _NAMED.search(last)
+            self.finding("setting", named[named.lastgroup or 0] if named else "", last)
+        elif isinstance(cause, ModuleNotFoundError) and cause.name:
+            self.tell("missing_module", cause.name.partition(".")[0])
+            advice = f"{last}. pip install {packages_of(cause.name)[0]}"
+            self.finding("package", where or cause.name, advice, detail)
         else:
-            trial.fact("start_seconds", time.monotonic() - said["began"])
-            trial.fact("loaded_mb", memory.peak_mb())
-            with under:
-                try:
-                    _tried(trial, under, said["samples"])
-                except Exception:  # of the check itself: it says nothing of the script
-                    trial.tell("broken", traceback.format_exc())
-        trial.stage("done")
+            if isinstance(cause, KeyError) and cause.args:
+                self.tell("missing_variable", str(cause.args[0]))
+            if isinstance(error, EntryScriptContract):
+                where = faults.definition(self.settings, "run")
+            where = where or self.settings.entry_script or self.settings.model_dir
+            self.finding("load", where, last, detail)
 
+    def _all(self, found: list[Sample]) -> None:
+        self.tell("has_script", self.runtime.has_script)
+        self.tell("samples", [each.name for each in found])
+        sound = [each for each in found if self._scored(each)]
+        if not sound:
+            return
+        self.tell("stage", f"time {sound[0].name}")
+        self._timed(sound[0])
+        if self.settings.concurrency > 1:
+            self.tell("stage", "threads")
+            self._threads(sound)
+        self.tell("stage", "batches")
+        self.tell("batches", batches(self.under, sound))
 
-def _not_loaded(trial: Trial, error: StartError) -> None:
-    detail, cause = str(error), error.__cause__
-    last = detail.splitlines()[-1].removeprefix("Cause: ")
-    if isinstance(error, ConfigurationError):
-        named = re.search(r"environment variable: (\w+)", last) or re.search(
-            r"\b[A-Z_]{6,}\b", last
-        )
-        trial.finding("setting", named[named.lastindex or 0] if named else "", last)
-    elif isinstance(cause, ModuleNotFoundError) and cause.name:
-        where = place(cause, trial.settings)
-        trial.tell("missing", [cause.name, where, last, detail])
-    else:
-        where = place(cause, trial.settings) if cause is not None else ""
-        if isinstance(error, EntryScriptContract):
-            where = faults.definition(trial.settings, "run")
-        trial.finding("load", where or str(folder_of(trial.settings)), last, detail)
-        if isinstance(cause, KeyError) and cause.args:
-            trial.tell("variable", str(cause.args[0]))
+    def _answer(self, sample: Sample, accept: str = "") -> HttpOutcome:
+        path = f"/score/{sample.model}" if sample.model else "/score"
+        headers = {"accept": accept} if accept else {}
+        return self.under.http(sample.body, path, headers=headers, content_type=sample.content_type)
 
+    def _scored(self, sample: Sample) -> bool:
+        """Whether a sample has an answer, which is the same again and by every trigger."""
+        self.tell("stage", f"sample {sample.name}")
+        if sample.content_type == "application/json":
+            try:
+                json.loads(sample.body)
+            except ValueError as error:
+                self.finding("sample", sample.name, f"It is no JSON: {error}")
+                return False
+        began = time.perf_counter()
+        first = self._answer(sample)
+        self.tell("first_ms", (time.perf_counter() - began) * 1000)
+        if first.status >= 400:
+            self._failed(sample, first)
+        elif self._answer(sample).body != first.body:
+            self._changing(sample)
+        else:
+            self._by_triggers(sample, first.body)
+            # In other formats too, those that models without a script can answer in.
+            for accept in () if self.runtime.has_script else _ACCEPTS:
+                if (found := self._answer(sample, accept)).status == 200:
+                    self._by_triggers(sample, found.body, accept)
+            return True
+        return False
 
-# --- scoring --------------------------------------------------------------------------------------
+    def _changing(self, sample: Sample) -> None:
+        said = f"{sample.name}: the same input has another answer the second time"
+        if self.settings.cached and self.settings.cache_ttl_seconds:
+            setting = "CACHE_URL" if self.settings.cache_url else "REDIS_HOST"
+            text = f"{said}; the cache gives the first for {self.settings.cache_ttl_seconds} s."
+            self.finding("answers", setting, text)
+        else:
+            self.tell("note", f"{said}: nothing is compared, and a cache would keep the first.")
 
+    def _by_triggers(self, sample: Sample, answer: bytes, accept: str = "") -> None:
+        said = {"model": sample.model.replace("/", ":"), "accept": accept}
+        asked = {name: value for name, value in said.items() if value}
+        body, kind, name = sample.body, sample.content_type, self.under.blob_name()
+        found = {"blob": self.under.blob(name, body, content_type=kind, metadata=asked).body}
+        reply = self.under.message(body, content_type=kind, properties=asked).reply
+        found |= {} if reply is None else {"service_bus": reply.body}
+        wrong = {trigger: body for trigger, body in found.items() if body != answer}
+        if wrong and self.runtime.sees_headers:
+            self.tell("note", f"{sample.name}: run() sees headers, and answers by them.")
+            return
+        form = f" as {accept}" if accept else ""
+        for trigger, body in wrong.items():
+            text = f"By {trigger} the answer{form} is {_shown(body)}, by http {_shown(answer)}."
+            self.finding("answers", sample.name, text)
 
-def _tried(trial: Trial, under: Uncached, named: Sequence[str]) -> None:
-    assert under.runtime is not None
-    trial.stage("samples")
-    found = samples(under.runtime, named)
-    trial.fact("has_script", under.runtime.has_script)
-    trial.fact("samples", [each.name for each in found])
-    sound = [each for each in found if _scored(trial, under, each)]
-    for each in sound:
-        if not under.runtime.has_script:
-            _formats(trial, under, each)
-    if sound:
-        trial.stage(f"time {sound[0].name}")
-        _timed(trial, under, sound[0])
-        if trial.settings.concurrency > 1:
-            trial.stage("threads")
-            _threads(trial, under, sound)
-        trial.stage("batches")
-        trial.fact("batches", batches(under, sound))
-    trial.fact("scored_mb", memory.peak_mb())
+    def _failed(self, sample: Sample, answer: HttpOutcome) -> None:
+        said = f"It is answered {answer.status}: {_shown(answer.body)}"
+        if answer.status < 500:
+            self.finding("sample", sample.name, said)
+            return
+        error = self._error(sample)
+        cause = error.__cause__ if error is not None else None
+        where = self.run if self.runtime.has_script else sample.name
+        if cause is not None:
+            said, where = in_one_line(cause), place(cause, self.settings) or where
+        elif error is not None:
+            said = str(error)
+        self.finding("run", where, f"On {sample.name}: {said}")
 
-
-def _answer(under: Uncached, sample: Sample, accept: str = "") -> Any:
-    path = f"/score/{sample.model}" if sample.model else "/score"
-    headers = {"accept": accept} if accept else {}
-    return under.http(sample.body, path, headers=headers, content_type=sample.content_type)
-
-
-def _scored(trial: Trial, under: Uncached, sample: Sample) -> bool:
-    """Whether a sample has an answer, and the same one by every trigger."""
-    trial.stage(f"sample {sample.name}")
-    if sample.content_type == "application/json":
+    def _error(self, sample: Sample) -> ScoringRuntimeError | None:
+        """What scoring raises, with its cause."""
+        headers = ((b"content-type", sample.content_type.encode()),)
+        request = ScoringRequest(sample.body, headers, model=sample.model)
         try:
-            json.loads(sample.body)
-        except ValueError as error:
-            trial.finding("sample", sample.name, f"It is no JSON: {error}")
-            return False
-    began = time.perf_counter()
-    first = _answer(under, sample)
-    trial.fact(f"first_ms {sample.name}", (time.perf_counter() - began) * 1000)
-    if first.status >= 400:
-        _failed(trial, under, sample, first.status, first.body)
-        return False
-    if _answer(under, sample).body != first.body:
-        trial.tell("changing", sample.name)
-        return False
-    _triggers(trial, under, sample, first.body)
-    return True
+            self.under.result_of(self.runtime.score(request))
+        except ScoringRuntimeError as error:
+            return error
+        return None
+
+    def _timed(self, sample: Sample) -> None:
+        """The milliseconds of run(), and whether each call keeps memory."""
+        taken: list[float] = []
+        held = [memory.now_mb()]
+        until = time.perf_counter() + _TIMED_SECONDS
+        while len(taken) < _TIMED_RUNS and (time.perf_counter() < until or len(taken) < 3):
+            answer = self._answer(sample)
+            taken.append(float(answer.headers.get("x-ms-run-fn-exec-ms", 0)))
+            if len(taken) % (_TIMED_RUNS // _STEPS) == 0:
+                gc.collect()
+                held.append(memory.now_mb())
+        taken.sort()
+        self.tell("runs", len(taken))
+        self.tell("p50_ms", taken[len(taken) // 2])
+        self.tell("p99_ms", taken[len(taken) * 99 // 100])
+        if kept := memory.kept_mb(held):
+            calls = (len(held) - 2) * _TIMED_RUNS // _STEPS
+            text = f"{calls} calls of run() have kept {kept:.0f} MB: memory grows until it ends."
+            self.finding("limit", self.run, text)
+
+    def _threads(self, found: list[Sample]) -> None:
+        count = self.settings.concurrency
+        wrong, of = differing(self._answer, found, min(count, _MOST_THREADS))
+        said = {"together": min(count, _MOST_THREADS), "calls": of, "differ": wrong}
+        self.tell("threads", said)
+        if wrong:
+            text = (
+                f"run() is not thread-safe: of {of} answers {wrong} are others than to the same "
+                f"input alone. SCORING_CONCURRENCY is {count}; without it calls do not overlap."
+            )
+            self.finding("answers", "SCORING_CONCURRENCY", text)
 
 
-def _triggers(
-    trial: Trial, under: Uncached, sample: Sample, answer: bytes, accept: str = ""
-) -> None:
-    directions = {"model": sample.model.replace("/", ":"), "accept": accept}
-    given: Any = {name: value for name, value in directions.items() if value}
-    blob = under.blob(
-        under.blob_name(), sample.body, content_type=sample.content_type, metadata=given
-    )
-    message = under.message(sample.body, content_type=sample.content_type, properties=given)
-    reply = message.reply.body if message.reply is not None else None
-    others = {"blob": blob.body, **({} if reply is None else {"service_bus": reply})}
-    wrong = {trigger: body for trigger, body in others.items() if body != answer}
-    assert under.runtime is not None
-    if wrong and under.runtime.sees_headers:
-        trial.tell("notes", f"{sample.name}: run() sees headers, and answers by them.")
-        return
-    for trigger, body in wrong.items():
-        kind = f" as {accept}" if accept else ""
-        text = f"By {trigger} the answer{kind} is {_shown(body)}, by http {_shown(answer)}."
-        trial.finding("answers", sample.name, text)
-
-
-def _formats(trial: Trial, under: Uncached, sample: Sample) -> None:
-    """The answers that a model without a script gives in other formats."""
-    for accept in _ACCEPTS:
-        found = _answer(under, sample, accept)
-        if found.status == 200:
-            _triggers(trial, under, sample, found.body, accept)
-
-
-def _failed(trial: Trial, under: Uncached, sample: Sample, status: int, body: bytes) -> None:
-    error = _error(under, sample)
-    where = faults.definition(trial.settings, "run") if under.runtime.has_script else sample.name  # type: ignore[union-attr]
-    if status < 500 or error is None:
-        kind = "sample" if status < 500 else "run"
-        at = sample.name if status < 500 else where
-        text = f"It is answered {status}: {_shown(body)}"
-        trial.finding(kind, at, text if at == sample.name else f"On {sample.name}: {text}")
-        return
-    cause = error.__cause__
-    said = in_one_line(cause) if cause is not None else str(error)
-    if cause is not None and not isinstance(error, ResultNotSerializable):
-        where = place(cause, trial.settings) or where
-    trial.finding("run", where, f"On {sample.name}: {said}")
-
-
-def _error(under: Uncached, sample: Sample) -> ScoringRuntimeError | None:
-    """What scoring raises, with its cause."""
-    assert under.runtime is not None
-    headers = ((b"content-type", sample.content_type.encode()),)
-    request = ScoringRequest(sample.body, headers, model=sample.model)
-    try:
-        under.result_of(under.runtime.score(request))
-    except ScoringRuntimeError as error:
-        return error
-    return None
-
-
-def _timed(trial: Trial, under: Uncached, sample: Sample) -> None:
-    """The milliseconds of run(), and whether each call keeps memory."""
-    taken: list[float] = []
-    grown = [memory.now_mb()]
-    until = time.perf_counter() + _TIMED_SECONDS
-    while len(taken) < _TIMED_RUNS and (time.perf_counter() < until or len(taken) < 3):
-        answer = _answer(under, sample)
-        taken.append(float(answer.headers.get("x-ms-run-fn-exec-ms", 0)))
-        if len(taken) % (_TIMED_RUNS // 4) == 0:
-            gc.collect()
-            grown.append(memory.now_mb())
-    taken.sort()
-    trial.fact("runs", len(taken))
-    trial.fact("p50_ms", taken[len(taken) // 2])
-    trial.fact("p99_ms", taken[min(len(taken) - 1, len(taken) * 99 // 100)])
-    if kept := memory.kept_mb(grown):
-        calls = _TIMED_RUNS * 3 // 4  # without those before memory was measured first
-        text = f"{calls} calls of run() have kept {kept:.0f} MB: memory grows until it ends."
-        trial.finding("limit", faults.definition(trial.settings, "run"), text)
-
-
-def _threads(trial: Trial, under: Uncached, found: Sequence[Sample]) -> None:
-    count = trial.settings.concurrency
-    call: Callable[[Sample], Any] = lambda sample: _answer(under, sample)  # noqa: E731
-    wrong, of = differing(call, found, min(count, 8))
-    trial.fact("threads", {"together": min(count, 8), "calls": of, "differ": wrong})
-    if wrong:
-        text = (
-            f"run() is not thread-safe: of {of} answers {wrong} are others than to the same input "
-            f"alone. SCORING_CONCURRENCY is {count}; without it run() is called once at a time."
-        )
-        trial.finding("answers", "SCORING_CONCURRENCY", text)
-
-
-def _shown(body: bytes | None) -> str:
-    text = "nothing" if body is None else body.decode("utf-8", "replace")
+def _shown(body: bytes) -> str:
+    text = body.decode("utf-8", "replace") or "nothing"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
 
 

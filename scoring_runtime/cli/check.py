@@ -39,6 +39,13 @@ def run(options: argparse.Namespace, settings: Callable[[], Settings]) -> int:
 def _report(options: argparse.Namespace, settings: Callable[[], Settings]) -> Report:
     for each in options.sample:
         Path(each).open("rb").close()
+    given = [name for name in ("AZUREML_ENTRY_SCRIPT", "AZUREML_MODEL_DIR", "AZUREML_CONFIG_FILE")
+             if getattr(options, name)]  # fmt: skip
+    if given and (options.folder or options.image):
+        raise PackagingError(
+            "A package folder and an image have their own script, model and configuration: leave "
+            "--entry-script, --model-dir and --config-file out, or the folder or image."
+        )
     if options.image:
         if options.folder or options.sample:
             raise PackagingError("--image is checked with what is in it: no folder, no --sample.")
@@ -81,7 +88,7 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         names = [_short(each) for each in facts["samples"]]
         yield "samples", ", ".join(names) or "none: sample_input.json or samples/ beside the script"
     if "p50_ms" in facts:
-        first = next(value for name, value in facts.items() if name.startswith("first_ms"))
+        first = facts["first_ms"]
         runs = (
             f"p50 {facts['p50_ms']:.2f} ms, p99 {facts['p99_ms']:.2f} ms of {facts['runs']} calls"
         )

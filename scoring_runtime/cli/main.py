@@ -21,6 +21,7 @@ from ..release import DOCUMENTATION, VERSION
 from ..scoring.diagnosis import diagnosis, in_one_line
 from ..scoring.runtime import build
 from ..scoring.served import served
+from ..settings import kinds
 from ..settings import markdown as settings_table
 from ..settings.processors import for_libraries
 from ..settings.secrets import masked
@@ -148,9 +149,19 @@ def _add_check(commands: Any) -> None:
     target = "functions or standalone: whose limits count (default: the package's)"
     check.add_argument("--target", choices=("functions", "standalone"), default="", help=target)
     limit = "how long it may take (300)"
-    check.add_argument("--seconds", type=float, default=300, metavar="SECONDS", help=limit)
+    check.add_argument("--seconds", type=_seconds, default=300, metavar="SECONDS", help=limit)
     check.add_argument("--json", action="store_true", help="the report as JSON")
     check.set_defaults(command=_check, reads_settings=False)
+
+
+def _seconds(text: str) -> float:
+    try:
+        found = kinds.seconds(text)
+    except ValueError:
+        found = 0.0
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed. Allowed: seconds above 0.")
+    return found
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:

@@ -381,7 +381,17 @@ def _print(made: Context, tag: str, options: argparse.Namespace, report: Report 
         return
     image_line = [f"Image: {tag}"] if built else []
     steps = instructions.text(instructions.sections(made, tag, built=built))
-    _write(sys.stdout, "\n".join([_summary(made), *image_line, "", steps]))
+    _write(sys.stdout, "\n".join([_summary(made), *_said(report), *image_line, "", steps]))
+
+
+def _said(report: Report | None) -> list[str]:
+    """The line on what was tried, if anything was."""
+    if report is None or "start_seconds" not in report.facts:
+        return []
+    count, taken = len(report.facts["samples"]), report.facts.get("p50_ms")
+    run = f", run() takes {taken:.2f} ms" if taken is not None else ""
+    start = f"loaded in {report.facts['start_seconds']:.1f} s"
+    return [f"Checked: {start}, {count} sample{'' if count == 1 else 's'}{run}"]
 
 
 def _state(made: Context) -> str:

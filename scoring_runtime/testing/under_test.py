@@ -6,7 +6,8 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Self, TypeVar
@@ -20,7 +21,7 @@ from ..errors import ConfigurationError, NotServing, StartError
 from ..http.endpoint import create
 from ..http.messages import HttpRequest
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import Runtime, build
+from ..scoring.runtime import build
 from ..script.entry_script import MODULE_NAME
 from ..settings.settings import Settings, setting_fields
 from ..telemetry.request_ids import RandomIds
@@ -92,23 +93,19 @@ class UnderTest:
 
     def __init__(self, settings: Settings, start_seconds: float = 300) -> None:
         self.settings = settings
-        self._before = _Process(settings)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True)
-        self._thread.start()
-        self.runtime: Runtime | None = None
-        try:
+        self._cached: Caching | None = None
+        with ExitStack() as undo, _diagnosed(settings, start_seconds):
+            undo.callback(_Process(settings).restore)
+            undo.callback(self._loop.close)
+            self.runtime = build(settings)
+            thread = threading.Thread(target=self._loop.run_forever, name="scoring", daemon=True)
+            thread.start()
+            undo.callback(thread.join)
+            undo.callback(self._loop.call_soon_threadsafe, self._loop.stop)
+            undo.callback(lambda: self.result_of(self._stopped()))
             self.result_of(self._started(), start_seconds)
-        except TimeoutError:
-            self.stop()
-            said = f"It is not loaded after {start_seconds:g} s: init() has not returned."
-            raise StartError(said) from None
-        except StartError as error:
-            self.stop()
-            raise type(error)(diagnosis(error, settings)) from error.__cause__
-        except BaseException:
-            self.stop()
-            raise
+            self._undo = undo.pop_all()
 
     def http(
         self,
@@ -119,14 +116,9 @@ class UnderTest:
         headers: Mapping[str, str] | None = None,
         content_type: str = "",
     ) -> HttpOutcome:
-        """Send a request: to ``/score``, or to any other path, with its query.
+        """The response to a request: to ``/score``, or to any other path, with its query.
 
-        Args:
-            body: bytes or text as they are, anything else as JSON.
-            path: below the root, such as ``/score?method=predict_proba``.
-            method: of HTTP.
-            headers: of the request.
-            content_type: the header; JSON for what is sent as JSON.
+        ``body`` is bytes or text as they are, anything else becomes JSON, as in the other calls.
         """
         sent, kind = _sent(body, content_type)
         lines = {**({"content-type": kind} if kind else {}), **(headers or {})}
@@ -143,13 +135,9 @@ class UnderTest:
         content_type: str = "",
         metadata: Mapping[str, str] | None = None,
     ) -> BlobOutcome:
-        """Drop a blob into the input container, for its first try.
+        """What becomes of a blob in the input container at its first try.
 
-        Args:
-            name: without the container, as in ``a.json``.
-            body: bytes or text as they are, anything else as JSON.
-            content_type: of the blob; by its name without one.
-            metadata: of the blob, such as ``model``.
+        ``name`` is without the container, as in ``a.json``; ``metadata`` may name the ``model``.
 
         Raises:
             ValueError: ``BLOB_INPUT_PATH`` does not match the name, so nothing would become of it.
@@ -168,16 +156,9 @@ class UnderTest:
         deliveries: int = 0,
         properties: Mapping[str, object] | None = None,
     ) -> MessageOutcome:
-        """Send a message to the input queue.
+        """What becomes of a message in the input queue, delivered so often before.
 
-        Args:
-            body: bytes or text as they are, anything else as JSON.
-            content_type: of the message.
-            message_id: its id.
-            correlation_id: its reply has it, else the message's id.
-            reply_to: where the reply goes, in place of ``SERVICEBUS_OUTPUT_QUEUE``.
-            deliveries: how often it has been delivered before.
-            properties: of the application, such as ``x-request`` or ``model``.
+        ``properties`` are those of the application, such as ``x-user`` or ``model``.
         """
         sent, kind = _sent(body, content_type)
         message = QueueMessage(
@@ -197,17 +178,8 @@ class UnderTest:
         return self._paths.input.fill(dict.fromkeys(self._paths.input.names, "sample"))
 
     def stop(self) -> None:
-        """End it; the process is as it was before."""
-        if self._loop.is_closed():
-            return
-        if self.runtime is not None:
-            self.result_of(self.runtime.stop(_STOP_SECONDS))
-            self.result_of(self._close())
-        self.result_of(self._loop.shutdown_asyncgens())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._before.restore()
+        """End it, once or more often; the process is as it was before."""
+        self._undo.close()
 
     def __enter__(self) -> Self:
         return self
@@ -229,26 +201,27 @@ class UnderTest:
             raise
 
     async def _started(self) -> None:
-        settings, wanted = self.settings, triggers(self.settings)
-        self._paths = blob_paths(settings)
-        runtime = build(settings)
-        score, inputs, self._close = self._caching(runtime)
-        self.runtime = runtime
-        self._handle = create(runtime, score, inputs, access_log=False)[1]
+        self._paths, self._new_id = blob_paths(self.settings), RandomIds()
+        self._cached = cached = self._caching()
+        self._handle = create(self.runtime, cached.score, cached.inputs, access_log=False)[1]
         self._scorings = {
-            each: Scoring(runtime, each, score, access_log=False)
-            for each in wanted
+            each: Scoring(self.runtime, each, cached.score, access_log=False)
+            for each in triggers(self.settings)
             if each != "http"
         }
-        self._new_id = RandomIds()
-        runtime.start()
-        await runtime.started()
+        self.runtime.start()
+        await self.runtime.started()
 
-    def _caching(self, runtime: Runtime) -> Caching:
-        return caching(runtime)
+    def _caching(self) -> Caching:
+        return caching(self.runtime)
+
+    async def _stopped(self) -> None:
+        await self.runtime.stop(_STOP_SECONDS)
+        if self._cached is not None:
+            await self._cached.close()
+        await self._loop.shutdown_asyncgens()
 
     async def _http(self, request: HttpRequest) -> HttpOutcome:
-        assert self.runtime is not None
         reply = await self._handle(request)
         body = await self.runtime.whole(reply.body)
         lines = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in reply.headers]
@@ -298,6 +271,17 @@ class UnderTest:
             return MessageOutcome(None, "abandon", type(error).__name__, str(error))
         reason, description = answer.reason, answer.description
         return MessageOutcome(sent.reply, answer.settlement.value, reason, description)
+
+
+@contextmanager
+def _diagnosed(settings: Settings, seconds: float) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        said = f"It is not loaded after {seconds:g} s: init() has not returned."
+        raise StartError(said) from None
+    except StartError as error:
+        raise type(error)(diagnosis(error, settings)) from error.__cause__
 
 
 class _Sent:

@@ -87,6 +87,7 @@ def test_a_package_is_checked_when_it_is_made(run: Command) -> None:
     assert report["facts"]["samples"] == [sample]
     document = read_document(Path("package"))
     assert document is not None and changed_by_hand(Path("package"), document) == []
+    assert "\nChecked: loaded in " in run("package", *PACKAGE, "--setting", "GREETING=hello").out
     again = run("package", *PACKAGE, "--setting", "GREETING=hello", "--json")
     assert again.code == 0 and again.report["unchanged"]
 
@@ -168,6 +169,19 @@ def test_imports_that_no_requirement_provides(run: Command) -> None:
     done = run("check", "package", "--json")
     [finding] = [each for each in done.report["findings"] if each["kind"] == "package"]
     assert finding["where"] == "score.py line 3" and "cv2-of-mine" in finding["text"]
+
+
+@pytest.mark.parametrize("option", ["--entry-script", "--model-dir", "--config-file"])
+@pytest.mark.parametrize("place", [["package"], ["--image", "net:3"]])
+def test_a_folder_or_image_has_its_own_script(run: Command, option: str, place: list[str]) -> None:
+    done = run("check", *place, option, ".")
+    assert done.code == 1 and "leave --entry-script, --model-dir and --config-file out" in done.err
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "inf", "nan"])
+def test_seconds_are_above_zero(run: Command, value: str) -> None:
+    done = run("check", "--seconds", value)
+    assert done.code == 1 and f"'{value}' is not allowed. Allowed: seconds above 0." in done.err
 
 
 def test_a_folder_that_is_none(run: Command) -> None:

@@ -68,6 +68,15 @@ def run(raw_data):
         count += 1
     return json.loads(raw_data)["x"] * 2
 """
+BRANCHES = """
+import os
+if os.environ.get("ON_A_GPU"):
+    import cupy_of_mine as xp
+else:
+    import math as xp
+def init(): ...
+def run(raw_data): return xp.sqrt(4)
+"""
 CLOCK = """
 import time
 def init(): ...
@@ -126,12 +135,13 @@ def test_habits(name: str, tmp_path: Path) -> None:
             {},
         ),
         (SIGNALS, b"1", {}),
+        (BRANCHES, b"1", {}),
         (ASYNC, b'{"x": 1.5}', {"SCORING_CONCURRENCY": "4"}),
         (SAFE, b'{"x": 1.5}', {"SCORING_CONCURRENCY": "4"}),
         (SAFE, b'{"x": 1.5}', {"CACHE_URL": "memory://", "SCORING_TIMEOUT_MS": "1000"}),
         ("def init(): ...\ndef run(mini_batch): return []\n", b"1", {}),
     ],
-    ids=["dates", "signals", "async", "threads", "cache", "batch endpoint"],
+    ids=["dates", "signals", "branches", "async", "threads", "cache", "batch endpoint"],
 )
 def test_other_kinds(source: str, sample: bytes, environ: dict[str, str], tmp_path: Path) -> None:
     script_report(tmp_path, source, sample, **environ)

@@ -81,6 +81,19 @@ def test_a_sample_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nowhere.json: No such file or directory" in capsys.readouterr().err
 
 
+def test_no_extra_is_needed(tmp_path: Path) -> None:
+    """An image has those that it needs itself."""
+    (tmp_path / "score.py").write_text("def init(): ...\ndef run(raw_data): return raw_data\n")
+    code = (
+        "import sys\n"
+        "for name in 'packaging pathspec psutil yaml rich numpy uvicorn azure'.split():\n"
+        "    sys.modules[name] = None\n"
+        "from scoring_runtime.cli.main import main\n"
+        f"raise SystemExit(main(['check', '--entry-script', {str(tmp_path / 'score.py')!r}]))"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_scripts_are_checked_where_numpy_is_not() -> None:
     """Neither the trial nor the fixture of tests needs it."""
     code = (
