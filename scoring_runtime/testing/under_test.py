@@ -299,27 +299,34 @@ class _Process:
 
     def __init__(self, settings: Settings) -> None:
         self._environ = {name: os.environ.get(name) for name in _EXPORTED}
-        self._path = list(sys.path)
         self._modules = dict(sys.modules)
-        script = settings.script_path
-        self._own = Path(os.path.realpath(script.parent if script else settings.app_root))
+        root, script = Path(settings.app_root), settings.script_path
+        places = [root, root / settings.source_dir, *([script.parent] if script else [])]
+        self._added = {*map(str, places)} - {*sys.path}
         values = (settings.app_root, settings.entry_script, settings.model_dir)
         os.environ.update({n: v for n, v in zip(_EXPORTED, values, strict=True) if v})
 
     def restore(self) -> None:
-        """Variables, the path, and without the modules that lie beside the script."""
+        """Variables, the path, and without the modules that only the script's path finds."""
         for name, value in self._environ.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        sys.path[:] = [each for each in sys.path if each in self._path]
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            if name not in self._modules and file and self._own in Path(file).parents:
+        sys.path[:] = [each for each in sys.path if each not in self._added]
+        new = {name: _place(name.partition(".")[0]) for name in {*sys.modules} - {*self._modules}}
+        for name, place in new.items():
+            if name == MODULE_NAME or place in self._added:
                 del sys.modules[name]
         if MODULE_NAME in self._modules:
             sys.modules[MODULE_NAME] = self._modules[MODULE_NAME]
+
+
+def _place(name: str) -> str:
+    """The folder on the path that a module of this name was found in."""
+    module = sys.modules.get(name)
+    folder = os.path.dirname(getattr(module, "__file__", None) or "")
+    return os.path.dirname(folder) if hasattr(module, "__path__") else folder
 
 
 def _of_blob(outcome: Outcome, document: str) -> BlobOutcome:

@@ -192,10 +192,32 @@ def test_the_process_is_as_before(script: Path, monkeypatch: pytest.MonkeyPatch)
     score.stop()  # a second time is nothing
     assert (sys.path, dict(os.environ)) == (path, environ)
     assert "beside" not in sys.modules
-    (script.parent / "beside.py").write_text("NUMBER = 4444\n")
+    (script.parent / "beside.py").unlink()
+    (script.parent / "beside").mkdir()
+    (script.parent / "beside/__init__.py").write_text("from .inner import NUMBER\n")
+    (script.parent / "beside/inner.py").write_text("NUMBER = 4444\n")
     with under(script) as score:
+        assert "beside.inner" in sys.modules
         assert score.http([1]).json()["beside"] == 4444
+    assert "beside.inner" not in sys.modules
     assert threading.active_count() <= threads + 2  # scoring threads may be ending
+
+
+def test_modules_that_others_find_stay(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those on a path that was there before, as an environment's in the script's own folder."""
+    site = script.parent / ".venv/site-packages"
+    site.mkdir(parents=True)
+    (site / "of_the_environment.py").write_text("")
+    script.write_text(f"import of_the_environment\n{SCRIPT}")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    with under(script):
+        assert {"of_the_environment", "beside"} <= sys.modules.keys()
+    assert "of_the_environment" in sys.modules and "beside" not in sys.modules
+    monkeypatch.setattr(sys, "path", [*sys.path, str(script.parent)])
+    under(script).stop()
+    assert "beside" in sys.modules and "entry_module" not in sys.modules
+    for name in ("of_the_environment", "beside"):
+        del sys.modules[name]
 
 
 def test_several_at_once(script: Path, tmp_path: Path) -> None:
