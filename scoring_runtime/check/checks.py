@@ -21,6 +21,8 @@ from ..triggers.blob_paths import blob_paths
 from . import packages, process, rules
 from .report import Finding, Report, read
 
+INSIDE = 'cd "${AzureWebJobsScriptRoot:-.}" && exec python -m scoring_runtime check --json "$@"'
+"""What a shell of an image does: on Functions the runtime lies in the app's folder alone."""
 _IMAGE_SECONDS = 60.0
 _SHOWN_LINES = 12
 
@@ -117,11 +119,10 @@ def of_image(name: str, builder: str, arguments: Sequence[str], seconds: float) 
     found = find_builder(builder)
     if found.name == "buildah":
         raise PackagingError("buildah builds images and does not run them: use docker or podman.")
-    inside = ["-m", "scoring_runtime", "check", "--json", *arguments]
-    command = [*found.command, "run", "--rm", "--entrypoint", "python", name, *inside]
+    command = [*found.command, "run", "--rm", "--entrypoint", "sh", name, "-c", INSIDE, "sh"]
     try:
         done = subprocess.run(
-            command,
+            [*command, *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -16,6 +16,7 @@ import pytest
 from azure.servicebus import ServiceBusClient
 from azure.storage.blob import BlobServiceClient
 
+from scoring_runtime.check.checks import INSIDE
 from scoring_runtime.errors import PackagingError
 from scoring_runtime.packaging.context import make
 from scoring_runtime.packaging.dockerfile import dockerfile, dockerignore
@@ -341,6 +342,27 @@ def test_the_functions_image_answers_a_message_in_the_worker(served: Served):
         receiver.complete_message(message)
     [reply] = served.broker.take_all("output")
     assert (reply.body, reply.answers) == (ANSWER, "m1")
+
+
+@pytest.mark.parametrize("target", [FUNCTIONS, STANDALONE])
+def test_an_image_checks_itself(
+    images: ImageStore, target: str, tmp_path: Path, request: pytest.FixtureRequest
+):
+    """What ``check --image`` runs in it: with its packages and settings, and the limits of its
+    host."""
+    (tmp_path / "a.json").write_bytes(BODY)
+    (tmp_path / "a.json").chmod(0o644)
+    tmp_path.chmod(0o755)
+    image = request.getfixturevalue(target).name
+    said = ["--sample", "/drop/a.json", "--set", "SCORING_TIMEOUT_MS=400000"]
+    with images.container(image, volumes={tmp_path: "/drop"}) as container:
+        done = container.run("sh", "-c", INSIDE, "sh", *said)
+    assert done.stdout, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["facts"]["samples"], report["unchecked"]) == (["/drop/a.json"], "")
+    found = [(each["kind"], each["where"]) for each in report["findings"]]
+    by_target = {FUNCTIONS: "SCORING_TIMEOUT_MS", STANDALONE: "WORKER_TIMEOUT"}
+    assert (found, done.returncode) == ([("setting", by_target[target])], 8)
 
 
 def test_what_the_functions_image_imports_is_its_own(images: ImageStore, functions: Built):
