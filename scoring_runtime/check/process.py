@@ -25,6 +25,7 @@ from .report import Report
 _MODULE = "scoring_runtime.check.trial"
 _MARGIN_SECONDS = 10.0
 _KEPT_LINES = 20
+_OF_THE_HOST = ("SCORING_KEYS", "SCORING_ADMIN_KEYS", "SCORING_ENTRA_", "SCORING_TLS_")
 _FILES = ("told", "crash")
 _LINE_LENGTH = 300
 
@@ -65,9 +66,10 @@ def tried(
 
 
 def _said(settings: Settings) -> dict[str, str]:
-    """The settings that were set, as text by name; what turns the other triggers on is left out."""
+    """The settings that were set, as text by name; every trigger is tried, and none asks for keys."""
     known = [name for each in setting_fields() for name in setting_names(each.metadata)]
-    said = {name: settings.environ[name] for name in known if name in settings.environ}
+    kept = [name for name in known if not name.startswith(_OF_THE_HOST)]
+    said = {name: settings.environ[name] for name in kept if name in settings.environ}
     said |= {"AML_APP_ROOT": settings.app_root, "SCORING_TRIGGERS": "http,blob,service_bus"}
     said |= {"AZUREML_ENTRY_SCRIPT": settings.entry_script} if settings.entry_script else {}
     return said | ({"AZUREML_MODEL_DIR": settings.model_dir} if settings.model_dir else {})

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..models import manifest
 from ..scoring.runtime import Runtime
-from ..scoring.served import Served, default
+from ..scoring.served import default
 from ..triggers.outcomes import content_type_of, is_read
 
 _MOST = 20
@@ -29,48 +30,44 @@ class Sample(NamedTuple):
 
 def samples(runtime: Runtime, more: Sequence[str]) -> list[Sample]:
     """At most 20: those that are named, the files, the examples of the schemas."""
-    settings = runtime.settings
-    found = [_read(Path(each), "") for each in more]
-    if runtime.has_script:
-        beside = settings.script_path or Path(settings.app_root, "main.py")
-        found += _files(beside.parent, "", has_script=True)
-    else:
-        for model in runtime.served:
-            found += _of_model(model, "" if model is _default(runtime) else _path(model))
+    limit = runtime.settings.max_body_bytes
+    named = (_read(Path(each), "", limit) for each in more)
+    found = list(islice(chain(named, _beside(runtime, limit)), _MOST))
     bodies = {(each.model, _meant(each.body)) for each in found}
-    found += [each for each in _examples(runtime) if (each.model, _meant(each.body)) not in bodies]
+    shown = (each for each in _examples(runtime) if len(each.body) <= limit)
+    found += [each for each in shown if (each.model, _meant(each.body)) not in bodies]
     return found[:_MOST]
 
 
-def _default(runtime: Runtime) -> Served | None:
-    return default(runtime.served, runtime.settings)
+def _beside(runtime: Runtime, limit: int) -> Iterator[Sample]:
+    settings = runtime.settings
+    if runtime.has_script:
+        script = settings.script_path or Path(settings.app_root, "main.py")
+        yield from _files(script.parent, "", limit, has_script=True)
+        return
+    by_default = default(runtime.served, settings)
+    for model in runtime.served:
+        assert model.folder is not None
+        name = "" if model is by_default else f"{model.name}/{model.version}"
+        for place in [model.folder] if name else [model.folder, model.folder.parent]:
+            yield from _files(place, name, limit, has_script=False)
+        if (registered := manifest.sample_of(model.folder)) is not None:
+            suffix, text = registered
+            kind = content_type_of("", f"a{suffix}")
+            yield Sample(f"registered with {model.identity}", text.encode(), kind, name)
 
 
-def _path(model: Served) -> str:
-    return f"{model.name}/{model.version}"
-
-
-def _of_model(model: Served, name: str) -> Iterator[Sample]:
-    assert model.folder is not None
-    places = [model.folder] if name else [model.folder, model.folder.parent]
-    for place in places:
-        yield from _files(place, name, has_script=False)
-    registered = manifest.sample_of(model.folder)
-    if registered is not None:
-        suffix, text = registered
-        kind = content_type_of("", f"a{suffix}")
-        yield Sample(f"registered with {model.identity}", text.encode(), kind, name)
-
-
-def _files(folder: Path, model: str, *, has_script: bool) -> Iterator[Sample]:
+def _files(folder: Path, model: str, limit: int, *, has_script: bool) -> Iterator[Sample]:
     there = [*sorted(folder.glob(_BESIDE)), *sorted((folder / _FOLDER).glob("[!.]*"))]
     for path in there:
         if path.is_file() and is_read(path.name, has_script) and _EXPECTED not in path.suffixes:
-            yield _read(path, model)
+            yield _read(path, model, limit)
 
 
-def _read(path: Path, model: str) -> Sample:
-    return Sample(str(path), path.read_bytes(), content_type_of("", path.name), model)
+def _read(path: Path, model: str, limit: int) -> Sample:
+    with path.open("rb") as file:
+        body = file.read(limit + 1)  # no more than is refused
+    return Sample(str(path), body, content_type_of("", path.name), model)
 
 
 def _examples(runtime: Runtime) -> Iterator[Sample]:

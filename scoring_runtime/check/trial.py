@@ -140,7 +140,8 @@ class Trial:
     def _scored(self, sample: Sample) -> bool:
         """Whether a sample has an answer, which is the same again and by every trigger."""
         self.tell("stage", f"sample {sample.name}")
-        if sample.content_type == "application/json":
+        fits = len(sample.body) <= self.settings.max_body_bytes
+        if sample.content_type == "application/json" and fits:
             try:
                 json.loads(sample.body)
             except ValueError as error:

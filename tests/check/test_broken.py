@@ -177,6 +177,8 @@ BROKEN = (
     # --- samples
     Broken("a sample that is no JSON", "sample", r"sample_input\.json", "It is no JSON: .*line 2",
            files={"sample_input.json": "{\n  x: 1\n}"}),
+    Broken("a sample that is too large", "sample", r"sample_input\.json", "413: .*_MAX_BODY_BYTES",
+           files={"sample_input.json": "[1, 2, 3]"}, environ={"SCORING_MAX_BODY_BYTES": "5"}),
     Broken("a sample that run() refuses", "sample", r"samples/a\.json", "400: .*too small",
            script("from scoring_runtime import InputError", "def init(): ...",
                   "def run(raw_data): raise InputError('too small')"), {"samples/a.json": "1"}),
