@@ -169,7 +169,7 @@ def _checked(
     tried()
     report.findings += _other_versions(settings)
     where = target or (FUNCTIONS if path is not None else "")
-    report.findings += rules.broken(rules.Seen(settings, where, host, report.facts))
+    rules.apply(rules.Seen(settings, where, host, report.facts), report)
     for warning in settings.warnings:
         report.add("setting", warning.partition(": ")[2].partition(" ")[0].rstrip("."), warning)
 

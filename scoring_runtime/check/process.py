@@ -66,7 +66,7 @@ def tried(
 
 
 def _said(settings: Settings) -> dict[str, str]:
-    """The settings that were set, as text by name; every trigger is tried, and none asks for keys."""
+    """The settings that were set, by name; every trigger is tried, and none asks for keys."""
     known = [name for each in setting_fields() for name in setting_names(each.metadata)]
     kept = [name for name in known if not name.startswith(_OF_THE_HOST)]
     said = {name: settings.environ[name] for name in kept if name in settings.environ}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from ..connections.named import triggers
 from ..packaging.specification import FUNCTIONS
 from ..settings.settings import Settings
 from . import memory
-from .report import Finding
+from .report import Report
 
 # https://learn.microsoft.com/azure/azure-functions/functions-scale#timeout
 AZURE_HTTP_SECONDS = 230
@@ -73,7 +73,8 @@ class Seen(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """``setting`` is at fault if it ``breaks``; ``text`` says by what, and what to do."""
+    """``setting`` is at fault if it ``breaks``; ``text`` says by what, and what to do. The ``kind``
+    is a class of findings, or ``note``."""
 
     kind: str
     setting: str
@@ -107,12 +108,15 @@ RULES = (
     Rule("limit", "SCORING_INIT_GRACE_SECONDS",
          lambda s: s.on_functions and s.start_seconds > s.settings.init_grace_seconds,
          lambda s: f"Loading took {s.start_seconds:.1f} s from the start of the process; after {s.settings.init_grace_seconds:g} s (the limit of Azure Functions is {WORKER_START_SECONDS}) it goes on in the background, and the first requests wait."),
+    Rule("note", "SCORING_INIT_GRACE_SECONDS",
+         lambda s: not s.target and s.start_seconds > s.settings.init_grace_seconds,
+         lambda s: f"On Azure Functions loading would go on in the background after {s.settings.init_grace_seconds:g} s (its limit is {WORKER_START_SECONDS} s), and the first requests wait."),
     Rule("setting", "SCORING_MAX_RSS_MB",
          lambda s: 0 < s.settings.max_rss_mb < s.mb,
          lambda s: f"A process holds {s.mb:.0f} MB with the model, and is replaced above {s.settings.max_rss_mb} MB: each would be at once."),
     Rule("limit", "WORKER_COUNT",
-         lambda s: 0 < memory.limit_mb() < s.mb * s.settings.worker_count,
-         lambda s: f"{s.settings.worker_count} processes of {s.mb:.0f} MB each are more than the {memory.limit_mb():.0f} MB that there are here."),
+         lambda s: not s.settings.worker_preload and 0 < memory.limit_mb() < s.mb * s.settings.worker_count,
+         lambda s: f"{s.settings.worker_count} processes of {s.mb:.0f} MB each may need more than the {memory.limit_mb():.0f} MB that there are here."),
     Rule("setting", "SCORING_MAX_BATCH_SIZE",
          lambda s: s.settings.max_batch_size > 1 and s.facts.get("has_script", False),
          lambda s: "It is for models without a script: a run() that takes several inputs says so with @batched."),
@@ -132,11 +136,13 @@ RULES = (
 # fmt: on
 
 
-def broken(seen: Seen) -> Iterator[Finding]:
-    """A finding for each rule that is broken."""
+def apply(seen: Seen, report: Report) -> None:
+    """A finding for each rule that is broken, or a note."""
     for rule in RULES:
-        if rule.breaks(seen):
-            yield Finding(rule.kind, rule.setting, rule.text(seen))
+        if rule.breaks(seen) and rule.kind == "note":
+            report.notes.append(f"{rule.setting}: {rule.text(seen)}")
+        elif rule.breaks(seen):
+            report.add(rule.kind, rule.setting, rule.text(seen))
 
 
 def seconds_of(text: object) -> float:

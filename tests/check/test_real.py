@@ -168,6 +168,12 @@ def test_an_answer_that_changes_is_a_note_without_a_cache(tmp_path: Path) -> Non
     assert "sample_input.json: the same input has another answer the second time" in note
 
 
+def test_a_slow_start_is_a_note_where_nobody_says_functions(tmp_path: Path) -> None:
+    source = "import time\ndef init(): time.sleep(0.3)\ndef run(raw_data): return 1\n"
+    [note] = script_report(tmp_path, source, b"1", SCORING_INIT_GRACE_SECONDS="0.2")["notes"]
+    assert note.startswith("SCORING_INIT_GRACE_SECONDS: On Azure Functions loading would go on")
+
+
 def test_samples_of_every_kind(tmp_path: Path) -> None:
     """Answers that are expected, hidden files and other programs are no samples."""
     (tmp_path / "samples").mkdir()
