@@ -58,11 +58,12 @@ def tried(
         specification.write_text(json.dumps(said), encoding="utf-8")
         command = [sys.executable, "-m", _MODULE, str(specification)]
         code, output = _run(command, _environ(variables), place, seconds)
-        stage = _read(_text(told), report)
+        stage, began = _read(_text(told), report)
         if not stage:  # it has not come so far as to load anything
             report.unchecked = f"the check itself has failed, please report it:\n{masked(output)}"
         elif stage != "done":
-            _add_end(report, settings, stage, _text(crash), faults.ended(code), seconds, output)
+            ended = (_text(crash), faults.ended(code), seconds - began, output)
+            _add_end(report, settings, stage, *ended)
 
 
 def _said(settings: Settings) -> dict[str, str]:
@@ -130,13 +131,13 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _read(text: str, report: Report) -> str:
-    """What a trial told, into the report; the last stage that it came to."""
-    stage = ""
+def _read(text: str, report: Report) -> tuple[str, float]:
+    """What a trial told, into the report; the last stage that it came to, and when, in seconds."""
+    stage, began = "", 0.0
     for line in text.splitlines():
         name, value = json.loads(line)
         if name == "stage":
-            stage = value
+            stage, began = value
         elif name == "finding":
             report.add(*value)
         elif name == "note":
@@ -145,7 +146,7 @@ def _read(text: str, report: Report) -> str:
             report.unchecked = f"the check itself has failed, please report it:\n{value}"
         else:
             report.facts.setdefault(name, value)
-    return stage
+    return stage, began
 
 
 def _add_end(
@@ -164,7 +165,7 @@ def _add_end(
     where = faults.innermost(crash, settings)
     if crash.startswith("Timeout"):
         report.facts["ended_in"] = kind
-        ended = f"has not ended after {seconds:g} s"
+        ended = f"has not ended after {seconds:.0f} s"
     elif not where:
         where = faults.ending_calls(settings)
     where = where or faults.definition(settings, "init" if is_load else "run")

@@ -14,7 +14,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +35,7 @@ from .threads import differing
 
 _TIMED_RUNS, _TIMED_SECONDS, _STEPS = 200, 2.0, 4
 _MOST_THREADS = 8
+_THREADS_CALLS, _BATCHES_CALLS = 24, 250
 _SHOWN = 300
 _ACCEPTS = ("text/csv", "application/jsonl", "application/x-npy")
 _NAMED = re.compile(r"environment variable: (?P<one>\w+)|\b(?P<other>[A-Z_]{6,})\b")
@@ -60,24 +61,31 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     with open(said["told"], "w", encoding="utf-8") as file:
         settings = Settings.from_environ(said["settings"], defaults=said["defaults"])
-        trial = Trial(settings, file)
+        trial = Trial(settings, file, said["began"], said["seconds"])
         try:
-            trial(said)
+            trial(said["samples"])
+        except OutOfTime:
+            trial.tell("note", f"Not all was tried within {said['seconds']:g} s (--seconds).")
         except Exception:  # of the check itself: it says nothing of the script
             trial.tell("unchecked", masked(traceback.format_exc()))
-        trial.tell("stage", "done")
+        trial.tell("stage", ["done", 0])
+
+
+class OutOfTime(Exception):
+    """Half of the time has been used: what is left is for one call that may hang."""
 
 
 class Trial:
     """Tells what it finds as it finds it; a ``stage`` is what begins, should the process end."""
 
-    def __init__(self, settings: Settings, file: IO[str]) -> None:
+    def __init__(self, settings: Settings, file: IO[str], began: float, seconds: float) -> None:
         # What takes too long is seen by the rules, or is ended by the limit of the trial.
         self.settings, self._file = replace(settings, scoring_timeout_ms=0), file
+        self._began, self._seconds = began, seconds
 
-    def __call__(self, said: Mapping[str, Any]) -> None:
-        """Load, and score what is there."""
-        self.tell("stage", "load")
+    def __call__(self, named: Sequence[str]) -> None:
+        """Load, and score what is there, and these samples."""
+        self.stage("load")
         try:
             under = Uncached(self.settings)
         except StartError as error:
@@ -86,14 +94,26 @@ class Trial:
         with under:
             self.under, self.runtime = under, under.runtime
             self.run = faults.definition(self.settings, "run")
-            self.tell("start_seconds", time.monotonic() - said["began"])
+            self.tell("start_seconds", self._age())
             self.tell("loaded_mb", memory.peak_mb())
-            self._all(samples(self.runtime, said["samples"]))
-            self.tell("scored_mb", memory.peak_mb())
+            try:
+                self._all(samples(self.runtime, named))
+            finally:
+                self.tell("scored_mb", memory.peak_mb())
 
     def tell(self, name: str, value: Any) -> None:
         """One line: a fact, a finding, a note, a stage."""
         print(json.dumps([name, value]), file=self._file, flush=True)
+
+    def stage(self, name: str) -> None:
+        """What begins, after how many seconds, should the process end in it."""
+        self.tell("stage", [name, self._age()])
+
+    def _age(self) -> float:
+        return time.monotonic() - self._began
+
+    def _has_time_for(self, calls: int, milliseconds: float) -> bool:
+        return self._age() + calls * milliseconds / 1000 < self._seconds / 2
 
     def finding(self, kind: str, where: str, text: str, detail: str = "") -> None:
         """Something that goes wrong."""
@@ -121,47 +141,52 @@ class Trial:
     def _all(self, found: list[Sample]) -> None:
         self.tell("has_script", self.runtime.has_script)
         self.tell("samples", [each.name for each in found])
-        sound = [each for each in found if self._scored(each)]
-        if not sound:
+        scored = {each: self._scored(each) for each in found}
+        if not any(scored.values()):
             return
-        self.tell("stage", f"time {sound[0].name}")
-        self._timed(sound[0])
-        if self.settings.concurrency > 1:
-            self.tell("stage", "threads")
-            self._threads(sound)
-        self.tell("stage", "batches")
-        self.tell("batches", batches(self.under, sound))
+        first = next(each for each in found if scored[each])
+        self.stage(f"time {first.name}")
+        usual = self._timed(first)
+        steady = [each for each in found if scored[each] == "steady"]
+        if steady and self.settings.concurrency > 1 and self._has_time_for(_THREADS_CALLS, usual):
+            self.stage("threads")
+            self._threads(steady)
+        if steady and self._has_time_for(_BATCHES_CALLS, usual):
+            self.stage("batches")
+            self.tell("batches", batches(self.under, steady))
 
     def _answer(self, sample: Sample, accept: str = "") -> HttpOutcome:
+        if not self._has_time_for(0, 0):
+            raise OutOfTime
         path = f"/score/{sample.model}" if sample.model else "/score"
         headers = {"accept": accept} if accept else {}
         return self.under.http(sample.body, path, headers=headers, content_type=sample.content_type)
 
-    def _scored(self, sample: Sample) -> bool:
-        """Whether a sample has an answer, which is the same again and by every trigger."""
-        self.tell("stage", f"sample {sample.name}")
+    def _scored(self, sample: Sample) -> str:
+        """``steady`` if it has an answer, the same again; ``changing`` if another; else nothing."""
+        self.stage(f"sample {sample.name}")
         fits = len(sample.body) <= self.settings.max_body_bytes
         if sample.content_type == "application/json" and fits:
             try:
                 json.loads(sample.body)
             except ValueError as error:
                 self.finding("sample", sample.name, f"It is no JSON: {error}")
-                return False
+                return ""
         began = time.perf_counter()
         first = self._answer(sample)
         self.tell("first_ms", (time.perf_counter() - began) * 1000)
         if first.status >= 400:
             self._failed(sample, first)
-        elif self._answer(sample).body != first.body:
+            return ""
+        if self._answer(sample).body != first.body:
             self._changing(sample)
-        else:
-            self._by_triggers(sample, first.body)
-            # In other formats too, those that models without a script can answer in.
-            for accept in () if self.runtime.has_script else _ACCEPTS:
-                if (found := self._answer(sample, accept)).status == 200:
-                    self._by_triggers(sample, found.body, accept)
-            return True
-        return False
+            return "changing"
+        self._by_triggers(sample, first.body)
+        # In other formats too, those that models without a script can answer in.
+        for accept in () if self.runtime.has_script else _ACCEPTS:
+            if (found := self._answer(sample, accept)).status == 200:
+                self._by_triggers(sample, found.body, accept)
+        return "steady"
 
     def _changing(self, sample: Sample) -> None:
         said = f"{sample.name}: the same input has another answer the second time"
@@ -212,8 +237,8 @@ class Trial:
             return error
         return None
 
-    def _timed(self, sample: Sample) -> None:
-        """The milliseconds of run(), and whether each call keeps memory."""
+    def _timed(self, sample: Sample) -> float:
+        """The usual milliseconds of run(); and whether each call keeps memory."""
         taken: list[float] = []
         held = [memory.now_mb()]
         until = time.perf_counter() + _TIMED_SECONDS
@@ -231,6 +256,7 @@ class Trial:
             calls = (len(held) - 2) * _TIMED_RUNS // _STEPS
             text = f"{calls} calls of run() have kept {kept:.0f} MB: memory grows until it ends."
             self.finding("limit", self.run, text)
+        return taken[len(taken) // 2]
 
     def _threads(self, found: list[Sample]) -> None:
         count = self.settings.concurrency

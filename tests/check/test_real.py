@@ -164,8 +164,21 @@ def test_a_script_that_finds_modules_its_own_way(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_changes_is_a_note_without_a_cache(tmp_path: Path) -> None:
-    [note] = script_report(tmp_path, CLOCK, b"1")["notes"]
+    report = script_report(tmp_path, CLOCK, b"1")
+    [note] = report["notes"]
+    assert report["facts"]["runs"] >= 3
     assert "sample_input.json: the same input has another answer the second time" in note
+
+
+def test_what_is_slow_is_not_taken_for_what_hangs(tmp_path: Path) -> None:
+    """Not all is tried then, and that is said."""
+    source = "import time\ndef init(): ...\ndef run(raw_data): time.sleep(0.7)\n"
+    (tmp_path / "score.py").write_text(source)
+    (tmp_path / "sample_input.json").write_text("1")
+    report = report_of(tmp_path, "--entry-script", "score.py", "--seconds", "8")
+    assert report["notes"] == ["Not all was tried within 8 s (--seconds)."]
+    report = report_of(tmp_path, "--entry-script", "score.py", "--seconds", "20")
+    assert report["facts"]["p50_ms"] > 700 and "batches" not in report["facts"]
 
 
 def test_a_slow_start_is_a_note_where_nobody_says_functions(tmp_path: Path) -> None:
