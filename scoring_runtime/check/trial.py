@@ -82,6 +82,7 @@ class Trial:
         # What takes too long is seen by the rules, or is ended by the limit of the trial.
         self.settings, self._file = replace(settings, scoring_timeout_ms=0), file
         self._began, self._seconds = began, seconds
+        self._differing: set[str] = set()
 
     def __call__(self, named: Sequence[str]) -> None:
         """Load, and score what is there, and these samples."""
@@ -148,6 +149,7 @@ class Trial:
         self.stage(f"time {first.name}")
         usual = self._timed(first)
         steady = [each for each in found if scored[each] == "steady"]
+        self.tell("same", len([each for each in steady if each.name not in self._differing]))
         if steady and self.settings.concurrency > 1 and self._has_time_for(_THREADS_CALLS, usual):
             self.stage("threads")
             self._threads(steady)
@@ -205,6 +207,7 @@ class Trial:
         reply = self.under.message(body, content_type=kind, properties=asked).reply
         found |= {} if reply is None else {"service_bus": reply.body}
         wrong = {trigger: body for trigger, body in found.items() if body != answer}
+        self._differing |= {sample.name} if wrong else set()
         if wrong and self.runtime.sees_headers:
             self.tell("note", f"{sample.name}: run() sees headers, and answers by them.")
             return

@@ -87,6 +87,9 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "samples" in facts:
         names = [_short(each) for each in facts["samples"]]
         yield "samples", ", ".join(names) or "none: sample_input.json or samples/ beside the script"
+    if "same" in facts:
+        of = f"{facts['same']} of {len(facts['samples'])} samples"
+        yield "answers", f"the same again, and by HTTP, blob and message: {of}"
     if "p50_ms" in facts:
         first = facts["first_ms"]
         runs = (

@@ -71,7 +71,16 @@ def test_it_fits_one_screen(
     assert main(["check", "--entry-script", "score.py"]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line.split("  ")[0].strip() for line in lines[1:] if line]
-    wanted = ["start", "samples", "time", "memory", "threads", "batches", "Nothing is wrong."]
+    wanted = [
+        "start",
+        "samples",
+        "answers",
+        "time",
+        "memory",
+        "threads",
+        "batches",
+        "Nothing is wrong.",
+    ]
     assert names == wanted
     assert lines[2] == "samples  sample_input.json"
 
