@@ -9,16 +9,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
+from typing import Any, NamedTuple
 
 import uvicorn
 
 from ..cache.build import caching
-from ..http.endpoint import create
+from ..http.endpoint import Endpoint, create
+from ..http.messages import Handle
+from ..http.probes import probes_only
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import Loaded, State, build
+from ..scoring.runtime import Loaded, Runtime, State, build
 from ..scoring.served import Served
 from ..settings.settings import Settings
 from ..telemetry.logs import log
@@ -27,9 +30,10 @@ from ..telemetry.pages import Pages
 from ..telemetry.tracing import spans_of
 from . import triggers
 from .connection import Shared
-from .http import HttpProtocol
-from .sharing import Listener, Load
+from .http import GuardedProtocol, HttpProtocol, ProbeProtocol
+from .sharing import BACKLOG, Listener, Load
 from .supervisor import END_SIGNALS, EXIT_CANNOT_START, EXIT_OK, EXIT_STUCK, Supervision
+from .tls import tls_of
 from .wear import Wear
 
 _RESTART_SECONDS = 5.0
@@ -61,8 +65,10 @@ class Worker:
         self._runtime.trace_by(spans_of(settings))
         self._caching = caching(self._runtime, "WORKER_COUNT")
         self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
-        self._shared = Shared(self._runtime, handle)
-        self._server = _Server(_server_config(self._shared))
+        self._shared = _shared(self._runtime, self._endpoint, handle)
+        self._tls = tls_of(settings)
+        self._server = _Server(_server_config(settings))
+        self._server.ports = self._ports()
         if supervised is not None and settings.shares_sockets:
             self._server.load = supervised.load
             self._shared.lost = supervised.load.lost
@@ -72,6 +78,14 @@ class Worker:
         metrics.publish_by(self._publish_connections)
         self._triggers = triggers.build(self._runtime, self._caching.score)
         self._exit_code = EXIT_OK
+
+    def _ports(self) -> list[_Port]:
+        """What is spoken at each of the sockets."""
+        guarded = self._endpoint.guard is not None
+        self._shared.scheme = "https" if self._tls is not None else "http"
+        tls = self._tls.options if self._tls is not None else {}
+        main = partial(GuardedProtocol if guarded else HttpProtocol, self._shared)
+        return [_Port(main, tls), _Port(partial(ProbeProtocol, self._shared), {})]
 
     def run(self) -> int:
         """Serve until a signal ends it; the exit code of the process."""
@@ -131,6 +145,8 @@ class Worker:
         while True:
             await asyncio.sleep(1)
             self._runtime.metrics.publish()
+            if self._tls is not None:
+                self._tls.look()
             self._shared.sweep(self._server.server_state.connections)  # type: ignore[arg-type]
             if self._supervised is not None and not self._server.should_exit:
                 self._server.should_exit = self._is_to_end(self._supervised) or (
@@ -176,23 +192,33 @@ async def _kept_running(trigger: triggers.Trigger, stopping: asyncio.Event) -> N
                 await asyncio.wait_for(stopping.wait(), _RESTART_SECONDS)
 
 
-def _server_config(shared: Shared) -> uvicorn.Config:
-    def protocol(
-        config: uvicorn.Config, server_state: object, app_state: object, _loop: object = None
-    ) -> HttpProtocol:
-        return HttpProtocol(shared, server_state, asyncio.get_running_loop())
+class _Port(NamedTuple):
+    """What makes the protocol of a connection, of the server's state and the loop, and its TLS."""
 
+    protocol: Callable[[Any, asyncio.AbstractEventLoop], asyncio.Protocol]
+    tls: Mapping[str, Any]
+
+
+def _shared(runtime: Runtime, endpoint: Endpoint, handle: Handle) -> Shared:
+    shared = Shared(runtime, handle)
+    shared.probes = probes_only(handle, endpoint.unknown)
+    if endpoint.guard is not None:
+        shared.refuses = endpoint.guard.refuses
+    return shared
+
+
+def _server_config(settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         _no_app,
         interface="asgi3",
-        http=protocol,  # type: ignore[arg-type]
+        http=asyncio.Protocol,  # each port has its own
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=max(1, round(shared.runtime.settings.shutdown_seconds)),
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
     )
 
 
@@ -215,15 +241,20 @@ class _Server(uvicorn.Server):
     when_told_to_stop: Callable[[], object] | None = None
     load: Load | None = None
     """Set where other workers have the same sockets."""
+    ports: Sequence[_Port] = ()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
-        if self.load is None:
-            await super().startup(sockets)
-            return
-        made: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        protocol = partial(made, self.config, self.server_state, {})
-        self.servers = [Listener(each, protocol, self.load) for each in sockets or ()]  # type: ignore[misc]
+        loop = asyncio.get_running_loop()
+        self.servers = []
+        for each, port in zip(sockets or (), self.ports, strict=False):
+            protocol = partial(port.protocol, self.server_state, loop)
+            if self.load is None:
+                options = {"backlog": BACKLOG, **port.tls}
+                self.servers.append(await loop.create_server(protocol, sock=each, **options))
+            else:
+                listener: Any = Listener(each, protocol, self.load, port.tls)
+                self.servers.append(listener)
         self.started = True
 
     def retire(self) -> None:
