@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigurationError, KeyRefused, NotServing
 from ..settings.settings import Settings
 from ..telemetry.logs import log
 
-if TYPE_CHECKING:
-    import jwt
-
 _ISSUERS_V1 = ("https://sts.windows.net", "https://sts.chinacloudapi.cn")
-_LEEWAY_SECONDS = 60
-_FETCH_SECONDS = 10.0
-_DAY = 86400.0
-_AGAIN_SECONDS, _FIRST_SECONDS = 30.0, 5.0
-"""Between two fetches, whatever keys the tokens name; the latter while there are none yet."""
+_LEEWAY_SECONDS, _FETCH_SECONDS, _AGAIN_SECONDS, _DAY = 60, 10, 5.0, 86400
 _KEPT_TOKENS, _KEPT_SECONDS = 1024, 300
 _CALLER = re.compile(r"[\w.@-]{1,64}")
 
 
 class Tokens:
-    """Tokens of one tenant for these audiences.
+    """Tokens of one tenant for these audiences; PyJWT keeps its keys for a day, and asks for new
+    ones at most twice a minute.
 
     Args:
         tenant: its id.
@@ -40,7 +36,10 @@ class Tokens:
     """
 
     def __init__(self, tenant: str, audience: tuple[str, ...], authority: str) -> None:
+        from jwt import PyJWKClient
+
         self._address = f"{authority}/{tenant}/discovery/v2.0/keys"
+        self._client = PyJWKClient(self._address, lifespan=_DAY, timeout=_FETCH_SECONDS)
         first = [f"{issuer}/{tenant}/" for issuer in _ISSUERS_V1]
         self._wanted: dict[str, Any] = {
             "audience": audience,
@@ -48,9 +47,8 @@ class Tokens:
             "leeway": _LEEWAY_SECONDS,
             "options": {"require": ["exp", "iss", "aud"]},
         }
-        self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched = self._tried = float("-inf")
-        self._fetching: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "scoring-entra")  # to fetch keys takes its time
+        self._failed = float("-inf")
         self._callers: dict[bytes, tuple[float, str]] = {}
 
     @classmethod
@@ -90,7 +88,8 @@ class Tokens:
         until, caller = self._callers.get(digest, (0.0, ""))
         if until > time():
             return caller
-        claims = await self._claims(token)
+        check = partial(self._claims, token)
+        claims = await asyncio.get_running_loop().run_in_executor(self._thread, check)
         said = claims.get("azp") or claims.get("appid") or claims.get("oid") or ""
         caller = f"entra:{said}" if _CALLER.fullmatch(str(said)) else "entra"
         if len(self._callers) >= _KEPT_TOKENS:
@@ -98,13 +97,19 @@ class Tokens:
         self._callers[digest] = min(float(claims["exp"]), time() + _KEPT_SECONDS), caller
         return caller
 
-    async def _claims(self, token: bytes) -> dict[str, Any]:
+    def _claims(self, token: bytes) -> dict[str, Any]:
         import jwt
 
+        if monotonic() - self._failed < _AGAIN_SECONDS:
+            raise NotServing("The keys of the tenant cannot be had; try again later.")
         try:
-            key = await self._key_of(jwt.get_unverified_header(token).get("kid", ""))
-            checked: dict[str, Any] = jwt.decode(token, key.key, ["RS256"], **self._wanted)
-            return checked
+            key = self._client.get_signing_key(jwt.get_unverified_header(token).get("kid", ""))
+            claims: dict[str, Any] = jwt.decode(token, key.key, ["RS256"], **self._wanted)
+            return claims
+        except (jwt.PyJWKClientConnectionError, OSError, ValueError) as error:
+            self._failed = monotonic()
+            log.error("The keys of the tenant cannot be had from %s: %s", self._address, error)
+            raise NotServing("The keys of the tenant cannot be had; try again later.") from None
         except jwt.ExpiredSignatureError:
             why = "it has expired"
         except jwt.InvalidAudienceError:
@@ -113,34 +118,4 @@ class Tokens:
             why = "another tenant has issued it"
         except jwt.PyJWTError:
             why = "it is no token of this tenant, or not valid yet"
-        raise KeyRefused(f"The key, or token, is refused: {why}.")
-
-    async def _key_of(self, name: str) -> jwt.PyJWK:
-        from jwt import PyJWTError
-
-        now = monotonic()
-        due = name not in self._keys or now - self._fetched > _DAY
-        if due and now - self._tried > (_AGAIN_SECONDS if self._keys else _FIRST_SECONDS):
-            self._tried = now
-            self._fetching = asyncio.ensure_future(self._fetch())
-        if due and self._fetching is not None:
-            await asyncio.shield(self._fetching)
-        if not self._keys:
-            raise NotServing("The keys of the tenant cannot be had; try again later.")
-        if name not in self._keys:
-            raise PyJWTError
-        return self._keys[name]
-
-    async def _fetch(self) -> None:
-        """Have its keys, or those there were."""
-        from jwt import PyJWKClient, PyJWTError
-
-        client = PyJWKClient(self._address, cache_jwk_set=False, timeout=_FETCH_SECONDS)
-        try:
-            found = await asyncio.to_thread(client.get_signing_keys)
-        except (PyJWTError, ValueError, OSError) as error:
-            log.error("The keys of the tenant cannot be had from %s: %s", self._address, error)
-            return
-        self._keys = {each.key_id: each for each in found if each.key_id}
-        self._fetched = monotonic()
-        self._callers.clear()
+        raise KeyRefused(f"The token is refused: {why}.")

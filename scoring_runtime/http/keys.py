@@ -30,8 +30,8 @@ from .page import page_response, prefers_html
 from .probes import METRICS, PROBES
 from .watched import Watched
 
-LEAST_CHARACTERS, _MOST_CHARACTERS = 16, 1024
-_MOST_KEYS, _MOST_BYTES = 1000, 1 << 20
+_LEAST_CHARACTERS, _MOST_CHARACTERS = 16, 1024
+_MOST_BYTES = 64 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[!-+\--~]*")  # printable ASCII without space and comma
 _SCORING = frozenset({"/score", "/swagger.json", "/v2"})
@@ -80,12 +80,6 @@ class Keys:
                 found = owner
         return found
 
-    @property
-    def count(self) -> tuple[int, int]:
-        """How many may score only, and how many may do all."""
-        admins = sum(owner.is_admin for _, owner in self._watched.value)
-        return len(self._watched.value) - admins, admins
-
     def _read(self) -> list[tuple[bytes, Owner]]:
         said = self._settings
         found: dict[bytes, Owner] = {}
@@ -103,18 +97,12 @@ class Keys:
                     what = "name" if name in names else "key"
                     raise ConfigurationError(f"{place}: the {what} is that of {other}, too.")
                 names[name], found[digest] = place, Owner(name, is_admin)
-        if len(found) > _MOST_KEYS:
-            raise ConfigurationError(
-                f"There are {len(found)} keys; allowed are up to {_MOST_KEYS}. (environment "
-                "variables: SCORING_KEYS, SCORING_ADMIN_KEYS)"
-            )
         return list(found.items())
 
 
 def _in_setting(setting: str, text: str) -> Iterator[tuple[str, bytes]]:
-    entries = text.split(",") if text.strip() else []
-    for number, entry in enumerate(entries, 1):
-        yield f"{setting}, entry {number}", entry.strip().encode()
+    for number, entry in enumerate(text.split(",") if text else (), 1):
+        yield f"{setting}, entry {number}", entry.strip().encode("utf-8", "replace")
 
 
 def _in_file(setting: str, file: str) -> Iterator[tuple[str, bytes]]:
@@ -149,8 +137,9 @@ def _parted(place: str, entry: bytes) -> tuple[str, bytes]:
         wrong = "the name before the colon is not 1 to 64 letters, digits, '.', '_' or '-'"
     elif not _KEY.fullmatch(key):
         wrong = "the key has a space, a comma or a character that is not ASCII"
-    elif not LEAST_CHARACTERS <= len(key) <= _MOST_CHARACTERS:
-        wrong = f"the key has {len(key)} characters; allowed are {LEAST_CHARACTERS} to 1024"
+    elif not _LEAST_CHARACTERS <= len(key) <= _MOST_CHARACTERS:
+        bounds = f"{_LEAST_CHARACTERS} to {_MOST_CHARACTERS}"
+        wrong = f"the key has {len(key)} characters; allowed are {bounds}"
     if wrong:
         raise ConfigurationError(f"{place}: {wrong}.")
     return name, key.encode()
@@ -310,14 +299,9 @@ def guarding(settings: Settings) -> MakeGuard | None:
     """What guards an endpoint; None when nobody needs a key.
 
     Raises:
-        ConfigurationError: a key or a file of keys is not allowed, there is none, or what tokens
-            need is missing.
+        ConfigurationError: a key or a file of keys is not allowed, or what tokens need is missing.
     """
     if not settings.asks_for_keys:
         return None
     keys, tokens = Keys(settings), Tokens.of(settings)
-    if keys.count == (0, 0) and tokens is None:
-        raise ConfigurationError(
-            "SCORING_KEYS and SCORING_ADMIN_KEYS are set, but hold no key. Expected is name:key."
-        )
     return lambda endpoint, metrics: Guard(endpoint, keys, tokens, settings, metrics)

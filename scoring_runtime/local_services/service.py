@@ -8,6 +8,7 @@ that started it ends, until :meth:`LocalService.delete`. It listens on the loopb
 Below the folder that holds the services::
 
     .local-services/<name>/service.json    port, process and what is served; no secret is in it
+    .local-services/<name>/keys.txt        the keys that it asks for, if it does, for its owner only
     .local-services/<name>/log.txt         all that the host has written since it was started
     .local-services/<name>/context-<n>/    the build context it runs from
 
@@ -29,6 +30,7 @@ from typing import NamedTuple
 
 from ..errors import LocalServiceError, ServiceExists
 from ..packaging.specification import Specification
+from . import keys as local_keys
 from . import record as local_record
 from .host import GRACE_SECONDS, LOG, start
 from .process import LOOPBACK, end, ended, free_port
@@ -80,6 +82,25 @@ class LocalService:
         noted = self.record.specification
         variables = {**noted.environment.variables, **self._secrets}
         return replace(noted, environment=replace(noted.environment, variables=variables))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The primary and the secondary key; nothing if it asks for none."""
+        return local_keys.read(self._folder)
+
+    def set_keys(self, given: tuple[str | None, ...]) -> None:
+        """Change the keys, which count at once; None makes a new one.
+
+        Where it has asked for none it does so from its next start; without any given it is the
+        other way round.
+
+        Raises:
+            LocalServiceError: one is too short, or has characters that headers cannot have.
+        """
+        if given:
+            local_keys.write(self._folder, given)
+        else:
+            local_keys.remove(self._folder)
 
     @property
     def url(self) -> str:
@@ -150,6 +171,8 @@ class LocalService:
         """
         try:
             said = {"content-type": "application/json", **(headers or {})}
+            if self.keys:
+                said["x-functions-key"] = self.keys[0]
             return self._exchange("POST", "/score", body, said)
         except (OSError, http.client.HTTPException) as error:
             raise LocalServiceError(
@@ -213,6 +236,7 @@ def deploy(
     *,
     port: int | None = None,
     overwrite: bool = False,
+    keys: tuple[str | None, ...] = (),
 ) -> LocalService:
     """Start a service; it may be Transitioning yet.
 
@@ -224,11 +248,13 @@ def deploy(
         specification: what is to be served, over HTTP whatever its triggers are.
         port: where to listen; without one it is that of the replaced service, or a free port.
         overwrite: whether a service of this name that runs is replaced.
+        keys: the primary and the secondary key that it asks for, None for one that is made; without
+            any it asks for none.
 
     Raises:
         ServiceExists: one of this name runs.
-        LocalServiceError: the name is not allowed, the port is taken, or what is to be served
-            cannot be packaged.
+        LocalServiceError: the name or a key is not allowed, the port is taken, or what is to be
+            served cannot be packaged.
     """
     check_name(name)
     check_absent(root, name, overwrite)
@@ -239,6 +265,7 @@ def deploy(
     chosen = port or (before.port if before.process.is_alive else free_port())
     service = LocalService(folder, before)
     try:
+        service.set_keys(keys)
         service._start(before, replace(new, port=chosen))
     except LocalServiceError:
         if not (folder / RECORD).exists():

@@ -295,7 +295,7 @@ def test_what_the_cloud_alone_has(ws: Workspace, config: Config) -> None:
     """Keys and tokens are not supported, as they were not; a cloud is not deployed to."""
     service = Model.deploy(ws, "echo", [], config(ECHO))
     assert isinstance(service, LocalWebservice)
-    for call in (service.get_keys, service.get_token, service.regen_key):
+    for call in (service.get_keys, service.get_token, lambda: service.regen_key("Primary")):
         with pytest.raises(NotImplementedError, match=r"^Local web services do not support "):
             call()
     with pytest.raises(WebserviceException, match=r"^Nothing is deployed to a cloud here: package"):
