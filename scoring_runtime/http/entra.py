@@ -22,6 +22,7 @@ from ..telemetry.logs import log
 _ISSUERS_V1 = ("https://sts.windows.net", "https://sts.chinacloudapi.cn")
 _LEEWAY_SECONDS, _FETCH_SECONDS, _AGAIN_SECONDS, _DAY = 60, 10, 5.0, 86400
 _KEPT_TOKENS, _KEPT_SECONDS = 1024, 300
+_AUTHORITY = re.compile(r"(https://[\w.-]+|http://(127\.0\.0\.1|localhost))(:\d+)?")
 _CALLER = re.compile(r"[\w.@-]{1,64}")
 
 
@@ -56,7 +57,8 @@ class Tokens:
         """Those that the settings ask for, if any.
 
         Raises:
-            ConfigurationError: one of the two settings is missing, or PyJWT is.
+            ConfigurationError: one of the two settings is missing, or PyJWT is; or the authority
+                has no https address.
         """
         tenant, audience = settings.entra_tenant, settings.entra_audience
         if not (tenant or audience):
@@ -75,7 +77,14 @@ class Tokens:
                 "SCORING_ENTRA_TENANT needs packages that are not installed: "
                 "pip install 'scoring-runtime[entra]', or unset it."
             )
-        return cls(tenant, audience, settings.entra_authority)
+        authority = settings.entra_authority.rstrip("/")
+        authority = authority if "://" in authority else f"https://{authority}"  # as azure-identity
+        if not _AUTHORITY.fullmatch(authority):
+            raise ConfigurationError(
+                f"SCORING_ENTRA_AUTHORITY, or AZURE_AUTHORITY_HOST, is {authority!r}. Allowed is "
+                "an https address without a path."
+            )
+        return cls(tenant, audience, authority)
 
     async def caller(self, token: bytes) -> str:
         """Which application has sent a token: ``entra:`` and its id.

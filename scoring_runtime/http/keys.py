@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from ..errors import ConfigurationError, KeyMissing, KeyRefused, KeyTooWeak, ScoringRuntimeError
 from ..messages import Headers, ScoringResponse
 from ..settings.settings import Settings
-from ..telemetry.metrics import UNAUTHORIZED, Metrics, Number
+from ..telemetry.metrics import UNAUTHORIZED, Metrics
 from ..telemetry.request_ids import Ids
 from ..values.body import query_pairs
 from .entra import Tokens
@@ -37,12 +37,12 @@ _KEY = re.compile(r"[!-+\--~]*")  # printable ASCII without space and comma
 _SCORING = frozenset({"/score", "/swagger.json", "/v2"})
 _SCORING_BELOW = ("/score/", "/v2/models/")
 _HOW = "Authorization: Bearer KEY, x-functions-key: KEY, or ?code=KEY"
-_CHALLENGES: dict[type[Exception], bytes] = {
-    KeyMissing: b'Bearer realm="scoring-runtime"',
-    KeyRefused: b'Bearer realm="scoring-runtime", error="invalid_token"',
-    KeyTooWeak: b'Bearer realm="scoring-runtime", error="insufficient_scope"',
+_REFUSALS: dict[type[Exception], tuple[str, bytes]] = {
+    KeyMissing: ("no_key", b""),
+    KeyRefused: ("wrong_key", b', error="invalid_token"'),
+    KeyTooWeak: ("no_admin_key", b', error="insufficient_scope"'),
 }
-"""RFC 6750 §3."""
+"""Why, as it is counted, and as RFC 6750 §3 has it."""
 
 
 class Owner(NamedTuple):
@@ -199,10 +199,7 @@ class Guard:
         self._open = PROBES | ({METRICS} if settings.metrics_open else frozenset())
         self._answers_preflights = bool(settings.cors_origins)
         metrics.parts.add("keys")
-        reasons = {KeyMissing: "no_key", KeyRefused: "wrong_key", KeyTooWeak: "no_admin_key"}
-        self._refused: dict[type[Exception], Number] = {
-            kind: metrics.number(UNAUTHORIZED, name) for kind, name in reasons.items()
-        }
+        self._count = {why: metrics.number(UNAUTHORIZED, why) for why, _ in _REFUSALS.values()}
 
     async def __call__(self, request: HttpRequest) -> Reply:
         if request.path in self._open:
@@ -261,24 +258,22 @@ class Guard:
         raise KeyTooWeak("An administrator's key is needed here (SCORING_ADMIN_KEYS).")
 
     async def _refuse(self, request: HttpRequest, error: ScoringRuntimeError) -> Reply:
-        reply = await self._endpoint(request, _refusal(request, error))
-        if challenge := _CHALLENGES.get(type(error)):
-            self._refused[type(error)].add()
-            reply.headers.append((b"www-authenticate", challenge))
+        accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
+        # The page asks for the key, and has nothing of the service in it.
+        is_page = request.path == "/docs" and self._endpoint.knows("/docs")
+        shows_page = is_page and prefers_html(accept)
+
+        async def refused(request: HttpRequest, ids: Ids) -> ScoringResponse:
+            if shows_page:
+                return page_response(401, zipped=False)
+            raise error
+
+        reply = await self._endpoint(request, (refused, None, LOGGED))
+        if type(error) in _REFUSALS:
+            why, code = _REFUSALS[type(error)]
+            self._count[why].add()
+            reply.headers.append((b"www-authenticate", b'Bearer realm="scoring-runtime"' + code))
         return reply
-
-
-def _refusal(request: HttpRequest, error: ScoringRuntimeError) -> Found:
-    accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
-    # Which asks for the key, and has nothing of the service in it.
-    shows_page = request.path == "/docs" and prefers_html(accept)
-
-    async def refused(request: HttpRequest, ids: Ids) -> ScoringResponse:
-        if shows_page:
-            return page_response(401, zipped=False)
-        raise error
-
-    return refused, None, LOGGED
 
 
 def _is_preflight(request: HttpRequest) -> bool:

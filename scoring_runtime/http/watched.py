@@ -15,15 +15,14 @@ _LOOK_SECONDS = 0.1
 
 
 class Watched(Generic[Read]):
-    """What ``read()`` makes of the files, made anew when one of them is another than before.
+    """What ``read()`` makes of the files, anew when one of them, or where a link leads, is another.
 
-    A link that leads elsewhere counts, so that it is with the secrets that Kubernetes mounts. What
-    cannot be read then leaves what there was, and the log says what is wrong.
+    What cannot be read then leaves what there was, and the log says what is wrong with it.
 
     Args:
         what: they hold, in the plural.
         paths: of the files; with none, it is read once.
-        read: makes it of them; it raises ConfigurationError.
+        read: makes it of them.
 
     Raises:
         ConfigurationError: by ``read``, the first time.

@@ -1,7 +1,6 @@
-"""The two keys of a local service that asks for them: made here, read by its host.
+"""The two keys of a local service that asks for them, in a file that its owner alone can read.
 
-They are in a file that its owner alone can read; the host reads it again when it changes, so that a
-new key counts at once.
+The host reads it again when it changes: a new key counts at once.
 """
 
 from __future__ import annotations
@@ -23,35 +22,29 @@ def read(folder: Path) -> tuple[str, ...]:
         lines = (folder / KEYS).read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
         return ()
-    said = dict(line.split(":", 1) for line in lines)
-    return tuple(said[name] for name in NAMES)
+    return tuple(line.partition(":")[2] for line in lines)
 
 
-def write(folder: Path, given: tuple[str | None, ...] = (None, None)) -> tuple[str, ...]:
-    """Have the service ask for these keys; for one that is None a new one is made.
+def write(folder: Path, given: tuple[str | None, ...]) -> None:
+    """Have the service ask for these keys, None for one that is made; without any, for none.
 
     Raises:
         LocalServiceError: one is too short, or has characters that headers cannot have.
     """
-    made = tuple(secrets.token_urlsafe(32) if each is None else each for each in given)
+    made = [secrets.token_urlsafe(32) if each is None else each for each in given]
     for key in made:
         if len(key) < _LEAST_CHARACTERS or not key.isascii() or set(" ,\r\n") & set(key):
             raise LocalServiceError(
                 f"A key must have at least {_LEAST_CHARACTERS} characters of ASCII, without spaces "
                 "and commas; leave it out, and one is made."
             )
-    if made[0] == made[1]:
+    if len(set(made)) < len(made):
         raise LocalServiceError("The primary and the secondary key must be two.")
+    if not made:
+        (folder / KEYS).unlink(missing_ok=True)
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{name}:{key}\n" for name, key in zip(NAMES, made, strict=True))
     new = folder / f".{KEYS}"
-    new.unlink(missing_ok=True)
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.writelines(f"{name}:{key}\n" for name, key in zip(NAMES, made, strict=True))
     new.replace(folder / KEYS)
-    return made
-
-
-def remove(folder: Path) -> None:
-    """Have the service ask for none, once it is started anew."""
-    (folder / KEYS).unlink(missing_ok=True)

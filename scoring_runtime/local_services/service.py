@@ -97,10 +97,7 @@ class LocalService:
         Raises:
             LocalServiceError: one is too short, or has characters that headers cannot have.
         """
-        if given:
-            local_keys.write(self._folder, given)
-        else:
-            local_keys.remove(self._folder)
+        local_keys.write(self._folder, given)
 
     @property
     def url(self) -> str:
@@ -179,26 +176,44 @@ class LocalService:
                 f"{self._about} did not answer ({error}); it is {self.state}. Its log may say why."
             ) from error
 
-    def restart(self, specification: Specification | None = None, port: int | None = None) -> None:
+    def restart(
+        self,
+        specification: Specification | None = None,
+        port: int | None = None,
+        keys: tuple[str | None, ...] | None = None,
+    ) -> None:
         """Make the context anew, from what the sources are now, and start the host from there.
 
         The service that runs is ended only once the context is made. By default the same is
-        served from now on, at the same port.
+        served from now on, at the same port, with the same ``keys``, as :meth:`set_keys` takes
+        them.
 
         Raises:
-            LocalServiceError: the port is taken, or what is to be served cannot be packaged.
+            LocalServiceError: the port is taken, a key is not allowed, or what is to be served
+                cannot be packaged.
         """
         before = self.record
         wanted = specification or self.specification
-        self._start(before, replace(before, specification=wanted, port=port or before.port))
+        changed = replace(before, specification=wanted, port=port or before.port)
+        self._start(before, changed, keys)
 
     def delete(self) -> None:
         """End the process and remove the service's folder; nothing if both are gone."""
         end(self.record.process, GRACE_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, before: Record, wanted: Record) -> None:
-        self._record = start(self._folder, before, wanted)
+    def _start(
+        self, before: Record, wanted: Record, keys: tuple[str | None, ...] | None = None
+    ) -> None:
+        there = self.keys
+        if keys is not None:
+            self.set_keys(keys)
+        try:
+            self._record = start(self._folder, before, wanted)
+        except LocalServiceError:
+            if keys is not None:
+                self.set_keys(there)
+            raise
         variables = wanted.specification.environment.variables
         self._secrets = {n: variables[n] for n in self._record.required if n in variables}
 
@@ -265,8 +280,7 @@ def deploy(
     chosen = port or (before.port if before.process.is_alive else free_port())
     service = LocalService(folder, before)
     try:
-        service.set_keys(keys)
-        service._start(before, replace(new, port=chosen))
+        service._start(before, replace(new, port=chosen), keys)
     except LocalServiceError:
         if not (folder / RECORD).exists():
             shutil.rmtree(folder, ignore_errors=True)

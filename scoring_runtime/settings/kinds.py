@@ -64,21 +64,12 @@ def exactly_true(value: str) -> bool:
 
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_AUTHORITY = re.compile(r"(https://[\w.-]+|http://(127\.0\.0\.1|localhost))(:\d+)?/?")
 
 
 def uuid(value: str) -> str:
     if value and not _UUID.fullmatch(value):
         raise ValueError
     return value.lower()
-
-
-def authority(value: str) -> str:
-    """Without a scheme it is https, as azure-identity takes it; plain http is for this machine."""
-    address = value if "://" in value else f"https://{value}"
-    if not _AUTHORITY.fullmatch(address):
-        raise ValueError
-    return address.rstrip("/")
 
 
 def list_of(value: str) -> tuple[str, ...]:

@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Once a second: end it when an answer is not read, or no request comes."""
-        unsent = _unsent(self._transport)
+        unsent = _unsent(self._transport, self._scheme == "https")
         if unsent != self._unsent:
             self._unsent, self._moved = unsent, now
         elif unsent is None:
@@ -346,14 +346,18 @@ def _descriptors_for_connections() -> int:
     return sys.maxsize
 
 
-def _unsent(transport: Any) -> tuple[int, bytes] | None:
-    """How much the client has not taken, while it holds up what is to be sent; None if not."""
+def _unsent(transport: Any, of_tls: bool) -> tuple[int, bytes] | None:
+    """How much the client has not taken, while it holds up what is to be sent; None if not.
+
+    With TLS what is sealed lies in another transport, which tells nothing of it.
+    """
     size = transport.get_write_buffer_size()
     queued = b""
-    if size:  # on Linux with what has left this process: slow readers take that first (tcp(7))
+    if size or of_tls:
+        # On Linux with what has left this process: slow readers take that first (tcp(7)).
         with contextlib.suppress(ImportError, OSError, AttributeError):
             from fcntl import ioctl
             from termios import TIOCOUTQ
 
             queued = ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
-    return (size, queued) if size else None
+    return (size, queued) if size or any(queued) else None

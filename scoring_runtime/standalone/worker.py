@@ -12,16 +12,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import uvicorn
 
 from ..cache.build import caching
-from ..http.endpoint import Endpoint, create
-from ..http.messages import Handle
+from ..http.endpoint import create
 from ..http.probes import probes_only
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import Loaded, Runtime, State, build
+from ..scoring.runtime import Loaded, State, build
 from ..scoring.served import Served
 from ..settings.settings import Settings
 from ..telemetry.logs import log
@@ -65,10 +64,19 @@ class Worker:
         self._runtime.trace_by(spans_of(settings))
         self._caching = caching(self._runtime, "WORKER_COUNT")
         self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
-        self._shared = _shared(self._runtime, self._endpoint, handle)
+        self._shared = Shared(self._runtime, handle)
+        self._shared.probes = probes_only(handle, self._endpoint.unknown)
+        protocol: type[HttpProtocol] = HttpProtocol
+        if (guard := self._endpoint.guard) is not None:
+            protocol, self._shared.refuses = GuardedProtocol, guard.refuses
         self._tls = tls_of(settings)
+        if self._tls is not None:
+            self._shared.scheme = "https"
         self._server = _Server(_server_config(settings))
-        self._server.ports = self._ports()
+        self._server.ports = [
+            (partial(protocol, self._shared), self._tls.options if self._tls is not None else {}),
+            (partial(ProbeProtocol, self._shared), {}),
+        ]
         if supervised is not None and settings.shares_sockets:
             self._server.load = supervised.load
             self._shared.lost = supervised.load.lost
@@ -78,14 +86,6 @@ class Worker:
         metrics.publish_by(self._publish_connections)
         self._triggers = triggers.build(self._runtime, self._caching.score)
         self._exit_code = EXIT_OK
-
-    def _ports(self) -> list[_Port]:
-        """What is spoken at each of the sockets."""
-        guarded = self._endpoint.guard is not None
-        self._shared.scheme = "https" if self._tls is not None else "http"
-        tls = self._tls.options if self._tls is not None else {}
-        main = partial(GuardedProtocol if guarded else HttpProtocol, self._shared)
-        return [_Port(main, tls), _Port(partial(ProbeProtocol, self._shared), {})]
 
     def run(self) -> int:
         """Serve until a signal ends it; the exit code of the process."""
@@ -192,21 +192,6 @@ async def _kept_running(trigger: triggers.Trigger, stopping: asyncio.Event) -> N
                 await asyncio.wait_for(stopping.wait(), _RESTART_SECONDS)
 
 
-class _Port(NamedTuple):
-    """What makes the protocol of a connection, of the server's state and the loop, and its TLS."""
-
-    protocol: Callable[[Any, asyncio.AbstractEventLoop], asyncio.Protocol]
-    tls: Mapping[str, Any]
-
-
-def _shared(runtime: Runtime, endpoint: Endpoint, handle: Handle) -> Shared:
-    shared = Shared(runtime, handle)
-    shared.probes = probes_only(handle, endpoint.unknown)
-    if endpoint.guard is not None:
-        shared.refuses = endpoint.guard.refuses
-    return shared
-
-
 def _server_config(settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         _no_app,
@@ -241,19 +226,20 @@ class _Server(uvicorn.Server):
     when_told_to_stop: Callable[[], object] | None = None
     load: Load | None = None
     """Set where other workers have the same sockets."""
-    ports: Sequence[_Port] = ()
+    ports: Sequence[tuple[Callable[..., asyncio.Protocol], Mapping[str, Any]]] = ()
+    """For each socket what makes a protocol, of the server's state and the loop; and its TLS."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
         loop = asyncio.get_running_loop()
         self.servers = []
-        for each, port in zip(sockets or (), self.ports, strict=False):
-            protocol = partial(port.protocol, self.server_state, loop)
+        for each, (made, tls) in zip(sockets or (), self.ports, strict=False):
+            protocol = partial(made, self.server_state, loop)
             if self.load is None:
-                options = {"backlog": BACKLOG, **port.tls}
+                options = {"backlog": BACKLOG, **tls}
                 self.servers.append(await loop.create_server(protocol, sock=each, **options))
             else:
-                listener: Any = Listener(each, protocol, self.load, port.tls)
+                listener: Any = Listener(each, protocol, self.load, tls)
                 self.servers.append(listener)
         self.started = True
 

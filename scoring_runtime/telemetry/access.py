@@ -131,21 +131,8 @@ def _as_json(entries: list[Entry]) -> str:
 
 def _record(entry: Entry, message: str | None = None) -> logging.LogRecord:
     """``fields`` are what JSON has of it; the id is in the text already."""
-    (
-        moment,
-        method,
-        path,
-        _,
-        status,
-        seconds,
-        length,
-        trigger,
-        client,
-        model,
-        cache,
-        key,
-        request,
-    ) = entry
+    moment, method, path, _, status, seconds, length, *about, request = entry
+    trigger, client, model, cache, key = about
     text = _text(entry) if message is None else message
     record = log.makeRecord(log.name, logging.INFO, __file__, 0, text, (), None)
     record.created, record.msecs = moment, int(moment * 1000) % 1000

@@ -209,6 +209,42 @@ class Webservice:
         self._refuse_unless_there("get_logs")
         return self._service.log(num_lines)
 
+    def get_keys(self) -> tuple[str, ...]:
+        """The primary and the secondary key.
+
+        Raises:
+            NotImplementedError: it asks for none.
+        """
+        if keys := self._service.keys:
+            return keys
+        raise NotImplementedError(
+            "Local web services do not support auth keys unless they are deployed, or updated, "
+            "with auth_enabled=True."
+        )
+
+    def regen_key(self, key: str, set_key: str | None = None) -> None:
+        """Make one of the keys anew, or ``set_key``; the old one ends, the other stays.
+
+        Args:
+            key: ``Primary`` or ``Secondary``.
+            set_key: the new key.
+
+        Raises:
+            NotImplementedError: it asks for none.
+            WebserviceException: there is no such key, or the new one is too short.
+        """
+        there = self.get_keys()
+        which = str(key or "").capitalize()
+        if which not in _KEYS:
+            raise WebserviceException(
+                f"Error, invalid value provided for key: {key}.\n"
+                f"Valid options are: {', '.join(_KEYS)}"
+            )
+        kept = [None if name == which else each for name, each in zip(_KEYS, there, strict=True)]
+        given = tuple(set_key if each is None else each for each in kept)
+        with as_webservice_exceptions():
+            self._service.set_keys(given)
+
     def reload(self, wait: bool = False) -> None:
         """Start it anew from what its script, its source folder and its models are now; as
         :meth:`update`."""
@@ -247,9 +283,8 @@ class Webservice:
         if (unused or auth_enabled is not None) and not switched and not wanted and port is None:
             return
         with as_webservice_exceptions():
-            if switched:
-                self._service.set_keys((None, None) if auth_enabled else ())
-            self._service.restart(wanted, port)
+            keys = ((None, None) if auth_enabled else ()) if switched else None
+            self._service.restart(wanted, port, keys)
         if wait:
             self.wait_for_deployment()
 
@@ -363,42 +398,6 @@ class LocalWebservice(Webservice):
         """Those that run, or ``all``; see :meth:`Webservice.list`."""
         found = Webservice.list(workspace, model_name=model_name, model_id=model_id)
         return [each for each in found if all or each.state != FAILED]
-
-    def get_keys(self) -> tuple[str, ...]:
-        """The primary and the secondary key.
-
-        Raises:
-            NotImplementedError: it asks for none.
-        """
-        if keys := self._service.keys:
-            return keys
-        raise NotImplementedError(
-            "Local web services do not support auth keys unless they are deployed, or updated, "
-            "with auth_enabled=True."
-        )
-
-    def regen_key(self, key: str, set_key: str | None = None) -> None:
-        """Make one of the keys anew, or ``set_key``; the old one ends, the other stays.
-
-        Args:
-            key: ``Primary`` or ``Secondary``.
-            set_key: the new key.
-
-        Raises:
-            NotImplementedError: it asks for none.
-            WebserviceException: there is no such key, or the new one is too short.
-        """
-        there = self.get_keys()
-        which = str(key or "").capitalize()
-        if which not in _KEYS:
-            raise WebserviceException(
-                f"Error, invalid value provided for key: {key}.\n"
-                f"Valid options are: {', '.join(_KEYS)}"
-            )
-        kept = [None if name == which else each for name, each in zip(_KEYS, there, strict=True)]
-        given = tuple(set_key if each is None else each for each in kept)
-        with as_webservice_exceptions():
-            self._service.set_keys(given)
 
     get_token = refusing(
         "Local web services do not support token authentication.", NotImplementedError
