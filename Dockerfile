@@ -69,7 +69,8 @@ RUN groupadd --gid 10001 scoring \
 ENV HOME=/home/scoring \
     PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/var/azureml-app \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    SCORING_HOST=0.0.0.0
 COPY --from=standalone-packages /opt/venv/ /opt/venv/
 COPY scoring_runtime/ /var/azureml-app/scoring_runtime/
 RUN python -m compileall -q --invalidation-mode checked-hash /var/azureml-app/scoring_runtime
@@ -84,7 +85,7 @@ LABEL \
 USER 10001:10001
 EXPOSE 5001
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-I", "-c", "import http.client as h, os; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('SERVER_PORT', 5001)), timeout=4); c.request('GET', '/health/live'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["python", "-I", "-c", "import http.client as h, os, ssl; e = os.environ.get; t = e('SCORING_TLS_CERT'); p = t and e('SEPERATE_HEALTH_ENDPOINT') == 'true'; a = ('127.0.0.1', int(e('HEALTH_PORT', 5000) if p else e('SERVER_PORT', 5001))); c = h.HTTPSConnection(*a, timeout=4, context=ssl._create_unverified_context()) if t and not p else h.HTTPConnection(*a, timeout=4); c.request('GET', '/health/live'); raise SystemExit(c.getresponse().status != 200)"]
 CMD ["python", "-m", "scoring_runtime", "serve"]
 
 # What a build without --target makes.

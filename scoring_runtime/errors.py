@@ -20,7 +20,10 @@
     │   ├── UnsupportedMethod
     │   ├── InputTooLarge
     │   ├── RequestIdTooLong
-    │   └── InputNotFound           no input is kept under the key that was named
+    │   ├── InputNotFound           no input is kept under the key that was named
+    │   ├── KeyRefused              the caller's key, or token, is none that is known here
+    │   │   └── KeyMissing          none was sent
+    │   └── KeyTooWeak              it opens other routes, not this one
     ├── RunError                    run() was called, or waited for, and gave no result
     │   ├── RunFailed
     │   ├── RunTimeout
@@ -121,6 +124,18 @@ class RequestIdTooLong(InputError):
 
 class InputNotFound(InputError):
     """No input is kept under the key that was named; the message says which."""
+
+
+class KeyRefused(InputError):
+    """The caller's key, or token, is none that is known here; the message never has it."""
+
+
+class KeyMissing(KeyRefused):
+    """No key was sent."""
+
+
+class KeyTooWeak(InputError):
+    """The key is known, but only an administrator's opens this route."""
 
 
 class RunError(ScoringRuntimeError):

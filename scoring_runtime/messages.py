@@ -24,6 +24,8 @@ class Progress:
     """When a scoring thread took it up; 0 until then, and where no run() is needed."""
     model = ""
     """As the input names it; nothing for the default."""
+    caller = ""
+    """By what name the caller is known, whose key was asked for."""
     trace: Any = None
     """Its trace (telemetry/spans.py), if it is of one."""
 

@@ -104,7 +104,7 @@ def _add_serve(commands: Any) -> None:
     serve = add(commands, "serve", text, "--entry-script score.py --model-dir model")
     _model_options(serve)
     _option(serve, "--port", "SERVER_PORT", "port to listen on (5001)", int)
-    _option(serve, "--host", "SCORING_HOST", "address to listen on (0.0.0.0)")
+    _option(serve, "--host", "SCORING_HOST", "address to listen on (127.0.0.1)")
     _option(
         serve, "--workers", "WORKER_COUNT", "worker processes, or auto (1)", str, "--worker_count"
     )
@@ -399,7 +399,7 @@ def _banner(settings: Settings) -> None:
         log.info("Application Insights has been disabled.")
     shown = ("entry_script", "model_dir", "config_file", "worker_count", "scoring_timeout_ms")
     rows = [f"{environment_name(n)}: {getattr(settings, n)}" for n in shown]
-    base = f"http://127.0.0.1:{settings.port}"
+    base = f"{'https' if settings.tls_cert else 'http'}://127.0.0.1:{settings.port}"
     score = f"Score:          POST  {base}/score\n" if "http" in triggers(settings) else ""
     found = served(settings)
     if score and len(found) > 1:
@@ -418,7 +418,7 @@ def _banner(settings: Settings) -> None:
         f"Readiness:      GET   {base}/health/ready\n"
         f"Schema:         GET   {base}/swagger.json\n"
         f"{watching}\n"
-        f"Open to:        {_open_to(settings)}, without a key and without TLS\n"
+        f"{_open_to(settings)}"
         f"Documentation:  {DOCUMENTATION}\n",
         file=sys.stderr,
         flush=True,
@@ -426,6 +426,25 @@ def _banner(settings: Settings) -> None:
 
 
 def _open_to(settings: Settings) -> str:
-    if settings.host in ("127.0.0.1", "::1", "localhost"):
-        return "this machine only (SCORING_HOST)"
-    return f"every machine that reaches {settings.host} (SCORING_HOST)"
+    """What is open to whom, in lines."""
+    address = settings.address
+    here = address in ("127.0.0.1", "::1", "localhost")
+    whom = "this machine only" if here else f"every machine that reaches {address}"
+    tls = "with TLS" if settings.tls_cert else "without TLS"
+    tls += " for clients with a certificate (SCORING_TLS_CA)" if settings.tls_ca else ""
+    if not settings.asks_for_keys:
+        return f"Open to:        {whom} (SCORING_HOST), without a key and {tls}\n"
+    admins = settings.admin_keys or settings.admin_keys_file
+    given = {
+        "a key (SCORING_KEYS)": settings.keys or settings.keys_file,
+        "a token (SCORING_ENTRA_TENANT)": settings.entra_tenant,
+        "an administrator's key (SCORING_ADMIN_KEYS)": admins,
+    }
+    scoring = " or ".join(what for what, value in given.items() if value)
+    rest = "with an administrator's key" if admins else "closed (set SCORING_ADMIN_KEYS)"
+    openly = "health and /metrics" if settings.metrics_open else "health"
+    return (
+        f"Open to:        {whom} (SCORING_HOST), {tls}\n"
+        f"Scoring:        with {scoring}\n"
+        f"All else:       {rest}; {openly} without\n"
+    )

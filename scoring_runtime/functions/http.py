@@ -48,7 +48,7 @@ def register(app: func.FunctionApp, runtime: Runtime, cached: Caching) -> None:
     ]
     if runtime.settings.pages:
         routes += [("docs", "docs", level), ("status", "status", level)]
-    runtime.asks_for_key = level != "ANONYMOUS"
+    runtime.asks_for_key = runtime.asks_for_key or level != "ANONYMOUS"
     if cached.inputs is not None:
         routes.append(("inputs", "inputs/{key}", level))
     for name, route, auth in routes:

@@ -20,6 +20,7 @@ from ..values.body import query_pairs
 from ..values.wording import too_large
 from .cors import with_cors
 from .errors import INTERNAL, error_response, forget, message_response
+from .keys import Guard, guarding
 from .messages import Handle, HttpRequest, Reply
 from .model_routes import (
     ALIVE,
@@ -31,6 +32,7 @@ from .model_routes import (
     Found,
     ModelRoutes,
     json_response,
+    no_such_path,
     with_error,
 )
 from .page import page_routes
@@ -55,6 +57,9 @@ _READ = ("GET", "HEAD", "OPTIONS")
 
 class Endpoint:
     """Answers every path; calling it never raises."""
+
+    guard: Guard | None = None
+    """What asks for keys, if anything does."""
 
     def __init__(
         self,
@@ -94,12 +99,15 @@ class Endpoint:
         else:
             del self._routes["/score"]
 
-    async def __call__(self, request: HttpRequest) -> Reply:
+    async def __call__(self, request: HttpRequest, found: Found | None = None) -> Reply:
+        """The answer of the path's route, or of ``found`` in its place."""
         if request.progress is None:
             progress = Progress()
             progress.received = perf_counter()
             request = request._replace(progress=progress)
-        route, methods, kind = self._routes.get(request.path) or self._route_of(request.path)
+        route, methods, kind = (
+            found or self._routes.get(request.path) or self._route_of(request.path)
+        )
         headers = dict(request.headers)
         if len(headers) != len(request.headers):
             headers = _joined(request.headers)
@@ -126,6 +134,15 @@ class Endpoint:
         if kind:
             self._ended(request, response, ids, outcome, kind)
         return self._reply(response, ids, headers)
+
+    def knows(self, path: str) -> bool:
+        """Whether there is a route of this path."""
+        route, _, _ = self._routes.get(path) or self._route_of(path)
+        return route not in (_not_found, no_such_path)
+
+    async def unknown(self, request: HttpRequest) -> Reply:
+        """The answer of a path that has no route."""
+        return await self(request, _UNKNOWN)
 
     def failed(self, error: ScoringRuntimeError, request: HttpRequest) -> Reply:
         """The answer when a reply's stream has ended in an error before anything was sent."""
@@ -261,7 +278,7 @@ class Endpoint:
         self._access.add(
             (
                 time(), method, path, query, status, seconds, length,
-                "http", client, model, cache, request_id,
+                "http", client, model, cache, progress.caller, request_id,
             )
         )  # fmt: skip
 
@@ -300,6 +317,9 @@ def create(
     """The endpoint of a runtime, and the same with the wrappers its settings ask for."""
     endpoint = Endpoint(runtime, score, inputs, access_log=access_log)
     handle: Handle = endpoint
+    if (guarded := guarding(runtime.settings)) is not None:
+        endpoint.guard = handle = guarded(endpoint, runtime.metrics)
+        runtime.asks_for_key = True
     if origins := runtime.settings.cors_origins:
         handle = with_cors(handle, origins)
     if runtime.spans is not None:

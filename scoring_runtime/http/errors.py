@@ -8,6 +8,8 @@ from ..errors import (
     InputError,
     InputNotFound,
     InputTooLarge,
+    KeyRefused,
+    KeyTooWeak,
     NotAcceptable,
     NotServing,
     RequestIdTooLong,
@@ -23,6 +25,8 @@ from ..script.openapi import NoSuchDocument
 from ..telemetry.logs import log
 
 _STATUS: tuple[tuple[type[ScoringRuntimeError], int], ...] = (
+    (KeyRefused, 401),
+    (KeyTooWeak, 403),
     (InputTooLarge, 413),
     (UnsupportedContentType, 415),
     (UnsupportedMethod, 405),

@@ -53,7 +53,7 @@ class ModelRoutes:
         if path == V2 or path.startswith(f"{V2}/"):
             found = self._open_inference(path.split("/")[2:])
             if found is None:
-                return _no_such_path, None, LOGGED
+                return no_such_path, None, LOGGED
             route, methods, logged = found
             return _v2(route, methods or _READ), None, logged
         return None
@@ -147,7 +147,8 @@ def json_response(value: dict[str, Any], status: int = 200) -> ScoringResponse:
     return ScoringResponse(status, orjson.dumps(value), JSON_HEADERS[:1], -1)
 
 
-async def _no_such_path(request: HttpRequest, ids: Ids) -> ScoringResponse:
+async def no_such_path(request: HttpRequest, ids: Ids) -> ScoringResponse:
+    """Of a path below ``/v2``."""
     return with_error(message_response(404, _NO_SUCH_PATH))
 
 

@@ -14,6 +14,7 @@ from ..errors import LocalServiceError, PackagingError
 from ..packaging import app_settings, context
 from ..packaging.specification import STANDALONE, Specification
 from ..settings.settings import setting_fields
+from . import keys
 from . import record as local_record
 from .process import LOOPBACK, check_port, end, spawn
 from .record import Record
@@ -51,6 +52,8 @@ def start(folder: Path, before: Record, wanted: Record) -> Record:
             made = context.make(specification, place, resolve=False)
             required = tuple(each.name for each in made.required)
             environment = _environment(os.environ, specification, place, wanted.port, required)
+            if keys.read(folder):
+                environment["SCORING_KEYS_FILE"] = str(folder / keys.KEYS)
             end(before.process, GRACE_SECONDS)
             command = [sys.executable, "-m", "scoring_runtime", "serve"]
             record = replace(

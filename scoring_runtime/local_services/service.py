@@ -8,6 +8,7 @@ that started it ends, until :meth:`LocalService.delete`. It listens on the loopb
 Below the folder that holds the services::
 
     .local-services/<name>/service.json    port, process and what is served; no secret is in it
+    .local-services/<name>/keys.txt        the keys that it asks for, if it does, for its owner only
     .local-services/<name>/log.txt         all that the host has written since it was started
     .local-services/<name>/context-<n>/    the build context it runs from
 
@@ -29,6 +30,7 @@ from typing import NamedTuple
 
 from ..errors import LocalServiceError, ServiceExists
 from ..packaging.specification import Specification
+from . import keys as local_keys
 from . import record as local_record
 from .host import GRACE_SECONDS, LOG, start
 from .process import LOOPBACK, end, ended, free_port
@@ -80,6 +82,22 @@ class LocalService:
         noted = self.record.specification
         variables = {**noted.environment.variables, **self._secrets}
         return replace(noted, environment=replace(noted.environment, variables=variables))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The primary and the secondary key; nothing if it asks for none."""
+        return local_keys.read(self._folder)
+
+    def set_keys(self, given: tuple[str | None, ...]) -> None:
+        """Change the keys, which count at once; None makes a new one.
+
+        Where it has asked for none it does so from its next start; without any given it is the
+        other way round.
+
+        Raises:
+            LocalServiceError: one is too short, or has characters that headers cannot have.
+        """
+        local_keys.write(self._folder, given)
 
     @property
     def url(self) -> str:
@@ -150,32 +168,52 @@ class LocalService:
         """
         try:
             said = {"content-type": "application/json", **(headers or {})}
+            if self.keys:
+                said["x-functions-key"] = self.keys[0]
             return self._exchange("POST", "/score", body, said)
         except (OSError, http.client.HTTPException) as error:
             raise LocalServiceError(
                 f"{self._about} did not answer ({error}); it is {self.state}. Its log may say why."
             ) from error
 
-    def restart(self, specification: Specification | None = None, port: int | None = None) -> None:
+    def restart(
+        self,
+        specification: Specification | None = None,
+        port: int | None = None,
+        keys: tuple[str | None, ...] | None = None,
+    ) -> None:
         """Make the context anew, from what the sources are now, and start the host from there.
 
         The service that runs is ended only once the context is made. By default the same is
-        served from now on, at the same port.
+        served from now on, at the same port, with the same ``keys``, as :meth:`set_keys` takes
+        them.
 
         Raises:
-            LocalServiceError: the port is taken, or what is to be served cannot be packaged.
+            LocalServiceError: the port is taken, a key is not allowed, or what is to be served
+                cannot be packaged.
         """
         before = self.record
         wanted = specification or self.specification
-        self._start(before, replace(before, specification=wanted, port=port or before.port))
+        changed = replace(before, specification=wanted, port=port or before.port)
+        self._start(before, changed, keys)
 
     def delete(self) -> None:
         """End the process and remove the service's folder; nothing if both are gone."""
         end(self.record.process, GRACE_SECONDS)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, before: Record, wanted: Record) -> None:
-        self._record = start(self._folder, before, wanted)
+    def _start(
+        self, before: Record, wanted: Record, keys: tuple[str | None, ...] | None = None
+    ) -> None:
+        there = self.keys
+        if keys is not None:
+            self.set_keys(keys)
+        try:
+            self._record = start(self._folder, before, wanted)
+        except LocalServiceError:
+            if keys is not None:
+                self.set_keys(there)
+            raise
         variables = wanted.specification.environment.variables
         self._secrets = {n: variables[n] for n in self._record.required if n in variables}
 
@@ -213,6 +251,7 @@ def deploy(
     *,
     port: int | None = None,
     overwrite: bool = False,
+    keys: tuple[str | None, ...] = (),
 ) -> LocalService:
     """Start a service; it may be Transitioning yet.
 
@@ -224,11 +263,13 @@ def deploy(
         specification: what is to be served, over HTTP whatever its triggers are.
         port: where to listen; without one it is that of the replaced service, or a free port.
         overwrite: whether a service of this name that runs is replaced.
+        keys: the primary and the secondary key that it asks for, None for one that is made; without
+            any it asks for none.
 
     Raises:
         ServiceExists: one of this name runs.
-        LocalServiceError: the name is not allowed, the port is taken, or what is to be served
-            cannot be packaged.
+        LocalServiceError: the name or a key is not allowed, the port is taken, or what is to be
+            served cannot be packaged.
     """
     check_name(name)
     check_absent(root, name, overwrite)
@@ -239,7 +280,7 @@ def deploy(
     chosen = port or (before.port if before.process.is_alive else free_port())
     service = LocalService(folder, before)
     try:
-        service._start(before, replace(new, port=chosen))
+        service._start(before, replace(new, port=chosen), keys)
     except LocalServiceError:
         if not (folder / RECORD).exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -102,7 +102,8 @@ FROM ${{BASE_IMAGE:-{image}}} AS standalone
 ENV HOME=/home/scoring \\
     PATH=/opt/venv/bin:$PATH \\
     PYTHONPATH={pythonpath} \\
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \\
+    SCORING_HOST=0.0.0.0
 COPY --from=standalone-packages /opt/venv/ /opt/venv/
 {models}COPY scoring_runtime/ /var/azureml-app/scoring_runtime/
 RUN python -m compileall -q --invalidation-mode checked-hash /var/azureml-app/scoring_runtime
@@ -117,8 +118,11 @@ CMD ["python", "-m", "scoring_runtime", "serve"]
 """
 # Isolated (-I), for the entry script's folder may hold a module by the name of a standard one.
 _HEALTHY = (
-    "import http.client as h, os; "
-    "c = h.HTTPConnection('127.0.0.1', int(os.environ.get('SERVER_PORT', 5001)), timeout=4); "
+    "import http.client as h, os, ssl; e = os.environ.get; t = e('SCORING_TLS_CERT'); "
+    "p = t and e('SEPERATE_HEALTH_ENDPOINT') == 'true'; "
+    "a = ('127.0.0.1', int(e('HEALTH_PORT', 5000) if p else e('SERVER_PORT', 5001))); "
+    "c = h.HTTPSConnection(*a, timeout=4, context=ssl._create_unverified_context()) "
+    "if t and not p else h.HTTPConnection(*a, timeout=4); "
     "c.request('GET', '/health/live'); raise SystemExit(c.getresponse().status != 200)"
 )
 _PARTS = {

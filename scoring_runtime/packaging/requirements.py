@@ -50,6 +50,7 @@ _TRIGGERS: Mapping[tuple[str, str], tuple[str, ...]] = {
     (FUNCTIONS, "service_bus"): ("azure-servicebus>=7.12,<8", *_IDENTITY),
 }
 _CACHE = ("redis>=5.1",)
+_TOKENS = {"SCORING_ENTRA_TENANT": "pyjwt[crypto]>=2.14,<3"}
 _SCRIPT = ("inference-schema>=1.7", "joblib>=1.3")
 # A model fitted on a table is called with one when no script does it; only loading it would tell.
 _TABLES = "tables"
@@ -171,7 +172,10 @@ def _of_runtime(specification: Specification, target: str, kinds: Iterable[str])
     """A standalone image without triggers named takes every one whose connection is set."""
     every = ("http", "blob", "service_bus") if target == STANDALONE else ("http",)
     script = specification.entry_script is not None
-    return runtime_requirements(target, specification.triggers or every, script=script, kinds=kinds)
+    triggers = specification.triggers or every
+    lines = runtime_requirements(target, triggers, script=script, kinds=kinds)
+    said = specification.environment.variables
+    return *lines, *(line for name, line in _TOKENS.items() if name in said)
 
 
 def _parts(parts: Mapping[str, Iterable[str]]) -> Iterator[str]:

@@ -18,7 +18,7 @@ KEY = {
         "type": "apiKey",
         "name": "x-functions-key",
         "in": "header",
-        "description": "A key of the function app, or of the function.",
+        "description": "A key of the service; on Azure Functions of the app, or of the function.",
     }
 }
 ERRORS = {

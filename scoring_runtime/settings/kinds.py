@@ -63,6 +63,15 @@ def exactly_true(value: str) -> bool:
     return value == "true"
 
 
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def uuid(value: str) -> str:
+    if value and not _UUID.fullmatch(value):
+        raise ValueError
+    return value.lower()
+
+
 def list_of(value: str) -> tuple[str, ...]:
     return tuple(each.strip() for each in value.split(",") if each.strip())
 

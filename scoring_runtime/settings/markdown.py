@@ -9,6 +9,7 @@ from .settings import Settings, setting_fields
 _GROUPS = {
     "AZUREML_ENTRY_SCRIPT": "Script and model",
     "SCORING_HOST": "The standalone server",
+    "SCORING_KEYS": "Keys and TLS",
     "SCORING_TIMEOUT_MS": "Requests and limits",
     "SCORING_DEFAULT_MODEL": "Models without a script",
     "SCORING_NAN": "Results",

@@ -61,9 +61,9 @@ class Settings:
     source_dir: str = _setting("AZUREML_SOURCE_DIRECTORY", "", str, "a folder", "Put on `sys.path`, relative to `AML_APP_ROOT`.")
     config_file: str = _setting("AZUREML_CONFIG_FILE", "", str, "a JSON file", "Settings by these names; the environment wins over it. Default: `config.json` in `AML_APP_ROOT`, else next to the entry script.")
 
-    host: str = _setting("SCORING_HOST", "0.0.0.0", str, "an address", "Address the standalone host listens on.")
+    host: str = _setting("SCORING_HOST", "", str, "an address", "Address the standalone host listens on. Default: 127.0.0.1, this machine alone; 0.0.0.0 when clients are asked for a key, a token or a certificate, and in the images.")
     port: int = _setting("SERVER_PORT", 5001, _PORT, _PORTS, "Port of the standalone host.")
-    health_port: int = _setting("HEALTH_PORT", 5000, _PORT, _PORTS, "Second port, with the same routes, when `SEPERATE_HEALTH_ENDPOINT` is on.")
+    health_port: int = _setting("HEALTH_PORT", 5000, _PORT, _PORTS, "Second port, with health and `/metrics` only and without TLS, when `SEPERATE_HEALTH_ENDPOINT` is on.")
     separate_health_endpoint: bool = _setting("SEPERATE_HEALTH_ENDPOINT", False, kinds.exactly_true, "true (this spelling) or anything else", "Listen on `HEALTH_PORT` too.")
     worker_count: int = _setting("WORKER_COUNT", 1, kinds.workers, "a whole number from 1, or auto", "Processes of the standalone host. `auto`: as many as the container's CPU quota allows. The threads of BLAS, OpenMP and onnxruntime are divided among them.")
     worker_timeout: float = _setting("WORKER_TIMEOUT", 300.0, kinds.seconds, "seconds, 0 for none", "Upper bound of one `run()` in the standalone host; `SCORING_TIMEOUT_MS` may be lower.")
@@ -71,6 +71,18 @@ class Settings:
     max_requests: int = _setting("SCORING_MAX_REQUESTS", 0, kinds.integer(0), "a whole number, 0 for none", "Standalone host: a process that has scored so many requests, files and messages (up to a tenth more, so that not all are due at once) is replaced by a new one, without a lost request.")
     max_rss_mb: int = _setting("SCORING_MAX_RSS_MB", 0, kinds.integer(0), "a whole number of MB, 0 for none", "Standalone host, on Linux: the same for a process that holds more memory than that.")
     shutdown_seconds: float = _setting("SCORING_SHUTDOWN_SECONDS", 30.0, kinds.seconds, "seconds", "How long SIGTERM waits for what is in flight.")
+
+    keys: str = _setting("SCORING_KEYS", "", str, "name:key, separated by commas; a key has at least 16 characters", "Turns [keys](keys-and-tls.md) on: who sends one of these may score. They are sent as `Authorization: Bearer`, `x-functions-key` or `?code=`.", secret=True)
+    keys_file: str = _setting("SCORING_KEYS_FILE", "", str, "a file with one name:key a line", "The same from a file, which is read again when it changes.")
+    admin_keys: str = _setting("SCORING_ADMIN_KEYS", "", str, "name:key, separated by commas", "Keys that open all routes: also `/metrics`, `/status`, `/docs`, `/inputs`, and what changes the service.", secret=True)
+    admin_keys_file: str = _setting("SCORING_ADMIN_KEYS_FILE", "", str, "a file with one name:key a line", "The same from a file, which is read again when it changes.")
+    metrics_open: bool = _setting("SCORING_METRICS_OPEN", False, kinds.boolean, _SWITCH, "Answer `/metrics` without a key.")
+    entra_tenant: str = _setting("SCORING_ENTRA_TENANT", "", kinds.uuid, "the id of a tenant, a UUID", "Tokens of Microsoft Entra ID from this tenant may score (extra `entra`).")
+    entra_audience: tuple[str, ...] = _setting("SCORING_ENTRA_AUDIENCE", (), kinds.list_of, "application ids or URIs, separated by commas", "Whom such a token is for: this service, as it is registered.")
+    entra_authority: str = _setting("SCORING_ENTRA_AUTHORITY", "https://login.microsoftonline.com", str, "an https address", "Who issues them; another in the clouds of China and the US government.", also=("AZURE_AUTHORITY_HOST",))
+    tls_cert: str = _setting("SCORING_TLS_CERT", "", str, "a PEM file", "Turns TLS on, in the standalone host: its certificate and those between it and the root. Renewed files are taken without a restart.")
+    tls_key: str = _setting("SCORING_TLS_KEY", "", str, "a PEM file, not encrypted", "The certificate's key. Default: it is in `SCORING_TLS_CERT` too.")
+    tls_ca: str = _setting("SCORING_TLS_CA", "", str, "a PEM file", "Clients must have a certificate from one of these authorities.")
 
     scoring_timeout_ms: int = _setting("SCORING_TIMEOUT_MS", 3_600_000, kinds.integer(0), "a whole number of milliseconds, 0 for none", "Deadline of one request, waiting included; of a blob or a message that of `run()` alone.")
     concurrency: int = _setting("SCORING_CONCURRENCY", 1, kinds.integer(1, 512), "1 to 512", "Scoring threads per process. More than one only for a thread-safe `run()`.")
@@ -237,6 +249,17 @@ class Settings:
         """What can change the answer to a request, by attribute: part of what a cache goes by."""
         marked = (each.name for each in setting_fields() if each.metadata["in_results"])
         return {name: getattr(self, name) for name in marked}
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether a client needs a key or a token."""
+        given = (self.keys, self.keys_file, self.admin_keys, self.admin_keys_file)
+        return any(given) or bool(self.entra_tenant or self.entra_audience)
+
+    @property
+    def address(self) -> str:
+        """Where the standalone host listens: on this machine only, unless clients have to be known."""
+        return self.host or ("0.0.0.0" if self.asks_for_keys or self.tls_ca else "127.0.0.1")
 
     @property
     def recycles(self) -> bool:

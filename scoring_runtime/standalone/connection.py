@@ -41,6 +41,11 @@ class Shared:
     def __init__(self, runtime: Runtime, handle: Handle) -> None:
         self.runtime = runtime
         self.handle = handle
+        self.probes = handle
+        """Answers on the port of health."""
+        self.refuses: Callable[[HttpRequest], bool] = lambda head: False
+        """Whether a request is refused by its head already."""
+        self.scheme = "http"
         self.begins_at_once: Callable[[], bool] = bool
         """Whether a request that has come is likely to be answered without waiting for anything."""
         settings = runtime.settings
@@ -105,7 +110,7 @@ class Connection(asyncio.Protocol):
     """What does not depend on how requests are read; they come by :meth:`_take`."""
 
     def __init__(self, shared: Shared, server_state: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._shared = shared
+        self._shared, self._handle, self._scheme = shared, shared.handle, shared.scheme
         self._state = server_state
         self._loop = loop
         self._turns: deque[Turn] = deque()
@@ -143,7 +148,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client may close its side and still wait for its answer.
         self._stopping, self._receiving = True, False
-        return self._active
+        return self._active and self._scheme == "http"  # asyncio's TLS has no half of a connection
 
     def pause_writing(self) -> None:
         self._writable = asyncio.Event()
@@ -170,7 +175,7 @@ class Connection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Once a second: end it when an answer is not read, or no request comes."""
-        unsent = _unsent(self._transport)
+        unsent = _unsent(self._transport, self._scheme == "https")
         if unsent != self._unsent:
             self._unsent, self._moved = unsent, now
         elif unsent is None:
@@ -227,7 +232,7 @@ class Connection(asyncio.Protocol):
             reply = item.reply
             if reply is None:
                 assert item.request is not None
-                reply = await self._shared.handle(item.request)
+                reply = await self._handle(item.request)
             if self._transport.is_closing():
                 await self._shared.runtime.close(reply.body)
                 return
@@ -341,14 +346,18 @@ def _descriptors_for_connections() -> int:
     return sys.maxsize
 
 
-def _unsent(transport: Any) -> tuple[int, bytes] | None:
-    """How much the client has not taken, while it holds up what is to be sent; None if not."""
+def _unsent(transport: Any, of_tls: bool) -> tuple[int, bytes] | None:
+    """How much the client has not taken, while it holds up what is to be sent; None if not.
+
+    With TLS what is sealed lies in another transport, which tells nothing of it.
+    """
     size = transport.get_write_buffer_size()
     queued = b""
-    if size:  # on Linux with what has left this process: slow readers take that first (tcp(7))
+    if size or of_tls:
+        # On Linux with what has left this process: slow readers take that first (tcp(7)).
         with contextlib.suppress(ImportError, OSError, AttributeError):
             from fcntl import ioctl
             from termios import TIOCOUTQ
 
             queued = ioctl(transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
-    return (size, queued) if size else None
+    return (size, queued) if size or any(queued) else None

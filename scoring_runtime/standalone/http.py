@@ -26,6 +26,7 @@ MAX_HEADERS = 100
 _MAX_HEAD = 256 * 1024
 _IN_BODY = -(2**62)
 _LEAST_RATE = 500  # bytes per second, as Apache's mod_reqtimeout asks of bodies
+_SMALL_BODY = 64 * 1024
 _HEALTH = (b"/", b"/health/live", b"/health/ready")
 _TOO_LARGE_HEADERS = (
     f"A header line has more than {MAX_HEADER_LINE} bytes, or there are more than {MAX_HEADERS} of "
@@ -217,7 +218,7 @@ class HttpProtocol(Connection):
         path, query = self._target()
         progress = Progress()
         progress.received = perf_counter()
-        about = (body, self._client, "http", None, progress)
+        about = (body, self._client, self._scheme, None, progress)
         return HttpRequest(method, path, query, self._headers, *about)
 
     def _target(self) -> tuple[str, bytes]:
@@ -235,3 +236,25 @@ class HttpProtocol(Connection):
 
     def _refuse_body(self) -> None:
         self._refuse(None, self._request(None))
+
+
+class GuardedProtocol(HttpProtocol):
+    """The same where clients need a key: a large body is not read of those that have none."""
+
+    def on_headers_complete(self) -> None:
+        if self._has_large_body() and self._shared.refuses(self._request(None)):
+            self._too_large = True
+        super().on_headers_complete()
+
+    def _has_large_body(self) -> bool:
+        said = dict(self._headers)
+        length = said.get(b"content-length", b"0")
+        return b"transfer-encoding" in said or self._expects or int(length) > _SMALL_BODY
+
+
+class ProbeProtocol(HttpProtocol):
+    """The same on the port of health, which has no TLS."""
+
+    def __init__(self, shared: Shared, server_state: Any, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(shared, server_state, loop)
+        self._handle, self._scheme = shared.probes, "http"

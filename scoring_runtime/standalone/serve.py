@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ..cache.build import store_of
 from ..errors import ConfigurationError, StartError
+from ..http.keys import guarding
 from ..scoring.diagnosis import diagnosis
 from ..scoring.runtime import Loaded, cells, load_before_fork
 from ..scoring.served import Served
@@ -19,10 +20,10 @@ from ..telemetry import tracing
 from ..telemetry.logs import log
 from ..telemetry.pages import Pages
 from . import triggers
+from .sharing import BACKLOG
 from .supervisor import EXIT_CANNOT_START, Supervision, Supervisor
+from .tls import tls_of
 from .worker import Worker
-
-_BACKLOG = 2048
 
 
 class PortInUse(Exception):
@@ -40,6 +41,8 @@ def run(settings: Settings) -> int:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing is read again
     tracing.check(settings)
     triggers.check(settings)
+    guarding(settings)
+    tls_of(settings)
     if settings.cached:
         store_of(settings, "WORKER_COUNT")  # what is wrong is said once, before there are workers
     sockets = _listen(settings)
@@ -95,7 +98,7 @@ def _listen(settings: Settings) -> list[socket.socket]:
     listeners: list[socket.socket] = []
     try:
         for port in ports:
-            listeners.append(_bind(settings.host, port))
+            listeners.append(_bind(settings.address, port))
     except PortInUse:
         for each in listeners:
             each.close()
@@ -109,7 +112,7 @@ def _bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen(_BACKLOG)  # here the later one fails, of two that start together
+        listener.listen(BACKLOG)  # here the later one fails, of two that start together
     except OSError as error:
         listener.close()
         raise PortInUse(

@@ -13,11 +13,15 @@ import ctypes
 import mmap
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
+from types import MappingProxyType
+from typing import Any
 
 from ..telemetry.logs import log
 
+BACKLOG = 2048
+"""How many connections wait until they are taken."""
 _AGAIN_SECONDS = 0.001
 # How long others may be too busy to come for the next, and how many are taken then in each pause.
 _PATIENCE_SECONDS = 0.05
@@ -88,9 +92,13 @@ class Listener:
     """A listening socket of several workers; to uvicorn it is one of its servers."""
 
     def __init__(
-        self, shared: socket.socket, protocol: Callable[[], asyncio.Protocol], load: Load
+        self,
+        shared: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        load: Load,
+        tls: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self._socket, self._protocol, self._load = shared, protocol, load
+        self._socket, self._protocol, self._load, self._tls = shared, protocol, load, tls
         self._loop = asyncio.get_running_loop()
         self._poll = select.poll()
         self._poll.register(shared, select.POLLIN)
@@ -157,7 +165,7 @@ class Listener:
     async def _connect(self, taken: socket.socket) -> None:
         taken.setblocking(False)
         try:
-            await self._loop.connect_accepted_socket(self._protocol, taken)
+            await self._loop.connect_accepted_socket(self._protocol, taken, **self._tls)
         except OSError as error:
             log.debug("A connection ended at once: %s", error)
             self._load.lost()

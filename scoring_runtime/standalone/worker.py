@@ -9,14 +9,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from ..cache.build import caching
 from ..http.endpoint import create
+from ..http.probes import probes_only
 from ..scoring.diagnosis import diagnosis
 from ..scoring.runtime import Loaded, State, build
 from ..scoring.served import Served
@@ -27,9 +29,10 @@ from ..telemetry.pages import Pages
 from ..telemetry.tracing import spans_of
 from . import triggers
 from .connection import Shared
-from .http import HttpProtocol
-from .sharing import Listener, Load
+from .http import GuardedProtocol, HttpProtocol, ProbeProtocol
+from .sharing import BACKLOG, Listener, Load
 from .supervisor import END_SIGNALS, EXIT_CANNOT_START, EXIT_OK, EXIT_STUCK, Supervision
+from .tls import tls_of
 from .wear import Wear
 
 _RESTART_SECONDS = 5.0
@@ -62,7 +65,18 @@ class Worker:
         self._caching = caching(self._runtime, "WORKER_COUNT")
         self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
         self._shared = Shared(self._runtime, handle)
-        self._server = _Server(_server_config(self._shared))
+        self._shared.probes = probes_only(handle, self._endpoint.unknown)
+        protocol: type[HttpProtocol] = HttpProtocol
+        if (guard := self._endpoint.guard) is not None:
+            protocol, self._shared.refuses = GuardedProtocol, guard.refuses
+        self._tls = tls_of(settings)
+        if self._tls is not None:
+            self._shared.scheme = "https"
+        self._server = _Server(_server_config(settings))
+        self._server.ports = [
+            (partial(protocol, self._shared), self._tls.options if self._tls is not None else {}),
+            (partial(ProbeProtocol, self._shared), {}),
+        ]
         if supervised is not None and settings.shares_sockets:
             self._server.load = supervised.load
             self._shared.lost = supervised.load.lost
@@ -131,6 +145,8 @@ class Worker:
         while True:
             await asyncio.sleep(1)
             self._runtime.metrics.publish()
+            if self._tls is not None:
+                self._tls.look()
             self._shared.sweep(self._server.server_state.connections)  # type: ignore[arg-type]
             if self._supervised is not None and not self._server.should_exit:
                 self._server.should_exit = self._is_to_end(self._supervised) or (
@@ -176,23 +192,18 @@ async def _kept_running(trigger: triggers.Trigger, stopping: asyncio.Event) -> N
                 await asyncio.wait_for(stopping.wait(), _RESTART_SECONDS)
 
 
-def _server_config(shared: Shared) -> uvicorn.Config:
-    def protocol(
-        config: uvicorn.Config, server_state: object, app_state: object, _loop: object = None
-    ) -> HttpProtocol:
-        return HttpProtocol(shared, server_state, asyncio.get_running_loop())
-
+def _server_config(settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         _no_app,
         interface="asgi3",
-        http=protocol,  # type: ignore[arg-type]
+        http=asyncio.Protocol,  # each port has its own
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=max(1, round(shared.runtime.settings.shutdown_seconds)),
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
     )
 
 
@@ -215,15 +226,21 @@ class _Server(uvicorn.Server):
     when_told_to_stop: Callable[[], object] | None = None
     load: Load | None = None
     """Set where other workers have the same sockets."""
+    ports: Sequence[tuple[Callable[..., asyncio.Protocol], Mapping[str, Any]]] = ()
+    """For each socket what makes a protocol, of the server's state and the loop; and its TLS."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
-        if self.load is None:
-            await super().startup(sockets)
-            return
-        made: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
-        protocol = partial(made, self.config, self.server_state, {})
-        self.servers = [Listener(each, protocol, self.load) for each in sockets or ()]  # type: ignore[misc]
+        loop = asyncio.get_running_loop()
+        self.servers = []
+        for each, (made, tls) in zip(sockets or (), self.ports, strict=False):
+            protocol = partial(made, self.server_state, loop)
+            if self.load is None:
+                options = {"backlog": BACKLOG, **tls}
+                self.servers.append(await loop.create_server(protocol, sock=each, **options))
+            else:
+                listener: Any = Listener(each, protocol, self.load, tls)
+                self.servers.append(listener)
         self.started = True
 
     def retire(self) -> None:

@@ -13,14 +13,16 @@ from .logs import JsonFormatter, LineHandler, effective_handlers, log, printable
 
 _FLUSH_SECONDS = 0.05
 _FLUSH_LINES = 512
-Entry: TypeAlias = tuple[float, str, str, bytes, int, float, int | str, str, str, str, str, str]
+Entry: TypeAlias = tuple[
+    float, str, str, bytes, int, float, int | str, str, str, str, str, str, str
+]
 """One line; what is not known is empty:
 
 - the time of the answer, in seconds since 1970;
 - the method of HTTP, or the kind of an input; the path, or the input's name; the query;
 - the status of the answer, the seconds until then, and its length in bytes;
 - the trigger, the client's address, what scored it as name:version;
-- hit, miss or bypass of the cache; the request's id.
+- hit, miss or bypass of the cache; the name of the caller's key; the request's id.
 """
 _waiting: deque[Entry] = deque()
 """Of all access logs of the process, in the order of their times."""
@@ -85,8 +87,8 @@ def _shown(path: str, query: bytes) -> str:
     return printable(f"{path}?{masked_query(query.decode('latin-1'))}" if query else path)
 
 
-def _about(trigger: str, client: str, model: str, cache: str) -> str:
-    names = {"trigger": trigger, "client": client, "model": model, "cache": cache}
+def _about(trigger: str, client: str, model: str, cache: str, key: str) -> str:
+    names = {"trigger": trigger, "client": client, "model": model, "cache": cache, "key": key}
     return "".join(f" {name}={value}" for name, value in names.items() if value)
 
 
@@ -96,10 +98,10 @@ def _as_text(entries: list[Entry], handler: logging.Handler) -> str:
     What stands before them is that of a millisecond, which has many under load.
     """
     lines, second, last = [], -1, -1
-    start = before = after = end = of_client = by_model = of_cache = by = ""
+    start = before = after = end = of_client = by_model = of_cache = of_key = by = ""
     for (
         moment, method, path, query, status, seconds, length,
-        trigger, client, model, cache, request,
+        trigger, client, model, cache, key, request,
     ) in entries:  # fmt: skip
         thousandth = int(moment * 1000)
         if thousandth != last:
@@ -109,9 +111,10 @@ def _as_text(entries: list[Entry], handler: logging.Handler) -> str:
                 line = handler.format(_record((float(second), *entries[0][1:]), ""))
                 before, _, after = line.partition(",000")
             start = f"{before},{thousandth % 1000:03d}{after}"
-        if client != of_client or model != by_model or cache != of_cache or trigger != by:
-            of_client, by_model, of_cache, by = client, model, cache, trigger
-            end = _about(trigger, client, model, cache)
+        same = client == of_client and model == by_model and cache == of_cache and key == of_key
+        if not same or trigger != by:
+            of_client, by_model, of_cache, of_key, by = client, model, cache, key, trigger
+            end = _about(trigger, client, model, cache, key)
         if query or not path.isprintable():
             path = _shown(path, query)
         if not request.isprintable():
@@ -128,7 +131,8 @@ def _as_json(entries: list[Entry]) -> str:
 
 def _record(entry: Entry, message: str | None = None) -> logging.LogRecord:
     """``fields`` are what JSON has of it; the id is in the text already."""
-    moment, method, path, _, status, seconds, length, trigger, client, model, cache, request = entry
+    moment, method, path, _, status, seconds, length, *about, request = entry
+    trigger, client, model, cache, key = about
     text = _text(entry) if message is None else message
     record = log.makeRecord(log.name, logging.INFO, __file__, 0, text, (), None)
     record.created, record.msecs = moment, int(moment * 1000) % 1000
@@ -144,6 +148,7 @@ def _record(entry: Entry, message: str | None = None) -> logging.LogRecord:
         "model": name,
         "version": version,
         "cache": cache,
+        "key": key,
         "request_id": request,
     }
     return record

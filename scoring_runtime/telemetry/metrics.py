@@ -23,6 +23,7 @@ SCORED, REFUSED, FAILED, TIMEOUT, UNAVAILABLE = range(5)
 TRIGGERS = ("http", "blob", "service_bus")
 REASONS = ("too_many", "too_slow", "unread", "too_many_bytes", "head_too_large", "malformed")
 """Why a connection is refused, or ended."""
+KEY_REASONS = ("no_key", "wrong_key", "no_admin_key")
 UNKNOWN = ("unknown", "")
 """Name and version of what a request names that is not served."""
 _SECONDS = (
@@ -116,6 +117,13 @@ CONNECTIONS_REFUSED = Metric(
     ("reason",),
     only_with="connections",
 )
+UNAUTHORIZED = Metric(
+    "scoring_unauthorized_total",
+    "Requests that were refused: without a key, with a wrong one, or with one that does not open "
+    "that route.",
+    ("why",),
+    only_with="keys",
+)
 CACHE_HITS = Metric("scoring_cache_hits_total", "Answers from the cache.", only_with="cache")
 CACHE_MISSES = Metric(
     "scoring_cache_misses_total", "Results that had to be computed.", only_with="cache"
@@ -140,8 +148,8 @@ BREAKER_OPEN = Metric(
 _COUNTED = (REQUESTS, REQUEST_SECONDS, QUEUE_SECONDS, RUN_SECONDS)
 METRICS = (
     *_COUNTED, BATCH_SIZE, QUEUE_DEPTH, IN_FLIGHT, LAG_SECONDS, RETRIES, DEAD_LETTERS,
-    ERROR_DOCUMENTS, TRIGGER_UP, CONNECTIONS, CONNECTIONS_REFUSED, CACHE_HITS, CACHE_MISSES,
-    CACHE_BYPASSES, CACHE_ERRORS, CACHE_SAVED, BREAKER_OPEN,
+    ERROR_DOCUMENTS, TRIGGER_UP, CONNECTIONS, CONNECTIONS_REFUSED, UNAUTHORIZED, CACHE_HITS,
+    CACHE_MISSES, CACHE_BYPASSES, CACHE_ERRORS, CACHE_SAVED, BREAKER_OPEN,
 )  # fmt: skip
 MODEL_INFO = Metric(
     "scoring_model_info",
@@ -177,7 +185,7 @@ class Layout:
                 self._place(metric, labels)
         for metric in METRICS[len(_COUNTED) :]:
             triggers = TRIGGERS if metric is TRIGGER_UP else TRIGGERS[1:]  # clients of http wait
-            choices = {_TRIGGER: triggers, "reason": REASONS}
+            choices = {_TRIGGER: triggers, "reason": REASONS, "why": KEY_REASONS}
             of_models = [tuple(each) for each in models] if metric.labels == _OF_MODELS else None
             for one in of_models or product(*(choices[name] for name in metric.labels)):
                 self._place(metric, one)

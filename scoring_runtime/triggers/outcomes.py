@@ -149,7 +149,7 @@ class Scoring:
         self._recent.add(what, *said, request.request_id)
         kind, _, name = what.partition(" ")
         answer = (outcome.status, seconds, len(outcome.body))
-        about = (self._trigger, "", model, outcome.cache, request.request_id)
+        about = (self._trigger, "", model, outcome.cache, "", request.request_id)
         self._access.add((time.time(), kind, name, b"", *answer, *about))
         return outcome
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -27,6 +28,7 @@ from scoring_runtime.azureml.core.webservice import (
 from scoring_runtime.azureml.exceptions import WebserviceException
 from scoring_runtime.local_services.process import free_port
 from tests.conftest import WriteScript
+from tests.hosts.waiting import until
 
 SUM = """
     import json, os
@@ -295,7 +297,7 @@ def test_what_the_cloud_alone_has(ws: Workspace, config: Config) -> None:
     """Keys and tokens are not supported, as they were not; a cloud is not deployed to."""
     service = Model.deploy(ws, "echo", [], config(ECHO))
     assert isinstance(service, LocalWebservice)
-    for call in (service.get_keys, service.get_token, service.regen_key):
+    for call in (service.get_keys, service.get_token, lambda: service.regen_key("Primary")):
         with pytest.raises(NotImplementedError, match=r"^Local web services do not support "):
             call()
     with pytest.raises(WebserviceException, match=r"^Nothing is deployed to a cloud here: package"):
@@ -390,3 +392,82 @@ def test_a_model_and_an_image_of_the_first_releases(
         workspace=ws, name="of-model", models=[model], image_config=image_config
     )
     assert [each.run("[1, 2]") for each in (of_image, of_model)] == [21, 21]
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def answered(service: Webservice, key: str) -> int:
+    """As programs ask it that send a key themselves."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.post(service.scoring_uri, content=b"1", headers=headers).status_code
+
+
+def test_a_service_asks_for_one_of_two_keys(ws: Workspace, config: Config) -> None:
+    """Made for it; its own ``run()`` sends one; another program finds them."""
+    with_keys = LocalWebservice.deploy_configuration(auth_enabled=True)
+    service = Model.deploy(ws, "keyed", [], config(ECHO), with_keys)
+    service.wait_for_deployment()
+    assert service.auth_enabled is True
+    assert service.serialize()["authEnabled"] is True
+    primary, secondary = service.get_keys()
+    assert [answered(service, each) for each in (primary, secondary, "", "x" * 43)] == [
+        *(200, 200), *(401, 401),
+    ]  # fmt: skip
+    assert service.run("1") == "1"
+    assert Webservice(ws, "keyed").get_keys() == (primary, secondary)
+    assert primary not in service.get_logs()
+    [file] = Path(ws.folder).rglob("keys.txt")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert primary not in file.with_name("service.json").read_text()
+
+
+def test_a_key_is_made_anew_and_the_other_stays(ws: Workspace, config: Config) -> None:
+    """So that clients can be moved one by one; or it is one that is given."""
+    first, second = "primary-0123456789", "secondary-0123456789"
+    wanted = LocalWebservice.deploy_configuration(
+        auth_enabled=True, primary_key=first, secondary_key=second
+    )
+    service = Model.deploy(ws, "turned", [], config(ECHO), wanted)
+    service.wait_for_deployment()
+    assert service.get_keys() == (first, second)
+    service.regen_key("primary")
+    new, kept = service.get_keys()
+    assert (len(new) > 20, kept) == (True, second)
+    until(lambda: answered(service, first) == 401)
+    assert [answered(service, each) for each in (new, kept)] == [200, 200]
+    service.regen_key("Secondary", set_key="another-0123456789")
+    until(lambda: answered(service, "another-0123456789") == 200)
+    assert service.get_keys() == (new, "another-0123456789")
+    keys: list[Any] = ["Tertiary", "", None]
+    for key in keys:
+        with pytest.raises(WebserviceException, match=r"Valid options are: Primary, Secondary$"):
+            service.regen_key(key)
+    for bad in ("short", "with a space 0123456789", "ümlaut-0123456789"):
+        with pytest.raises(WebserviceException, match=r"^A key must have at least 16 characters "):
+            service.regen_key("Primary", bad)
+    with pytest.raises(WebserviceException, match=r"^The primary and the secondary key must be "):
+        service.regen_key("Primary", "another-0123456789")
+    assert service.get_keys() == (new, "another-0123456789")
+
+
+def test_keys_are_switched_on_and_off(ws: Workspace, config: Config) -> None:
+    """By an update; one that fails leaves them; a version asks for keys of its own."""
+    service = Model.deploy(ws, "switch", [], config(ECHO))
+    service.update(auth_enabled=True, wait=True)
+    keys = service.get_keys()
+    assert [answered(service, keys[0]), answered(service, "")] == [200, 401]
+    service.update(auth_enabled=True, tags={"a": "b"})
+    assert service.get_keys() == keys
+    version = service.create_version("two")
+    version.wait_for_deployment()
+    assert version.auth_enabled
+    assert version.get_keys() != keys
+    missing = InferenceConfig(entry_script="/missing.py", environment=Environment("e"))
+    with pytest.raises(WebserviceException):
+        service.update(auth_enabled=False, inference_config=missing)
+    assert service.get_keys() == keys
+    service.update(auth_enabled=False, wait=True)
+    assert (service.auth_enabled, answered(service, "")) == (False, 200)
+    service.delete()
+    assert service.auth_enabled is False

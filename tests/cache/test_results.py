@@ -578,6 +578,9 @@ def test_every_setting_is_in_the_key_or_known_to_change_no_answer() -> None:
         "app_insights_key", "app_insights_log_response", "model_data_collection",
         "app_insights_string", "otlp_endpoint", "otlp_traces_endpoint", "traces_exporter",
         "otel_disabled", "otel_service_name", "traces_sampler", "traces_sampler_arg",
+        # Who may call.
+        "keys", "keys_file", "admin_keys", "admin_keys_file", "metrics_open", "entra_tenant",
+        "entra_audience", "entra_authority", "tls_cert", "tls_key", "tls_ca",
         # What the standalone host's connections may take.
         "idle_timeout_seconds", "max_connections", "max_bytes_in_flight", "max_batch_delay_ms",
     }  # fmt: skip

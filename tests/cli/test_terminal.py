@@ -195,7 +195,11 @@ def test_tables_have_colours_at_a_terminal_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("host", "whom"),
-    [("127.0.0.1", "this machine only"), ("0.0.0.0", "every machine that reaches 0.0.0.0")],
+    [
+        ("", "this machine only"),
+        ("::1", "this machine only"),
+        ("0.0.0.0", "every machine that reaches 0.0.0.0"),
+    ],
 )
 def test_the_banner_says_what_is_open_to_whom(host: str, whom: str, capsys) -> None:
     _banner(Settings.from_environ({"SCORING_HOST": host, "BLOB_INPUT_FOLDER": "/in"}))

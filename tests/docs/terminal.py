@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -246,10 +247,21 @@ def answers(port: int) -> bool:
             return True
     except urllib.error.HTTPError:
         return True
+    except ConnectionError:  # which a port with TLS ends
+        return _speaks_tls(port)
     except (urllib.error.URLError, OSError, ValueError):
         return port == 6379 and _pings(port)
     except Exception as error:
         return "HTTP" in type(error).__name__ or "Status" in type(error).__name__
+
+
+def _speaks_tls(port: int) -> bool:
+    anybody = ssl._create_unverified_context()
+    try:
+        with urllib.request.urlopen(f"https://127.0.0.1:{port}/", timeout=30, context=anybody):
+            return True
+    except OSError:
+        return False
 
 
 def _pings(port: int) -> bool:

@@ -192,14 +192,18 @@ async def test_no_secret_is_in_the_page_or_in_the_status(serving: Ask) -> None:
         "TriggerConnectionString": "Endpoint=sb://x.servicebus.windows.net/;SharedAccessKeyName=n;"
         "SharedAccessKey=planted-4planted-4planted-4planted-4planted=",
         "SOME_TOKEN": "planted-5",
+        "SCORING_KEYS": "app:planted-6-planted-6",
+        "SCORING_ADMIN_KEYS": "ops:planted-7-planted-7",
     }
     marked = {each.metadata["name"] for each in setting_fields() if each.metadata["secret"]}
     assert marked <= secrets.keys(), "a secret setting that this test does not plant"
     ask = await serving(SCORING_TRIGGERS="http", **secrets)
-    text = (await ask("GET", "/docs")).body + (await ask("GET", "/status")).body
+    key = {"x_functions_key": "planted-7-planted-7"}
+    status = (await ask("GET", "/status", **key)).body
+    text = (await ask("GET", "/docs", **key)).body + status
     assert b"planted" not in text
     assert b"a0a0a0a0a0a3" not in text
-    shown = {each["name"]: each for each in (await status_of(ask))["settings"]}
+    shown = {each["name"]: each for each in json.loads(status)["settings"]}
     assert all(shown[name]["value"] == "***" for name in marked)
     assert shown["CACHE_URL"]["source"] == "environment"
 

@@ -250,3 +250,27 @@ def test_on_functions_the_key_opens_it_and_is_not_shown(
         assert "$FUNCTION_KEY" in page.inner_text("#same")
         assert "test-key" not in page.url + page.content()
         found.check()
+
+
+def test_on_the_standalone_host_an_administrators_key_opens_it_until_the_tab_is_closed(
+    browser: Browser, write_script: Any
+) -> None:
+    """A wrong one is said to be; the right one is asked for once, and is in no address."""
+    key = "ops-0123456789abcdef"
+    with StandaloneHost(write_script(SCHEMA), environ={"SCORING_ADMIN_KEYS": f"ops:{key}"}) as host:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{host.url}/docs")
+        for typed in ("wrong", key):
+            page.fill("#key", typed)
+            page.keyboard.press("Enter")
+            said = page.locator("#notice" if typed == "wrong" else "#state")
+            expect(said).to_have_text("The key is refused." if typed == "wrong" else "Healthy")
+        page.goto(f"{host.url}/")
+        expect(page.locator("#state")).to_have_text("Healthy")
+        expect(page.locator("#key-form")).to_be_hidden()
+        assert key not in page.url + page.content()
+        other = context.new_page()
+        other.goto(f"{host.url}/")
+        expect(other.locator("#key-form")).to_be_visible()
+    assert key not in host.log

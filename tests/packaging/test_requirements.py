@@ -25,7 +25,7 @@ from scoring_runtime.packaging.requirements import (
     requirements_text,
     runtime_requirements,
 )
-from scoring_runtime.packaging.specification import PackagedModel, Specification
+from scoring_runtime.packaging.specification import Environment, PackagedModel, Specification
 from tests.models_for_tests import other_version
 
 REPOSITORY = Path(__file__).parents[2]
@@ -611,3 +611,14 @@ def test_without_network_there_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_pip_that_takes_too_long_is_a_warning(index: Path) -> None:
     [said] = resolution.check("alpha\n", timeout=0.01)
     assert said.endswith("can be installed: pip has not answered within 0.01 s.")
+
+
+@pytest.mark.parametrize("target", ["functions", "standalone"])
+def test_an_image_that_takes_tokens_can_check_them(target: str) -> None:
+    """The whole extra, where the setting is in the image."""
+    [line] = PROJECT["optional-dependencies"]["entra"]
+    tenant = {"SCORING_ENTRA_TENANT": "11111111-2222-3333-4444-555555555555"}
+    for variables in (tenant, {}):
+        environment = Environment(variables=variables)
+        wanted = Specification(target, entry_script=Path("s.py"), environment=environment)
+        assert (line in requirements_text(wanted).splitlines()) is bool(variables)

@@ -24,7 +24,7 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "AML_APP_ROOT": ("/var/azureml-app", {"app": "app"}, []),
     "AZUREML_SOURCE_DIRECTORY": ("", {"src": "src"}, []),
     "AZUREML_CONFIG_FILE": ("", {"": ""}, []),
-    "SCORING_HOST": ("0.0.0.0", {"::1": "::1"}, []),
+    "SCORING_HOST": ("", {"::1": "::1"}, []),
     "SERVER_PORT": (5001, {"65535": 65535, " 80 ": 80}, ["0", "65536", "80.0", ""]),
     "HEALTH_PORT": (5000, {"9000": 9000}, ["0", "http"]),
     "SEPERATE_HEALTH_ENDPOINT": (False, {"true": True, "True": False, "1": False, "": False}, []),
@@ -34,6 +34,21 @@ TABLE: dict[str, tuple[object, dict[str, object], list[str]]] = {
     "SCORING_MAX_REQUESTS": (0, {"1000": 1000}, ["-1", "many"]),
     "SCORING_MAX_RSS_MB": (0, {"512": 512}, ["-1", "1GB"]),
     "SCORING_SHUTDOWN_SECONDS": (30.0, {"0": 0.0, "0.5": 0.5}, ["-0.1", "soon"]),
+    "SCORING_KEYS": ("", {"app:a-key": "app:a-key"}, []),
+    "SCORING_KEYS_FILE": ("", {"/run/keys": "/run/keys"}, []),
+    "SCORING_ADMIN_KEYS": ("", {"ops:a-key": "ops:a-key"}, []),
+    "SCORING_ADMIN_KEYS_FILE": ("", {"/run/admins": "/run/admins"}, []),
+    "SCORING_METRICS_OPEN": (False, {"true": True, "0": False}, ["yes", ""]),
+    "SCORING_ENTRA_TENANT": ("", {KEY: KEY.lower(), "": ""}, ["contoso.onmicrosoft.com"]),
+    "SCORING_ENTRA_AUDIENCE": ((), {"api://a, b": ("api://a", "b")}, []),
+    "SCORING_ENTRA_AUTHORITY": (
+        "https://login.microsoftonline.com",
+        {"login.microsoftonline.us": "login.microsoftonline.us"},
+        [],
+    ),
+    "SCORING_TLS_CERT": ("", {"/run/tls.crt": "/run/tls.crt"}, []),
+    "SCORING_TLS_KEY": ("", {"/run/tls.key": "/run/tls.key"}, []),
+    "SCORING_TLS_CA": ("", {"/run/ca.crt": "/run/ca.crt"}, []),
     "SCORING_TIMEOUT_MS": (3_600_000, {"0": 0, "1500": 1500}, ["-1", "abc", "1.5", ""]),
     "SCORING_CONCURRENCY": (1, {"1": 1, "512": 512}, ["0", "513", "x"]),
     "SCORING_MAX_BATCH_SIZE": (1, {"1": 1, "10000": 10_000}, ["0", "10001", "x"]),
@@ -465,7 +480,10 @@ def test_the_config_file_can_name_the_app_root(tmp_path: Path) -> None:
 
 def test_secrets_are_those() -> None:
     secret = [each.name for each in setting_fields() if each.metadata["secret"]]
-    assert secret == ["cache_url", "redis_password", "app_insights_string", "app_insights_key"]
+    assert secret == [
+        *("keys", "admin_keys", "cache_url", "redis_password"),
+        *("app_insights_string", "app_insights_key"),
+    ]
 
 
 KEY_OF_BUS = "c2VjcmV0LWtleS1vZi10aGUtbmFtZXNwYWNlLTEyMzQ="

@@ -334,7 +334,7 @@ def logged(moments: list[float]) -> list[str]:
         access = AccessLog()
         clock = iter(moments)
         for number in range(len(lines)):
-            about = ("http", "::1", "m:1", "hit", f"i{number}")
+            about = ("http", "::1", "m:1", "hit", "", f"i{number}")
             access.add((next(clock), "POST", "/score", b"", 200, 0.000508, number, *about))
         access.flush()
 
@@ -342,7 +342,7 @@ def logged(moments: list[float]) -> list[str]:
     return lines
 
 
-ABOUT = ("blob", "", "", "", "1")
+ABOUT = ("blob", "", "", "", "", "1")
 MOMENTS = [MOMENT, MOMENT + 0.001, MOMENT + 0.3219, MOMENT + 0.322, MOMENT + 61.5, MOMENT + 61.5]
 MOMENTS += [1704165645.0, 1704165645.0004, 1704165645.9999]
 

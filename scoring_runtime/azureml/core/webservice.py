@@ -24,6 +24,7 @@ from .image import ContainerImage
 from .inference_config import InferenceConfig, specification_of
 
 _DELETED = "Deleted"
+_KEYS = ("Primary", "Secondary")
 Models = Sequence[model.Model]
 
 _ONLY_LOCAL = (
@@ -39,12 +40,21 @@ class WebserviceDeploymentConfiguration:
 class LocalWebserviceDeploymentConfiguration(WebserviceDeploymentConfiguration):
     """On this machine, on ``port``; None is a free one.
 
+    With ``auth_enabled`` it asks for one of two keys, which are made unless they are given here.
+
     Raises:
         WebserviceException: the port is not a whole number from 1 to 65535.
     """
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(
+        self,
+        port: int | None = None,
+        auth_enabled: bool = False,
+        primary_key: str | None = None,
+        secondary_key: str | None = None,
+    ) -> None:
         self.port = port
+        self.keys = (primary_key, secondary_key) if auth_enabled else ()
         self.validate_configuration()
 
     def validate_configuration(self) -> None:
@@ -64,7 +74,7 @@ class Webservice:
     """
 
     compute_type = "Local"
-    auth_enabled = token_auth_enabled = False
+    token_auth_enabled = False
     tags: Mapping[str, str] | None = None
     properties: Mapping[str, str] | None = None
     image_id: str | None = None
@@ -89,6 +99,11 @@ class Webservice:
     def error(self) -> str | None:
         """Why it has failed, as the end of its log; None if it has not."""
         return self._service.cause() if self.state == FAILED else None
+
+    @property
+    def auth_enabled(self) -> bool:
+        """Whether it asks for a key."""
+        return not self._deleted and bool(self._service.keys)
 
     @property
     def port(self) -> int:
@@ -140,6 +155,7 @@ class Webservice:
             "scoringUri": self.scoring_uri,
             "swaggerUri": self.swagger_uri,
             "port": self.port,
+            "authEnabled": self.auth_enabled,
         }
 
     def __repr__(self) -> str:
@@ -193,6 +209,42 @@ class Webservice:
         self._refuse_unless_there("get_logs")
         return self._service.log(num_lines)
 
+    def get_keys(self) -> tuple[str, ...]:
+        """The primary and the secondary key.
+
+        Raises:
+            NotImplementedError: it asks for none.
+        """
+        if keys := self._service.keys:
+            return keys
+        raise NotImplementedError(
+            "Local web services do not support auth keys unless they are deployed, or updated, "
+            "with auth_enabled=True."
+        )
+
+    def regen_key(self, key: str, set_key: str | None = None) -> None:
+        """Make one of the keys anew, or ``set_key``; the old one ends, the other stays.
+
+        Args:
+            key: ``Primary`` or ``Secondary``.
+            set_key: the new key.
+
+        Raises:
+            NotImplementedError: it asks for none.
+            WebserviceException: there is no such key, or the new one is too short.
+        """
+        there = self.get_keys()
+        which = str(key or "").capitalize()
+        if which not in _KEYS:
+            raise WebserviceException(
+                f"Error, invalid value provided for key: {key}.\n"
+                f"Valid options are: {', '.join(_KEYS)}"
+            )
+        kept = [None if name == which else each for name, each in zip(_KEYS, there, strict=True)]
+        given = tuple(set_key if each is None else each for each in kept)
+        with as_webservice_exceptions():
+            self._service.set_keys(given)
+
     def reload(self, wait: bool = False) -> None:
         """Start it anew from what its script, its source folder and its models are now; as
         :meth:`update`."""
@@ -206,11 +258,13 @@ class Webservice:
         wait: bool = False,
         inference_config: InferenceConfig | None = None,
         enable_app_insights: bool | None = None,
+        auth_enabled: bool | None = None,
         **unused: object,
     ) -> None:
         """Start it anew with other models, another script or port; None leaves what there is.
 
-        ``enable_app_insights`` sets AML_APP_INSIGHTS_ENABLED; other options of services in the
+        ``enable_app_insights`` sets AML_APP_INSIGHTS_ENABLED, ``auth_enabled`` has it ask for keys
+        that are made then, or for none; other options of services in the
         cloud are taken and change nothing.
 
         Raises:
@@ -225,10 +279,12 @@ class Webservice:
         if enable_app_insights is not None:
             wanted = _with_insights(wanted or self._service.specification, enable_app_insights)
         port = getattr(deployment_config, "port", None)
-        if unused and wanted is None and port is None:
+        switched = auth_enabled not in (None, self.auth_enabled)
+        if (unused or auth_enabled is not None) and not switched and not wanted and port is None:
             return
         with as_webservice_exceptions():
-            self._service.restart(wanted, port)
+            keys = ((None, None) if auth_enabled else ()) if switched else None
+            self._service.restart(wanted, port, keys)
         if wait:
             self.wait_for_deployment()
 
@@ -247,7 +303,8 @@ class Webservice:
             WebserviceException: as :func:`deploy`.
         """
         wanted = _changed(self._service.specification, models, inference_config)
-        return _deployed(self.workspace, f"{self.name}-{version_name}", wanted)
+        keys = (None, None) if self.auth_enabled else ()
+        return _deployed(self.workspace, f"{self.name}-{version_name}", wanted, keys=keys)
 
     def update_version(
         self,
@@ -342,9 +399,6 @@ class LocalWebservice(Webservice):
         found = Webservice.list(workspace, model_name=model_name, model_id=model_id)
         return [each for each in found if all or each.state != FAILED]
 
-    # Nobody is asked for one: ``auth_enabled`` is False.
-    get_keys = refusing("Local web services do not support auth keys.", NotImplementedError)
-    regen_key = get_keys
     get_token = refusing(
         "Local web services do not support token authentication.", NotImplementedError
     )
@@ -394,8 +448,8 @@ def deploy(
             else, the port is in use, or model, script or environment cannot be packaged.
     """
     wanted = _specification(models, inference_config, deployment_config, deployment_target)
-    port = getattr(deployment_config, "port", None)
-    deployed = _deployed(workspace, name, wanted, port=port, overwrite=overwrite)
+    port, keys = getattr(deployment_config, "port", None), getattr(deployment_config, "keys", ())
+    deployed = _deployed(workspace, name, wanted, port=port, overwrite=overwrite, keys=keys)
     if show_output:
         print(f"{name}: {', '.join(each.id for each in models)} at {deployed.scoring_uri}")
     return deployed

@@ -91,10 +91,10 @@ function notice(text) { $("notice").hidden = !text; if ($("notice").textContent 
 // --- the service ---------------------------------------------------------------------------------
 
 // The key with which the page was opened goes out as a header, and out of sight.
-let key = new URLSearchParams(location.search).get("code") || "";
+let key = new URLSearchParams(location.search).get("code") || sessionStorage.getItem("key") || "";
 const base = location.pathname.replace(/\/(docs)?$/, "");
 const first = /\/docs$/.test(location.pathname) ? "api" : "models";
-if (key) history.replaceState(null, "", `${base}/${location.hash || `#${first}`}`);
+if (location.search) history.replaceState(null, "", `${base}/${location.hash || `#${first}`}`);
 let status = null, documents = null, rows = [], columns = {};
 
 function ask(path, options = {}) {
@@ -118,6 +118,7 @@ async function refresh() {
   }
   if (!answer.ok) { notice(`/status answers ${answer.status}.`); return; }
   $("key-form").hidden = true;
+  if (key) sessionStorage.setItem("key", key);
   status = await answer.json();
   notice(status.error ? "The service could not be started; what failed is below." : "");
   columns = Object.fromEntries(status.history.columns.map((name, at) => [name, at]));
