@@ -18,6 +18,7 @@ from .report import Report
 AZURE_HTTP_SECONDS = 230
 WORKER_START_SECONDS = 10
 _BROKER_DELIVERIES = 10
+_HERE = ("127.0.0.1", "::1", "localhost")
 _TIME = re.compile(r"(?:(\d+)\.)?(\d+):(\d+):(\d+)(?:\.\d+)?")
 
 
@@ -111,6 +112,12 @@ RULES = (
     Rule("note", "SCORING_INIT_GRACE_SECONDS",
          lambda s: not s.target and s.start_seconds > s.settings.init_grace_seconds,
          lambda s: f"On Azure Functions loading would go on in the background after {s.settings.init_grace_seconds:g} s (its limit is {WORKER_START_SECONDS} s), and the first requests wait."),
+    Rule("note", "SCORING_HOST",
+         lambda s: not s.on_functions and s.settings.address not in _HERE and not s.settings.asks_for_keys and not s.settings.tls_ca,
+         lambda s: f"Every machine that reaches {s.settings.address} may score: no key is asked for (SCORING_KEYS)."),
+    Rule("setting", "SCORING_METRICS_OPEN",
+         lambda s: s.settings.metrics_open and not s.settings.asks_for_keys,
+         lambda s: "Nobody is asked for a key (SCORING_KEYS), so that /metrics is open without it too."),
     Rule("setting", "SCORING_MAX_RSS_MB",
          lambda s: 0 < s.settings.max_rss_mb < s.mb,
          lambda s: f"A process holds {s.mb:.0f} MB with the model, and is replaced above {s.settings.max_rss_mb} MB: each would be at once."),

@@ -153,6 +153,8 @@ BROKEN = (
            arguments=("--set", "SCORING_INIT_GRACE_SECONDS=20", "--target", "functions")),
     Broken("less memory than the model takes", "setting", "SCORING_MAX_RSS_MB", "at once",
            environ={"SCORING_MAX_RSS_MB": "5"}),
+    Broken("metrics that are open anyway", "setting", "SCORING_METRICS_OPEN", "Nobody is asked",
+           environ={"SCORING_METRICS_OPEN": "true"}),
     Broken("batches of a script", "setting", "SCORING_MAX_BATCH_SIZE", "@batched",
            environ={"SCORING_MAX_BATCH_SIZE": "8"}),
     Broken("more deliveries than the queue's", "setting", "SERVICEBUS_MAX_ATTEMPTS", "after 10 del",

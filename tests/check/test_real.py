@@ -170,6 +170,23 @@ def test_an_answer_that_changes_is_a_note_without_a_cache(tmp_path: Path) -> Non
     assert "sample_input.json: the same input has another answer the second time" in note
 
 
+@pytest.mark.parametrize(
+    ("environ", "notes"),
+    [
+        ({}, 0),
+        ({"SCORING_HOST": "0.0.0.0"}, 1),
+        ({"SCORING_HOST": "0.0.0.0", "SCORING_KEYS": "one:0123456789abcdef0123"}, 0),
+    ],
+)
+def test_an_address_that_is_open_to_all_is_a_note(
+    environ: dict[str, str], notes: int, tmp_path: Path
+) -> None:
+    """Nothing else is said with keys: samples need none."""
+    report = script_report(tmp_path, CLOCK.replace("time.time()", "1"), b"1", **environ)
+    assert (len(report["notes"]), report["facts"]["same"]) == (notes, 1)
+    assert all("Every machine that reaches 0.0.0.0 may score" in each for each in report["notes"])
+
+
 def test_what_is_slow_is_not_taken_for_what_hangs(tmp_path: Path) -> None:
     """Not all is tried then, and that is said."""
     source = "import time\ndef init(): ...\ndef run(raw_data): time.sleep(0.7)\n"
