@@ -9,6 +9,7 @@ _WITH = {
     "service_bus": "messages",
     "connections": "standalone host",
     "keys": "with keys",
+    "records": "with `SCORING_RECORD`",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import builtins
 import contextlib
 import json
 import logging
@@ -34,6 +35,7 @@ from . import models
 from .parser import EXIT_OK, EXIT_USAGE, Parser, add, subcommands
 from .terminal import show_table
 
+REPLAY = "score records with another model or script, and show what changed"
 PACKAGE = "make an image of a model, a script and its environment"
 EXIT_REFUSED, EXIT_CANNOT_START, EXIT_RUN_FAILED = 2, 3, 4
 
@@ -65,7 +67,7 @@ def _run(words: Sequence[str]) -> int:
     return command(settings, options)
 
 
-def _parser(words: Sequence[str] = ("package",)) -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ("package", "replay")) -> argparse.ArgumentParser:
     """The parser of the command line; a command that is not among ``words`` may lack its options.
 
     So that a server does not load the packager.
@@ -82,6 +84,10 @@ def _parser(words: Sequence[str] = ("package",)) -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_score(commands)
     _add_check(commands)
+    if "replay" in words:
+        _add_replay(commands)
+    else:
+        commands.add_parser("replay", help=REPLAY)
     models.add_commands(commands)
     if "package" in words:
         from . import package
@@ -162,6 +168,16 @@ def _seconds(text: str) -> float:
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed. Allowed: seconds above 0.")
     return found
+
+
+def _add_replay(commands: Any) -> None:
+    from . import replay
+
+    example = "records --entry-script score.py --model-dir model"
+    parser = add(commands, "replay", REPLAY, example)
+    _model_options(parser)
+    replay.add_options(parser)
+    parser.set_defaults(command=_replay)
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
@@ -345,6 +361,28 @@ def _check(_: Settings, options: argparse.Namespace) -> int:
         return found
 
     return check.run(options, settings)
+
+
+def _replay(settings: Settings, options: argparse.Namespace) -> int:
+    from . import replay
+
+    real_print = builtins.print
+    _configure_logging(settings, "stderr", quiet=True)
+    if options.samples:
+        builtins.print = real_print  # only scripts print to the log
+    try:
+        if options.samples:
+            return replay.write_samples(options)
+        with _stdout_is_stderr():
+            report = asyncio.run(replay.replayed(settings, options))
+    except StartError as error:
+        print(diagnosis(error, settings), file=sys.stderr)
+        return EXIT_CANNOT_START
+    except OSError as error:
+        print(f"scoring-runtime: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_USAGE
+    builtins.print = real_print
+    return replay.show(report, options)
 
 
 @contextlib.contextmanager

@@ -40,22 +40,25 @@ class Connection:
     tenant_id: str = ""
     client_secret: str = field(default="", repr=False)
 
-    def credential(self) -> Any:
-        """An azure.identity.aio credential: the identity of this machine, or the one named.
+    def credential(self, *, awaited: bool = True) -> Any:
+        """An azure.identity.aio credential, or one of azure.identity: the identity of this machine,
+        or the one named.
 
         Raises:
             ConfigurationError: azure-identity is not installed.
         """
         try:
+            from azure import identity
             from azure.identity import aio
         except ModuleNotFoundError:
             raise ConfigurationError(
                 f"{self.name} asks for an identity, which needs azure-identity: pip install "
                 "azure-identity"
             ) from None
+        kinds = aio if awaited else identity
         if self.client_secret:
-            return aio.ClientSecretCredential(self.tenant_id, self.client_id, self.client_secret)
-        return aio.DefaultAzureCredential(managed_identity_client_id=self.client_id or None)
+            return kinds.ClientSecretCredential(self.tenant_id, self.client_id, self.client_secret)
+        return kinds.DefaultAzureCredential(managed_identity_client_id=self.client_id or None)
 
 
 def triggers(settings: Settings) -> tuple[str, ...]:
@@ -90,7 +93,22 @@ def blob(settings: Settings) -> Connection:
     Raises:
         ConfigurationError: it is not set, or is not one; the message names the setting.
     """
-    found = _found(settings, blob_name(settings), ("blobServiceUri", "serviceUri"))
+    return _storage(settings, blob_name(settings), "BLOB_CONNECTION")
+
+
+def record(settings: Settings) -> Connection:
+    """The storage connection of records; by default the identity at the address of SCORING_RECORD.
+
+    Raises:
+        ConfigurationError: as :func:`blob`.
+    """
+    if not settings.record_connection:
+        return Connection("SCORING_RECORD", "", "/".join(settings.record.split("/")[:3]))
+    return _storage(settings, settings.record_connection, "SCORING_RECORD_CONNECTION")
+
+
+def _storage(settings: Settings, name: str, setting: str) -> Connection:
+    found = _found(settings, name, ("blobServiceUri", "serviceUri"))
     if found.text.replace(" ", "").rstrip(";").lower() == "usedevelopmentstorage=true":
         return Connection(found.name, AZURITE)
     account = _value(settings, f"{found.name}__accountName")
@@ -99,9 +117,9 @@ def blob(settings: Settings) -> Connection:
         return Connection(
             found.name, "", f"https://{account}.blob.core.windows.net", found.client_id
         )
-    _check(found, "BLOB_CONNECTION", "blobServiceUri", _STORAGE)
+    _check(found, setting, "blobServiceUri", _STORAGE)
     if found.text and not _names_account_and_secret(found.text.lower()):
-        raise _malformed(found.name, "BLOB_CONNECTION", _STORAGE)
+        raise _malformed(found.name, setting, _STORAGE)
     example = "a URL such as https://<account>.blob.core.windows.net"
     _check_address(found.address, _URL, f"{found.name}__blobServiceUri", example)
     return found
@@ -163,11 +181,12 @@ def _turned_on(settings: Settings, name: str, *, bus: bool) -> bool:
 
 
 def _check(found: Connection, setting: str, address: str, example: str) -> None:
+    is_trigger = setting != "SCORING_RECORD_CONNECTION"
     if not found.text and not found.address:
         raise ConfigurationError(
             f"{found.name} is not set, which {setting} names as the connection. Set {found.name} "
             f"to a connection string ({example}), or {found.name}__{address} to sign in with an "
-            "identity, or take the trigger out of SCORING_TRIGGERS."
+            f"identity{', or take the trigger out of SCORING_TRIGGERS' * is_trigger}."
         )
 
 

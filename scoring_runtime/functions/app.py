@@ -23,6 +23,7 @@ from ..cache.build import caching
 from ..connections.named import triggers
 from ..errors import ConfigurationError, EntryScriptFailed, NotStarted
 from ..messages import Score, ScoringRequest, ScoringResponse
+from ..recording.build import recording
 from ..scoring.diagnosis import diagnosis, summary
 from ..scoring.runtime import Runtime, build, pages_of_siblings
 from ..settings import processors
@@ -163,15 +164,17 @@ def _log_to_stderr_until_started(runtime: Runtime) -> None:
 
 def _register(app: func.FunctionApp, runtime: Runtime) -> None:
     wanted = triggers(runtime.settings)
-    cached = caching(runtime, _PROCESSES)
+    cached, around = caching(runtime, _PROCESSES), recording(runtime).around
     if "http" in wanted:
-        http.register(app, runtime, cached)
+        http.register(app, runtime, cached._replace(score=around(cached.score, "http")))
     score = _telling_why(runtime.settings, cached.score)
     # The host logs each invocation.
     if "blob" in wanted:
-        blob.register(app, runtime, Scoring(runtime, "blob", score, access_log=False))
+        blob.register(
+            app, runtime, Scoring(runtime, "blob", around(score, "blob"), access_log=False)
+        )
     if "service_bus" in wanted:
-        scoring = Scoring(runtime, "service_bus", score, access_log=False)
+        scoring = Scoring(runtime, "service_bus", around(score, "service_bus"), access_log=False)
         _register_service_bus(app, runtime, scoring)
 
 

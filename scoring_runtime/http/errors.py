@@ -48,12 +48,21 @@ def error_response(error: ScoringRuntimeError) -> ScoringResponse:
     With it the error's tracebacks and causes are forgotten: they hold what was sent.
     """
     forget(error)
+    found = told(error)
+    if found is None:
+        log.error("%s", error)
+    return found or message_response(500, INTERNAL)
+
+
+def told(error: Exception) -> ScoringResponse | None:
+    """The same, with nothing forgotten; None if clients are not told what it is.
+
+    Those are for operators: their texts name folders of this machine.
+    """
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return message_response(status, str(error), failed=kind is RunError)
-    # The others are for operators: their texts name folders of this machine.
-    log.error("%s", error)
-    return message_response(500, INTERNAL)
+    return None
 
 
 def forget(error: BaseException | None) -> None:

@@ -1,71 +1,26 @@
 """What entry scripts import from Azure ML packages that are not installed here.
 
-Importing such a name always works, so that the rest of the script can. What wrote telemetry or
-collected data takes what it is given and says once that it goes nowhere. What spoke to an Azure ML
-workspace says, when it is used, what it was and what to do instead.
+Importing such a name always works, so that the rest of the script can. What wrote telemetry takes
+what it is given. What collected data is in :mod:`.collectors`. What spoke to an Azure ML workspace
+says, when it is used, what it was and what to do instead.
 """
 
 from __future__ import annotations
 
 import logging
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
+
+from .collectors import BasicCorrelationContext, Collector, ModelDataCollector
 
 
 class NameGone(ImportError):
     """A name of the Azure ML SDK was used; the message says what it was and what to do."""
 
 
-@cache
-def _say_once(what: str) -> None:
-    logging.getLogger("azmlinfsrv.user_script").warning(
-        "%s is not installed here: the script goes on, and nothing is collected or sent.", what
-    )
-
-
 # --- what takes everything ------------------------------------------------------------------------
-
-
-class ModelDataCollector:
-    """``azureml.monitoring.ModelDataCollector`` without its package."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _say_once("azureml-monitoring (ModelDataCollector)")
-
-    def collect(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing is kept."""
-
-    def add_correlations(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing is kept."""
-
-
-class BasicCorrelationContext:
-    """``azureml.ai.monitoring.context.BasicCorrelationContext``: an id that joins two data sets."""
-
-    def __init__(self, id: str | None = None, *args: Any, **kwargs: Any) -> None:
-        self._id = id or str(uuid.uuid4())
-
-    def get_id(self) -> str:
-        """The id."""
-        return self._id
-
-    def get_headers(self) -> Mapping[str, str]:
-        """No headers."""
-        return {}
-
-
-class Collector:
-    """``azureml.ai.monitoring.Collector`` without its package."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _say_once("azureml-ai-monitoring (Collector)")
-
-    def collect(self, data: Any = None, correlation_context: Any = None) -> Any:
-        """Nothing is kept; the result is the context to go on with."""
-        return correlation_context or BasicCorrelationContext()
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

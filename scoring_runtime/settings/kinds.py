@@ -92,3 +92,24 @@ def interval(value: str) -> tuple[float, float]:
     if not 0 < low <= high < float("inf"):
         raise ValueError
     return low, high
+
+
+def share(value: str) -> float:
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError
+    return number
+
+
+STEP = re.compile(r"""(\.\.?)([^\s.,'"*\[\]]+|\*)|(\.\.)?\[(\d+|\*|'[^']+'|"[^"]+")\]""")
+"""A step of a JSON path (RFC 9535): ``.name``, ``['name']``, ``[0]``, ``[*]``, ``..name``."""
+
+
+def hidden_fields(value: str) -> tuple[str, ...]:
+    """Names, and JSON paths of such steps."""
+    found = list_of(value)
+    for each in found:
+        form = rf"\$(?:{STEP.pattern})+" if each.startswith("$") else r"[\w.-]+"
+        if not re.fullmatch(form, each):
+            raise ValueError
+    return found

@@ -142,6 +142,13 @@ class Settings:
     cache_raw: bool = _setting("CACHE_RAW", False, kinds.boolean, _SWITCH, "Keep results of scripts that see headers too (`@rawhttp`, `request_headers`): only if they do not depend on them.")
     cache_timeout_ms: int = _setting("CACHE_TIMEOUT_MS", 50, kinds.integer(1), "a whole number of milliseconds from 1", "How long a request waits for Redis, connecting included, before it is scored without.")
 
+    record: str = _setting("SCORING_RECORD", "", str, "a folder, or https://<account>.blob.core.windows.net/<container>, without a SAS token", "Keeps requests and answers, and what `ModelDataCollector` and `Collector` collect, as files: see [Record and replay](record.md).")
+    record_connection: str = _setting("SCORING_RECORD_CONNECTION", "", kinds.setting_name, "the name of a setting", "Name of the setting that holds the connection string of that account. Default: the identity of this machine signs in.")
+    record_rate: float = _setting("SCORING_RECORD_RATE", 1.0, kinds.share, "0 to 1", "The share of requests that is kept; 0.01 is 1 %. 0 keeps only what scripts collect.")
+    record_max_body_kb: int = _setting("SCORING_RECORD_MAX_BODY_KB", 256, kinds.integer(1, 16 * 1024), "1 to 16384", "Of a larger body only the size is kept.")
+    record_max_mb: int = _setting("SCORING_RECORD_MAX_MB", 1024, kinds.integer(1), "a whole number of MB from 1", "All files of the folder together, or those that wait for the container; the oldest are removed.")
+    record_redact: tuple[str, ...] = _setting("SCORING_RECORD_REDACT", (), kinds.hidden_fields, "names of fields, headers and query parameters, and JSON paths such as $.customer.name, $..ssn or $.rows[*].id, separated by commas", "What is not kept beside the secrets, which never are.")
+
     service_name: str = _setting("SERVICE_NAME", "ML service", str, "text", "Title in the swagger documents.")
     service_version: str = _setting("SERVICE_VERSION", "1.0", str, "text", "Version in the swagger documents.")
     service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", str, "a path", "Prefix of the paths in the swagger documents; the routes stay.")
@@ -155,7 +162,7 @@ class Settings:
     log_level: str = _setting("AZUREML_LOG_LEVEL", "INFO", kinds.one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), "DEBUG, INFO, WARNING, ERROR or CRITICAL", "Least level that is logged.")
     log_format: str = _setting("SCORING_LOG_FORMAT", "text", kinds.one_of("text", "json"), "text or json", "Standalone host: `json` writes each record as one JSON object, with the request's id. A `logging.json` of your own wins.")
     debug_port: int = _setting("AZUREML_DEBUG_PORT", 0, kinds.integer(0, 65535), _PORTS, "Connect to the debugger that listens there (debugpy) and wait for it.")
-    model_data_collection: bool = _setting("AML_MODEL_DC_STORAGE_ENABLED", False, kinds.true_in_any_case, "true or anything else", "Accepted, not used.", also=("AML_MDC_STORAGE_ENABLED",))
+    model_data_collection: bool = _setting("AML_MODEL_DC_STORAGE_ENABLED", False, kinds.true_in_any_case, "true or anything else", "Where `SCORING_RECORD` is set, false keeps nothing of what `ModelDataCollector` and `Collector` collect. Without `SCORING_RECORD` they keep nothing.", also=("AML_MDC_STORAGE_ENABLED",))
 
     otlp_endpoint: str = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", "", str, "an http or https address", "Turns [traces](operate.md#traces) on: they go there by OTLP over HTTP, to the path /v1/traces.")
     otlp_traces_endpoint: str = _setting("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", str, "an http or https address", "The same, with its whole path.")
@@ -278,7 +285,7 @@ class Settings:
     @property
     def connection_names(self) -> tuple[str, ...]:
         """The names that settings with connections may have."""
-        named = (self.blob_connection, self.servicebus_connection)
+        named = (self.blob_connection, self.servicebus_connection, self.record_connection)
         return (*filter(None, named), *DEFAULT_CONNECTIONS)
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ..cache.build import store_of
 from ..errors import ConfigurationError, StartError
 from ..http.keys import guarding
+from ..recording import build as records
 from ..scoring.diagnosis import diagnosis
 from ..scoring.runtime import Loaded, cells, load_before_fork
 from ..scoring.served import Served
@@ -45,6 +46,8 @@ def run(settings: Settings) -> int:
     tls_of(settings)
     if settings.cached:
         store_of(settings, "WORKER_COUNT")  # what is wrong is said once, before there are workers
+    if settings.record:
+        records.check(settings)
     sockets = _listen(settings)
     try:
         _attach_debugger(settings.debug_port)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -27,8 +28,10 @@ class Trigger(Protocol):
         """Take inputs until ``stopping``, then finish those in flight."""
 
 
-def build(runtime: Runtime, score: Score) -> list[Trigger]:
-    """The triggers of a runtime, not started.
+def build(
+    runtime: Runtime, score: Score, around: Callable[[Score, str], Score] = lambda score, _: score
+) -> list[Trigger]:
+    """The triggers of a runtime, not started; ``around`` keeps what each scores.
 
     Raises:
         ConfigurationError: a setting of a trigger is wrong, or its package is not installed.
@@ -40,13 +43,13 @@ def build(runtime: Runtime, score: Score) -> list[Trigger]:
         paths = blob_paths(settings, has_script=runtime.has_script)
         refuse_shared_documents(paths)
         runtime.listens["blob"] = paths.listens_to(settings)
-        scoring = Scoring(runtime, "blob", score)
+        scoring = Scoring(runtime, "blob", around(score, "blob"))
         found.append(BlobTrigger(runtime, scoring, paths, _place(settings, paths)))
     if "service_bus" in wanted:
         named.service_bus(settings)
         service_bus = _imported("service_bus", "servicebus")
         runtime.listens["service_bus"] = listens_to(settings)
-        scoring = Scoring(runtime, "service_bus", score)
+        scoring = Scoring(runtime, "service_bus", around(score, "service_bus"))
         found.append(service_bus.ServiceBusTrigger(runtime, scoring))
     if wanted != ("http",):
         quiet_sdks()

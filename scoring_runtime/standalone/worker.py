@@ -19,6 +19,7 @@ import uvicorn
 from ..cache.build import caching
 from ..http.endpoint import create
 from ..http.probes import probes_only
+from ..recording.build import recording
 from ..scoring.diagnosis import diagnosis
 from ..scoring.runtime import Loaded, State, build
 from ..scoring.served import Served
@@ -63,7 +64,10 @@ class Worker:
             self._runtime.before_ready = supervised.tell_ready
         self._runtime.trace_by(spans_of(settings))
         self._caching = caching(self._runtime, "WORKER_COUNT")
-        self._endpoint, handle = create(self._runtime, self._caching.score, self._caching.inputs)
+        self._recording = recording(self._runtime)
+        around = self._recording.around
+        score = around(self._caching.score, "http")
+        self._endpoint, handle = create(self._runtime, score, self._caching.inputs)
         self._shared = Shared(self._runtime, handle)
         self._shared.probes = probes_only(handle, self._endpoint.unknown)
         protocol: type[HttpProtocol] = HttpProtocol
@@ -84,7 +88,7 @@ class Worker:
         metrics.parts.add("connections")
         self._connections = metrics.number(CONNECTIONS)
         metrics.publish_by(self._publish_connections)
-        self._triggers = triggers.build(self._runtime, self._caching.score)
+        self._triggers = triggers.build(self._runtime, self._caching.score, around)
         self._exit_code = EXIT_OK
 
     def run(self) -> int:
@@ -110,6 +114,7 @@ class Worker:
         await triggered
         await self._runtime.stop(0 if self._exit_code else self._settings.shutdown_seconds)
         await self._caching.close()
+        await asyncio.to_thread(self._recording.close)
         self._endpoint.flush_log()
 
     async def _run_triggers(self, stopping: asyncio.Event) -> None:

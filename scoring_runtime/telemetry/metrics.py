@@ -145,11 +145,21 @@ BREAKER_OPEN = Metric(
     over=max,
     only_with="cache",
 )
+RECORDED = Metric(
+    "scoring_records_total",
+    "Requests with their answers, and what scripts collected, that were written to files.",
+    only_with="records",
+)
+RECORDS_DROPPED = Metric(
+    "scoring_records_dropped_total",
+    "Those that were not: they came too quickly, or there was no room for them.",
+    only_with="records",
+)
 _COUNTED = (REQUESTS, REQUEST_SECONDS, QUEUE_SECONDS, RUN_SECONDS)
 METRICS = (
     *_COUNTED, BATCH_SIZE, QUEUE_DEPTH, IN_FLIGHT, LAG_SECONDS, RETRIES, DEAD_LETTERS,
     ERROR_DOCUMENTS, TRIGGER_UP, CONNECTIONS, CONNECTIONS_REFUSED, UNAUTHORIZED, CACHE_HITS,
-    CACHE_MISSES, CACHE_BYPASSES, CACHE_ERRORS, CACHE_SAVED, BREAKER_OPEN,
+    CACHE_MISSES, CACHE_BYPASSES, CACHE_ERRORS, CACHE_SAVED, BREAKER_OPEN, RECORDED, RECORDS_DROPPED,
 )  # fmt: skip
 MODEL_INFO = Metric(
     "scoring_model_info",
@@ -304,7 +314,8 @@ class Metrics:
         self._places: dict[tuple[str, str, str], _Place] = {}
         self._publishers: list[Callable[[], object]] = []
         self.parts = set(triggers)
-        """What there is to be counted: triggers, ``cache``, ``batches``, ``connections``."""
+        """What there is to be counted: triggers, ``cache``, ``batches``, ``connections``,
+        ``records``."""
         for (metric, _), at in self.layout.places.items():
             if metric.kind == "gauge":  # of the process that had the page before
                 self._page[at] = 0.0

@@ -576,6 +576,8 @@ def test_every_setting_is_in_the_key_or_known_to_change_no_answer() -> None:
         "cors_origins", "server_version_header", "log_level", "log_format", "pages",
         "app_insights_enabled",
         "app_insights_key", "app_insights_log_response", "model_data_collection",
+        "record", "record_connection", "record_rate", "record_max_body_kb", "record_max_mb",
+        "record_redact",
         "app_insights_string", "otlp_endpoint", "otlp_traces_endpoint", "traces_exporter",
         "otel_disabled", "otel_service_name", "traces_sampler", "traces_sampler_arg",
         # Who may call.

@@ -394,7 +394,7 @@ def _notes(found: Found, named: set[str], ignored: set[str]) -> Iterator[str]:
     for name in sorted(MONITORING & named):
         yield (
             f"{name} collects nothing here: it sends to an agent of Azure ML's services. Leave it "
-            "out, and the runtime answers its import."
+            "out, and the runtime answers its import; SCORING_RECORD keeps what it collects."
         )
     if found.hashes:
         yield (

@@ -1,0 +1,1 @@
+"""Requests and answers kept as files; what scripts collect; reading them again."""
