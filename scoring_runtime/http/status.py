@@ -110,6 +110,7 @@ class Status:
                 self._trigger(each, [note for _, note in notes], living, values)
                 for each in triggers(self._runtime.settings)
             ],
+            "changes": self._runtime.changes or None,
             "limits": self._limits,
             "settings": self._settings,
             "history": {

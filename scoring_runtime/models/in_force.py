@@ -82,7 +82,9 @@ def served(folder: Path, chosen: Mapping[str, tuple[int, ...]]) -> list[Register
         return there
     chosen = chosen or {name: choice.versions for name, choice in read(folder).items()}
     found = [each for each in there if each.version in chosen.get(each.name, (each.version,))]
-    return sorted(found or there, key=lambda each: (each.name, _rank(each, chosen.get(each.name, ()))))
+    return sorted(
+        found or there, key=lambda each: (each.name, _rank(each, chosen.get(each.name, ())))
+    )
 
 
 def _rank(model: RegisteredModel, versions: tuple[int, ...]) -> int:

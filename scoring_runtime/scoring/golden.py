@@ -1,8 +1,9 @@
 """Golden samples: inputs beside a model or a script, and what a new version makes of them.
 
-They are ``sample_input.json`` or ``.csv`` and the files of a folder ``samples``, beside the model or
-the entry script. The answer that is expected to ``samples/a.json`` is ``samples/a.expected.json``
-(``.expected`` and any ending); without one the new version is compared with the old one.
+They are ``sample_input.json`` or ``.csv`` and the files of a folder ``samples``, beside the model
+or the entry script. The answer that is expected to ``samples/a.json`` is
+``samples/a.expected.json`` (``.expected`` and any ending); without one the new version is compared
+with the old one.
 """
 
 from __future__ import annotations
@@ -217,8 +218,9 @@ def _is_alike(given: Any, wanted: Any, tolerance: float | None) -> bool:
         return nothing or numbers or (plain and type(given) is type(wanted))
     if not numbers:
         return bool(type(given) is type(wanted) and given == wanted)
-    both_nan = math.isnan(given) and math.isnan(wanted)
-    return both_nan or abs(given - wanted) <= tolerance * max(1.0, abs(given), abs(wanted))
+    if given == wanted or (math.isnan(given) and math.isnan(wanted)):
+        return True
+    return bool(abs(given - wanted) <= tolerance * max(1.0, abs(given), abs(wanted)))
 
 
 def _shown(value: Any) -> str:

@@ -23,6 +23,8 @@ SCORED, REFUSED, FAILED, TIMEOUT, UNAVAILABLE = range(5)
 TRIGGERS = ("http", "blob", "service_bus")
 REASONS = ("too_many", "too_slow", "unread", "too_many_bytes", "head_too_large", "malformed")
 """Why a connection is refused, or ended."""
+CHANGES = ("switched", "refused")
+"""What has become of a change of the model."""
 UNKNOWN = ("unknown", "")
 """Name and version of what a request names that is not served."""
 _SECONDS = (
@@ -138,10 +140,17 @@ BREAKER_OPEN = Metric(
     only_with="cache",
 )
 _COUNTED = (REQUESTS, REQUEST_SECONDS, QUEUE_SECONDS, RUN_SECONDS)
+MODEL_CHANGES = Metric(
+    "scoring_model_changes",
+    "Changes of the model since the start: switched to another version, or refused.",
+    ("change",),
+    over=max,
+    only_with="changes",
+)
 METRICS = (
     *_COUNTED, BATCH_SIZE, QUEUE_DEPTH, IN_FLIGHT, LAG_SECONDS, RETRIES, DEAD_LETTERS,
     ERROR_DOCUMENTS, TRIGGER_UP, CONNECTIONS, CONNECTIONS_REFUSED, CACHE_HITS, CACHE_MISSES,
-    CACHE_BYPASSES, CACHE_ERRORS, CACHE_SAVED, BREAKER_OPEN,
+    CACHE_BYPASSES, CACHE_ERRORS, CACHE_SAVED, BREAKER_OPEN, MODEL_CHANGES,
 )  # fmt: skip
 MODEL_INFO = Metric(
     "scoring_model_info",
@@ -177,7 +186,7 @@ class Layout:
                 self._place(metric, labels)
         for metric in METRICS[len(_COUNTED) :]:
             triggers = TRIGGERS if metric is TRIGGER_UP else TRIGGERS[1:]  # clients of http wait
-            choices = {_TRIGGER: triggers, "reason": REASONS}
+            choices = {_TRIGGER: triggers, "reason": REASONS, "change": CHANGES}
             of_models = [tuple(each) for each in models] if metric.labels == _OF_MODELS else None
             for one in of_models or product(*(choices[name] for name in metric.labels)):
                 self._place(metric, one)

@@ -1,0 +1,169 @@
+"""A worker's end of the line: what it asks of its supervisor, and what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ..errors import ScoringRuntimeError, Stopping
+from ..models import in_force, manifest
+from ..scoring import golden
+from ..scoring.runtime import Runtime
+from ..telemetry.logs import log
+from ..telemetry.metrics import CHANGES, MODEL_CHANGES
+from .line import Line, Message, whole
+from .supervisor import Supervision
+
+_LOOK_SECONDS = 30.0
+_QUIET_SECONDS = 1.0
+
+
+class Orders:
+    """Asks for changes of the model, and takes part in them.
+
+    Args:
+        supervised: of this worker, with a line.
+        runtime: what it serves with.
+    """
+
+    def __init__(self, supervised: Supervision, line: Line, runtime: Runtime) -> None:
+        self._supervised, self._runtime = supervised, runtime
+        self._line = line
+        line.turn()
+        self._go = asyncio.Event()
+        self._numbers = count()
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._when_released: Callable[[], object] = int
+        runtime.changes = supervised.changes
+        metrics = runtime.metrics
+        metrics.parts.add("changes")
+        self._counts = {
+            each: metrics.number(MODEL_CHANGES, each) for each in ("switched", "refused")
+        }
+        metrics.publish_by(self._publish)
+
+    def _publish(self) -> None:
+        for each, number in self._counts.items():
+            number.set(self._runtime.changes[each])
+
+    def listen(self, when_released: Callable[[], object]) -> None:
+        """Take what comes, in the running event loop."""
+        self._when_released = when_released
+        asyncio.get_running_loop().add_reader(self._line.fileno(), self._hear)
+
+    async def change(self, ask: Mapping[str, str]) -> dict[str, Any]:
+        """Ask for a change; what has become of it.
+
+        Raises:
+            Stopping: the supervisor cannot be told.
+        """
+        number = next(self._numbers)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            if not self._line.send({"ask": dict(ask), "number": number}):
+                raise Stopping("The process that looks after the workers takes no orders.")
+            return await future
+        finally:
+            del self._waiting[number]
+
+    async def stand_by(self) -> None:
+        """As a candidate: compare the new version, tell that it is ready, and wait for the others.
+
+        Raises:
+            ModelUnusable: as :func:`scoring_runtime.scoring.golden.check`.
+        """
+        old = self._supervised.old_answers
+        compared = await golden.check(self._runtime, golden.unpacked(whole(old)))
+        os.close(old)
+        self._line.send({"compared": compared})
+        self._supervised.tell_ready()
+        await self._go.wait()
+
+    async def watch(self) -> None:
+        """Ask for a change when the files in the model folder are others, and stay so."""
+        news = asyncio.Event()
+        told = asyncio.create_task(self._tell_of(news))
+        asked = None
+        try:
+            while True:
+                try:
+                    seen = await self._when_quiet()
+                    if seen != asked:
+                        asked = seen
+                        await self.change({"what": "reload", "auto": "yes"})
+                except ScoringRuntimeError as error:
+                    log.warning("New versions cannot be looked for: %s", error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), _LOOK_SECONDS)
+                news.clear()
+        finally:
+            told.cancel()
+
+    async def _when_quiet(self) -> object:
+        before = None
+        while (seen := await asyncio.to_thread(self._seen)) != before:
+            before = seen
+            await asyncio.sleep(_QUIET_SECONDS)
+        return seen
+
+    def _seen(self) -> object:
+        folder = Path(self._runtime.settings.model_dir)
+        registry = in_force.registry_of(folder)
+        noted = in_force.read(registry) if registry is not None else {}
+        return in_force.seen([_watched(folder)], []), frozenset(noted.items())
+
+    async def _tell_of(self, news: asyncio.Event) -> None:
+        try:
+            from watchfiles import awatch
+
+            folder = _watched(Path(self._runtime.settings.model_dir))
+            registry = in_force.registry_of(self._runtime.settings.model_dir)
+            notes = manifest.notes_folder(registry) if registry is not None else folder
+            async for _ in awatch(*{each for each in (folder, notes) if each.is_dir()}):
+                news.set()
+        except (ImportError, OSError, RuntimeError) as error:
+            log.info("New versions are found by looking for them every half minute: %s", error)
+
+    def _hear(self) -> None:
+        for message, files in self._line.received():
+            if "outcome" in message and message["number"] in self._waiting:
+                self._waiting[message["number"]].set_result(message["outcome"])
+            elif "changes" in message:
+                self._runtime.changes = message["changes"]
+            elif "release" in message:
+                self._when_released()
+            elif "go" in message:
+                self._go.set()
+            elif "score" in message:
+                task = asyncio.create_task(self._score(message["score"], *files))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _score(self, said: Message, descriptor: int) -> None:
+        """Answer the golden samples of a new version with this one."""
+        given = None
+        try:
+            versions = tuple((name, tuple(numbers)) for name, numbers in said["versions"])
+            settings = replace(
+                self._runtime.settings, model_dir=said["model_dir"], versions=versions
+            )
+            wanted = [each for each in golden.samples(settings) if each.expected is None]
+            given = golden.packed(await golden.answers(self._runtime, wanted))
+        except Exception:
+            log.exception("The golden samples could not be scored with the old version")
+        with open(descriptor, "wb") as file:
+            file.write(given or b"")
+        self._line.send({"scored": given is not None})
+
+
+def _watched(folder: Path) -> Path:
+    """A registry, all versions of a model, or a plain folder."""
+    return folder.parent if in_force.registry_of(folder) not in (None, folder) else folder
