@@ -149,7 +149,6 @@ def _object(request: HttpRequest) -> dict[str, Any]:
 
 
 def _with_message(outcome: dict[str, Any], status: int) -> ScoringResponse:
-    """An error has its ``message``, as all others."""
-    return json_response(
-        outcome if status < 400 else {"message": outcome["reason"], **outcome}, status
-    )
+    """An error has its ``message``, as all others: the cause, which is the last line."""
+    said = {} if status < 400 else {"message": outcome["reason"].splitlines()[-1]}
+    return json_response({**said, **outcome}, status)

@@ -44,9 +44,7 @@ class Orders:
         runtime.changes = supervised.changes
         metrics = runtime.metrics
         metrics.parts.add("changes")
-        self._counts = {
-            each: metrics.number(MODEL_CHANGES, each) for each in ("switched", "refused")
-        }
+        self._counts = {each: metrics.number(MODEL_CHANGES, each) for each in CHANGES}
         metrics.publish_by(self._publish)
 
     def _publish(self) -> None:

@@ -9,10 +9,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
@@ -99,15 +98,12 @@ class Worker:
         self._server.when_told_to_stop = partial(loop.call_soon_threadsafe, stopping.set)
         if self._settings.drain_seconds:
             self._server.before_stop = partial(loop.call_soon_threadsafe, self._drain)
-        watched = [self._watch(), self._sweep()]
         if self._orders is not None:
             self._orders.listen(self._retire)
             if self._supervised is not None and self._supervised.is_candidate:
                 await self._stand_by(self._orders)
-            if self._settings.reload == "auto":
-                watched.append(self._orders.watch())
         if not self._exit_code:
-            await self._take_requests(watched)
+            await self._take_requests()
 
     async def _stand_by(self, orders: Orders) -> None:
         try:
@@ -116,9 +112,11 @@ class Worker:
         except Exception as error:
             self._cannot_start(error)
 
-    async def _take_requests(self, watched: list[Coroutine[Any, Any, None]]) -> None:
+    async def _take_requests(self) -> None:
         stopping = self._stopping
-        watchers = [asyncio.create_task(each) for each in watched]
+        watchers = [asyncio.create_task(each) for each in (self._watch(), self._sweep())]
+        if self._orders is not None and self._settings.reload == "auto":
+            watchers.append(asyncio.create_task(self._orders.watch()))
         triggered = asyncio.create_task(self._run_triggers(stopping))
         await self._server.serve(sockets=self._sockets)
         for each in watchers:
