@@ -8,6 +8,7 @@ _WITH = {
     "blob": "blobs",
     "service_bus": "messages",
     "connections": "standalone host",
+    "changes": "standalone host, on Linux",
 }
 
 

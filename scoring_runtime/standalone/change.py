@@ -33,6 +33,8 @@ from .supervisor import Crew, Supervision, Supervisor, how
 
 _LONGEST_REASON = 20_000
 _OLD_CREWS = 2
+_UNDER_WAY = "Another change is under way; what becomes of it is at /status."
+_ARE_MANY = "The versions before this one still end what they have begun."
 _NO_ANSWERS = "The old version's answers to golden samples could not be had; the log says why."
 RELOAD: Message = {"what": "reload"}
 Work: TypeAlias = Callable[[Supervision], int]
@@ -138,7 +140,7 @@ class ChangingSupervisor(Supervisor):
         if self._is_told:
             self._is_told = False
             self._begin(RELOAD)
-        if self._again and self._busy() is None:
+        if self._again and self._change is None and not self._are_many:
             self._again = False
             self._begin({**RELOAD, "auto": True})
         if self._change is not None:
@@ -161,9 +163,9 @@ class ChangingSupervisor(Supervisor):
 
     def _begin(self, ask: Message, asked: tuple[Supervision, int] | None = None) -> None:
         by_itself = bool(ask.get("auto"))
-        if (busy := self._busy()) is not None:
+        if self._change is not None:
             self._again = self._again or by_itself
-            _answer(asked, {"outcome": "busy", "reason": busy})
+            _answer(asked, {"outcome": "busy", "reason": _UNDER_WAY})
             return
         try:
             choices = _chosen(ask, self._settings, self._choices)
@@ -180,18 +182,20 @@ class ChangingSupervisor(Supervisor):
             _answer(asked, {"outcome": "unchanged", "models": _models(choices, choices)})
         elif by_itself and (settings.versions, seen) == self._refused:
             _answer(asked, {"outcome": "refused", "reason": "It has been refused before."})
+        elif self._are_many:
+            self._again = self._again or by_itself
+            _answer(asked, {"outcome": "busy", "reason": _ARE_MANY})
         else:
             self._change = Change(settings, choices, seen, self._work_of(settings))
             self._change.asked += [asked] if asked is not None else []
             log.info("A new version is being loaded: %s", _named(choices, self._choices))
             self._compare_with_old(self._change)
 
-    def _busy(self) -> str | None:
-        if self._change is not None:
-            return "Another change is under way; what becomes of it is at /status."
-        if sum(each.is_released for each in self._workers.values()) >= _OLD_CREWS * self._count:
-            return "The versions before this one still end what they have begun."
-        return None
+    @property
+    def _are_many(self) -> bool:
+        """Whether so many old workers still end that their memory may be wanted."""
+        ending = sum(each.is_released for each in self._workers.values())
+        return ending >= _OLD_CREWS * self._count
 
     def _compare_with_old(self, change: Change) -> None:
         """Have a worker of the old version answer the golden samples for which none is expected."""

@@ -38,7 +38,7 @@ def run(data):
 
 
 class Changing:
-    """``with Changing(folder, "--workers", "2") as service:`` serves version 1 of the model ``m``."""
+    """``with Changing(folder, "--workers", "2") as service:`` serves version 1 of model ``m``."""
 
     def __init__(self, folder: Path, *options: str, **environ: str) -> None:
         self.folder = folder
