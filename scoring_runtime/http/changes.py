@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from ..errors import UndecodableInput, UnsupportedMethod
+from ..errors import InputTooLarge, UndecodableInput, UnsupportedMethod
 from ..messages import ScoringResponse
 from ..models import in_force
 from ..scoring.runtime import Runtime, State
@@ -25,6 +25,7 @@ from .model_routes import LOGGED, Found, Route, json_response, with_error
 
 ADMIN = ("/models/", "/v2/repository/")
 """What paths begin with that change something, or tell more than a score: not for everybody."""
+_MOST_BYTES = 64 * 1024
 _STATUS = {"switched": 200, "unchanged": 200, "busy": 409, "impossible": 409, "refused": 422}
 _NOT_FROM_HERE = (
     "Only this machine may change the model that is served, and no page of a browser. Send it from "
@@ -139,6 +140,8 @@ def _is_local(request: HttpRequest) -> bool:
 
 def _object(request: HttpRequest) -> dict[str, Any]:
     """The JSON object that was sent; an empty body is an empty one."""
+    if request.body is None or len(request.body) > _MOST_BYTES:
+        raise InputTooLarge(f"The body has more than {_MOST_BYTES} bytes.")
     try:
         value = orjson.loads(request.body or b"{}")
     except orjson.JSONDecodeError as error:

@@ -8,7 +8,6 @@ with the old one.
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import mimetypes
@@ -30,7 +29,7 @@ _TYPES = {".csv": "text/csv", ".jsonl": "application/jsonl", ".ndjson": "applica
           ".npy": "application/x-npy"}  # fmt: skip
 _MOST, _SHOWN = 100, 5
 _CLOSE = 1e-6
-_SCORED, _REFUSED, _FAILED = 200, 400, 500
+_REFUSED, _FAILED = 400, 500
 
 
 class Sample(NamedTuple):
@@ -115,18 +114,14 @@ async def _answer(runtime: Runtime, sample: Sample) -> Answer:
 
 def packed(given: Answers) -> bytes:
     """Answers, to be handed to another process."""
-    as_text = {path: (each.status, _text(each.body)) for path, each in given.items()}
+    as_text = {path: (status, body.decode("latin-1")) for path, (status, body) in given.items()}
     return json.dumps(as_text).encode()
 
 
 def unpacked(data: bytes) -> dict[str, Answer]:
     """The other way round."""
     found = json.loads(data or b"{}").items()
-    return {path: Answer(status, base64.b64decode(text)) for path, (status, text) in found}
-
-
-def _text(body: bytes) -> str:
-    return base64.b64encode(body).decode()
+    return {path: Answer(status, text.encode("latin-1")) for path, (status, text) in found}
 
 
 # --- what a new version is refused for ------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,8 +19,8 @@ from ..telemetry.metrics import CHANGES, MODEL_CHANGES
 from .line import Line, Message, whole
 from .supervisor import Supervision
 
-_LOOK_SECONDS = 30.0
-_QUIET_SECONDS = 1.0
+_QUIET_MS, _LONGEST_MS = 1000, 600_000
+_BY_ITSELF = {"what": "reload", "auto": "yes"}
 
 
 class Orders:
@@ -86,49 +85,19 @@ class Orders:
         await self._go.wait()
 
     async def watch(self) -> None:
-        """Ask for a change when the files in the model folder are others, and stay so."""
-        news = asyncio.Event()
-        told = asyncio.create_task(self._tell_of(news))
-        asked = None
-        try:
-            while True:
-                try:
-                    seen = await self._when_quiet()
-                    if seen != asked:
-                        asked = seen
-                        await self.change({"what": "reload", "auto": "yes"})
-                except ScoringRuntimeError as error:
-                    log.warning("New versions cannot be looked for: %s", error)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), _LOOK_SECONDS)
-                news.clear()
-        finally:
-            told.cancel()
-
-    async def _when_quiet(self) -> object:
-        before = None
-        while (seen := await asyncio.to_thread(self._seen)) != before:
-            before = seen
-            await asyncio.sleep(_QUIET_SECONDS)
-        return seen
-
-    def _seen(self) -> object:
-        folder = Path(self._runtime.settings.model_dir)
+        """Ask for a change when files of models, or what is noted of them, have changed."""
+        folder = self._runtime.settings.model_dir
         registry = in_force.registry_of(folder)
-        noted = in_force.read(registry) if registry is not None else {}
-        return in_force.seen([_watched(folder)], []), frozenset(noted.items())
-
-    async def _tell_of(self, news: asyncio.Event) -> None:
+        places = {Path(folder), *([registry, manifest.notes_folder(registry)] if registry else [])}
         try:
             from watchfiles import awatch
 
-            folder = _watched(Path(self._runtime.settings.model_dir))
-            registry = in_force.registry_of(self._runtime.settings.model_dir)
-            notes = manifest.notes_folder(registry) if registry is not None else folder
-            async for _ in awatch(*{each for each in (folder, notes) if each.is_dir()}):
-                news.set()
-        except (ImportError, OSError, RuntimeError) as error:
-            log.info("New versions are found by looking for them every half minute: %s", error)
+            await self.change(_BY_ITSELF)
+            changes = awatch(*filter(Path.is_dir, places), step=_QUIET_MS, debounce=_LONGEST_MS)
+            async for _ in changes:
+                await self.change(_BY_ITSELF)
+        except (ImportError, OSError, RuntimeError, ScoringRuntimeError) as error:
+            log.error("New versions are not looked for: %s (SCORING_RELOAD is auto)", error)
 
     def _hear(self) -> None:
         for message, files in self._line.received():
@@ -160,8 +129,3 @@ class Orders:
         with open(descriptor, "wb") as file:
             file.write(given or b"")
         self._line.send({"scored": given is not None})
-
-
-def _watched(folder: Path) -> Path:
-    """A registry, all versions of a model, or a plain folder."""
-    return folder.parent if in_force.registry_of(folder) not in (None, folder) else folder

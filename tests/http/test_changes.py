@@ -39,7 +39,7 @@ class Supervisor:
 
 async def sent(
     path: str,
-    body: bytes = b"",
+    body: bytes | None = b"",
     supervisor: Supervisor | None = None,
     client: str = "127.0.0.1",
     headers: tuple[tuple[bytes, bytes], ...] = (),
@@ -98,12 +98,14 @@ async def test_nothing_is_changed_by_looking(path, method):
         (b"{", "The body is no JSON"),
         (b"[]", "is to be a JSON object"),
         (b'{"model": 1}', '"model" is to be a name'),
+        (b'{"model": "%b"}' % (b"x" * 65536), "more than 65536 bytes"),
+        (None, "more than 65536 bytes"),
     ],
 )
 async def test_a_body_that_is_none_is_refused(body, said):
     supervisor = Supervisor()
     status, answer = await sent("/models/reload", body, supervisor)
-    assert status == 400
+    assert status == (413 if "bytes" in said else 400)
     assert said in answer["message"]
     assert supervisor.asked == []
 
