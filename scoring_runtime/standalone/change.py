@@ -33,8 +33,7 @@ from .supervisor import Crew, Supervision, Supervisor, how
 
 _LONGEST_REASON = 20_000
 _OLD_CREWS = 2
-_UNDER_WAY = "Another change is under way; what becomes of it is at /status."
-_ARE_MANY = "The versions before this one still end what they have begun."
+_QUIET_SECONDS = 2.0  # more than watchfiles collects changes for
 _NO_ANSWERS = "The old version's answers to golden samples could not be had; the log says why."
 RELOAD: Message = {"what": "reload"}
 Work: TypeAlias = Callable[[Supervision], int]
@@ -85,8 +84,9 @@ class ChangingSupervisor(Supervisor):
         self._choices: Choices = in_force.at_start(settings.model_dir)
         self._seen: object = None
         self._refused: object = None
+        self._look_at = float("inf")
         self._change: Change | None = None
-        self._is_told = self._again = False
+        self._is_told = False
         self._history: dict[str, Any] = {
             "reload": settings.reload, "switched": 0, "refused": 0, "last": None,
         }  # fmt: skip
@@ -112,7 +112,8 @@ class ChangingSupervisor(Supervisor):
         poll = select.poll()
         for each in (self._woken_by.fileno(), *lines):
             poll.register(each, select.POLLIN)
-        left = self._change.until - time.monotonic() if self._change else float("inf")
+        until = min(self._look_at, self._change.until if self._change else float("inf"))
+        left = until - time.monotonic()
         for descriptor, _ in poll.poll(None if left == float("inf") else max(0, left * 1000)):
             if descriptor in lines:
                 self._hear(lines[descriptor])
@@ -140,9 +141,8 @@ class ChangingSupervisor(Supervisor):
         if self._is_told:
             self._is_told = False
             self._begin(RELOAD)
-        if self._again and self._change is None and not self._are_many:
-            self._again = False
-            self._begin({**RELOAD, "auto": True})
+        if time.monotonic() >= self._look_at:
+            self._look()
         if self._change is not None:
             self._go_on(self._change)
 
@@ -152,6 +152,8 @@ class ChangingSupervisor(Supervisor):
             change = self._change
             if "ask" in message:
                 self._begin(message["ask"], (worker, message["number"]))
+            elif "look" in message:  # when nothing more has changed for a moment
+                self._look_at = time.monotonic() + _QUIET_SECONDS
             elif change is not None and worker is change.scores:
                 change.scores = None
                 if not message.get("scored"):
@@ -162,51 +164,69 @@ class ChangingSupervisor(Supervisor):
     # --- one change ---------------------------------------------------------------------------
 
     def _begin(self, ask: Message, asked: tuple[Supervision, int] | None = None) -> None:
-        by_itself = bool(ask.get("auto"))
-        if self._change is not None:
-            self._again = self._again or by_itself
-            _answer(asked, {"outcome": "busy", "reason": _UNDER_WAY})
-            return
         try:
-            choices = _chosen(ask, self._settings, self._choices)
-            settings = with_choices(self._settings, choices)
-            served(settings)
+            choices, settings, seen = self._planned(ask)
         except ScoringRuntimeError as error:
             _answer(asked, {"outcome": "impossible", "reason": str(error)})
             return
-        seen = _seen(settings)
         if settings.versions == self._settings.versions and seen == self._seen:
-            if choices != self._choices:  # pinned, or no longer
+            if choices != self._choices and self._change is None:  # pinned, or no longer
                 self._choices = choices
                 self._note(choices)
             _answer(asked, {"outcome": "unchanged", "models": _models(choices, choices)})
-        elif by_itself and (settings.versions, seen) == self._refused:
-            _answer(asked, {"outcome": "refused", "reason": "It has been refused before."})
-        elif self._are_many:
-            self._again = self._again or by_itself
-            _answer(asked, {"outcome": "busy", "reason": _ARE_MANY})
+        elif busy := self._busy:
+            _answer(asked, {"outcome": "busy", "reason": busy})
         else:
             self._change = Change(settings, choices, seen, self._work_of(settings))
             self._change.asked += [asked] if asked is not None else []
             log.info("A new version is being loaded: %s", _named(choices, self._choices))
             self._compare_with_old(self._change)
 
+    def _planned(self, ask: Message) -> tuple[Choices, Settings, object]:
+        """What is to be in force, the settings with that, and the files that it is about."""
+        choices = _chosen(ask, self._settings, self._choices)
+        settings = with_choices(self._settings, choices)
+        served(settings)
+        return choices, settings, _seen(settings)
+
+    def _look(self) -> None:
+        """Begin a change by itself, if files are others than those that are served or that were
+        refused."""
+        self._look_at = float("inf")
+        try:
+            _, settings, seen = self._planned(RELOAD)
+        except ScoringRuntimeError as error:
+            log.warning("Nothing is changed: %s", error)
+            return
+        known = ((self._settings.versions, self._seen), self._refused)
+        if (settings.versions, seen) in known:
+            return
+        if self._busy:
+            self._look_at = time.monotonic() + _QUIET_SECONDS
+        else:
+            self._begin(RELOAD)
+
     @property
-    def _are_many(self) -> bool:
-        """Whether so many old workers still end that their memory may be wanted."""
-        ending = sum(each.is_released for each in self._workers.values())
-        return ending >= _OLD_CREWS * self._count
+    def _busy(self) -> str:
+        """Why no change can begin just now, or nothing."""
+        if self._change is not None:
+            return "Another change is under way; what becomes of it is at /status."
+        if sum(each.is_released for each in self._workers.values()) >= _OLD_CREWS * self._count:
+            return "The versions before this one still end what they have begun."
+        return "" if self._ready else "The service itself is not ready yet."
+
+    @property
+    def _ready(self) -> list[Supervision]:
+        """The workers that serve."""
+        own = (each for each in self._workers.values() if each.crew is self._crew)
+        return [each for each in own if each.was_ready]
 
     def _compare_with_old(self, change: Change) -> None:
         """Have a worker of the old version answer the golden samples for which none is expected."""
-        ready = (each for each in self._workers.values() if each.crew is self._crew)
-        worker = next((each for each in ready if each.was_ready and each.line), None)
-        if worker is None or worker.line is None:
-            self._refuse(change, "The service itself is not ready yet.")
-        elif any(each.expected is None for each in golden.samples(change.settings)):
-            change.scores = worker
+        if any(each.expected is None for each in golden.samples(change.settings)):
+            change.scores = self._ready[0]
             said = {"model_dir": change.settings.model_dir, "versions": change.settings.versions}
-            worker.line.send({"score": said}, change.old_answers)
+            _tell(change.scores, {"score": said}, change.old_answers)
 
     def _go_on(self, change: Change) -> None:
         if time.monotonic() > change.until:
@@ -336,9 +356,9 @@ def _named(choices: Choices, before: Choices) -> str:
     return ", ".join(named) or "the files of the model"
 
 
-def _tell(worker: Supervision, message: Message) -> None:
+def _tell(worker: Supervision, message: Message, descriptor: int = -1) -> None:
     if worker.line is not None:
-        worker.line.send(message)
+        worker.line.send(message, descriptor)
 
 
 def _answer(asked: tuple[Supervision, int] | None, outcome: Outcome) -> None:

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..errors import ScoringRuntimeError, Stopping
+from ..errors import Stopping
 from ..models import in_force, manifest
 from ..scoring import golden
 from ..scoring.runtime import Runtime
@@ -19,8 +19,7 @@ from ..telemetry.metrics import CHANGES, MODEL_CHANGES
 from .line import Line, Message, whole
 from .supervisor import Supervision
 
-_QUIET_MS, _LONGEST_MS = 1000, 600_000
-_BY_ITSELF = {"what": "reload", "auto": "yes"}
+_LOOK_MS = 30_000
 
 
 class Orders:
@@ -85,19 +84,19 @@ class Orders:
         await self._go.wait()
 
     async def watch(self) -> None:
-        """Ask for a change when files of models, or what is noted of them, have changed."""
+        """Have the supervisor look when something changes among the models, or what is noted of
+        them; and each half minute, since in network folders nobody tells of changes."""
         folder = self._runtime.settings.model_dir
         registry = in_force.registry_of(folder)
-        places = {Path(folder), *([registry, manifest.notes_folder(registry)] if registry else [])}
+        beside = [registry, manifest.notes_folder(registry)] if registry else []
+        places = filter(Path.is_dir, {Path(folder), *beside})
         try:
             from watchfiles import awatch
 
-            await self.change(_BY_ITSELF)
-            changes = awatch(*filter(Path.is_dir, places), step=_QUIET_MS, debounce=_LONGEST_MS)
-            async for _ in changes:
-                await self.change(_BY_ITSELF)
-        except (ImportError, OSError, RuntimeError, ScoringRuntimeError) as error:
-            log.error("New versions are not looked for: %s (SCORING_RELOAD is auto)", error)
+            async for _ in awatch(*places, rust_timeout=_LOOK_MS, yield_on_timeout=True):
+                self._line.send({"look": True})
+        except (ImportError, OSError, RuntimeError) as error:
+            log.error("New versions are not looked for (SCORING_RELOAD is auto): %s", error)
 
     def _hear(self) -> None:
         for message, files in self._line.received():
