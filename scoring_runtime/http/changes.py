@@ -50,13 +50,11 @@ class ChangeRoutes:
         """None when it is no such path."""
         if not path.startswith(ADMIN):
             return None
-        route = self._route(path.split("/")[1:])
+        route = self._reload if path == "/models/reload" else self._route(path.split("/")[1:])
         return None if route is None else (_sent_from_here(route), None, LOGGED)
 
     def _route(self, parts: list[str]) -> Route | None:
         match parts:
-            case ["models", "reload"]:
-                return self._reload
             case ["models", name, "rollback"]:
                 return partial(self._changed, {"what": "rollback", "model": name})
             case ["v2", "repository", "index"]:
