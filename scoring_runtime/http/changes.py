@@ -41,17 +41,18 @@ class ChangeRoutes:
     Args:
         runtime: whose models they are.
         change: asks for a change.
+        local_only: whether only programs on this machine may; not where a key is asked for.
     """
 
-    def __init__(self, runtime: Runtime, change: Change) -> None:
-        self._runtime, self._change = runtime, change
+    def __init__(self, runtime: Runtime, change: Change, *, local_only: bool = True) -> None:
+        self._runtime, self._change, self._local_only = runtime, change, local_only
 
     def __call__(self, path: str) -> Found | None:
         """None when it is no such path."""
         if not path.startswith(ADMIN):
             return None
         route = self._reload if path == "/models/reload" else self._route(path.split("/")[1:])
-        return None if route is None else (_sent_from_here(route), None, LOGGED)
+        return None if route is None else (self._allowed(route), None, LOGGED)
 
     def _route(self, parts: list[str]) -> Route | None:
         match parts:
@@ -64,6 +65,19 @@ class ChangeRoutes:
             case ["v2", "repository", "models", name, "unload"]:
                 return partial(self._of_v2, {"what": "unload", "model": name})
         return None
+
+    def _allowed(self, route: Route) -> Route:
+        async def answered(request: HttpRequest, ids: Ids) -> ScoringResponse:
+            if request.method != "POST":
+                raise UnsupportedMethod("Send it with POST.")
+            if self._local_only and not _is_local(request):
+                response = message_response(403, _NOT_FROM_HERE)
+            else:
+                response = await route(request, ids)
+            is_of_v2 = request.path.startswith(ADMIN[1]) and response.status >= 400
+            return with_error(response) if is_of_v2 else response
+
+        return answered
 
     async def _reload(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
         wanted = _object(request).get("model", "")
@@ -110,20 +124,6 @@ class ChangeRoutes:
             }
             for name, version in dict.fromkeys([*served, *every])
         ]
-
-
-def _sent_from_here(route: Route) -> Route:
-    async def answered(request: HttpRequest, ids: Ids) -> ScoringResponse:
-        if request.method != "POST":
-            raise UnsupportedMethod("Send it with POST.")
-        if _is_local(request):
-            response = await route(request, ids)
-        else:
-            response = message_response(403, _NOT_FROM_HERE)
-        is_of_v2 = request.path.startswith(ADMIN[1]) and response.status >= 400
-        return with_error(response) if is_of_v2 else response
-
-    return answered
 
 
 def _is_local(request: HttpRequest) -> bool:

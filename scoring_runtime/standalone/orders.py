@@ -20,6 +20,7 @@ from .line import Line, Message, whole
 from .supervisor import Supervision
 
 _LOOK_MS = 30_000
+_ADJUSTMENT, _FIRST = Path("/proc/self/oom_score_adj"), "1000"
 
 
 class Orders:
@@ -34,6 +35,8 @@ class Orders:
         self._supervised, self._runtime = supervised, runtime
         self._line = line
         line.turn()
+        if supervised.is_candidate:
+            self._adjustment = _adjusted(_FIRST)
         self._go = asyncio.Event()
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -82,6 +85,7 @@ class Orders:
         self._line.send({"compared": compared})
         self._supervised.tell_ready()
         await self._go.wait()
+        _adjusted(self._adjustment)
 
     async def watch(self) -> None:
         """Have the supervisor look when something changes among the models, or what is noted of
@@ -128,3 +132,16 @@ class Orders:
         with open(descriptor, "wb") as file:
             file.write(given or b"")
         self._line.send({"scored": given is not None})
+
+
+def _adjusted(value: str) -> str:
+    """Say how soon this process is killed for want of memory, the first at 1000; as it was before.
+
+    Source: https://man7.org/linux/man-pages/man5/proc_pid_oom_score_adj.5.html
+    """
+    try:
+        before = _ADJUSTMENT.read_text(encoding="ascii")
+        _ADJUSTMENT.write_text(value, encoding="ascii")
+    except OSError:  # where /proc may not be written
+        return value
+    return before

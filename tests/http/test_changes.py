@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime.http.changes import ADMIN
+from scoring_runtime.http.changes import ADMIN, ChangeRoutes
 from scoring_runtime.http.endpoint import Endpoint
 from scoring_runtime.http.messages import HttpRequest
 from scoring_runtime.scoring.runtime import build
 from scoring_runtime.settings.settings import Settings
+from scoring_runtime.telemetry.request_ids import NO_IDS
 
 pytestmark = pytest.mark.anyio
 SWITCHED = {"outcome": "switched", "models": []}
@@ -76,6 +77,16 @@ async def test_only_programs_on_this_machine_may(path):
     assert supervisor.asked == []
     for client in ("127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"):
         assert (await sent(path, b"", supervisor, client))[0] == 200
+
+
+async def test_where_a_key_is_asked_for_others_may_too():
+    """Who has no key does not come so far."""
+    supervisor = Supervisor()
+    routes = ChangeRoutes(build(Settings()), supervisor.change, local_only=False)
+    found = routes("/models/reload")
+    assert found is not None
+    request = HttpRequest("POST", "/models/reload", b"", (), b"", "10.0.0.1")
+    assert (await found[0](request, NO_IDS)).status == 200
 
 
 @pytest.mark.parametrize("path", [*ASKS, "/v2/repository/index"])

@@ -104,15 +104,28 @@ def test_a_worker_that_dies_before_the_switch_is_a_no(tmp_path):
 def test_a_version_that_never_loads_is_refused_in_time(tmp_path):
     """And meanwhile another change is refused, at once."""
     with Changing(tmp_path, SCORING_RELOAD_SECONDS="2") as service:
+        before, usual = service.workers, adjustment(os.getpid())
         service.add(2, answer={"value": 2}, seconds=1000)
         with ThreadPoolExecutor() as pool:
             asked = pool.submit(service.reload)
             until(lambda: len(service.workers) == 2)
+            # For want of memory this one is killed, not those that serve.
+            [new] = service.workers - before
+            until(lambda: adjustment(new) == 1000)
+            assert {adjustment(each) for each in before} == {usual}
             busy = service.post("/models/reload")
             assert (busy.status_code, busy.json()["outcome"]) == (409, "busy")
             assert "2 s (SCORING_RELOAD_SECONDS)" in asked.result()["reason"]
         assert service.in_force == "1"
         service.settled(1)
+        service.add(3, answer={"value": 3})
+        assert service.reload(3)["outcome"] == "switched"
+        service.settled(1)
+        assert {adjustment(each) for each in service.workers} == {usual}
+
+
+def adjustment(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
 def test_files_that_change_while_they_are_loaded_are_not_taken(tmp_path):
