@@ -166,7 +166,7 @@ class ChangingSupervisor(Supervisor):
     def _begin(self, ask: Message, asked: tuple[Supervision, int] | None = None) -> None:
         try:
             choices, settings, seen = self._planned(ask)
-        except ScoringRuntimeError as error:
+        except (ScoringRuntimeError, OSError) as error:
             _answer(asked, {"outcome": "impossible", "reason": str(error)})
             return
         if settings.versions == self._settings.versions and seen == self._seen:
@@ -180,7 +180,10 @@ class ChangingSupervisor(Supervisor):
             self._change = Change(settings, choices, seen, self._work_of(settings))
             self._change.asked += [asked] if asked is not None else []
             log.info("A new version is being loaded: %s", _named(choices, self._choices))
-            self._compare_with_old(self._change)
+            try:
+                self._compare_with_old(self._change)
+            except OSError as error:
+                self._refuse(self._change, f"Its golden samples cannot be read: {error}")
 
     def _planned(self, ask: Message) -> tuple[Choices, Settings, object]:
         """What is to be in force, the settings with that, and the files that it is about."""
@@ -195,7 +198,7 @@ class ChangingSupervisor(Supervisor):
         self._look_at = float("inf")
         try:
             _, settings, seen = self._planned(RELOAD)
-        except ScoringRuntimeError as error:
+        except (ScoringRuntimeError, OSError) as error:
             log.warning("Nothing is changed: %s", error)
             return
         known = ((self._settings.versions, self._seen), self._refused)
@@ -237,13 +240,17 @@ class ChangingSupervisor(Supervisor):
             if there == self._count:
                 self._switch(change)
             for _ in range((self._count - there) if there else 1):
-                self._fork_candidate(change)
+                if self._change is change:
+                    self._fork_candidate(change)
 
     def _fork_candidate(self, change: Change) -> None:
         candidate = Supervision(0)
         candidate.old_answers = change.old_answers
         change.candidates.append(candidate)
-        self._fork(candidate, change.crew)
+        try:
+            self._fork(candidate, change.crew)
+        except OSError as error:  # too little memory, or too many processes
+            self._refuse(change, f"No process could be started for it: {error}")
 
     def _switch(self, change: Change) -> None:
         if _seen(change.settings) != change.seen:

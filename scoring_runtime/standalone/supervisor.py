@@ -214,7 +214,7 @@ class Supervisor:
             log.exception("The worker failed")
         sys.stdout.flush()
         sys.stderr.flush()
-        if self._count == 1:
+        if self._count == 1 and (supervision.was_ready or not supervision.is_candidate):
             sys.exit(code)  # with what the script has left to be done at the end
         standard_streams.settle()
         os._exit(code)
