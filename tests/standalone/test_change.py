@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -283,6 +285,28 @@ def test_no_answer_of_another_version_comes_from_the_cache(tmp_path):
             until(lambda: service.post("/score").headers["x-cache"] == "hit")
             # One for each version: what was kept then is found again now.
             until(lambda count=kept: redis.client().dbsize() == count)
+
+
+def test_files_that_are_dropped_meanwhile_are_scored_once_each(tmp_path):
+    """By the version that takes them; none is left by the old one, or scored by both."""
+    drop, results = tmp_path / "drop", tmp_path / "results"
+    drop.mkdir()
+    folders = ("--watch", str(drop), "--output", str(results))
+    with Changing(tmp_path, "--workers", "2", *folders, BLOB_POLL_SECONDS="0.1-0.5") as service:
+        for version in (2, 3):
+            service.add(version, answer={"value": version})
+        for number in range(90):
+            (drop / f"{number}.json").write_text("{}")
+            if number in (30, 60):
+                until(lambda: any(results.glob("*.json")))
+                assert service.reload(2 if number == 30 else 3)["outcome"] == "switched"
+        until(lambda: len([*results.glob("*_out.json")]) == 90)
+        service.settled(2)
+        answers = [json.loads(each.read_text())["value"] for each in results.glob("*.json")]
+        assert len(answers) == 90
+        assert {1, 3} <= {*answers} <= {1, 2, 3}
+        scored = re.findall(r"- blob \S+ 200", service.host.log)
+        assert len(scored) == 90
 
 
 @pytest.fixture(scope="module")
