@@ -32,7 +32,7 @@ from .sharing import counts_of
 from .supervisor import Crew, Supervision, Supervisor, how
 
 _LONGEST_REASON = 20_000
-_OLD_CREWS = 2
+_OLD_CREWS = 4
 _QUIET_SECONDS = 2.0  # more than watchfiles collects changes for
 _NO_ANSWERS = "The old version's answers to golden samples could not be had; the log says why."
 RELOAD: Message = {"what": "reload"}
