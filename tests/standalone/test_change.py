@@ -377,6 +377,15 @@ def test_ready_says_503_before_the_listener_closes(tmp_path):
         assert 2 <= time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_sigterm_does_not_wait(tmp_path, workers):
+    with Changing(tmp_path, "--workers", workers, SCORING_DRAIN_SECONDS="600") as service:
+        service.host.process.terminate()
+        until(lambda: httpx.get(f"{service.host.url}/health/ready").status_code == 503)
+        service.host.process.terminate()
+        assert service.host.process.wait(60) == 0
+
+
 def test_preloaded_models_and_auto_exclude_each_other(tmp_path):
     """The start says so; and with manual, or off, there are no such routes."""
     script = tmp_path / "score.py"
