@@ -10,6 +10,7 @@ _WITH = {
     "connections": "standalone host",
     "keys": "with keys",
     "records": "with `SCORING_RECORD`",
+    "changes": "standalone host, on Linux",
 }
 
 

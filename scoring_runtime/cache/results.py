@@ -12,6 +12,7 @@ from time import monotonic
 
 from ..errors import ModelDamaged, NotBegun, NotServing, RunTimeout, StoreAway
 from ..messages import Score, ScoringRequest, ScoringResponse
+from ..models import in_force
 from ..models.manifest import fingerprint
 from ..release import VERSION
 from ..scoring.runtime import Runtime, State
@@ -315,6 +316,15 @@ def _with_cache_header(
     return response._replace(headers=headers)
 
 
+def _looked_up(runtime: Runtime) -> list[tuple[str, int]]:
+    """The versions that a script finds where it names none."""
+    folder = Path(runtime.settings.model_dir)
+    if not runtime.has_script or not runtime.settings.model_dir or not folder.is_dir():
+        return []
+    there = in_force.served(folder, dict(runtime.settings.versions))
+    return [(each.name, each.version) for each in there]
+
+
 def _version_of(runtime: Runtime) -> Future[bytes]:
     """The digest of model, code and settings, made in a thread, once; empty if it cannot be."""
     settings = runtime.settings
@@ -323,7 +333,7 @@ def _version_of(runtime: Runtime) -> Future[bytes]:
     if settings.source_dir:
         code.append(Path(settings.app_root, settings.source_dir))
     name = str(script or "main") if runtime.has_script else ""
-    said = repr((_LAYOUT, VERSION, name, settings.changing_results)).encode()
+    said = repr((_LAYOUT, VERSION, name, settings.changing_results, _looked_up(runtime))).encode()
     executor = ThreadPoolExecutor(1, "fingerprint")
 
     def digest() -> bytes:

@@ -296,11 +296,11 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
         settings = serve.with_shorter_timeout(settings)
         if settings.log_format == "text":
             _banner(settings)
-        return serve.run(settings)
+        return serve.run(settings, _export)
     except serve.PortInUse as error:
         print(f"scoring-runtime: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except ConfigurationError as error:
+    except StartError as error:
         print(diagnosis(error, settings), file=sys.stderr)
         return EXIT_CANNOT_START
 

@@ -1,4 +1,4 @@
-"""``scoring-runtime models``: register, list, show and delete models in a registry folder."""
+"""``scoring-runtime models``: register, list, show, use and delete models in a registry folder."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ScoringRuntimeError
-from ..models import registry
+from ..models import in_force, registry
 from ..models.folder import is_registry, registered_model
+from ..models.in_force import Choice
 from ..models.registry import Record
 from ..settings.settings import Settings
 from .parser import EXIT_OK, EXIT_USAGE, add, subcommands
@@ -29,13 +30,15 @@ def add_commands(commands: Any) -> None:
 
     Each sets ``command``, called with the settings and the options; its result is the exit code.
     """
-    models = add(commands, "models", "register, list, show and delete models", "list")
+    models = add(commands, "models", "register, list, show, use and delete models", "list")
     kinds = subcommands(models)
     _add_register(kinds)
     listed = _add(kinds, "list", "list the models and their versions", "iris", _list)
     listed.add_argument("name", nargs="?", metavar="NAME", help="only the versions of this model")
     shown = _add(kinds, "show", "show what is noted of a model", "iris:2", _show)
     _add_name(shown, "the highest version without one")
+    text = "say which version is in force: this one, or from now on the newest"
+    _add_name(_add(kinds, "use", text, "iris:1", _use), "the newest version without one")
     deleted = _add(kinds, "delete", "delete a version of a model, or all", "iris:1 --yes", _delete)
     _add_name(deleted, "the version to delete")
     deleted.add_argument("--all-versions", action="store_true", help="delete every version")
@@ -152,6 +155,19 @@ def _delete(folder: Path, options: argparse.Namespace) -> int:
     deleted = registry.delete(folder, name, version, all_versions=options.all_versions)
     document = [{"name": each.name, "version": each.version} for each in deleted]
     _print(options, document, *(f"deleted {each.name}:{each.version}" for each in deleted))
+    return EXIT_OK
+
+
+def _use(folder: Path, options: argparse.Namespace) -> int:
+    name, version = _name_and_version(options)
+    chosen = registered_model(folder, name, version)
+    known = in_force.at_start(folder).get(name, Choice(()))
+    now = known.turned_to(chosen.version, version is not None)
+    in_force.write(folder, {name: now})
+    document = {"name": name, "version": chosen.version, "before": now.before or None}
+    document["pinned"] = now.pinned
+    line = f"{name}:{chosen.version} is in force from the next start, or reload, on"
+    _print(options, document, line if now.pinned else f"{line}, and newer ones after it")
     return EXIT_OK
 
 

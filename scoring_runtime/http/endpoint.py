@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter, time
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..errors import InputNotFound, NotStarted, ScoringRuntimeError
 from ..messages import Headers, Progress, Score, ScoringRequest, ScoringResponse
 from ..release import VERSION
 from ..scoring.runtime import Runtime, State
+from ..scoring.served import named
 from ..script.call import JSON_HEADERS
 from ..telemetry.access import AccessLog
 from ..telemetry.logs import lines_of, log
@@ -18,6 +20,7 @@ from ..telemetry.metrics import FAILED, Inputs, outcome_of, outcome_of_status
 from ..telemetry.request_ids import NO_IDS, BadIds, Ids, RandomIds, ids_of
 from ..values.body import query_pairs
 from ..values.wording import too_large
+from .changes import Change, ChangeRoutes
 from .cors import with_cors
 from .errors import INTERNAL, error_response, forget, message_response
 from .keys import Guard, guarding
@@ -68,6 +71,7 @@ class Endpoint:
         inputs: StoredInputs | None = None,
         *,
         access_log: bool = True,
+        change: Change | None = None,
     ) -> None:
         self._runtime = runtime
         self._inputs = inputs
@@ -90,6 +94,14 @@ class Endpoint:
         if runtime.settings.pages:
             pages = page_routes(runtime, self._healthy)
             self._routes |= {path: (route, _READ, QUIET) for path, route in pages.items()}
+        self._changes: Callable[[str], Found | None] = _no_route
+        if change is not None:
+            keyed = runtime.settings.asks_for_keys
+            self._changes = ChangeRoutes(runtime, change, local_only=not keyed)
+        self._of_model: dict[str, Headers] = {}
+        if not runtime.settings.strict_compat:
+            meant = named(runtime.served, runtime.settings)
+            self._of_model = {wanted: model.lines for wanted, model in meant.items()}
         self._models: ModelRoutes | None = None
         self._counted: Inputs | None = None
         if "http" in triggers(runtime.settings):
@@ -131,9 +143,8 @@ class Endpoint:
                 log.exception("Encountered Exception while answering %s", request.path)
             forget(error)
             response = _as_read(message_response(500, INTERNAL), request.path)
-        if kind:
-            self._ended(request, response, ids, outcome, kind)
-        return self._reply(response, ids, headers)
+        of_model = self._ended(request, response, ids, outcome, kind) if kind else ()
+        return self._reply(response, ids, headers, of_model)
 
     def knows(self, path: str) -> bool:
         """Whether there is a route of this path."""
@@ -185,7 +196,9 @@ class Endpoint:
     def _route_of(self, path: str) -> Found:
         if self._inputs is not None and path.startswith(INPUTS) and len(path) > len(INPUTS):
             return self._kept_input, ("PUT", "DELETE"), LOGGED
-        found = self._models(path) if self._models is not None else None
+        found = self._changes(path)
+        if found is None and self._models is not None:
+            found = self._models(path)
         return found or _UNKNOWN
 
     async def _kept_input(self, request: HttpRequest, ids: Ids) -> ScoringResponse:
@@ -231,11 +244,19 @@ class Endpoint:
 
     # --- the reply ----------------------------------------------------------------------------
 
-    def _reply(self, response: ScoringResponse, ids: Ids, asked: dict[bytes, bytes]) -> Reply:
+    def _reply(
+        self,
+        response: ScoringResponse,
+        ids: Ids,
+        asked: dict[bytes, bytes],
+        of_model: Headers = (),
+    ) -> Reply:
         status, body, lines, run_ms = response
-        headers = [*lines, *self._always]
+        headers = [*lines, *of_model, *self._always]
         if lines is not JSON_HEADERS:
-            headers = [line for line in headers if line[0] not in _RESERVED]
+            own = {name for name, _ in of_model}
+            kept = [line for line in lines if line[0] not in _RESERVED and line[0] not in own]
+            headers = [*kept, *of_model, *self._always]
         if run_ms >= 0:
             headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % run_ms))
         request, ms_request, client = ids
@@ -253,25 +274,27 @@ class Endpoint:
 
     def _ended(
         self, request: HttpRequest, response: ScoringResponse, ids: Ids, outcome: int, kind: int
-    ) -> None:
-        """Count and log it, before it is answered."""
+    ) -> Headers:
+        """Count and log it, before it is answered; the headers that name the model."""
         progress = request.progress
         assert progress is not None
         seconds = perf_counter() - progress.received
         status, body, _, run_ms = response
         model = cache = ""
+        of_model: Headers = ()
         # A browser's question before its request is none.
         if kind == SCORING and (progress.begun or request.method != "OPTIONS"):
             assert self._counted is not None
             if outcome < 0:
                 outcome = outcome_of_status(status)
+            of_model = self._of_model.get(progress.model, ())
             model = self._counted.ended(progress, outcome, seconds, run_ms / 1000)
             request_id = ids.request.decode("latin-1")
             self._recent.add(request.path, status, outcome, seconds, run_ms, progress, request_id)
             if self._is_cached:
                 cache = _cache_state(response)
         if not self._access.is_kept:
-            return
+            return of_model
         length = len(body) if isinstance(body, bytes) else "N/A"
         method, path, query, client = request.method, request.path, request.query, request.client
         request_id = ids.request.decode("latin-1")
@@ -281,11 +304,17 @@ class Endpoint:
                 "http", client, model, cache, progress.caller, request_id,
             )
         )  # fmt: skip
+        return of_model
 
 
 def _cache_state(response: ScoringResponse) -> str:
     said = (value for name, value in response.headers if name == b"x-cache")
     return next(said, b"").decode("latin-1")
+
+
+def _no_route(path: str) -> Found | None:
+    """Nothing can be changed here."""
+    return None
 
 
 async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
@@ -313,9 +342,13 @@ def create(
     inputs: StoredInputs | None = None,
     *,
     access_log: bool = True,
+    change: Change | None = None,
 ) -> tuple[Endpoint, Handle]:
-    """The endpoint of a runtime, and the same with the wrappers its settings ask for."""
-    endpoint = Endpoint(runtime, score, inputs, access_log=access_log)
+    """The endpoint of a runtime, and the same with the wrappers its settings ask for.
+
+    With ``change`` there are the routes that ask for a change of the model.
+    """
+    endpoint = Endpoint(runtime, score, inputs, access_log=access_log, change=change)
     handle: Handle = endpoint
     if (guarded := guarding(runtime.settings)) is not None:
         endpoint.guard = handle = guarded(endpoint, runtime.metrics)

@@ -110,6 +110,7 @@ class Status:
                 self._trigger(each, [note for _, note in notes], living, values)
                 for each in triggers(self._runtime.settings)
             ],
+            "changes": _changes(self._runtime.changes) or None,
             "limits": self._limits,
             "settings": self._settings,
             "history": {
@@ -239,6 +240,14 @@ def _worker(note: Mapping[str, Any]) -> dict[str, Any]:
     process = note["process"]
     held = resident_bytes(process)
     return {"process": process, "began": round(note["began"], 3), "memory_bytes": held}
+
+
+def _changes(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the diagnosis of a refusal but its last line, the cause; the log has the whole."""
+    last = said.get("last")
+    if not last or not last.get("reason"):
+        return dict(said)
+    return {**said, "last": {**last, "reason": last["reason"].strip().rpartition("\n")[2]}}
 
 
 def _spec(spec: Spec) -> dict[str, Any]:

@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from ..errors import ModelNotFound
 
 TREE_LINES = 200
 _root: Path | None = None
+_in_force: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,13 @@ class RegisteredModel:
     path: Path
 
 
-def use_model_dir(folder: str | Path | None) -> None:
-    """Set the folder that :func:`model_path` looks in; the runtime does it before ``init()``."""
-    global _root
-    _root = Path(folder) if folder else None
+def use_model_dir(
+    folder: str | Path | None, in_force: Mapping[str, int] = MappingProxyType({})
+) -> None:
+    """Set the folder that :func:`model_path` looks in, and the version of each model that is meant
+    where none is named, if not the highest; the runtime does it before ``init()``."""
+    global _root, _in_force
+    _root, _in_force = Path(folder) if folder else None, in_force
 
 
 def registered(root: Path) -> list[RegisteredModel]:
@@ -40,13 +45,18 @@ def registered(root: Path) -> list[RegisteredModel]:
     """
     if is_version_folder(root):
         return [RegisteredModel(root.parent.name, int(root.name), root)]
+    found = [model for name in _visible(root) for model in versions_of(name)]
+    return sorted(found, key=lambda model: model.name)
+
+
+def versions_of(name: Path) -> list[RegisteredModel]:
+    """The versions in the folder of one model, the highest last."""
     found = [
         RegisteredModel(name.name, int(path.name), path)
-        for name in _visible(root)
         for path in _visible(name)
         if path.name.isdecimal() and path.is_dir()
     ]
-    return sorted(found, key=lambda model: (model.name, model.version, model.path.name))
+    return sorted(found, key=lambda model: (model.version, model.path.name))
 
 
 def is_version_folder(folder: Path) -> bool:
@@ -113,7 +123,7 @@ def model_folder(
         raise ModelNotFound(
             "The model folder is not known: set AZUREML_MODEL_DIR (--model-dir), or pass root=."
         )
-    return _folder_of(folder, name, version)
+    return _folder_of(folder, name, version, MappingProxyType({}) if root else _in_force)
 
 
 def entry_of(model: Path, file: str | None = None) -> Path:
@@ -160,12 +170,14 @@ def _walk(path: Path, depth: int) -> Iterator[str]:
         yield from _walk(child, depth + 1)
 
 
-def _folder_of(root: Path, name: str | None, version: int | str | None) -> Path:
+def _folder_of(
+    root: Path, name: str | None, version: int | str | None, in_force: Mapping[str, int]
+) -> Path:
     models = registered(root)
     if not models and name in (None, root.name) and version is None:
         return root
     name = _the_only_name(models) if name is None else name
-    found = _fitting(models, name, version)
+    found = _fitting(models, name, in_force.get(name or "") if version is None else version)
     if found:
         return found[-1].path
     if name is not None and version is None and (root / name).exists():

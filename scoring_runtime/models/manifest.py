@@ -246,7 +246,7 @@ def fingerprint(model_dir: str, code: list[Path]) -> bytes:
     files = [Path(model_dir)]
     if os.path.isdir(model_dir):
         files = sorted(path for _, path in files_below(files[0], ModelDamaged))
-    for path in [*files, *sorted({each for folder in code for each in _python_files(folder)})]:
+    for path in [*files, *sorted({each for folder in code for each in python_files(folder)})]:
         if path.is_file():
             name = str(path).encode("utf-8", "surrogateescape")
             digest.update(len(name).to_bytes(8, "big") + name)
@@ -255,7 +255,9 @@ def fingerprint(model_dir: str, code: list[Path]) -> bytes:
     return digest.digest()
 
 
-def _python_files(folder: Path) -> Iterator[Path]:
+def python_files(folder: Path) -> Iterator[Path]:
+    """The Python files in a folder and below, or that file; without caches, hidden folders and
+    virtual environments."""
     if folder.is_file():
         yield folder
         return

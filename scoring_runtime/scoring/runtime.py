@@ -68,7 +68,7 @@ def load(
     Raises:
         EntryScriptError: as :func:`entry_script.load`; or ``init()`` raised.
     """
-    models.use_model_dir(settings.model_dir)
+    _use_model_dir(settings)
     redis.use(settings)
     with _signals_refused_quietly():
         script = entry_script.load(settings)
@@ -89,6 +89,11 @@ def load(
             "inputs at once says so with @batched."
         )
     return (InFlask if script.uses_flask else Invocation)(script, settings, model)
+
+
+def _use_model_dir(settings: Settings) -> None:
+    last = {name: versions[-1] for name, versions in settings.versions if versions}
+    models.use_model_dir(settings.model_dir, last)
 
 
 @contextlib.contextmanager
@@ -155,6 +160,8 @@ class Runtime:
         """What keeps a trigger from working, by its name: it is not ready, but alive."""
         self.listens: dict[str, dict[str, str]] = {}
         """What a trigger listens to, and where its answers go, by its name; for people."""
+        self.changes: Mapping[str, Any] = {}
+        """What has become of changes of the model, for people; see ``standalone.change``."""
         self.asks_for_key = False
         """Whether its host asks HTTP clients for a key, so that the documents say it."""
         self.digests: dict[tuple[str, str], str] = {}
@@ -399,7 +406,7 @@ class Runtime:
             return load(self.settings, runner, model[:2])
         from ..no_code import loading
 
-        models.use_model_dir(self.settings.model_dir)
+        _use_model_dir(self.settings)
         shared = self.settings.worker_count > 1
         return _called(
             loading.load(model.folder, self.settings, shared=shared), model, self.settings
@@ -469,7 +476,7 @@ def load_before_fork(settings: Settings) -> dict[Served, Loaded]:
 def _model_before_fork(model: Served, folder: Path, settings: Settings) -> Loaded | None:
     from ..no_code import loading
 
-    models.use_model_dir(settings.model_dir)
+    _use_model_dir(settings)
     made = partial(_called, model=model, settings=settings)
     found = loading.load_before_fork(folder, settings, made)
     if found is None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from ..errors import ConfigurationError, UnknownModel
+from ..messages import Headers
 from ..models import folder as models
+from ..models import in_force
 from ..models.kinds import candidates
 from ..script import entry_script
 from ..settings.settings import Settings
@@ -27,18 +30,28 @@ class Served(NamedTuple):
         """``name:version``, as Azure ML writes it."""
         return f"{self.name}:{self.version}"
 
+    @property
+    def lines(self) -> Headers:
+        """The headers of an answer that say it, a name that is no ASCII as in an URL."""
+        name, version = map(shown_in_headers, self[:2])
+        return ((b"x-model-name", name.encode()), (b"x-model-version", version.encode()))
+
 
 def served(settings: Settings) -> list[Served]:
     """What the settings say is served, by name and version; nothing is loaded.
 
     An entry script scores for every model. Without one, each model of the registry in
-    ``AZUREML_MODEL_DIR`` is served, or the one in a folder that is none.
+    ``AZUREML_MODEL_DIR`` is served, or the one in a folder that is none; of the versions of one
+    model the last is in force.
 
     Raises:
         ConfigurationError: SCORING_DEFAULT_MODEL names a model that is not there.
+        ModelDamaged: what is noted of the versions in force cannot be read.
     """
     folder = Path(settings.model_dir) if settings.model_dir else None
-    registered = models.registered(folder) if folder is not None and folder.is_dir() else []
+    registered = []
+    if folder is not None and folder.is_dir():
+        registered = in_force.served(folder, dict(settings.versions))
     if folder is None or entry_script.exists(settings) or not _holds_models(folder):
         return [_script(settings, registered)]
     if not registered:
@@ -67,7 +80,7 @@ def default(there: Sequence[Served], settings: Settings) -> Served | None:
 
 
 def chosen(there: Sequence[Served], wanted: str) -> Served:
-    """The model of this ``name``, ``name:version`` or ``name/version``; its highest version.
+    """The model of this ``name``, ``name:version`` or ``name/version``; its version in force.
 
     Raises:
         UnknownModel: there is none; the message lists what there is.
@@ -84,9 +97,21 @@ def chosen(there: Sequence[Served], wanted: str) -> Served:
     raise UnknownModel(f"There is no model {name[:100]!r} here. Served: {names}.")
 
 
+def named(there: Sequence[Served], settings: Settings) -> dict[str, Served]:
+    """Each way to name a model, and which one it means; "" is the default, if there is one."""
+    by_name = {each.name: each for each in there} | {each.identity: each for each in there}
+    by_default = default(there, settings)
+    return by_name | ({"": by_default} if by_default else {})
+
+
+def shown_in_headers(text: str) -> str:
+    """As it is, if it is printable ASCII; else encoded as in an URL."""
+    return text if text.isascii() and text.isprintable() else quote(text)
+
+
 def _script(settings: Settings, registered: Sequence[models.RegisteredModel]) -> Served:
-    if len(registered) == 1:
-        return Served(registered[0].name, str(registered[0].version))
+    if len({each.name for each in registered}) == 1:
+        return Served(registered[-1].name, str(registered[-1].version))
     return Served(*_named(settings.default_model or _SCRIPT_NAME))
 
 

@@ -40,6 +40,11 @@ def seconds(value: str) -> float:
     return number
 
 
+def optional_number(value: str) -> float | None:
+    """Nothing is None."""
+    return seconds(value) if value.strip() else None
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     spelled = {choice.lower(): choice for choice in choices}
 

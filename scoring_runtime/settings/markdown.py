@@ -9,6 +9,7 @@ from .settings import Settings, setting_fields
 _GROUPS = {
     "AZUREML_ENTRY_SCRIPT": "Script and model",
     "SCORING_HOST": "The standalone server",
+    "SCORING_RELOAD": "Changes of the model",
     "SCORING_KEYS": "Keys and TLS",
     "SCORING_TIMEOUT_MS": "Requests and limits",
     "SCORING_DEFAULT_MODEL": "Models without a script",
@@ -66,7 +67,7 @@ def _shown(value: object, secret: bool) -> str:
     if isinstance(value, tuple):
         numbers = [each for each in value if isinstance(each, float)]
         return "-".join(f"{each:g}" for each in numbers) if numbers else ",".join(value)
-    return str(value)
+    return "" if value is None else str(value)
 
 
 def _shown_default(value: object) -> str:

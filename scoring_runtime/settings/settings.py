@@ -71,6 +71,11 @@ class Settings:
     max_requests: int = _setting("SCORING_MAX_REQUESTS", 0, kinds.integer(0), "a whole number, 0 for none", "Standalone host: a process that has scored so many requests, files and messages (up to a tenth more, so that not all are due at once) is replaced by a new one, without a lost request.")
     max_rss_mb: int = _setting("SCORING_MAX_RSS_MB", 0, kinds.integer(0), "a whole number of MB, 0 for none", "Standalone host, on Linux: the same for a process that holds more memory than that.")
     shutdown_seconds: float = _setting("SCORING_SHUTDOWN_SECONDS", 30.0, kinds.seconds, "seconds", "How long SIGTERM waits for what is in flight.")
+    drain_seconds: float = _setting("SCORING_DRAIN_SECONDS", 0.0, kinds.seconds, "seconds", "Standalone host: how long after SIGTERM it still takes requests, while `/health/ready` says 503 already: as long as load balancers take to notice. Then it ends as without.")
+
+    reload: str = _setting("SCORING_RELOAD", "manual", kinds.one_of("auto", "manual", "off"), "auto, manual or off", "Standalone host, on Linux: when a new version of a model [takes the place](change-a-model.md) of the one that is served: as soon as it is there, when told to (`POST /models/reload`, SIGHUP), or with a restart alone.")
+    reload_tolerance: float | None = _setting("SCORING_RELOAD_TOLERANCE", None, kinds.optional_number, "a number from 0, or nothing", "How far numbers in the answers of a new version to its golden samples may be from those that are expected: a share of the larger one, at least of 1. Without it 0.000001 of an expected answer, and any distance from the old version's, whose form alone counts then.")
+    reload_seconds: float = _setting("SCORING_RELOAD_SECONDS", 600.0, kinds.seconds, "seconds", "How long a new version may take to be loaded and compared before it is refused; 0 for no bound.")
 
     keys: str = _setting("SCORING_KEYS", "", str, "name:key, separated by commas; a key has at least 16 characters", "Turns [keys](keys-and-tls.md) on: who sends one of these may score. They are sent as `Authorization: Bearer`, `x-functions-key` or `?code=`.", secret=True)
     keys_file: str = _setting("SCORING_KEYS_FILE", "", str, "a file with one name:key a line", "The same from a file, which is read again when it changes.")
@@ -181,6 +186,9 @@ class Settings:
     """What was set, by names in upper case: connections are named by setting."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    versions: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """The versions of each model that are served, the one in force last; without it those that are
+    noted, or all."""
 
     @classmethod
     def from_environ(

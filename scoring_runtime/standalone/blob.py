@@ -307,7 +307,7 @@ class BlobTrigger:
 
     def _document(self, version: str, name: str, outcome: Outcome, request_id: str) -> Document:
         receipt = {"sourceetag": version, "status": str(outcome.status), "requestid": request_id}
-        receipt |= outcome.properties
+        receipt |= outcome.named("x_model_") | outcome.properties
         known = name in self._receipts
         details = _details(outcome, request_id)
         return Document(name, outcome.body, outcome.content_type, receipt, known, details)

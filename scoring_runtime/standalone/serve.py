@@ -7,11 +7,13 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 from ..cache.build import store_of
 from ..errors import ConfigurationError, StartError
 from ..http.keys import guarding
+from ..models import in_force
 from ..recording import build as records
 from ..scoring.diagnosis import diagnosis
 from ..scoring.runtime import Loaded, cells, load_before_fork
@@ -21,6 +23,7 @@ from ..telemetry import tracing
 from ..telemetry.logs import log
 from ..telemetry.pages import Pages
 from . import triggers
+from .change import ChangingSupervisor, with_choices
 from .sharing import BACKLOG
 from .supervisor import EXIT_CANNOT_START, Supervision, Supervisor
 from .tls import tls_of
@@ -31,15 +34,19 @@ class PortInUse(Exception):
     """Another program listens there, or the address is not one of this machine."""
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; the result is the exit code of the process."""
+def run(settings: Settings, export: Callable[[Settings], object] = lambda _: None) -> int:
+    """Serve until SIGTERM or SIGINT; the result is the exit code of the process.
+
+    ``export`` puts into the environment what scripts read there, before they are loaded.
+    """
     if settings.worker_count > 1 and not hasattr(os, "fork"):
         raise ConfigurationError(
             f"WORKER_COUNT is {settings.worker_count}, but several worker processes need fork(), "
             "which this system does not have. Allowed here: 1."
         )
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing is read again
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # unless the model can be changed
+    settings = _with_those_in_force(settings, export)
     tracing.check(settings)
     triggers.check(settings)
     guarding(settings)
@@ -55,32 +62,57 @@ def run(settings: Settings) -> int:
     except StartError as error:
         print(diagnosis(error, settings), file=sys.stderr, flush=True)
         return EXIT_CANNOT_START
-    return _supervised(settings, sockets, preloaded)
+    return _supervised(settings, sockets, preloaded, export)
+
+
+def _with_those_in_force(settings: Settings, export: Callable[[Settings], object]) -> Settings:
+    found = with_choices(settings, in_force.at_start(settings.model_dir))
+    if found.model_dir != settings.model_dir:
+        log.warning(
+            "AZUREML_MODEL_DIR is %s, but %s is in force (scoring-runtime models use).",
+            *(settings.model_dir, found.model_dir),
+        )
+        export(found)
+    return found
 
 
 def _supervised(
-    settings: Settings, sockets: list[socket.socket], preloaded: dict[Served, Loaded]
+    settings: Settings,
+    sockets: list[socket.socket],
+    preloaded: dict[Served, Loaded],
+    export: Callable[[Settings], object],
 ) -> int:
     # A debugger is in this process; where fork() is missing or frail, one worker does without.
     if settings.worker_count == 1 and (settings.debug_port or sys.platform != "linux"):
-        if settings.recycles:
+        if settings.recycles or settings.reload == "auto":
             log.warning(
-                "SCORING_MAX_REQUESTS and SCORING_MAX_RSS_MB have no effect: no process looks "
-                "after this one, with a debugger or outside of Linux."
+                "SCORING_MAX_REQUESTS, SCORING_MAX_RSS_MB and SCORING_RELOAD have no effect: no "
+                "process looks after this one, with a debugger or outside of Linux."
             )
         return Worker(settings, sockets, preloaded).run()
 
-    pages = Pages.of_children(settings.worker_count + 1, cells(settings))
+    def work_of(wanted: Settings) -> Callable[[Supervision], int]:
+        pages = Pages.of_children(wanted.worker_count + 1, cells(wanted))
 
-    def work(supervision: Supervision) -> int:
-        return Worker(settings, sockets, preloaded, supervision, pages).run()
+        def work(supervision: Supervision) -> int:
+            export(wanted)
+            return Worker(wanted, sockets, preloaded, supervision, pages).run()
 
-    return Supervisor(settings.worker_count, sockets, work).run()
+        return work
+
+    if settings.reload == "off" or preloaded or sys.platform != "linux":
+        return Supervisor(settings.worker_count, sockets, work_of(settings)).run()
+    return ChangingSupervisor(settings, sockets, work_of).run()
 
 
 def _preloaded(settings: Settings) -> dict[Served, Loaded]:
     if not settings.worker_preload or settings.worker_count == 1:
         return {}
+    if settings.reload == "auto":
+        raise ConfigurationError(
+            "WORKER_PRELOAD and SCORING_RELOAD=auto exclude each other: what all workers share "
+            "cannot be loaded anew. Set WORKER_PRELOAD to false, or SCORING_RELOAD to off."
+        )
     found = load_before_fork(settings)
     gc.collect()
     gc.freeze()  # a collection in a worker would write to, and so copy, what it shares

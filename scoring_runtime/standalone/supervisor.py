@@ -11,13 +11,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
+from typing import Any, NamedTuple
 
 from ..messages import ScoringRequest
 from ..telemetry import standard_streams
 from ..telemetry.logs import began, log
+from .line import Line
 from .sharing import Load, counts_of
 
 EXIT_OK, EXIT_USAGE, EXIT_CANNOT_START, EXIT_STUCK = 0, 1, 3, 5
@@ -31,6 +32,17 @@ _READY, _WORN, _RELEASED = range(3)  # the bytes before that id
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
+class Crew(NamedTuple):
+    """Workers that serve the same.
+
+    ``work`` is what each does; its result is the exit code of the process. ``counts`` are their
+    connections.
+    """
+
+    work: Callable[[Supervision], int]
+    counts: ctypes.Array[ctypes.c_int32]
+
+
 class Supervision:
     """What a worker and its supervisor know of each other, in memory that both see: whether the
     worker is ready, is to be replaced, has been, and a text. ``quick_ends`` workers in a row before
@@ -39,6 +51,13 @@ class Supervision:
     load: Load
     """Its connections, which the other workers see; and its place among them, whose page of metrics
     it has."""
+    crew: Crew
+    line: Line | None = None
+    """Where it is told, and asks, more than that; there is one where its crew can be replaced."""
+    changes: Mapping[str, Any] = {}
+    """What has become of changes of the model so far."""
+    old_answers = -1
+    """Of a candidate, which is to load and compare a new version and to wait then: an open file."""
 
     def __init__(self, quick_ends: int) -> None:
         self.pause = min(2.0 ** (quick_ends - 2), _LONGEST_PAUSE) if quick_ends > 1 else 0.0
@@ -91,6 +110,11 @@ class Supervision:
         os.kill(self._supervisor, signal.SIGCHLD)  # which makes it look
 
     @property
+    def is_candidate(self) -> bool:
+        """Whether it waits for its crew, once it is ready."""
+        return self.old_answers >= 0
+
+    @property
     def told(self) -> str:
         """Why the worker cannot start, or nothing."""
         return self._shared[_TEXT_AT:].partition(b"\0")[0].decode(errors="replace")
@@ -126,14 +150,15 @@ class Supervisor:
     ``work`` is what a worker process does; its result is that process's exit code.
     """
 
+    _woken_by: socket.socket
+
     def __init__(
         self, count: int, sockets: list[socket.socket], work: Callable[[Supervision], int]
     ) -> None:
         self._count = count
         self._sockets = sockets
-        self._work = work
         self._workers: dict[int, Supervision] = {}
-        self._counts = counts_of(count + 1)
+        self._crew = Crew(work, counts_of(count + 1))
         self._worn: Supervision | None = None
         self._successor: Supervision | None = None
         self._stopping = self._worked = False
@@ -141,15 +166,15 @@ class Supervisor:
 
     def run(self) -> int:
         """Start the workers and stay until they have ended; the exit code of the process."""
-        woken = _woken_by_signals()
+        self._woken_by = _woken_by_signals()
         for each in END_SIGNALS:
             signal.signal(each, self._stop)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for _ in range(self._count):
-            self._fork(Supervision(0))
+            self._fork(Supervision(0), self._crew)
         why = ""
         while self._workers:
-            woken()
+            self._wait()
             for pid, status in _ended_children():
                 if pid in self._workers:  # and no child of the script, which init() may have begun
                     why = self._ended(pid, os.waitstatus_to_exitcode(status)) or why
@@ -159,14 +184,19 @@ class Supervisor:
             print(why, file=sys.stderr, flush=True)
         return self._exit_code
 
-    def _fork(self, supervision: Supervision) -> None:
+    def _wait(self) -> None:
+        """Until a signal has come."""
+        self._woken_by.recv(4096)
+
+    def _fork(self, supervision: Supervision, crew: Crew) -> None:
+        supervision.crew = crew
         sys.stdout.flush()
         with _no_end_meanwhile():
             if self._stopping:
                 return
-            taken = {each.load.place for each in self._workers.values()}
+            taken = {each.load.place for each in self._workers.values() if each.crew is crew}
             place = next(each for each in range(self._count + 1) if each not in taken)
-            supervision.load = Load(self._counts, place)
+            supervision.load = Load(crew.counts, place)
             pid = os.fork()
             if pid:
                 self._workers[pid] = supervision
@@ -174,16 +204,17 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for each in (*END_SIGNALS, signal.SIGCHLD):
                 signal.signal(each, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         supervision.bind()
         time.sleep(supervision.pause)  # here, since the supervisor has others to look after
         code = EXIT_USAGE
         try:
-            code = self._work(supervision)
+            code = crew.work(supervision)
         except BaseException:
             log.exception("The worker failed")
         sys.stdout.flush()
         sys.stderr.flush()
-        if self._count == 1:
+        if self._count == 1 and (supervision.was_ready or not supervision.is_candidate):
             sys.exit(code)  # with what the script has left to be done at the end
         standard_streams.settle()
         os._exit(code)
@@ -194,7 +225,7 @@ class Supervisor:
             self._worn = next((each for each in self._workers.values() if each.is_worn), None)
             if self._worn is not None:
                 self._successor = Supervision(0)
-                self._fork(self._successor)
+                self._fork(self._successor, self._crew)
         elif self._successor is not None and self._successor.was_ready:
             self._worn.release()
             self._successor = None
@@ -203,7 +234,9 @@ class Supervisor:
         """Replace a worker; or why none can start, now that all are told to end."""
         ended = self._workers.pop(pid)
         ended.load.leave()
-        if self._stopping or self._is_replaced(ended, pid, code):
+        if self._stopping or self._is_of_another(ended, pid, code):
+            return ""
+        if self._is_replaced(ended, pid, code):
             return ""
         if code == EXIT_CANNOT_START and not ended.was_ready:
             self._exit_code = EXIT_CANNOT_START
@@ -212,19 +245,28 @@ class Supervisor:
         self._worked = self._worked or ended.was_ready
         if self._count == 1 and not self._worked:
             self._exit_code = EXIT_CANNOT_START
-            return f"The worker ended with {_how(code)} before it was ready."
+            return f"The worker ended with {how(code)} before it was ready."
         following = ended.next()
         pause = f" in {following.pause:g} s" if following.pause else ""
         last = ended.last_id and f" The last request that it began to score was {ended.last_id}."
-        log.error("Worker %s ended with %s; starting another%s.%s", pid, _how(code), pause, last)
-        self._fork(following)
+        log.error("Worker %s ended with %s; starting another%s.%s", pid, how(code), pause, last)
+        self._fork(following, self._crew)
         return ""
+
+    def _is_of_another(self, ended: Supervision, pid: int, code: int) -> bool:
+        """Whether it was of another crew than that which serves now: it needs no successor."""
+        if ended.crew is self._crew:
+            return False
+        if ended.is_released:
+            level = logging.INFO if code == EXIT_OK else logging.ERROR
+            log.log(level, "Worker %s ended with %s, replaced by a new version", pid, how(code))
+        return True
 
     def _is_replaced(self, ended: Supervision, pid: int, code: int) -> bool:
         """Whether it was worn and has a successor, or was a successor, and there is another now."""
         if ended is self._worn:
             level = logging.INFO if ended.is_released and code == EXIT_OK else logging.ERROR
-            log.log(level, "Worker %s ended with %s, replaced: it %s", pid, _how(code), ended.told)
+            log.log(level, "Worker %s ended with %s, replaced: it %s", pid, how(code), ended.told)
             self._worn = self._successor = None
             return True
         if ended is not self._successor:
@@ -232,9 +274,9 @@ class Supervisor:
         self._successor = following = ended.next()
         log.error(
             "Worker %s, which was to replace another, ended with %s; starting another in %g s.%s",
-            *(pid, _how(code), following.pause, ended.told and f"\n{ended.told}"),
+            *(pid, how(code), following.pause, ended.told and f"\n{ended.told}"),
         )
-        self._fork(following)
+        self._fork(following, self._crew)
         return True
 
     def _stop(self, number: int = 0, frame: FrameType | None = None) -> None:
@@ -256,8 +298,8 @@ def _no_end_meanwhile() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
 
 
-def _woken_by_signals() -> Callable[[], object]:
-    """What waits for the next signal, or returns at once if one has come.
+def _woken_by_signals() -> socket.socket:
+    """What can be read once a signal has come.
 
     ``waitpid()`` would sleep on for one that comes right before it: Python calls a handler only
     between two of its own instructions.
@@ -266,7 +308,7 @@ def _woken_by_signals() -> Callable[[], object]:
     reader.setblocking(True)
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-    return partial(reader.recv, 4096)
+    return reader
 
 
 def _ended_children() -> Iterator[tuple[int, int]]:
@@ -275,5 +317,6 @@ def _ended_children() -> Iterator[tuple[int, int]]:
             yield ended
 
 
-def _how(code: int) -> str:
+def how(code: int) -> str:
+    """How a process with this code ended."""
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -31,6 +31,7 @@ from ..telemetry.tracing import spans_of
 from . import triggers
 from .connection import Shared
 from .http import GuardedProtocol, HttpProtocol, ProbeProtocol
+from .orders import Orders
 from .sharing import BACKLOG, Listener, Load
 from .supervisor import END_SIGNALS, EXIT_CANNOT_START, EXIT_OK, EXIT_STUCK, Supervision
 from .tls import tls_of
@@ -60,14 +61,20 @@ class Worker:
         self._runtime = build(settings, preloaded, pages, number)
         if supervised is not None:
             self._runtime.began = self._wear.began if self._wear else supervised.began
-            # Before a client knows it: one that crashes then is replaced.
-            self._runtime.before_ready = supervised.tell_ready
+            if not supervised.is_candidate:
+                # Before a client knows it: one that crashes then is replaced.
+                self._runtime.before_ready = supervised.tell_ready
         self._runtime.trace_by(spans_of(settings))
         self._caching = caching(self._runtime, "WORKER_COUNT")
         self._recording = recording(self._runtime)
         around = self._recording.around
         score = around(self._caching.score, "http")
-        self._endpoint, handle = create(self._runtime, score, self._caching.inputs)
+        self._orders: Orders | None = None
+        if supervised is not None and supervised.line is not None:
+            self._orders = Orders(supervised, supervised.line, self._runtime)
+        change = self._orders.change if self._orders is not None else None
+        inputs = self._caching.inputs
+        self._endpoint, handle = create(self._runtime, score, inputs, change=change)
         self._shared = Shared(self._runtime, handle)
         self._shared.probes = probes_only(handle, self._endpoint.unknown)
         protocol: type[HttpProtocol] = HttpProtocol
@@ -104,7 +111,27 @@ class Worker:
         self._stopping = stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._server.when_told_to_stop = partial(loop.call_soon_threadsafe, stopping.set)
+        if self._settings.drain_seconds:
+            self._server.before_stop = partial(loop.call_soon_threadsafe, self._drain)
+        if self._orders is not None:
+            self._orders.listen(self._retire)
+            if self._supervised is not None and self._supervised.is_candidate:
+                await self._stand_by(self._orders)
+        if not self._exit_code:
+            await self._take_requests()
+
+    async def _stand_by(self, orders: Orders) -> None:
+        try:
+            await self._runtime.started()
+            await orders.stand_by()
+        except Exception as error:
+            self._cannot_start(error)
+
+    async def _take_requests(self) -> None:
+        stopping = self._stopping
         watchers = [asyncio.create_task(each) for each in (self._watch(), self._sweep())]
+        if self._orders is not None and self._settings.reload == "auto":
+            watchers.append(asyncio.create_task(self._orders.watch()))
         triggered = asyncio.create_task(self._run_triggers(stopping))
         await self._server.serve(sockets=self._sockets)
         for each in watchers:
@@ -129,12 +156,7 @@ class Worker:
         try:
             await self._runtime.started()
         except Exception as error:
-            self._exit_code = EXIT_CANNOT_START
-            if self._supervised is None:
-                print(diagnosis(error, self._settings), file=sys.stderr, flush=True)
-            else:
-                self._supervised.tell(diagnosis(error, self._settings))
-            self._server.should_exit = True
+            self._cannot_start(error)
             return
         if self._supervised is not None:
             self._supervised.load.started()
@@ -146,30 +168,51 @@ class Worker:
             self._shared.begins_at_once = quickness.is_quick
         log.info("Worker with pid %s ready for serving traffic", os.getpid())
 
+    def _cannot_start(self, error: Exception) -> None:
+        self._exit_code = EXIT_CANNOT_START
+        if self._supervised is None:
+            print(diagnosis(error, self._settings), file=sys.stderr, flush=True)
+        else:
+            self._supervised.tell(diagnosis(error, self._settings))
+        self._server.should_exit = True
+
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.1 if self._shared.retiring else 1)
             self._runtime.metrics.publish()
             if self._tls is not None:
                 self._tls.look()
             self._shared.sweep(self._server.server_state.connections)  # type: ignore[arg-type]
             if self._supervised is not None and not self._server.should_exit:
-                self._server.should_exit = self._is_to_end(self._supervised) or (
-                    self._wear is not None and self._is_worn_out(self._wear, self._supervised)
-                )
+                to_end = self._is_to_end(self._supervised) or self._has_retired(self._supervised)
+                self._server.should_exit = to_end or self._server.should_exit
 
-    def _is_worn_out(self, wear: Wear, supervised: Supervision) -> bool:
+    def _has_retired(self, supervised: Supervision) -> bool:
         """Whether it has been replaced, and its last connection has ended."""
         if self._shared.retiring:
             return not self._server.server_state.connections
         if supervised.is_released:
+            self._retire()
+        elif self._wear is not None and not supervised.is_worn and (why := self._wear.why):
+            supervised.ask_for_successor(why)
+        return False
+
+    def _retire(self) -> None:
+        """Another is ready: end what has begun."""
+        if not self._shared.retiring:
             log.info("Another worker is ready; this one ends what it has begun.")
             self._stopping.set()  # blobs and messages end as at a SIGTERM
             self._shared.retiring = True
             self._server.retire()
-        elif not supervised.is_worn and (why := wear.why):
-            supervised.ask_for_successor(why)
-        return False
+
+    def _drain(self) -> None:
+        """SIGTERM has come: go on for a while, and say that it is not for long."""
+        seconds = self._settings.drain_seconds
+        log.info("SIGTERM: requests are taken for %g s more (SCORING_DRAIN_SECONDS).", seconds)
+        self._stopping.set()
+        self._runtime.troubles["host"] = "This process is about to end (SCORING_DRAIN_SECONDS)."
+        end = partial(self._server.handle_exit, signal.SIGTERM, None)
+        asyncio.get_running_loop().call_later(seconds, end)
 
     def _publish_connections(self) -> None:
         self._connections.set(len(self._server.server_state.connections))
@@ -229,6 +272,9 @@ class _Server(uvicorn.Server):
     """uvicorn's server, ending normally on SIGTERM: it would raise the signal again."""
 
     when_told_to_stop: Callable[[], object] | None = None
+    before_stop: Callable[[], object] | None = None
+    """Called at the first SIGTERM in place of an end, which it brings about itself."""
+    _retired = False
     load: Load | None = None
     """Set where other workers have the same sockets."""
     ports: Sequence[tuple[Callable[..., asyncio.Protocol], Mapping[str, Any]]] = ()
@@ -236,6 +282,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
+        if self._retired:  # before it began
+            self.servers, self.started = [], True
+            return
         loop = asyncio.get_running_loop()
         self.servers = []
         for each, (made, tls) in zip(sockets or (), self.ports, strict=False):
@@ -250,9 +299,10 @@ class _Server(uvicorn.Server):
 
     def retire(self) -> None:
         """Take no new connection; the others end with their next answer."""
+        self._retired = True
         if self.load is not None:
             self.load.leave()
-        for each in self.servers:
+        for each in self.servers if self.started else ():
             each.close()
         for connection in list(self.server_state.connections):
             connection.retire()  # type: ignore[union-attr]
@@ -266,6 +316,10 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Let the triggers stop now, not after the connections."""
+        if self.before_stop is not None and sig == signal.SIGTERM:
+            drain, self.before_stop = self.before_stop, None
+            drain()
+            return
         super().handle_exit(sig, frame)
         if self.when_told_to_stop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended already

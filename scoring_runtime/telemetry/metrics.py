@@ -24,6 +24,8 @@ TRIGGERS = ("http", "blob", "service_bus")
 REASONS = ("too_many", "too_slow", "unread", "too_many_bytes", "head_too_large", "malformed")
 """Why a connection is refused, or ended."""
 KEY_REASONS = ("no_key", "wrong_key", "no_admin_key")
+CHANGES = ("switched", "refused")
+"""What has become of a change of the model."""
 UNKNOWN = ("unknown", "")
 """Name and version of what a request names that is not served."""
 _SECONDS = (
@@ -156,11 +158,18 @@ RECORDS_DROPPED = Metric(
     only_with="records",
 )
 _COUNTED = (REQUESTS, REQUEST_SECONDS, QUEUE_SECONDS, RUN_SECONDS)
+MODEL_CHANGES = Metric(
+    "scoring_model_changes",
+    "Changes of the model since the start: switched to another version, or refused.",
+    ("change",),
+    over=max,
+    only_with="changes",
+)
 METRICS = (
     *_COUNTED, BATCH_SIZE, QUEUE_DEPTH, IN_FLIGHT, LAG_SECONDS, RETRIES, DEAD_LETTERS,
     ERROR_DOCUMENTS, TRIGGER_UP, CONNECTIONS, CONNECTIONS_REFUSED, UNAUTHORIZED, CACHE_HITS,
     CACHE_MISSES, CACHE_BYPASSES, CACHE_ERRORS, CACHE_SAVED, BREAKER_OPEN, RECORDED,
-    RECORDS_DROPPED,
+    RECORDS_DROPPED, MODEL_CHANGES,
 )  # fmt: skip
 MODEL_INFO = Metric(
     "scoring_model_info",
@@ -197,6 +206,7 @@ class Layout:
         for metric in METRICS[len(_COUNTED) :]:
             triggers = TRIGGERS if metric is TRIGGER_UP else TRIGGERS[1:]  # clients of http wait
             choices = {_TRIGGER: triggers, "reason": REASONS, "why": KEY_REASONS}
+            choices["change"] = CHANGES
             of_models = [tuple(each) for each in models] if metric.labels == _OF_MODELS else None
             for one in of_models or product(*(choices[name] for name in metric.labels)):
                 self._place(metric, one)

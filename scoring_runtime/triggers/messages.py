@@ -62,7 +62,8 @@ class QueueMessage(NamedTuple):
 
 
 class QueueReply(NamedTuple):
-    """One reply. ``properties``: those of the request that start with ``x-``, and ``status``."""
+    """One reply. ``properties``: those of the request that start with ``x-``, ``status``, and the
+    name and version of the model that answered."""
 
     target: str
     body: bytes
@@ -169,7 +170,7 @@ def reply_of(message: QueueMessage, outcome: Outcome, settings: Settings) -> Que
         own_id,
         message.correlation_id or message.message_id or own_id,
         message.reply_to_session_id,
-        {**kept, **outcome.properties, "status": outcome.status},
+        {**kept, **outcome.named("x-model-"), **outcome.properties, "status": outcome.status},
     )
 
 

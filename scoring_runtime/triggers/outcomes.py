@@ -17,6 +17,7 @@ from ..errors import InputError, NotBegun, NotServing, QueueFull, ScoringRuntime
 from ..http.errors import INTERNAL, error_response, forget, message_response
 from ..messages import INFER_HEADER_LENGTH, Progress, Score, ScoringRequest, ScoringResponse
 from ..scoring.runtime import Runtime
+from ..scoring.served import shown_in_headers
 from ..settings.secrets import masked
 from ..telemetry.access import AccessLog
 from ..telemetry.logs import lines_of, log
@@ -87,6 +88,8 @@ class Outcome(NamedTuple):
     """``hit``, ``miss`` or ``bypass``, with a cache."""
     trace: Mapping[str, str] = {}
     """``traceparent`` and ``tracestate`` for what follows, if it is of a trace."""
+    model: str = ""
+    """Which one it is counted for, as ``name:version``."""
 
     @property
     def is_ours(self) -> bool:
@@ -99,6 +102,13 @@ class Outcome(NamedTuple):
         what continues its trace."""
         length = {_INFER_LENGTH: self.header_length} if self.header_length else {}
         return {**length, **self.trace}
+
+    def named(self, prefix: str) -> dict[str, str]:
+        """What an HTTP client reads in ``x-model-name`` and ``x-model-version``, by such names."""
+        name, _, version = self.model.rpartition(":")
+        return (
+            {f"{prefix}name": shown_in_headers(name), f"{prefix}version": version} if name else {}
+        )
 
 
 class Scoring:
@@ -151,7 +161,7 @@ class Scoring:
         answer = (outcome.status, seconds, len(outcome.body))
         about = (self._trigger, "", model, outcome.cache, "", request.request_id)
         self._access.add((time.time(), kind, name, b"", *answer, *about))
-        return outcome
+        return outcome._replace(model=model)
 
     def answered(self, since: float, *, error: bool = False) -> None:
         """Count an input that is done with.

@@ -570,6 +570,7 @@ def test_every_setting_is_in_the_key_or_known_to_change_no_answer() -> None:
         "host", "port", "health_port", "separate_health_endpoint", "worker_count",
         "max_requests", "max_rss_mb",
         "worker_timeout", "worker_preload", "shutdown_seconds", "scoring_timeout_ms",
+        "drain_seconds", "reload", "reload_tolerance", "reload_seconds",
         "concurrency", "queue_size", "init_grace_seconds", "auth_level", "triggers", "debug_port",
         # What is said of the service, and in its log.
         "service_name", "service_version", "service_path_prefix", "workspace_name", "hostname",

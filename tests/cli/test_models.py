@@ -320,5 +320,5 @@ def test_the_commands_as_processes(root: Path, tmp_path: Path) -> None:
     assert refused.stderr == "scoring-runtime: nothing was deleted; --yes deletes without asking\n"
     help_text = run("--help").stdout
     assert re.findall(r"^    (\w+) ", help_text, re.MULTILINE) == [
-        "register", "list", "show", "delete"
+        "register", "list", "show", "use", "delete"
     ]  # fmt: skip

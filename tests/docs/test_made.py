@@ -78,7 +78,7 @@ def test_a_setting_that_a_page_names_exists() -> None:
 
 def _routes_in_sources() -> set[str]:
     source = (ROOT / "scoring_runtime/http/endpoint.py").read_text(encoding="utf-8")
-    for name in ("model_routes", "page"):
+    for name in ("model_routes", "changes", "page"):
         source += (ROOT / f"scoring_runtime/http/{name}.py").read_text(encoding="utf-8")
     return set(re.findall(r'"(/[\w./]*)"', source)) - {"/versions/"}
 
@@ -91,7 +91,8 @@ def test_every_route_is_in_the_table_of_routes() -> None:
         for found in re.findall(r"(/[\w./]*)", row.split("|")[1])
     }  # fmt: skip
     stems = {re.sub(r"/(NAME|KEY|VERSION).*", "/", each) for each in shown}
-    known = {each if each in ("/", "/score/", "/inputs/") else each.rstrip("/") for each in stems}
+    families = ("/", "/score/", "/inputs/", "/models/", "/v2/repository/")
+    known = {each if each in families else each.rstrip("/") for each in stems}
     sources = _routes_in_sources()
     assert {each for each in sources if each not in known} == set()
     assert {each for each in known if each not in sources | {"/v2/models"}} == set()
@@ -100,7 +101,7 @@ def test_every_route_is_in_the_table_of_routes() -> None:
 def test_a_metric_that_a_page_names_exists() -> None:
     """Those of the table are made; wherever else one stands."""
     known = {each.name for each in (*METRICS, MODEL_INFO)}
-    endings = "total|seconds|size|depth|flight|up|info|open|connections"
+    endings = "total|seconds|size|depth|flight|up|info|open|connections|changes"
     named = set(re.findall(rf"\b(scoring_[a-z_]+_(?:{endings}))\b", ALL))
     assert known - named == {"scoring_connections"}  # which is one word
     assert named - known == set()

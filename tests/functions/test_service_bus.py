@@ -34,6 +34,8 @@ def run(request):
     return AMLResponse(request.get_data(), 200, {"Content-Type": "application/x-own"})
 """
 
+MODEL = {"x-model-name": "model", "x-model-version": "1"}
+
 
 class Listener:
     """What the Functions host does with a queue: lock messages, call the function, settle them.
@@ -210,6 +212,7 @@ def test_a_reply_carries_what_the_request_asked_for(queue: Listener):
         "x-tenant": "t",
         "X-Number": 7,
         "x-request-id": "r",
+        **MODEL,
         "status": 200,
     }
     assert queue.broker.counts("input") == Counts(0, 0, 0)
@@ -364,7 +367,8 @@ def test_a_failed_run_is_tried_again_and_then_answered_and_dead_lettered(queue: 
     reply = queue.reply()
     answer = httpx.post(f"{queue.host.url}/score", content=body)
     assert (reply.answers, reply.body) == ("m", answer.content)
-    assert reply.application_properties == {"status": answer.status_code, "request_id": "m"}
+    told = {**MODEL, "status": answer.status_code, "request_id": "m"}
+    assert reply.application_properties == told
     assert queue.broker.counts("input") == Counts(active=0, locked=0, dead=1)
     letter = queue.dead_letter().application_properties
     said = f"{letter['DeadLetterReason']}: {letter['DeadLetterErrorDescription']}"

@@ -399,7 +399,7 @@ async def test_the_headers_of_a_scored_answer(serving):
     assert UUID4.fullmatch(answer.headers[b"x-request-id"])
     assert answer.headers.pop(b"x-request-id") == answer.headers.pop(b"x-ms-request-id")
     assert re.fullmatch(rb"scoring-runtime/[0-9.]+", answer.headers.pop(b"x-ms-server-version"))
-    assert answer.headers == {}
+    assert answer.headers == {b"x-model-name": b"model", b"x-model-version": b"1"}
 
 
 async def test_the_time_is_that_of_run(serving):

@@ -218,6 +218,8 @@ def test_outcomes(benches: dict[str, Bench], kind: str, case: Case):
         assert properties.content_settings.content_type == case.kept
         metadata = properties.metadata
         assert len(metadata.pop("requestid")) == 36
+        model = metadata.pop("x_model_name", ""), metadata.pop("x_model_version", "")
+        assert model in [("model", "1")] + [("", "")] * (not case.runs)
         assert metadata == {"sourceetag": etag, "status": str(case.status)}
 
 

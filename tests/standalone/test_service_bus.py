@@ -530,7 +530,8 @@ def test_a_body_of_any_amqp_kind_is_read_and_a_value_is_json(body: Raw, seen: st
     plain.broker.send("input", body, message_id="v")
     plain.until(lambda: plain.broker.messages("output"))
     [reply] = plain.broker.take_all("output")
-    assert reply.application_properties == {"status": 200}
+    model = {"x-model-name": "model", "x-model-version": "1"}
+    assert reply.application_properties == {**model, "status": 200}
     assert plain.calls()[-1] == seen
 
 

@@ -215,7 +215,13 @@ def test_a_trace_from_a_message_is_whole(
     assert {spans[each].parent for each in ("cache", "queue", "run", "send output")} == {process.id}
     assert (send.kind, reply.application_properties) == (
         "producer",
-        {"status": 200, "traceparent": carrier_of(send), "tracestate": "a=1"},
+        {
+            "status": 200,
+            "x-model-name": MODEL["scoring.model.name"],
+            "x-model-version": MODEL["scoring.model.version"],
+            "traceparent": carrier_of(send),
+            "tracestate": "a=1",
+        },
     )
     assert process.attributes == {
         "messaging.system": "servicebus",

@@ -527,6 +527,15 @@ DIFFERENCES = {
             and e.ours.headers["x-ms-server-version"][-1].startswith("scoring-runtime/")
         ),
     ),
+    "Who scored": Difference(
+        "`x-model-name` and `x-model-version` say which model an answer is of.",
+        ("x-model-name", "x-model-version"),
+        lambda e: (
+            e.ours.headers["x-model-name"] == ["model"]
+            and e.ours.headers["x-model-version"] == ["1"]
+        ),
+        strict=False,
+    ),
     "Keep-alive": Difference(
         "Connections stay open for the next request; the old server closed each after one answer.",
         ("connection",),
