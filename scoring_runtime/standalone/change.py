@@ -281,7 +281,9 @@ class ChangingSupervisor(Supervisor):
             if each in change.candidates:
                 os.kill(pid, signal.SIGKILL)  # it holds nothing that others wait for
         what = _named(change.choices, self._choices)
-        log.error("Refused, and the old version goes on: %s\n%s", what, why)
+        log.error("Refused, and the old version goes on: %s", what)
+        for line in filter(str.strip, why.splitlines()):  # one record a line, or \n would be shown
+            log.error("%s", line)
         self._refused = change.settings.versions, change.seen
         self._note(self._choices)
         outcome = {
