@@ -430,6 +430,7 @@ PACKAGES = {
     "joblib": "1.5.0",
     "numpy": "2.3.0",
     "orjson": "3.11.0",
+    "prometheus_client": "0.21.0",
     "redis": "7.0.0",
     "scikit_learn": "1.7.0",
     "uvicorn": "0.38.0",
