@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from .parser import EXIT_OK, EXIT_USAGE, Parser, add, subcommands
 from .terminal import show_table
 
 REPLAY = "score records with another model or script, and show what changed"
+BATCH = "score a folder, a container or a big file once, and end"
 PACKAGE = "make an image of a model, a script and its environment"
 EXIT_REFUSED, EXIT_CANNOT_START, EXIT_RUN_FAILED = 2, 3, 4
 
@@ -67,7 +69,7 @@ def _run(words: Sequence[str]) -> int:
     return command(settings, options)
 
 
-def _parser(words: Sequence[str] = ("package", "replay")) -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ("package", "replay", "batch")) -> argparse.ArgumentParser:
     """The parser of the command line; a command that is not among ``words`` may lack its options.
 
     So that a server does not load the packager.
@@ -79,7 +81,7 @@ def _parser(words: Sequence[str] = ("package", "replay")) -> argparse.ArgumentPa
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"scoring-runtime {VERSION}")
-    parser.set_defaults(set=[])
+    parser.set_defaults(set=[], defaults={})
     commands = subcommands(parser)
     _add_serve(commands)
     _add_score(commands)
@@ -88,6 +90,13 @@ def _parser(words: Sequence[str] = ("package", "replay")) -> argparse.ArgumentPa
         _add_replay(commands)
     else:
         commands.add_parser("replay", help=REPLAY)
+    if "batch" in words:
+        from . import batch
+
+        made = batch.add_command(commands, BATCH, _model_options, _option)
+        made.set_defaults(command=_batch, defaults=batch.DEFAULTS)
+    else:
+        commands.add_parser("batch", help=BATCH)
     models.add_commands(commands)
     if "package" in words:
         from . import package
@@ -228,7 +237,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         said["AML_APP_INSIGHTS_ENABLED"] = "true"
     _check_command_line(said)
     return Settings.from_environ(
-        os.environ, command_line=said, defaults={"AML_APP_ROOT": os.getcwd()}
+        os.environ,
+        command_line=said,
+        defaults={"AML_APP_ROOT": os.getcwd(), **options.defaults},
     )
 
 
@@ -320,6 +331,16 @@ def _check_platform(settings: Settings, platform: str) -> None:
             f"Allowed here: 1; {elsewhere}."
         )
     log.warning("On Windows one worker serves, and without uvloop slower: %s.", elsewhere)
+
+
+def _batch(settings: Settings, options: argparse.Namespace) -> int:
+    from . import batch
+
+    # Where scripts of batch endpoints write what they do not return.
+    os.environ["AZUREML_BI_OUTPUT_PATH"] = os.path.abspath(options.output)
+    begin = partial(_configure_logging, stream="stderr", quiet=not options.verbose)
+    code: int = batch.run(settings, options, begin)
+    return code
 
 
 def _score(settings: Settings, options: argparse.Namespace) -> int:

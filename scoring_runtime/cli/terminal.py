@@ -32,19 +32,26 @@ def _show_with_rich(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
 
 
 class Bar:
-    """A progress bar in one line of standard error; written only when a cell or percent changes."""
+    """A progress bar in one line of standard error; written only when a percent or the text after
+    it changes."""
 
     def __init__(self) -> None:
-        self._percent = -1
+        self._said: tuple[int, str] | None = None
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, text: str = "") -> None:
         percent = min(100, 100 * done // max(total, 1))
-        if percent != self._percent:
-            self._percent = percent
+        if (percent, text) != self._said:
+            # What was there of a longer text is written over.
+            width = max(len(text), len(self._said[1]) if self._said else 0)
+            self._said = percent, text
             cells = "#" * (percent * _BAR_CELLS // 100)
-            print(f"\r[{cells:<{_BAR_CELLS}}] {percent:3}%", end="", file=sys.stderr, flush=True)
+            line = f"\r[{cells:<{_BAR_CELLS}}] {percent:3}%" + (
+                f"  {text:<{width}}" if width else ""
+            )
+            print(line, end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the line, if one was begun."""
-        if self._percent >= 0:
+        if self._said is not None:
             print(file=sys.stderr)
+        self._said = None

@@ -78,6 +78,20 @@ def decode(
         table.close()
 
 
+def header_of(body: bytes, limits: Limits) -> list[str] | None:
+    """The names in the first record, if that is a header by the rules of :func:`decode`.
+
+    Raises:
+        UndecodableInput: as :func:`decode`.
+    """
+    table = _Records(body, limits, "utf-8")
+    try:
+        with_header, first = table.find_header(None, ())
+        return first[0] if with_header else None
+    finally:
+        table.close()
+
+
 def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:
     """A header line and a line a row; ``name_0``, ``name_1``, … for an output of two dimensions.
 

@@ -24,6 +24,7 @@ from ..models import manifest
 from ..script import entry_script, openapi, openapi_routes
 from ..script.batched import BatchedInvocation, batch_of
 from ..script.call import InFlask, Invocation, close_stream, joined_stream, next_chunk
+from ..script.entry_script import EntryScript
 from ..settings.settings import Settings
 from ..telemetry.logs import began, log, script_log
 from ..telemetry.metrics import (
@@ -68,10 +69,26 @@ def load(
     Raises:
         EntryScriptError: as :func:`entry_script.load`; or ``init()`` raised.
     """
+    script = started(settings, runner, entry_script.load)
+    if (batch := batch_of(script.run)) is not None:
+        return BatchedInvocation(script, settings, model, batch)
+    if settings.max_batch_size > 1:
+        log.warning(
+            "SCORING_MAX_BATCH_SIZE is for models without a script; a run() that takes several "
+            "inputs at once says so with @batched."
+        )
+    return (InFlask if script.uses_flask else Invocation)(script, settings, model)
+
+
+def started(
+    settings: Settings, runner: asyncio.Runner, load: Callable[[Settings], EntryScript]
+) -> EntryScript:
+    """The entry script that ``load`` imports, its ``init()`` run in this thread; raises as
+    :func:`load`."""
     _use_model_dir(settings)
     redis.use(settings)
     with _signals_refused_quietly():
-        script = entry_script.load(settings)
+        script = load(settings)
         script_log.info("Invoking user's init function")
         try:
             result = script.init()
@@ -81,14 +98,7 @@ def load(
             raise EntryScriptFailed("User's init function failed") from error
     entry_script.carry_by_value()
     script_log.info("Users's init has completed successfully")
-    if (batch := batch_of(script.run)) is not None:
-        return BatchedInvocation(script, settings, model, batch)
-    if settings.max_batch_size > 1:
-        log.warning(
-            "SCORING_MAX_BATCH_SIZE is for models without a script; a run() that takes several "
-            "inputs at once says so with @batched."
-        )
-    return (InFlask if script.uses_flask else Invocation)(script, settings, model)
+    return script
 
 
 def _use_model_dir(settings: Settings) -> None:
@@ -172,6 +182,8 @@ class Runtime:
         """Called in a scoring thread with each request that is begun."""
         self.spans: Spans | None = None
         """What makes traces, if there are any."""
+        self.load_script: Callable[..., Invocation] = load
+        """What loads the entry script, in the scoring thread; as :func:`load`."""
         self.before_ready: Callable[[], object] | None = None
         """Called in a scoring thread when all is loaded, before anybody can see that it is."""
         self._preloaded = preloaded
@@ -403,7 +415,7 @@ class Runtime:
 
     def _load(self, model: Served, runner: asyncio.Runner) -> Loaded:
         if model.folder is None:
-            return load(self.settings, runner, model[:2])
+            return self.load_script(self.settings, runner, model[:2])
         from ..no_code import loading
 
         _use_model_dir(self.settings)

@@ -51,7 +51,8 @@ def choose(run: Callable[..., Any], settings: Settings) -> tuple[str, ToArgument
     if first == "mini_batch":
         script_log.warning(
             "run(mini_batch) looks like a script of a batch endpoint (ParallelRunStep), which gets "
-            "a list of files; here run() gets the body of one request."
+            "a list of files; here run() gets the body of one request. scoring-runtime batch "
+            "runs it as it was meant."
         )
     if raw:
         script_log.info(

@@ -68,18 +68,24 @@ def load(settings: Settings) -> EntryScript:
         EntryScriptFailed: importing it raised.
         EntryScriptContract: ``init`` or ``run`` is missing or has a signature that cannot work.
     """
-    _extend_sys_path(settings)
-    import_aliases.install()
-    module = _import_script(settings)
+    module = imported(settings)
     path = Path(str(module.__file__))
-    for name in ("init", "run"):
-        if not callable(getattr(module, name, None)):
-            raise EntryScriptContract(
-                f"User script at {path} does not have a {name}() function defined."
-            )
     run = _run_of(module, path)
     kind, arguments = choose(run, settings)
     return EntryScript(path, module.init, run, kind, arguments, _uses_flask(module))
+
+
+def imported(settings: Settings) -> ModuleType:
+    """The module of the entry script, which has ``init`` and ``run``; raises as :func:`load`."""
+    _extend_sys_path(settings)
+    import_aliases.install()
+    module = _import_script(settings)
+    for name in ("init", "run"):
+        if not callable(getattr(module, name, None)):
+            raise EntryScriptContract(
+                f"User script at {module.__file__} does not have a {name}() function defined."
+            )
+    return module
 
 
 def carry_by_value() -> None:

@@ -22,6 +22,7 @@ _ALIASES = {
     "azureml_inference_server_http.api.aml_response": _AML_HTTP,
     "azureml.core.model": "scoring_runtime.models.model",
     "azureml.exceptions": "scoring_runtime.azureml.exceptions",
+    "azureml_user.parallel_run": "scoring_runtime.script.parallel_run",
     "sklearn.externals.joblib": "joblib",
 }
 _PACKAGES = frozenset(

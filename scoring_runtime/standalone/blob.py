@@ -75,22 +75,30 @@ class BlobTrigger:
         if runtime.spans is not None:
             self._put = with_write_span(_put, runtime.spans)
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Watch until ``stopping``, then finish what is in flight."""
+    async def run(self, stopping: asyncio.Event, *, once: bool = False) -> None:
+        """Watch until ``stopping``, then finish what is in flight.
+
+        ``once``: or until two passes in a row have found nothing to do; TriggerTrouble is raised
+        when the place has been in trouble for half a minute.
+        """
         shortest, longest = self._settings.blob_poll_seconds
-        pause = shortest
+        pause, busy = shortest, True if once else None
         while not stopping.is_set():
-            began = monotonic()
+            began, was_busy = monotonic(), busy
             try:
                 busy = await _unless(stopping, self._pass())
                 self._is_well()
+                if once and not was_busy and not busy:
+                    break
                 pause = shortest if busy else min(pause * 1.5, longest)
                 # A listing that takes long is not repeated without a rest.
-                rest = min(monotonic() - began, longest)
+                rest = 0.0 if once else min(monotonic() - began, longest)
                 await _unless(stopping, self._place.changed(rest, max(pause, rest)))
             except TriggerTrouble as error:
                 self._has_trouble(error)
                 pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
+                if once and pause == _LONGEST_PAUSE:
+                    raise
                 await _unless(stopping, asyncio.sleep(pause))
         await self._drain()
         await self._place.close()
@@ -245,7 +253,7 @@ class BlobTrigger:
             log.error("%s is left until it changes: %s", shown, why)
         else:
             self._note(document)
-            self._scoring.answered(found.changed, error=True)
+            self._answered(found, document, error=True)
             del self._tried[found.name]
             log.error("%s is left: %s See %s", shown, why, names.error)
         self._kept.pop(found.name, None)
@@ -323,7 +331,11 @@ class BlobTrigger:
         self._kept.pop(found.name, None)
         self._tried.pop(found.name, None)
         self._note(document)
-        self._scoring.answered(found.changed, error=document.name == names.error)
+        self._answered(found, document, error=document.name == names.error)
+
+    def _answered(self, found: Found, document: Document, *, error: bool) -> None:
+        about = {"name": found.name, "status": document.metadata["status"]}
+        self._scoring.answered(found.changed, error=error, **about)
 
     def _note(self, document: Document) -> None:
         self._receipts[document.name] = document.metadata["sourceetag"]

@@ -284,7 +284,7 @@ class Folder:
         path = f"{self._paths.input.container}/{found.name}"
         if self.etag_of(path) != found.etag:
             return None
-        claim = FolderClaim(self, found, path)
+        claim = self.made_claim(found, path)
         if not claim.lock():
             return None
         try:
@@ -296,6 +296,10 @@ class Folder:
             claim.unlock(done=True)
             return None
         return claim
+
+    def made_claim(self, found: Found, path: str) -> FolderClaim:
+        """The claim of an input, not locked yet."""
+        return FolderClaim(self, found, path)
 
     def _write(self, document: Document, moment: int, beside: str) -> None:
         parent, name = self.opened(document.name, make=True)

@@ -44,7 +44,7 @@ def build(
         refuse_shared_documents(paths)
         runtime.listens["blob"] = paths.listens_to(settings)
         scoring = Scoring(runtime, "blob", around(score, "blob"))
-        found.append(BlobTrigger(runtime, scoring, paths, _place(settings, paths)))
+        found.append(BlobTrigger(runtime, scoring, paths, place(settings, paths)))
     if "service_bus" in wanted:
         named.service_bus(settings)
         service_bus = _imported("service_bus", "servicebus")
@@ -62,14 +62,15 @@ def check(settings: Settings) -> None:
     build(runtime, runtime.score)
 
 
-def _place(settings: Settings, paths: BlobPaths) -> Place:
+def place(settings: Settings, paths: BlobPaths) -> Place:
+    """The folder or the container that the settings name; raises as :func:`build`."""
     if settings.blob_input_folder:
         folder = Folder(settings, paths)
         folder.make()
         return folder
     connection = named.blob(settings)
-    place: Place = _imported("container", "blob").Container(settings, paths, connection)
-    return place
+    found: Place = _imported("container", "blob").Container(settings, paths, connection)
+    return found
 
 
 def _imported(module: str, extra: str) -> Any:

@@ -95,14 +95,14 @@ class Template:
 
 
 class EveryFile(Template):
-    """The files of a watched folder that are of a type that is read: the pattern of none.
+    """The files of a watched folder, or container, of a type that is read: the pattern of none.
 
     ``{blobname}`` is the name without ``.json``, as in ``input/{blobname}.json``, else the whole
     name: ``a.json`` ends in ``a_out.json`` and ``a.csv`` in ``a.csv_out.json``.
     """
 
-    def __init__(self, has_script: bool) -> None:
-        super().__init__("BLOB_INPUT_PATH", "input/{blobname}")
+    def __init__(self, has_script: bool, container: str = "input") -> None:
+        super().__init__("BLOB_INPUT_PATH", f"{container}/{{blobname}}")
         self._has_script = has_script
 
     def match(self, name: str) -> dict[str, str] | None:

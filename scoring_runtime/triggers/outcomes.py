@@ -163,12 +163,16 @@ class Scoring:
         self._access.add((time.time(), kind, name, b"", *answer, *about))
         return outcome._replace(model=model)
 
-    def answered(self, since: float, *, error: bool = False) -> None:
+    def answered(
+        self, since: float, *, error: bool = False, name: str = "", status: str = ""
+    ) -> None:
         """Count an input that is done with.
 
         Args:
             since: when it came about, in seconds since 1970; 0 where that is not known.
             error: by an error document.
+            name: of a file or blob, without its container.
+            status: of its document, as HTTP would have it.
         """
         if since:
             self._lag.observe(max(0.0, time.time() - since))

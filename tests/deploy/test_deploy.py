@@ -16,6 +16,8 @@ import pycep
 import pytest
 import yaml
 
+from scoring_runtime.cli.main import EXIT_CANNOT_START, _parser
+from scoring_runtime.cli.parser import EXIT_USAGE
 from scoring_runtime.packaging.dockerfile import USER
 from scoring_runtime.settings.settings import Settings, setting_fields
 from scoring_runtime.telemetry.metrics import METRICS
@@ -235,3 +237,58 @@ def test_every_setting_of_bicep_is_one() -> None:
     assert {"SCORING_TRIGGERS", "REDIS_HOST"} <= said
     azures = {"AZURE_CLIENT_ID", "FUNCTIONS_EXTENSION_VERSION"}
     assert said - OURS - azures - {"WEBSITES_ENABLE_APP_SERVICE_STORAGE", "SCORING_KEYS"} == set()
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+@cache
+def batch_manifests(name: str) -> list[Manifest]:
+    text = kustomized(KUBERNETES / "batch" / name)
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def _batch_pod(name: str) -> Manifest:
+    kind = {"job": "Job", "keda": "ScaledJob"}[name]
+    [found] = [each["spec"] for each in batch_manifests(name) if each["kind"] == kind]
+    pod: Manifest = found.get("jobTargetRef", found)["template"]
+    return pod
+
+
+@pytest.mark.parametrize("name", ["job", "keda"])
+def test_kubernetes_and_keda_take_the_batches(name: str) -> None:
+    own = [each for each in batch_manifests(name) if each["kind"] not in KEDA]
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "of-keda"}}
+    own.append({**job, "spec": {"template": _batch_pod(name)}})
+    for each in own:
+        kubernetes_validate.validate(each, NEWEST, strict=True)
+    for each in (each for each in batch_manifests(name) if each["kind"] in KEDA):
+        path = SCHEMAS / f"keda.sh_{each['kind'].lower()}s.yaml"
+        if path.exists():
+            [version] = yaml.safe_load(path.read_text())["spec"]["versions"]
+            jsonschema.validate(each, closed(version["schema"]["openAPIV3Schema"]))
+
+
+@pytest.mark.parametrize("name", ["job", "keda"])
+def test_the_pods_of_batches_are_nobodys_and_run_the_command(name: str) -> None:
+    pod = _batch_pod(name)
+    [container] = pod["spec"]["containers"]
+    assert pod["spec"]["securityContext"]["runAsUser"] == USER
+    assert pod["spec"]["restartPolicy"] == "Never"
+    rights = container["securityContext"]
+    assert rights["readOnlyRootFilesystem"] and rights["capabilities"] == {"drop": ["ALL"]}
+    assert container["command"] == ["python", "-m", "scoring_runtime", "batch"]
+    options = _parser(("batch",)).parse_args(["batch", *container["args"]])
+    assert (options.input, options.output, options.error_threshold) == ("input", "output", -1)
+    [said] = [each["data"] for each in batch_manifests(name) if each["kind"] == "ConfigMap"]
+    known(said)
+    [policy] = [each for each in batch_manifests(name) if each["kind"] == "NetworkPolicy"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+
+
+def test_a_job_ends_when_the_model_does_not_load_and_not_when_a_node_does() -> None:
+    [job] = [each["spec"] for each in batch_manifests("job") if each["kind"] == "Job"]
+    assert (job["completionMode"], job["completions"]) == ("Indexed", job["parallelism"])
+    ignored, fatal = job["podFailurePolicy"]["rules"]
+    assert ignored["onPodConditions"][0]["type"] == "DisruptionTarget"
+    assert fatal["onExitCodes"]["values"] == [EXIT_USAGE, EXIT_CANNOT_START]

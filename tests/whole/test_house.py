@@ -43,6 +43,7 @@ PACKAGES = (
     "testing",
     "functions",
     "standalone",
+    "batch",
     "packaging",
     "check",
     "local_services",

@@ -1,0 +1,1 @@
+"""Batch inference: score what is there, by the claims and receipts of the blob trigger, and end."""

@@ -1,0 +1,236 @@
+"""Inputs as parts: ranges of the rows of a table, or files that go to one ``run(mini_batch)``.
+
+The same files and sizes give the same parts on every machine. A part's name holds what it is, so
+that a result made for other parts is never taken for its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from ..errors import ConfigurationError
+from ..values.content import UNLIMITED
+
+CSV, LINES, PARQUET = "text/csv", "application/jsonl", "application/vnd.apache.parquet"
+TABLES = {".csv": CSV, ".jsonl": LINES, ".ndjson": LINES, ".parquet": PARQUET}
+"""Content types of files that are read in parts, by their extension."""
+ROWS, BYTES = 10_000, 4 * 1024 * 1024
+"""The most rows, and about the most bytes, of a part unless another size is asked for."""
+_LONGEST_LINE = 64 * 1024 * 1024
+
+
+class Part(NamedTuple):
+    """Rows ``first`` (from 1) to ``first + rows - 1`` of a file: the bytes from ``start`` to
+    ``end`` with ``head`` before them, or the rows from ``start`` to ``end`` of a Parquet row
+    ``group``. Or ``rows`` files of a mini batch.
+
+    ``moment`` is when they changed last, in nanoseconds since 1970.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    moment: int
+    first: int
+    rows: int
+    content_type: str = ""
+    start: int = 0
+    end: int = 0
+    group: int = -1
+    head: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its body, where they are known."""
+        return 0 if self.group >= 0 else len(self.head) + self.end - self.start
+
+    def body(self) -> bytes:
+        """Its rows as CSV or JSON Lines; the paths of a mini batch, one a line."""
+        if not self.content_type:
+            return "\n".join(self.paths).encode("utf-8", "surrogateescape")
+        if self.group >= 0:
+            return _json_lines(_row_group(self.paths[0], self.moment, self.group), self)
+        with open(self.paths[0], "rb") as file:
+            file.seek(self.start)
+            return self.head + file.read(self.end - self.start)
+
+    def records(self, body: bytes) -> list[bytes]:
+        """The rows of its body, each with its end of line, blank lines left out."""
+        lines = body[len(self.head) :].splitlines(keepends=True)
+        found: list[bytes] = []
+        inside = False
+        for line in lines:
+            if inside:
+                found[-1] += line
+            elif line.strip():
+                found.append(line)
+            inside ^= self.content_type.startswith(CSV) and line.count(b'"') % 2 == 1
+        return [each if each.endswith(b"\n") else each + b"\n" for each in found]
+
+
+def rows_of(
+    path: Path, rows: int, size: int, header: bool | None = None, name: str = ""
+) -> list[Part]:
+    """The parts of a table, of at most so many rows and about so many bytes.
+
+    ``header`` says whether a CSV file has a line of names; None: as it looks. ``name`` tells files
+    in several folders apart.
+
+    Raises:
+        ConfigurationError: its extension is none of :data:`TABLES`, it cannot be read, or pyarrow
+            is needed and not installed.
+    """
+    kind = TABLES.get(path.suffix.lower())
+    if kind is None:
+        raise ConfigurationError(
+            f"{path} cannot be read in parts. Allowed: {', '.join(TABLES)}, or a folder of files."
+        )
+    stem = hashlib.sha256((name or path.name).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    try:
+        moment = path.stat().st_mtime_ns
+        if kind == PARQUET:
+            return list(_of_parquet(path, stem, moment, rows))
+        with path.open("rb") as file:
+            return list(_of_lines(file, path, stem, moment, kind, (rows, size), header))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def mini_batches(folder: Path, count: int) -> list[Part]:
+    """The files of a folder and below, by name, so many in each part; hidden ones are left out."""
+    found = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    ]
+    groups = [found[at : at + count] for at in range(0, len(found), count)]
+    return [_of_files(group, at * count + 1) for at, group in enumerate(groups)]
+
+
+def changed(part: Part) -> int:
+    """When the files of a part have changed last, or 0 when one is gone."""
+    try:
+        return max(os.stat(each).st_mtime_ns for each in part.paths)
+    except OSError:
+        return 0
+
+
+def of_all(parts: Sequence[Part]) -> int:
+    """A moment that stands for all parts: that of their one file, else another for other files."""
+    latest = max((each.moment for each in parts), default=0)
+    if len({path for each in parts for path in each.paths}) <= 1:
+        return latest
+    said = "\n".join(each.name for each in parts).encode()
+    return latest - int.from_bytes(hashlib.sha256(said).digest()[:4]) % 1_000_000_000
+
+
+def _of_files(paths: list[Path], first: int) -> Part:
+    status = [each.stat() for each in paths]
+    said = [f"{path} {s.st_size} {s.st_mtime_ns}" for path, s in zip(paths, status, strict=True)]
+    digest = hashlib.sha256("\n".join(said).encode("utf-8", "surrogateescape")).hexdigest()
+    moment = max(each.st_mtime_ns for each in status)
+    return Part(f"{first:09}-{digest[:16]}", tuple(map(str, paths)), moment, first, len(paths))
+
+
+def _of_lines(
+    file: BinaryIO,
+    path: Path,
+    stem: str,
+    moment: int,
+    kind: str,
+    most: tuple[int, int],
+    header: bool | None,
+) -> Iterator[Part]:
+    head = b""
+    if kind == CSV:
+        head, kind = _head_of(file, path, header)
+    first = 1
+    for start, end, rows in _cuts(file, len(head), kind != LINES, *most):
+        name = f"{stem}-{start:014}-{end:014}"
+        place = (moment, first, rows, kind, start, end)
+        yield Part(name, (str(path),), *place, head=head)
+        first += rows
+
+
+def _head_of(file: BinaryIO, path: Path, header: bool | None) -> tuple[bytes, str]:
+    """The record of names, which each part begins with, and the content type of the parts."""
+    from ..formats.csv import header_of
+
+    cuts = _cuts(file, 0, True, 1, _LONGEST_LINE)
+    ends = [end for _, end, _ in (each for each, _ in zip(cuts, range(2), strict=False))]
+    file.seek(0)
+    sample = file.read(ends[-1] if ends else 0)
+    if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ConfigurationError(f"{path} is UTF-16. Allowed in a file read in parts: UTF-8.")
+    names = header_of(sample, UNLIMITED) if sample and header is None else None
+    file.seek(0)
+    if not ends or not (header or names):
+        return b"", f"{CSV}; header=absent"
+    # A header of positions is read as pandas means it, unless it is said that it is one.
+    positions = names is not None and names == [*map(str, range(len(names)))]
+    return file.read(ends[0]), CSV if positions else f"{CSV}; header=present"
+
+
+def _cuts(
+    file: BinaryIO, start: int, quoted: bool, most: int, size: int
+) -> Iterator[tuple[int, int, int]]:
+    """Where parts begin and end, and their rows; a line end within quotes (RFC 4180) ends none."""
+    begun = at = start
+    count, inside = 0, False
+    for line in iter(partial(file.readline, _LONGEST_LINE), b""):
+        at += len(line)
+        is_row = inside or bool(line.strip())
+        if quoted and line.count(b'"') % 2:
+            inside = not inside
+        if inside:
+            continue
+        count += is_row
+        if count >= most or (count and at - begun >= size):
+            yield begun, at, count
+            begun, count = at, 0
+    if count or inside:
+        yield begun, at, count + inside
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow as found
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            "Parquet needs pyarrow, which is not installed: pip install 'scoring-runtime[parquet]'"
+        ) from None
+    return found
+
+
+def _of_parquet(path: Path, stem: str, moment: int, most: int) -> Iterator[Part]:
+    arrow = _pyarrow()
+    try:
+        about = arrow.parquet.ParquetFile(path).metadata
+    except arrow.ArrowException as error:
+        raise ConfigurationError(f"{path} is not a Parquet file: {error}") from None
+    first = 1
+    for group in range(about.num_row_groups):
+        there = about.row_group(group).num_rows
+        for start in range(0, there, most):
+            end = min(start + most, there)
+            name = f"{stem}-{group:06}-{start:010}-{end:010}"
+            yield Part(name, (str(path),), moment, first, end - start, LINES, start, end, group)
+            first += end - start
+
+
+@lru_cache(maxsize=1)
+def _row_group(path: str, moment: int, group: int) -> Any:
+    """A row group is read as a whole; its parts come one after the other."""
+    return _pyarrow().parquet.ParquetFile(path).read_row_group(group)
+
+
+def _json_lines(table: Any, part: Part) -> bytes:
+    from ..values.json_results import encoder
+
+    rows = table.slice(part.start, part.rows).to_pylist()
+    return b"".join(map(b"%b\n".__mod__, map(encoder(), rows)))
