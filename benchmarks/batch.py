@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def main() -> None:
     options = parser.parse_args()
     wrk.needed()
     with tempfile.TemporaryDirectory() as room, Quiet():
-        figures = measured(Path(room), options.rows, options.seconds)
+        found = measured(Path(room), options.rows, options.seconds)
+        figures = {"machine": machine.name(), "date": str(date.today()), **found}
     print(json.dumps(figures) if options.json else table(figures))
 
 
