@@ -11,6 +11,7 @@ Nothing is sent to Azure. The folder of a service in its workspace::
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -80,9 +81,9 @@ class Deployed:
     @property
     def base_url(self) -> str | None:
         """Where it will answer, if that is known before it is deployed."""
-        from ...packaging.deployment.container_instances import address
+        from ...packaging.deployment.manifests import address
 
-        return address(self.deployment_configuration) or None if self.kind == "aci" else None
+        return address(self.deployment_configuration) or None
 
     @property
     def scoring_uri(self) -> str | None:
@@ -145,8 +146,9 @@ class Deployed:
     ) -> None:
         """Print the commands that deploy it; there is nothing to wait for."""
         self._refuse_if_deleted("wait_for_deployment")
+        text = (self.files / "deploy.sh").read_text(encoding="utf-8").strip()
         print(f"{self.name} is packaged; nothing was sent to Azure. To deploy it:\n")
-        print(f"cd {self.files}\n{self._commands()}")
+        print(f"cd {shlex.quote(str(self.files))}\nsh deploy.sh   # which does:\n\n{text}")
 
     def get_logs(self, num_lines: int = 5000, init: bool = False) -> str:
         """The command that shows them: what runs in Azure is not asked from here."""
@@ -245,9 +247,6 @@ class Deployed:
         from ...packaging.deployment.files import keys_of, read_secrets
 
         return keys_of(read_secrets(self.files))
-
-    def _commands(self) -> str:
-        return (self.files / "deploy.sh").read_text(encoding="utf-8").strip()
 
     def _refuse_if_deleted(self, name: str) -> None:
         if self._deleted:

@@ -174,7 +174,8 @@ def _commands(deployment: Deployment, context: Context, values: Mapping[str, str
     build = f"--image {deployment.image} --target {STANDALONE} ../{shlex.quote(context.path.name)}"
     yield ": ${REGISTRY:?the name of your registry} ${GROUP:?the resource group}"
     if any(value.startswith("<") for value in values.values()):
-        yield f"! grep '=<' {SECRETS}   # fill these in"
+        fill = "echo 'Fill in what is in <> there: secrets.env.' >&2; exit 1"
+        yield f"if grep '=<' {SECRETS}; then {fill}; fi"
     yield f'az acr build --registry "$REGISTRY" {build}'
     if deployment.target == AKS:
         yield from _to_cluster(deployment.configuration)
