@@ -178,7 +178,7 @@ def _contents(specification: Specification, output: Path) -> _Contents:
     specification = replace(specification, environment=_environment(specification))
     environment, notes = specification.environment, list[str]()
     temporary = f".{output.name}.tmp-"  # what another run makes at this moment
-    source = source_files(specification, [output], warn=notes.append)
+    source = source_files(specification, [output, *specification.leave_out], warn=notes.append)
     source = [(name, path) for name, path in source if temporary not in name]
     check_no_secrets(source)
     _check_model_texts(specification)

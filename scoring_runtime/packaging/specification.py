@@ -90,7 +90,10 @@ class Environment:
 
 @dataclass(frozen=True)
 class Specification:
-    """What is to be packaged; ``triggers`` by their names in ``SCORING_TRIGGERS``."""
+    """What is to be packaged; ``triggers`` by their names in ``SCORING_TRIGGERS``.
+
+    ``leave_out`` are files beside the script that are for the deployment, such as its TLS key.
+    """
 
     target: str = FUNCTIONS
     triggers: tuple[str, ...] = ("http",)
@@ -104,6 +107,7 @@ class Specification:
     input_queue: str = ""
     output_queue: str | None = None
     lock: bool = False
+    leave_out: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

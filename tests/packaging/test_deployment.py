@@ -39,7 +39,7 @@ KEY, OTHER = "abcdefghijklmnop", "ponmlkjihgfedcba"
 VAULT = {
     "cmk_vault_base_url": "https://v.vault.azure.net", "cmk_key_name": "k", "cmk_key_version": "1",
 }  # fmt: skip
-SUBNET = {"vnet_name": "net", "subnet_name": "sub"}
+SUBNET: dict[str, Any] = {"vnet_name": "net", "subnet_name": "sub"}
 # A setting that recording brings; it is named here already, so that its owner fills it in.
 LATER = {"SCORING_RECORD"}
 
@@ -312,7 +312,8 @@ def test_what_cannot_be_is_refused(
 
 
 def test_a_service_in_a_network_has_a_private_address(tmp_path: Path) -> None:
-    for more, kind in ((SUBNET, "Private"), ({}, "Public")):
+    cases: list[tuple[dict[str, Any], str]] = [(SUBNET, "Private"), ({}, "Public")]
+    for more, kind in cases:
         assert made(tmp_path, Aci(**more)).at(f"{GROUP} properties.ipAddress.type") == kind
 
 

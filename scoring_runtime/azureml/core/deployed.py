@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ PACKAGED = "Packaged"
 _DELETED = "Deleted"
 _CONFIG, _PACKAGE = "deploymentconfig.json", "package"
 _KEYS = ("primary_key", "secondary_key")
+_TLS = ("ssl_cert_pem_file", "ssl_key_pem_file")
 _TRY = "To try it here: LocalWebservice.deploy_configuration()."
 
 
@@ -299,11 +301,13 @@ def _make(folder: Path, wanted: Record, configuration: Configuration) -> None:
     specification = files.adapted(wanted.specification, configuration)
     context = make(specification, folder / _PACKAGE, overwrite=True)
     for warning in context.warnings:
-        print(f"Warning: {warning}")
+        print(f"Warning: {warning}", file=sys.stderr)
     variables = specification.environment.variables
     image = f"{wanted.name}:{wanted.generation + 1}"
     files.make(files.Deployment(wanted.name, image, kind, configuration), context, variables)
-    document = {"computeType": kind, **configuration.given}
+    given = configuration.given
+    files_of_tls = {name: str(Path(given[name]).absolute()) for name in _TLS if name in given}
+    document = {"computeType": kind, **given, **files_of_tls}
     (folder / _CONFIG).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     now, number = local_record.now(), wanted.generation + 1
     noted = replace(wanted, generation=number, updated=now)

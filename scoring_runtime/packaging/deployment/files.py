@@ -19,6 +19,7 @@ from .configuration import Aci, Aks, Configuration
 ACI, AKS, IOT_EDGE = TARGETS = ("aci", "aks", "iotedge")
 SECRETS, COMMANDS = "secrets.env", "deploy.sh"
 KEYS = "SCORING_KEYS"
+_TLS = {"TLS_CERTIFICATE": "ssl_cert_pem_file", "TLS_KEY": "ssl_key_pem_file"}
 USED_ON_DEVICES = frozenset((
     "cpu_cores", "memory_gb", "tags", "properties", "description", "auth_enabled",
     "token_auth_enabled", "primary_key", "secondary_key", "enable_app_insights",
@@ -53,7 +54,8 @@ def folder_beside(package: Path) -> Path:
 
 
 def adapted(specification: Specification, said: Configuration) -> Specification:
-    """The specification with the packages that the deployment needs in the image.
+    """The specification with the packages that the deployment needs in the image, without its
+    certificate and key.
 
     Raises:
         PackagingError: it is for Azure Functions.
@@ -64,8 +66,9 @@ def adapted(specification: Specification, said: Configuration) -> Specification:
             "the last lines of package say, or by deploy/azure/functions.bicep."
         )
     environment = specification.environment
-    lines = (*environment.requirements, *said.requirements)
-    return replace(specification, environment=replace(environment, requirements=lines))
+    environment = replace(environment, requirements=(*environment.requirements, *said.requirements))
+    apart = tuple(Path(said.of(name)) for name in _TLS.values() if said.of(name))
+    return replace(specification, environment=environment, leave_out=apart)
 
 
 def check_target(target: str, said: Configuration) -> None:
@@ -138,8 +141,7 @@ def _secrets(said: Configuration, context: Context, known: Mapping[str, str]) ->
         primary, secondary = said.of("primary_key"), said.of("secondary_key")
         found[KEYS] = f"primary:{primary or there[0]},secondary:{secondary or there[1]}"
     if said.of("ssl_enabled"):
-        files = {"TLS_CERTIFICATE": "ssl_cert_pem_file", "TLS_KEY": "ssl_key_pem_file"}
-        for name, argument in files.items():
+        for name, argument in _TLS.items():
             found[name] = base64.b64encode(Path(said.of(argument)).read_bytes()).decode()
     return found
 
