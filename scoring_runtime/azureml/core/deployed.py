@@ -24,7 +24,7 @@ from ...local_services.record import RECORD, Record
 from ...local_services.service import check_name
 from ...packaging.deployment import configuration as deployment
 from ...packaging.deployment.configuration import Configuration
-from ...packaging.specification import STANDALONE, Specification
+from ...packaging.specification import STANDALONE, Specification, deployment_folder
 from ..exceptions import WebserviceException, as_webservice_exceptions, refusing
 from .environment import kept_in
 from .inference_config import InferenceConfig, specification_of
@@ -76,9 +76,7 @@ class Deployed:
     @property
     def files(self) -> Path:
         """The folder with the files that deploy it."""
-        from ...packaging.deployment.files import folder_beside
-
-        return folder_beside(self._folder / _PACKAGE)
+        return deployment_folder(self._folder / _PACKAGE)
 
     @property
     def base_url(self) -> str | None:

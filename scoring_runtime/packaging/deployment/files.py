@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import PackagingError
-from ..specification import STANDALONE, Context, Specification
+from ..specification import STANDALONE, Context, Specification, deployment_folder
 from . import manifests
 from .configuration import Aci, Aks, Configuration
 
@@ -46,11 +46,6 @@ class Made:
     path: Path
     files: tuple[str, ...]
     commands: tuple[str, ...]
-
-
-def folder_beside(package: Path) -> Path:
-    """Where the deployment files of a package are: never in it, so in no image."""
-    return package.with_name(f"{package.name}-deployment")
 
 
 def adapted(specification: Specification, said: Configuration) -> Specification:
@@ -101,7 +96,7 @@ def make(
         PackagingError: the configuration is for another target, or they cannot be written.
     """
     check_target(deployment.target, deployment.configuration)
-    folder = folder_beside(context.path)
+    folder = deployment_folder(context.path)
     known = {**read_secrets(folder), **(variables or {})}
     values = _secrets(deployment.configuration, context, known)
     commands = tuple(_commands(deployment, context, values))
