@@ -40,8 +40,8 @@ VAULT = {
     "cmk_vault_base_url": "https://v.vault.azure.net", "cmk_key_name": "k", "cmk_key_version": "1",
 }  # fmt: skip
 SUBNET: dict[str, Any] = {"vnet_name": "net", "subnet_name": "sub"}
-# A setting that recording brings; it is named here already, so that its owner fills it in.
-LATER = {"SCORING_RECORD"}
+# Named by SCORING_RECORD_CONNECTION, and by a test.
+OTHERS = {"RecordConnectionString", "TOKEN"}
 
 
 class Files:
@@ -152,6 +152,8 @@ ACI: list[Row] = [
     ("collect_model_data", True, {}, {
         "AML_MODEL_DC_STORAGE_ENABLED=": "true",
         "secrets SCORING_RECORD": "<https://ACCOUNT.blob.core.windows.net/CONTAINER>",
+        "SCORING_RECORD_CONNECTION=": "RecordConnectionString",
+        "secrets RecordConnectionString": "<the connection string of that account>",
         "+azure-storage-blob": True,
     }),
     *((name, value, VAULT, {f"{GROUP} properties.encryptionProperties.{key}": value})
@@ -445,9 +447,9 @@ def validate(found: Files) -> None:
         elif name != "kustomization.yaml":
             kubernetes_validate.validate(document, NEWEST, strict=True)
     Settings.from_environ(found.settings)
-    ours = {str(each.metadata["name"]) for each in setting_fields()} | LATER
+    ours = {str(each.metadata["name"]) for each in setting_fields()}
     assert found.settings.keys() <= ours
-    assert {name for name in found.secrets if not name.startswith("TLS_")} <= ours | {"TOKEN"}
+    assert {name for name in found.secrets if not name.startswith("TLS_")} <= ours | OTHERS
     text = "".join((found.path / name).read_text() for name in found.names if name != files.SECRETS)
     assert not any(value in text for value in found.secrets.values() if len(value) > 20)
     assert subprocess.run(["sh", "-n", str(found.path / "deploy.sh")]).returncode == 0

@@ -147,6 +147,7 @@ class Configuration:
             found["AML_APP_INSIGHTS_ENABLED"] = "true"
         if self.of("collect_model_data"):
             found["AML_MODEL_DC_STORAGE_ENABLED"] = "true"
+            found["SCORING_RECORD_CONNECTION"] = "RecordConnectionString"
         if self.of("ssl_enabled"):
             found |= {"SCORING_TLS_CERT": "/tls/tls.crt", "SCORING_TLS_KEY": "/tls/tls.key"}
         return found
@@ -161,6 +162,7 @@ class Configuration:
             )
         if self.of("collect_model_data"):
             found["SCORING_RECORD"] = "<https://ACCOUNT.blob.core.windows.net/CONTAINER>"
+            found["RecordConnectionString"] = "<the connection string of that account>"
         if self.of("token_auth_enabled"):
             found["SCORING_ENTRA_TENANT"] = _UUID_TO_SET
             found["SCORING_ENTRA_AUDIENCE"] = _AUDIENCE_TO_SET
