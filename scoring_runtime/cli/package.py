@@ -15,11 +15,13 @@ from ..check.report import Report
 from ..errors import PackagingError, ScoringRuntimeError
 from ..packaging import context as build_context
 from ..packaging import image, instructions, model_files
+from ..packaging.deployment import files
 from ..packaging.environment import inference_config
 from ..packaging.environment.pip import from_packages, from_requirements, merged
 from ..packaging.specification import (
     FUNCTIONS,
     SOURCE,
+    STANDALONE,
     VARIABLE,
     Context,
     Environment,
@@ -28,6 +30,7 @@ from ..packaging.specification import (
     check_image,
 )
 from ..settings.settings import Settings
+from . import deployment
 from .models import DEFAULT_REGISTRY
 from .parser import EXIT_OK, EXIT_USAGE
 from .terminal import Bar
@@ -116,7 +119,11 @@ def _add_triggers(group: argparse._ArgumentGroup) -> None:
 
 def _add_outputs(group: argparse._ArgumentGroup) -> None:
     target = "functions (Azure Functions, the default) or standalone (ACI, Kubernetes, IoT Edge)"
-    group.add_argument("--target", metavar="TARGET", default="functions", help=target)
+    group.add_argument("--target", metavar="TARGET", default="", help=target)
+    config = "deploymentconfig.json of az ml model deploy: the files that deploy it, beside it"
+    group.add_argument("--deployment-config", metavar="FILE", help=config)
+    where = "aci, aks or iotedge (default: the file's computeType)"
+    group.add_argument("--deployment-target", metavar="TARGET", default="", help=where)
     output = "folder that is made, or replaced if it is a package (default: ./package)"
     group.add_argument("--output", metavar="FOLDER", default="package", help=output)
     changed = "replace a package although its files were changed by hand"
@@ -162,7 +169,10 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
 
 def _package(options: argparse.Namespace) -> int:
     _check(options)
-    made = _made(specification_of(options), options)
+    wanted, configuration = specification_of(options), deployment.configuration_of(options)
+    if configuration is not None:
+        wanted = files.adapted(wanted, configuration)
+    made = _made(wanted, options)
     for warning in made.warnings:
         _say(f"scoring-runtime: warning: {warning}")
     report = None if options.no_check else _checked(made)
@@ -170,7 +180,8 @@ def _package(options: argparse.Namespace) -> int:
     tag = options.tag or image.default_tag(name, version)
     if options.build:
         _build(made, tag, options)
-    _print(made, tag, options, report)
+    beside = deployment.make(made, tag, configuration, options)
+    _print(made, tag, options, report, beside)
     return EXIT_OK
 
 
@@ -300,10 +311,12 @@ def specification_of(options: argparse.Namespace) -> Specification:
         found.append(said.environment)
     environment = merged(*found, *_environments(options))
     triggers = tuple(dict.fromkeys(_trigger(each) for each in options.trigger))
-    if not triggers and options.target == FUNCTIONS:
+    deployed = options.deployment_config or options.deployment_target
+    target = options.target or (STANDALONE if deployed else FUNCTIONS)
+    if not triggers and target == FUNCTIONS:
         triggers = ("http",)
     return Specification(
-        target=options.target,
+        target=target,
         triggers=triggers,
         models=tuple(_model(each, options.registry) for each in options.model),
         entry_script=script,
@@ -373,11 +386,21 @@ def _model(text: str, registry: str | None) -> PackagedModel:
 # --- what is printed ------------------------------------------------------------------------------
 
 
-def _print(made: Context, tag: str, options: argparse.Namespace, report: Report | None) -> None:
+def _print(
+    made: Context,
+    tag: str,
+    options: argparse.Namespace,
+    report: Report | None,
+    beside: files.Made | None,
+) -> None:
     built = options.build
     if options.json:
         found = {"check": None if report is None else json.loads(report.text())}
+        found |= deployment.document(beside)
         _write(sys.stdout, json.dumps({**_document(made, tag, built=built), **found}, indent=2))
+        return
+    if beside is not None:
+        _write(sys.stdout, "\n".join([_summary(made), *_said(report), deployment.text(beside)]))
         return
     image_line = [f"Image: {tag}"] if built else []
     steps = instructions.text(instructions.sections(made, tag, built=built))

@@ -63,6 +63,7 @@ from .specification import (
     PackagedModel,
     RequiredSetting,
     Specification,
+    deployment_folder,
 )
 
 try:
@@ -178,7 +179,8 @@ def _contents(specification: Specification, output: Path) -> _Contents:
     specification = replace(specification, environment=_environment(specification))
     environment, notes = specification.environment, list[str]()
     temporary = f".{output.name}.tmp-"  # what another run makes at this moment
-    source = source_files(specification, [output], warn=notes.append)
+    apart = [output, deployment_folder(output), *specification.leave_out]
+    source = source_files(specification, apart, warn=notes.append)
     source = [(name, path) for name, path in source if temporary not in name]
     check_no_secrets(source)
     _check_model_texts(specification)

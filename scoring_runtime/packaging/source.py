@@ -31,7 +31,7 @@ from ..models.pickled import said, weights
 from ..settings.secrets import in_file
 from .environment.files import INSTALL
 from .imports import imports_of
-from .specification import DOCUMENT, MODELS, PackagedModel, Specification
+from .specification import DEPLOYMENT, DOCUMENT, MODELS, PackagedModel, Specification
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -295,17 +295,26 @@ def _why_left_out(selection: _Selection, name: str) -> str:
         if any(fnmatchcase(part, each) for each in _LEFT_OUT):
             return f"{part} is never taken"
     folder = os.path.isdir(path)
-    if folder and any(os.path.exists(path / each) for each in _ENVIRONMENT_SIGNS):
-        return f"{path} is a virtual environment"
-    if folder and os.path.isfile(path / DOCUMENT):
-        return f"{path} is a package that was made before"
-    if folder and path.suffix == ".scoring" and os.path.isdir(path.with_suffix("")):
-        return f"{path} is what is noted of the models in {path.with_suffix('')}"
+    if folder and (kind := _kind(path)):
+        return f"{path} {kind}"
     if real in selection.outputs:
         return f"{path} is what is being made"
     if real in selection.models:
         return f"{path} is packaged as a model"
     return _rule_against(selection, f"{name}/" if folder else name)
+
+
+def _kind(folder: Path) -> str:
+    """What a folder is that nobody wrote, as the rest of a clause; empty for any other."""
+    if any(os.path.exists(folder / each) for each in _ENVIRONMENT_SIGNS):
+        return "is a virtual environment"
+    if os.path.isfile(folder / DOCUMENT):
+        return "is a package that was made before"
+    if os.path.isfile(f"{str(folder).removesuffix(DEPLOYMENT)}/{DOCUMENT}"):
+        return "has the files that deploy a package"
+    if folder.suffix == ".scoring" and os.path.isdir(folder.with_suffix("")):
+        return f"is what is noted of the models in {folder.with_suffix('')}"
+    return ""
 
 
 def _rule_against(selection: _Selection, name: str) -> str:

@@ -16,6 +16,8 @@ A build context has the same layout for both targets::
     azureml-models.scoring/  their digests, out of the sight of scripts
     wheels/               local wheels that requirements.txt names
     scoring-package.json  what was packaged
+
+The files that deploy it are in a folder beside it, which nobody packages: secrets are there.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ DEFAULT_PYTHON = "3.11"
 SOURCE, MODELS, WHEELS = "source", "azureml-models", "wheels"
 NOTES = f"{MODELS}.scoring"  # where scoring_runtime.models.manifest looks for it
 """Folders of a build context."""
+DEPLOYMENT = "-deployment"
+"""What ends the name of the folder beside it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,10 @@ class Environment:
 
 @dataclass(frozen=True)
 class Specification:
-    """What is to be packaged; ``triggers`` by their names in ``SCORING_TRIGGERS``."""
+    """What is to be packaged; ``triggers`` by their names in ``SCORING_TRIGGERS``.
+
+    ``leave_out`` are files beside the script that are for the deployment, such as its TLS key.
+    """
 
     target: str = FUNCTIONS
     triggers: tuple[str, ...] = ("http",)
@@ -104,6 +111,7 @@ class Specification:
     input_queue: str = ""
     output_queue: str | None = None
     lock: bool = False
+    leave_out: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,11 @@ class Context:
     warnings: tuple[str, ...] = ()
     source_files: tuple[str, ...] = ()
     unchanged: bool = False
+
+
+def deployment_folder(package: Path) -> Path:
+    """Where the deployment files of a package are: never in it, so in no image."""
+    return package.with_name(f"{package.name}{DEPLOYMENT}")
 
 
 def check_image(name: str, what: str) -> None:

@@ -581,12 +581,6 @@ def test_without_a_builder_it_says_what_to_do(
     assert not (ws.folder / ".azureml" / "packages").exists()
 
 
-def test_a_model_is_not_profiled() -> None:
-    """The message says what to do instead."""
-    with pytest.raises(WebserviceException, match=r"^A model is not profiled here: package it"):
-        Model.profile(None, "name", [], None, cpu=1.0)
-
-
 # --- models ---------------------------------------------------------------------------------------
 
 

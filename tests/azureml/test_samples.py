@@ -14,15 +14,21 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pytest
 
 from scoring_runtime.azureml.core.conda_dependencies import CondaDependencies
 from scoring_runtime.azureml.core.environment import Environment
 from scoring_runtime.azureml.core.inference_config import specification_of
 from scoring_runtime.azureml.core.model import InferenceConfig, Model
+from scoring_runtime.azureml.core.webservice import AciWebservice
 from scoring_runtime.azureml.core.workspace import Workspace
+from scoring_runtime.azureml.exceptions import WebserviceException
+from scoring_runtime.packaging.deployment.files import Made
 from scoring_runtime.release import VERSION
+from tests.hosts.certificates import Authority
 from tests.hosts.standalone import free_port
+from tests.packaging.test_deployment import Files, validate
 
 SAMPLES = Path(__file__).parents[1] / "azureml_samples"
 Names = dict[str, Any]
@@ -36,8 +42,8 @@ def samples(file: str) -> dict[str, str]:
     return dict(found)
 
 
-PACKAGING, REGISTERING, INFERENCE, LOCAL = map(
-    samples, ("packaging", "registering", "inference", "local")
+PACKAGING, REGISTERING, INFERENCE, LOCAL, CLOUD = map(
+    samples, ("packaging", "registering", "inference", "local", "cloud")
 )
 
 
@@ -176,7 +182,7 @@ def all_titles(table: Mapping[str, object], found: Mapping[str, str]) -> list[st
     return sorted(found)
 
 
-@pytest.mark.parametrize("file", [PACKAGING, REGISTERING, INFERENCE, LOCAL])
+@pytest.mark.parametrize("file", [PACKAGING, REGISTERING, INFERENCE, LOCAL, CLOUD])
 def test_only_import_lines_are_changed(file: dict[str, str]) -> None:
     """Each sample imports from azureml, and nothing else of it is another afterwards."""
     for text in file.values():
@@ -430,9 +436,12 @@ PACKAGES = {
     "joblib": "1.5.0",
     "numpy": "2.3.0",
     "orjson": "3.11.0",
-    "prometheus_client": "0.21.0",
+    "prometheus_client": "0.22.0",
     "redis": "7.0.0",
     "scikit_learn": "1.7.0",
+    "azure_monitor_opentelemetry_exporter": "1.0.0b49",
+    "azure_storage_blob": "12.27.0",
+    "pyjwt": "2.14.0",
     "uvicorn": "0.38.0",
     "uvloop": "0.22.0",
     "watchfiles": "1.1.0",
@@ -607,3 +616,127 @@ def write_ridge(path: Path) -> None:
 
     model = LinearRegression().fit([[0, 0], [1, 0], [0, 1]], [0, 1, 10])
     path.write_bytes(pickle.dumps(model))
+
+
+# --- services in the cloud ------------------------------------------------------------------------
+
+
+def _instances(names: Names, out: str) -> None:
+    assert out.endswith("\nPackaged\n") and "az container create" in out
+    assert "nothing was sent to Azure" in out
+    group = files_of(names["service"])["container-group.yaml"]
+    container = group["properties"]["containers"][0]["properties"]
+    assert container["resources"]["requests"] == {"cpu": 1, "memoryInGB": 1}
+
+
+def _tutorial(names: Names, out: str) -> None:
+    assert out.endswith("\nNone\n")
+    group = files_of(names["service"])["container-group.yaml"]
+    about = {"data": "MNIST", "method": "sklearn", "description": "Predict MNIST with sklearn"}
+    assert group["tags"] == about
+
+
+def _keyed(names: Names, out: str) -> None:
+    service = names["service"]
+    assert service.scoring_uri == "http://regression-1.westeurope.azurecontainer.io:5001/score"
+    assert out.splitlines()[-1] == names["primary"]
+    assert names["changed"][1] == names["secondary"]
+    assert len({*names["changed"], names["primary"]}) == 3
+    assert service.auth_enabled and names["primary"] not in json.dumps(service.serialize())
+
+
+def _secured(names: Names, out: str) -> None:
+    assert names["service"].scoring_uri == "https://www.contoso.com:5001/score"
+    assert files_of(names["service"])["container-group.yaml"]["properties"]["volumes"]
+
+
+def _cluster(names: Names, out: str) -> None:
+    assert "az aks get-credentials" in out and "--name myaks" in out
+    assert "\nPackaged\nNothing was deployed from here." in out
+    assert "kubectl logs" in out
+    assert len(names["service"].get_keys()) == 2
+
+
+def _scales(names: Names, out: str) -> None:
+    spec = files_of(names["service"])["autoscaler.yaml"]["spec"]
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (1, 4)
+    assert spec["metrics"][0]["resource"]["target"]["averageUtilization"] == 30
+
+
+def _tokens(names: Names, out: str) -> None:
+    service = names["service"]
+    assert names["enabled"] is True and not service.auth_enabled
+    assert "pyjwt" in (service.files.parent / "package/requirements.txt").read_text()
+    with pytest.raises(WebserviceException, match="az account get-access-token"):
+        service.get_token()
+
+
+def _collected(names: Names, out: str) -> None:
+    [settings] = files_of(names["service"])["kustomization.yaml"]["configMapGenerator"]
+    assert "AML_MODEL_DC_STORAGE_ENABLED=true" in settings["literals"]
+    assert "AML_APP_INSIGHTS_ENABLED=true" in settings["literals"]
+
+
+def _later(names: Names, out: str) -> None:
+    service = names["service"]
+    assert isinstance(service, AciWebservice)
+    assert service.deployment_configuration.of("enable_app_insights") is True
+    text = (service.files.parent / "package/requirements.txt").read_text()
+    assert "azure-monitor-opentelemetry-exporter" in text
+
+
+def _updated(names: Names, out: str) -> None:
+    assert out == "Packaged\n"
+    assert names["listed"] == ["updated"]
+    assert names["service"].state == "Deleted" and not names["service"].files.exists()
+    assert names["ws"].webservices == {}
+
+
+def _profiled(names: Names, out: str) -> None:
+    details = names["details"]
+    assert out == "Succeeded\n"
+    assert details["state"] == names["profile"].state == "Succeeded"
+    assert details["successRate"] == 1 and details["totalQueries"] >= 20
+    assert 0.1 <= details["recommendedCpu"] <= 1
+    assert details["maxUtilizedMemoryInGB"] < details["recommendedMemoryInGB"] < 1
+    latencies = [details[f"latencyPercentile{each}InMs"] for each in (50, 90, 95, 99, 999)]
+    assert latencies == sorted(latencies) and latencies[0] > 0
+
+
+CLOUDS: dict[str, Callable[[Names, str], None]] = {
+    "Container Instances": _instances,
+    "Container Instances of the tutorial": _tutorial,
+    "Container Instances with keys and a name": _keyed,
+    "Container Instances with TLS": _secured,
+    "Kubernetes": _cluster,
+    "Kubernetes that scales": _scales,
+    "Kubernetes with tokens": _tokens,
+    "Kubernetes with its data collected": _collected,
+    "Application Insights switched on later": _later,
+    "A service found, updated and deleted": _updated,
+    "A model profiled": _profiled,
+}
+
+
+def files_of(service: Any) -> dict[str, Any]:
+    """The YAML of a service by file, each of them valid."""
+    found = Files(Made(service.files, tuple(each.name for each in service.files.iterdir()), ()))
+    validate(found)
+    return found.documents
+
+
+@pytest.mark.parametrize("title", all_titles(CLOUDS, CLOUD))
+def test_services_in_the_cloud(
+    title: str, given: Names, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each makes a package with the files that deploy it."""
+    if "TLS" in title:
+        cert, key = Authority(tmp_path / "tls").issue("contoso")
+        Path("cert.pem").write_bytes(cert.read_bytes())
+        Path("key.pem").write_bytes(key.read_bytes())
+    rows = pd.DataFrame({"sample_request": [SAMPLE.decode(), SAMPLE.decode()]})
+    capsys.readouterr()
+    names = run(CLOUD[title], given | {"input_dataset": rows})
+    CLOUDS[title](names, capsys.readouterr().out)
+    if "service" in names and names["service"].state != "Deleted":
+        files_of(names["service"])

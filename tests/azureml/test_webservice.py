@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from scoring_runtime.azureml.core import Environment, Workspace
 from scoring_runtime.azureml.core.image import ContainerImage
 from scoring_runtime.azureml.core.model import InferenceConfig, Model
 from scoring_runtime.azureml.core.webservice import (
-    AciWebservice,
-    AksWebservice,
     LocalWebservice,
     Webservice,
     WebserviceDeploymentConfiguration,
@@ -256,13 +254,6 @@ def test_a_port_that_cannot_be_one(port: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", [AciWebservice, AksWebservice])
-def test_a_configuration_of_the_cloud(kind: Any) -> None:
-    """It says what to do instead."""
-    with pytest.raises(WebserviceException, match=r"deployed.* here: package the models"):
-        kind.deploy_configuration(cpu_cores=1, memory_gb=1)
-
-
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -294,14 +285,12 @@ def test_a_deployment_target(ws: Workspace, config: Config) -> None:
 
 
 def test_what_the_cloud_alone_has(ws: Workspace, config: Config) -> None:
-    """Keys and tokens are not supported, as they were not; a cloud is not deployed to."""
+    """Keys and tokens are not supported, as they were not."""
     service = Model.deploy(ws, "echo", [], config(ECHO))
     assert isinstance(service, LocalWebservice)
     for call in (service.get_keys, service.get_token, lambda: service.regen_key("Primary")):
         with pytest.raises(NotImplementedError, match=r"^Local web services do not support "):
             call()
-    with pytest.raises(WebserviceException, match=r"^Nothing is deployed to a cloud here: package"):
-        service.deploy_to_cloud()
 
 
 # --- finding --------------------------------------------------------------------------------------
@@ -316,7 +305,7 @@ def test_services_are_listed_by_name_and_model(
     Model.deploy(ws, "two", [other, second], config(ECHO))
     Model.deploy(ws, "one", [model], config(ECHO))
 
-    def names(found: list[LocalWebservice]) -> list[str]:
+    def names(found: Sequence[Webservice]) -> list[str]:
         return [each.name for each in found]
 
     assert names(Webservice.list(ws)) == ["one", "two"]

@@ -15,6 +15,7 @@ import pytest
 
 from scoring_runtime.cli.main import main
 from scoring_runtime.models import registry
+from tests.hosts.certificates import Authority
 from tests.hosts.standalone import clean_environ
 from tests.models_for_tests import iris_estimator, saved
 
@@ -338,3 +339,77 @@ def test_names_of_images(package: Command, tag: str) -> None:
     name = tag.partition("/")[2] if "example" in tag else tag
     [built] = [line for line in document["steps"]["Deploy to Azure"] if "acr build" in line]
     assert f"--image {name} " in built
+
+
+# --- with the files that deploy it ----------------------------------------------------------------
+
+
+def test_a_deployment_config(package: Command, here: Path) -> None:
+    """The package is for the standalone host, and the files are beside it, secrets apart."""
+    (here / "deploymentconfig.json").write_text(
+        '{"computeType": "aks", "namespace": "team", "authEnabled": true}'
+    )
+    done = package(*SCRIPT, *MODEL, "--deployment-config", "deploymentconfig.json")
+    assert (done.code, done.err) == (0, "")
+    folder = here / "package-deployment"
+    assert f"Beside it: {folder}\n" in done.out and "  deployment.yaml\n" in done.out
+    assert "kubectl apply" in done.out and "(standalone: " in done.out
+    secret = (folder / "secrets.env").read_text().partition("=")[2].strip()
+    assert secret.startswith("primary:") and secret not in done.out
+    again = package(*SCRIPT, *MODEL, "--deployment-config", "deploymentconfig.json", "--json")
+    assert (again.code, again.err) == (0, "")
+    assert again.document["unchanged"] is True
+    assert again.document["deployment"]["path"] == str(folder)
+    assert "secrets.env" in again.document["deployment"]["files"]
+    assert (folder / "secrets.env").read_text() == f"SCORING_KEYS={secret}\n"
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [
+        ("", "net"),
+        ("registry.example/team_a/my_net.2:3", "my-net-2"),
+        ("3d:1", "scoring-3d"),
+    ],
+)
+def test_a_deployment_target_without_a_config(
+    tag: str, name: str, package: Command, here: Path
+) -> None:
+    """With the old defaults; the name is the image's."""
+    done = package(*SCRIPT, *MODEL, "--deployment-target", "iotedge", "--tag", tag)
+    assert (done.code, done.err) == (0, "")
+    text = (here / "package-deployment/deployment.template.json").read_text()
+    agent = json.loads(text)["modulesContent"]["$edgeAgent"]["properties.desired"]
+    assert list(agent["modules"]) == [name]
+    assert "az iot edge set-modules" in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--deployment-target", "acs"), "There is no deployment target 'acs'"),
+        (("--deployment-config", "c.json"), "c.json: there is no 'cpu' for aci"),
+        (("--deployment-config", "no.json"), "no.json does not exist"),
+        (("--deployment-target", "aci", "--target", "functions"), "is for --target standalone"),
+    ],
+)
+def test_a_deployment_that_cannot_be(
+    options: tuple[str, ...], says: str, package: Command, here: Path
+) -> None:
+    """Before anything is made."""
+    (here / "c.json").write_text('{"computeType": "aci", "cpu": 1}')
+    done = package(*SCRIPT, *MODEL, *options)
+    assert done.code == 1 and says in done.err
+    assert not (here / "package").exists()
+
+
+def test_the_key_of_tls_beside_the_script_is_not_packaged(package: Command, here: Path) -> None:
+    cert, key = Authority(here).issue("tls")
+    said = {"computeType": "aci", "sslEnabled": True, "cname": "x.example"}
+    (here / "c.json").write_text(
+        json.dumps({**said, "sslCertificate": cert.name, "sslKey": key.name})
+    )
+    done = package(*SCRIPT, *MODEL, "--deployment-config", "c.json")
+    assert (done.code, done.err) == (0, "")
+    assert not (here / "package/source" / key.name).exists()
+    assert "TLS_KEY=" in (here / "package-deployment/secrets.env").read_text()

@@ -23,12 +23,17 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from scoring_runtime.azureml.core import Workspace
+from scoring_runtime.azureml.core.webservice import AciWebservice
+from scoring_runtime.azureml.exceptions import WebserviceException
 from scoring_runtime.errors import PackagingError
 from scoring_runtime.local_services import service as local_service
 from scoring_runtime.local_services.process import free_port
+from scoring_runtime.mlflow_target import azureml as mlflow_azureml
 from scoring_runtime.mlflow_target import deployments as mlflow_deployments
 from scoring_runtime.mlflow_target.config import _PACKAGE, _SERVICE, Config
 from scoring_runtime.mlflow_target.sources import _PAYLOADS
+from scoring_runtime.packaging import resolution
 from tests.models_for_tests import IRIS_NAMES, IRIS_ROWS, named_iris_estimator
 
 with warnings.catch_warnings():
@@ -467,3 +472,30 @@ def test_what_is_no_model(client: Any, root: Path, model: Path, tmp_path: Path) 
     with pytest.raises(MlflowException, match=r"^'My_Model' is not a name for a service: "):
         client.create_deployment("My_Model", str(model))
     assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+# --- mlflow.azureml -------------------------------------------------------------------------------
+
+
+def test_mlflow_azureml_deploys_to_container_instances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As mlflow 1 did: the service and the registered model; it is packaged without a script."""
+    monkeypatch.setattr(resolution, "check", lambda *_: ())
+    ws = Workspace(folder=tmp_path / "ws")
+    service, model = mlflow_azureml.deploy(
+        model_uri=str(save(tmp_path / "saved")),
+        workspace=ws,
+        deployment_config=AciWebservice.deploy_configuration(cpu_cores=1, memory_gb=1),
+        service_name="irises",
+        model_name="iris-model",
+        tags={"a": "b"},
+    )
+    assert isinstance(service, AciWebservice) and service.state == "Packaged"
+    assert (model.name, model.tags) == ("iris-model", {"a": "b"})
+    assert "az container create" in capsys.readouterr().out
+    assert (service.files.parent / "package/azureml-models/iris-model/1").is_dir()
+    with pytest.raises(WebserviceException, match="mlflow_home named a source of mlflow"):
+        mlflow_azureml.deploy("x", ws, mlflow_home="mlflow")
+    with pytest.raises(MlflowException, match="is no MLflow model"):
+        mlflow_azureml.deploy(str(tmp_path), ws)

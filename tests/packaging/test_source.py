@@ -13,7 +13,7 @@ from scoring_runtime.packaging import source
 from scoring_runtime.packaging.imports import Lacking, imports_of, uncovered
 from scoring_runtime.packaging.model_files import from_path, from_registry
 from scoring_runtime.packaging.source import entry_script_name, source_files
-from scoring_runtime.packaging.specification import Specification
+from scoring_runtime.packaging.specification import DOCUMENT, Specification
 from tests.packaging.conftest import ordinary_user
 
 SCRIPT = "def init(): ...\ndef run(data): return data\n"
@@ -658,3 +658,13 @@ def test_files_that_cannot_be_parsed_never_raise(tmp_path: Path, content: bytes)
 def test_the_examples_name_all_they_import(example: str) -> None:
     requirements = (EXAMPLES / example / "requirements.txt").read_text().splitlines()
     assert not uncovered(source_files(whole(EXAMPLES / example)), requirements)
+
+
+def test_the_files_that_deploy_a_package_are_not_packaged(tmp_path: Path) -> None:
+    """They hold secrets; a folder of the user's with such a name is taken."""
+    fill(tmp_path, *(f"{each}/file.py" for each in ("made", "made-deployment", "own-deployment")))
+    write(tmp_path / "made" / DOCUMENT, "{}")
+    assert names(alone(tmp_path / "score.py")) == ["own-deployment/file.py", "score.py"]
+    assert "has the files that deploy a package" in refusal(
+        whole(tmp_path, "made-deployment/file.py")
+    )

@@ -23,7 +23,8 @@ _TRAINED = (
     "Workspace.get_mlflow_tracking_uri() gives"
 )
 INSTEAD = {
-    **dict.fromkeys(("ComputeTarget", "AksCompute"), f"There are no clusters here: {_SERVED}."),
+    "ComputeTarget": f"There are no clusters here: {_SERVED}. The name of a Kubernetes cluster is "
+    "AksCompute(workspace, name).",
     **dict.fromkeys(("AmlCompute", "ComputeInstance"), f"There are no clusters here: {_TRAINED}."),
     **dict.fromkeys(
         ("Experiment", "Run", "ScriptRunConfig", "RunConfiguration"),
@@ -38,7 +39,7 @@ INSTEAD = {
 # Module of azureml.core → the names in it; those in a list are another module's.
 MODULES: dict[str, dict[str, str]] = {
     "experiment": {},
-    "compute": {},
+    "compute": {"AksCompute": ".aks_compute"},
     "compute_target": {"ComputeTargetException": "..exceptions"},
     "dataset": {},
     "run": {},

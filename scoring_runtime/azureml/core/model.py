@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ...models import model
 from ...packaging.specification import STANDALONE
-from ..exceptions import as_webservice_exceptions, refusing
+from ..exceptions import as_webservice_exceptions
 from .inference_config import InferenceConfig, specification_of
 from .model_package import ModelPackage, create_package
 
 if TYPE_CHECKING:
-    from .webservice import LocalWebservice
+    from .profile import ModelProfile
+    from .webservice import Webservice
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -84,13 +85,58 @@ class Model(model.Model):
         )
 
     @staticmethod
-    def deploy(*args: Any, **kwargs: Any) -> LocalWebservice:
-        """Start a service on this machine; see :func:`.webservice.deploy`."""
+    def deploy(*args: Any, **kwargs: Any) -> Webservice:
+        """Start a service on this machine, or package one for the cloud: as
+        :func:`.webservice.deploy`."""
         from .webservice import deploy
 
         return deploy(*args, **kwargs)
 
-    profile = refusing(
-        "A model is not profiled here: package it with generate_dockerfile=True, run the "
-        "container with the limits you have in mind and send it requests."
-    )
+    @staticmethod
+    def profile(
+        workspace: object,
+        profile_name: str,
+        models: Sequence[model.Model],
+        inference_config: InferenceConfig | None,
+        input_dataset: Any,
+        cpu: float | None = None,
+        memory_in_gb: float | None = None,
+        description: str | None = None,
+    ) -> ModelProfile:
+        """Serve models on this machine, ask them each input, and recommend cpu and memory.
+
+        Args:
+            workspace: kept.
+            profile_name: kept as its name.
+            models: those that are served.
+            inference_config: script and environment; None for models that need none.
+            input_dataset: a list of inputs, or a table whose only column has bodies of requests.
+            cpu: the most cores to recommend, 0.1 to 3.5.
+            memory_in_gb: the most that may be used, 0.1 to 15; above it there is an ``error``.
+            description: kept.
+
+        Raises:
+            WebserviceException: ``cpu``, ``memory_in_gb`` or ``input_dataset`` is not allowed; a
+                model that cannot be served gives a profile whose state is ``Failed``.
+        """
+        from .profile import profile
+
+        wanted = specification_of(models, inference_config, STANDALONE)
+        about = (input_dataset, cpu, memory_in_gb, description)
+        return profile(workspace, profile_name, wanted, *about)
+
+    @staticmethod
+    def print_configuration(
+        models: Sequence[model.Model],
+        inference_config: InferenceConfig | None = None,
+        deployment_config: object = None,
+        deployment_target: object = None,
+    ) -> None:
+        """Print what would be deployed; keys are left out."""
+        print(f"Models: {', '.join(each.id for each in models) or 'none'}")
+        if inference_config is not None:
+            said = {name: value for name, value in vars(inference_config).items() if value}
+            print(f"Inference configuration: {said}")
+        print(f"Deployment: {deployment_config or 'on this machine'}")
+        if deployment_target is not None:
+            print(f"Target: {deployment_target!r}")

@@ -1,8 +1,7 @@
 """``azureml.core.webservice``: models served on this machine, each in a process of its own.
 
 No docker is needed; see :mod:`scoring_runtime.local_services.service`. A service in the cloud is
-made from an image: :mod:`scoring_runtime.azureml.contrib.functions` packages one for a Function
-App, ``Model.package`` one for container services.
+packaged, with the files that deploy it: see :mod:`scoring_runtime.azureml.core.deployed`.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ from ...local_services.record import Record
 from ...local_services.service import FAILED, HEALTHY, Answer, check_absent, find, listing
 from ...local_services.service import deploy as deploy_locally
 from ...models import model
+from ...packaging.deployment.configuration import Aci, Aks, Configuration
 from ...packaging.specification import STANDALONE, Specification
 from ..exceptions import WebserviceException, as_webservice_exceptions, refusing
+from . import deployed
+from .aks_compute import AksCompute
+from .deployed import Deployed
 from .image import ContainerImage
 from .inference_config import InferenceConfig, specification_of
+from .webservice_bodies import body_of
 
 _DELETED = "Deleted"
 _KEYS = ("Primary", "Secondary")
 Models = Sequence[model.Model]
-
-_ONLY_LOCAL = (
-    "package the models (Model.package, or scoring_runtime.azureml.contrib.functions.package) and "
-    "deploy the image with az; on this machine: LocalWebservice.deploy_configuration(port=8890)."
-)
 
 
 class WebserviceDeploymentConfiguration:
@@ -80,7 +79,10 @@ class Webservice:
     image_id: str | None = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Webservice:
-        return super().__new__(LocalWebservice if cls is Webservice else cls)
+        if cls is not Webservice:
+            return super().__new__(cls)
+        named = dict(zip(("workspace", "name"), args, strict=False)) | kwargs
+        return super().__new__(_KINDS.get(deployed.kind_of(**named), LocalWebservice))
 
     def __init__(self, workspace: object, name: str) -> None:
         self.workspace, self.name = workspace, name
@@ -197,7 +199,7 @@ class Webservice:
                 another status than 200; the text has the status, the headers and the body.
         """
         self._refuse_unless_there("run")
-        body = _body_of(input_data)
+        body = body_of(input_data)
         with as_webservice_exceptions():
             if self._service.state != HEALTHY:
                 self._service.wait()
@@ -341,23 +343,26 @@ class Webservice:
         tags: object = None,
         properties: object = None,
         image_digest: str | None = None,
-    ) -> builtins.list[LocalWebservice]:
-        """Its services by name, whatever their state, or those with a model of this name or
-        ``name:version``; of the other filters local services fit no value but ``Local``."""
+    ) -> builtins.list[Webservice]:
+        """Its services by name, whatever their state, or those of a type (``Local``, ``ACI``,
+        ``AKS``), or with a model of this name or ``name:version``; none by the other filters."""
         if any((image_name, image_id, image_digest, tags, properties)):
-            return []
-        if compute_type is not None and compute_type.lower() != "local":
             return []
         with as_webservice_exceptions():
             root = model.folder_of(workspace).absolute()
-        there = (each.record for each in listing(root))
-        named = (each.name for each in there if _has_model(each, model_name, model_id))
-        return [LocalWebservice(workspace, name) for name in named]
+        local = [LocalWebservice(workspace, each.record.name) for each in listing(root)]
+        found = [*local, *(Webservice(workspace, name) for name in deployed.names(workspace))]
+        return [
+            each
+            for each in found
+            if _has_model(each._record, model_name, model_id)
+            and (compute_type or each.compute_type).lower() == each.compute_type.lower()
+        ]
 
     @staticmethod
     def deploy_from_model(
         *args: Any, image_config: InferenceConfig | None = None, **kwargs: Any
-    ) -> LocalWebservice:
+    ) -> Webservice:
         """As :func:`deploy`, with what ``ContainerImage.image_configuration`` gives."""
         if image_config is not None:
             kwargs["inference_config"] = image_config
@@ -366,7 +371,7 @@ class Webservice:
     @staticmethod
     def deploy_from_image(
         workspace: object, name: str, image: ContainerImage, *args: Any, **kwargs: Any
-    ) -> LocalWebservice:
+    ) -> Webservice:
         """As :func:`deploy`, with the models and the script of the image."""
         return deploy(workspace, name, image.models, image.inference_config, *args, **kwargs)
 
@@ -396,27 +401,52 @@ class LocalWebservice(Webservice):
         all: bool | None = None,
     ) -> builtins.list[LocalWebservice]:
         """Those that run, or ``all``; see :meth:`Webservice.list`."""
-        found = Webservice.list(workspace, model_name=model_name, model_id=model_id)
-        return [each for each in found if all or each.state != FAILED]
+        found = Webservice.list(workspace, "Local", model_name=model_name, model_id=model_id)
+        local = (each for each in found if isinstance(each, LocalWebservice))
+        return [each for each in local if all or each.state != FAILED]
 
     get_token = refusing(
         "Local web services do not support token authentication.", NotImplementedError
     )
-    deploy_to_cloud = refusing(f"Nothing is deployed to a cloud here: {_ONLY_LOCAL}")
+
+    def deploy_to_cloud(self, name: str, deployment_config: Configuration) -> Webservice:
+        """Package what it serves, with the files that deploy it; as :func:`deploy`."""
+        return _to_cloud(self.workspace, name, self._service.specification, deployment_config)
 
 
-class AciWebservice(Webservice):
-    """Container Instances: not from here."""
+class AciWebservice(Deployed, Webservice):  # type: ignore[misc, override]
+    """A model packaged for Container Instances."""
 
-    deploy_configuration = refusing(f"Container Instances are not deployed here: {_ONLY_LOCAL}")
+    compute_type, kind = "ACI", Aci.compute_type
+
+    @staticmethod
+    def deploy_configuration(*args: Any, **kwargs: Any) -> Aci:
+        """See :class:`scoring_runtime.packaging.deployment.configuration.Aci`.
+
+        Raises:
+            WebserviceException: an argument cannot be used; the text names it.
+        """
+        with as_webservice_exceptions():
+            return Aci(*args, **kwargs)
 
 
-class AksWebservice(Webservice):
-    """Kubernetes, as is ``AksEndpoint``: not from here."""
+class AksWebservice(Deployed, Webservice):  # type: ignore[misc, override]
+    """A model packaged for Kubernetes."""
 
-    deploy_configuration = refusing(f"Kubernetes is not deployed to here: {_ONLY_LOCAL}")
+    compute_type, kind = "AKS", Aks.compute_type
+
+    @staticmethod
+    def deploy_configuration(*args: Any, **kwargs: Any) -> Aks:
+        """See :class:`scoring_runtime.packaging.deployment.configuration.Aks`.
+
+        Raises:
+            WebserviceException: an argument cannot be used; the text names it.
+        """
+        with as_webservice_exceptions():
+            return Aks(*args, **kwargs)
 
 
+_KINDS: Mapping[str, type[Webservice]] = {"aci": AciWebservice, "aks": AksWebservice}
 AksEndpoint = AksWebservice
 
 
@@ -425,12 +455,13 @@ def deploy(
     name: str,
     models: Models,
     inference_config: InferenceConfig | None = None,
-    deployment_config: WebserviceDeploymentConfiguration | None = None,
+    deployment_config: WebserviceDeploymentConfiguration | Configuration | None = None,
     deployment_target: object = None,
     overwrite: bool = False,
     show_output: bool = False,
-) -> LocalWebservice:
-    """Start a service on this machine; it may be Transitioning yet.
+) -> Webservice:
+    """Start a service on this machine, which may be Transitioning yet; or package one for the
+    cloud, with the files that deploy it.
 
     Args:
         workspace: a Workspace, or its folder; the service is noted there.
@@ -438,8 +469,9 @@ def deploy(
         models: registered ones; there may be none if there is a script.
         inference_config: script and environment, whose packages have to be installed in this
             Python. Without one the models are served without a script, as far as they can be.
-        deployment_config: of :meth:`LocalWebservice.deploy_configuration`; None is a free port.
-        deployment_target: None.
+        deployment_config: of ``deploy_configuration`` of a kind of service; None is a local one at
+            a free port, or Kubernetes if a cluster is the target.
+        deployment_target: None, or the cluster: ``AksCompute(workspace, name)``.
         overwrite: replace a service of this name that runs; one that has ended always is.
         show_output: print what is deployed.
 
@@ -447,7 +479,19 @@ def deploy(
         WebserviceException: the name is taken or not allowed, the configuration is for something
             else, the port is in use, or model, script or environment cannot be packaged.
     """
-    wanted = _specification(models, inference_config, deployment_config, deployment_target)
+    if deployment_config is None and isinstance(deployment_target, AksCompute):
+        deployment_config = Aks()
+    if isinstance(deployment_config, Configuration):
+        wanted = _specification(models, inference_config, None)
+        return _to_cloud(
+            workspace, name, wanted, deployment_config, deployment_target, overwrite, show_output
+        )
+    if deployment_target is not None:
+        raise WebserviceException(
+            f"{deployment_target!r} cannot be deployed to: deployment_target must be None, but for "
+            "AksCompute(workspace, name) with AksWebservice.deploy_configuration()."
+        )
+    wanted = _specification(models, inference_config, deployment_config)
     port, keys = getattr(deployment_config, "port", None), getattr(deployment_config, "keys", ())
     deployed = _deployed(workspace, name, wanted, port=port, overwrite=overwrite, keys=keys)
     if show_output:
@@ -464,6 +508,22 @@ def _deployed(
     deployed = LocalWebservice(workspace, name)
     deployed._service = service
     return deployed
+
+
+def _to_cloud(
+    workspace: object,
+    name: str,
+    wanted: Specification,
+    configuration: Configuration,
+    target: object = None,
+    overwrite: bool = False,
+    show_output: bool = False,
+) -> Webservice:
+    deployed.deploy(workspace, name, wanted, configuration, target, overwrite)
+    service = _KINDS[configuration.compute_type](workspace, name)
+    if show_output:
+        print(f"{name}: packaged, with the files that deploy it; see wait_for_deployment()")
+    return service
 
 
 def _with_insights(before: Specification, enabled: bool) -> Specification:
@@ -485,14 +545,8 @@ def _specification(
     models: Models,
     inference_config: InferenceConfig | None,
     deployment_config: object,
-    deployment_target: object,
 ) -> Specification:
     _check(None, inference_config, deployment_config)
-    if deployment_target is not None:
-        raise WebserviceException(
-            f"{deployment_target!r} cannot be deployed to: deployment_target must be None. "
-            f"Elsewhere: {_ONLY_LOCAL}"
-        )
     if inference_config is None and not models:
         raise WebserviceException(
             "You must provide an InferenceConfig when deploying zero models: there is nothing to "
@@ -537,24 +591,7 @@ def _has_model(record: Record, model_name: str | None, model_id: str | None) -> 
     return model_name in (None, *names) and model_id in (None, *ids)
 
 
-# --- what is sent, and answered -------------------------------------------------------------------
-
-
-def _body_of(value: Any) -> bytes:
-    """Text, bytes or an open file as they are; anything else as JSON."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if hasattr(value, "read"):
-        value = value.read()
-    if not isinstance(value, str | bytes):
-        try:
-            value = json.dumps(value, default=lambda each: each.tolist())
-        except (TypeError, ValueError, AttributeError) as error:
-            raise WebserviceException(
-                f"The input, a {type(value).__name__}, cannot be turned to JSON: pass text, bytes, "
-                "or what JSON has."
-            ) from error
-    return value.encode() if isinstance(value, str) else value
+# --- what is answered -----------------------------------------------------------------------------
 
 
 def _result_of(answer: Answer) -> Any:
