@@ -50,7 +50,15 @@ _TRIGGERS: Mapping[tuple[str, str], tuple[str, ...]] = {
     (FUNCTIONS, "service_bus"): ("azure-servicebus>=7.12,<8", *_IDENTITY),
 }
 _CACHE = ("redis>=5.1",)
-_TOKENS = {"SCORING_ENTRA_TENANT": "pyjwt[crypto]>=2.14,<3"}
+_STORAGE = ("azure-storage-blob>=12.26", *_IDENTITY)
+_OTEL = ("opentelemetry-sdk>=1.30,<2", "opentelemetry-exporter-otlp-proto-http>=1.30,<2")
+_BY_SETTING: Mapping[str, tuple[str, ...]] = {
+    "SCORING_ENTRA_TENANT": ("pyjwt[crypto]>=2.14,<3",),
+    "SCORING_RECORD": _STORAGE,
+    "SCORING_RECORD_CONNECTION": _STORAGE,
+    "OTEL_EXPORTER_OTLP_ENDPOINT": _OTEL,
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": _OTEL,
+}
 _SCRIPT = ("inference-schema>=1.7", "joblib>=1.3")
 # A model fitted on a table is called with one when no script does it; only loading it would tell.
 _TABLES = "tables"
@@ -174,8 +182,11 @@ def _of_runtime(specification: Specification, target: str, kinds: Iterable[str])
     script = specification.entry_script is not None
     triggers = specification.triggers or every
     lines = runtime_requirements(target, triggers, script=script, kinds=kinds)
-    said = specification.environment.variables
-    return *lines, *(line for name, line in _TOKENS.items() if name in said)
+    said = dict(specification.environment.variables)
+    if "://" not in said.get("SCORING_RECORD", ""):  # in a folder
+        said.pop("SCORING_RECORD", None)
+    more = [line for name, needed in _BY_SETTING.items() if name in said for line in needed]
+    return tuple(dict.fromkeys((*lines, *more)))
 
 
 def _parts(parts: Mapping[str, Iterable[str]]) -> Iterator[str]:

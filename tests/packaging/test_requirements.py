@@ -614,11 +614,23 @@ def test_a_pip_that_takes_too_long_is_a_warning(index: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["functions", "standalone"])
-def test_an_image_that_takes_tokens_can_check_them(target: str) -> None:
-    """The whole extra, where the setting is in the image."""
-    [line] = PROJECT["optional-dependencies"]["entra"]
-    tenant = {"SCORING_ENTRA_TENANT": "11111111-2222-3333-4444-555555555555"}
-    for variables in (tenant, {}):
-        environment = Environment(variables=variables)
-        wanted = Specification(target, entry_script=Path("s.py"), environment=environment)
-        assert (line in requirements_text(wanted).splitlines()) is bool(variables)
+@pytest.mark.parametrize(
+    ("name", "value", "extra"),
+    [
+        ("SCORING_ENTRA_TENANT", "11111111-2222-3333-4444-555555555555", "entra"),
+        ("SCORING_RECORD", "https://account.blob.core.windows.net/records", "blob"),
+        ("SCORING_RECORD", "/records", ""),
+        ("SCORING_RECORD_CONNECTION", "Records", "blob"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318", "otel"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://collector:4318/v1/traces", "otel"),
+    ],
+)
+def test_a_setting_brings_the_extra_without_which_it_does_nothing(
+    target: str, name: str, value: str, extra: str
+) -> None:
+    wanted = specified(target=target, triggers=("http",))
+    before = set(lines_of(requirements_text(wanted)))
+    said = replace(wanted, environment=Environment(variables={name: value}))
+    after = set(lines_of(requirements_text(said)))
+    needed = PROJECT["optional-dependencies"][extra] if extra else []
+    assert after - before == set(needed)
