@@ -182,8 +182,9 @@ def _register_service_bus(app: func.FunctionApp, runtime: Runtime, scoring: Scor
     try:
         from . import service_bus
     except ModuleNotFoundError as error:
+        package = ".".join(str(error.name).split(".")[:2])
         raise ConfigurationError(
-            f"The service_bus trigger (SCORING_TRIGGERS) needs {error.name}: add azure-servicebus "
+            f"The service_bus trigger (SCORING_TRIGGERS) needs {package}: add azure-servicebus "
             "to requirements.txt."
         ) from None
     service_bus.register(app, runtime, scoring)

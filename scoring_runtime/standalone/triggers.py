@@ -77,7 +77,8 @@ def _imported(module: str, extra: str) -> Any:
     try:
         return import_module(f".{module}", __package__)
     except ModuleNotFoundError as error:
+        package = ".".join(str(error.name).split(".")[:2])
         raise ConfigurationError(
-            f"This trigger (SCORING_TRIGGERS) needs {error.name}: pip install "
+            f"This trigger (SCORING_TRIGGERS) needs {package}: pip install "
             f"'scoring-runtime[{extra}]'"
         ) from None

@@ -503,6 +503,7 @@ def check_replies(broker: ServiceBusBroker, inputs: list[Input]) -> None:
 def is_right(source: Input, reply: BrokerMessage) -> bool:
     status = STATUSES[source.do]
     properties = {"x-name": source.name, "status": status}
+    properties |= {"x-model-name": "model", "x-model-version": "1"}
     if status >= 400:
         properties["request_id"] = source.name
     return reply.application_properties == properties and source.is_answered_by(reply.body)

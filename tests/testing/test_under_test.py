@@ -70,7 +70,12 @@ def test_an_input_has_the_same_bytes_by_every_trigger(script: Path) -> None:
         assert reply is not None
         assert reply.body == blob.body == answer.body
         assert (reply.target, reply.correlation_id) == ("output", "m7")
-        assert reply.properties == {"x-f": "g", "status": 200}
+        assert reply.properties == {
+            "x-f": "g",
+            "x-model-name": "model",
+            "x-model-version": "1",
+            "status": 200,
+        }
 
 
 def test_an_input_that_is_refused(script: Path) -> None:
@@ -210,6 +215,7 @@ def test_modules_that_others_find_stay(script: Path, monkeypatch: pytest.MonkeyP
     (site / "of_the_environment.py").write_text("")
     script.write_text(f"import of_the_environment\n{SCRIPT}")
     monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    monkeypatch.delitem(sys.modules, "entry_module", raising=False)  # of other tests
     with under(script):
         assert {"of_the_environment", "beside"} <= sys.modules.keys()
     assert "of_the_environment" in sys.modules and "beside" not in sys.modules
