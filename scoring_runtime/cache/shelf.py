@@ -162,7 +162,7 @@ class MemoryShelf:
 # in :states how often it was begun, or done, or gone.
 _BEGINNING = """
 local p, id, t = KEYS[1], ARGV[1], redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local function at(ms) return string.format('%.0f', t[1] * 1000000 + t[2] + ms * 1000) end
 local state = redis.call('HGET', p .. ':states', id)
 local function drop(id)
   redis.call('DEL', p .. ':of:' .. id)
@@ -178,27 +178,27 @@ local function put(value, ms, state, most)
   redis.call('INCRBY', p .. ':bytes', more)
   redis.call('HSET', p .. ':sizes', id, #value)
   redis.call('HSET', p .. ':states', id, state)
-  redis.call('ZADD', p .. ':ends', now + ms, id)
+  redis.call('ZADD', p .. ':ends', at(ms), id)
   redis.call('SET', p .. ':of:' .. id, value, 'PX', ms)
   return 1
 end
 """
 _SCRIPTS = {
     "add": """
-for _, old in ipairs(redis.call('ZRANGEBYSCORE', p .. ':ends', '-inf', now, 'LIMIT', 0, 100)) do
+for _, old in ipairs(redis.call('ZRANGEBYSCORE', p .. ':ends', '-inf', at(0), 'LIMIT', 0, 100)) do
   drop(old)
 end
 if redis.call('ZCARD', p .. ':ends') >= tonumber(ARGV[2]) then return 0 end
 if put(ARGV[3], ARGV[4], 0, ARGV[5]) == 0 then return 0 end
 redis.call('SET', p .. ':used', 1, 'PX', ARGV[4])
-if ARGV[6] == '1' then redis.call('ZADD', p .. ':open', now, id) end
+if ARGV[6] == '1' then redis.call('ZADD', p .. ':open', at(0), id) end
 return 1
 """,
     "take": """
-for _, due in ipairs(redis.call('ZRANGEBYSCORE', p .. ':open', '-inf', now, 'LIMIT', 0, 100)) do
+for _, due in ipairs(redis.call('ZRANGEBYSCORE', p .. ':open', '-inf', at(0), 'LIMIT', 0, 100)) do
   local value = redis.call('GET', p .. ':of:' .. due)
   if value then
-    redis.call('ZADD', p .. ':open', now + ARGV[2], due)
+    redis.call('ZADD', p .. ':open', at(ARGV[2]), due)
     return {due, value, redis.call('HINCRBY', p .. ':states', due, 1)}
   end
   drop(due)
@@ -210,10 +210,10 @@ if state == 'gone' then return 0 end
 if state and state ~= 'done' then redis.call('HINCRBY', p .. ':states', id, 1) end
 return 1
 """,
-    "hold": "return redis.call('ZADD', p .. ':open', 'XX', now + ARGV[2], id)",
+    "hold": "return redis.call('ZADD', p .. ':open', 'XX', at(ARGV[2]), id)",
     "give_back": """
 if state and state ~= 'done' then redis.call('HSET', p .. ':states', id, 0) end
-return redis.call('ZADD', p .. ':open', 'XX', now + ARGV[2], id)
+return redis.call('ZADD', p .. ':open', 'XX', at(ARGV[2]), id)
 """,
     "finish": """
 if put(ARGV[2], ARGV[3], 'done', ARGV[4]) == 0 then return 0 end

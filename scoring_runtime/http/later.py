@@ -110,6 +110,7 @@ class Later:
         self._callbacks, self._send = callbacks, send
         self._wake = asyncio.Event()
         self._taking: asyncio.Task[None] | None = None
+        self._stopped = False
         self._scoring: set[asyncio.Task[None]] = set()
 
     async def accepted(self, request: ScoringRequest, said: bytes) -> ScoringResponse | None:
@@ -167,11 +168,12 @@ class Later:
 
     def start(self) -> None:
         """Begin to score what waits, once there is an event loop."""
-        if self._taking is None and self._send is None:
+        if self._taking is None and self._send is None and not self._stopped:
             self._taking = asyncio.get_running_loop().create_task(self._take())
 
     async def stop(self) -> None:
         """Take nothing more."""
+        self._stopped = True
         if self._taking is not None:
             self._taking.cancel()
             await asyncio.wait([self._taking])
@@ -356,11 +358,14 @@ class Later:
 
     async def _deliver(self, id: str, request: ScoringRequest, response: ScoringResponse) -> None:
         for name, callback in self._called_back(request):
-            try:
-                await callback.deliver(name, id, response)
-            except ScoringRuntimeError as error:
-                with lines_of(request.request_id):
-                    log.error("The answer %s could not be sent to %s: %s", id, name, error)
+            for tries in range(_MOST_TRIES):
+                try:
+                    await callback.deliver(name, id, response)
+                    break
+                except ScoringRuntimeError as error:
+                    with lines_of(request.request_id):
+                        log.error("The answer %s could not be sent to %s: %s", id, name, error)
+                await asyncio.sleep(_AGAIN_SECONDS * 2**tries)
 
     async def _finish(self, id: str, response: ScoringResponse) -> None:
         """Keep the answer, when the store is there again at the latest."""
