@@ -42,7 +42,7 @@ STORAGE = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=a2V5;Endpoint
 PLAIN = "def init(): ...\ndef run(data): return data"
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
-KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models", "metrics", "docs", "status")
+KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models", "metrics", "docs", "status", "results")
 
 
 @pytest.mark.long
@@ -277,6 +277,7 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
         "metrics": ("metrics", "admin"),
         "docs": ("docs", "admin"),
         "status": ("status", "admin"),
+        "results": ("results/{id}", "admin"),
         "health": ("health/{probe}", "anonymous"),
         "web": ("{*path}", "anonymous"),
     }
@@ -301,6 +302,7 @@ def test_no_other_spelling_of_a_path_goes_round_its_key(write_script: WriteScrip
                 "/swagger%252Ejson",
                 "/%2573wagger.json",
                 "/health%252F../score",
+                "/%2572esults/AAAAAAAAAAAAAAAAAAAAAA",
             )
             for method in ("GET", "POST", "OPTIONS")
         }

@@ -325,9 +325,7 @@ async def test_ten_thousand_at_once(serving: Any, store: dict[str, str]) -> None
     assert (await client.settled(location_of(last))).json == "A"
 
 
-async def test_an_answer_is_forgotten_after_its_time(
-    serving: Any, store: dict[str, str]
-) -> None:
+async def test_an_answer_is_forgotten_after_its_time(serving: Any, store: dict[str, str]) -> None:
     client = await serving(**store, SCORING_LATER_SECONDS="1")
     location = location_of(await client.post(b"a"))
     assert (await client.settled(location)).status == 200
