@@ -193,22 +193,3 @@ def test_two_requests_at_once_and_health_while_run_is_busy(host: FunctionsHost, 
         finally:
             until.touch()
         assert [each.result().content for each in busy] == [b"1", b"2"]
-
-
-def test_answers_come_later_with_redis_only(write_script: WriteScript) -> None:
-    prefer = {"prefer": "respond-async"}
-    with host_of(write_script("def init(): ...\ndef run(data): return data")) as started:
-        refused = httpx.post(f"{started.url}/score", content=b"a", headers=prefer)
-        assert refused.status_code == 400 and "CACHE_URL" in refused.json()["message"]
-    script = write_script("def init(): ...\ndef run(data): return data")
-    with RedisServer() as server, host_of(script, CACHE_URL=server.url) as started:
-        accepted = httpx.post(f"{started.url}/score", content=b"a", headers=prefer)
-        assert accepted.status_code == 202
-        result = started.url + accepted.headers["location"]
-        until = time.monotonic() + 60
-        while (answer := httpx.get(result)).status_code == 202:
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        assert (answer.status_code, answer.json()) == (200, "a")
-        assert httpx.delete(result).status_code == 204
-        assert httpx.get(result).status_code == 404

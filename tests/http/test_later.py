@@ -13,7 +13,6 @@ import pytest
 
 from scoring_runtime import ScoringResponse, Settings, build
 from scoring_runtime.cache.build import caching
-
 from scoring_runtime.cache.shelf import MemoryShelf, RedisShelf, Removed, Shelf
 from scoring_runtime.errors import TriggerTrouble, UndecodableInput
 from scoring_runtime.http.endpoint import create
