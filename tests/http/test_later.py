@@ -14,6 +14,7 @@ import pytest
 from scoring_runtime import ScoringResponse, Settings, build
 from scoring_runtime.cache.build import caching
 from scoring_runtime.cache.shelf import MemoryShelf, RedisShelf, Removed, Shelf
+from scoring_runtime.connections import redis as connections
 from scoring_runtime.errors import TriggerTrouble, UndecodableInput
 from scoring_runtime.http.endpoint import create
 from scoring_runtime.http.later import Callback, later_of, preferences
@@ -106,6 +107,7 @@ async def serving(write_script: Any) -> AsyncIterator[Callable[..., Any]]:
 
     yield serve
     gate.set()
+    connections.use(Settings())  # for the tests after these
     for each in made:
         if each.later is not None:
             await each.later.stop()
