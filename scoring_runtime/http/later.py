@@ -179,7 +179,9 @@ class Later:
             await asyncio.wait([self._taking])
 
     async def close(self) -> None:
-        """After the runtime has stopped: cut off what has not come to its end, close the shelf."""
+        """After the runtime has stopped: keep what is done, cut off the rest, close the shelf."""
+        if self._scoring:
+            await asyncio.wait(self._scoring, timeout=1)
         for each in self._scoring:
             each.cancel()
         await asyncio.gather(*self._scoring, return_exceptions=True)
@@ -362,7 +364,7 @@ class Later:
                 try:
                     await callback.deliver(name, id, response)
                     break
-                except ScoringRuntimeError as error:
+                except Exception as error:
                     with lines_of(request.request_id):
                         log.error("The answer %s could not be sent to %s: %s", id, name, error)
                 await asyncio.sleep(_AGAIN_SECONDS * 2**tries)

@@ -481,3 +481,18 @@ async def test_what_is_given_back_waits_again(shelf: Shelf) -> None:
         assert time.monotonic() < until
         await asyncio.sleep(0.02)
     assert taken.id == "a"
+
+
+async def test_a_user_of_redis_needs_only_what_the_page_says(redis_server: RedisServer) -> None:
+    page = Path(__file__).parents[2].joinpath("docs/http.md").read_text()
+    allowed = page.split("The user needs `")[1].split("`")[0].split()
+    client = redis_server.client()
+    client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", "~scoring:*", *allowed)
+    url = redis_server.url.replace("redis://", "redis://app:pw@")
+    shelf = RedisShelf(Settings.from_environ({"CACHE_URL": url}))
+    assert await shelf.add("acl", b"1") and (await shelf.take()) is not None
+    await shelf.hold("acl")
+    await shelf.give_back("acl")
+    assert await shelf.finish("acl", b"2") and await shelf.get("acl") == b"2"
+    assert await shelf.remove("acl") is Removed.GONE
+    await shelf.close()
