@@ -26,6 +26,10 @@ class Progress:
     """As the input names it; nothing for the default."""
     caller = ""
     """By what name the caller is known, whose key was asked for."""
+    prefer = b""
+    """What the client prefers (RFC 7240)."""
+    later = False
+    """Whether it has been accepted, to be scored later."""
     trace: Any = None
     """Its trace (telemetry/spans.py), if it is of one."""
 

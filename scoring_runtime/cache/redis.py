@@ -107,6 +107,10 @@ class RedisStore:
         """DEL."""
         return bool(await self._call("DEL", self._prefix + key))
 
+    async def run(self, script: str, key: str, *arguments: str | bytes | int) -> Any:
+        """EVAL, of a script for one key."""
+        return await self._call("EVAL", script, 1, self._prefix + key, *arguments)
+
     async def close(self) -> None:
         """Close the connections."""
         for task in (self._probing, self._sending):

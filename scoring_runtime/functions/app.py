@@ -12,16 +12,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import azure.functions as func
 
 from ..cache.build import caching
 from ..connections.named import triggers
 from ..errors import ConfigurationError, EntryScriptFailed, NotStarted
+from ..http.later import Callback, Later, NotHere, later_of, trigger_of
 from ..messages import Score, ScoringRequest, ScoringResponse
 from ..recording.build import recording
 from ..scoring.diagnosis import diagnosis, summary
@@ -165,8 +168,12 @@ def _log_to_stderr_until_started(runtime: Runtime) -> None:
 def _register(app: func.FunctionApp, runtime: Runtime) -> None:
     wanted = triggers(runtime.settings)
     cached, around = caching(runtime, _PROCESSES), recording(runtime).around
+    recorded = around(cached.score, "http")
+    later = _later(runtime, recorded, wanted)
     if "http" in wanted:
-        http.register(app, runtime, cached._replace(score=around(cached.score, "http")))
+        http.register(app, runtime, cached._replace(score=recorded), later)
+    if isinstance(later, Later):
+        around = later.around(around)
     score = _telling_why(runtime.settings, cached.score)
     # The host logs each invocation.
     if "blob" in wanted:
@@ -178,16 +185,36 @@ def _register(app: func.FunctionApp, runtime: Runtime) -> None:
         _register_service_bus(app, runtime, scoring)
 
 
+def _later(runtime: Runtime, score: Score, wanted: Sequence[str]) -> Later | NotHere | None:
+    """What answers later, of any of the host's instances: only with Redis."""
+    callbacks: dict[bytes, Callback] = {}
+    by, send = trigger_of(runtime.settings), None
+    if "service_bus" in wanted and "http" in wanted and runtime.settings.later_seconds:
+        queues = _from_sdk("..triggers.later").Queues(runtime)
+        callbacks[b"x-callback-queue"] = queues
+        send = queues.send if by == "service_bus" else None
+    if by and send is None:
+        raise ConfigurationError(
+            f"SCORING_LATER_TRIGGER is {by!r}, which inputs cannot go by on Azure Functions. "
+            "Allowed: service_bus, when its connection is set. (environment variable: "
+            "SCORING_LATER_TRIGGER)"
+        )
+    return later_of(runtime, score, one_process=False, callbacks=callbacks, send=send)
+
+
 def _register_service_bus(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
+    _from_sdk(".service_bus").register(app, runtime, scoring)
+
+
+def _from_sdk(module: str) -> Any:
     try:
-        from . import service_bus
+        return import_module(module, __package__)
     except ModuleNotFoundError as error:
         package = ".".join(str(error.name).split(".")[:2])
         raise ConfigurationError(
             f"The service_bus trigger (SCORING_TRIGGERS) needs {package}: add azure-servicebus "
             "to requirements.txt."
         ) from None
-    service_bus.register(app, runtime, scoring)
 
 
 def _telling_why(settings: Settings, score: Score) -> Score:

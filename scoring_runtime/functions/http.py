@@ -13,6 +13,7 @@ import azure.functions as func
 from ..cache.build import Caching
 from ..errors import ScoringRuntimeError, UndecodableInput
 from ..http.endpoint import INPUTS, Endpoint, create
+from ..http.later import RESULTS, Later, NotHere
 from ..http.messages import Handle, HttpRequest, Reply
 from ..messages import Progress
 from ..scoring.runtime import Runtime
@@ -20,7 +21,7 @@ from .invocations import in_trace, name_invocation
 
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 _KEYED = ("/score", "/swagger.json", "/metrics", "/v2", "/docs", "/status")
-_KEYED_BELOW = (INPUTS, "/score/", "/v2/models")
+_KEYED_BELOW = (INPUTS, RESULTS, "/score/", "/v2/models")
 # The host fails an answer of these that has a body.
 _NO_BODY = (204, 304)
 _OF_CORS = (b"access-control-allow-origin", b"vary")
@@ -30,10 +31,12 @@ _BODY_IS_LOST = (
 )
 
 
-def register(app: func.FunctionApp, runtime: Runtime, cached: Caching) -> None:
+def register(
+    app: func.FunctionApp, runtime: Runtime, cached: Caching, later: Later | NotHere | None = None
+) -> None:
     """Add the routes: those that score or tell with a key, health and the rest without."""
     # The Functions host writes a line for each invocation itself.
-    endpoint, handle = create(runtime, cached.score, cached.inputs, access_log=False)
+    endpoint, handle = create(runtime, cached.score, cached.inputs, access_log=False, later=later)
     level = runtime.settings.auth_level.upper()
     routes = [
         ("score", "score", level),
@@ -51,6 +54,8 @@ def register(app: func.FunctionApp, runtime: Runtime, cached: Caching) -> None:
     runtime.asks_for_key = runtime.asks_for_key or level != "ANONYMOUS"
     if cached.inputs is not None:
         routes.append(("inputs", "inputs/{key}", level))
+    if later is not None:
+        routes.append(("results", "results/{id}", level))
     for name, route, auth in routes:
         handler = _handler(endpoint, handle if auth == level else _without_key(handle), runtime)
         handler = in_trace(handler, runtime)

@@ -24,6 +24,7 @@ from .changes import Change, ChangeRoutes
 from .cors import with_cors
 from .errors import INTERNAL, error_response, forget, message_response
 from .keys import Guard, guarding
+from .later import RESULTS, Later, NotHere
 from .messages import Handle, HttpRequest, Reply
 from .model_routes import (
     ALIVE,
@@ -31,12 +32,12 @@ from .model_routes import (
     QUIET,
     SCORES,
     SCORING,
-    V2,
     Found,
     ModelRoutes,
+    Route,
+    as_read,
     json_response,
     no_such_path,
-    with_error,
 )
 from .page import page_routes
 from .spans import with_spans
@@ -63,6 +64,8 @@ class Endpoint:
 
     guard: Guard | None = None
     """What asks for keys, if anything does."""
+    later: Later | NotHere | None = None
+    """What answers later, if anything does."""
 
     def __init__(
         self,
@@ -131,18 +134,19 @@ class Endpoint:
             elif methods is _READ and request.method == "OPTIONS":
                 response = ScoringResponse(200, b"", _ALLOW_HEADERS, -1)
             else:
+                route = _preferring(route, headers[b"prefer"]) if b"prefer" in headers else route
                 response = await route(request, ids)
         except ScoringRuntimeError as error:
             ids = error.ids if isinstance(error, BadIds) else ids
             outcome = outcome_of(error)
             with lines_of(ids.request.decode("latin-1")):
-                response = _as_read(error_response(error), request.path)
+                response = as_read(error_response(error), request.path)
         except Exception as error:
             outcome = FAILED
             with lines_of(ids.request.decode("latin-1")):
                 log.exception("Encountered Exception while answering %s", request.path)
             forget(error)
-            response = _as_read(message_response(500, INTERNAL), request.path)
+            response = as_read(message_response(500, INTERNAL), request.path)
         of_model = self._ended(request, response, ids, outcome, kind) if kind else ()
         return self._reply(response, ids, headers, of_model)
 
@@ -164,28 +168,41 @@ class Endpoint:
         """Write the access lines that wait."""
         self._access.flush()
 
+    def scored_later(
+        self, request: HttpRequest, response: ScoringResponse, ids: Ids, outcome: int
+    ) -> Headers:
+        """Count and log what was answered 202 before; the headers that tell of its model."""
+        return self._ended(request, response, ids, outcome, SCORING)
+
     # --- routes -------------------------------------------------------------------------------
 
     async def _scored(self, request: HttpRequest, ids: Ids, model: str = "") -> ScoringResponse:
         body = self._whole_body(request)
         if request.method == "OPTIONS" and not await self._runtime.takes_any_method():
             return ScoringResponse(200, b"", _OPTIONS_HEADERS, -1)
-        return await self._score(
-            ScoringRequest(
-                body,
-                request.headers,
-                request.method,
-                request.path,
-                request.query,
-                request.client,
-                request.scheme,
-                ids.request.decode("latin-1"),
-                request.enter,
-                model,
-                False,
-                request.progress,
-            )
+        scoring = ScoringRequest(
+            body,
+            request.headers,
+            request.method,
+            request.path,
+            request.query,
+            request.client,
+            request.scheme,
+            ids.request.decode("latin-1"),
+            request.enter,
+            model,
+            False,
+            request.progress,
         )
+        score = self._score if not request.progress.prefer else self._accepted  # type: ignore[union-attr]
+        return await score(scoring)
+
+    async def _accepted(self, request: ScoringRequest) -> ScoringResponse:
+        """That it will be scored, if its client prefers not to wait."""
+        accepted = None
+        if self.later is not None and request.progress is not None:
+            accepted = await self.later.accepted(request, request.progress.prefer)
+        return accepted or await self._score(request)
 
     def _whole_body(self, request: HttpRequest) -> bytes:
         limit = self._settings.max_body_bytes
@@ -196,6 +213,8 @@ class Endpoint:
     def _route_of(self, path: str) -> Found:
         if self._inputs is not None and path.startswith(INPUTS) and len(path) > len(INPUTS):
             return self._kept_input, ("PUT", "DELETE"), LOGGED
+        if self.later is not None and path.startswith(RESULTS) and len(path) > len(RESULTS):
+            return self.later.result, ("GET", "HEAD", "DELETE"), LOGGED
         found = self._changes(path)
         if found is None and self._models is not None:
             found = self._models(path)
@@ -283,7 +302,8 @@ class Endpoint:
         model = cache = ""
         of_model: Headers = ()
         # A browser's question before its request is none.
-        if kind == SCORING and (progress.begun or request.method != "OPTIONS"):
+        asked = progress.begun or request.method != "OPTIONS"
+        if kind == SCORING and asked and not progress.later:
             assert self._counted is not None
             if outcome < 0:
                 outcome = outcome_of_status(status)
@@ -317,15 +337,20 @@ def _no_route(path: str) -> Found | None:
     return None
 
 
+def _preferring(route: Route, said: bytes) -> Route:
+    async def preferring(request: HttpRequest, ids: Ids) -> ScoringResponse:
+        assert request.progress is not None
+        request.progress.prefer = said
+        return await route(request, ids)
+
+    return preferring
+
+
 async def _not_found(request: HttpRequest, ids: Ids) -> ScoringResponse:
     return message_response(404, _NOT_FOUND)
 
 
 _UNKNOWN: Found = (_not_found, None, LOGGED)
-
-
-def _as_read(error: ScoringResponse, path: str) -> ScoringResponse:
-    return with_error(error) if path == V2 or path.startswith(f"{V2}/") else error
 
 
 def _joined(lines: Headers) -> dict[bytes, bytes]:
@@ -343,12 +368,15 @@ def create(
     *,
     access_log: bool = True,
     change: Change | None = None,
+    later: Later | NotHere | None = None,
 ) -> tuple[Endpoint, Handle]:
     """The endpoint of a runtime, and the same with the wrappers its settings ask for.
 
     With ``change`` there are the routes that ask for a change of the model.
     """
     endpoint = Endpoint(runtime, score, inputs, access_log=access_log, change=change)
+    if later is not None:
+        endpoint.later, later.ended = later, endpoint.scored_later
     handle: Handle = endpoint
     if (guarded := guarding(runtime.settings)) is not None:
         endpoint.guard = handle = guarded(endpoint, runtime.metrics)

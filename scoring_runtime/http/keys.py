@@ -35,7 +35,7 @@ _MOST_BYTES = 64 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"[!-+\--~]*")  # printable ASCII without space and comma
 _SCORING = frozenset({"/score", "/swagger.json", "/v2"})
-_SCORING_BELOW = ("/score/", "/v2/models/")
+_SCORING_BELOW = ("/score/", "/v2/models/", "/results/")
 _HOW = "Authorization: Bearer KEY, x-functions-key: KEY, or ?code=KEY"
 _REFUSALS: dict[type[Exception], tuple[str, bytes]] = {
     KeyMissing: ("no_key", b""),

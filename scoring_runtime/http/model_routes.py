@@ -168,3 +168,8 @@ def with_error(response: ScoringResponse) -> ScoringResponse:
     assert isinstance(response.body, bytes)
     message = orjson.loads(response.body)["message"]
     return response._replace(body=orjson.dumps({"error": message}))
+
+
+def as_read(error: ScoringResponse, path: str) -> ScoringResponse:
+    """An error in the form that clients of the path read."""
+    return with_error(error) if path == V2 or path.startswith(f"{V2}/") else error

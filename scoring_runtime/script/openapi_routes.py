@@ -67,6 +67,8 @@ def _routes(settings: Settings, service: Service) -> Iterator[_Route]:
         yield _Route("/status", "get", "GetStatus", "What the page at / shows.", shown)
     if settings.cached:
         yield from _inputs()
+    if settings.later_seconds and "http" in triggers(settings) and not settings.strict_compat:
+        yield from _results()
     if service.models and "http" in triggers(settings):
         yield from _open_inference(service)
 
@@ -77,6 +79,20 @@ def _inputs() -> Iterator[_Route]:
     yield _Route("/inputs/{key}", "put", "PutInput", text, kept, "AnyInput")
     gone = {"204": ("It is gone.", ""), "404": ("None is kept there.", "ErrorResponse")}
     yield _Route("/inputs/{key}", "delete", "DeleteInput", "Forget an input.", gone)
+
+
+def _results() -> Iterator[_Route]:
+    """Of https://www.rfc-editor.org/rfc/rfc7240#section-4.1."""
+    pending = ("It is not there yet; Retry-After says when to ask again.", "PendingResult")
+    unknown = ("There is none (any more).", "ErrorResponse")
+    answers = {"200": ("The answer, with the status that it has.", "AnyInput"), "202": pending}
+    failed = {status: (text, "ErrorResponse") for status, text in ERRORS.items()}
+    text = "The answer to a POST with Prefer: respond-async."
+    every = {**answers, **failed, "404": unknown}
+    yield _Route("/results/{id}", "get", "GetResult", text, every)
+    begun = {"204": ("It is gone.", ""), "404": unknown, "409": ("It has begun.", "ErrorResponse")}
+    text = "Cancel what has not begun, or forget an answer."
+    yield _Route("/results/{id}", "delete", "DeleteResult", text, begun)
 
 
 def _open_inference(service: Service) -> Iterator[_Route]:
@@ -120,6 +136,11 @@ _SCHEMAS: Mapping[str, Json] = {
         "type": "object",
         "properties": {"key": {"type": "string"}, "seconds": {"type": "integer"}},
         "example": {"key": "iris", "seconds": 3600},
+    },
+    "PendingResult": {
+        "type": "object",
+        "properties": {"id": {"type": "string"}, "state": {"type": "string"}},
+        "example": {"id": "Zk3b0hYlqXo1Tn8v5cQw2A", "state": "pending"},
     },
     "V2Metadata": {"type": "object"},
     "V2Request": {"type": "object", "properties": {"inputs": _TENSORS}, "required": ["inputs"]},
@@ -193,6 +214,7 @@ def _in_path(route: _Route, service: Service) -> Iterator[tuple[Json, Json]]:
     schemas: dict[str, Json] = {
         "name": {"type": "string", "enum": service.names},
         "key": {"type": "string"},
+        "id": {"type": "string"},
     }
     for name, schema in schemas.items():
         if f"{{{name}}}" in route.path:

@@ -18,6 +18,7 @@ _GROUPS = {
     "SCORING_TRIGGERS": "Files and blobs",
     "SERVICEBUS_CONNECTION": "Messages",
     "CACHE_URL": "Cache",
+    "SCORING_LATER_SECONDS": "Answers later",
     "SERVICE_NAME": "What clients see",
     "AZUREML_LOG_LEVEL": "Logs",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "Traces",

@@ -154,6 +154,13 @@ class Settings:
     record_max_mb: int = _setting("SCORING_RECORD_MAX_MB", 1024, kinds.integer(1), "a whole number of MB from 1", "All files of the folder together, or those that wait for the container; the oldest are removed.")
     record_redact: tuple[str, ...] = _setting("SCORING_RECORD_REDACT", (), kinds.hidden_fields, "names of fields, headers and query parameters, and JSON paths such as $.customer.name, $..ssn or $.rows[*].id, separated by commas", "What is not kept beside the secrets, which never are.")
 
+    later_seconds: int = _setting("SCORING_LATER_SECONDS", 3600, kinds.integer(0), "a whole number of seconds, 0 for never", "How long an [answer that came later](http.md#answers-later) is kept; 0: `Prefer: respond-async` is ignored.")
+    later_max: int = _setting("SCORING_LATER_MAX", 10_000, kinds.integer(1), "a whole number from 1", "Inputs that wait and answers that are kept; one more is answered 503.")
+    later_max_bytes: int = _setting("SCORING_LATER_MAX_BYTES", 256 * 1024 * 1024, kinds.integer(1), "a whole number of bytes from 1", "Size of them all.")
+    later_trigger: str = _setting("SCORING_LATER_TRIGGER", "", kinds.one_of("service_bus", "blob", ""), "service_bus, blob or nothing", "The trigger that such inputs go by: as messages of `SERVICEBUS_INPUT_QUEUE`, or, in the standalone host, as blobs of `BLOB_INPUT_PATH`.")
+    later_queues: tuple[str, ...] = _setting("SCORING_LATER_QUEUES", (), kinds.list_of, "queues or topics, separated by commas", "What `x-callback-queue` may name. Default: `SERVICEBUS_OUTPUT_QUEUE` alone.")
+    later_containers: tuple[str, ...] = _setting("SCORING_LATER_CONTAINERS", (), kinds.list_of, "containers, separated by commas", "Where the blob may lie that `x-callback-blob` names. Default: the container of `BLOB_OUTPUT_PATH` alone.")
+
     service_name: str = _setting("SERVICE_NAME", "ML service", str, "text", "Title in the swagger documents.")
     service_version: str = _setting("SERVICE_VERSION", "1.0", str, "text", "Version in the swagger documents.")
     service_path_prefix: str = _setting("SERVICE_PATH_PREFIX", "", str, "a path", "Prefix of the paths in the swagger documents; the routes stay.")

@@ -62,8 +62,7 @@ class Container:
         self._paths = paths
         self._connection = connection
         self._lease_seconds = settings.blob_lease_seconds
-        self._credential: Any = None
-        self._service = self._made_service()
+        self._service, self._credential = service_of(connection)
         self._input = self._service.get_container_client(paths.input.container)
         self.held: set[BlobClaim] = set()
         self._renewing: asyncio.Task[None] | None = None
@@ -248,23 +247,6 @@ class Container:
                 renewals = (asyncio.wait_for(claim.renew(), pause) for claim in late)
                 await asyncio.gather(*renewals, return_exceptions=True)
 
-    def _made_service(self) -> BlobServiceClient:
-        # Without its logging of each request: credentials would be a setting away from the log.
-        options: dict[str, Any] = {"retry_total": 3, "connection_timeout": 10, "read_timeout": 60}
-        options |= {"initial_backoff": 1, "increment_base": 2}  # else it begins with 15 s
-        if not self._connection.text:
-            self._credential = self._connection.credential()
-            return BlobServiceClient(self._connection.address, self._credential, **options)
-        try:
-            return BlobServiceClient.from_connection_string(self._connection.text, **options)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            # What it says may hold the key.
-            raise ConfigurationError(
-                f"{self._connection.name} (the connection that BLOB_CONNECTION names) is not a "
-                "storage connection string: it needs AccountName and AccountKey, or BlobEndpoint "
-                "and SharedAccessSignature."
-            ) from None
-
 
 class BlobClaim:
     """A leased blob."""
@@ -318,6 +300,29 @@ class BlobClaim:
         self._container.held.discard(self)
         with contextlib.suppress(Exception):
             await self._lease.release()
+
+
+def service_of(connection: Connection) -> tuple[BlobServiceClient, Any]:
+    """A client of the storage account, and the credential to close after it (None with a key).
+
+    Raises:
+        ConfigurationError: the connection string cannot be read.
+    """
+    # Without its logging of each request: credentials would be a setting away from the log.
+    options: dict[str, Any] = {"retry_total": 3, "connection_timeout": 10, "read_timeout": 60}
+    options |= {"initial_backoff": 1, "increment_base": 2}  # else it begins with 15 s
+    if not connection.text:
+        credential = connection.credential()
+        return BlobServiceClient(connection.address, credential, **options), credential
+    try:
+        return BlobServiceClient.from_connection_string(connection.text, **options), None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # What it says may hold the key.
+        raise ConfigurationError(
+            f"{connection.name} (the connection that BLOB_CONNECTION names) is not a "
+            "storage connection string: it needs AccountName and AccountKey, or BlobEndpoint "
+            "and SharedAccessSignature."
+        ) from None
 
 
 def _found(blob: Any) -> Found:

@@ -22,7 +22,7 @@ from ..settings.settings import Settings
 from ..telemetry import tracing
 from ..telemetry.logs import log
 from ..telemetry.pages import Pages
-from . import triggers
+from . import later, triggers
 from .change import ChangingSupervisor, with_choices
 from .sharing import BACKLOG
 from .supervisor import EXIT_CANNOT_START, Supervision, Supervisor
@@ -49,6 +49,7 @@ def run(settings: Settings, export: Callable[[Settings], object] = lambda _: Non
     settings = _with_those_in_force(settings, export)
     tracing.check(settings)
     triggers.check(settings)
+    later.check(settings)
     guarding(settings)
     tls_of(settings)
     if settings.cached:

@@ -28,7 +28,7 @@ from ..telemetry.logs import log
 from ..telemetry.metrics import CONNECTIONS
 from ..telemetry.pages import Pages
 from ..telemetry.tracing import spans_of
-from . import triggers
+from . import later, triggers
 from .connection import Shared
 from .http import GuardedProtocol, HttpProtocol, ProbeProtocol
 from .orders import Orders
@@ -74,7 +74,10 @@ class Worker:
             self._orders = Orders(supervised, supervised.line, self._runtime)
         change = self._orders.change if self._orders is not None else None
         inputs = self._caching.inputs
-        self._endpoint, handle = create(self._runtime, score, inputs, change=change)
+        self._later, self._outward = later.build(self._runtime, score)
+        self._endpoint, handle = create(
+            self._runtime, score, inputs, change=change, later=self._later
+        )
         self._shared = Shared(self._runtime, handle)
         self._shared.probes = probes_only(handle, self._endpoint.unknown)
         protocol: type[HttpProtocol] = HttpProtocol
@@ -95,6 +98,7 @@ class Worker:
         metrics.parts.add("connections")
         self._connections = metrics.number(CONNECTIONS)
         metrics.publish_by(self._publish_connections)
+        around = later.around(self._later, around)
         self._triggers = triggers.build(self._runtime, self._caching.score, around)
         self._exit_code = EXIT_OK
 
@@ -133,13 +137,20 @@ class Worker:
         if self._orders is not None and self._settings.reload == "auto":
             watchers.append(asyncio.create_task(self._orders.watch()))
         triggered = asyncio.create_task(self._run_triggers(stopping))
+        if self._later is not None and self._settings.cached:
+            self._later.start()
         await self._server.serve(sockets=self._sockets)
         for each in watchers:
             each.cancel()
         self._shared.tally.flush(math.inf)
         stopping.set()
+        if self._later is not None:
+            await self._later.stop()
         await triggered
         await self._runtime.stop(0 if self._exit_code else self._settings.shutdown_seconds)
+        if self._later is not None:
+            await self._later.close()
+        await self._outward.close()
         await self._caching.close()
         await asyncio.to_thread(self._recording.close)
         self._endpoint.flush_log()

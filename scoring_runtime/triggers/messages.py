@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..connections.named import service_bus_name
 from ..errors import ScoringRuntimeError, UndecodableInput
+from ..http.later import CONTENT_TYPE
 from ..messages import ScoringRequest
 from ..settings.settings import Settings
 from .outcomes import Outcome, Verdict, content_type_of, directed, directions
@@ -145,6 +146,8 @@ def reply_of(message: QueueMessage, outcome: Outcome, settings: Settings) -> Que
     Raises:
         UndecodableInput: ``reply_to`` is the queue that the messages come from, or none at all.
     """
+    if message.content_type.encode() == CONTENT_TYPE:  # its answer goes where its client asks
+        return None
     target = _target(message.reply_to) or settings.servicebus_output_queue
     if not target:
         return None

@@ -587,7 +587,7 @@ def test_every_setting_is_in_the_key_or_known_to_change_no_answer() -> None:
         # What the standalone host's connections may take.
         "idle_timeout_seconds", "max_connections", "max_bytes_in_flight", "max_batch_delay_ms",
     }  # fmt: skip
-    ways = ("blob_", "servicebus_", "cache_", "redis_")
+    ways = ("blob_", "servicebus_", "cache_", "redis_", "later_")
     for each in setting_fields():
         known = each.name in no_result or each.name.startswith(ways)
         assert known != each.metadata["in_results"], each.name

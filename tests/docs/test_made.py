@@ -78,7 +78,7 @@ def test_a_setting_that_a_page_names_exists() -> None:
 
 def _routes_in_sources() -> set[str]:
     source = (ROOT / "scoring_runtime/http/endpoint.py").read_text(encoding="utf-8")
-    for name in ("model_routes", "changes", "page"):
+    for name in ("model_routes", "changes", "page", "later"):
         source += (ROOT / f"scoring_runtime/http/{name}.py").read_text(encoding="utf-8")
     return set(re.findall(r'"(/[\w./]*)"', source)) - {"/versions/"}
 
@@ -90,8 +90,8 @@ def test_every_route_is_in_the_table_of_routes() -> None:
         found for row in table.splitlines() if row.startswith("| `")
         for found in re.findall(r"(/[\w./]*)", row.split("|")[1])
     }  # fmt: skip
-    stems = {re.sub(r"/(NAME|KEY|VERSION).*", "/", each) for each in shown}
-    families = ("/", "/score/", "/inputs/", "/models/", "/v2/repository/")
+    stems = {re.sub(r"/(NAME|KEY|VERSION|ID).*", "/", each) for each in shown}
+    families = ("/", "/score/", "/inputs/", "/results/", "/models/", "/v2/repository/")
     known = {each if each in families else each.rstrip("/") for each in stems}
     sources = _routes_in_sources()
     assert {each for each in sources if each not in known} == set()

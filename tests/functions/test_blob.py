@@ -22,7 +22,7 @@ SCRIPTS = Path(__file__).parents[1] / "entry_scripts"
 STORAGE = {"TriggerConnectionString": "UseDevelopmentStorage=true"}
 BUS = "Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=a;SharedAccessKey=s3cr3t"
 HTTP = {"score", "score_model", "swagger", "v2_server", "v2_models", "v2_health", "health", "web",
-        "metrics", "docs", "status"}  # fmt: skip
+        "metrics", "docs", "status", "results"}  # fmt: skip
 PLAIN = "def init(): ...\ndef run(data): return data"
 RAW = """
 from azureml.contrib.services.aml_request import rawhttp

@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import WriteScript
 from tests.hosts.functions import blob_event, host_of
+from tests.hosts.redis import RedisServer
 from tests.hosts.standalone import clean_environ
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,17 @@ STORAGE = "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=a2V5;Endpoint
 PLAIN = "def init(): ...\ndef run(data): return data"
 METHODS = ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 
-KEYED = ("score", "score_model", "swagger", "v2_server", "v2_models", "metrics", "docs", "status")
+KEYED = (
+    "score",
+    "score_model",
+    "swagger",
+    "v2_server",
+    "v2_models",
+    "metrics",
+    "docs",
+    "status",
+    "results",
+)
 
 
 @pytest.mark.long
@@ -277,6 +288,7 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
         "metrics": ("metrics", "admin"),
         "docs": ("docs", "admin"),
         "status": ("status", "admin"),
+        "results": ("results/{id}", "admin"),
         "health": ("health/{probe}", "anonymous"),
         "web": ("{*path}", "anonymous"),
     }
@@ -301,6 +313,7 @@ def test_no_other_spelling_of_a_path_goes_round_its_key(write_script: WriteScrip
                 "/swagger%252Ejson",
                 "/%2573wagger.json",
                 "/health%252F../score",
+                "/%2572esults/AAAAAAAAAAAAAAAAAAAAAA",
             )
             for method in ("GET", "POST", "OPTIONS")
         }
@@ -335,3 +348,22 @@ def test_no_text_of_a_client_looks_like_a_record_of_the_log(write_script: WriteS
     assert log.count("ERROR:azmlinfsrv.user_script:Encountered Exception: Traceback") == 2
     assert log.count("    ERROR:azmlinfsrv:forged\\x1b[31m\\u2028") == 2
     assert not re.search("^ERROR:azmlinfsrv:forged|[\x1b\u2028]", log, re.MULTILINE)
+
+
+def test_answers_come_later_with_redis_only(write_script: WriteScript) -> None:
+    prefer = {"prefer": "respond-async"}
+    with host_of(write_script("def init(): ...\ndef run(data): return data")) as started:
+        refused = httpx.post(f"{started.url}/score", content=b"a", headers=prefer)
+        assert refused.status_code == 400 and "CACHE_URL" in refused.json()["message"]
+    script = write_script("def init(): ...\ndef run(data): return data")
+    with RedisServer() as server, host_of(script, CACHE_URL=server.url) as started:
+        accepted = httpx.post(f"{started.url}/score", content=b"a", headers=prefer)
+        assert accepted.status_code == 202
+        result = started.url + accepted.headers["location"]
+        until = time.monotonic() + 60
+        while (answer := httpx.get(result)).status_code == 202:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert (answer.status_code, answer.json()) == (200, "a")
+        assert httpx.delete(result).status_code == 204
+        assert httpx.get(result).status_code == 404

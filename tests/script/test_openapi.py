@@ -29,7 +29,7 @@ ERROR = {
     "properties": {"message": {"type": "string"}},
     "example": {"message": "POST body is empty. Expecting a JSON dictionary."},
 }
-OTHERS = ("/health/live", "/health/ready", "/metrics", "/status")
+OTHERS = ("/health/live", "/health/ready", "/metrics", "/status", "/results/{id}")
 DEFINITIONS = {"ServiceInput": ANYTHING, "ServiceOutput": ANYTHING, "ErrorResponse": ERROR}
 SAYS_ITS_VERSION = {"2": {"swagger": "2.0"}, "3": {"openapi": "3.0.3"}, "3.1": {"openapi": "3.1.0"}}
 OPERATIONS = {
