@@ -167,6 +167,11 @@ def _codes(query: bytes) -> list[str]:
     return [value for name, value in query_pairs(query) if name == "code"] if query else []
 
 
+def without_codes(query: bytes) -> bytes:
+    """The query less the keys in it, whoever asks for them: the host of a function app does too."""
+    return b"&".join(part for part in query.split(b"&") if not _codes(part))
+
+
 def _without(request: HttpRequest, used: Collection[bytes]) -> HttpRequest:
     headers: Headers = [line for line in request.headers if _key_in(line) not in used]
     kept = (

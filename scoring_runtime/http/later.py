@@ -31,6 +31,7 @@ from ..telemetry.logs import lines_of, log
 from ..telemetry.metrics import FAILED, outcome_of
 from ..telemetry.request_ids import Ids
 from .errors import INTERNAL, error_response, forget, message_response
+from .keys import without_codes
 from .messages import HttpRequest
 from .model_routes import as_read, json_response
 
@@ -47,7 +48,8 @@ _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
 _LOOK_SECONDS = 1.0
 _AGAIN_SECONDS = 0.5
 _MOST_TRIES = 5
-_SECRET_HEADERS = (b"x-functions-key", b"prefer")
+_NOT_KEPT = (b"x-functions-key", b"authorization", b"cookie", b"prefer")
+"""Headers that go into no store: they open something, or were for this answer alone."""
 
 Send: TypeAlias = Callable[[str, bytes], Awaitable[None]]
 """Gives an accepted input, by its id, to a trigger."""
@@ -447,11 +449,11 @@ def _pending(id: str, *headers: tuple[bytes, bytes]) -> ScoringResponse:
 
 
 def _packed(request: ScoringRequest, id: str) -> bytes:
-    lines = [line for line in request.headers if line[0] not in _SECRET_HEADERS]
+    lines = [line for line in request.headers if line[0] not in _NOT_KEPT]
     said = {
         "method": request.method,
         "path": request.path,
-        "query": request.query.decode("latin-1"),
+        "query": without_codes(request.query).decode("latin-1"),
         "headers": [[name.decode("latin-1"), text.decode("latin-1")] for name, text in lines],
         "client": request.client,
         "scheme": request.scheme,

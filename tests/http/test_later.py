@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from scoring_runtime import ScoringResponse, Settings, build
+from scoring_runtime import ScoringRequest, ScoringResponse, Settings, build
 from scoring_runtime.cache.build import caching
 from scoring_runtime.cache.shelf import MemoryShelf, RedisShelf, Removed, Shelf
 from scoring_runtime.connections import redis as connections
 from scoring_runtime.errors import TriggerTrouble, UndecodableInput
 from scoring_runtime.http.endpoint import create
-from scoring_runtime.http.later import Callback, later_of, preferences
+from scoring_runtime.http.later import Callback, _packed, later_of, preferences
 from scoring_runtime.http.messages import HttpRequest
 from tests.hosts.redis import RedisServer
 from tests.http.test_endpoint import Answer
@@ -497,3 +497,18 @@ async def test_a_user_of_redis_needs_only_what_the_page_says(redis_server: Redis
     assert await shelf.finish("acl", b"2") and await shelf.get("acl") == b"2"
     assert await shelf.remove("acl") is Removed.GONE
     await shelf.close()
+
+
+def test_what_opens_something_is_not_kept() -> None:
+    """Neither in Redis nor in a message: whatever asks for it, the platform's keys too."""
+    headers = [
+        (b"authorization", b"Bearer s3cr3t"),
+        (b"cookie", b"session=s3cr3t"),
+        (b"x-functions-key", b"s3cr3t"),
+        (b"content-type", b"text/plain"),
+        (b"prefer", b"respond-async"),
+    ]
+    query = b"a=1&code=s3cr3t&%63ode=s3cr3t&b=2"
+    packed = _packed(ScoringRequest(b"body", headers, query=query), ID)
+    assert b"s3cr3t" not in packed
+    assert b"text/plain" in packed and b"a=1&b=2" in packed
