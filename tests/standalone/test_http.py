@@ -319,6 +319,16 @@ def test_an_upgrade_is_ignored_and_the_connection_goes_on(host):
     assert bodies == [b"body 0", b"body 1", b"body 2", b"Healthy", b"after"]
 
 
+class Counting(HttpProtocol):
+    """It knows how much it was given."""
+
+    came = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.came += len(data)
+
+
 class Local:
     """The protocol on a socket of this process, so that its clock and shutdown can be given."""
 
@@ -333,10 +343,10 @@ class Local:
         handle = create(self._runtime)[1]
         self.shared, self.state = Shared(self._runtime, handle), cast("Any", ServerState())
         loop = asyncio.get_running_loop()
-        self.protocols: list[HttpProtocol] = []
+        self.protocols: list[Counting] = []
 
         def protocol() -> HttpProtocol:
-            self.protocols.append(HttpProtocol(self.shared, self.state, loop))
+            self.protocols.append(Counting(self.shared, self.state, loop))
             return self.protocols[-1]
 
         self._server = await loop.create_server(protocol, "127.0.0.1", 0)
@@ -348,6 +358,10 @@ class Local:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         self._writers.append(writer)
         writer.write(data)
+        read = min(len(data), 1024)  # of a flood no more may be
+        async with asyncio.timeout(20):
+            while len(self.protocols) < len(self._writers) or self.protocols[-1].came < read:
+                await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)
         return reader, writer
 
