@@ -174,6 +174,9 @@ async def _tried(
             faults.over.set()
             faults.join()
             codes = await asyncio.to_thread(fleet.end)
+            for code, each in zip(codes, fleet.instances, strict=True):
+                if code:
+                    print(each.running.log[-5000:], file=sys.stderr)
         with contextlib.redirect_stdout(sys.stderr):
             check_replies(trial.broker, trial.messages)
         await place.check(trial.blobs)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from tests.hosts.azurite import Azurite
@@ -117,12 +118,21 @@ class Instance:
 
 
 class Fleet:
-    """`with Fleet(folder, places, environ) as fleet:` starts an instance at each place."""
+    """`with Fleet(folder, places, environ) as fleet:` starts an instance at each place.
 
-    def __init__(self, folder: Path, places: list[Place], environ: Mapping[str, str]) -> None:
+    ``others``: what some get in place of ``environ``, by number.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        places: list[Place],
+        environ: Mapping[str, str],
+        others: Mapping[int, Mapping[str, str]] = MappingProxyType({}),
+    ) -> None:
         self._go = folder / "go"
         self.instances = [
-            Instance(folder / f"instance-{number}", place, environ)
+            Instance(folder / f"instance-{number}", place, others.get(number, environ))
             for number, place in enumerate(places)
         ]
 

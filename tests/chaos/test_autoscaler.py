@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,7 @@ def test_from_none_to_the_most_and_back(
     assert max(orchestrator.counts) == most
     assert orchestrator.counts[0] == orchestrator.counts[-1] == 0
     assert orchestrator.ended_at_work > 0, "no instance was told to end while there was work"
-    began, ended = (Counter(sum(fleet.noted(word), [])) for word in ("began", "ended"))
+    began, ended = (Counter(chain(*fleet.noted(word))) for word in ("began", "ended"))
     assert began == ended == Counter(each.name for each in inputs)
 
 
