@@ -32,7 +32,7 @@ from azure.core.exceptions import AzureError
 from azure.storage.blob import BlobServiceClient
 
 from benchmarks import machine
-from tests.chaos.fleet import Fleet, Instance, a_clock_for
+from tests.chaos.fleet import CLOCK_SECONDS, Fleet, Instance, a_clock_for
 from tests.hosts.azurite import Azurite
 from tests.hosts.broker import ServiceBusBroker
 from tests.hosts.network import Place
@@ -200,7 +200,7 @@ class Chaos:
             full = disk / "full"
             self.kinds["disk full"] = partial(self._away, lambda: fill(full), full.unlink)
         if clock := mortal[0].clock:
-            self.kinds["clock"] = lambda: clock.set(seeded.randint(-600, 600))
+            self.kinds["clock"] = lambda: clock.set(seeded.randint(-CLOCK_SECONDS, CLOCK_SECONDS))
         self.recoveries: dict[str, list[float]] = {kind: [] for kind in self.kinds}
         self.windows: list[tuple[float, float]] = []
         self.memory: list[float] = []

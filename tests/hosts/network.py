@@ -17,7 +17,21 @@ class Place(NamedTuple):
     address: str = "127.0.0.1"
 
 
-class Network:
+class Loopback:
+    """Without namespaces: every instance on a port of its own."""
+
+    def __init__(self, count: int) -> None:
+        self.address = "127.0.0.1"
+        self.places = [Place()] * count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+class Network(Loopback):
     """`with Network(4) as network:` has four of ``network.places`` until the end."""
 
     def __init__(self, count: int) -> None:
@@ -56,21 +70,7 @@ class Network:
         _ip("link", "del", self._name, must=False)
 
 
-class Loopback:
-    """The same without namespaces: every instance on a port of its own."""
-
-    def __init__(self, count: int) -> None:
-        self.address = "127.0.0.1"
-        self.places = [Place()] * count
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
-
-
-def network(count: int) -> Network | Loopback:
+def network(count: int) -> Loopback:
     """Namespaces if they can be made here."""
     return Network(count) if can_be_made() else Loopback(count)
 
