@@ -211,9 +211,10 @@ class Chaos:
         began = time.monotonic()
         self.kinds[kind]()
         ended = time.monotonic()
-        self.recoveries[kind].append(self._recovered() - ended)
+        last = self._recovered()
+        self.recoveries[kind].append(time.monotonic() - ended)
         self.windows.append((began, time.monotonic() + 0.5))
-        print(f"{kind}: {self.recoveries[kind][-1]:.1f} s", file=sys.stderr)
+        print(f"{kind}: {self.recoveries[kind][-1]:.1f} s, {last} last", file=sys.stderr)
         self.memory.append(machine.memory_mb(self.fleet.instances[0].running.process.pid)["pss_mb"])
 
     def _a_while(self) -> float:
@@ -227,8 +228,11 @@ class Chaos:
     def _cut(self) -> None:
         self._broker.cut_connections()
 
-    def _recovered(self) -> float:
-        """When what was sent now was answered, by every host and over every trigger."""
+    def _recovered(self) -> str:
+        """Wait until what is sent now is answered by every host and over every trigger.
+
+        Which was the last.
+        """
         self._probes += 1
         source = Input(f"probe-{self._probes}", "score", 0)
         answered = self._broker.counts("probes").active
@@ -243,11 +247,13 @@ class Chaos:
         for number, each in enumerate(self.fleet.instances):
             left[f"host {number}"] = partial(_answers, each, source)
         until = time.monotonic() + GIVE_UP_SECONDS
+        last = ""
         while left:
+            last = next(reversed(left))
             left = {name: is_so for name, is_so in left.items() if not is_so()}
             assert time.monotonic() < until, f"no answer within {GIVE_UP_SECONDS} s: {list(left)}"
             time.sleep(0.05)
-        return time.monotonic()
+        return last
 
 
 def _answers(instance: Instance, source: Input) -> bool:
@@ -273,7 +279,7 @@ def run(folder: Path, seconds: float, seed: int) -> Figures:
         is_small = stack.enter_context(small_disk(disk))
         broker = stack.enter_context(ServiceBusBroker())
         for name in ("input", "output", "probes"):
-            broker.add_queue(name, lock_seconds=10, duplicate_detection=name == "output")
+            broker.add_queue(name, lock_seconds=5, duplicate_detection=name == "output")
         azurite = stack.enter_context(Azurite(location=folder / "azurite"))
         redis = stack.enter_context(RedisServer())
         folders = Folders(folder, [], output=disk / "output")
