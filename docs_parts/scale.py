@@ -76,6 +76,4 @@ def _when(name: str) -> str:
     said = document(name)
     loads = said["figures"]["load"]
     load = loads[0] if isinstance(loads, list) else loads
-    return (
-        f"Measured on {said['date']}: {said['machine']}; others computed on it too (load {load:.0f})."
-    )
+    return f"Measured on {said['date']}: {said['machine']}; others computed on it too (load {load:.0f})."
