@@ -257,7 +257,7 @@ def undisturbed(rows: list[Figures]) -> str:
 def disturbed(rows: list[Figures]) -> str:
     """What was done to them, and what became of it."""
     head = ["instances", "messages", "blobs", "all of it", "faults", "scored again",
-            "lost, doubled", "least and most share"]  # fmt: skip
+            "least and most share"]  # fmt: skip
     return machine.table(
         head,
         [
@@ -268,7 +268,6 @@ def disturbed(rows: list[Figures]) -> str:
                 f"{_seconds(each):.0f} s",
                 ", ".join(f"{count} {kind}" for kind, count in each["faults"].items() if count),
                 f"{each['scored_again']:,}",
-                "0, 0",  # else the trial had failed
                 _shares(each),
             ]
             for each in rows
