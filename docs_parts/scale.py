@@ -76,4 +76,5 @@ def _when(name: str) -> str:
     said = document(name)
     loads = said["figures"]["load"]
     load = loads[0] if isinstance(loads, list) else loads
-    return f"Measured on {said['date']}: {said['machine']}; others computed on it too (load {load:.0f})."
+    when = f"Measured on {said['date']}: {said['machine']}"
+    return f"{when}; others computed on it too (load {load:.0f})."
