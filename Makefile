@@ -4,6 +4,7 @@
 # make lint test test-long   what CI runs; test-long builds images and kills hosts
 # make docs docs-parts       the pages as a site in build/site; what is made for them
 # make bench                 measurements
+# make chaos                 mixed load with random faults: SECONDS=600
 # make dist                  wheel and source archive in dist/
 # make lock sbom audit       versions and hashes of the images; bills of materials; known faults
 # make clean                 remove what was installed, fetched and built
@@ -15,6 +16,7 @@ EXAMPLE ?= diabetes
 PORT ?= 5001
 WATCH ?=
 TARGET ?= standalone
+SECONDS ?= 600
 # The model of redis-cache is that of diabetes; raw-image has none.
 TRAINED := $(if $(filter redis-cache,$(EXAMPLE)),diabetes,$(EXAMPLE))
 TRAIN := $(wildcard examples/$(TRAINED)/train.py)
@@ -41,7 +43,7 @@ $(error There is no example $(EXAMPLE). Examples: $(EXAMPLES))
 endif
 endif
 
-.PHONY: help install serve image lint prepare prepare-long test test-long bench docs docs-parts dist lock sbom audit clean
+.PHONY: help install serve image lint prepare prepare-long test test-long bench chaos docs docs-parts dist lock sbom audit clean
 help:
 	@sed -n 's/^# \(make \|Each takes\)/\1/p' Makefile
 
@@ -98,6 +100,10 @@ test-long: prepare-long
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# Its short form is one of the long tests.
+chaos: prepare
+	$(BIN)/python -m tests.chaos.mixed --seconds $(SECONDS)
 
 # The site in build/site; a broken link or anchor fails.
 docs: $(VENV)/.dev

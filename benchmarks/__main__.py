@@ -22,8 +22,8 @@ NAMES = (
     "http", "must", "growth", "formats", "functions", "blobs", "messages", "cache", "startup",
     "scale",
 )  # fmt: skip
-# Only when it is named: its figures are on no page.
-MORE = ("workers",)
+# Only when it is named: it takes long, or its figures are on no page.
+MORE = ("workers", "instances", "endurance")
 WITH_QUICK = ("http", "must", "growth", "formats", "cache")
 RESULTS = Path(__file__).parent / "results"
 

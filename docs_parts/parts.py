@@ -23,6 +23,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "differences": lambda: test_differential.table().strip(),
     "troubles": troubles.markdown,
     "scale": scale.markdown,
+    "instances": scale.instances,
+    "endurance": scale.endurance,
+    "chaos": scale.chaos,
     **speed.PARTS,
 }
 _PART = re.compile(r"(<!-- made: (\w+) -->\n).*?(<!-- /made -->)", re.DOTALL)

@@ -83,11 +83,16 @@ class Azurite:
     Its data are in memory, or in `location` when it is to be stopped and started with them.
     """
 
-    def __init__(self, location: Path | None = None, debug_log: Path | None = None) -> None:
+    def __init__(
+        self,
+        location: Path | None = None,
+        debug_log: Path | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
         self._reserved = [reserved_port() for _ in range(3)]
         blob, queue, table = (int(each.getsockname()[1]) for each in self._reserved)
-        self.blob_url = f"http://127.0.0.1:{blob}/{ACCOUNT}"
-        self.queue_url = f"http://127.0.0.1:{queue}/{ACCOUNT}"
+        self.blob_url = f"http://{address}:{blob}/{ACCOUNT}"
+        self.queue_url = f"http://{address}:{queue}/{ACCOUNT}"
         self.connection_string = (
             f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
             f"BlobEndpoint={self.blob_url};QueueEndpoint={self.queue_url};"
@@ -97,9 +102,9 @@ class Azurite:
         self._command = [
             *ensure_azurite(), "--silent", "--skipApiVersionCheck", "--disableTelemetry",
             *kept, *debug,
-            "--blobHost", "127.0.0.1", "--blobPort", str(blob),
-            "--queueHost", "127.0.0.1", "--queuePort", str(queue),
-            "--tableHost", "127.0.0.1", "--tablePort", str(table),
+            "--blobHost", address, "--blobPort", str(blob),
+            "--queueHost", address, "--queuePort", str(queue),
+            "--tableHost", address, "--tablePort", str(table),
         ]  # fmt: skip
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  (close() closes it)
 

@@ -1258,10 +1258,10 @@ class Management:
 
 
 class ServiceBusBroker:
-    """A Service Bus namespace on 127.0.0.1 while its `with` block lasts."""
+    """A Service Bus namespace on 127.0.0.1, or where told, while its `with` block lasts."""
 
-    def __init__(self, *, max_message_size: int = 262_144) -> None:
-        self.port = 0
+    def __init__(self, *, max_message_size: int = 262_144, address: str = "127.0.0.1") -> None:
+        self.port, self._address = 0, address
         self._max_message_size = max_message_size
         self._namespace = Namespace()
         self._connections: set[Connection] = set()
@@ -1297,7 +1297,7 @@ class ServiceBusBroker:
         if self._server is None:
             self._server = await self._loop.create_server(
                 lambda: Connection(self._namespace, self._max_message_size, self._connections),
-                "127.0.0.1",
+                self._address,
                 self.port,
                 backlog=512,
             )
@@ -1332,8 +1332,9 @@ class ServiceBusBroker:
     @property
     def connection_string(self) -> str:
         return (
-            f"Endpoint=sb://127.0.0.1:{self.port};SharedAccessKeyName=RootManageSharedAccessKey;"
-            "SharedAccessKey=SAS_KEY_VALUE;UseDevelopmentEmulator=true"
+            f"Endpoint=sb://{self._address}:{self.port};"
+            "SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=SAS_KEY_VALUE;"
+            "UseDevelopmentEmulator=true"
         )
 
     def add_queue(self, name: str, **options: Any) -> None:

@@ -53,7 +53,10 @@ def worker_of(pid: int) -> int:
 
 
 class StandaloneHost:
-    """`with StandaloneHost(script) as host:` serves ``script`` at ``host.url`` until the end."""
+    """`with StandaloneHost(script) as host:` serves ``script`` at ``host.url`` until the end.
+
+    ``within`` is a command that runs it, which ends by exec; ``address`` is where it listens then.
+    """
 
     def __init__(
         self,
@@ -64,13 +67,16 @@ class StandaloneHost:
         ready_path: str = "/",
         startup_timeout: float = 120,
         descriptors: int = 0,
+        address: str = "127.0.0.1",
+        within: Sequence[str] = (),
     ) -> None:
         self._reserved = reserved_port()
         self.port = int(self._reserved.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{address}:{self.port}"
         self._command: Sequence[str] = [
+            *within,
             sys.executable, "-m", "scoring_runtime", "serve", "--entry-script", str(script),
-            "--port", str(self.port), "--host", "127.0.0.1", *options,
+            "--port", str(self.port), "--host", address, *options,
         ]  # fmt: skip
         if descriptors:
             limit = f'ulimit -n {descriptors}; exec "$@"'

@@ -279,8 +279,8 @@ async def at_once(act: Callable[..., Awaitable[object]], values: list[Any]) -> N
 class Folders:
     """A watched folder and the folder of the documents."""
 
-    def __init__(self, folder: Path, inputs: list[Input]) -> None:
-        self._input, self._output = folder / "input", folder / "output"
+    def __init__(self, folder: Path, inputs: list[Input], output: Path | None = None) -> None:
+        self._input, self._output = folder / "input", output or folder / "output"
         self.environ = {
             "BLOB_INPUT_FOLDER": str(self._input),
             "BLOB_OUTPUT_FOLDER": str(self._output),
