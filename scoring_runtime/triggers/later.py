@@ -80,7 +80,9 @@ class Queues:
 
 
 def _allowed(settings: Settings) -> tuple[str, ...]:
-    found = settings.later_queues or tuple(filter(None, [settings.servicebus_output_queue]))
+    if not settings.later_queues:  # that of replies, of which the trigger says the same
+        return tuple(filter(None, [settings.servicebus_output_queue]))
+    found = settings.later_queues
     if settings.servicebus_input_queue.lower() in {each.lower() for each in found}:
         raise ConfigurationError(
             f"SCORING_LATER_QUEUES has {settings.servicebus_input_queue!r}, which is "
