@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import statistics
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -75,11 +76,11 @@ def test_each_worker_gets_as_many_connections(write_script, workers):
     """16 at once, and again after those have ended."""
     with StandaloneHost(write_script(PIDS), "--workers", str(workers)) as host:
         all_ready(host, workers)
-        seen = [spread(host, 16) for _ in range(5)]
+        seen = [spread(host, 16) for _ in range(9)]
         assert all(len(each) == workers for each in seen)
         # A worker that the machine holds up for long is helped out by the others.
-        close = [each for each in seen if each[-1] - each[0] <= 2]
-        assert len(close) >= 4, seen
+        apart = [each[-1] - each[0] for each in seen]
+        assert statistics.median(apart) <= 2, seen
 
 
 def test_a_worker_that_does_not_come_is_no_trouble(write_script):
