@@ -18,6 +18,7 @@ from ..errors import ScoringRuntimeError
 from ..http.errors import INTERNAL, message_response, told
 from ..messages import ScoringRequest
 from ..recording.records import NO_RECORD, Record, read
+from ..scoring.golden import distance
 from ..scoring.runtime import Runtime, build
 from ..settings.settings import Settings
 from ..telemetry.logs import log, printable
@@ -246,20 +247,7 @@ def _leaves(before: Any, after: Any, at: str) -> Iterator[Change]:
         for number, pair in enumerate(zip(before, after, strict=True)):
             yield from _leaves(*pair, f"{at}[{number}]")
     else:
-        yield Change(_distance(before, after), f"${at}", before, after)
-
-
-def _distance(before: Any, after: Any) -> float:
-    """Of two numbers as a share of the larger, at least of 1; else 0 or infinite."""
-    if not {type(before), type(after)} <= {int, float}:
-        return 0.0 if type(before) is type(after) and before == after else math.inf
-    if before == after or (before != before and after != after):
-        return 0.0
-    try:
-        apart = abs(before - after) / max(1.0, abs(before), abs(after))
-    except OverflowError:
-        return math.inf
-    return math.inf if math.isnan(apart) else apart
+        yield Change(distance(before, after), f"${at}", before, after)
 
 
 def _short(value: object) -> str:

@@ -271,11 +271,10 @@ class Endpoint:
         of_model: Headers = (),
     ) -> Reply:
         status, body, lines, run_ms = response
-        headers = [*lines, *of_model, *self._always]
         if lines is not JSON_HEADERS:
             own = {name for name, _ in of_model}
-            kept = [line for line in lines if line[0] not in _RESERVED and line[0] not in own]
-            headers = [*kept, *of_model, *self._always]
+            lines = [line for line in lines if line[0] not in _RESERVED and line[0] not in own]
+        headers = [*lines, *of_model, *self._always]
         if run_ms >= 0:
             headers.append((b"x-ms-run-fn-exec-ms", b"%.3f" % run_ms))
         request, ms_request, client = ids

@@ -45,8 +45,7 @@ def locked(
     """
     with tempfile.TemporaryDirectory(prefix="scoring-lock-") as name:
         folder = Path(name)
-        lines = requirements.splitlines(keepends=True)
-        (folder / "requirements.in").write_text("".join(lines), encoding="utf-8")
+        (folder / "requirements.in").write_text(requirements, encoding="utf-8")
         (folder / WHEELS).mkdir()
         for path in wheels:
             shutil.copyfile(path, folder / WHEELS / path.name)

@@ -206,16 +206,26 @@ def _differences(given: Any, wanted: Any, tolerance: float | None, at: str) -> I
 
 def _is_alike(given: Any, wanted: Any, tolerance: float | None) -> bool:
     """Of two values that are not both lists, or objects, of the same form."""
-    numbers = all(type(each) in (int, float) for each in (given, wanted))
     if tolerance is None:
+        numbers = all(type(each) in (int, float) for each in (given, wanted))
         nothing = given is None or wanted is None
         plain = not isinstance(given, list | dict)
         return nothing or numbers or (plain and type(given) is type(wanted))
-    if not numbers:
-        return bool(type(given) is type(wanted) and given == wanted)
-    if given == wanted or (math.isnan(given) and math.isnan(wanted)):
-        return True
-    return bool(abs(given - wanted) <= tolerance * max(1.0, abs(given), abs(wanted)))
+    return distance(given, wanted) <= tolerance
+
+
+def distance(before: Any, after: Any) -> float:
+    """How far two values of JSON are apart that are not both lists, or objects, of the same form:
+    two numbers as a share of the larger, at least of 1; else 0 or infinite."""
+    if not {type(before), type(after)} <= {int, float}:
+        return 0.0 if type(before) is type(after) and before == after else math.inf
+    if before == after or (before != before and after != after):
+        return 0.0
+    try:
+        apart = abs(before - after) / max(1.0, abs(before), abs(after))
+    except OverflowError:
+        return math.inf
+    return math.inf if math.isnan(apart) else apart
 
 
 def _shown(value: Any) -> str:

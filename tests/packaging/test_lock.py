@@ -16,6 +16,7 @@ from scoring_runtime.packaging.context import make
 from scoring_runtime.packaging.environment.names import name_of
 from scoring_runtime.packaging.environment.pip import from_packages
 from scoring_runtime.packaging.lock import lock_name, locked
+from scoring_runtime.packaging.requirements import runtime_requirements
 from scoring_runtime.packaging.specification import STANDALONE, TARGETS, Specification
 
 ROOT = Path(__file__).parents[2]
@@ -115,18 +116,9 @@ def test_the_repositorys_lock_files_are_of_its_requirements(target: str) -> None
     """``make lock`` writes them anew: every requirement is there, and nothing changes by itself."""
     text = (ROOT / lock_name(target)).read_text()
     assert "://" not in text
-    more = re.findall(r'"([^"]+)"', _install_line(target))
+    more = runtime_requirements(target, ("http", "blob", "service_bus"), script=True)
     wanted = (ROOT / "requirements.txt").read_text() + "\n".join(more)
     assert {name_of(each) for each in wanted.splitlines() if each and each[0] != "#"} <= set(
         entries(text)
     )
     assert entries(locked(wanted, "3.11", previous=text.encode()).decode()) == entries(text)
-
-
-def _install_line(target: str) -> str:
-    """What the Dockerfile installs beside requirements.txt, if it were not locked."""
-    from scoring_runtime.packaging.requirements import runtime_requirements
-
-    every = ("http", "blob", "service_bus")
-    lines = runtime_requirements(target, every, script=True)
-    return " ".join(f'"{line}"' for line in lines)
