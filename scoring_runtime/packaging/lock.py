@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import PackagingError
 from .environment.files import without_credentials
-from .specification import WHEELS
+from .resolution import laid_out
 
 TIMEOUT_SECONDS = 300.0
 _OPTIONS = ("--universal", "--generate-hashes", "--no-header", "--no-annotate", "--quiet")
@@ -43,12 +42,7 @@ def locked(
         PackagingError: uv is not installed, does not answer in ``timeout`` seconds, finds no
             versions that fit together, or one of the requirements cannot have a hash.
     """
-    with tempfile.TemporaryDirectory(prefix="scoring-lock-") as name:
-        folder = Path(name)
-        (folder / "requirements.in").write_text(requirements, encoding="utf-8")
-        (folder / WHEELS).mkdir()
-        for path in wheels:
-            shutil.copyfile(path, folder / WHEELS / path.name)
+    with laid_out(requirements, wheels) as folder:
         made = folder / "requirements.lock"
         if previous:
             made.write_bytes(previous)
@@ -59,7 +53,7 @@ def locked(
 
 
 def _compile(folder: Path, name: str, python: str, timeout: float) -> None:
-    command = [_uv(), "pip", "compile", "requirements.in", "--output-file", name, *_OPTIONS]
+    command = [_uv(), "pip", "compile", "requirements.txt", "--output-file", name, *_OPTIONS]
     try:
         done = subprocess.run(
             [*command, "--python-version", python],

@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import PackagingError
@@ -52,12 +53,7 @@ def check(
     """
     other = [f"--python-version={python}", "--only-binary=:all:", "--target=target"]
     other = other if python not in ("", _HERE) else []
-    with tempfile.TemporaryDirectory(prefix="scoring-package-") as name:
-        folder = Path(name)
-        (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
-        (folder / WHEELS).mkdir()
-        for path in wheels:
-            shutil.copyfile(path, folder / WHEELS / path.name)
+    with laid_out(requirements, wheels) as folder:
         try:
             said, certain = _asked(other, folder, timeout)
             if certain and other:
@@ -69,6 +65,18 @@ def check(
         raise PackagingError(f"The packages cannot be installed: {said}.")
     unknown = "It could not be checked whether the packages can be installed"
     return (f"{unknown}: {said}.",) if said else ()
+
+
+@contextmanager
+def laid_out(requirements: str, wheels: Iterable[Path]) -> Iterator[Path]:
+    """A folder for the time being, with ``requirements.txt`` and the wheels that it names."""
+    with tempfile.TemporaryDirectory(prefix="scoring-package-") as name:
+        folder = Path(name)
+        (folder / "requirements.txt").write_text(requirements, encoding="utf-8")
+        (folder / WHEELS).mkdir()
+        for path in wheels:
+            shutil.copyfile(path, folder / WHEELS / path.name)
+        yield folder
 
 
 def _asked(arguments: Sequence[str], folder: Path, timeout: float) -> tuple[str, bool]:
