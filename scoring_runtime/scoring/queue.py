@@ -37,8 +37,11 @@ from .thread import (
     settle,
 )
 
-# How long the loop makes calls before it looks again whether there are many in one of its turns.
+# How long the loop makes calls before it looks again how many come in one of its turns.
 _LOOK_SECONDS = 0.00025
+# From so many on, in the mean of some turns, the thread is faster; the loop does not do more in
+# one turn.
+_FEW, _MOST = 4.5, 16
 _C = TypeVar("_C", bound=Callee)
 
 
@@ -82,7 +85,7 @@ class Scorer(Generic[_C]):
         self._collecting_on: AbstractEventLoop | None = None
         self._refusal: Callable[[], NotServing] | None = None
         self._ended = False
-        self._in_turn, self._are_many = 0, False
+        self._looks, self._in_turn, self._at_once = False, 0, 0.0
 
     def start(self) -> None:
         """Start the first thread, which prepares; the others follow it."""
@@ -143,27 +146,28 @@ class Scorer(Generic[_C]):
                 f"{self._queue_size} requests wait already (SCORING_QUEUE_SIZE). Try again later."
             )
 
-    def _is_alone(self, quickness: Quickness) -> bool:
-        """Whether a call comes by itself: no other is in flight, nor are there many in one turn of
-        the loop, where this one may be the first."""
-        if self._in_turn:
+    def _are_few(self, quickness: Quickness) -> bool:
+        """Whether so few calls come together that to hand this one over costs more than it saves:
+        what a model computes in its own code, the scoring thread does beside the event loop."""
+        if self._looks:
+            if not self._in_turn:
+                asyncio.get_running_loop().call_soon(self._end_turn)
             self._in_turn += 1
-            return False
-        if self._in_flight or self._are_many or quickness.spent > _LOOK_SECONDS:
-            quickness.spent, self._in_turn = 0.0, 1
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        return not (self._in_flight or self._are_many)
+        elif quickness.spent > _LOOK_SECONDS:
+            quickness.spent, self._looks = 0.0, True
+        return self._at_once < _FEW and self._in_turn <= _MOST and not self._in_flight
 
     def _end_turn(self) -> None:
-        self._are_many = self._in_turn > 1
-        self._in_turn = 0
+        together = max(self._in_turn, self._in_flight)
+        self._at_once += (together - self._at_once) / 8
+        self._in_turn, self._looks = 0, self._at_once >= _FEW
 
     def _answer_at_once(self, request: Any) -> Any:
-        """What the callee answers, if the call is expected to be quick and nothing else waits."""
+        """What the callee answers, if it is expected to be quick and few come at once."""
         quickness = self._queue.quickness
-        if quickness is None or self._refusal is not None or not quickness.expects(request):
+        if quickness is None or self._refusal is not None:
             return None
-        if not self._is_alone(quickness):
+        if not (self._are_few(quickness) and quickness.expects(request)):
             return None
         assert self._queue.watched is not None
         if request.enter is not None:  # which is for the scoring thread
@@ -189,9 +193,13 @@ class Scorer(Generic[_C]):
         return partial(loop.call_soon_threadsafe, self._watch, loop, future)
 
     @property
-    def quickness(self) -> Quickness | None:
-        """How quick the calls are, if the event loop may make them; only once prepared."""
-        return self._queue.quickness
+    def begins_at_once(self) -> Callable[[], bool]:
+        """Tells whether the next call is likely to be made by the event loop itself; only once
+        prepared."""
+        quickness = self._queue.quickness
+        if quickness is None:
+            return bool
+        return lambda: self._at_once < _FEW and quickness.is_quick()
 
     @property
     def stuck(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ from ..http.keys import guarding
 from ..models import in_force
 from ..recording import build as records
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import Loaded, cells, load_before_fork
+from ..scoring.runtime import Loaded, cells, load_before_fork, set_aside
 from ..scoring.served import Served
 from ..settings.settings import Settings
 from ..telemetry import tracing
@@ -115,8 +114,7 @@ def _preloaded(settings: Settings) -> dict[Served, Loaded]:
             "cannot be loaded anew. Set WORKER_PRELOAD to false, or SCORING_RELOAD to off."
         )
     found = load_before_fork(settings)
-    gc.collect()
-    gc.freeze()  # a collection in a worker would write to, and so copy, what it shares
+    set_aside()  # a collection in a worker would write to, and so copy, what it shares
     return found
 
 

@@ -21,7 +21,7 @@ from ..http.endpoint import create
 from ..http.probes import probes_only
 from ..recording.build import recording
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import Loaded, State, build
+from ..scoring.runtime import Loaded, State, build, set_aside
 from ..scoring.served import Served
 from ..settings.settings import Settings
 from ..telemetry.logs import log
@@ -59,11 +59,12 @@ class Worker:
         if supervised is not None and settings.recycles:
             self._wear = Wear(settings, supervised.began)
         self._runtime = build(settings, preloaded, pages, number)
+        self._runtime.before_ready.append(set_aside)
         if supervised is not None:
             self._runtime.began = self._wear.began if self._wear else supervised.began
             if not supervised.is_candidate:
                 # Before a client knows it: one that crashes then is replaced.
-                self._runtime.before_ready = supervised.tell_ready
+                self._runtime.before_ready.append(supervised.tell_ready)
         self._runtime.trace_by(spans_of(settings))
         self._caching = caching(self._runtime, "WORKER_COUNT")
         self._recording = recording(self._runtime)
@@ -173,10 +174,9 @@ class Worker:
             self._supervised.load.started()
         if self._wear is not None:
             self._wear.loaded()
-        quickness = self._runtime.quickness
         # What a cache waits for with a time-out has to be in a task.
-        if quickness is not None and not self._settings.cached:
-            self._shared.begins_at_once = quickness.is_quick
+        if not self._settings.cached:
+            self._shared.begins_at_once = self._runtime.begins_at_once
         log.info("Worker with pid %s ready for serving traffic", os.getpid())
 
     def _cannot_start(self, error: Exception) -> None:

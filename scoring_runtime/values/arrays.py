@@ -8,7 +8,7 @@ refused.
 
 from __future__ import annotations
 
-from array import array as packed
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +22,7 @@ from .wording import HALF_A_CHARACTER, check_rows, short
 _SHOWN = 10
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 _CANNOT = (ValueError, TypeError, OverflowError)
+_CANNOT_PACK = (struct.error, TypeError, OverflowError)
 _ROWS = " Send a list of rows, each a list of values: [[…], […]]."
 _WIDEST = {"I": "int64", "U": "uint64", "F": "float64", "B": "bool"}
 _MEANINGS = {"BOOL": "true or false", "BYTES": "text"}
@@ -53,21 +54,14 @@ def of_plain_rows(
     dtype = np.dtype(NUMPY_TYPES[spec.datatype])
     count, width = spec.shape
 
-    def made(rows: list[Any]) -> NDArray[Any]:
-        return np.array(rows, dtype)
-
-    if dtype.itemsize < 8:  # a float of 64 bits may be too large for it
-        made = np.errstate(over="raise")(made)
-
     def called(rows: list[Any]) -> Any:
         try:
-            found = made(rows)
-        except (*_CANNOT, FloatingPointError):
+            found = _packed(rows, dtype)
+        except _CANNOT_PACK:
             return None
         shape = found.shape
         if (
-            len(shape) != 2
-            or (shape[1] != width and width != -1)
+            (shape[1] != width and width != -1)
             or (shape[0] != count and count != -1)
             or not 0 < shape[0] <= limits.rows
             or found.size > limits.values
@@ -76,6 +70,21 @@ def of_plain_rows(
         return function(found)
 
     return called
+
+
+def _packed(rows: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Rows of numbers, in less than half of the time that NumPy takes to look for their shape.
+
+    Raises:
+        struct.error, TypeError, OverflowError: they are no lists of numbers of one length above 0,
+            or a number does not fit ``dtype``.
+    """
+    width = len(rows[0]) if rows else 0
+    if not width:
+        raise TypeError("no values")
+    pack = struct.Struct(f"{width}{dtype.char}").pack
+    packed = bytearray().join([pack(*row) for row in rows])
+    return np.frombuffer(packed, dtype).reshape(len(rows), width)
 
 
 # --- lists ----------------------------------------------------------------------------------------
@@ -102,20 +111,22 @@ def _floats(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
 
 def _as_floats(values: Any, spec: Spec) -> NDArray[Any]:
     dtype = np.dtype(NUMPY_TYPES[spec.datatype])
-    if len(spec.shape) == 1 and isinstance(values, list):
+    if len(spec.shape) in (1, 2) and isinstance(values, list):
+        is_flat = len(spec.shape) == 1
         try:
-            return np.fromiter(values, dtype, len(values))  # in half the time
-        except ValueError:
+            made = _packed([values] if is_flat else values, dtype)
+        except _CANNOT_PACK:
             pass
+        else:
+            return made[0] if is_flat else made
     return np.array(values, dtype=dtype)
 
 
 def _one_by_one(values: Any, spec: Spec, typed: bool) -> NDArray[Any]:
     if len(spec.shape) == 1 and spec.datatype[0] in "IU" and isinstance(values, list):
         try:
-            code = np.dtype(NUMPY_TYPES[spec.datatype]).char
-            return np.frombuffer(packed(code, values), code)
-        except (TypeError, OverflowError):
+            return _packed([values], np.dtype(NUMPY_TYPES[spec.datatype])).reshape(-1)
+        except _CANNOT_PACK:
             pass
     made = np.array(values, dtype=object)
     flat = made.reshape(-1).tolist()

@@ -254,6 +254,16 @@ def test_a_relative_script_is_found_next_to_function_app_py():
     assert answer.text == "POST the bytes of a PNG and I will describe it.\n"
 
 
+def test_garbage_collection_does_not_look_at_what_is_loaded(write_script: WriteScript):
+    script = write_script(
+        "import gc\ndef init(): pass\n"
+        "def run(data): return [gc.get_freeze_count(), len(gc.get_objects())]"
+    )
+    with host_of(script) as host:
+        aside, looked_at = httpx.post(f"{host.url}/score", timeout=60).json()
+    assert aside > 5 * looked_at
+
+
 def test_names_routes_methods_and_keys(write_script: WriteScript):
     """Health and the rest ask for no key: probes have none."""
     settings = {"SCORING_AUTH_LEVEL": "admin", "FUNCTIONS_HOST_CHECK_KEYS": "1"}

@@ -77,13 +77,30 @@ async def test_it_goes_back_to_the_thread_when_it_is_slow(scorer):
     assert await by_thread(scorer, ONE)
 
 
+async def together(scorer: Scorer[Any], count: int) -> int:
+    """How many of so many requests of one turn of the loop the thread has scored."""
+    return sum(await asyncio.gather(*(by_thread(scorer, ONE) for _ in range(count))))
+
+
 async def test_requests_that_come_together_are_the_threads(scorer):
-    many = [by_thread(scorer, ONE) for _ in range(50)]
-    assert sum(await asyncio.gather(*many)) > 25  # it looks again after some calls
-    many = [by_thread(scorer, ONE) for _ in range(50)]
-    assert all(await asyncio.gather(*many))
-    while await by_thread(scorer, ONE):  # until one has come alone
+    while await together(scorer, 12) < 12:  # it looks again after some calls
         pass
+    assert await together(scorer, 50) == 50
+    while await by_thread(scorer, ONE):  # until they have come alone for a while
+        pass
+
+
+async def test_a_few_that_come_together_are_not(scorer):
+    """Two wake-ups for each cost more than the thread saves."""
+    found = [await together(scorer, 3) for _ in range(40)]
+    assert found.count(0) > 30  # the others, where this machine made one slow
+
+
+async def test_of_a_sudden_crowd_the_loop_scores_some_only(scorer):
+    while not await together(scorer, 200):  # the turn in which it happened to look
+        while await by_thread(scorer, ONE):
+            pass
+    assert scorer.begins_at_once() is False
 
 
 async def test_on_the_loop_nothing_of_a_request_stays(scorer):

@@ -70,6 +70,21 @@ def ended(host: StandaloneHost) -> tuple[int, str]:
     return code, host.log
 
 
+# --- what is loaded ---------------------------------------------------------------------------
+
+
+def test_garbage_collection_does_not_look_at_what_is_loaded(write_script):
+    """Its pass over the objects of scikit-learn takes 45 ms, for which all requests wait."""
+    script = write_script(
+        "import gc, sklearn.pipeline\n"
+        "def init(): pass\n"
+        "def run(data): return [gc.get_freeze_count(), len(gc.get_objects())]"
+    )
+    with StandaloneHost(script) as host:
+        aside, looked_at = post(host).json()
+    assert aside > 20 * looked_at
+
+
 # --- health ---------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoring_runtime.errors import InputTooLarge, SchemaMismatch
-from scoring_runtime.values.arrays import array, checked, empty_batch, shape_text
+from scoring_runtime.values.arrays import (
+    array,
+    checked,
+    empty_batch,
+    of_plain_rows,
+    shape_text,
+)
 from scoring_runtime.values.content import NUMPY_TYPES, Columns, Limits, Rows, Spec, Tensors
 from scoring_runtime.values.inputs import column, frame_columns, matrix, number_columns, tensors
 from scoring_runtime.values.wording import listed, short, uneven
@@ -37,6 +43,38 @@ def assert_array(found: Any, datatype: str, expected: Any) -> None:
 
 
 # --- one array ------------------------------------------------------------------------------------
+
+
+_ODD = st.one_of(
+    st.floats(),
+    st.integers(),
+    st.sampled_from([3.4028235e38, 3.4028236e38, 65519.0, 65520.0, 1e-46, 2**63, 2**64, 10**400]),
+    st.booleans(),
+    st.none(),
+    st.sampled_from(["1", "1e3", "nan", "one", ""]),
+    st.lists(st.floats(), max_size=2),
+)
+_ODD_ROWS = st.lists(st.lists(_ODD, max_size=3) | st.sampled_from([{}, {"a": 1}, "12", 1]))
+
+
+@given(st.sampled_from(["FP16", "FP32", "FP64"]), st.sampled_from([-1, 2]), _ODD_ROWS)
+def test_plain_rows_are_what_numpy_makes_of_them_or_are_looked_at_more_closely(
+    datatype, width, rows
+):
+    found = of_plain_rows(Spec("x", datatype, (-1, width)), LIMITS, lambda array: array)(rows)
+    if found is None:
+        return
+    with np.errstate(over="ignore"):
+        expected = np.array(rows, NUMPY_TYPES[datatype])
+    assert_array(found, datatype, expected)
+    assert np.isinf(found).tolist() == np.isinf(np.array(rows, "float64")).tolist()
+    assert found.flags.writeable
+
+
+@pytest.mark.parametrize("rows", [[[1.5, 2.0]], [[1, True], [0.25, 4]]])
+def test_rows_of_numbers_are_taken_at_once(rows):
+    found = of_plain_rows(Spec("x", "FP32", (-1, 2)), LIMITS, lambda array: array)(rows)
+    assert_array(found, "FP32", rows)
 
 
 @pytest.mark.parametrize(
