@@ -69,10 +69,38 @@ def cache() -> Bars:
     ]
 
 
+def instances() -> Bars:
+    """What so many instances do in a second, undisturbed."""
+    return [
+        (f"{each['instances']} instance{'s' * (each['instances'] > 1)}, {kind}", kind,
+         each[kind] / each[f"{kind}_seconds"])
+        for kind in ("messages", "blobs")
+        for each in results("instances")["undisturbed"]
+    ]  # fmt: skip
+
+
+def chaos() -> Bars:
+    """The slowest recovery from each fault."""
+    found: dict[str, list[float]] = results("chaos")["recoveries"]
+    slowest = {fault: max(each) for fault, each in found.items()}
+    return [
+        (fault, "recovery", slowest[fault]) for fault in sorted(slowest, key=slowest.__getitem__)
+    ]
+
+
+def memory() -> Bars:
+    """Of one worker, on its way."""
+    looks = results("endurance")["looks"]
+    return [(f"{each['requests']:,} requests", "memory", each["pss_mb"]) for each in looks]
+
+
 PLOTS = {
     "speed-http": (http, "requests per second, scikit-learn, one row, 64 connections"),
     "speed-growth": (growth, "processor time of the host for each input, ms"),
     "speed-formats": (formats, "requests per second, 100 rows of 64 numbers to an ONNX model"),
+    "scale-instances": (instances, "inputs per second on two cores, run() waits 20 ms"),
+    "scale-chaos": (chaos, "seconds until all answer again after each fault, the slowest"),
+    "scale-memory": (memory, "memory of one worker, MB"),
     "speed-cache": (cache, "requests per second, run() of 5 ms, 16 connections"),
 }
 

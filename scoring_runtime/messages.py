@@ -12,6 +12,12 @@ Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
 """Header lines in order: lower-case names, latin-1 values, as in ASGI."""
 
 
+class OwnHeaders(tuple[tuple[bytes, bytes], ...]):
+    """Header lines of which none is a script's, nor one that belongs to the host."""
+
+    __slots__ = ()
+
+
 class Progress:
     """How far one input has come; times are those of ``time.perf_counter()``, in seconds.
 

@@ -100,7 +100,7 @@ class Crew:
             self.end(EXIT_FAILED, f"{error.filename or job.target}: {error.strerror}.")
         tally.seconds = round(monotonic() - began, 3)
         tally.left = max(0, tally.total - tally.before - tally.here)
-        if tally.code == EXIT_OK and self._threshold is None:
+        if tally.code == EXIT_OK and self._threshold is None and not job.follow:
             tally.code = EXIT_REFUSED if tally.refused or tally.reasons[_EARLIER] else EXIT_OK
             tally.code = EXIT_FAILED if tally.failed or tally.left else tally.code
         tally.reasons = +tally.reasons
@@ -205,10 +205,11 @@ class Crew:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         def stop(number: int, _: object) -> None:
-            if self.tally.code == EXIT_INTERRUPTED:  # a second time
+            if self._kill_at:  # a second time
                 self._kill_at = monotonic()
             done = "What is done stays; the same command goes on with the rest."
-            self.end(EXIT_INTERRUPTED, f"Interrupted. {done}")
+            is_told = self._job.follow and number == signal.SIGTERM  # its way to end
+            self.end(EXIT_OK if is_told else EXIT_INTERRUPTED, f"Interrupted. {done}")
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, stop) for number in numbers}

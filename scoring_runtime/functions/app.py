@@ -28,7 +28,7 @@ from ..http.later import Callback, Later, NotHere, later_of, trigger_of
 from ..messages import Score, ScoringRequest, ScoringResponse
 from ..recording.build import recording
 from ..scoring.diagnosis import diagnosis, summary
-from ..scoring.runtime import Runtime, build, pages_of_siblings, set_aside
+from ..scoring.runtime import Runtime, build, pages_of_siblings, settle_in
 from ..settings import processors
 from ..settings.settings import Settings
 from ..telemetry import standard_streams, tracing
@@ -107,7 +107,7 @@ def _started(settings: Settings) -> func.FunctionApp:
     log.setLevel(settings.log_level)
     pages, number = pages_of_siblings(settings)
     runtime = build(settings, pages=pages, number=number)
-    runtime.before_ready.append(set_aside)
+    runtime.before_ready.append(settle_in)
     tracing.check(settings, on_functions=True)
     runtime.trace_by(tracing.spans_of(settings, on_functions=True))
     app = func.FunctionApp()

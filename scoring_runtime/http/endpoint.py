@@ -9,7 +9,7 @@ from typing import Any
 from ..cache.inputs import StoredInputs
 from ..connections.named import triggers
 from ..errors import InputNotFound, NotStarted, ScoringRuntimeError
-from ..messages import Headers, Progress, Score, ScoringRequest, ScoringResponse
+from ..messages import Headers, OwnHeaders, Progress, Score, ScoringRequest, ScoringResponse
 from ..release import VERSION
 from ..scoring.runtime import Runtime, State
 from ..scoring.served import named
@@ -271,7 +271,7 @@ class Endpoint:
         of_model: Headers = (),
     ) -> Reply:
         status, body, lines, run_ms = response
-        if lines is not JSON_HEADERS:
+        if type(lines) is not OwnHeaders:
             own = {name for name, _ in of_model}
             lines = [line for line in lines if line[0] not in _RESERVED and line[0] not in own]
         headers = [*lines, *of_model, *self._always]

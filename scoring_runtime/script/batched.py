@@ -11,11 +11,11 @@ from time import perf_counter
 from typing import Any, NamedTuple, TypeVar, overload
 
 from ..errors import EntryScriptContract, WrongBatchLength
-from ..messages import ScoringRequest, ScoringResponse
+from ..messages import OwnHeaders, ScoringRequest, ScoringResponse
 from ..settings.settings import Settings
 from ..telemetry.logs import script_log
 from .arguments import schema_carrier, wrapped_functions
-from .call import Invocation
+from .call import JSON_HEADERS, Invocation
 from .entry_script import EntryScript
 
 _MARK = "__scoring_batch__"
@@ -39,7 +39,15 @@ class Entered(NamedTuple):
 
 def with_size(response: ScoringResponse, size: int) -> ScoringResponse:
     """The response with how many inputs its batch had."""
-    return response._replace(headers=(*response.headers, (b"x-batch-size", b"%d" % size)))
+    status, body, headers, run_ms = response
+    if headers is JSON_HEADERS:
+        return ScoringResponse(status, body, _json_headers(size), run_ms)
+    return ScoringResponse(status, body, (*headers, (b"x-batch-size", b"%d" % size)), run_ms)
+
+
+@functools.lru_cache(256)
+def _json_headers(size: int) -> OwnHeaders:
+    return OwnHeaders((*JSON_HEADERS, (b"x-batch-size", b"%d" % size)))
 
 
 @dataclass

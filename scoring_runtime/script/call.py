@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import InputError, ResponseNotSendable, RunFailed, SchemaMismatch, ScoringRuntimeError
-from ..messages import Headers, ScoringRequest, ScoringResponse
+from ..messages import Headers, OwnHeaders, ScoringRequest, ScoringResponse
 from ..settings.settings import Settings
 from ..telemetry.logs import began, script_log
 from ..values.content import Spec
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from ..formats.by_accept import Writer
     from .schema_arguments import SchemaArguments
 
-JSON_HEADERS: Headers = (
-    (b"content-type", b"application/json"),
-    (b"x-ms-run-function-failed", b"False"),
+JSON_HEADERS = OwnHeaders(
+    [(b"content-type", b"application/json"), (b"x-ms-run-function-failed", b"False")]
 )
 _PLAIN = frozenset({dict, list, str, int, float, bool, tuple, type(None)})
 _FAILED = b"x-ms-run-function-failed"
@@ -103,7 +102,7 @@ class Invocation:
     def _response(self, result: Any, run_ms: float, write: Writer | None) -> ScoringResponse:
         if type(result) not in _PLAIN and _is_response(result):
             return _as_it_is(result, run_ms)
-        headers = JSON_HEADERS
+        headers: Headers = JSON_HEADERS
         try:
             if write is None:
                 body = self._encode(result)

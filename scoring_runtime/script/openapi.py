@@ -20,7 +20,15 @@ from ..settings.settings import Settings
 from ..telemetry.logs import swagger_log
 from ..values.json_results import encoder
 from .arguments import schema_carrier
-from .openapi_routes import ERRORS, KEY, Service, more_paths, more_schemas
+from .openapi_routes import (
+    BEARER,
+    ERRORS,
+    UNAUTHORIZED,
+    Service,
+    more_paths,
+    more_schemas,
+    schemes,
+)
 
 VERSIONS = {"2": "2", "2.0": "2", "3": "3", "3.0": "3", "3.1": "3.1"}
 _OWN_FILES = {
@@ -239,7 +247,7 @@ def _scores(
             found[suffix] = {
                 "operationId": f"RunMLService{_name(suffix)}{last}",
                 "description": "Run web service's model and get the prediction output",
-                **({"security": [{key: [] for key in security}]} if security else {}),
+                **({"security": [{key: []} for key in security]} if security else {}),
                 **tell(_name(each.suffix)),
             }
     return found
@@ -247,14 +255,15 @@ def _scores(
 
 def _security(settings: Settings, service: Service) -> Json:
     """What is asked for; the old server's documents ask for what nobody looks at."""
-    return _BEARER if settings.strict_compat else KEY if service.asks_for_key else {}
+    return BEARER if settings.strict_compat else schemes(settings, service)
 
 
-def _failures(settings: Settings, schema: Json) -> Json:
+def _failures(settings: Settings, service: Service, schema: Json) -> Json:
     """What scoring can end in beside its answer."""
     if settings.strict_compat:
         return {}
-    return {status: {"description": text, **schema} for status, text in ERRORS.items()}
+    failures = ERRORS | UNAUTHORIZED if _security(settings, service) else ERRORS
+    return {status: {"description": text, **schema} for status, text in sorted(failures.items())}
 
 
 def _more(settings: Settings, service: Service, *, swagger2: bool = False) -> tuple[Json, Json]:
@@ -283,14 +292,6 @@ _SCORED = (
 _INPUT = "The input payload for executing the real-time machine learning service."
 _SWAGGER = {"operationId": "GetSwaggerSpec", "description": "Get the Swagger specification."}
 _FAILED = "The service failed to execute due to an error."
-_BEARER = {
-    "Bearer": {
-        "type": "apiKey",
-        "name": "Authorization",
-        "in": "header",
-        "description": "For example: Bearer abc123",
-    }
-}
 _ERROR_EXAMPLE = {"message": "POST body is empty. Expecting a JSON dictionary."}
 _ERROR = {"type": "object", "properties": {"message": {"type": "string"}}}
 _TEXT = {"type": "string"}
@@ -312,7 +313,7 @@ def _swagger2(
     def score(name: str) -> Json:
         given = {"description": _SCORED, "schema": ref(f"ServiceOutput{name}")}
         taken = {"parameters": [{**payload, "schema": ref(f"ServiceInput{name}")}]}
-        return taken | answers(given, _failures(settings, error))
+        return taken | answers(given, _failures(settings, service, error))
 
     healthy = {"description": _HEALTHY, "schema": _TEXT}
     health = _HEALTH | answers({**healthy, "examples": {"application/json": "Healthy"}}, {})
@@ -355,7 +356,7 @@ def _openapi(
     def score(name: str) -> Json:
         taken = {"description": _INPUT, **every(f"ServiceInput{name}")}
         given = {"description": _SCORED, **every(f"ServiceOutput{name}")}
-        return {"requestBody": taken} | answers(given, _failures(settings, error))
+        return {"requestBody": taken} | answers(given, _failures(settings, service, error))
 
     healthy = content("text/plain", _TEXT | {"example": "Healthy"})
     health = _HEALTH | answers({"description": _HEALTHY, **healthy}, {})

@@ -13,7 +13,7 @@ from ..settings.settings import Settings
 
 Json = dict[str, Any]
 JSON, TEXT = "application/json", "text/plain"
-KEY = {
+_KEY = {
     "FunctionKey": {
         "type": "apiKey",
         "name": "x-functions-key",
@@ -21,6 +21,15 @@ KEY = {
         "description": "A key of the service; on Azure Functions of the app, or of the function.",
     }
 }
+BEARER = {
+    "Bearer": {
+        "type": "apiKey",
+        "name": "Authorization",
+        "in": "header",
+        "description": "For example: Bearer abc123",
+    }
+}
+UNAUTHORIZED = {"401": "A key is needed, or the one that was sent is none."}
 ERRORS = {
     "400": "The input cannot be decoded, or does not fit.",
     "413": "The body is too large.",
@@ -42,6 +51,14 @@ class Service(NamedTuple):
     def names(self) -> list[str]:
         """The models' names, each once."""
         return list(dict.fromkeys(name for name, _ in self.models))
+
+
+def schemes(settings: Settings, service: Service) -> Json:
+    """The ways to send a key, each of which will do; none where none is asked for. On Azure
+    Functions a key of the app can be sent in one way only."""
+    if not service.asks_for_key:
+        return {}
+    return _KEY | BEARER if settings.asks_for_keys else _KEY
 
 
 class _Route(NamedTuple):
@@ -156,9 +173,15 @@ _SCHEMAS: Mapping[str, Json] = {
 def more_paths(settings: Settings, service: Service, *, swagger2: bool) -> dict[str, Json]:
     """The operations by path and method, in the form of Swagger 2 or of OpenAPI 3."""
     found: dict[str, Json] = {}
+    security = [{key: []} for key in schemes(settings, service)]
+    refused = {status: (text, "ErrorResponse") for status, text in UNAUTHORIZED.items()}
+    tell = _operation2 if swagger2 else _operation3
     for route in _routes(settings, service):
-        tell = _operation2 if swagger2 else _operation3
-        found.setdefault(route.path, {})[route.method] = tell(route, service)
+        asks = security and not route.path.startswith("/health")
+        answers = {**route.answers, **refused} if asks else route.answers
+        operation = tell(route._replace(answers=answers), service)
+        more = {"security": security} if asks else {}
+        found.setdefault(route.path, {})[route.method] = operation | more
     return found
 
 
@@ -200,8 +223,6 @@ def _operation3(route: _Route, service: Service) -> Json:
 
 def _common(route: _Route, service: Service, parameters: list[Json]) -> Json:
     found: Json = {"operationId": route.operation, "description": route.description}
-    if service.asks_for_key and not route.path.startswith("/health"):
-        found["security"] = [{key: [] for key in KEY}]
     return found | ({"parameters": parameters} if parameters else {})
 
 

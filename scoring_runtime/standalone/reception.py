@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 from azure.core.exceptions import AzureError
-from azure.servicebus.aio import AutoLockRenewer, ServiceBusReceiver
+from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import MessageLockLostError, MessagingEntityNotFoundError
 
 from ..errors import NotServing, TriggerTrouble
@@ -18,14 +18,13 @@ from ..settings.settings import Settings
 from ..telemetry.logs import log
 from ..triggers.messages import Answer, Settlement
 from ..triggers.queue import QueueScoring
+from .locks import Lock, Locks, wait_by_monotonic
 from .received import decoded
 
 _RECEIVE_SECONDS = 0.2
 _AT_ONCE_SECONDS = 0.02
 _QUICK = 3
-# Most messages are settled long before; the others get their lock renewed.
-_RENEW_AFTER_SECONDS = 1.0
-_LONGEST_RENEWAL = 7 * 86400.0
+_LOOK_AT_LOCKS_SECONDS = 0.5
 _OPEN_SECONDS = 30.0
 _SETTLE_SECONDS = 5.0
 _MOST_ELSEWHERE = 500
@@ -54,7 +53,8 @@ class Reception:
         self._receiver = receiver
         self._score = score
         self._stopping = stopping
-        self._renewer = AutoLockRenewer(on_lock_renew_failure=self._lock_is_lost)
+        wait_by_monotonic(receiver)
+        self._locks = Locks()
         self._slots = asyncio.Semaphore(settings.servicebus_max_concurrent)
         self._pace = _Pace(settings)
         self._opening = asyncio.Lock()
@@ -72,19 +72,20 @@ class Reception:
 
     async def run(self) -> None:
         """Receive until the connection breaks or the host stops; then end what is in flight."""
+        keeping = asyncio.create_task(self._keep_locks())
         try:
             while not self._stopping.is_set() and self._broken is None:
                 await self._settle_answered()
                 await self._receive_or_wait()
-                self._renew_those_that_take_long()
             if self._broken is not None:
                 raise self._broken
             await self._drain(self._settings.shutdown_seconds)
         finally:
             await self._drain(_SETTLE_SECONDS)
-            await self._renewer.close()
+            keeping.cancel()
             with contextlib.suppress(*_TROUBLE):
-                await self._receiver.close()
+                async with asyncio.timeout(_SETTLE_SECONDS):
+                    await self._receiver.close()
 
     @property
     def _room(self) -> int:
@@ -107,7 +108,7 @@ class Reception:
         self._quick = self._quick + 1 if more else 0
         self._ask = min(self._ask * 4, self._pace.most) if self._quick >= _QUICK else 1
         for message in received:
-            held = _Held(message, monotonic())
+            held = _Held(message, self._locks.of(message))
             task = asyncio.create_task(self._handled(held))
             self._in_flight[task] = held
             task.add_done_callback(self._in_flight.pop)
@@ -123,30 +124,30 @@ class Reception:
             if self._is_opened_again:
                 raise
             self._is_opened_again = True
-            await self._open_again()
+            await self.open()
             return []
         self._is_opened_again = False
         return received
 
-    async def _open_again(self) -> None:
-        await self.open()
-        for held in self._in_flight.values():
-            held.renewed = False  # the SDK renews no lock of a link that was closed
+    async def _keep_locks(self) -> None:
+        """Renew those of messages that take long, until it is cancelled."""
+        renewing: dict[asyncio.Task[None], None] = {}
+        try:
+            while True:
+                for held in (*self._in_flight.values(), *self._answered):
+                    if held.lock.is_due:
+                        task = asyncio.create_task(self._renewed(held))
+                        renewing[task] = None
+                        task.add_done_callback(renewing.pop)
+                await asyncio.sleep(_LOOK_AT_LOCKS_SECONDS)
+        finally:
+            for task in renewing:
+                task.cancel()
 
-    def _renew_those_that_take_long(self) -> None:
-        long_ago = monotonic() - _RENEW_AFTER_SECONDS
-        for held in self._in_flight.values():
-            if held.since > long_ago:
-                break  # they are in the order of their arrival
-            if not held.renewed:
-                held.renewed = True
-                self._renewer.register(self._receiver, held.message, _LONGEST_RENEWAL)
-
-    async def _lock_is_lost(self, message: Any, error: Exception | None) -> None:
-        for held in self._in_flight.values():
-            if held.message is message and error is not None:
-                held.lost = True
-                _say_lost(message)
+    async def _renewed(self, held: _Held) -> None:
+        await held.lock.renew(self._receiver)
+        if held.lock.is_lost:
+            _say_lost(held.message)
 
     async def _handled(self, held: _Held) -> None:
         held.answer = await self._answer(held)
@@ -155,7 +156,7 @@ class Reception:
 
     async def _answer(self, held: _Held) -> Answer:
         def goes_on() -> bool:
-            return not (held.lost or self._stopping.is_set() or self._broken)
+            return not (held.lock.is_lost or self._stopping.is_set() or self._broken)
 
         try:
             async with self._slots:
@@ -163,7 +164,9 @@ class Reception:
                     return _AGAIN
                 with self._pace.measured():
                     given = await self._score.decided(decoded(held.message), goes_on=goes_on)
-            return await self._score.replied(given, is_ours=lambda: not held.lost, goes_on=goes_on)
+            return await self._score.replied(
+                given, is_ours=lambda: not held.lock.is_lost, goes_on=goes_on
+            )
         except (NotServing, TriggerTrouble):
             return _AGAIN
         except Exception:
@@ -181,6 +184,7 @@ class Reception:
 
     async def _settle(self, held: _Held) -> None:
         message, answer = held.message, held.answer
+        held.lock.leave_to_broker()
         try:
             if answer.settlement is Settlement.COMPLETE:
                 await self._receiver.complete_message(message)
@@ -193,7 +197,7 @@ class Reception:
                     message, reason=answer.reason, error_description=answer.description
                 )
         except MessageLockLostError:
-            if not held.lost:
+            if not held.lock.is_lost:
                 _say_lost(message)
         except _TROUBLE as error:
             await self._settle_again(held, error)
@@ -203,7 +207,7 @@ class Reception:
         if not held.again:
             held.again = True
             try:
-                await self._open_again()
+                await self.open()
                 return await self._settle(held)
             except _TROUBLE:
                 pass
@@ -224,7 +228,6 @@ class Reception:
         while self._in_flight and monotonic() < until:
             await asyncio.wait(list(self._in_flight), timeout=0.5)
             await self._settle_answered()
-            self._renew_those_that_take_long()
         late = dict(self._in_flight)
         for task in late:
             task.cancel()
@@ -239,9 +242,7 @@ class _Held:
     """A message that this host holds, and how to settle it: abandon, until it is answered."""
 
     message: Any
-    since: float
-    renewed: bool = False
-    lost: bool = False
+    lock: Lock
     again: bool = False
     answer: Answer = _AGAIN
 

@@ -21,7 +21,7 @@ from ..http.endpoint import create
 from ..http.probes import probes_only
 from ..recording.build import recording
 from ..scoring.diagnosis import diagnosis
-from ..scoring.runtime import Loaded, State, build, set_aside
+from ..scoring.runtime import Loaded, State, build, settle_in
 from ..scoring.served import Served
 from ..settings.settings import Settings
 from ..telemetry.logs import log
@@ -59,7 +59,7 @@ class Worker:
         if supervised is not None and settings.recycles:
             self._wear = Wear(settings, supervised.began)
         self._runtime = build(settings, preloaded, pages, number)
-        self._runtime.before_ready.append(set_aside)
+        self._runtime.before_ready.append(settle_in)
         if supervised is not None:
             self._runtime.began = self._wear.began if self._wear else supervised.began
             if not supervised.is_candidate:

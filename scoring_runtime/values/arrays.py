@@ -20,6 +20,7 @@ from .content import NUMPY_TYPES, Limits, Spec
 from .wording import HALF_A_CHARACTER, check_rows, short
 
 _SHOWN = 10
+_MANY_ROWS = 16
 _TRUE, _FALSE = ("true", "1"), ("false", "0")
 _CANNOT = (ValueError, TypeError, OverflowError)
 _CANNOT_PACK = (struct.error, TypeError, OverflowError)
@@ -82,9 +83,16 @@ def _packed(rows: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     width = len(rows[0]) if rows else 0
     if not width:
         raise TypeError("no values")
-    pack = struct.Struct(f"{width}{dtype.char}").pack
+    # Of "=f" a number that is too large is refused; "f" makes it infinite, in two thirds of the
+    # time.
+    looks = dtype.char == "f" and len(rows) >= _MANY_ROWS
+    order = "=" if dtype.char == "f" and not looks else ""
+    pack = struct.Struct(f"{order}{width}{dtype.char}").pack
     packed = bytearray().join([pack(*row) for row in rows])
-    return np.frombuffer(packed, dtype).reshape(len(rows), width)
+    found = np.frombuffer(packed, dtype).reshape(len(rows), width)
+    if looks and np.isinf(found).any():
+        raise OverflowError("too large")
+    return found
 
 
 # --- lists ----------------------------------------------------------------------------------------

@@ -326,7 +326,11 @@ async def test_the_documents_name_the_key(asking: Ask) -> None:
         document = said(reply)
         schemes = document[place] if version == "2" else document[place]["securitySchemes"]
         assert schemes["FunctionKey"]["name"] == "x-functions-key"
-        assert document["paths"]["/score"]["post"]["security"] == [{"FunctionKey": []}]
+        assert schemes["Bearer"]["name"] == "Authorization"
+        for place, method in (("/score", "post"), ("/metrics", "get")):
+            operation = document["paths"][place][method]
+            assert operation["security"] == [{"FunctionKey": []}, {"Bearer": []}]  # either
+            assert "401" in operation["responses"]
 
 
 # --- files that change ----------------------------------------------------------------------------

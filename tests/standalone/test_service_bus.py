@@ -27,6 +27,7 @@ from scoring_runtime.settings.settings import Settings
 from scoring_runtime.standalone import triggers
 from tests.conftest import WriteScript
 from tests.hosts.broker import Counts, Raw, ServiceBusBroker, encode
+from tests.hosts.clock import Clock
 from tests.hosts.standalone import StandaloneHost
 
 KEY = "SAS_KEY_VALUE"
@@ -71,10 +72,10 @@ class Place:
         self.broker = stack.enter_context(ServiceBusBroker())
         self.broker.add_queue("input", lock_seconds=lock_seconds)
         self.broker.add_queue("output", duplicate_detection=True)
-        self._folder, self._stack = folder, stack
+        self.folder, self._stack = folder, stack
 
     def host(self, name: str = "one", **settings: str) -> StandaloneHost:
-        folder = self._folder / name
+        folder = self.folder / name
         folder.mkdir()
         (folder / "score.py").write_text(SCRIPT)
         environ = {"TriggerConnectionString": self.broker.connection_string, **settings}
@@ -82,7 +83,7 @@ class Place:
         return self._stack.enter_context(host)
 
     def calls(self, name: str = "one") -> list[str]:
-        path = self._folder / name / "calls"
+        path = self.folder / name / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
     def send(self, *bodies: str, **named: Any) -> None:
@@ -349,6 +350,23 @@ def longer_than_the_lock(place: Place) -> None:
     assert (figures.locks_expired, figures.locks_lost) == (0, 0)
 
 
+def a_clock_that_is_set(place: Place) -> None:
+    """An hour ahead, behind while a run() goes on for longer than a lock lasts, and while nothing
+    is there to wait for."""
+    clock = Clock(place.folder)
+    clock.set(3600)
+    host = place.host(SERVICEBUS_MAX_CONCURRENT="2", **clock.environ)
+    place.send("sleep 6", "first")
+    place.all_are_answered_once("sleep 6", "first")
+    place.send("sleep 6.0", "second")
+    place.until(lambda: "sleep 6.0" in place.calls())
+    clock.set(-3600)
+    place.all_are_answered_once("sleep 6", "first", "sleep 6.0", "second")
+    clock.set(-7200)
+    assert host.stop(timeout=20) == 0
+    assert place.broker.statistics.locks_lost == 0
+
+
 def told_to_stop(place: Place) -> None:
     """While run() works on one of forty messages."""
     for number in range(40):
@@ -442,6 +460,7 @@ def trouble_at_the_start(place: Place) -> None:
 
 SCENARIOS: dict[Callable[[Place], None], float] = {
     longer_than_the_lock: 5,
+    a_clock_that_is_set: 5,
     trouble_at_the_start: 30,
     told_to_stop: 120,
     told_to_stop_with_two_workers: 120,

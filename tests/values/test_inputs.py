@@ -45,22 +45,29 @@ def assert_array(found: Any, datatype: str, expected: Any) -> None:
 # --- one array ------------------------------------------------------------------------------------
 
 
-_ODD = st.one_of(
+_NUMBERS = st.one_of(
     st.floats(),
     st.integers(),
-    st.sampled_from([3.4028235e38, 3.4028236e38, 65519.0, 65520.0, 1e-46, 2**63, 2**64, 10**400]),
     st.booleans(),
-    st.none(),
-    st.sampled_from(["1", "1e3", "nan", "one", ""]),
-    st.lists(st.floats(), max_size=2),
+    st.sampled_from([3.4028235e38, 3.4028236e38, 65519.0, 65520.0, 1e-46, 2**63, 2**64, 10**400]),
 )
-_ODD_ROWS = st.lists(st.lists(_ODD, max_size=3) | st.sampled_from([{}, {"a": 1}, "12", 1]))
+_ODD = st.none() | st.sampled_from(["1", "1e3", "nan", ""]) | st.lists(st.floats(), max_size=2)
+_ROWS = st.lists(st.lists(_NUMBERS, min_size=2, max_size=2), min_size=1)
+_ODD_ROWS = st.lists(
+    st.lists(_NUMBERS | _ODD, max_size=3) | st.sampled_from([{}, {"a": 1}, "12", 1])
+)
 
 
-@given(st.sampled_from(["FP16", "FP32", "FP64"]), st.sampled_from([-1, 2]), _ODD_ROWS)
+@given(
+    st.sampled_from(["FP16", "FP32", "FP64"]),
+    st.sampled_from([-1, 2]),
+    st.sampled_from([1, 20]),
+    _ROWS | _ODD_ROWS,
+)
 def test_plain_rows_are_what_numpy_makes_of_them_or_are_looked_at_more_closely(
-    datatype, width, rows
+    datatype, width, times, rows
 ):
+    rows *= times
     found = of_plain_rows(Spec("x", datatype, (-1, width)), LIMITS, lambda array: array)(rows)
     if found is None:
         return
@@ -69,6 +76,16 @@ def test_plain_rows_are_what_numpy_makes_of_them_or_are_looked_at_more_closely(
     assert_array(found, datatype, expected)
     assert np.isinf(found).tolist() == np.isinf(np.array(rows, "float64")).tolist()
     assert found.flags.writeable
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_what_a_datatype_cannot_hold_is_looked_at_more_closely(count):
+    for datatype, value in (("FP16", 65520.0), ("FP32", 3.4028236e38), ("FP64", 10**400)):
+        rows = [[1.0, value]] * count
+        taken = of_plain_rows(Spec("x", datatype, (-1, 2)), LIMITS, lambda array: array)
+        assert taken(rows) is None, datatype
+        with pytest.raises(SchemaMismatch, match=r"\[0\]\[1\]"):
+            made(rows, datatype, (-1, 2))
 
 
 @pytest.mark.parametrize("rows", [[[1.5, 2.0]], [[1, True], [0.25, 4]]])
