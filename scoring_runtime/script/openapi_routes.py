@@ -173,7 +173,7 @@ _SCHEMAS: Mapping[str, Json] = {
 def more_paths(settings: Settings, service: Service, *, swagger2: bool) -> dict[str, Json]:
     """The operations by path and method, in the form of Swagger 2 or of OpenAPI 3."""
     found: dict[str, Json] = {}
-    security = [{key: []} for key in schemes(settings, service)]
+    security: list[Json] = [{key: []} for key in schemes(settings, service)]
     refused = {status: (text, "ErrorResponse") for status, text in UNAUTHORIZED.items()}
     tell = _operation2 if swagger2 else _operation3
     for route in _routes(settings, service):
