@@ -61,6 +61,7 @@ _WORDS = re.compile(
 _SECRET_WORD = re.compile(
     r"(?:CREDENTIAL|KEY|PASSWORD|SECRET|TOKEN)S?|PASSPHRASE|PASSWD|PWD|SAS", re.IGNORECASE
 )
+_NAMES_A_FILE = "SCORING_TLS_KEY"
 _SWITCHES = {"true", "false", "yes", "no", "on", "off"}
 _ASSIGNED = re.compile(
     r"(?i)((?:account_?key|access_?key|access_?signature|client_?secret|api_?key|passw(?:or)?d|pwd)"
@@ -122,7 +123,8 @@ def is_secret(name: str, value: str) -> bool:
 
     Names are those whose last word is KEY, SECRET, PASSWORD, TOKEN, SAS and the like, in
     ``UPPER_CASE`` or ``camelCase``, and those that end in ``ConnectionString``. Without a secret
-    are switches (``true``), and what Application Insights needs.
+    are switches (``true``), what Application Insights needs, and the file that ``SCORING_TLS_KEY``
+    names.
     """
     if "insights" in name.lower() or "instrumentationkey=" in value.lower():
         return next(kinds_in(value), None) is not None
@@ -134,7 +136,9 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def _is_plain(name: str, value: str) -> bool:
-    """A switch, or a number of tokens, as in ``MAX_TOKENS=512``."""
+    """A switch, the name of a file, or a number of tokens, as in ``MAX_TOKENS=512``."""
+    if name == _NAMES_A_FILE:
+        return True
     return value.lower() in _SWITCHES or (value.isdecimal() and name.lower().endswith("tokens"))
 
 

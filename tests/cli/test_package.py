@@ -216,6 +216,14 @@ def test_an_identity_needs_no_connection_string(package: Command) -> None:
     assert done.document["warnings"] == []
 
 
+def test_the_file_that_a_setting_names_is_no_secret(package: Command) -> None:
+    """As it is called like a key, it was only to be set where the image runs."""
+    key = "SCORING_TLS_KEY=/run/secrets/tls.key"
+    document = package(*SCRIPT, "--target", "standalone", "--setting", key, "--json").document
+    assert document["settings"]["SCORING_TLS_KEY"] == "/run/secrets/tls.key"
+    assert document["required_settings"] == {}
+
+
 def test_a_setting_that_is_none_is_said(package: Command) -> None:
     done = package(*SCRIPT, "--setting", "SCORING_TIMEOUT=3", "--json")
     assert done.document["warnings"] == [

@@ -12,6 +12,7 @@ from scoring_runtime.connections.named import AZURITE
 from scoring_runtime.errors import PackagingError
 from scoring_runtime.packaging.source import check_no_secrets as check
 from scoring_runtime.settings.secrets import MAX_BYTES, is_secret
+from scoring_runtime.settings.settings import setting_fields
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -281,8 +282,16 @@ def test_a_variable_is_secret_by_its_name(name: str) -> None:
         ("APPLICATIONINSIGHTS_CONNECTION_STRING", INSIGHTS),
         ("AML_APP_INSIGHTS_KEY", "0f1e2d3c-0000-4000-8000-000000000001"),
         ("TELEMETRY_CONNECTION_STRING", INSIGHTS),
+        ("SCORING_TLS_KEY", "/run/secrets/tls.key"),
         ("", ""),
     ],
 )
 def test_a_variable_is_no_secret(name: str, value: str) -> None:
     assert not is_secret(name, value)
+
+
+def test_of_settings_those_that_are_marked_are_secret_by_name() -> None:
+    """What the others hold is no secret, whatever they are called; unless it looks like one."""
+    plain = [each for each in setting_fields() if not each.metadata["secret"]]
+    assert [name for each in plain if is_secret(name := each.metadata["name"], "/a/b")] == []
+    assert is_secret("SCORING_TLS_KEY", "-----BEGIN PRIVATE KEY-----")
