@@ -16,9 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from ..packaging.app_settings import setting_names
 from ..settings.secrets import masked
-from ..settings.settings import Settings, setting_fields
+from ..settings.settings import Settings, setting_names
 from . import faults
 from .report import Report
 
@@ -68,8 +67,7 @@ def tried(
 
 def _said(settings: Settings) -> dict[str, str]:
     """The settings that were set, by name; every trigger is tried, and none asks for keys."""
-    known = [name for each in setting_fields() for name in setting_names(each.metadata)]
-    kept = [name for name in known if not name.startswith(_OF_THE_HOST)]
+    kept = [name for name in setting_names() if not name.startswith(_OF_THE_HOST)]
     said = {name: settings.environ[name] for name in kept if name in settings.environ}
     said |= {"AML_APP_ROOT": settings.app_root, "SCORING_TRIGGERS": "http,blob,service_bus"}
     said |= {"AZUREML_ENTRY_SCRIPT": settings.entry_script} if settings.entry_script else {}
@@ -79,7 +77,7 @@ def _said(settings: Settings) -> dict[str, str]:
 def _environ(variables: Mapping[str, str] | None) -> dict[str, str]:
     if variables is None:
         return {**os.environ}
-    known = {name for each in setting_fields() for name in setting_names(each.metadata)}
+    known = setting_names()
     kept = {name: value for name, value in os.environ.items() if name.upper() not in known}
     return {**kept, **variables}
 

@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from ..settings import kinds
 from ..settings import markdown as settings_table
 from ..settings.processors import for_libraries
 from ..settings.secrets import masked
-from ..settings.settings import Settings, environment_name, setting_fields
+from ..settings.settings import Settings, environment_name, nearest_setting, setting_names
 from ..telemetry import standard_streams
 from ..telemetry.logs import configure_logging, log, redirect_print
 from ..telemetry.threads import carry_ids
@@ -202,13 +201,11 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 def _setting(text: str) -> tuple[str, str]:
     """What stands there may be a secret: no message has its text."""
     name, equals, value = text.partition("=")
-    about = [each.metadata for each in setting_fields()]
-    known = [known for each in about for known in (each["name"], *each["also"])]
     if not equals:
         raise argparse.ArgumentTypeError("expected is NAME=VALUE")
-    if name not in known:
-        near = get_close_matches(name.upper(), known, 1)
-        said = f": did you mean {near[0]}?" if near else "; scoring-runtime settings lists them"
+    if name not in setting_names():
+        near = nearest_setting(name)
+        said = f": did you mean {near}?" if near else "; scoring-runtime settings lists them"
         raise argparse.ArgumentTypeError(f"there is no setting {masked(name)}{said}")
     return name, value
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import LocalServiceError, PackagingError
 from ..packaging import app_settings, context
 from ..packaging.specification import STANDALONE, Specification
-from ..settings.settings import setting_fields
+from ..settings.settings import setting_names
 from . import keys
 from . import record as local_record
 from .process import LOOPBACK, check_port, end, spawn
@@ -135,7 +135,4 @@ def _environment(
 
 
 def _is_setting(name: str) -> bool:
-    known = {
-        each for field in setting_fields() for each in app_settings.setting_names(field.metadata)
-    }
-    return name.upper() in known or name.upper().startswith(_PREFIXES)
+    return name.upper() in setting_names() or name.upper().startswith(_PREFIXES)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
-from typing import Any
 
 from ..connections.named import blob_name, service_bus_name
 from ..errors import ConfigurationError, PackagingError
 from ..settings.secrets import is_secret, masked
-from ..settings.settings import Settings, setting_fields
+from ..settings.settings import Settings, nearest_setting, setting_names
 from ..triggers.blob_paths import blob_paths, refuse_shared_documents
 from .source import entry_script_name
 from .specification import (
@@ -75,11 +73,11 @@ def required_settings(specification: Specification) -> tuple[RequiredSetting, ..
 
 def unknown_settings(specification: Specification) -> list[str]:
     """A warning for each variable that looks like a setting of the runtime and is none."""
-    known = [name for each in setting_fields() for name in setting_names(each.metadata)]
+    known = setting_names()
     given = [name for name in specification.environment.variables if name.startswith(_OURS)]
     return [
         f"There is no setting {name}, so it is only a variable of the script."
-        + "".join(f" Did you mean {near}?" for near in get_close_matches(name, known, 1))
+        + (f" Did you mean {near}?" if (near := nearest_setting(name)) else "")
         for name in sorted(given)
         if name not in known and not name.endswith(_IDENTITY)
     ]
@@ -138,21 +136,11 @@ def _variables(specification: Specification) -> dict[str, str]:
 
 def _secrets(specification: Specification) -> list[str]:
     variables = specification.environment.variables
-    known = {*_secret_settings(), "AzureWebJobsStorage"}
+    known = {*setting_names(secret=True), "AzureWebJobsStorage"}
     known |= {variables.get(name, "") for name in ("BLOB_CONNECTION", "SERVICEBUS_CONNECTION")}
     return sorted(
         name for name, value in variables.items() if name in known or is_secret(name, value)
     )
-
-
-def _secret_settings() -> frozenset[str]:
-    secret = (each.metadata for each in setting_fields() if each.metadata["secret"])
-    return frozenset(name for about in secret for name in setting_names(about))
-
-
-def setting_names(about: Mapping[str, Any]) -> tuple[str, ...]:
-    """All names of a setting, by the metadata of its field."""
-    return (about["name"], *about["also"])
 
 
 def _paths(specification: Specification, root: str) -> dict[str, str]:

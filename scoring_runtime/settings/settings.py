@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,7 @@ _OF_A_SERVICE = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _ADDRESS_OF_A_SERVICE = re.compile("(tcp|udp|sctp)://.*")
+_UNIT = re.compile("_(MS|S|SEC|SECONDS|MINUTES|KB|MB|BYTES)$")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -319,6 +320,25 @@ def setting_fields() -> tuple[Field[Any], ...]:
     return tuple(each for each in fields(Settings) if "name" in each.metadata)
 
 
+def setting_names(*, secret: bool = False) -> tuple[str, ...]:
+    """Every name that a setting has, or only those of settings whose values are ``secret``."""
+    chosen = (each for each in setting_fields() if each.metadata["secret"] or not secret)
+    return tuple(name for each in chosen for name in _names(each))
+
+
+def nearest_setting(name: str, likeness: float = 0.6) -> str:
+    """The setting that a wrong name may mean: the same in another unit, one that begins with it,
+    or one of this ``likeness``, from 0 to 1; nothing if none is."""
+    import difflib
+
+    upper, known, close = name.upper(), setting_names(), difflib.get_close_matches
+    units = [each for each in known if _UNIT.search(each)]
+    same = [each for each in units if _UNIT.sub("", each) == _UNIT.sub("", upper)]
+    longer = [each for each in known if each.startswith(upper)]
+    found = same or close(upper, longer, 1) or close(upper, known, 1, likeness)
+    return found[0] if found else ""
+
+
 def environment_name(attribute: str) -> str:
     """The variable behind a Settings attribute: ``port`` → ``SERVER_PORT``."""
     return next(str(f.metadata["name"]) for f in setting_fields() if f.name == attribute)
@@ -396,7 +416,7 @@ def _unknown(
     config: Mapping[str, str], path: Path | None, environ: Mapping[str, str], settings: Settings
 ) -> tuple[str, ...]:
     """Warnings by name of what is given, looks like a setting, and is none; never with a value."""
-    known = {name for each in setting_fields() for name in _names(each)}
+    known = setting_names()
     connections = [each.upper() for each in settings.connection_names]
     ours = [name for name in environ if name.upper().startswith(_PREFIXES) and "__" not in name]
     given = {
@@ -407,19 +427,14 @@ def _unknown(
     for where, names in given.items():
         rest = [name for name in names if name.upper().partition("__")[0] not in connections]
         if rest:
-            listed = ", ".join(_with_nearest(name, known) for name in sorted(rest))
+            listed = ", ".join(_with_nearest(name) for name in sorted(rest))
             warnings.append(f"{where} that are not settings: {listed}.")
     return tuple(warnings)
 
 
-def _with_nearest(name: str, known: Collection[str]) -> str:
-    import difflib
-
-    upper = name.upper()
-    longer = [each for each in known if each.startswith(upper)]
-    close = difflib.get_close_matches
-    nearest = close(upper, longer, 1) or close(upper, known, 1, 0.8)  # the prefix is alike anyway
-    return f"{name} (the nearest setting is {nearest[0]})" if nearest else name
+def _with_nearest(name: str) -> str:
+    near = nearest_setting(name, 0.8)  # the prefix is alike anyway
+    return f"{name} (the nearest setting is {near})" if near else name
 
 
 def _names(each: Field[Any]) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -23,7 +22,7 @@ from ..http.messages import HttpRequest
 from ..scoring.diagnosis import diagnosis
 from ..scoring.runtime import build
 from ..script.entry_script import MODULE_NAME
-from ..settings.settings import Settings, setting_fields
+from ..settings.settings import Settings, nearest_setting, setting_names
 from ..telemetry.request_ids import RandomIds
 from ..triggers.blob_paths import blob_paths
 from ..triggers.messages import QueueMessage, QueueReply
@@ -351,12 +350,8 @@ def _text(value: object) -> str:
 
 
 def _check_names(said: Mapping[str, str]) -> None:
-    known = [
-        n for each in setting_fields() for n in (each.metadata["name"], *each.metadata["also"])
-    ]
-    for name in said:
-        if name not in known:
-            near = get_close_matches(name.upper(), known, 1)
-            raise ConfigurationError(
-                f"There is no setting {name}{f': did you mean {near[0]}?' if near else '.'}"
-            )
+    for name in sorted(said.keys() - setting_names()):
+        near = nearest_setting(name)
+        raise ConfigurationError(
+            f"There is no setting {name}{f': did you mean {near}?' if near else '.'}"
+        )

@@ -160,6 +160,7 @@ def test_any_setting_is_set_by_its_name(tmp_path: Path) -> None:
     ("said", "message"),
     [
         ("SCORING_TIMOUT_MS=s3cr3t", "no setting SCORING_TIMOUT_MS: did you mean SCORING_TIMEOUT"),
+        ("SCORING_TIMEOUT_SECONDS=s3cr3t", "SECONDS: did you mean SCORING_TIMEOUT_MS?"),
         ("QUITE_ELSE=s3cr3t", "no setting QUITE_ELSE; scoring-runtime settings lists them"),
         ("s3cr3t", "argument --set: expected is NAME=VALUE"),
         ("SCORING_NAN=s3cr3t", "SCORING_NAN has the value 's3cr3t' (from the command line)"),

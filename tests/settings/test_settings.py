@@ -454,6 +454,8 @@ def test_unknown_keys_only_warn(tmp_path: Path) -> None:
         ("CACHE_TTL", "CACHE_TTL_SECONDS"),
         ("BLOB_OUTPUT_PATTERN", "BLOB_OUTPUT_PATH"),
         ("CACHE_TTL_SECOND", "CACHE_TTL_SECONDS"),
+        ("SCORING_TIMEOUT_SECONDS", "SCORING_TIMEOUT_MS"),
+        ("SCORING_RELOAD_MS", "SCORING_RELOAD_SECONDS"),
     ],
 )
 def test_names_like_settings_are_warned_of_with_the_nearest(name: str, nearest: str) -> None:
