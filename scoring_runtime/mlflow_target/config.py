@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,20 @@ A package is a folder to build an image from, not a deployment: list does not sh
 
 @dataclass(frozen=True)
 class Config:
-    """The config by key, checked."""
+    """The config by key, checked; ``given`` are its texts.
+
+    ``port`` is where to listen, and None a free one; ``folder`` where the deployments are noted,
+    None for that of the target; ``triggers`` go by their names in ``SCORING_TRIGGERS``.
+    """
 
     given: Mapping[str, str]
+    port: int | None
+    folder: Path | None
+    wait: bool
+    build: bool
+    resolve: bool
+    target: str
+    triggers: tuple[str, ...]
 
     @classmethod
     def of(cls, config: Mapping[str, object] | None) -> Config:
@@ -95,18 +106,24 @@ class Config:
                 raise PackagingError(
                     f"There is no config {key!r} for this target. Allowed: {', '.join(known)}."
                 )
-        made = cls(texts)
-        made._check()
-        return made
-
-    def _check(self) -> None:
-        _ = self.port, self.wait, self.build, self.resolve, self.target, self.triggers
-        both = [key for key in ("port", "wait") if key in self.given]
-        if self.of_package and both:
+        target = texts.get("target", FUNCTIONS)
+        made = cls(
+            given=texts,
+            port=_port(texts.get("port")),
+            folder=Path(texts["folder"]).expanduser() if texts.get("folder") else None,
+            wait=_switch("wait", texts.get("wait", "true")),
+            build=_switch("build", texts.get("build", "false")),
+            resolve=_switch("resolve", texts.get("resolve", "true")),
+            target=target,
+            triggers=_triggers(texts.get("trigger"), target),
+        )
+        both = [key for key in ("port", "wait") if key in texts]
+        if made.of_package and both:
             raise PackagingError(
                 f"config {' and '.join(both)} is for a deployment on this machine, and "
-                f"{', '.join(self.of_package)} for a package: give one or the other."
+                f"{', '.join(made.of_package)} for a package: give one or the other."
             )
+        return made
 
     @property
     def of_package(self) -> list[str]:
@@ -121,68 +138,39 @@ class Config:
                 f"here: {', '.join(_SERVICE)}."
             )
 
-    @property
-    def port(self) -> int | None:
-        """Where to listen."""
-        text = self.given.get("port")
-        if text is None:
-            return None
-        if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 65535):
-            raise PackagingError(f"config port is {text!r}. Allowed: 1 to 65535.")
-        return int(text)
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the deployments are noted."""
-        return Path(self.given["folder"]).expanduser() if self.given.get("folder") else None
-
-    @property
-    def wait(self) -> bool:
-        """Whether to wait until it is served."""
-        return self._switch("wait", True)
-
-    @property
-    def build(self) -> bool:
-        """Whether to build an image."""
-        return self._switch("build", False)
-
-    @property
-    def resolve(self) -> bool:
-        """Whether to ask pip."""
-        return self._switch("resolve", True)
-
-    @property
-    def target(self) -> str:
-        """``functions`` or ``standalone``."""
-        target = self.given.get("target", FUNCTIONS)
-        if target not in TARGETS:
-            raise PackagingError(f"config target is {target!r}. Allowed: {', '.join(TARGETS)}.")
-        return target
-
-    @property
-    def triggers(self) -> tuple[str, ...]:
-        """By their names in ``SCORING_TRIGGERS``."""
-        default = "" if self.target == STANDALONE else "http"
-        names = [each.strip() for each in self.given.get("trigger", default).split(",")]
-        wrong = [each for each in names if each and each not in _TRIGGERS]
-        if wrong:
-            allowed = ", ".join(_TRIGGERS)
-            raise PackagingError(f"config trigger is {', '.join(wrong)!r}. Allowed: {allowed}.")
-        return tuple(dict.fromkeys(_TRIGGERS[each] for each in names if each))
-
     def specification(self, model: PackagedModel) -> Specification:
         """The package of one model."""
         keys = ("auth_level", "input_path", "output_path", "input_queue", "output_queue")
         options: dict[str, Any] = {key: self.given[key] for key in keys if key in self.given}
-        wanted = Specification(self.target, self.triggers, (model,))
-        return replace(wanted, **options)
-
-    def _switch(self, key: str, default: bool) -> bool:
-        text = self.given.get(key, str(default)).lower()
-        if text not in ("true", "false"):
-            raise PackagingError(f"config {key} is {text!r}. Allowed: true or false.")
-        return text == "true"
+        return Specification(self.target, self.triggers, (model,), **options)
 
 
 def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _port(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 65535):
+        raise PackagingError(f"config port is {text!r}. Allowed: 1 to 65535.")
+    return int(text)
+
+
+def _switch(key: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise PackagingError(f"config {key} is {text.lower()!r}. Allowed: true or false.")
+    return text.lower() == "true"
+
+
+def _triggers(text: str | None, target: str) -> tuple[str, ...]:
+    if target not in TARGETS:
+        raise PackagingError(f"config target is {target!r}. Allowed: {', '.join(TARGETS)}.")
+    if text is None:
+        text = "" if target == STANDALONE else "http"
+    names = [each.strip() for each in text.split(",")]
+    wrong = [each for each in names if each and each not in _TRIGGERS]
+    if wrong:
+        allowed = ", ".join(_TRIGGERS)
+        raise PackagingError(f"config trigger is {', '.join(wrong)!r}. Allowed: {allowed}.")
+    return tuple(dict.fromkeys(_TRIGGERS[each] for each in names if each))

@@ -32,7 +32,6 @@ from .sources import (
     model_of,
     payload_of,
     refuse,
-    refuse_endpoint,
     remove_downloads,
     translated,
 )
@@ -87,8 +86,7 @@ class Deployments:
             MlflowException: name, URI, ``config`` or ``endpoint`` cannot be used, or the model
                 cannot be served; the text ends with the cause.
         """
-        refuse_endpoint(endpoint)
-        with translated():
+        with translated(endpoint):
             said = Config.of(config)
             root = said.folder or self._root
             if said.of_package:
@@ -108,8 +106,7 @@ class Deployments:
         Raises:
             MlflowException: as ``create_deployment``, or there is no such deployment.
         """
-        refuse_endpoint(endpoint)
-        with translated():
+        with translated(endpoint):
             said = Config.of(config)
             said.refuse_package("update")
             root = said.folder or self._root
@@ -132,8 +129,7 @@ class Deployments:
         endpoint: str | None = None,
     ) -> None:
         """End it and remove what is kept of it; nothing if there is none."""
-        refuse_endpoint(endpoint)
-        with translated():
+        with translated(endpoint):
             said = Config.of(config)
             said.refuse_package("delete")
             root = said.folder or self._root
@@ -145,13 +141,12 @@ class Deployments:
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """Those of the target's folder, whatever their state."""
-        refuse_endpoint(endpoint)
-        return [_described(each) for each in listing(self._root)]
+        with translated(endpoint):
+            return [_described(each) for each in listing(self._root)]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         """One of them; MlflowException if there is none."""
-        refuse_endpoint(endpoint)
-        with translated():
+        with translated(endpoint):
             return _described(find(self._root, name))
 
     def predict(
@@ -167,8 +162,7 @@ class Deployments:
         """
         from mlflow.deployments import PredictionsResponse
 
-        refuse_endpoint(endpoint)
-        with translated():
+        with translated(endpoint):
             answer = find(self._root, deployment_name or "").score(payload_of(inputs))
         text = answer.body.decode(errors="replace")
         if answer.status != 200:
@@ -177,8 +171,8 @@ class Deployments:
 
     def _no_endpoints(self, *args: object, **kwargs: object) -> NoReturn:
         """There are none; always raises MlflowException."""
-        refuse_endpoint("endpoint")
-        raise AssertionError
+        with translated("endpoint"):
+            raise AssertionError
 
     create_endpoint = update_endpoint = delete_endpoint = _no_endpoints
     list_endpoints = get_endpoint = _no_endpoints

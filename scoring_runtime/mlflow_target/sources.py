@@ -88,8 +88,10 @@ def payload_of(inputs: Any) -> bytes:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Raise this package's errors as MlflowException."""
+def translated(endpoint: str | None = None) -> Iterator[None]:
+    """Raise this package's errors as MlflowException, and one if an endpoint is named."""
+    if endpoint is not None:
+        refuse("The target scoring-runtime has no endpoints: name a deployment.")
     try:
         yield
     except ScoringRuntimeError as error:
@@ -101,9 +103,3 @@ def refuse(text: str, cause: BaseException | None = None) -> NoReturn:
     from mlflow.exceptions import MlflowException
 
     raise MlflowException.invalid_parameter_value(text) from cause
-
-
-def refuse_endpoint(endpoint: str | None) -> None:
-    """Raise MlflowException if an endpoint is named: there are none."""
-    if endpoint is not None:
-        refuse("The target scoring-runtime has no endpoints: name a deployment.")
