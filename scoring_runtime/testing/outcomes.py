@@ -11,25 +11,29 @@ from werkzeug.datastructures import Headers
 from ..triggers.messages import QueueReply
 
 
+class _Body:
+    body: bytes
+
+    def json(self) -> Any:
+        """The body or the document, read as JSON.
+
+        Raises:
+            ValueError: it is none, or there is no document.
+        """
+        return json.loads(self.body)
+
+
 @dataclass(frozen=True)
-class HttpOutcome:
+class HttpOutcome(_Body):
     """A response; ``headers`` are found in any case, several lines of a name with ``getlist``."""
 
     status: int
     headers: Headers
     body: bytes
 
-    def json(self) -> Any:
-        """The body, read as JSON.
-
-        Raises:
-            ValueError: it is none.
-        """
-        return json.loads(self.body)
-
 
 @dataclass(frozen=True)
-class BlobOutcome:
+class BlobOutcome(_Body):
     """A document, the result's or an error's, or another try.
 
     ``document`` is its path, ``container/name``, and nothing when the blob is tried again
@@ -44,14 +48,6 @@ class BlobOutcome:
     is_retried: bool
     reason: str
     description: str
-
-    def json(self) -> Any:
-        """The document, read as JSON.
-
-        Raises:
-            ValueError: it is none, or there is no document.
-        """
-        return json.loads(self.body)
 
 
 @dataclass(frozen=True)
