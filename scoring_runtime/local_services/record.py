@@ -40,7 +40,7 @@ class Record:
 def write(folder: Path, record: Record) -> None:
     """Note it in the service's folder, whole or not at all; without the values of secrets."""
     document = {
-        **asdict(replace(record, specification=_without(record))),
+        **asdict(replace(record, specification=_without_secrets(record))),
         "process": record.process._asdict(),
     }
     temporary = folder / f".{RECORD}"
@@ -91,12 +91,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _without(record: Record) -> Specification:
-    environment = record.specification.environment
-    variables = {
-        name: value for name, value in environment.variables.items() if name not in record.required
-    }
-    return replace(record.specification, environment=replace(environment, variables=variables))
+def _without_secrets(record: Record) -> Specification:
+    variables = record.specification.environment.variables.items()
+    kept = {name: value for name, value in variables if name not in record.required}
+    return record.specification.with_variables(kept)
 
 
 def _specification(document: Mapping[str, Any]) -> Specification:

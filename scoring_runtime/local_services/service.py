@@ -80,8 +80,7 @@ class LocalService:
         """What it serves, with the secrets that this object was given; another program takes them
         from its environment."""
         noted = self.record.specification
-        variables = {**noted.environment.variables, **self._secrets}
-        return replace(noted, environment=replace(noted.environment, variables=variables))
+        return noted.with_variables({**noted.environment.variables, **self._secrets})
 
     @property
     def keys(self) -> tuple[str, ...]:

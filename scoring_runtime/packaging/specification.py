@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import PackagingError
@@ -112,6 +112,10 @@ class Specification:
     output_queue: str | None = None
     lock: bool = False
     leave_out: tuple[Path, ...] = ()
+
+    def with_variables(self, variables: Mapping[str, str]) -> Specification:
+        """The same with these environment variables and no others."""
+        return replace(self, environment=replace(self.environment, variables=variables))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ Nothing is sent to Azure. The folder of a service in its workspace::
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
 import shutil
 import sys
@@ -23,6 +24,8 @@ from ...local_services import record as local_record
 from ...local_services.record import RECORD, Record
 from ...local_services.service import check_name
 from ...packaging.deployment import configuration as deployment
+from ...packaging.deployment import files as deployment_files
+from ...packaging.deployment import manifests
 from ...packaging.deployment.configuration import Configuration
 from ...packaging.specification import STANDALONE, Specification, deployment_folder
 from ..exceptions import WebserviceException, as_webservice_exceptions, refusing
@@ -31,18 +34,30 @@ from .inference_config import InferenceConfig, specification_of
 
 PACKAGED = "Packaged"
 """The state of a service whose files are made; whether somebody has deployed them is not known."""
-_DELETED = "Deleted"
+DELETED = "Deleted"
 _CONFIG, _PACKAGE = "deploymentconfig.json", "package"
-_KEYS = ("primary_key", "secondary_key")
+_KEYS = ("primary", "secondary")
 _TLS = ("ssl_cert_pem_file", "ssl_key_pem_file")
 _TRY = "To try it here: LocalWebservice.deploy_configuration()."
 
 
-class Deployed:
+class Service:
+    """What services on this machine and packaged ones have in common."""
+
+    name: str
+    _deleted = False
+
+    def _refuse_if_deleted(self, method: str) -> None:
+        if self._deleted:
+            raise WebserviceException(
+                f"Cannot call {method}() when service is {DELETED}: deploy {self.name} again."
+            )
+
+
+class Deployed(Service):
     """A service in the cloud as this machine knows it."""
 
     compute_type, kind = "", ""
-    name: str
     port = error = None
     create_version = update_version = refusing(
         "Versions of an endpoint are services of their own here: deploy another name, and divide "
@@ -58,14 +73,13 @@ class Deployed:
                 f" There are: {there}."
             )
         self._folder = _folder_of(workspace, name)
-        self._deleted = False
 
     # --- what it is -------------------------------------------------------------------------------
 
     @property
     def state(self) -> str:
         """``Packaged``, or ``Deleted``: what runs in Azure is asked for there."""
-        return _DELETED if self._deleted else PACKAGED
+        return DELETED if self._deleted else PACKAGED
 
     @property
     def deployment_configuration(self) -> Configuration:
@@ -81,9 +95,7 @@ class Deployed:
     @property
     def base_url(self) -> str | None:
         """Where it will answer, if that is known before it is deployed."""
-        from ...packaging.deployment.manifests import address
-
-        return address(self.deployment_configuration) or None
+        return manifests.address(self.deployment_configuration) or None
 
     @property
     def scoring_uri(self) -> str | None:
@@ -189,14 +201,7 @@ class Deployed:
                 allowed.
         """
         self.get_keys()
-        name = f"{str(key or '').lower()}_key"
-        if name not in _KEYS:
-            raise WebserviceException(
-                f"Error, invalid value provided for key: {key}.\n"
-                "Valid options are: Primary, Secondary"
-            )
-        import secrets
-
+        name = f"{_KEYS[number_of_key(key)]}_key"
         new: dict[str, Any] = {name: set_key or secrets.token_urlsafe(32)}
         self.update(**new)
 
@@ -234,25 +239,22 @@ class Deployed:
 
     def _with_secrets(self, record: Record) -> Record:
         """With the values of its secret variables, which are noted in the secrets file alone."""
-        from ...packaging.deployment.files import read_secrets
-
-        there = read_secrets(self.files)
+        there = deployment_files.read_secrets(self.files)
         kept = {name: there[name] for name in record.required if name in there}
-        environment = record.specification.environment
-        variables = {**environment.variables, **kept}
-        wanted = replace(environment, variables=variables)
-        return replace(record, specification=replace(record.specification, environment=wanted))
+        variables = {**record.specification.environment.variables, **kept}
+        return replace(record, specification=record.specification.with_variables(variables))
 
     def _keys(self) -> tuple[str, ...]:
-        from ...packaging.deployment.files import keys_of, read_secrets
+        return deployment_files.keys_of(deployment_files.read_secrets(self.files))
 
-        return keys_of(read_secrets(self.files))
 
-    def _refuse_if_deleted(self, name: str) -> None:
-        if self._deleted:
-            raise WebserviceException(
-                f"Cannot call {name}() when service is {_DELETED}: deploy {self.name} again."
-            )
+def number_of_key(key: str) -> int:
+    """0 for ``Primary``, 1 for ``Secondary``; WebserviceException for any other."""
+    if str(key or "").lower() not in _KEYS:
+        raise WebserviceException(
+            f"Error, invalid value provided for key: {key}.\nValid options are: Primary, Secondary"
+        )
+    return _KEYS.index(key.lower())
 
 
 def deploy(
@@ -291,18 +293,18 @@ def deploy(
 
 def _make(folder: Path, wanted: Record, configuration: Configuration) -> None:
     from ...packaging.context import make
-    from ...packaging.deployment import files
 
     kind = configuration.compute_type
-    files.check_target(kind, configuration)
+    deployment_files.check_target(kind, configuration)
     folder.mkdir(parents=True, exist_ok=True)
-    specification = files.adapted(wanted.specification, configuration)
+    specification = deployment_files.adapted(wanted.specification, configuration)
     context = make(specification, folder / _PACKAGE, overwrite=True)
     for warning in context.warnings:
         print(f"Warning: {warning}", file=sys.stderr)
     variables = specification.environment.variables
     image = f"{wanted.name}:{wanted.generation + 1}"
-    files.make(files.Deployment(wanted.name, image, kind, configuration), context, variables)
+    asked = deployment_files.Deployment(wanted.name, image, kind, configuration)
+    deployment_files.make(asked, context, variables)
     given = configuration.given
     files_of_tls = {name: str(Path(given[name]).absolute()) for name in _TLS if name in given}
     document = {"computeType": kind, **given, **files_of_tls}

@@ -16,6 +16,7 @@ from typing import Any
 
 from ...models.model import folder_of
 from ...packaging import specification
+from ...packaging.environment.files import logical_lines
 from ...packaging.specification import FUNCTIONS, STANDALONE
 from ..exceptions import (
     UserErrorException,
@@ -347,9 +348,7 @@ def _requirement_lines(path: Path) -> list[str]:
         raise UserErrorException(
             f"The requirements file {path} cannot be read: {error.strerror}."
         ) from error
-    joined = re.sub(r"\\\n", " ", text)
-    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in joined.splitlines())
-    return [line for line in lines if line]
+    return [line for _, line in logical_lines(text)]
 
 
 def _made(folder: Path, packages: specification.Environment) -> Path:

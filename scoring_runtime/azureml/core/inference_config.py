@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...models import model as azureml_model
@@ -16,6 +16,7 @@ from .environment import DockerSection, Environment
 _PYTHON = "python"
 
 
+@dataclass(eq=False, repr=False)
 class InferenceConfig:
     """The entry script and what it needs.
 
@@ -33,33 +34,26 @@ class InferenceConfig:
         WebserviceException: another ``runtime``, or an ``environment`` and what it replaces.
     """
 
-    def __init__(
-        self,
-        entry_script: str | None = None,
-        runtime: str | None = None,
-        conda_file: str | None = None,
-        extra_docker_file_steps: str | None = None,
-        source_directory: str | None = None,
-        enable_gpu: bool | None = None,
-        description: str | None = None,
-        base_image: str | None = None,
-        base_image_registry: ContainerRegistry | None = None,
-        cuda_version: str | None = None,
-        environment: Environment | None = None,
-    ) -> None:
-        if runtime not in (None, _PYTHON):
+    entry_script: str | None = None
+    runtime: str | None = None
+    conda_file: str | None = None
+    extra_docker_file_steps: str | None = None
+    source_directory: str | None = None
+    enable_gpu: bool | None = None
+    description: str | None = None
+    base_image: str | None = None
+    base_image_registry: ContainerRegistry | None = None
+    cuda_version: str | None = None
+    environment: Environment | None = None
+
+    def __post_init__(self) -> None:
+        if self.runtime not in (None, _PYTHON):
             raise WebserviceException(
-                f"There is no runtime {runtime!r} here; the only one is {_PYTHON!r}."
+                f"There is no runtime {self.runtime!r} here; the only one is {_PYTHON!r}."
             )
-        self.entry_script, self.runtime, self.conda_file = entry_script, runtime, conda_file
-        self.extra_docker_file_steps = extra_docker_file_steps
-        self.source_directory, self.description = source_directory, description
-        self.enable_gpu, self.cuda_version = enable_gpu, cuda_version
-        self.base_image, self.base_image_registry = base_image, base_image_registry
-        self.environment = environment
         replaced = ("conda_file", "extra_docker_file_steps", "base_image")
         given = [name for name in replaced if getattr(self, name) is not None]
-        if environment is not None and given:
+        if self.environment is not None and given:
             raise WebserviceException(
                 f"An InferenceConfig has an environment or {' and '.join(given)}, not both: put "
                 "into the Environment what belongs to it."

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ...models import model
 from ...packaging.specification import STANDALONE
@@ -16,21 +15,9 @@ if TYPE_CHECKING:
     from .profile import ModelProfile
     from .webservice import Webservice
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+_translated = as_webservice_exceptions()
 
 __all__ = ["InferenceConfig", "Model", "ModelPackage"]
-
-
-def _translated(method: Callable[_P, _R]) -> Callable[_P, _R]:
-    """The method with this package's errors as those of the old names."""
-
-    @wraps(method)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with as_webservice_exceptions():
-            return method(*args, **kwargs)
-
-    return call
 
 
 class Model(model.Model):
@@ -46,10 +33,10 @@ class Model(model.Model):
     delete = _translated(model.Model.delete)
 
     @classmethod
+    @_translated
     def register(cls, *args: Any, **kwargs: Any) -> model.Model:
         """Copy a file or folder into the workspace as the next version of a model."""
-        with as_webservice_exceptions():
-            return super().register(*args, **kwargs)
+        return super().register(*args, **kwargs)
 
     @staticmethod
     def package(

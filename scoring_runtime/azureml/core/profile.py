@@ -11,6 +11,7 @@ import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
@@ -21,6 +22,7 @@ from ...errors import LocalServiceError
 from ...local_services.service import LocalService, deploy
 from ...packaging.specification import Specification
 from ..exceptions import WebserviceException, as_webservice_exceptions
+from .webservice import body_of
 
 if TYPE_CHECKING:
     import psutil
@@ -101,19 +103,14 @@ def profile(
         "requestedCpu": cpu,
         "requestedMemoryInGB": memory_in_gb,
     }
-    with TemporaryDirectory() as folder, as_webservice_exceptions():
+    with TemporaryDirectory() as folder, as_webservice_exceptions(), ExitStack() as afterwards:
         try:
             service = deploy(Path(folder), "profiled", specification)
-        except LocalServiceError as error:
-            failed = {"state": _FAILED, "error": {"message": str(error)}}
-            return ModelProfile(workspace, name, {**about, **failed})
-        try:
+            afterwards.callback(service.delete)
             service.wait()
             found = _measured(service, inputs, cpu, memory_in_gb)
         except LocalServiceError as error:
             found = {"state": _FAILED, "error": {"message": str(error)}}
-        finally:
-            service.delete()
     return ModelProfile(workspace, name, {**about, **found})
 
 
@@ -126,8 +123,6 @@ def _check(name: str, value: float | None, bounds: tuple[float, float]) -> None:
 
 def _inputs(dataset: Any) -> Sequence[bytes]:
     """One body a row: of a list, or of a table's only column, as the old service had it."""
-    from .webservice_bodies import body_of
-
     if hasattr(dataset, "to_pandas_dataframe"):
         dataset = dataset.to_pandas_dataframe()
     if hasattr(dataset, "columns"):

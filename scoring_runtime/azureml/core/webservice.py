@@ -22,13 +22,10 @@ from ...packaging.specification import STANDALONE, Specification
 from ..exceptions import WebserviceException, as_webservice_exceptions, refusing
 from . import deployed
 from .aks_compute import AksCompute
-from .deployed import Deployed
+from .deployed import DELETED, Deployed, Service, number_of_key
 from .image import ContainerImage
 from .inference_config import InferenceConfig, specification_of
-from .webservice_bodies import body_of
 
-_DELETED = "Deleted"
-_KEYS = ("Primary", "Secondary")
 Models = Sequence[model.Model]
 
 
@@ -65,7 +62,7 @@ class LocalWebserviceDeploymentConfiguration(WebserviceDeploymentConfiguration):
             )
 
 
-class Webservice:
+class Webservice(Service):
     """A deployed model; ``Webservice(workspace, name)`` finds one.
 
     Raises:
@@ -88,14 +85,13 @@ class Webservice:
         self.workspace, self.name = workspace, name
         with as_webservice_exceptions():
             self._service = find(model.folder_of(workspace).absolute(), name)
-        self._deleted = False
 
     # --- what it is -------------------------------------------------------------------------------
 
     @property
     def state(self) -> str:
         """``Transitioning``, ``Healthy``, ``Unhealthy``, ``Failed``, or ``Deleted``."""
-        return _DELETED if self._deleted else self._service.state
+        return DELETED if self._deleted else self._service.state
 
     @property
     def error(self) -> str | None:
@@ -178,7 +174,7 @@ class Webservice:
             WebserviceException: it has failed, the text ends with the cause; or the time, 20
                 minutes unless ``timeout_sec`` says another, has passed.
         """
-        self._refuse_unless_there("wait_for_deployment")
+        self._refuse_if_deleted("wait_for_deployment")
         try:
             with as_webservice_exceptions():
                 self._service.wait(print if show_output else None, timeout_sec or 1200.0)
@@ -198,7 +194,7 @@ class Webservice:
             WebserviceException: the service has failed, cannot be reached, or answers with
                 another status than 200; the text has the status, the headers and the body.
         """
-        self._refuse_unless_there("run")
+        self._refuse_if_deleted("run")
         body = body_of(input_data)
         with as_webservice_exceptions():
             if self._service.state != HEALTHY:
@@ -208,7 +204,7 @@ class Webservice:
 
     def get_logs(self, num_lines: int = 5000, raw: bool = False) -> str:
         """The last lines that its host has written; ``raw`` changes nothing."""
-        self._refuse_unless_there("get_logs")
+        self._refuse_if_deleted("get_logs")
         return self._service.log(num_lines)
 
     def get_keys(self) -> tuple[str, ...]:
@@ -235,17 +231,10 @@ class Webservice:
             NotImplementedError: it asks for none.
             WebserviceException: there is no such key, or the new one is too short.
         """
-        there = self.get_keys()
-        which = str(key or "").capitalize()
-        if which not in _KEYS:
-            raise WebserviceException(
-                f"Error, invalid value provided for key: {key}.\n"
-                f"Valid options are: {', '.join(_KEYS)}"
-            )
-        kept = [None if name == which else each for name, each in zip(_KEYS, there, strict=True)]
-        given = tuple(set_key if each is None else each for each in kept)
+        given: builtins.list[str | None] = [*self.get_keys()]
+        given[number_of_key(key)] = set_key
         with as_webservice_exceptions():
-            self._service.set_keys(given)
+            self._service.set_keys(tuple(given))
 
     def reload(self, wait: bool = False) -> None:
         """Start it anew from what its script, its source folder and its models are now; as
@@ -273,13 +262,15 @@ class Webservice:
             WebserviceException: as :func:`deploy`: the service goes on as it was; or, with
                 ``wait``, it has failed.
         """
-        self._refuse_unless_there("update")
+        self._refuse_if_deleted("update")
         _check(image_config, inference_config, deployment_config)
         wanted = None
         if models is not None or inference_config is not None:
             wanted = _changed(self._service.specification, models, inference_config)
         if enable_app_insights is not None:
-            wanted = _with_insights(wanted or self._service.specification, enable_app_insights)
+            wanted = wanted or self._service.specification
+            said = {"AML_APP_INSIGHTS_ENABLED": str(enable_app_insights).lower()}
+            wanted = wanted.with_variables({**wanted.environment.variables, **said})
         port = getattr(deployment_config, "port", None)
         switched = auth_enabled not in (None, self.auth_enabled)
         if (unused or auth_enabled is not None) and not switched and not wanted and port is None:
@@ -325,12 +316,6 @@ class Webservice:
         """End it and remove all that is kept of it; there is no image here, and no volume."""
         self._service.delete()
         self._deleted = True
-
-    def _refuse_unless_there(self, name: str) -> None:
-        if self._deleted:
-            raise WebserviceException(
-                f"Cannot call {name}() when service is {_DELETED}: deploy {self.name} again."
-            )
 
     @staticmethod
     def list(
@@ -418,32 +403,16 @@ class AciWebservice(Deployed, Webservice):  # type: ignore[misc, override]
     """A model packaged for Container Instances."""
 
     compute_type, kind = "ACI", Aci.compute_type
-
-    @staticmethod
-    def deploy_configuration(*args: Any, **kwargs: Any) -> Aci:
-        """See :class:`scoring_runtime.packaging.deployment.configuration.Aci`.
-
-        Raises:
-            WebserviceException: an argument cannot be used; the text names it.
-        """
-        with as_webservice_exceptions():
-            return Aci(*args, **kwargs)
+    deploy_configuration = staticmethod(as_webservice_exceptions()(Aci))
+    """Raises WebserviceException, which names the argument that cannot be used."""
 
 
 class AksWebservice(Deployed, Webservice):  # type: ignore[misc, override]
     """A model packaged for Kubernetes."""
 
     compute_type, kind = "AKS", Aks.compute_type
-
-    @staticmethod
-    def deploy_configuration(*args: Any, **kwargs: Any) -> Aks:
-        """See :class:`scoring_runtime.packaging.deployment.configuration.Aks`.
-
-        Raises:
-            WebserviceException: an argument cannot be used; the text names it.
-        """
-        with as_webservice_exceptions():
-            return Aks(*args, **kwargs)
+    deploy_configuration = staticmethod(as_webservice_exceptions()(Aks))
+    """Raises WebserviceException, which names the argument that cannot be used."""
 
 
 _KINDS: Mapping[str, type[Webservice]] = {"aci": AciWebservice, "aks": AksWebservice}
@@ -526,13 +495,6 @@ def _to_cloud(
     return service
 
 
-def _with_insights(before: Specification, enabled: bool) -> Specification:
-    variables = {
-        **before.environment.variables, "AML_APP_INSIGHTS_ENABLED": str(enabled).lower()
-    }  # fmt: skip
-    return replace(before, environment=replace(before.environment, variables=variables))
-
-
 def _finished(outcome: str, shown: bool) -> None:
     if shown:
         print(f'Local service creation operation finished, operation "{outcome}"')
@@ -591,7 +553,24 @@ def _has_model(record: Record, model_name: str | None, model_id: str | None) -> 
     return model_name in (None, *names) and model_id in (None, *ids)
 
 
-# --- what is answered -----------------------------------------------------------------------------
+# --- what is sent and answered --------------------------------------------------------------------
+
+
+def body_of(value: Any) -> bytes:
+    """What a service is sent: text, bytes or an open file as they are; anything else as JSON."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if hasattr(value, "read"):
+        value = value.read()
+    if not isinstance(value, str | bytes):
+        try:
+            value = json.dumps(value, default=lambda each: each.tolist())
+        except (TypeError, ValueError, AttributeError) as error:
+            raise WebserviceException(
+                f"The input, a {type(value).__name__}, cannot be turned to JSON: pass text, bytes, "
+                "or what JSON has."
+            ) from error
+    return value.encode() if isinstance(value, str) else value
 
 
 def _result_of(answer: Answer) -> Any:
