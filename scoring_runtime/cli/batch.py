@@ -15,7 +15,7 @@ from ..batch.crew import EXIT_INTERRUPTED, Crew, Tally
 from ..batch.job import Asked, Begin, job_of
 from ..errors import ConfigurationError
 from ..settings.settings import Settings
-from .parser import EXIT_USAGE, add
+from .parser import add, refused
 from .terminal import Bar
 
 DEFAULTS = {"WORKER_COUNT": "auto", "BLOB_POLL_SECONDS": "0.1-2"}
@@ -106,8 +106,7 @@ def run(settings: Settings, options: argparse.Namespace, begin: Begin) -> int:
         hire = partial(on_ray.hire, job=job) if options.engine == "ray" else None
         tally = crew.run(hire)
     except ConfigurationError as error:
-        print(f"scoring-runtime: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return refused(error)
     except KeyboardInterrupt:  # before the workers, or after them
         return EXIT_INTERRUPTED
     what = "rows" if job.kind else "inputs"

@@ -13,7 +13,7 @@ from ..check import checks
 from ..check.report import CLASSES, Report
 from ..errors import ConfigurationError, PackagingError
 from ..settings.settings import Settings
-from .parser import EXIT_USAGE
+from .parser import refused
 from .terminal import show_table
 
 _ORDER = list(CLASSES)
@@ -26,9 +26,8 @@ def run(options: argparse.Namespace, settings: Callable[[], Settings]) -> int:
     except ConfigurationError as error:
         report = Report(options.folder or os.getcwd(), findings=[checks.wrong_setting(error)])
     except (PackagingError, OSError) as error:
-        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"scoring-runtime: {said}", file=sys.stderr)
-        return EXIT_USAGE
+        is_file = isinstance(error, OSError)
+        return refused(f"{error.filename}: {error.strerror}" if is_file else error)
     if options.json:
         print(report.text())
     else:

@@ -32,7 +32,7 @@ from ..telemetry.logs import configure_logging, log, redirect_print
 from ..telemetry.threads import carry_ids
 from ..triggers.outcomes import EXTENSIONS, directed, directions
 from . import models
-from .parser import EXIT_OK, EXIT_USAGE, Parser, add, subcommands
+from .parser import EXIT_OK, Parser, add, refused, subcommands
 from .terminal import show_table
 
 REPLAY = "score records with another model or script, and show what changed"
@@ -59,13 +59,14 @@ def _run(words: Sequence[str]) -> int:
     command: Callable[[Settings, argparse.Namespace], int] = options.command
     if not options.reads_settings:
         return command(Settings(), options)
+    settings = None
     try:
         settings = _settings(options)
-    except ConfigurationError as error:
-        print(diagnosis(error), file=sys.stderr)
+        _export(settings)
+        return command(settings, options)
+    except StartError as error:
+        print(diagnosis(error, settings), file=sys.stderr)
         return EXIT_CANNOT_START
-    _export(settings)
-    return command(settings, options)
 
 
 def _parser(words: Sequence[str] = ("package", "replay", "batch")) -> argparse.ArgumentParser:
@@ -246,13 +247,11 @@ def _check_command_line(said: dict[str, str]) -> None:
     except ConfigurationError as error:
         if "(from the command line)" not in str(error):
             raise
-        print(f"scoring-runtime: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_USAGE) from None
+        raise SystemExit(refused(error)) from None
     folder = Path(said.get("AZUREML_MODEL_DIR", ""))
     if folder.is_file():
         said_so = f"--model-dir names the file {folder}: name its folder, {folder.parent}"
-        print(f"scoring-runtime: {said_so}", file=sys.stderr)
-        raise SystemExit(EXIT_USAGE)
+        raise SystemExit(refused(said_so))
 
 
 def _export(settings: Settings) -> None:
@@ -292,11 +291,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
     try:
         from ..standalone import serve
     except ModuleNotFoundError as error:
-        print(
-            f"scoring-runtime: serve needs {error.name}: pip install 'scoring-runtime[server]'",
-            file=sys.stderr,
-        )
-        return EXIT_USAGE
+        return refused(f"serve needs {error.name}: pip install 'scoring-runtime[server]'")
     try:
         standard_streams.install()
         _configure_logging(settings, "stdout")
@@ -306,11 +301,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
             _banner(settings)
         return serve.run(settings, _export)
     except serve.PortInUse as error:
-        print(f"scoring-runtime: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except StartError as error:
-        print(diagnosis(error, settings), file=sys.stderr)
-        return EXIT_CANNOT_START
+        return refused(error)
 
 
 def _check_platform(settings: Settings, platform: str) -> None:
@@ -344,8 +335,7 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
     try:
         body = sys.stdin.buffer.read() if options.file == "-" else Path(options.file).read_bytes()
     except OSError as error:
-        print(f"scoring-runtime: {options.file}: {error.strerror}", file=sys.stderr)
-        return EXIT_USAGE
+        return refused(f"{options.file}: {error.strerror}")
     _configure_logging(settings, "stderr", quiet=not options.verbose)
     by_name = EXTENSIONS.get(Path(options.file).suffix.lower(), "application/json")
     said = options.content_type or by_name
@@ -355,9 +345,8 @@ def _score(settings: Settings, options: argparse.Namespace) -> int:
     try:
         with _stdout_is_stderr():
             answer, content = asyncio.run(_score_one(settings, request))
-    except StartError as error:
-        print(diagnosis(error, settings), file=sys.stderr)
-        return EXIT_CANNOT_START
+    except StartError:
+        raise
     except ScoringRuntimeError as error:
         print(error, file=sys.stderr)
         if isinstance(error, RunFailed) and error.__cause__ is not None:
@@ -393,12 +382,8 @@ def _replay(settings: Settings, options: argparse.Namespace) -> int:
             return replay.write_samples(options)
         with _stdout_is_stderr():
             report = asyncio.run(replay.replayed(settings, options))
-    except StartError as error:
-        print(diagnosis(error, settings), file=sys.stderr)
-        return EXIT_CANNOT_START
     except OSError as error:
-        print(f"scoring-runtime: {error.filename}: {error.strerror}", file=sys.stderr)
-        return EXIT_USAGE
+        return refused(f"{error.filename}: {error.strerror}")
     builtins.print = real_print
     return replay.show(report, options)
 

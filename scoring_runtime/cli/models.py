@@ -16,7 +16,7 @@ from ..models.folder import is_registry, registered_model
 from ..models.in_force import Choice
 from ..models.registry import Record
 from ..settings.settings import Settings
-from .parser import EXIT_OK, EXIT_USAGE, add, subcommands
+from .parser import EXIT_OK, add, refused, subcommands
 from .terminal import Bar, show_table
 
 DEFAULT_REGISTRY = "azureml-models"
@@ -88,8 +88,7 @@ def _run(command: Command, settings: Settings, options: argparse.Namespace) -> i
     try:
         return command(_folder(settings, options), options)
     except ScoringRuntimeError as error:
-        print(f"scoring-runtime: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return refused(error)
 
 
 def _folder(settings: Settings, options: argparse.Namespace) -> Path:
@@ -145,13 +144,11 @@ def _show(folder: Path, options: argparse.Namespace) -> int:
 def _delete(folder: Path, options: argparse.Namespace) -> int:
     name, version = _name_and_version(options)
     if version is not None and options.all_versions:
-        print(f"scoring-runtime: {version} and --all-versions exclude each other", file=sys.stderr)
-        return EXIT_USAGE
+        return refused(f"{version} and --all-versions exclude each other")
     chosen = registry.to_delete(folder, name, version, all_versions=options.all_versions)
     wanted = ", ".join(f"{each.name}:{each.version}" for each in chosen)
     if not options.yes and not _agreed(f"Delete {wanted} from {folder}?"):
-        print("scoring-runtime: nothing was deleted; --yes deletes without asking", file=sys.stderr)
-        return EXIT_USAGE
+        return refused("nothing was deleted; --yes deletes without asking")
     deleted = registry.delete(folder, name, version, all_versions=options.all_versions)
     document = [{"name": each.name, "version": each.version} for each in deleted]
     _print(options, document, *(f"deleted {each.name}:{each.version}" for each in deleted))

@@ -19,6 +19,12 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(EXIT_USAGE)
 
 
+def refused(why: object) -> int:
+    """Say why nothing is done; the exit code of a command that was used wrongly."""
+    print(f"scoring-runtime: {why}", file=sys.stderr)
+    return EXIT_USAGE
+
+
 def subcommands(parser: argparse.ArgumentParser) -> Any:
     """The sub-commands of a parser, which lists them when none is named."""
     parser.set_defaults(command=partial(_list_them, parser), reads_settings=False)
