@@ -11,6 +11,7 @@ from typing import Any
 
 from ..messages import ScoringRequest
 from ..scoring.batches import Batches
+from ..scoring.golden import leaves
 from ..scoring.served import Served, chosen, default
 from ..testing.under_test import UnderTest
 from .samples import Sample
@@ -125,25 +126,14 @@ def _distance(given: bytes | None, alone: bytes) -> float:
     """The largest relative difference of two answers' numbers; infinite if more than numbers
     differs."""
     try:
-        one, other = _numbers(json.loads(given or b"")), _numbers(json.loads(alone))
+        values = json.loads(given or b""), json.loads(alone)
     except ValueError:
         return 0.0 if given == alone else math.inf
-    if len(one) != len(other):
-        return math.inf
-    pairs = zip(one, other, strict=True)
-    return max((_relative(left, right) for left, right in pairs if left != right), default=0.0)
+    pairs = ((one, other) for one, other, _ in leaves(*values) if one != other)
+    return max((_relative(one, other) for one, other in pairs), default=0.0)
 
 
 def _relative(one: Any, other: Any) -> float:
     if not isinstance(one, float) or not isinstance(other, float):
         return math.inf
     return abs(one - other) / max(abs(one), abs(other))
-
-
-def _numbers(value: Any) -> list[Any]:
-    """The values of a JSON document in order, its names too; whole numbers stay what they are."""
-    if isinstance(value, dict):
-        return [part for name, each in value.items() for part in (name, *_numbers(each))]
-    if isinstance(value, list):
-        return [part for each in value for part in _numbers(each)]
-    return [value]

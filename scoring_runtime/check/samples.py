@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..models import manifest
+from ..scoring.golden import sample_files
 from ..scoring.runtime import Runtime
 from ..scoring.served import default
 from ..triggers.outcomes import content_type_of, is_read
 
 _MOST = 20
-_EXPECTED = ".expected"
-_BESIDE, _FOLDER = "sample_input.*", "samples"
 
 
 class Sample(NamedTuple):
@@ -58,9 +57,8 @@ def _beside(runtime: Runtime, limit: int) -> Iterator[Sample]:
 
 
 def _files(folder: Path, model: str, limit: int, *, has_script: bool) -> Iterator[Sample]:
-    there = [*sorted(folder.glob(_BESIDE)), *sorted((folder / _FOLDER).glob("[!.]*"))]
-    for path in there:
-        if path.is_file() and is_read(path.name, has_script) and _EXPECTED not in path.suffixes:
+    for path in sample_files(folder):
+        if is_read(path.name, has_script):
             yield _read(path, model, limit)
 
 

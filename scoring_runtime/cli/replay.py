@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import ScoringRuntimeError
 from ..http.errors import INTERNAL, message_response, told
 from ..messages import ScoringRequest
 from ..recording.records import NO_RECORD, Record, read
-from ..scoring.golden import distance
+from ..scoring.golden import Place, distance, leaves
 from ..scoring.runtime import Runtime, build
 from ..settings.settings import Settings
 from ..telemetry.logs import log, printable
@@ -236,18 +236,12 @@ def _largest(before: bytes, after: bytes) -> Change:
         values = parse_json(before), parse_json(after)
     except (ValueError, RecursionError):
         return Change(math.inf, "the bytes", f"{len(before)} bytes", f"{len(after)} bytes")
-    return max(_leaves(*values, ""), key=lambda each: each.distance, default=_NONE)
+    changes = (Change(distance(*pair), _path(at), *pair) for *pair, at in leaves(*values))
+    return max(changes, key=lambda each: each.distance, default=_NONE)
 
 
-def _leaves(before: Any, after: Any, at: str) -> Iterator[Change]:
-    if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
-        for key, value in before.items():
-            yield from _leaves(value, after[key], f"{at}.{key}")
-    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        for number, pair in enumerate(zip(before, after, strict=True)):
-            yield from _leaves(*pair, f"{at}[{number}]")
-    else:
-        yield Change(distance(before, after), f"${at}", before, after)
+def _path(place: Place) -> str:
+    return "$" + "".join(f".{each}" if isinstance(each, str) else f"[{each}]" for each in place)
 
 
 def _short(value: object) -> str:

@@ -49,6 +49,7 @@ class Answer(NamedTuple):
 
 
 Answers = Mapping[str, Answer]
+Place = tuple[str | int, ...]
 
 
 def samples(settings: Settings) -> list[Sample]:
@@ -78,11 +79,16 @@ def _places(model: Served, settings: Settings) -> list[Path]:
     return places
 
 
+def sample_files(folder: Path) -> Iterator[Path]:
+    """The files ``sample_input.*`` of a folder and those of its folder ``samples``, without the
+    answers that are expected to them."""
+    there = [*sorted(folder.glob("sample_input.*")), *sorted((folder / "samples").glob("[!.]*"))]
+    return (each for each in there if each.is_file() and _EXPECTED not in each.suffixes)
+
+
 def _in(folder: Path, model: str) -> Iterator[Sample]:
-    kept = folder / "samples"
-    files = [folder / name for name in _NAMES] + (sorted(kept.iterdir()) if kept.is_dir() else [])
-    for path in files:
-        if path.is_file() and not path.name.startswith(".") and _EXPECTED not in path.suffixes:
+    for path in sample_files(folder):
+        if path.parent != folder or path.name in _NAMES:
             expected = sorted(path.parent.glob(f"{path.stem}{_EXPECTED}*"))
             yield Sample(path, expected[0] if expected else None, model)
 
@@ -186,22 +192,28 @@ def _refusal(answer: Answer) -> str:
 def _difference(given: bytes, wanted: bytes, tolerance: float | None) -> str:
     """How they differ, in words; without a tolerance, in their form."""
     try:
-        values = json.loads(given), json.loads(wanted)
+        values = json.loads(wanted), json.loads(given)
     except ValueError:
         same = tolerance is None or given.strip() == wanted.strip()
         return "" if same else "the bytes are others than those expected"
-    return next(_differences(*values, tolerance, "the answer"), "")
+    for expected, found, place in leaves(*values):
+        if not _is_alike(found, expected, tolerance):
+            at = "".join(f"[{each!r}]" for each in place)
+            return f"the answer{at} is {_shown(found)}, expected is {_shown(expected)}"
+    return ""
 
 
-def _differences(given: Any, wanted: Any, tolerance: float | None, at: str) -> Iterator[str]:
-    if isinstance(given, dict) and isinstance(wanted, dict) and given.keys() == wanted.keys():
-        for key in wanted:
-            yield from _differences(given[key], wanted[key], tolerance, f"{at}[{key!r}]")
-    elif isinstance(given, list) and isinstance(wanted, list) and len(given) == len(wanted):
-        for number, pair in enumerate(zip(given, wanted, strict=True)):
-            yield from _differences(*pair, tolerance, f"{at}[{number}]")
-    elif not _is_alike(given, wanted, tolerance):
-        yield f"{at} is {_shown(given)}, expected is {_shown(wanted)}"
+def leaves(before: Any, after: Any, place: Place = ()) -> Iterator[tuple[Any, Any, Place]]:
+    """The values of two documents of JSON in pairs, with the names and numbers that lead to them:
+    where they are not both lists, or objects, of the same form."""
+    if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
+        for key, value in before.items():
+            yield from leaves(value, after[key], (*place, key))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for number, pair in enumerate(zip(before, after, strict=True)):
+            yield from leaves(*pair, (*place, number))
+    else:
+        yield before, after, place
 
 
 def _is_alike(given: Any, wanted: Any, tolerance: float | None) -> bool:
