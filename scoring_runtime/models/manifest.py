@@ -226,9 +226,8 @@ def digest(folder: Path) -> str:
     noted = read(folder)
     files = {name: each.sha256 for name, each in (noted.files if noted else {}).items()}
     if not files:
-        for name, path in files_below(folder, ModelDamaged):
-            with path.open("rb") as file:
-                files[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        below = files_below(folder, ModelDamaged)
+        files = {name: sha256_of(path).hex() for name, path in below}
     lines = (f"{each}  {name}\n" for name, each in sorted(files.items()))
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -249,10 +248,14 @@ def fingerprint(model_dir: str, code: list[Path]) -> bytes:
     for path in [*files, *sorted({each for folder in code for each in python_files(folder)})]:
         if path.is_file():
             name = str(path).encode("utf-8", "surrogateescape")
-            digest.update(len(name).to_bytes(8, "big") + name)
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(len(name).to_bytes(8, "big") + name + sha256_of(path))
     return digest.digest()
+
+
+def sha256_of(path: Path) -> bytes:
+    """The digest of a file's bytes; OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def python_files(folder: Path) -> Iterator[Path]:
@@ -275,10 +278,7 @@ def _may_be_there(name: str) -> bool:
 def _is(path: Path, digest: FileDigest) -> bool:
     """Whether the file has this digest; its length alone may tell that it has not."""
     try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size != digest.bytes:
-                return False
-            return hashlib.file_digest(file, "sha256").hexdigest() == digest.sha256
+        return path.stat().st_size == digest.bytes and sha256_of(path).hex() == digest.sha256
     except OSError:
         return False
 

@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import PackagingError
-from .environment.files import without_credentials
-from .resolution import laid_out
+from .resolution import answer, laid_out
 
 TIMEOUT_SECONDS = 300.0
 _OPTIONS = ("--universal", "--generate-hashes", "--no-header", "--no-annotate", "--quiet")
@@ -55,23 +54,15 @@ def locked(
 def _compile(folder: Path, name: str, python: str, timeout: float) -> None:
     command = [_uv(), "pip", "compile", "requirements.txt", "--output-file", name, *_OPTIONS]
     try:
-        done = subprocess.run(
-            [*command, "--python-version", python],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout,
-            check=False,
-        )
+        code, said = answer([*command, "--python-version", python], folder, timeout)
     except subprocess.TimeoutExpired as error:
         raise PackagingError(
             f"The packages cannot be locked: uv has not answered within {timeout:g} s. Try again, "
             "or package without --lock."
         ) from error
-    if done.returncode:
-        text = _COLOURS.sub("", without_credentials(done.stdout.decode("utf-8", "replace")))
-        causes = " ".join(re.sub(r"^\W+", "", line).strip() for line in text.splitlines())
+    if code:
+        lines = _COLOURS.sub("", said).splitlines()
+        causes = " ".join(re.sub(r"^\W+", "", line).strip() for line in lines)
         raise PackagingError(f"The packages cannot be locked: uv says: {causes.strip()}")
 
 

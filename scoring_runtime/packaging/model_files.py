@@ -22,7 +22,7 @@ from ..errors import ModelDamaged, ModelNotFound, PackagingError, RegistrationEr
 from ..models import manifest, registry
 from ..models.folder import is_version_folder
 from ..models.kinds import agreeing, kind_of, libraries
-from ..models.manifest import METADATA_FILE, FileDigest, Manifest, Progress
+from ..models.manifest import METADATA_FILE, FileDigest, Manifest, Progress, sha256_of
 from .source import check_name, first_missing, near_misses
 from .specification import DOCUMENT, MODELS, PackagedModel
 
@@ -179,10 +179,8 @@ def digest_of(content: bytes | Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with open(content, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256(content).digest() if isinstance(content, bytes) else sha256_of(content)
+    return found.hex()
 
 
 def files_below(folder: Path, *leave: str) -> Iterator[str]:

@@ -79,10 +79,14 @@ def laid_out(requirements: str, wheels: Iterable[Path]) -> Iterator[Path]:
         yield folder
 
 
-def _asked(arguments: Sequence[str], folder: Path, timeout: float) -> tuple[str, bool]:
-    """What is wrong, nothing if nothing is, and whether the requirements are at fault."""
+def answer(command: Sequence[str], folder: Path, timeout: float) -> tuple[int, str]:
+    """The exit code of a command in a folder, and what it says, without credentials.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes longer, in seconds.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", *_OPTIONS, *arguments],
+        command,
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -90,9 +94,15 @@ def _asked(arguments: Sequence[str], folder: Path, timeout: float) -> tuple[str,
         timeout=timeout,
         check=False,
     )
-    if not done.returncode:
+    return done.returncode, without_credentials(done.stdout.decode("utf-8", "replace"))
+
+
+def _asked(arguments: Sequence[str], folder: Path, timeout: float) -> tuple[str, bool]:
+    """What is wrong, nothing if nothing is, and whether the requirements are at fault."""
+    command = [sys.executable, "-m", "pip", "install", *_OPTIONS, *arguments]
+    code, output = answer(command, folder, timeout)
+    if not code:
         return "", False
-    output = without_credentials(done.stdout.decode("utf-8", "replace"))
     lines = [line.strip() for line in output.splitlines()]
     errors = [line[7:] for line in lines if line.startswith(("ERROR: ", "error: "))]
     errors = [each for each in errors if not each.startswith("ResolutionImpossible")]
