@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from ..errors import PackagingError, ScoringRuntimeError
 from ..packaging import context as build_context
 from ..packaging import image, instructions, model_files
 from ..packaging.deployment import files
+from ..packaging.deployment.configuration import KINDS, Aci, Configuration, read
 from ..packaging.environment import inference_config
 from ..packaging.environment.pip import from_packages, from_requirements, merged
 from ..packaging.specification import (
@@ -30,7 +33,6 @@ from ..packaging.specification import (
     check_image,
 )
 from ..settings.settings import Settings
-from . import deployment
 from .models import DEFAULT_REGISTRY
 from .parser import EXIT_OK, EXIT_USAGE
 from .terminal import Bar
@@ -38,6 +40,7 @@ from .terminal import Bar
 EXIT_INTERRUPTED = 130
 _LONGEST_VERSION, _LISTED = 9, 20
 _CHECK_SECONDS = 60
+_NO_NAME = re.compile("[^a-z0-9]+")
 _TRIGGERS = {"http": "http", "blob": "blob", "service_bus_queue": "service_bus"}
 _ABOUT = """\
 Make a folder from which an image can be built: the model, the entry script, their packages, the
@@ -169,7 +172,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
 
 def _package(options: argparse.Namespace) -> int:
     _check(options)
-    wanted, configuration = specification_of(options), deployment.configuration_of(options)
+    wanted, configuration = specification_of(options), _configuration_of(options)
     if configuration is not None:
         wanted = files.adapted(wanted, configuration)
     made = _made(wanted, options)
@@ -180,7 +183,8 @@ def _package(options: argparse.Namespace) -> int:
     tag = options.tag or image.default_tag(name, version)
     if options.build:
         _build(made, tag, options)
-    beside = deployment.make(made, tag, configuration, options)
+    target = options.deployment_target
+    beside = None if configuration is None else _deployed(made, tag, configuration, target)
     _print(made, tag, options, report, beside)
     return EXIT_OK
 
@@ -247,6 +251,15 @@ def _build_argument(text: str) -> tuple[str, str | None]:
             "a name has letters, digits and '_'."
         )
     return name, value if equals else None
+
+
+def _deployed(made: Context, tag: str, configuration: Configuration, target: str) -> files.Made:
+    """Write the files that deploy it beside the package."""
+    inside = tag.rpartition("/")[2]
+    name = _NO_NAME.sub("-", inside.partition(":")[0].lower()).strip("-")
+    name = name[:32].rstrip("-") if name[:1].isalpha() else f"scoring-{name}"[:32].rstrip("-")
+    target = target or configuration.compute_type
+    return files.make(files.Deployment(name, inside, target, configuration), made)
 
 
 # --- what is written where ------------------------------------------------------------------------
@@ -331,6 +344,20 @@ def specification_of(options: argparse.Namespace) -> Specification:
     )
 
 
+def _configuration_of(options: argparse.Namespace) -> Configuration | None:
+    """What the options say of the deployment; None if nothing.
+
+    Raises:
+        PackagingError: the file cannot be used, or is for another target.
+    """
+    said, target = options.deployment_config, options.deployment_target
+    if not said and not target:
+        return None
+    found = read(Path(said)) if said else KINDS.get(target, Aci)()
+    files.check_target(target or found.compute_type, found)
+    return found
+
+
 def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
 
@@ -395,12 +422,15 @@ def _print(
 ) -> None:
     built = options.build
     if options.json:
-        found = {"check": None if report is None else json.loads(report.text())}
-        found |= deployment.document(beside)
-        _write(sys.stdout, json.dumps({**_document(made, tag, built=built), **found}, indent=2))
+        found = _document(made, tag, built=built)
+        found["check"] = None if report is None else json.loads(report.text())
+        if beside is not None:
+            about = {"files": beside.files, "commands": beside.commands}
+            found["deployment"] = {"path": str(beside.path), **about}
+        _write(sys.stdout, json.dumps(found, indent=2))
         return
     if beside is not None:
-        _write(sys.stdout, "\n".join([_summary(made), *_said(report), deployment.text(beside)]))
+        _write(sys.stdout, "\n".join([_summary(made), *_said(report), *_how_to_deploy(beside)]))
         return
     image_line = [f"Image: {tag}"] if built else []
     steps = instructions.text(instructions.sections(made, tag, built=built))
@@ -415,6 +445,13 @@ def _said(report: Report | None) -> list[str]:
     run = f", run() takes {taken:.2f} ms" if taken is not None else ""
     start = f"loaded in {report.facts['start_seconds']:.1f} s"
     return [f"Checked: {start}, {count} sample{'' if count == 1 else 's'}{run}"]
+
+
+def _how_to_deploy(beside: files.Made) -> list[str]:
+    """The files beside the package, and the commands that deploy it."""
+    listed = [f"  {name}" for name in beside.files]
+    commands = (f"cd {shlex.quote(str(beside.path))}", *beside.commands)
+    return [f"Beside it: {beside.path}", *listed, "", "Deploy", *(f"  {e}" for e in commands)]
 
 
 def _state(made: Context) -> str:

@@ -48,7 +48,7 @@ def from_path(name: str, version: int, path: Path, *, content: bool = False) -> 
     Raises:
         PackagingError: the name or version is not allowed, or there is no model at the path.
     """
-    with _damage_named():
+    with _problem_named():
         registry.check_name(name)
     if version < 1:
         raise PackagingError(f"The version of the model {name} is {version}: allowed is 1 or more.")
@@ -56,7 +56,7 @@ def from_path(name: str, version: int, path: Path, *, content: bool = False) -> 
     real = Path(os.path.abspath(path))
     registered = is_version_folder(real) and manifest.is_noted(path)
     noted = _noted(path) if registered else None
-    kind = noted.kind if noted else kind_of(path)
+    kind = (noted.kind if noted else "") or kind_of(path)
     versions = agreeing(noted.libraries, path) if noted else libraries(kind, path)
     plain = content or is_version_folder(real) or not os.path.isdir(path)
     if not plain and real.name.startswith("."):
@@ -82,17 +82,10 @@ def from_registry(root: Path, name: str, version: int | str | None = None) -> Pa
             f"There is no model {name}: the registry {root} does not exist. Name the model's file "
             f"or folder ({name}=PATH), or the folder where it is registered."
         )
-    try:
+    with _problem_named():
         registry.check_name(name)
         record = registry.details(root, name, version)
-    except (ModelNotFound, ModelDamaged, RegistrationError) as error:
-        raise PackagingError(f"{error}") from error
-    if not manifest.is_noted(record.path):
-        return from_path(name, record.version, record.path)
-    noted = record.manifest
-    kind = noted.kind or kind_of(record.path)
-    versions = agreeing(noted.libraries, record.path)
-    return PackagedModel(name, record.version, record.path, True, kind, versions)
+    return from_path(name, record.version, record.path)
 
 
 def _check_path(name: str, path: Path) -> None:
@@ -244,7 +237,7 @@ def place(
         digests = noted.files if noted else {}
         _link((ModelFile(name, previous / name) for name in _below(there, previous)), context)
     elif model.registered:
-        with _damage_named():
+        with _problem_named():
             manifest.check(model.path)
         _link(files, context)
     else:
@@ -254,15 +247,15 @@ def place(
 
 
 def _noted(path: Path) -> Manifest | None:
-    with _damage_named():
+    with _problem_named():
         return manifest.read(path)
 
 
 @contextmanager
-def _damage_named() -> Iterator[None]:
+def _problem_named() -> Iterator[None]:
     try:
         yield
-    except (ModelDamaged, RegistrationError) as error:
+    except (ModelNotFound, ModelDamaged, RegistrationError) as error:
         raise PackagingError(str(error)) from error
 
 

@@ -8,13 +8,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from ..errors import PackagingError
-from ..models.kinds import LIGHTGBM, MLFLOW, ONNX, SKLEARN, UNKNOWN, XGBOOST, written_with
-from . import requirements_mlflow
-from .environment.files import shown
+from ..models.kinds import (
+    LIGHTGBM,
+    MLFLOW,
+    ONNX,
+    SKLEARN,
+    UNKNOWN,
+    XGBOOST,
+    candidates,
+    mlflow_versions,
+    written_with,
+)
+from .environment.conda import from_conda
+from .environment.files import parse_yaml, read_text, shown
 from .environment.names import name_of
-from .environment.pip import merged
+from .environment.pip import from_requirements, merged
 from .specification import (
     DEFAULT_PYTHON,
     FUNCTIONS,
@@ -91,6 +103,11 @@ _OTHER_NAMES = {
     "onnxruntime-gpu": "onnxruntime",
     "onnxruntime-openvino": "onnxruntime",
 }
+_MLFLOW_LINE = re.compile(r"mlflow(-skinny)?\s*==\s*(\d+)\.(\d+)(.*)")
+_FIRST_MLFLOW = (2, 10)
+"""The first version of mlflow whose server reads bodies as the runtime asks it to."""
+_OWN_CODE = ("mlflow.pyfunc.model", "mlflow.pyfunc.loaders.code_model")
+"""Loaders of models that are code, which may import any part of mlflow."""
 _PLAIN = re.compile(r"(?P<package>[\w.-]+(?:\[[^]]*\])?)(?P<marker>\s*;.*)?")
 
 
@@ -230,7 +247,7 @@ def _of_models(specification: Specification) -> tuple[_Models, list[str]]:
 
 def _of_model(model: PackagedModel, script: bool) -> tuple[Environment, str]:
     if model.kind == MLFLOW:
-        return requirements_mlflow.environment(model.path, script=script), MLFLOW
+        return _of_mlflow(model.path, script), MLFLOW
     libraries = ((name, model.libraries.get(name)) for name in _PINNED.get(model.kind, ()))
     pins = (f"{name}=={_public(model, name, text)}" for name, text in libraries if text)
     return Environment(requirements=tuple(pins)), model.kind
@@ -300,6 +317,66 @@ def _conflict(name: str, exact: Mapping[str, PackagedModel]) -> PackagingError:
         f"The models need different versions of {name}, of which an image has one: {said}. Package "
         f"them apart, save them again with one version, or decide for one: --pip-package {name}==…"
     )
+
+
+# --- models of mlflow -----------------------------------------------------------------------------
+
+
+def _of_mlflow(path: Path, script: bool) -> Environment:
+    """What the model in a file or folder needs: the packages that mlflow names beside ``MLmodel``
+    (https://mlflow.org/docs/latest/ml/model/#model-customization).
+
+    mlflow itself is named without what only its tracking server needs, where the model is of one of
+    its flavours; an mlflow that is too old for the runtime is left out for a newer one, which loads
+    the same models. For an entry ``script`` it is the one that the folder names.
+
+    Raises:
+        PackagingError: one of its files cannot be read, or a line of them cannot be used.
+    """
+    folder = next((each for kind, each in candidates(path) if kind == MLFLOW), path)
+    mlmodel = _mlmodel(folder / "MLmodel")
+    named = _named_in(folder)
+    if script:
+        return named
+    return replace(named, requirements=tuple(_fitting(named.requirements, _is_code(mlmodel))))
+
+
+def _fitting(lines: tuple[str, ...], is_code: bool) -> Iterator[str]:
+    for line in lines:
+        found = _MLFLOW_LINE.fullmatch(line)
+        if found is None:
+            yield line
+        elif (int(found[2]), int(found[3])) >= _FIRST_MLFLOW:
+            # Before 3 its server needed packages that mlflow-skinny does not bring.
+            is_light = int(found[2]) >= 3 and not is_code
+            yield line.replace("mlflow", "mlflow-skinny", 1) if is_light and not found[1] else line
+
+
+def _is_code(mlmodel: Mapping[str, Any]) -> bool:
+    flavours = mlmodel.get("flavors")
+    conf = flavours.get("python_function") if isinstance(flavours, dict) else None
+    if not isinstance(conf, dict):
+        return True
+    return bool(conf.get("code")) or conf.get("loader_module") in _OWN_CODE
+
+
+def _mlmodel(path: Path) -> Mapping[str, Any]:
+    document = parse_yaml(read_text(path), str(path))
+    if not isinstance(document, dict):
+        raise PackagingError(f"{path} is no MLmodel file, as mlflow writes it.")
+    return document
+
+
+def _named_in(folder: Path) -> Environment:
+    """The packages in its files; without files, those whose versions are in MLmodel."""
+    requirements, conda = folder / "requirements.txt", folder / "conda.yaml"
+    of_conda = from_conda(conda) if conda.is_file() else Environment()
+    if requirements.is_file():
+        return replace(from_requirements(requirements), python=of_conda.python)
+    if conda.is_file():
+        return of_conda
+    versions = mlflow_versions(folder).items()
+    return Environment(requirements=tuple(f"{name}=={version}" for name, version in versions))
 
 
 # --- the user -------------------------------------------------------------------------------------
