@@ -80,37 +80,12 @@ class Model(model.Model):
         return deploy(*args, **kwargs)
 
     @staticmethod
-    def profile(
-        workspace: object,
-        profile_name: str,
-        models: Sequence[model.Model],
-        inference_config: InferenceConfig | None,
-        input_dataset: Any,
-        cpu: float | None = None,
-        memory_in_gb: float | None = None,
-        description: str | None = None,
-    ) -> ModelProfile:
-        """Serve models on this machine, ask them each input, and recommend cpu and memory.
-
-        Args:
-            workspace: kept.
-            profile_name: kept as its name.
-            models: those that are served.
-            inference_config: script and environment; None for models that need none.
-            input_dataset: a list of inputs, or a table whose only column has bodies of requests.
-            cpu: the most cores to recommend, 0.1 to 3.5.
-            memory_in_gb: the most that may be used, 0.1 to 15; above it there is an ``error``.
-            description: kept.
-
-        Raises:
-            WebserviceException: ``cpu``, ``memory_in_gb`` or ``input_dataset`` is not allowed; a
-                model that cannot be served gives a profile whose state is ``Failed``.
-        """
+    def profile(*args: Any, **kwargs: Any) -> ModelProfile:
+        """Serve models on this machine, ask them each input, and recommend cpu and memory: as
+        :func:`.profile.profile`."""
         from .profile import profile
 
-        wanted = specification_of(models, inference_config, STANDALONE)
-        about = (input_dataset, cpu, memory_in_gb, description)
-        return profile(workspace, profile_name, wanted, *about)
+        return profile(*args, **kwargs)
 
     @staticmethod
     def print_configuration(

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import LocalServiceError
 from ...local_services.service import LocalService, deploy
-from ...packaging.specification import Specification
+from ...models.model import Model
+from ...packaging.specification import STANDALONE
 from ..exceptions import WebserviceException, as_webservice_exceptions
+from .inference_config import InferenceConfig, specification_of
 from .webservice import body_of
 
 if TYPE_CHECKING:
@@ -81,19 +83,31 @@ class ModelProfile:
 
 def profile(
     workspace: object,
-    name: str,
-    specification: Specification,
+    profile_name: str,
+    models: Sequence[Model],
+    inference_config: InferenceConfig | None,
     input_dataset: Any,
-    cpu: float | None,
-    memory_in_gb: float | None,
-    description: str | None,
+    cpu: float | None = None,
+    memory_in_gb: float | None = None,
+    description: str | None = None,
 ) -> ModelProfile:
-    """Serve it here, ask it all inputs, at least 20 times, and measure.
+    """Serve models here, ask them all inputs, at least 20 times, and measure.
+
+    Args:
+        workspace: kept.
+        profile_name: kept as its name.
+        models: those that are served.
+        inference_config: script and environment; None for models that need none.
+        input_dataset: a list of inputs, or a table whose only column has bodies of requests.
+        cpu: the most cores to recommend, 0.1 to 3.5.
+        memory_in_gb: the most that may be used, 0.1 to 15; above it there is an ``error``.
+        description: kept.
 
     Raises:
-        WebserviceException: ``cpu`` or ``memory_in_gb`` is out of bounds, there are no inputs, or
-            they are none.
+        WebserviceException: ``cpu``, ``memory_in_gb`` or ``input_dataset`` is not allowed; a
+            model that cannot be served gives a profile whose state is ``Failed``.
     """
+    specification = specification_of(models, inference_config, STANDALONE)
     _check("cpu", cpu, CPU_BOUNDS)
     _check("memory_in_gb", memory_in_gb, MEMORY_BOUNDS)
     inputs = _inputs(input_dataset)
@@ -111,7 +125,7 @@ def profile(
             found = _measured(service, inputs, cpu, memory_in_gb)
         except LocalServiceError as error:
             found = {"state": _FAILED, "error": {"message": str(error)}}
-    return ModelProfile(workspace, name, {**about, **found})
+    return ModelProfile(workspace, profile_name, {**about, **found})
 
 
 def _check(name: str, value: float | None, bounds: tuple[float, float]) -> None:
