@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -15,7 +14,7 @@ from ..batch.crew import EXIT_INTERRUPTED, Crew, Tally
 from ..batch.job import Asked, Begin, job_of
 from ..errors import ConfigurationError
 from ..settings.settings import Settings
-from .parser import add, refused
+from .parser import add, model_options, option, refused
 from .terminal import Bar
 
 DEFAULTS = {"WORKER_COUNT": "auto", "BLOB_POLL_SECONDS": "0.1-2"}
@@ -24,9 +23,7 @@ _SAY_SECONDS = 10.0
 _OLD_TIMEOUT = "SCORING_TIMEOUT_MS"
 
 
-def add_command(
-    commands: Any, text: str, model_options: Callable[[Any], None], option: Callable[..., None]
-) -> argparse.ArgumentParser:
+def add_command(commands: Any, text: str) -> argparse.ArgumentParser:
     """The command, with the options of every command that scores."""
     batch = add(commands, "batch", text, "--model-dir model --input rows.csv --output scored.csv")
     model_options(batch)
@@ -51,13 +48,13 @@ def add_command(
     given("--engine", choices=("processes", "ray"), default="processes", help=text)
     given("--json", action="store_true", help="the summary as JSON")
     given("-v", "--verbose", action="store_true", help="the log too, not only warnings")
-    _add_mini_batches(batch, option)
+    _add_mini_batches(batch)
     text = "for the script of run(mini_batch), as its sys.argv"
     given("arguments", nargs="*", metavar="-- ARGUMENT", help=text)
     return batch
 
 
-def _add_mini_batches(batch: argparse.ArgumentParser, option: Callable[..., None]) -> None:
+def _add_mini_batches(batch: argparse.ArgumentParser) -> None:
     """What ParallelRunConfig and batch deployments are told, by its names."""
     text = "files of a mini batch (10), or bytes of a table's rows (1mb)"
     _old(batch, "--mini-batch-size", default="", metavar="SIZE", help=text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ def run(options: argparse.Namespace, settings: Callable[[], Settings]) -> int:
     except ConfigurationError as error:
         report = Report(options.folder or os.getcwd(), findings=[checks.wrong_setting(error)])
     except (PackagingError, OSError) as error:
-        is_file = isinstance(error, OSError)
-        return refused(f"{error.filename}: {error.strerror}" if is_file else error)
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        return refused(said)
     if options.json:
         print(report.text())
     else:

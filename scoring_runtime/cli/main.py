@@ -26,13 +26,13 @@ from ..settings import kinds
 from ..settings import markdown as settings_table
 from ..settings.processors import for_libraries
 from ..settings.secrets import masked
-from ..settings.settings import Settings, environment_name, nearest_setting, setting_names
+from ..settings.settings import Settings, environment_name
 from ..telemetry import standard_streams
 from ..telemetry.logs import configure_logging, log, redirect_print
 from ..telemetry.threads import carry_ids
 from ..triggers.outcomes import EXTENSIONS, directed, directions
 from . import models
-from .parser import EXIT_OK, Parser, add, refused, subcommands
+from .parser import EXIT_OK, Parser, add, model_options, option, refused, subcommands
 from .terminal import show_table
 
 REPLAY = "score records with another model or script, and show what changed"
@@ -93,7 +93,7 @@ def _parser(words: Sequence[str] = ("package", "replay", "batch")) -> argparse.A
     if "batch" in words:
         from . import batch
 
-        made = batch.add_command(commands, BATCH, _model_options, _option)
+        made = batch.add_command(commands, BATCH)
         made.set_defaults(command=_batch, defaults=batch.DEFAULTS)
     else:
         commands.add_parser("batch", help=BATCH)
@@ -106,7 +106,7 @@ def _parser(words: Sequence[str] = ("package", "replay", "batch")) -> argparse.A
         commands.add_parser("package", help=PACKAGE)
     text = "show every setting, its value and its source"
     show = add(commands, "settings", text, "--json")
-    _model_options(show)
+    model_options(show)
     form = show.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON")
     form.add_argument("--markdown", action="store_true", help="names and defaults for a page")
@@ -117,20 +117,20 @@ def _parser(words: Sequence[str] = ("package", "replay", "batch")) -> argparse.A
 def _add_serve(commands: Any) -> None:
     text = "score requests, files and messages until stopped"
     serve = add(commands, "serve", text, "--entry-script score.py --model-dir model")
-    _model_options(serve)
-    _option(serve, "--port", "SERVER_PORT", "port to listen on (5001)", int)
-    _option(serve, "--host", "SCORING_HOST", "address to listen on (127.0.0.1)")
-    _option(
+    model_options(serve)
+    option(serve, "--port", "SERVER_PORT", "port to listen on (5001)", int)
+    option(serve, "--host", "SCORING_HOST", "address to listen on (127.0.0.1)")
+    option(
         serve, "--workers", "WORKER_COUNT", "worker processes, or auto (1)", str, "--worker_count"
     )
-    _option(serve, "--health-port", "HEALTH_PORT", "second port for health (5000)", int)
+    option(serve, "--health-port", "HEALTH_PORT", "second port for health (5000)", int)
     watch = "score the files dropped into this folder"
-    _option(serve, "--watch", "BLOB_INPUT_FOLDER", watch)
-    _option(serve, "--output", "BLOB_OUTPUT_FOLDER", "folder for their results (output beside it)")
+    option(serve, "--watch", "BLOB_INPUT_FOLDER", watch)
+    option(serve, "--output", "BLOB_OUTPUT_FOLDER", "folder for their results (output beside it)")
     origins = "origins that may call from a page"
-    _option(serve, "--access-control-allow-origins", "AML_CORS_ORIGINS", origins)
+    option(serve, "--access-control-allow-origins", "AML_CORS_ORIGINS", origins)
     key = "send to Application Insights (extra appinsights)"
-    _option(serve, "--appinsights-instrumentation-key", "AML_APP_INSIGHTS_KEY", key)
+    option(serve, "--appinsights-instrumentation-key", "AML_APP_INSIGHTS_KEY", key)
     # The old server's hidden option; start scripts of images still pass it.
     serve.add_argument("--rest", action="store_true", help=argparse.SUPPRESS)
     serve.set_defaults(command=_serve)
@@ -139,7 +139,7 @@ def _add_serve(commands: Any) -> None:
 def _add_score(commands: Any) -> None:
     text = "score one input and print the answer"
     score = add(commands, "score", text, "--entry-script score.py --model-dir model input.json")
-    _model_options(score)
+    model_options(score)
     score.add_argument("file", nargs="?", default="-", help="the input; - is standard input")
     score.add_argument("--content-type", default="", help="of the input (by the file's name)")
     score.add_argument("--accept", default="", help="content type of the answer (JSON)")
@@ -154,7 +154,7 @@ def _add_score(commands: Any) -> None:
 def _add_check(commands: Any) -> None:
     text = "say what will happen, before it does: load, score samples, measure, compare"
     check = add(commands, "check", text, "--entry-script score.py --model-dir model")
-    _model_options(check)
+    model_options(check)
     about = "a folder that package made, in place of a script or a model"
     check.add_argument("folder", nargs="?", default="", metavar="PACKAGE_FOLDER", help=about)
     check.add_argument("--image", metavar="IMAGE", default="", help="check an image, inside it")
@@ -184,46 +184,9 @@ def _add_replay(commands: Any) -> None:
 
     example = "records --entry-script score.py --model-dir model"
     parser = add(commands, "replay", REPLAY, example)
-    _model_options(parser)
+    model_options(parser)
     replay.add_options(parser)
     parser.set_defaults(command=_replay)
-
-
-def _model_options(parser: argparse.ArgumentParser) -> None:
-    _option(parser, "--entry-script", "AZUREML_ENTRY_SCRIPT", "the script with init() and run()")
-    _option(parser, "--model-dir", "AZUREML_MODEL_DIR", "the folder of the model")
-    _option(parser, "--config-file", "AZUREML_CONFIG_FILE", "settings as a JSON file")
-    text = "any setting, such as SCORING_TIMEOUT_MS=5000; may be given several times"
-    parser.add_argument(
-        "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", help=text
-    )
-
-
-def _setting(text: str) -> tuple[str, str]:
-    """What stands there may be a secret: no message has its text."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError("expected is NAME=VALUE")
-    if name not in setting_names():
-        near = nearest_setting(name)
-        said = f": did you mean {near}?" if near else "; scoring-runtime settings lists them"
-        raise argparse.ArgumentTypeError(f"there is no setting {masked(name)}{said}")
-    return name, value
-
-
-def _option(
-    parser: argparse.ArgumentParser,
-    flag: str,
-    variable: str,
-    text: str,
-    kind: Callable[[str], object] = str,
-    *more: str,
-) -> None:
-    old = f"--{flag[2:].replace('-', '_')}"
-    flags = list(dict.fromkeys((flag, old, *more)))
-    metavar = flag[2:].upper().replace("-", "_")
-    help_text = f"{text} [{variable}]"
-    parser.add_argument(*flags, dest=variable, type=kind, metavar=metavar, help=help_text)
 
 
 def _settings(options: argparse.Namespace) -> Settings:

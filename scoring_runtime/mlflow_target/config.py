@@ -9,14 +9,10 @@ from typing import Any
 
 from ..errors import PackagingError
 from ..packaging.specification import FUNCTIONS, STANDALONE, TARGETS, PackagedModel, Specification
+from ..settings.kinds import TRIGGERS
 
 # By their names here and in the documentation of the old packages.
-_TRIGGERS = {
-    "http": "http",
-    "blob": "blob",
-    "service_bus": "service_bus",
-    "service_bus_queue": "service_bus",
-}
+_TRIGGERS = {**dict(zip(TRIGGERS, TRIGGERS, strict=True)), "service_bus_queue": "service_bus"}
 _SERVICE = {
     "port": "to listen on; a free one without it",
     "folder": "where the deployments are noted, in place of the target's",

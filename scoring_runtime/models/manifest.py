@@ -59,6 +59,11 @@ class Manifest:
     sample: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, FileDigest] = field(default_factory=dict)
 
+    def document(self) -> dict[str, Any]:
+        """Everything as JSON has it."""
+        files = {name: digest._asdict() for name, digest in self.files.items()}
+        return {**asdict(self), "files": files}
+
 
 _TEXTS = ("description", "framework", "framework_version", "created", "kind")
 _TEXTS_BY_NAME = ("tags", "properties", "libraries", "sample")
@@ -303,8 +308,7 @@ def sample_of(path: Path) -> tuple[str, str] | None:
 
 def write(folder: Path, name: str, version: int, manifest: Manifest) -> None:
     """Write the metadata of a version's folder to their place."""
-    files = {path: digest._asdict() for path, digest in manifest.files.items()}
-    document = {"name": name, "version": version, **asdict(manifest), "files": files}
+    document = {"name": name, "version": version, **manifest.document()}
     place = notes_file(folder)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

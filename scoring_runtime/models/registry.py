@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,9 @@ class Record(RegisteredModel):
 
     def document(self) -> dict[str, Any]:
         """Everything as JSON has it."""
-        files = {name: digest._asdict() for name, digest in self.manifest.files.items()}
         place = {"id": self.id, "name": self.name, "version": self.version, "path": str(self.path)}
         damage = {"damage": self.damage} if self.damage else {}
-        return {**place, **asdict(self.manifest), "files": files, **damage}
+        return {**place, **self.manifest.document(), **damage}
 
 
 def register(

@@ -26,6 +26,7 @@ from ..models.kinds import MLFLOW, UNKNOWN, pickles
 from ..models.manifest import Progress
 from ..models.pickled import compares_text, said
 from ..release import VERSION
+from ..settings.kinds import TRIGGERS
 from . import resolution
 from .app_settings import image_settings, required_settings, settings_of, unknown_settings
 from .dockerfile import (
@@ -72,7 +73,6 @@ except ModuleNotFoundError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
 _FORMAT = 1
-_TRIGGERS = ("http", "blob", "service_bus")
 # 1980-01-01, the first time that zip files can hold: a build makes layers of equal digests.
 _TIME = 315532800
 _STALE_SECONDS = 24 * 60 * 60
@@ -275,7 +275,7 @@ def _check_model_texts(specification: Specification) -> None:
 def _check(specification: Specification) -> None:
     _check_known("target", specification.target, TARGETS)
     for trigger in specification.triggers:
-        _check_known("trigger", trigger, _TRIGGERS)
+        _check_known("trigger", trigger, TRIGGERS)
     identities = _identities(specification)
     for identity in identities:
         if identities.count(identity) > 1:
