@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from ..models.kinds import installed_version, pickles
 from ..models.pickled import said
 from ..packaging.context import Document, read_document
 from ..packaging.imports import imports_of, is_known, packages_of, uncovered
-from ..packaging.specification import DOCUMENT, MODELS, ROOTS, SOURCE
+from ..packaging.specification import DOCUMENT, MODELS, ROOTS, SOURCE, moved
 from ..settings.settings import Settings
 from . import faults
 
@@ -37,11 +36,8 @@ def document_of(folder: Path) -> Document:
 def variables(folder: Path, document: Document, source: Path) -> dict[str, str]:
     """The variables of the image, with its paths as they are here; ``source`` is its source."""
     root = ROOTS[document.target]
-    found = dict(document.settings)
-    for inside, here in ((f"{root}/{SOURCE}", source), (root, folder.resolve())):
-        path = re.compile(rf"\A{re.escape(inside)}(?=/|\Z)")
-        found = {name: path.sub(str(here), value) for name, value in found.items()}
-    return found
+    settings = moved(document.settings, f"{root}/{SOURCE}", str(source))
+    return moved(settings, root, str(folder.resolve()))
 
 
 def lacking(folder: Path, document: Document) -> list[str]:

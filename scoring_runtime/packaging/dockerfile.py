@@ -26,6 +26,7 @@ from .specification import (
     TARGETS,
     WHEELS,
     RequiredSetting,
+    moved,
 )
 
 USER = 10001
@@ -256,8 +257,7 @@ def _checked_image(name: str) -> str:
 def _values_of(target: str, settings: Mapping[str, str], root: str) -> dict[str, str]:
     """The settings with their paths below ``root`` in the image of ``target``."""
     own = _PARTS[target]
-    inside = re.compile(rf"\A{re.escape(root)}(?=/|\Z)")
-    values = {name: inside.sub(ROOTS[target], value) for name, value in settings.items()}
+    values = moved(settings, root, ROOTS[target])
     if "PATH" in values:
         raise PackagingError(
             "The environment's variables set PATH, which the image needs as it is: leave it out."

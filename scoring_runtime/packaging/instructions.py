@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import quote
 
-from .specification import FUNCTIONS, ROOTS, SOURCE, Context
+from .specification import FUNCTIONS, ROOTS, SOURCE, Context, moved
 
 _SAMPLE = "sample_input.json"
 _OF_THE_IMAGE = frozenset({"PYTHONPATH", "SCORING_AUTH_LEVEL", "SCORING_TRIGGERS"})
@@ -73,13 +73,9 @@ def _locally(context: Context) -> Iterator[str]:
     yield f"pip install -r requirements.txt{host}   # in an environment of its own"
     if not functions and "AZUREML_ENTRY_SCRIPT" in context.settings:
         yield f"cd {SOURCE}   # as in the image"
-    root, given = ROOTS[context.target], context.settings
-    here = re.compile(rf"\A{re.escape(root)}(?=/|\Z)")
-    settings = {
-        name: here.sub(lambda _: str(context.path), value)
-        for name, value in given.items()
-        if name not in _OF_THE_IMAGE
-    }
+    given = context.settings
+    kept = {name: value for name, value in given.items() if name not in _OF_THE_IMAGE}
+    settings = moved(kept, ROOTS[context.target], str(context.path))
     settings["PYTHONPATH"] = ":".join(filter(None, [given.get("PYTHONPATH"), str(context.path)]))
     words = "".join(f"{name}={shlex.quote(value)} " for name, value in settings.items())
     yield f"{words}python -m scoring_runtime serve"

@@ -150,6 +150,12 @@ def deployment_folder(package: Path) -> Path:
     return package.with_name(f"{package.name}{DEPLOYMENT}")
 
 
+def moved(settings: Mapping[str, str], root: str, place: str) -> dict[str, str]:
+    """The settings with their paths below ``root`` as they are below ``place``."""
+    inside = re.compile(rf"\A{re.escape(root)}(?=/|\Z)")
+    return {name: inside.sub(lambda _: place, value) for name, value in settings.items()}
+
+
 def check_image(name: str, what: str) -> None:
     """Refuse a name that no image can have, ``what`` being where it is said.
 
