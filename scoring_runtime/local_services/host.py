@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +45,9 @@ def start(folder: Path, before: Record, wanted: Record) -> Record:
     place = folder / f"{_CONTEXT}{generation}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        (folder / _LOCK).touch(0o600)
+        # Not the folder itself, which is locked while a context is made in it.
+        with context.alone(folder / _LOCK):
             _check_same(folder, before)
             shutil.rmtree(place, ignore_errors=True)
             made = context.make(specification, place, resolve=False)
@@ -76,20 +77,6 @@ def start(folder: Path, before: Record, wanted: Record) -> Record:
         if each != place:
             shutil.rmtree(each, ignore_errors=True)
     return record
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One program at a time starts the service; the kernel frees the lock of one that ends."""
-    import fcntl  # which only POSIX systems have
-
-    # Not the folder itself, which is locked while a context is made in it.
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _check_same(folder: Path, before: Record) -> None:

@@ -143,7 +143,7 @@ def make(
             be installed or do not suffice, or it cannot be written; ``output`` is as it was before.
     """
     output = Path(os.path.realpath(output))
-    with _alone(output.parent):
+    with alone(output.parent):
         previous = _previous(output, overwrite)
         content = _contents(specification, output)
         if content.missing and not allow_missing:
@@ -160,7 +160,7 @@ def make(
     document = _resolved(content, previous, resolve)
     with _translated(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    with _translated(output), _alone(output.parent), _temporary(output) as folder:
+    with _translated(output), alone(output.parent), _temporary(output) as folder:
         reused = output if _previous(output, overwrite) is not None else None
         _write(folder, content)
         (folder / DOCUMENT).write_text(document.text(), encoding="utf-8")
@@ -522,12 +522,13 @@ def _translated(output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One run at a time makes or compares what is in a folder, where folders can be locked."""
+def alone(place: Path) -> Iterator[None]:
+    """One run at a time goes on with a folder or a file, where they can be locked; the kernel frees
+    the lock of one that ends."""
     descriptor = None
     try:
         with suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
+            descriptor = os.open(place, os.O_RDONLY)
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -29,7 +29,7 @@ from ..models.kinds import ONNX, kind_of, pickles
 from ..models.manifest import is_noted
 from ..models.pickled import said, weights
 from ..settings.secrets import in_file
-from .environment.files import INSTALL
+from .environment.files import needing
 from .imports import imports_of
 from .specification import DEPLOYMENT, DOCUMENT, MODELS, PackagedModel, Specification
 
@@ -278,12 +278,8 @@ def _selection(folder: Path, leave_out: Iterable[Path] = ()) -> _Selection:
 
 
 def _rules(lines: list[str]) -> GitIgnoreSpec:
-    try:
+    with needing("pathspec", "Ignore files cannot be read, for"):
         from pathspec import GitIgnoreSpec
-    except ImportError as error:
-        raise PackagingError(
-            f"Ignore files cannot be read, for pathspec is not installed: {INSTALL}"
-        ) from error
     return GitIgnoreSpec.from_lines(lines)
 
 

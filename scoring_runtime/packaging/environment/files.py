@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ...errors import PackagingError
 from ...settings.secrets import is_secret
 
 _LARGEST_BYTES = 10 << 20
-INSTALL = 'pip install "scoring-runtime[package]"'
+_INSTALL = 'pip install "scoring-runtime[package]"'
 
 _USER = re.compile(r"(?P<scheme>[\w.+-]*)://(?P<user>[^/@\s]+)@")
 _SIGNATURE = re.compile(
@@ -51,6 +52,15 @@ def read_text(path: Path) -> str:
         raise PackagingError(f"{path}, line {line}: this is not UTF-8.") from error
 
 
+@contextmanager
+def needing(package: str, why: str) -> Iterator[None]:
+    """Imports are from a package: PackagingError, which begins with ``why``, if it is not there."""
+    try:
+        yield
+    except ImportError as error:
+        raise PackagingError(f"{why} {package} is not installed: {_INSTALL}") from error
+
+
 def logical_lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines with the numbers they begin at: joined at a final backslash, without comments."""
     start, kept = 1, ""
@@ -71,10 +81,8 @@ def parse_yaml(text: str, where: str) -> object:
     Raises:
         PackagingError: it is not YAML, or PyYAML is not installed.
     """
-    try:
+    with needing("PyYAML", f"{where} is YAML, and"):
         import yaml
-    except ImportError as error:
-        raise PackagingError(f"{where} is YAML, and PyYAML is not installed: {INSTALL}") from error
     try:
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ...errors import PackagingError
 from ..specification import WHEELS
-from .files import INSTALL
+from .files import needing
 
 _OTHERWISE = """
     dask-core=dask faiss=faiss-cpu keras-gpu=keras matplotlib-base=matplotlib
@@ -107,12 +106,8 @@ def canonical(name: str) -> str:
     Raises:
         PackagingError: packaging is not installed.
     """
-    try:
+    with needing("packaging", "Requirements cannot be read, for"):
         from packaging.utils import canonicalize_name
-    except ImportError as error:
-        raise PackagingError(
-            f"Requirements cannot be read, for packaging is not installed: {INSTALL}"
-        ) from error
     return canonicalize_name(name)
 
 

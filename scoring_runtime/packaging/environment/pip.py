@@ -19,9 +19,9 @@ from urllib.parse import unquote, urlsplit
 from ...errors import PackagingError
 from ..specification import WHEELS, Environment
 from .files import (
-    INSTALL,
     check_no_credentials,
     logical_lines,
+    needing,
     read_text,
     shown,
     without_credentials,
@@ -317,12 +317,8 @@ def _named(text: str, where: str) -> str:
 
 
 def _parsed(text: str, where: str) -> Requirement:
-    try:
+    with needing("packaging", "Requirements cannot be read, for"):
         from packaging.requirements import InvalidRequirement, Requirement
-    except ImportError as error:
-        raise PackagingError(
-            f"Requirements cannot be read, for packaging is not installed: {INSTALL}"
-        ) from error
     try:
         return Requirement(text)
     except InvalidRequirement as error:
