@@ -16,7 +16,6 @@ from typing import Any
 
 from ...models.model import folder_of
 from ...packaging import specification
-from ...packaging.environment.files import logical_lines
 from ...packaging.specification import FUNCTIONS, STANDALONE
 from ..exceptions import (
     UserErrorException,
@@ -342,6 +341,8 @@ def _loaded(said: dict[str, Any]) -> Environment:
 
 
 def _requirement_lines(path: Path) -> list[str]:
+    from ...packaging.environment.files import logical_lines
+
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
