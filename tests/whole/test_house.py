@@ -184,6 +184,7 @@ def test_the_service_bus_sdk_is_imported_by_the_senders_and_receivers_only() -> 
     assert users == {
         "connections.service_bus",
         "functions.links",
+        "standalone.locks",
         "standalone.received",
         "standalone.reception",
         "triggers.replies",
