@@ -211,11 +211,14 @@ class Scorer(Generic[_C]):
         return any(worker.overdue for worker in self._workers)
 
     async def stop(self, seconds: float) -> None:
-        """Take nothing new, wait for what is in flight, end the threads."""
+        """Take nothing new, wait for what is in flight, end the threads; once they end, again is
+        nothing."""
         self._refusal = _stopping
         until = monotonic() + seconds
-        while self._in_flight and monotonic() < until:
+        while self._in_flight and monotonic() < until and not self._ended:
             await asyncio.sleep(0.01)
+        if self._ended:
+            return
         self._ended = self._queue.ends = True
         for _ in self._workers:
             self._queue.waiting.append(None)

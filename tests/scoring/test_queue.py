@@ -86,8 +86,7 @@ async def scoring(gate: threading.Event) -> AsyncIterator[Callable[..., Scorer[A
     yield started
     gate.set()
     for each in made:
-        if not each._ended:
-            await each.stop(PATIENCE)
+        await each.stop(PATIENCE)
 
 
 # --- threads and answers --------------------------------------------------------------------------
@@ -504,6 +503,30 @@ async def test_stop_ends_an_idle_async_scorer_s_thread(scoring):
     assert await scorer.call(1) == 1
     await scorer.stop(PATIENCE)
     await soon(lambda: not scoring_threads() - others)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_stopped_again_a_scorer_has_nothing_more_to_do(is_async, scoring):
+    """Neither is its loop, which is closed, called, nor is the call waited for that it left."""
+    others = scoring_threads()
+    left = asyncio.Event()
+
+    async def run_async(value: int) -> None:
+        await left.wait()
+
+    scorer = scoring(run_async if is_async else abs)
+    call = asyncio.create_task(scorer.call(1))
+    if not is_async:
+        await call
+    await soon(lambda: len(scoring_threads() - others) == 1)
+    await scorer.stop(0.05)
+    await soon(lambda: not scoring_threads() - others)
+    async with asyncio.timeout(PATIENCE / 2):
+        await scorer.stop(PATIENCE)
+        await scorer.stop(PATIENCE)
+    assert scorer.waiting == 0
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
