@@ -40,6 +40,7 @@ from ..telemetry.logs import (
     quiet_sdks,
     redirect_print,
 )
+from ..telemetry.pages import born
 from ..telemetry.threads import carry_ids
 from ..triggers.outcomes import Scoring
 from . import blob, http
@@ -146,16 +147,11 @@ def _left_of(grace: float) -> float:
 
 
 def _process_seconds() -> float:
-    """The age of this process; without Linux's /proc since this module was imported.
-
-    Source: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html (starttime)
-    """
-    try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks
-    except (OSError, ValueError, IndexError, AttributeError):
+    """The age of this process; without Linux's /proc since this module was imported."""
+    ticks = born(os.getpid())
+    if ticks <= 0 or not hasattr(time, "CLOCK_BOOTTIME"):
         return time.monotonic() - _IMPORTED
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _log_to_stderr_until_started(runtime: Runtime) -> None:
@@ -183,7 +179,7 @@ def _register(app: func.FunctionApp, runtime: Runtime) -> None:
         )
     if "service_bus" in wanted:
         scoring = Scoring(runtime, "service_bus", around(score, "service_bus"), access_log=False)
-        _register_service_bus(app, runtime, scoring)
+        _from_sdk(".service_bus").register(app, runtime, scoring)
 
 
 def _later(runtime: Runtime, score: Score, wanted: Sequence[str]) -> Later | NotHere | None:
@@ -201,10 +197,6 @@ def _later(runtime: Runtime, score: Score, wanted: Sequence[str]) -> Later | Not
             "SCORING_LATER_TRIGGER)"
         )
     return later_of(runtime, score, one_process=False, callbacks=callbacks, send=send)
-
-
-def _register_service_bus(app: func.FunctionApp, runtime: Runtime, scoring: Scoring) -> None:
-    _from_sdk(".service_bus").register(app, runtime, scoring)
 
 
 def _from_sdk(module: str) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 from ..messages import ScoringRequest
 from ..settings.settings import Settings
+from ..telemetry.history import resident_bytes
 from ..telemetry.logs import log
 
 _MB = 1024 * 1024
@@ -51,11 +50,4 @@ class Wear:
 
 
 def _held_mb() -> float:
-    """The memory that this process holds, without what was swapped out; 0 where it is not told.
-
-    Source: https://man7.org/linux/man-pages/man5/proc_pid_statm.5.html (resident)
-    """
-    with contextlib.suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / _MB
-    return 0.0
+    return resident_bytes(os.getpid()) / _MB

@@ -11,7 +11,7 @@ import contextlib
 import mmap
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 try:
@@ -57,15 +57,16 @@ class Pages:
 
     def read(self) -> list[tuple[int, list[float]]]:
         """The process of each page that was taken, 0 if it is gone, and what the page holds."""
-        taken = [page for page in self._pages if page[0]]
-        return [(int(page[0]) if _is_alive(page) else 0, list(page)) for page in taken]
+        return [(process, list(page)) for process, page in self._taken()]
 
     def bytes_from(self, cell: int) -> list[tuple[int, bytes]]:
         """The same, with the bytes of each page from a cell on."""
-        taken = [page for page in self._pages if page[0]]
-        return [
-            (int(page[0]) if _is_alive(page) else 0, bytes(page[cell:].cast("B"))) for page in taken
-        ]
+        return [(process, bytes(page[cell:].cast("B"))) for process, page in self._taken()]
+
+    def _taken(self) -> Iterator[tuple[int, memoryview[float]]]:
+        for page in self._pages:
+            if page[0]:
+                yield int(page[0]) if _is_alive(page) else 0, page
 
 
 def of_siblings(purpose: str, cells: int) -> tuple[Pages, int]:
