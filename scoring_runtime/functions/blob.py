@@ -64,14 +64,17 @@ def _handler(runtime: Runtime, scoring: Scoring, paths: BlobPaths) -> Callable[.
         error: func.Out[bytes],
         context: func.Context,
     ) -> None:
-        if is_folder(getattr(blob, "metadata", None) or {}):
+        metadata: dict[str, str] = getattr(blob, "metadata", None) or {}
+        if is_folder(metadata):
             return
         name, body, request_id = blob.name or "", blob.read(), new_id().decode()
         if len(body) > limit:
             outcome = failed(too_large("The blob", limit, "BLOB_MAX_BYTES"))
         else:
-            request = blob_request(name, body, *_content(blob), request_id=request_id)
-            request = directed(request, paths.directions(name.partition("/")[2]) | _said(blob))
+            key = next((str(metadata[each]) for each in metadata if each.lower() == INPUT_KEY), "")
+            request = blob_request(name, body, *_content(blob), key, request_id=request_id)
+            named = paths.directions(name.partition("/")[2])
+            request = directed(request, named | directions(metadata))
             request = request._replace(enter=partial(name_invocation, context))
             outcome = await scoring(request, f"blob {name}")
         if outcome.verdict is Verdict.FAILED:
@@ -100,13 +103,7 @@ def _changed(blob: func.InputStream) -> float:
         return 0.0
 
 
-def _said(blob: func.InputStream) -> dict[str, str]:
-    return directions(getattr(blob, "metadata", None) or {})
-
-
-def _content(blob: func.InputStream) -> tuple[str, str, str]:
-    """Content type, encoding and input key, where the host says them."""
+def _content(blob: func.InputStream) -> tuple[str, str]:
+    """Content type and encoding, where the host says them."""
     said = getattr(blob, "blob_properties", None) or {}
-    metadata = getattr(blob, "metadata", None) or {}
-    key = next((value for name, value in metadata.items() if name.lower() == INPUT_KEY), "")
-    return str(said.get("ContentType") or ""), str(said.get("ContentEncoding") or ""), str(key)
+    return str(said.get("ContentType") or ""), str(said.get("ContentEncoding") or "")

@@ -34,13 +34,14 @@ from azure.storage.blob.aio import BlobServiceClient
 from ..connections.named import Connection
 from ..errors import ConfigurationError, InputTrouble, TriggerTrouble
 from ..settings.settings import Settings
-from ..triggers.blob_paths import LONGEST_NAME, BlobPaths, Template
+from ..triggers.blob_paths import LONGEST_NAME, BlobPaths
 from ..triggers.outcomes import INPUT_KEY, directions, is_folder
 from .place import Claim, Document, Found
 
 _ATTEMPTS = "scoringattempts"
 _RECEIPT = "sourceetag"
 _PAGE = 500
+_PROBE = "scoring-probe"
 _SHARED_SECONDS = 60.0
 # With a condition that no blob meets a request tells whether it may be made, and does nothing.
 _NEVER: dict[str, Any] = {"etag": '"0x0"', "match_condition": MatchConditions.IfNotModified}
@@ -68,8 +69,9 @@ class Container:
         self._renewing: asyncio.Task[None] | None = None
         self._shared_until = 0.0
         # What could be claimed and written the last time; until then names of the same shape.
-        self._claimable = _example(paths.input)
-        self._writable = {each.container: _example(each) for each in (paths.error, paths.output)}
+        self._claimable = paths.input.example(_PROBE)
+        documents = (paths.error, paths.output)
+        self._writable = {each.container: each.example(_PROBE) for each in documents}
         self.translated = partial(translated, connection.name, paths)
         """Errors as sentences; those about one blob, ``container/name``, if that is given."""
         self.where = (
@@ -343,10 +345,6 @@ def _found(blob: Any) -> Found:
         state="archived" if blob.blob_tier == "Archive" else "",
         changed=blob.last_modified.timestamp(),
     )
-
-
-def _example(template: Template) -> str:
-    return template.fill({name: "scoring-probe" for name in template.names})
 
 
 def _check_names(documents: tuple[str, ...]) -> None:

@@ -317,8 +317,7 @@ class Folder:
             if not folder.is_relative_to(self._input):
                 continue
             below = folder.relative_to(self._input).as_posix().removeprefix(".")
-            filled = each.fill({name: f"-{name}-" for name in each.names})
-            if self._paths.input.match(f"{below}/{filled}".removeprefix("/")):
+            if self._paths.input.match(f"{below}/{each.example()}".removeprefix("/")):
                 raise ConfigurationError(
                     f"The documents in {folder} would be inputs again: {self._input} is watched "
                     f"for {self._paths.input.text} (BLOB_INPUT_PATH). Choose another folder with "

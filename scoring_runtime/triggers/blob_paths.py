@@ -65,6 +65,10 @@ class Template:
         """The name with these values in the placeholders."""
         return "".join(text + values.get(name, "") for text, name in self._parts)
 
+    def example(self, value: str = "-{}-") -> str:
+        """A name with this in each placeholder, ``{}`` in it being the placeholder's own."""
+        return self.fill({name: value.format(name) for name in self.names})
+
     def compile(self) -> Template:
         """The template, ready to :meth:`match`."""
         self._pattern = re.compile(
@@ -177,7 +181,7 @@ def blob_paths(settings: Settings, *, has_script: bool = True) -> BlobPaths:
             )
     paths = BlobPaths(source, output, error)
     _refuse_loops(paths)
-    if (output.container, _filled(output)) == (error.container, _filled(error)):
+    if (output.container, output.example()) == (error.container, error.example()):
         raise error.refused("output and error documents would have the same name")
     return paths
 
@@ -225,13 +229,9 @@ def refuse_shared_documents(paths: BlobPaths) -> None:
             )
 
 
-def _filled(template: Template) -> str:
-    return template.fill({name: f"-{name}-" for name in template.names})
-
-
 def _refuse_loops(paths: BlobPaths) -> None:
     for each in (paths.output, paths.error):
-        if each.container == paths.input.container and paths.input.match(_filled(each)):
+        if each.container == paths.input.container and paths.input.match(each.example()):
             raise each.refused(
                 f"what is written there would be an input again (BLOB_INPUT_PATH is "
                 f"{paths.input.text})"

@@ -143,6 +143,9 @@ class _Sender:
         """Disconnect, after what is under way."""
         if self._sending is not None:
             await asyncio.wait([self._sending])
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         sender, self._sender = self._sender, None
         if sender is not None:
             with contextlib.suppress(AzureError, OSError):  # a time-out is an OSError
@@ -187,11 +190,7 @@ class _Sender:
                 await self._send_batch([each])
         except BaseException as error:
             _settle(batch, error)
-            broken, self._sender = self._sender, None
-            if broken is not None:
-                with contextlib.suppress(AzureError, OSError):
-                    async with asyncio.timeout(_LONGEST_SECONDS):
-                        await broken.close()
+            await self._disconnect()
             if not isinstance(error, Exception):
                 raise
         else:
