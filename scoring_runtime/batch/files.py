@@ -10,8 +10,7 @@ from ..scoring.served import served
 from ..standalone import triggers
 from ..triggers.outcomes import Outcome, Scoring, Verdict
 from .job import Job
-from .parts import Missing, Tell
-from .rows import missing
+from .parts import Missing, Tell, missing
 
 
 class Standing(NamedTuple):

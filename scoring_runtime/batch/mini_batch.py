@@ -28,9 +28,8 @@ from ..script.call import JSON_HEADERS, Invocation
 from ..script.entry_script import EntryScript
 from ..settings.settings import Settings
 from ..triggers.outcomes import Outcome, Scoring, Verdict
-from .parts import Missing, Parts
+from .parts import Missing, Parts, missing
 from .plan import LINES
-from .rows import missing
 
 OUTPUT = {"append_row": "parallel_run_step.txt", "summary_only": "parallel_run_step.summary.json"}
 """The file that says that all is done, by output action; ``append_row`` has the results in it."""

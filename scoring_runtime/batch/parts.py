@@ -21,6 +21,7 @@ from ..standalone.files import claim_name
 from ..standalone.folder import Folder, FolderClaim
 from ..standalone.place import Document, Found
 from ..triggers.blob_paths import BlobPaths, Template
+from ..triggers.outcomes import Outcome
 from .plan import Part, changed, of_all
 
 _WHOLE = "input//whole"
@@ -37,6 +38,12 @@ class Missing(NamedTuple):
     status: int
     reason: str
     message: str
+
+
+def missing(first: int, rows: int, outcome: Outcome) -> Missing:
+    """Why so many inputs from number ``first`` on have no result."""
+    message = outcome.exception or outcome.description
+    return Missing(first, rows, outcome.status, outcome.reason, message[:_MESSAGE])
 
 
 class Parts(Folder):

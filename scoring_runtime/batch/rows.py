@@ -25,12 +25,11 @@ from ..values.body import parse_json
 from ..values.content import Columns, Limits
 from ..values.json_results import encoder
 from ..values.named_outputs import named_outputs
-from .parts import Missing, Parts
+from .parts import Missing, Parts, missing
 from .plan import CSV, LINES, Part
 
 # Calls for one part, and rows that fail one by one when none succeeds, until it is left as it is.
 _MOST_CALLS, _MOST_ALONE = 200, 20
-_MESSAGE = 500
 # Not the fault of a row.
 _OF_THE_HOST = ("RunTimeout", "NotAcceptable", "UnsupportedContentType", "UnknownModel")
 _json = encoder()
@@ -124,12 +123,6 @@ class PartScoring(Scoring):
                 "that gives one answer for a whole body is for files: --input with a folder.)"
             )
         )
-
-
-def missing(first: int, rows: int, outcome: Outcome) -> Missing:
-    """Why so many inputs from number ``first`` on have no result."""
-    message = outcome.exception or outcome.description
-    return Missing(first, rows, outcome.status, outcome.reason, message[:_MESSAGE])
 
 
 @dataclass

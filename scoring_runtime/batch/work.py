@@ -19,7 +19,7 @@ from ..scoring.diagnosis import diagnosis
 from ..scoring.runtime import Runtime, State, build
 from ..script.parallel_run import describe
 from ..standalone import triggers
-from ..standalone.blob import BlobTrigger
+from ..standalone.blob import BlobTrigger, unless
 from ..telemetry.tracing import spans_of
 from . import mini_batch
 from .files import FileScoring
@@ -61,7 +61,8 @@ async def score(job: Job, number: int, send: Send, stopping: asyncio.Event) -> N
     """
     runtime = _built(job)
     runtime.start()
-    if await _unless(stopping, runtime.started()):
+    await unless(stopping, runtime.started())
+    if runtime.state is State.HEALTHY:
         send(("ready",))
         cache = caching(runtime)
         begin_at = number / job.settings.worker_count
@@ -109,18 +110,6 @@ async def _until_told(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
     with contextlib.suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     await work(stopping)
-
-
-async def _unless(stopping: asyncio.Event, started: Coroutine[Any, Any, None]) -> bool:
-    """Whether it has started before it is told to stop."""
-    tasks = asyncio.create_task(started), asyncio.create_task(stopping.wait())
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    tasks[1].cancel()
-    if not tasks[0].done():
-        tasks[0].cancel()
-        return False
-    tasks[0].result()
-    return True
 
 
 async def _end_when_stuck(runtime: Runtime) -> None:

@@ -86,20 +86,20 @@ class BlobTrigger:
         while not stopping.is_set():
             began, was_busy = monotonic(), busy
             try:
-                busy = await _unless(stopping, self._pass())
+                busy = await unless(stopping, self._pass())
                 self._is_well()
                 if once and not was_busy and not busy:
                     break
                 pause = shortest if busy else min(pause * 1.5, longest)
                 # A listing that takes long is not repeated without a rest.
                 rest = 0.0 if once else min(monotonic() - began, longest)
-                await _unless(stopping, self._place.changed(rest, max(pause, rest)))
+                await unless(stopping, self._place.changed(rest, max(pause, rest)))
             except TriggerTrouble as error:
                 self._has_trouble(error)
                 pause = min(max(pause, 1.0) * 2, _LONGEST_PAUSE)
                 if once and pause == _LONGEST_PAUSE:
                     raise
-                await _unless(stopping, asyncio.sleep(pause))
+                await unless(stopping, asyncio.sleep(pause))
         await self._drain()
         await self._place.close()
 
@@ -373,7 +373,7 @@ def _details(outcome: Outcome, request_id: str) -> dict[str, str]:
     return {name: value for name, value in details.items() if value}
 
 
-async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
     """What it gives; None if the host stops before, which cuts it off: a pass may wait long."""
     tasks = asyncio.create_task(work), asyncio.create_task(stopping.wait())
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
