@@ -87,11 +87,14 @@ def pack_response(response: ScoringResponse, body: bytes, key: str) -> bytes:
 def unpack_response(value: bytes, key: str) -> tuple[ScoringResponse, int] | None:
     """The response and its age in seconds; None when the value is none of ours."""
     kept = unpack(value, key)
-    if kept is None:
-        return None
+    return None if kept is None else (response_of(kept), kept.age)
+
+
+def response_of(kept: Kept) -> ScoringResponse:
+    """The response that a value holds."""
     head = kept.head
     lines = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head["headers"]]
-    return ScoringResponse(head["status"], kept.body, lines, head["run_ms"]), kept.age
+    return ScoringResponse(head["status"], kept.body, lines, head["run_ms"])
 
 
 def _canonical(body: bytes, in_order: bool) -> bytes:

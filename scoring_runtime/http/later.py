@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic, perf_counter, time
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from ..cache.entries import pack, pack_response, unpack, unpack_response
+from ..cache.entries import Kept, pack, pack_response, response_of, unpack
 from ..cache.shelf import LEASE_SECONDS, Removed, Shelf, shelf_of
 from ..errors import (
     NotBegun,
@@ -146,12 +146,10 @@ class Later:
             return self._unknown()
         if request.method == "DELETE":
             return await self._removed(id)
-        value = await self._shelf.get(id)
-        kept = unpack(value, id) if value else None
-        if value is None or kept is None or "gone" in kept.head:
+        kept = await self._kept(id)
+        if kept is None or "gone" in kept.head:
             return self._unknown()
-        found = unpack_response(value, id) if "status" in kept.head else None
-        return found[0] if found is not None else _pending(id)
+        return response_of(kept) if "status" in kept.head else _pending(id)
 
     def around(self, around: Around) -> Around:
         """The same around what triggers score by: inputs accepted here may come by them."""
@@ -221,16 +219,18 @@ class Later:
                 await self._shelf.remove(id, pack({"gone": True}, b"", id))
             raise
 
+    async def _kept(self, id: str) -> Kept | None:
+        value = await self._shelf.get(id)
+        return unpack(value, id) if value else None
+
     async def _awaited(self, id: str, seconds: float) -> ScoringResponse | None:
         until, pause = monotonic() + seconds, _SHORTEST_LOOK
         while (left := until - monotonic()) > 0:
             await asyncio.sleep(min(pause, left))
-            value = await self._shelf.get(id)
-            kept = unpack(value, id) if value else None
-            if value and kept and "status" in kept.head:
+            kept = await self._kept(id)
+            if kept is not None and "status" in kept.head:
                 await self._shelf.remove(id)
-                found = unpack_response(value, id)
-                return found[0] if found else None
+                return response_of(kept)
             pause = min(pause * 1.5, _LONGEST_LOOK)
         return None
 
@@ -373,9 +373,9 @@ class Later:
 
     async def _finish(self, id: str, response: ScoringResponse) -> None:
         """Keep the answer, when the store is there again at the latest."""
-        assert isinstance(response.body, bytes)
-        value = pack_response(response, response.body, id)
         while True:
+            assert isinstance(response.body, bytes)
+            value = pack_response(response, response.body, id)
             try:
                 if await self._shelf.finish(id, value):
                     return
@@ -385,8 +385,6 @@ class Later:
             said = f"The answer has {len(value)} bytes, for which there is no room"
             log.error("%s: %s (SCORING_LATER_MAX_BYTES).", id, said)
             response = message_response(500, f"{said} (SCORING_LATER_MAX_BYTES).")
-            assert isinstance(response.body, bytes)
-            value = pack_response(response, response.body, id)
 
 
 class NotHere:
