@@ -38,7 +38,6 @@ from ..telemetry.metrics import (
 from ..telemetry.recent import FIELDS, KEPT
 from ..telemetry.request_ids import Ids
 from ..values.body import query_pairs
-from ..values.content import Spec
 from .messages import HttpRequest
 from .model_routes import json_response
 
@@ -179,8 +178,8 @@ class Status:
         return {
             "platform": loaded.platform,
             "takes_tensors": loaded.takes_tensors,
-            "inputs": [_spec(each) for each in loaded.inputs],
-            "outputs": [_spec(each) for each in loaded.outputs],
+            "inputs": [each._asdict() for each in loaded.inputs],
+            "outputs": [each._asdict() for each in loaded.outputs],
         }
 
     def _trigger(
@@ -248,10 +247,6 @@ def _changes(said: Mapping[str, Any]) -> dict[str, Any]:
     if not last or not last.get("reason"):
         return dict(said)
     return {**said, "last": {**last, "reason": last["reason"].strip().rpartition("\n")[2]}}
-
-
-def _spec(spec: Spec) -> dict[str, Any]:
-    return spec._asdict()
 
 
 def _newest(entries: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:

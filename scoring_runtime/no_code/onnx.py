@@ -15,25 +15,13 @@ from ..settings.processors import threads_of
 from ..settings.settings import Settings
 from ..telemetry.logs import log
 from ..values.arrays import of_plain_rows
-from ..values.content import Content, Rows, Spec
+from ..values.content import DATATYPES, Content, Rows, Spec
 from ..values.inputs import tensors
 
-# https://onnxruntime.ai/docs/reference/operators/: the element types as sessions name them
-_DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
+# https://onnxruntime.ai/docs/reference/operators/: the element types as sessions name them, which
+# numpy calls the same but for three.
+_ELEMENTS = {"float32": "float", "float64": "double", "object": "string"}
+_DATATYPES = {f"tensor({_ELEMENTS.get(each, each)})": name for each, name in DATATYPES.items()}
 _TENSOR = re.compile(r"tensor\(\w+\)")  # alone, or in optional(…) or seq(…)
 # Where in its source onnxruntime found the trouble: a file, and a function with its parameters.
 _SOURCE = re.compile(

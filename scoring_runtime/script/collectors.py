@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,12 +21,11 @@ from typing import Any, NamedTuple
 
 from ..models import folder as models
 from ..settings.settings import Settings
-from ..telemetry.logs import request_id
+from ..telemetry.logs import request_id, script_log
 
 Rows = Sequence[Sequence[Any]]
 Keep = Callable[[str, Sequence[str], Rows], object]
 _UNKNOWN, _NO_WORKSPACE = "default", "default/default/default"
-_script_log = logging.getLogger("azmlinfsrv.user_script")
 _MINUTES_A_DAY = 60 * 24
 _NO_FOLDER = re.compile(r"[^\w.$@ +-]|^\.+$")
 
@@ -83,7 +81,7 @@ def csv_of(rows: Iterable[Sequence[Any]]) -> bytes:
 @cache
 def say_once(what: str) -> None:
     """That nothing is kept of what this package collects."""
-    _script_log.warning(
+    script_log.warning(
         "%s is not installed here: the script goes on, and nothing is collected or sent. "
         "SCORING_RECORD keeps it as files.",
         what,
@@ -141,7 +139,7 @@ class ModelDataCollector:
         try:
             self.keep(_place, input_data, correlations or {})
         except Exception as error:
-            _script_log.warning("Not collected: %s: %s", type(error).__name__, error)
+            script_log.warning("Not collected: %s: %s", type(error).__name__, error)
         return correlations
 
     def add_correlations(self, input_data: Any = None, correlations: Any = None) -> Any:
@@ -238,7 +236,7 @@ class Collector:
             self._rows.keep(_place, data, self._rows.correlations(_place, context.get_id()))
         except Exception as error:
             if self._on_error is None:
-                _script_log.warning("Not collected: %s: %s", type(error).__name__, error)
+                script_log.warning("Not collected: %s: %s", type(error).__name__, error)
             else:
                 self._on_error(error)
         return context

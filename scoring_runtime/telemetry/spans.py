@@ -216,7 +216,7 @@ class Spans:
         drawn = getrandbits(64)
         if not self._leaves_out(found, drawn):
             return partial(self._begun, found, state, drawn)
-        return None if found is None else partial(_left_out, found, state)
+        return None if found is None else lambda *_: LeftOut(found, state)
 
     def entering(self, began: Callable[[ScoringRequest], Any]) -> Callable[[ScoringRequest], None]:
         """``began`` of a runtime; then the spans that run() makes are those of its request."""
@@ -292,10 +292,6 @@ class Spans:
         finally:
             _drawn.reset(token)
         return Trace(self._tracer, span, zero)
-
-
-def _left_out(found: re.Match[bytes], state: bytes, *_: object) -> LeftOut:
-    return LeftOut(found, state)
 
 
 def _remote(found: _Found, state: str) -> contexts.Context:
