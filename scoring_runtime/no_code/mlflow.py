@@ -46,7 +46,7 @@ class _Parsed(Rows):
     __slots__ = ()
 
 
-class MlflowModel:
+class MlflowModel(NoCodeModel):
     """A pyfunc model; see :class:`scoring_runtime.values.content.NoCodeModel` and
     :class:`scoring_runtime.formats.by_content_type.OwnBodies`."""
 
@@ -92,15 +92,6 @@ class MlflowModel:
         _check_csv(text, limits)
         return Asked(self._parsed(text, "text/csv")[0], predictions=True)
 
-    def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
-        """The model's answer; see :meth:`scoring_runtime.values.content.NoCodeModel.predict`.
-
-        A ``ValueError``, ``TypeError`` or ``LookupError`` of the model itself is taken as its
-        refusal of the data, as mlflow's server takes any error: scikit-learn refuses so NaN and
-        tables without rows, and pandas columns that are not there.
-        """
-        return self.call(*self.given(content, params), method)
-
     def given(self, content: Content, params: Mapping[str, Any]) -> tuple[Any, Any]:
         """The data and the params as pyfunc takes them."""
         if isinstance(content, _Parsed):
@@ -109,7 +100,12 @@ class MlflowModel:
         return self._data(content), dict(params) or None
 
     def call(self, given: Any, params: Any, method: str) -> Any:
-        """What pyfunc gives."""
+        """What pyfunc gives.
+
+        A ``ValueError``, ``TypeError`` or ``LookupError`` of the model itself is taken as its
+        refusal of the data, as mlflow's server takes any error: scikit-learn refuses so NaN and
+        tables without rows, and pandas columns that are not there.
+        """
         try:
             return self._pyfunc.predict(given, params=params)
         except Exception as error:

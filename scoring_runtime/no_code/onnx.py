@@ -15,7 +15,7 @@ from ..settings.processors import threads_of
 from ..settings.settings import Settings
 from ..telemetry.logs import log
 from ..values.arrays import of_plain_rows
-from ..values.content import DATATYPES, Content, Rows, Spec
+from ..values.content import DATATYPES, Content, NoCodeModel, Rows, Spec
 from ..values.inputs import tensors
 
 # https://onnxruntime.ai/docs/reference/operators/: the element types as sessions name them, which
@@ -35,7 +35,7 @@ _NOT_THE_INPUT = re.compile(r"allocate memory|bad_alloc|out of memory|CUDA|CUDNN
 _EXAMPLES: Mapping[str, Any] = {"BOOL": False, "BYTES": "", "FP16": 0.0, "FP32": 0.0, "FP64": 0.0}
 
 
-class OnnxModel:
+class OnnxModel(NoCodeModel):
     """An ONNX file.
 
     A single input takes rows. Several inputs of one value a row are the columns of a table. Inputs
@@ -73,23 +73,18 @@ class OnnxModel:
         self.joins_rows = free and not lists
         self._refusals = _refusals()
 
-    def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
-        """What the session gives: the only output's value, or all of them by name.
-
-        Raises:
-            SchemaMismatch: names, datatypes or shapes do not fit the model's inputs, or an
-                operator cannot work with the values.
-        """
-        return self.call(*self.given(content, params), method)
-
     def given(self, content: Content, params: Mapping[str, Any]) -> tuple[Any, Any]:
-        """The tensors by name."""
+        """The tensors by name; SchemaMismatch: names, datatypes or shapes are not the model's."""
         named = () if isinstance(content, Rows) else content[0]
         specs = self._fed if self._optional.isdisjoint(named) else self.inputs
         return tensors(content, specs, self._limits), params
 
     def call(self, given: Mapping[str, NDArray[Any]], params: Any, method: str) -> Any:
-        """What the session gives for them."""
+        """What the session gives for them: the only output's value, or all of them by name.
+
+        Raises:
+            SchemaMismatch: an operator cannot work with the values.
+        """
         try:
             results = self._session.run(self._names, given)
         except self._refusals as error:

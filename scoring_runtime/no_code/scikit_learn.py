@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 
 from ..errors import InputTooLarge, ModelUnusable, SchemaMismatch
 from ..values.arrays import array, of_plain_rows
-from ..values.content import DATATYPES, Columns, Content, Limits, PerOutput, Rows, Spec, Tensors
+from ..values.content import (
+    DATATYPES,
+    Columns,
+    Content,
+    Limits,
+    NoCodeModel,
+    PerOutput,
+    Rows,
+    Spec,
+    Tensors,
+)
 from ..values.inputs import column, matrix, tensors
 from ..values.named_outputs import rows_first
 from ..values.wording import listed, short
@@ -24,7 +34,7 @@ INPUT = "X"
 _CHECKS = ("check_input", "validate_features")  # nothing that clients may turn off
 
 
-class ScikitLearnModel:
+class ScikitLearnModel(NoCodeModel):
     """A fitted estimator or pipeline, or a booster of XGBoost or LightGBM.
 
     With feature names (``feature_names_in_``), or text among its columns, its inputs are the
@@ -60,21 +70,17 @@ class ScikitLearnModel:
         self.example: Mapping[str, Any] = sample.body if sample else {"data": [self._example()]}
         self.outputs = tuple(self._output(name) for name in self.methods)
 
-    def predict(self, content: Content, params: Mapping[str, Any], method: str) -> Any:
+    def call(self, given: Any, params: Mapping[str, Any], method: str) -> Any:
         """What ``method`` (default ``predict``) gives: an array with one row for each row.
 
         With ``params`` that ask for more, as ``return_std`` does, an object: what the method gives,
         and the rest by what it is called without ``return_``.
 
         Raises:
-            SchemaMismatch: the content does not fit, or the estimator raises ValueError or
-                TypeError, as it does for NaN and categories that it does not know.
+            SchemaMismatch: the estimator raises ValueError or TypeError, as it does for NaN and
+                categories that it does not know.
             InputTooLarge: the answer is sparse, and too large to be written.
         """
-        return self.call(*self.given(content, params), method)
-
-    def call(self, given: Any, params: Mapping[str, Any], method: str) -> Any:
-        """The same of an array or table as the estimator takes it."""
         method = method or "predict"
         if params:
             _check_flags(params, self._defaults[method])

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from time import perf_counter
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..errors import InputError, ResponseNotSendable, RunFailed, SchemaMismatch, ScoringRuntimeError
@@ -234,7 +233,7 @@ def _schema_mismatch(error: BaseException) -> SchemaMismatch | None:
     """The client's fault, when it was inference-schema's conversion that raised."""
     converting = [
         frame.f_locals
-        for frame in _frames(error.__traceback__)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
         if frame.f_code.co_name == "_deserialize_input_argument"
         and frame.f_globals.get("__name__") == "inference_schema.schema_decorators"
     ]
@@ -255,12 +254,6 @@ def _step(outer: dict[str, Any], inner: dict[str, Any]) -> str:
         return f"[{inner['param_name']!r}]"
     place = next(n for n, each in enumerate(outer["input_data"]) if each is inner["input_data"])
     return f"[{place}]"
-
-
-def _frames(trace: TracebackType | None) -> Iterator[Any]:
-    while trace is not None:
-        yield trace.tb_frame
-        trace = trace.tb_next
 
 
 def _expected(parameter_type: Any) -> str:

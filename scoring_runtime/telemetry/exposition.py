@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from prometheus_client.core import (
@@ -56,17 +57,14 @@ class _Collected(Collector):
         """``process_*`` of each worker that lives, by its number."""
         families: dict[str, Family] = {}
         for number, (process, _) in enumerate(self._metrics.pages.read()):
-            for each in _of_process(process) if process else ():
+            collector = ProcessCollector(pid=partial(int, process), registry=None)
+            for each in collector.collect() if process else ():
                 family = families.setdefault(
                     each.name, Family(each.name, each.documentation, each.type)
                 )
                 for sample in each.samples:
                     family.add_sample(sample.name, {"worker": str(number)}, sample.value)
         yield from families.values()
-
-
-def _of_process(process: int) -> Iterable[Family]:
-    return ProcessCollector(pid=lambda: process, registry=None).collect()
 
 
 def _family(metric: Metric) -> Any:

@@ -143,7 +143,7 @@ class NoCodeModel(Protocol):
 
         Raises:
             SchemaMismatch: the content does not fit; the message names the cause and what is
-                expected.
-            InputTooLarge: more of it than the limits allow.
+                expected. Or the model itself refuses it.
+            InputTooLarge: more of it, or of the answer, than the limits allow.
         """
-        ...
+        return self.call(*self.given(content, params), method)
