@@ -6,6 +6,7 @@ import csv
 import io
 from array import array
 from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import closing
 from itertools import chain, islice
 from typing import Any
 
@@ -59,8 +60,7 @@ def decode(
             there twice; the message names the record, counted from 1.
         InputTooLarge: more rows or values, or memory, than the limits allow.
     """
-    table = _Records(body, limits, charset)
-    try:
+    with closing(_Records(body, limits, charset)) as table:
         with_header, first = table.find_header(header, names)
         if with_header:
             columns = _columns(table, first, names)
@@ -74,8 +74,6 @@ def decode(
             return Rows(_numbers(table, first))
         except ValueError:
             return decode(body, limits, header=False, charset=charset, as_text=True)
-    finally:
-        table.close()
 
 
 def header_of(body: bytes, limits: Limits) -> list[str] | None:
@@ -84,12 +82,9 @@ def header_of(body: bytes, limits: Limits) -> list[str] | None:
     Raises:
         UndecodableInput: as :func:`decode`.
     """
-    table = _Records(body, limits, "utf-8")
-    try:
+    with closing(_Records(body, limits, "utf-8")) as table:
         with_header, first = table.find_header(None, ())
         return first[0] if with_header else None
-    finally:
-        table.close()
 
 
 def encode(outputs: Mapping[str, NDArray[Any]]) -> bytes:

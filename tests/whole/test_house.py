@@ -183,7 +183,7 @@ def test_the_service_bus_sdk_is_imported_by_the_senders_and_receivers_only() -> 
     users = {name for name, path in MODULES.items() if _uses(path, "azure.servicebus")}
     assert users == {
         "connections.service_bus",
-        "functions.links",
+        "functions.service_bus",
         "standalone.locks",
         "standalone.received",
         "standalone.reception",
