@@ -41,7 +41,7 @@ from . import machine
 from .machine import progress
 
 COUNTS = (1, 2, 4, 8)
-PATIENCE = 900.0
+PATIENCE = 1800.0
 Figures = dict[str, Any]
 
 

@@ -77,4 +77,4 @@ def _when(name: str) -> str:
     loads = said["figures"]["load"]
     load = loads[0] if isinstance(loads, list) else loads
     when = f"Measured on {said['date']}: {said['machine']}"
-    return f"{when}; others computed on it too (load {load:.0f})."
+    return f"{when}; others computed on it too (load {load:.0f})." if load >= 2 else f"{when}."
