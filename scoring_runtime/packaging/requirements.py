@@ -58,8 +58,8 @@ _HOSTS: Mapping[str, tuple[str, ...]] = {
 # The Functions host itself reads and writes blobs; standalone does it through the SDK.
 _TRIGGERS: Mapping[tuple[str, str], tuple[str, ...]] = {
     (STANDALONE, "blob"): ("azure-storage-blob>=12.26", *_IDENTITY),
-    (STANDALONE, "service_bus"): ("azure-servicebus>=7.12,<8", *_IDENTITY),
-    (FUNCTIONS, "service_bus"): ("azure-servicebus>=7.12,<8", *_IDENTITY),
+    (STANDALONE, "service_bus"): ("azure-servicebus>=7.12.3,<8", *_IDENTITY),
+    (FUNCTIONS, "service_bus"): ("azure-servicebus>=7.12.3,<8", *_IDENTITY),
 }
 _CACHE = ("redis>=5.1",)
 _STORAGE = ("azure-storage-blob>=12.26", *_IDENTITY)

@@ -238,7 +238,6 @@ def _scores(
     scored: Sequence[Scored], settings: Settings, service: Service, tell: Callable[[str], Json]
 ) -> Json:
     """Its operation by each suffix; ``tell`` gives what it takes and gives by name of schema."""
-    security = _security(settings, service)
     found: Json = {}
     for each in scored:
         for suffix in (each.suffix, *each.also):
@@ -247,7 +246,7 @@ def _scores(
             found[suffix] = {
                 "operationId": f"RunMLService{_name(suffix)}{last}",
                 "description": "Run web service's model and get the prediction output",
-                **({"security": [{key: []} for key in security]} if security else {}),
+                **_asks(_security(settings, service)),
                 **tell(_name(each.suffix)),
             }
     return found
@@ -258,11 +257,25 @@ def _security(settings: Settings, service: Service) -> Json:
     return BEARER if settings.strict_compat else schemes(settings, service)
 
 
-def _failures(settings: Settings, service: Service, schema: Json) -> Json:
-    """What scoring can end in beside its answer."""
+def _asks(security: Json) -> Json:
+    """Of an operation: each of the ways to send a key will do."""
+    return {"security": [{key: []} for key in security]} if security else {}
+
+
+def _of_document(settings: Settings, service: Service, schema: Json) -> tuple[Json, Json]:
+    """What the document's own operation asks for, and can end in."""
+    if settings.strict_compat:
+        return {}, {}
+    return _asks(schemes(settings, service)), _failures(settings, service, schema, {})
+
+
+def _failures(
+    settings: Settings, service: Service, schema: Json, errors: Mapping[str, str] = ERRORS
+) -> Json:
+    """What an operation can end in beside its answer."""
     if settings.strict_compat:
         return {}
-    failures = ERRORS | UNAUTHORIZED if _security(settings, service) else ERRORS
+    failures = {**errors, **UNAUTHORIZED} if _security(settings, service) else errors
     return {status: {"description": text, **schema} for status, text in sorted(failures.items())}
 
 
@@ -291,6 +304,7 @@ _SCORED = (
 )
 _INPUT = "The input payload for executing the real-time machine learning service."
 _SWAGGER = {"operationId": "GetSwaggerSpec", "description": "Get the Swagger specification."}
+_SPECIFIED = {"description": "The Swagger specification."}
 _FAILED = "The service failed to execute due to an error."
 _ERROR_EXAMPLE = {"message": "POST body is empty. Expecting a JSON dictionary."}
 _ERROR = {"type": "object", "properties": {"message": {"type": "string"}}}
@@ -320,7 +334,8 @@ def _swagger2(
     payload = {"name": "serviceInputPayload", "in": "body", "description": _INPUT}
     scores = _scores(scored, settings, service, score)
     swagger = _SWAGGER | {"parameters": [_VERSION | _VERSION_TYPE]}
-    swagger |= answers({"description": "The Swagger specification.", "schema": _TEXT}, {})
+    asks, refused = _of_document(settings, service, error)
+    swagger |= asks | answers({**_SPECIFIED, "schema": _TEXT}, refused)
     paths, schemas = _more(settings, service, swagger2=True)
     security = _security(settings, service)
     return {
@@ -362,8 +377,8 @@ def _openapi(
     health = _HEALTH | answers({"description": _HEALTHY, **healthy}, {})
     scores = _scores(scored, settings, service, score)
     swagger = _SWAGGER | {"parameters": [_VERSION | {"schema": _VERSION_TYPE}]}
-    specification = content("text/plain", _TEXT)
-    swagger |= answers({"description": "The Swagger specification.", **specification}, {})
+    asks, refused = _of_document(settings, service, error)
+    swagger |= asks | answers({**_SPECIFIED, **content("text/plain", _TEXT)}, refused)
     paths, schemas = _more(settings, service)
     security = _security(settings, service)
     components = {"schemas": {**_definitions(scored, settings), **schemas}}

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
-from azure.core.exceptions import AzureError
 from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import MessageAlreadySettled, MessageLockLostError
 
@@ -24,12 +23,19 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Lock:
-    """That of one message, whose end only the broker knows."""
+    """That of one message, whose end only the broker knows.
 
-    def __init__(self, message: Any, seconds: float) -> None:
+    Args:
+        message: as received.
+        seconds: how long a renewal makes it last.
+        left: how long it seems to last yet.
+    """
+
+    def __init__(self, message: Any, seconds: float, left: float) -> None:
         self.message = message
         self._seconds = seconds
-        self._renew_at = monotonic() + seconds / 2
+        self._renew_at = monotonic() + left / 2
+        self._is_left = False
         self.is_lost = False
 
     @property
@@ -46,14 +52,16 @@ class Lock:
         except MessageAlreadySettled:
             return
         except MessageLockLostError:
-            self.is_lost = True
-        except (AzureError, OSError, ValueError):
+            # One that is being settled is gone: the settlement says whether it was lost before.
+            self.is_lost = not self._is_left
+        except Exception:  # of a connection that is cut, errors of the AMQP layer come too
             self._renew_at = monotonic() + min(_AGAIN_SECONDS, patience)
         else:
             self._renew_at = began + self._seconds / 2
 
     def leave_to_broker(self) -> None:
         """Have the SDK settle the message, whatever the time is here."""
+        self._is_left = True
         self.message._expiry = _NEVER
 
 
@@ -68,15 +76,17 @@ class Locks:
 
         No lock is longer than the time from when its message was sent to its end: both are the
         broker's. That bounds it where the clock here is behind; where it is ahead, the shortest
-        that there is must do.
+        that there is must do. It is renewed all the sooner, since one of a message that had to
+        wait to be received may have almost ended.
         """
         until = message.locked_until_utc
         if until is None:
-            return Lock(message, _SHORTEST)
+            return Lock(message, _SHORTEST, _SHORTEST)
         if sent := message.enqueued_time_utc:
             self._longest = max(_SHORTEST, min(self._longest, (until - sent).total_seconds()))
         left = (until - datetime.now(UTC)).total_seconds()
-        return Lock(message, min(self._longest, left) if left > _SHORTEST else _SHORTEST)
+        seconds = max(_SHORTEST, min(self._longest, left))
+        return Lock(message, seconds, max(0.0, min(seconds, left)))
 
 
 def wait_by_monotonic(receiver: ServiceBusReceiver) -> None:

@@ -327,7 +327,7 @@ async def test_the_documents_name_the_key(asking: Ask) -> None:
         schemes = document[place] if version == "2" else document[place]["securitySchemes"]
         assert schemes["FunctionKey"]["name"] == "x-functions-key"
         assert schemes["Bearer"]["name"] == "Authorization"
-        for place, method in (("/score", "post"), ("/metrics", "get")):
+        for place, method in (("/score", "post"), ("/metrics", "get"), ("/swagger.json", "get")):
             operation = document["paths"][place][method]
             assert operation["security"] == [{"FunctionKey": []}, {"Bearer": []}]  # either
             assert "401" in operation["responses"]
