@@ -25,6 +25,16 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 
+@functools.cache
+def _starts_hosts(file: Path) -> bool:
+    return "from tests.hosts." in file.read_text(encoding="utf-8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start hosts come first: at the end each worker has short ones left to take."""
+    items.sort(key=lambda item: not _starts_hosts(item.path))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def certificates_are_read_once() -> Iterator[None]:
     """httpx reads those of all authorities for each client, 20 ms, while a host waits to start."""
