@@ -93,7 +93,7 @@ prepare-long: prepare
 	$(BIN)/python -m tests.hosts.images
 
 test: prepare
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long"
 
 test-long: prepare-long
 	$(BIN)/python -m pytest -n 3 --dist loadfile -m long

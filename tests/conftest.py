@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import os
+import ssl
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from httpx._config import create_ssl_context
 from hypothesis import HealthCheck, settings
 
 from tests.hosts.azurite import Azurite
@@ -19,6 +23,34 @@ WriteScript = Callable[..., Path]
 # How long an example takes is the machine's affair.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+@functools.cache
+def _starts_hosts(file: Path) -> bool:
+    return "from tests.hosts." in file.read_text(encoding="utf-8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start hosts come first: at the end each worker has short ones left to take."""
+    items.sort(key=lambda item: not _starts_hosts(item.path))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_are_read_once() -> Iterator[None]:
+    """httpx reads those of all authorities for each client, 20 ms, while a host waits to start."""
+
+    @functools.cache
+    def trusted(*_: str | None) -> ssl.SSLContext:
+        return create_ssl_context()
+
+    def create(verify: Any = True, cert: Any = None, trust_env: bool = True) -> ssl.SSLContext:
+        if verify is not True or cert is not None or not trust_env:
+            return create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        return trusted(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", create)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -302,6 +302,9 @@ def test_what_nothing_provides_ends_it(package: Command, here: Path) -> None:
 
 # --- wrong input ----------------------------------------------------------------------------------
 
+SECRET = "s3cr3tpw"
+ONE_QUEUE = ("--input-queue", "Q", "--output-queue", "q")
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -324,8 +327,35 @@ def test_what_nothing_provides_ends_it(package: Command, here: Path) -> None:
         ((*SCRIPT, "--build-arg", "=x"), "--build-arg is not NAME=VALUE"),
         ((*SCRIPT, "--tag", "Net:1"), "--tag 'Net:1' is no name for an image: allowed are"),
         ((*SCRIPT, "--nonsense"), "unrecognized arguments: --nonsense"),
+        ((*SCRIPT, "--setting", "a-b=1"), "'a-b' cannot be the name of a setting: allowed are"),
+        ((*SCRIPT, "--setting", f"={SECRET}"), "--setting is not NAME=VALUE."),
+        ((*SCRIPT, "--setting", f"PASSWORD {SECRET}"), "--setting is not NAME=VALUE."),
+        ((*SCRIPT, "--setting", f"A-B={SECRET}"), "cannot be the name of a setting"),
+        ((*SCRIPT, "--setting", "ODD=a\nRUN x"), "The value of ODD has a line break, "),
+        ((*SCRIPT, "--setting", "ODD=\udcff"), "The value of ODD has a line break, "),
+        ((*SCRIPT, "--setting", "SCORING_TRIGGERS=blob"), "name each with --trigger"),
+        (
+            (*SCRIPT, "--trigger", "blob", "--setting", 'BLOB_CONNECTION=a"; id; "'),
+            "Allowed: the name of a",
+        ),
+        (
+            (*SCRIPT, "--trigger", "service_bus_queue", *ONE_QUEUE),
+            "The queue Q is both the input and the output",
+        ),
+        ((*SCRIPT, "--model", "=w"), "'' is not a name for a model"),
+        ((*SCRIPT, "--model", "../x"), "--model ../x is a path without a name: write NAME=../x."),
+        ((*SCRIPT, "--model", "score.py"), "score.py is a path without a name: write NAME="),
+        ((*SCRIPT, "--model", "./scor.py"), "write NAME=./scor.py. Did you mean score.py?"),
+        (
+            (*SCRIPT, "--model", "iris=scre.py/1/model"),
+            "no such file or folder. Did you mean score.py?",
+        ),
+        (
+            (*SCRIPT, "--model", "iris"),
+            "There is no model iris: the registry azureml-models does not exist",
+        ),
     ],
-    ids=lambda each: " ".join(each)[:40] if isinstance(each, tuple) else "",
+    ids=lambda each: ascii(" ".join(each)[:40]) if isinstance(each, tuple) else "",
 )
 def test_wrong_input_is_one_message(
     package: Command, here: Path, arguments: tuple[str, ...], message: str
@@ -336,6 +366,7 @@ def test_wrong_input_is_one_message(
     *usage, line = done.err.strip().splitlines()
     assert line.startswith("scoring-runtime: ") or usage[0].startswith("usage: ")
     assert message in done.err and "Traceback" not in done.err
+    assert SECRET not in done.err
     assert sorted(here.iterdir()) == before
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from tests.conftest import WriteScript
-from tests.hosts.functions import blob_event, host_of
+from tests.hosts.functions import FunctionsHost, blob_event, host_of
 from tests.hosts.redis import RedisServer
 from tests.hosts.standalone import clean_environ
 
@@ -54,6 +55,15 @@ KEYED = (
     "status",
     "results",
 )
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FunctionsHost]:
+    """As it is without settings, behind a host that asks for keys."""
+    script = tmp_path_factory.mktemp("guarded") / "score.py"
+    script.write_text(PLAIN)
+    with host_of(script, FUNCTIONS_HOST_CHECK_KEYS="1") as started:
+        yield started
 
 
 @pytest.mark.long
@@ -107,13 +117,13 @@ def test_on_a_busy_machine_the_start_stays_within_the_hosts_limit(write_script: 
 def test_the_grace_counts_from_the_start_of_the_process():
     """What is left of it, less what the host has still to do."""
     child = (
-        "import time; time.sleep(2)\n"
+        "import time; time.sleep(0.5)\n"
         "from scoring_runtime.functions import app; print(app._process_seconds(), app._left_of(8))"
     )
     began = time.monotonic()
     said = subprocess.run([sys.executable, "-c", child], stdout=subprocess.PIPE, check=True).stdout
     age, left = map(float, said.split())
-    assert 2 <= age <= time.monotonic() - began
+    assert 0.5 <= age <= time.monotonic() - began
     assert left == pytest.approx(max(0, 8 - 1.2 * age), abs=0.5)
 
 
@@ -193,8 +203,6 @@ BUS = f"Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=a;SharedAccessKey={KEY}"
     [
         (FAILING, {}, "ValueError: no model"),
         (MISSING, {}, "'not_installed' is not inst"),
-        ("def init(): ...", {}, "does not have a run() function defined"),
-        (PLAIN, {"AZUREML_ENTRY_SCRIPT": "/nowhere.py"}, "the entry script /nowhere.py"),
         (
             PLAIN,
             {"SCORING_AUTH_LEVEL": "key"},
@@ -204,18 +212,8 @@ BUS = f"Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=a;SharedAccessKey={KEY}"
         (PLAIN, {"SCORING_TRIGGERS": "blob"}, "TriggerConnectionString"),
         (
             PLAIN,
-            {"TriggerConnectionString": STORAGE, "BLOB_INPUT_PATH": "input/{a"},
-            "BLOB_INPUT_PATH has the value 'input/{a'",
-        ),
-        (
-            PLAIN,
             {"SCORING_TRIGGERS": "service_bus", "ServiceBusConnectionString": f"Endpoint=sb://a;{KEY}"},
             "SERVICEBUS_CONNECTION",
-        ),
-        (
-            PLAIN,
-            {"ServiceBusConnectionString": BUS, "SERVICEBUS_OUTPUT_QUEUE": "input"},
-            "SERVICEBUS_OUTPUT_QUEUE",
         ),
         (
             HIDING + "\n" + PLAIN,
@@ -224,8 +222,7 @@ BUS = f"Endpoint=sb://127.0.0.1:1;SharedAccessKeyName=a;SharedAccessKey={KEY}"
             "azure-servicebus to requirements.txt.",
         ),
     ],
-    ids=["init", "import", "no run", "no script", "setting", "no connection", "path",
-         "no key name", "same queue", "no package"],
+    ids=["init", "import", "setting", "no connection", "no key name", "no package"],
 )  # fmt: skip
 def test_what_fails_at_once_registers_no_function_and_says_why(
     source: str, settings: dict[str, str], message: str, write_script: WriteScript
@@ -310,34 +307,35 @@ def test_names_routes_methods_and_keys(write_script: WriteScript):
     assert sorted(found)[-1] == "web"
 
 
-def test_no_other_spelling_of_a_path_goes_round_its_key(write_script: WriteScript):
+def test_no_other_spelling_of_a_path_goes_round_its_key(guarded: FunctionsHost):
     """Escaped twice, a path matches the catch-all, which asks for no key, and comes unescaped."""
     below = ("/%2576%2532/models/model", "/v2%252Fmodels%252Fmodel/infer", "/score%252Fmodel")
     paths = ("/%2573core", "/score%253Fa", "/%2Fscore", "//score", "/score/", "/SCORE")
-    with host_of(write_script(PLAIN), FUNCTIONS_HOST_CHECK_KEYS="1") as guarded:
-        found = {
-            (method, path): httpx.request(method, guarded.url + path).status_code
-            for path in (
-                *paths,
-                *below,
-                "/swagger%252Ejson",
-                "/%2573wagger.json",
-                "/health%252F../score",
-                "/%2572esults/AAAAAAAAAAAAAAAAAAAAAA",
-            )
-            for method in ("GET", "POST", "OPTIONS")
-        }
+    found = {
+        (method, path): httpx.request(method, guarded.url + path).status_code
+        for path in (
+            *paths,
+            *below,
+            "/swagger%252Ejson",
+            "/%2573wagger.json",
+            "/health%252F../score",
+            "/%2572esults/AAAAAAAAAAAAAAAAAAAAAA",
+        )
+        for method in ("GET", "POST", "OPTIONS")
+    }
     assert {each: status for each, status in found.items() if status not in (401, 404)} == {}
 
 
-def test_the_auth_level_is_function_or_that_of_the_setting(write_script: WriteScript):
-    for settings, level in (({}, "function"), ({"SCORING_AUTH_LEVEL": "Anonymous"}, "anonymous")):
-        with host_of(write_script(PLAIN), FUNCTIONS_HOST_CHECK_KEYS="1", **settings) as started:
-            levels = {f["name"]: f["authLevel"] for f in started.functions}
-            status = httpx.post(f"{started.url}/score", content=b"x").status_code
-        free = dict.fromkeys(("v2_health", "health", "web"), "anonymous")
-        assert levels == {**dict.fromkeys(KEYED, level), **free}
-        assert status == (200 if level == "anonymous" else 401)
+def test_the_auth_level_is_function_or_that_of_the_setting(
+    guarded: FunctionsHost, write_script: WriteScript
+):
+    settings = {"FUNCTIONS_HOST_CHECK_KEYS": "1", "SCORING_AUTH_LEVEL": "Anonymous"}
+    with host_of(write_script(PLAIN), **settings) as free:
+        for host, level, status in ((guarded, "function", 401), (free, "anonymous", 200)):
+            levels = {f["name"]: f["authLevel"] for f in host.functions}
+            anybody = dict.fromkeys(("v2_health", "health", "web"), "anonymous")
+            assert levels == {**dict.fromkeys(KEYED, level), **anybody}
+            assert httpx.post(f"{host.url}/score", content=b"x").status_code == status
 
 
 def test_host_json_keeps_the_urls():
@@ -360,12 +358,14 @@ def test_no_text_of_a_client_looks_like_a_record_of_the_log(write_script: WriteS
     assert not re.search("^ERROR:azmlinfsrv:forged|[\x1b\u2028]", log, re.MULTILINE)
 
 
-def test_answers_come_later_with_redis_only(write_script: WriteScript) -> None:
+def test_answers_come_later_with_redis_only(
+    guarded: FunctionsHost, write_script: WriteScript
+) -> None:
     prefer = {"prefer": "respond-async"}
-    with host_of(write_script("def init(): ...\ndef run(data): return data")) as started:
-        refused = httpx.post(f"{started.url}/score", content=b"a", headers=prefer)
-        assert refused.status_code == 400 and "CACHE_URL" in refused.json()["message"]
-    script = write_script("def init(): ...\ndef run(data): return data")
+    key = {"x-functions-key": "test-key"}
+    refused = httpx.post(f"{guarded.url}/score", content=b"a", headers=prefer | key)
+    assert refused.status_code == 400 and "CACHE_URL" in refused.json()["message"]
+    script = write_script(PLAIN)
     with RedisServer() as server, host_of(script, CACHE_URL=server.url) as started:
         accepted = httpx.post(f"{started.url}/score", content=b"a", headers=prefer)
         assert accepted.status_code == 202

@@ -439,15 +439,6 @@ def test_a_check_that_was_left_out_is_made_later(
 # --- secrets --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", ["=s3cr3tpw", "PASSWORD s3cr3tpw", "A-B=s3cr3tpw"])
-def test_no_value_of_a_wrong_setting_is_printed(tmp_path: Path, wrong: str) -> None:
-    """It may be a secret."""
-    (tmp_path / "score.py").write_text(SCRIPT)
-    done = command(tmp_path, "--entry-script", "score.py", "--setting", wrong)
-    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
-    assert "s3cr3tpw" not in done.stderr
-
-
 def test_a_secret_in_a_model_folder_is_refused(package: Package, tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     (tmp_path / "net/config.json").write_text(f'{{\n"AccountKey": "{KEY}"\n}}\n')
@@ -462,15 +453,6 @@ def test_a_secret_in_a_model_folder_is_refused(package: Package, tmp_path: Path)
 
 
 # --- values and commands --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("value", [b"a\nRUN x", b"\xff"], ids=ascii)
-def test_values_that_no_image_holds(tmp_path: Path, value: bytes) -> None:
-    (tmp_path / "score.py").write_text(SCRIPT)
-    done = command(tmp_path, "--entry-script", "score.py", "--setting", b"ODD=" + value)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("scoring-runtime: The value of ODD has a line break, ")
-    assert not (tmp_path / "package").exists()
 
 
 @pytest.mark.parametrize("target", ["functions", "standalone"])
@@ -519,34 +501,6 @@ SET = {
     "ServiceBusConnectionString": "of-bus",
     "AzureWebJobsStorage": "of-host",
 }
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--setting", "a-b=1"), "'a-b' cannot be the name of a setting: allowed are letters"),
-        (("--trigger", "blob", "--setting", 'BLOB_CONNECTION=a"; id; "'), "Allowed: the name of a"),
-        (("--setting", "SCORING_TRIGGERS=blob"), "name each with --trigger"),
-        (
-            ("--trigger", "service_bus_queue", "--input-queue", "Q", "--output-queue", "q"),
-            "The queue Q is both the input and the output",
-        ),
-        (("--model", "=w"), "'' is not a name for a model"),
-        (("--model", "../x"), "--model ../x is a path without a name: write NAME=../x."),
-        (("--model", "score.py"), "--model score.py is a path without a name: write NAME="),
-        (("--model", "./scor.py"), "write NAME=./scor.py. Did you mean score.py?"),
-        (("--model", "iris=scre.py/1/model"), "no such file or folder. Did you mean score.py?"),
-        (("--model", "iris"), "There is no model iris: the registry azureml-models does not exist"),
-    ],
-    ids=lambda each: " ".join(each)[:40] if isinstance(each, tuple) else "",
-)
-def test_wrong_options_are_named(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    (tmp_path / "score.py").write_text(SCRIPT)
-    done = command(tmp_path, "--entry-script", "score.py", "--json", *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert re.fullmatch(r"scoring-runtime( package)?: [^\n]*\n", done.stderr.splitlines(True)[-1])
-    assert message in done.stderr
-    assert os.listdir(tmp_path) == ["score.py"]
 
 
 def test_a_terminal_without_unicode(tmp_path: Path) -> None:

@@ -32,13 +32,12 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
-# verify=False: without it httpx loads the certificates for each of these plain requests (20 ms).
 def post(host: StandaloneHost, content: bytes = b"", path: str = "/score") -> httpx.Response:
-    return httpx.post(host.url + path, content=content, timeout=PATIENCE, verify=False)
+    return httpx.post(host.url + path, content=content, timeout=PATIENCE)
 
 
 def get(host: StandaloneHost, path: str) -> httpx.Response:
-    return httpx.get(host.url + path, timeout=PATIENCE, verify=False)
+    return httpx.get(host.url + path, timeout=PATIENCE)
 
 
 def at_once(check: Callable[[Any], None], cases: Iterable[Any]) -> None:
@@ -211,7 +210,7 @@ def test_sigterm_closes_idle_connections_and_does_not_wait_for_their_clients(wri
 
     def check(workers: str) -> None:
         with StandaloneHost(script, "--workers", workers) as host:
-            with httpx.Client(verify=False) as client:
+            with httpx.Client() as client:
                 assert client.get(host.url).status_code == 200
                 started = time.monotonic()
                 host.process.send_signal(signal.SIGTERM)
@@ -381,7 +380,7 @@ def test_of_hosts_that_start_together_on_one_port_one_serves(write_script):
         until(lambda: sum(host.process.poll() is None for host in hosts) == 1)
         (winner,) = (host for host in hosts if host.process.poll() is None)
         until(lambda: "ready for serving traffic" in winner.log)
-        reply = httpx.post(f"http://127.0.0.1:{port}/score", content=b"x", verify=False)
+        reply = httpx.post(f"http://127.0.0.1:{port}/score", content=b"x")
         assert reply.json() == "x"
         for host in hosts:
             code = host.stop()

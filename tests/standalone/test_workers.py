@@ -108,26 +108,46 @@ MODELS: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("preload", ["true", "false"])
-@pytest.mark.parametrize("name", MODELS)
-def test_a_shared_model_answers_the_same_bytes(name, preload, tmp_path):
-    """By fork, with models that start threads of OpenMP; or mapped from an uncompressed file."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    joblib.dump(MODELS[name](), folder / "model.joblib")
+def answers_of(host: StandaloneHost, times: int) -> dict[str, set[tuple[int, bytes]]]:
+    """What each model is answered by, asked so many times on connections of their own."""
     body = json.dumps({"data": ROWS[:50].tolist()})
-    answers = []
-    for count, again in (("1", 1), ("2", 8)):
+    found: dict[str, set[tuple[int, bytes]]] = {}
+    for name in MODELS:
+        replies = [
+            httpx.post(f"{host.url}/score/{name}", content=body, timeout=60) for _ in range(times)
+        ]
+        found[name] = {(reply.status_code, reply.content) for reply in replies}
+    return found
+
+
+def mapped(host: StandaloneHost, path: Path) -> set[bool]:
+    """Whether its workers have the file in their memory as it is."""
+    return {str(path) in Path(f"/proc/{pid}/maps").read_text() for pid in workers_of(host)}
+
+
+def test_shared_models_answer_the_same_bytes(tmp_path):
+    """By fork, with models that start threads of OpenMP; or mapped by several workers, from a file
+    that is not compressed."""
+    registry = tmp_path / "azureml-models"
+    paths = {name: registry / name / "1" / "model.joblib" for name in (*MODELS, "packed")}
+    for name, path in paths.items():
+        path.parent.mkdir(parents=True)
+        packed = {"compress": 3} if name == "packed" else {}
+        joblib.dump(MODELS.get(name, MODELS["neighbours"])(), path, **packed)
+    found = []
+    for count, preload in (("1", "false"), ("2", "true"), ("2", "false")):
         environ = {"WORKER_COUNT": count, "WORKER_PRELOAD": preload, "OMP_NUM_THREADS": "2"}
-        with ModelHost(folder, environ=environ) as host:
+        with ModelHost(registry, environ=environ) as host:
             all_ready(host, int(count))
-            for _ in range(again):
-                reply = httpx.post(f"{host.url}/score", content=body, timeout=60)
-                answers.append((reply.status_code, reply.content))
+            found.append(answers_of(host, 8 if count == "2" else 1))
+            if preload == "false":
+                assert mapped(host, paths["neighbours"]) == {count == "2"}
+                assert mapped(host, paths["packed"]) == {False}
             loads = host.log.count("Loading the ")
-        assert loads == (2 if count == "2" and preload == "false" else 1)
-    assert len(set(answers)) == 1
-    assert answers[0][0] == 200
+            assert "Warning" not in host.log
+        assert loads == len(paths) * (2 if (count, preload) == ("2", "false") else 1)
+    assert found[0] == found[1] == found[2]
+    assert {status for each in found[0].values() for status, _ in each} == {200}
 
 
 def test_what_may_start_threads_is_loaded_by_each_worker(tmp_path):
@@ -138,22 +158,6 @@ def test_what_may_start_threads_is_loaded_by_each_worker(tmp_path):
     assert load_before_fork(tmp_path, settings, lambda model: model) is None
     (tmp_path / "model.joblib").rename(tmp_path / "model.onnx")
     assert load_before_fork(tmp_path, settings, lambda model: model) is None
-
-
-def mapped(pid: int, path: Path) -> bool:
-    return str(path) in Path(f"/proc/{pid}/maps").read_text()
-
-
-def test_only_several_workers_map_a_file_and_only_an_uncompressed_one(tmp_path):
-    model = KNeighborsRegressor().fit(ROWS, ROWS)
-    for compress, count, expected in ((0, "2", True), (0, "1", False), (3, "2", False)):
-        path = tmp_path / f"{compress}-{count}" / "model.joblib"
-        path.parent.mkdir()
-        joblib.dump(model, path, compress=compress)
-        with ModelHost(path.parent, environ={"WORKER_COUNT": count}) as host:
-            all_ready(host, int(count))
-            assert {mapped(pid, path) for pid in workers_of(host)} == {expected}
-            assert "Warning" not in host.log
 
 
 # --- recycling ------------------------------------------------------------------------------------

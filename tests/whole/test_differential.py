@@ -185,17 +185,22 @@ def surface() -> Iterator[Case]:
     for target in ("http://scoring.example/score?a=1", "/score#a", "//", "//?a=1", "/score?#"):
         yield Case(f"target {target}", "GET", target, (), None)
     yield Case("target *", "OPTIONS", "*", (), None)
+    yield from documents()
+    for path in ("/", "/score", "/swagger.json", "/nope"):
+        method = "POST" if path == "/score" else "GET"
+        for name in (*ID_HEADERS, "TraceId"):
+            yield Case(f"{name} on {path}", method, path, ((name, "given"), JSON))
+    yield Case("ids on 405", "PUT", "/score", (("x-request-id", "given"),))
+
+
+def documents() -> Iterator[Case]:
+    """The descriptions of a script in every version."""
     for query in (
         "version=2", "version=2.0", "version=3", "version=3.0", "version=3.1", "version=3.1.0",
         "version=4", "version=", "version", "version=3&version=2", "version=2&version=9",
         "Version=3", "version=%33", "version=+3", "version=%C3%BC", "version=%FF", "other=1", "",
     ):  # fmt: skip
         yield Case(f"swagger ?{query}", "GET", f"/swagger.json?{query}", (), None)
-    for path in ("/", "/score", "/swagger.json", "/nope"):
-        method = "POST" if path == "/score" else "GET"
-        for name in (*ID_HEADERS, "TraceId"):
-            yield Case(f"{name} on {path}", method, path, ((name, "given"), JSON))
-    yield Case("ids on 405", "PUT", "/score", (("x-request-id", "given"),))
 
 
 def ids() -> Iterator[Case]:
@@ -428,11 +433,16 @@ COMPARISONS = {
     "json": Comparison("diff_json.py", tuple(inputs(b'{"data": [1, 2.5]}'))),
     "headers": Comparison("diff_headers.py", tuple(requests_for_headers())),
     "numpy": _everything("diff_numpy", NUMBERS, posts(ARRAYS), SERVICE_NAME="Rosen & Nelken"),
-    "standard": _everything(
-        "diff_standard", json.dumps(STANDARD).encode(), standard(), SERVICE_PATH_PREFIX="/a/b/"
+    "standard": Comparison(
+        "diff_standard.py",
+        (*documents(), *queries(), *standard()),
+        {"SERVICE_PATH_PREFIX": "/a/b/"},
     ),
-    "pandas": Comparison("diff_pandas.py", (*surface(), *posts(FRAMES), *queries())),
-    "output": _everything("diff_output", b'{"first": [1], "second": 2, "data": 3}'),
+    "pandas": Comparison("diff_pandas.py", (*documents(), *posts(FRAMES), *queries())),
+    "output": Comparison(
+        "diff_output.py",
+        (*documents(), *inputs(b'{"first": [1], "second": 2, "data": 3}'), *queries()),
+    ),
     "raw": Comparison("diff_raw.py", (*surface(), *raw(), *queries())),
     "cors-one": Comparison(
         "diff_cors.py", tuple(cors()), {"AML_CORS_ORIGINS": "https://a.example"}

@@ -91,7 +91,7 @@ def raw(method: str, target: str, lines: str) -> bytes:
 
 
 def attempts() -> list[tuple[str, str, str]]:
-    """Every spelling with each method, and every credential and query with the plain ones."""
+    """Every spelling with each method; every credential, every query, and some of both at once."""
     methods = ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH")
     found = [
         (method, target, "")
@@ -99,11 +99,11 @@ def attempts() -> list[tuple[str, str, str]]:
         for target in spelled(route)
         for method in methods
     ]  # fmt: skip
+    sent = [(lines, "") for lines in CREDENTIALS] + [("", query) for query in QUERIES]
+    sent += zip(CREDENTIALS, itertools.cycle(QUERIES))
     found += [
         (method, f"/{route}{query}", lines)
-        for route, lines, query, method in itertools.product(
-            PROTECTED, CREDENTIALS, QUERIES, ("POST", "OPTIONS")
-        )
+        for route, (lines, query), method in itertools.product(PROTECTED, sent, ("POST", "OPTIONS"))
     ]
     return found
 
@@ -124,7 +124,7 @@ def is_health(target: str) -> bool:
 
 def check_nothing_is_open(url: str, script: Path) -> None:
     """No request without a key is answered with more than a refusal, and none reaches run()."""
-    tries = [each for each in attempts() if not is_health(each[1])]
+    tries = [*dict.fromkeys(each for each in attempts() if not is_health(each[1]))]
     assert len({target for _, target, _ in tries}) > 30 * len(PROTECTED)
     found = statuses(url, tries)
     allowed = {0, 400, 401, 404, 405}
