@@ -16,14 +16,7 @@ from tests.models_for_tests import iris_estimator, matmul_onnx, named_iris_estim
 from tests.script.test_habits import DATES, HABITS, SIGNALS
 
 ROOT = Path(__file__).parents[2]
-# Those that have anything that the others of that folder have not.
-SCRIPTS = [
-    ROOT / f"tests/entry_scripts/{name}.py"
-    for name in (
-        "contract_report", "diff_numpy", "diff_output", "diff_pandas", "diff_raw", "diff_standard",
-        "diff_text", "functions_raw", "parity_schema", "standalone_raw", "trigger_text",
-    )
-]  # fmt: skip
+SCRIPTS = sorted((ROOT / "tests/entry_scripts").glob("*.py"))
 TYPED = {"diff_numpy.py", "diff_pandas.py", "diff_standard.py", "parity_schema.py"}
 OLD_NAMES = """
 import json, logging, os
@@ -180,6 +173,7 @@ def test_an_answer_that_changes_is_a_note_without_a_cache(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("environ", "notes"),
     [
+        ({}, 0),
         ({"SCORING_HOST": "0.0.0.0"}, 1),
         ({"SCORING_HOST": "0.0.0.0", "SCORING_KEYS": "one:0123456789abcdef0123"}, 0),
     ],
