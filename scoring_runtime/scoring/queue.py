@@ -41,7 +41,7 @@ from .thread import (
 _LOOK_SECONDS = 0.00025
 # From so many on, in the mean of some turns, the thread is faster; the loop does not do more in
 # one turn.
-_FEW, _MOST = 4.5, 16
+_FEW, _MOST = 4.5, 8
 _C = TypeVar("_C", bound=Callee)
 
 

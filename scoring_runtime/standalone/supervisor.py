@@ -28,7 +28,7 @@ _SHARED_BYTES = 64 * 1024
 _ID = ctypes.c_wchar * 129
 _ID_AT = ctypes.alignment(_ID)
 _TEXT_AT = _ID_AT + ctypes.sizeof(_ID)
-_READY, _WORN, _RELEASED = range(3)  # the bytes before that id
+_READY, _WORN, _RELEASED, _HURRIED = range(4)  # the bytes before that id
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -104,6 +104,15 @@ class Supervision:
     def is_released(self) -> bool:
         """Whether its successor is ready."""
         return bool(self._shared[_RELEASED])
+
+    def hurry(self) -> None:
+        """A second signal has come: the worker is to drain no longer."""
+        self._shared[_HURRIED] = 1
+
+    @property
+    def is_hurried(self) -> bool:
+        """Whether a second signal has come; of two that come at once a process sees one."""
+        return bool(self._shared[_HURRIED])
 
     def _tell_supervisor(self, place: int) -> None:
         self._shared[place] = 1
@@ -280,6 +289,8 @@ class Supervisor:
         return True
 
     def _stop(self, number: int = 0, frame: FrameType | None = None) -> None:
+        for each in self._workers.values() if self._stopping else ():
+            each.hurry()
         self._stopping = True
         for listener in self._sockets:
             listener.close()

@@ -232,6 +232,8 @@ class Worker:
         if supervised.has_ended:
             log.error("The process that supervises the workers is gone; this worker ends.")
             return True
+        if supervised.is_hurried:
+            return True
         # The only one is left alone: run() may yet return, and this process serve again.
         if self._settings.worker_count > 1 and self._runtime.state is State.UNHEALTHY:
             log.error("run() has not returned after its deadline; this worker is replaced.")

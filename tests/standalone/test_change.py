@@ -386,6 +386,19 @@ def test_a_second_sigterm_does_not_wait(tmp_path, workers):
         assert service.host.process.wait(60) == 0
 
 
+def test_a_worker_that_sees_two_sigterms_as_one_does_not_wait_either(tmp_path):
+    with Changing(tmp_path, "--workers", "2", SCORING_DRAIN_SECONDS="600") as service:
+        service.settled(2)
+        stopped = min(service.workers)
+        os.kill(stopped, signal.SIGSTOP)
+        service.host.process.terminate()
+        until(lambda: "SIGTERM: requests are taken" in service.host.log)
+        service.host.process.terminate()
+        service.settled(1)
+        os.kill(stopped, signal.SIGCONT)
+        assert service.host.process.wait(60) == 0
+
+
 def test_preloaded_models_and_auto_exclude_each_other(tmp_path):
     """The start says so; and with manual, or off, there are no such routes."""
     script = tmp_path / "score.py"
