@@ -37,7 +37,7 @@ def instances() -> str:
     return (
         f"Undisturbed, {_waiting(found['undisturbed'][0])}:\n\n"
         f"{benchmarks.instances.undisturbed(found['undisturbed'])}\n\n"
-        f"With faults at random moments (seed {found['seed']}), run() takes "
+        f"With faults at random moments, run() takes "
         f"{found['disturbed'][0]['seconds'] * 1000:.0f} ms:\n\n"
         f"{benchmarks.instances.disturbed(found['disturbed'])}\n\n{_when('instances')}"
     )
