@@ -25,6 +25,7 @@ from .openapi_routes import (
     ERRORS,
     UNAUTHORIZED,
     Service,
+    asks,
     more_paths,
     more_schemas,
     schemes,
@@ -238,6 +239,7 @@ def _scores(
     scored: Sequence[Scored], settings: Settings, service: Service, tell: Callable[[str], Json]
 ) -> Json:
     """Its operation by each suffix; ``tell`` gives what it takes and gives by name of schema."""
+    asking = asks(_security(settings, service))
     found: Json = {}
     for each in scored:
         for suffix in (each.suffix, *each.also):
@@ -246,7 +248,7 @@ def _scores(
             found[suffix] = {
                 "operationId": f"RunMLService{_name(suffix)}{last}",
                 "description": "Run web service's model and get the prediction output",
-                **_asks(_security(settings, service)),
+                **asking,
                 **tell(_name(each.suffix)),
             }
     return found
@@ -257,16 +259,11 @@ def _security(settings: Settings, service: Service) -> Json:
     return BEARER if settings.strict_compat else schemes(settings, service)
 
 
-def _asks(security: Json) -> Json:
-    """Of an operation: each of the ways to send a key will do."""
-    return {"security": [{key: []} for key in security]} if security else {}
-
-
 def _of_document(settings: Settings, service: Service, schema: Json) -> tuple[Json, Json]:
     """What the document's own operation asks for, and can end in."""
     if settings.strict_compat:
         return {}, {}
-    return _asks(schemes(settings, service)), _failures(settings, service, schema, {})
+    return asks(schemes(settings, service)), _failures(settings, service, schema, {})
 
 
 def _failures(
@@ -334,8 +331,8 @@ def _swagger2(
     payload = {"name": "serviceInputPayload", "in": "body", "description": _INPUT}
     scores = _scores(scored, settings, service, score)
     swagger = _SWAGGER | {"parameters": [_VERSION | _VERSION_TYPE]}
-    asks, refused = _of_document(settings, service, error)
-    swagger |= asks | answers({**_SPECIFIED, "schema": _TEXT}, refused)
+    asking, refused = _of_document(settings, service, error)
+    swagger |= asking | answers({**_SPECIFIED, "schema": _TEXT}, refused)
     paths, schemas = _more(settings, service, swagger2=True)
     security = _security(settings, service)
     return {
@@ -377,8 +374,8 @@ def _openapi(
     health = _HEALTH | answers({"description": _HEALTHY, **healthy}, {})
     scores = _scores(scored, settings, service, score)
     swagger = _SWAGGER | {"parameters": [_VERSION | {"schema": _VERSION_TYPE}]}
-    asks, refused = _of_document(settings, service, error)
-    swagger |= asks | answers({**_SPECIFIED, **content("text/plain", _TEXT)}, refused)
+    asking, refused = _of_document(settings, service, error)
+    swagger |= asking | answers({**_SPECIFIED, **content("text/plain", _TEXT)}, refused)
     paths, schemas = _more(settings, service)
     security = _security(settings, service)
     components = {"schemas": {**_definitions(scored, settings), **schemas}}

@@ -61,6 +61,11 @@ def schemes(settings: Settings, service: Service) -> Json:
     return _KEY | BEARER if settings.asks_for_keys else _KEY
 
 
+def asks(security: Json) -> Json:
+    """Of an operation: each of the ways to send a key will do."""
+    return {"security": [{key: []} for key in security]} if security else {}
+
+
 class _Route(NamedTuple):
     """``answers``: status → what it is, and its schema's name; that of a text is empty."""
 
@@ -173,15 +178,16 @@ _SCHEMAS: Mapping[str, Json] = {
 def more_paths(settings: Settings, service: Service, *, swagger2: bool) -> dict[str, Json]:
     """The operations by path and method, in the form of Swagger 2 or of OpenAPI 3."""
     found: dict[str, Json] = {}
-    security: list[Json] = [{key: []} for key in schemes(settings, service)]
+    asking = asks(schemes(settings, service))
     refused = {status: (text, "ErrorResponse") for status, text in UNAUTHORIZED.items()}
     tell = _operation2 if swagger2 else _operation3
     for route in _routes(settings, service):
-        asks = security and not route.path.startswith("/health")
-        answers = {**route.answers, **refused} if asks else route.answers
-        operation = tell(route._replace(answers=answers), service)
-        more = {"security": security} if asks else {}
-        found.setdefault(route.path, {})[route.method] = operation | more
+        if not asking or route.path.startswith("/health"):
+            operation = tell(route, service)
+        else:
+            answers = {**route.answers, **refused}
+            operation = tell(route._replace(answers=answers), service) | asking
+        found.setdefault(route.path, {})[route.method] = operation
     return found
 
 

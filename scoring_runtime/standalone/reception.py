@@ -131,18 +131,12 @@ class Reception:
 
     async def _keep_locks(self) -> None:
         """Renew those of messages that take long, until it is cancelled."""
-        renewing: dict[asyncio.Task[None], None] = {}
-        try:
+        async with asyncio.TaskGroup() as renewing:
             while True:
                 for held in (*self._in_flight.values(), *self._answered):
                     if held.lock.is_due:
-                        task = asyncio.create_task(self._renewed(held))
-                        renewing[task] = None
-                        task.add_done_callback(renewing.pop)
+                        renewing.create_task(self._renewed(held))
                 await asyncio.sleep(_LOOK_AT_LOCKS_SECONDS)
-        finally:
-            for task in renewing:
-                task.cancel()
 
     async def _renewed(self, held: _Held) -> None:
         await held.lock.renew(self._receiver)
