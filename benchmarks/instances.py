@@ -100,7 +100,9 @@ class Trial:
 
     def __init__(self, folder: Path, work: Work, address: str) -> None:
         self.messages = inputs_of(work.messages, work.seconds)
-        self.blobs = inputs_of(work.blobs, work.seconds)
+        self.blobs = [
+            each._replace(name=f"blob-{each.name}") for each in inputs_of(work.blobs, work.seconds)
+        ]
         self.broker = ServiceBusBroker(address=address)
         self.azurite = Azurite(location=folder / "azurite", address=address)
         self.at: dict[str, float] = {}
@@ -113,30 +115,40 @@ class Trial:
             named = {"x-name": each.name}
             self.broker.send("input", each.body, message_id=each.name, properties=named)
 
-    async def work(self, place: Containers) -> None:
-        """Until all of it is done; ``at`` has the time of each half."""
-        began, until = time.monotonic(), time.monotonic() + PATIENCE
+    def replied(self, began: float) -> int:
+        """How many replies there are; ``at`` has the time of the last."""
+        replies = self.broker.counts("output").active
+        if replies >= len(self.messages):
+            self.at.setdefault("messages", time.monotonic() - began)
+        return replies
+
+    async def scored(self, fleet: Fleet, began: float) -> None:
+        """Until run() has ended for each input once; the storage is not asked.
+
+        Azurite works for seconds at a listing of thousands, and begins anew at each restart.
+        """
+        until = time.monotonic() + PATIENCE
+        wanted = {each.name for each in [*self.messages, *self.blobs]}
+        while left := wanted.difference(*fleet.noted("ended")):
+            assert time.monotonic() < until, f"{len(left)} not scored"
+            progress(f"{len(left):,} not scored, {self.replied(began):,} replies")
+            await asyncio.sleep(1)
+
+    async def done(self, place: Containers, began: float) -> None:
+        """Until each input has its answer; ``at`` has the time of each half since ``began``."""
+        until = time.monotonic() + PATIENCE
         replies = documents = 0
         while "messages" not in self.at or "blobs" not in self.at:
             assert time.monotonic() < until, f"{replies} replies, {documents} documents"
-            replies = self.broker.counts("output").active
-            if replies >= len(self.messages):
-                self.at.setdefault("messages", time.monotonic() - began)
+            replies = self.replied(began)
             looked = time.monotonic()
             if "blobs" not in self.at:
-                documents = await _counted(place)
+                documents = await place.count()
                 if documents >= len(self.blobs):
                     self.at["blobs"] = time.monotonic() - began
             # Azurite works for seconds at long listings.
             await asyncio.sleep(max(0.1, 4 * (time.monotonic() - looked)))
             progress(f"{replies:,} replies, {documents:,} documents")
-
-
-async def _counted(place: Containers) -> int:
-    try:
-        return await place.count()
-    except Exception:  # the storage is away
-        return 0
 
 
 def trial(folder: Path, count: int, work: Work, seeded: random.Random | None = None) -> Figures:
@@ -170,9 +182,11 @@ async def _tried(
         clocks = seeded is not None and a_clock_for(fleet.instances[-1])
         with fleet, _disturbed(trial, fleet, seeded) as faults:
             fleet.go()
-            await trial.work(place)
-            faults.over.set()
-            faults.join()
+            began = time.monotonic()
+            if seeded:
+                await trial.scored(fleet, began)
+                await asyncio.to_thread(faults.end)
+            await trial.done(place, began)
             codes = await asyncio.to_thread(fleet.end)
             for code, each in zip(codes, fleet.instances, strict=True):
                 if code:
@@ -189,7 +203,7 @@ class _Disturbance(threading.Thread):
 
     def __init__(self, faults: Faults | None) -> None:
         super().__init__(daemon=True)
-        self.over = threading.Event()
+        self._over = threading.Event()
         self._faults = faults
 
     @property
@@ -198,7 +212,12 @@ class _Disturbance(threading.Thread):
 
     def run(self) -> None:
         if self._faults:
-            self._faults.until(self.over.is_set, 1, 4)
+            self._faults.until(self._over.is_set, 1, 4)
+
+    def end(self) -> None:
+        """No more of them; what is away comes back."""
+        self._over.set()
+        self.join()
 
 
 @contextmanager
@@ -209,8 +228,7 @@ def _disturbed(trial: Trial, fleet: Fleet, seeded: random.Random | None) -> Iter
     try:
         yield disturbance
     finally:
-        disturbance.over.set()
-        disturbance.join()
+        disturbance.end()
 
 
 def _figures(trial: Trial, fleet: Fleet) -> Figures:
