@@ -43,6 +43,10 @@ $(error There is no example $(EXAMPLE). Examples: $(EXAMPLES))
 endif
 endif
 
+ifneq ($(if $(filter serve,$(MAKECMDGOALS)),$(shell case '$(PORT)' in (''|*[!0-9]*) echo no;; esac)),)
+$(error PORT is $(PORT), and a number is needed: make serve PORT=5002)
+endif
+
 .PHONY: help install serve image lint prepare prepare-long test test-long bench chaos docs docs-parts dist lock sbom audit clean
 help:
 	@sed -n 's/^# \(make \|Each takes\)/\1/p' Makefile

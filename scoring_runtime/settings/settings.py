@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,11 @@ _OF_A_SERVICE = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 _ADDRESS_OF_A_SERVICE = re.compile("(tcp|udp|sctp)://.*")
+_OWNERS = {
+    "BLOB_OUTPUT_FOLDER": "BLOB_INPUT_FOLDER",
+    "SCORING_RECORD_": "SCORING_RECORD",
+    "OTEL_TRACES_SAMPLER_ARG": "OTEL_TRACES_SAMPLER",
+}
 _UNIT = re.compile("_(MS|S|SEC|SECONDS|MINUTES|KB|MB|BYTES)$")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -237,7 +242,8 @@ class Settings:
             environ=MappingProxyType({name.upper(): value for name, value in said.items()}),
             sources=MappingProxyType(found),
         )
-        return replace(settings, warnings=_unknown(sources["config file"], path, environ, settings))
+        unknown = _unknown(sources["config file"], path, environ, settings)
+        return replace(settings, warnings=(*unknown, *_idle(settings)))
 
     @property
     def nan_policy(self) -> str:
@@ -430,6 +436,15 @@ def _unknown(
             listed = ", ".join(_with_nearest(name) for name in sorted(rest))
             warnings.append(f"{where} that are not settings: {listed}.")
     return tuple(warnings)
+
+
+def _idle(settings: Settings) -> Iterator[str]:
+    """Warnings by name of what is given and counts only with another, which is not."""
+    given = {environment_name(each): getattr(settings, each) for each in settings.sources}
+    for beginning, owner in _OWNERS.items():
+        idle = [name for name, value in given.items() if name.startswith(beginning) and value]
+        if idle and not given.get(owner):
+            yield f"{', '.join(sorted(idle))}: of no effect, as {owner} is not set."
 
 
 def _with_nearest(name: str) -> str:

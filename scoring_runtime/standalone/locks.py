@@ -34,7 +34,7 @@ class Lock:
     def __init__(self, message: Any, seconds: float, left: float) -> None:
         self.message = message
         self._seconds = seconds
-        self._renew_at = monotonic() + left / 2
+        self._renew_at = monotonic() + left / 3
         self._is_left = False
         self.is_lost = False
 
@@ -55,9 +55,9 @@ class Lock:
             # One that is being settled is gone: the settlement says whether it was lost before.
             self.is_lost = not self._is_left
         except Exception:  # of a connection that is cut, errors of the AMQP layer come too
-            self._renew_at = monotonic() + min(_AGAIN_SECONDS, patience)
+            self._renew_at = monotonic() + min(_AGAIN_SECONDS, patience / 2)
         else:
-            self._renew_at = began + self._seconds / 2
+            self._renew_at = began + self._seconds / 3
 
     def leave_to_broker(self) -> None:
         """Have the SDK settle the message, whatever the time is here."""

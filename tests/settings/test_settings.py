@@ -312,6 +312,19 @@ def test_unknown_variables_of_the_environment_are_not_looked_at() -> None:
     )
 
 
+def test_what_counts_only_with_another_setting_warns_without_it() -> None:
+    """By name: a value may be anything."""
+    given = {"SCORING_RECORD_RATE": "0.1", "SCORING_RECORD_MAX_MB": "5"}
+    settings = Settings.from_environ(given, command_line={"BLOB_OUTPUT_FOLDER": "results"})
+    assert settings.warnings == (
+        "BLOB_OUTPUT_FOLDER: of no effect, as BLOB_INPUT_FOLDER is not set.",
+        "SCORING_RECORD_MAX_MB, SCORING_RECORD_RATE: of no effect, as SCORING_RECORD is not set.",
+    )
+    owners = {"SCORING_RECORD": "records", "BLOB_INPUT_FOLDER": "in", "BLOB_OUTPUT_FOLDER": "out"}
+    assert Settings.from_environ(given | owners).warnings == ()
+    assert Settings.from_environ({"BLOB_OUTPUT_FOLDER": ""}).warnings == ()
+
+
 # --- the config file ------------------------------------------------------------------------------
 
 

@@ -57,6 +57,13 @@ def test_an_unknown_example_lists_those_there_are(target: str, tmp_path: Path) -
     assert not (tmp_path / "venv").exists()
 
 
+def test_a_port_that_is_no_number_is_refused_at_once(tmp_path: Path) -> None:
+    done = make("serve", "PORT=x1", f"VENV={tmp_path / 'venv'}")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "PORT is x1, and a number is needed: make serve PORT=5002." in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
 @pytest.mark.parametrize(
     ("said", "works"),
     [("3.10.12", False), ("2.7.18", False), ("3.11.0", True), ("3.14.0", True), ("", False)],
