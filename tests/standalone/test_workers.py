@@ -9,6 +9,8 @@ import os
 import re
 import signal
 import statistics
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +150,29 @@ def test_shared_models_answer_the_same_bytes(tmp_path):
         assert loads == len(paths) * (2 if (count, preload) == ("2", "false") else 1)
     assert found[0] == found[1] == found[2]
     assert {status for each in found[0].values() for status, _ in each} == {200}
+
+
+FORKED = """
+import os, signal, sys
+import joblib
+from scoring_runtime.scoring.runtime import load_before_fork
+from scoring_runtime.settings.settings import Settings
+
+load_before_fork(Settings(model_dir=sys.argv[1], worker_count=2))
+if (pid := os.fork()) == 0:
+    signal.alarm(50)
+    joblib.load(sys.argv[1] + "/model.joblib").predict([[0.0] * 6] * 50)
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_sample_scored_before_the_fork_starts_no_thread(tmp_path):
+    """For one of OpenMP that was not forked the thread that began it would wait for ever."""
+    joblib.dump(MODELS["openmp"](), tmp_path / "model.joblib")
+    (tmp_path / "sample_input.json").write_text(json.dumps({"data": ROWS[:50].tolist()}))
+    command = [sys.executable, "-c", FORKED, str(tmp_path)]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "2"}, check=True)
 
 
 def test_what_may_start_threads_is_loaded_by_each_worker(tmp_path):
