@@ -34,6 +34,7 @@ from .errors import INTERNAL, error_response, forget, message_response
 from .keys import without_codes
 from .messages import HttpRequest
 from .model_routes import as_read, json_response
+from .spans import Answer, with_later_spans
 
 RESULTS = "/results/"
 CONTENT_TYPE = b"application/x-scoring-later"
@@ -110,6 +111,9 @@ class Later:
     ) -> None:
         self._runtime, self._score, self._shelf = runtime, score, shelf
         self._callbacks, self._send = callbacks, send
+        self._answer: Answer = self._scored_as
+        if runtime.spans is not None:
+            self._answer = with_later_spans(self._scored_as, runtime.spans)
         self._wake = asyncio.Event()
         self._taking: asyncio.Task[None] | None = None
         self._stopped = False
@@ -334,7 +338,7 @@ class Later:
             with contextlib.suppress(StoreAway):
                 await self._shelf.hold(id)
 
-    async def _answer(self, request: ScoringRequest) -> tuple[ScoringResponse, int]:
+    async def _scored_as(self, request: ScoringRequest) -> tuple[ScoringResponse, int]:
         """What a client that waits would get, and as what it is counted; -1: by its status.
 
         Raises:
@@ -447,7 +451,11 @@ def _pending(id: str, *headers: tuple[bytes, bytes]) -> ScoringResponse:
 
 
 def _packed(request: ScoringRequest, id: str) -> bytes:
-    lines = [line for line in request.headers if line[0] not in _NOT_KEPT]
+    progress = request.progress
+    lines = [each for each in request.headers if each[0] not in _NOT_KEPT]
+    if progress is not None and progress.trace is not None:  # which goes on when it is scored
+        carrier = {name.encode(): text.encode() for name, text in progress.trace.carrier.items()}
+        lines = [*(each for each in lines if each[0] not in carrier), *carrier.items()]
     said = {
         "method": request.method,
         "path": request.path,
@@ -457,7 +465,7 @@ def _packed(request: ScoringRequest, id: str) -> bytes:
         "scheme": request.scheme,
         "request_id": request.request_id,
         "model": request.model,
-        "named": request.progress.model if request.progress else "",
+        "named": progress.model if progress else "",
     }
     return pack(said, request.body, id)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..messages import Progress
+from ..messages import Progress, ScoringRequest, ScoringResponse
 from ..settings.secrets import masked_query
 from ..telemetry.logs import note_trace
 from .messages import Handle, HttpRequest, Reply
@@ -18,6 +18,8 @@ from .messages import Handle, HttpRequest, Reply
 if TYPE_CHECKING:
     from ..telemetry.spans import Begin, Spans
 
+Answer: TypeAlias = Callable[[ScoringRequest], Awaitable[tuple[ScoringResponse, int]]]
+"""Scores an input for which nobody waits: its answer, and as what it is counted."""
 _ROUTES = {
     "/score/": "/score/{name}/{version}",
     "/v2/models/": "/v2/models/{path}",
@@ -70,6 +72,29 @@ def with_spans(handle: Handle, spans: Spans) -> Handle:
         return reply._replace(body=_Stream(reply.body, lambda: trace.end(attributes, failure)))
 
     return handled
+
+
+def with_later_spans(answer: Answer, spans: Spans) -> Answer:
+    """``answer``, with a span for each input in the trace of the request that was accepted."""
+
+    async def answered(request: ScoringRequest) -> tuple[ScoringResponse, int]:
+        begin, progress = spans.begin_of(request.headers), request.progress
+        if begin is None or progress is None:
+            return await answer(request)
+        about = {"scoring.request_id": request.request_id}
+        name = f"later {_route(request.path) or request.path}"
+        trace = begin(name, "consumer", progress.received, lambda: about)
+        progress.trace = trace
+        try:
+            response, outcome = await answer(request)
+        except BaseException as error:
+            trace.end({}, type(error).__qualname__)
+            raise
+        failure = str(response.status) if response.status >= 500 else ""
+        trace.end({"http.response.status_code": response.status}, failure)
+        return response, outcome
+
+    return answered
 
 
 class _Stream(Iterator[bytes]):

@@ -165,6 +165,34 @@ def test_a_trace_from_an_http_client_is_whole(host: StandaloneHost, collector: C
     assert spans["cache"].attributes == {"scoring.cache.result": "hit"}
 
 
+@pytest.mark.parametrize("trigger", ["", "service_bus"])
+def test_an_answer_that_comes_later_is_of_its_requests_trace(
+    trigger: str, broker: ServiceBusBroker, collector: Collector, script: Path
+):
+    """It is scored when the request has ended, by the same process or by who gets the message."""
+    environ = {
+        **collector.environ,
+        "CACHE_URL": "memory://",
+        "SCORING_LATER_TRIGGER": trigger,
+        "ServiceBusConnectionString": broker.connection_string,
+    }
+    client = Client()
+    with StandaloneHost(script, environ=environ) as host:
+        accepted = score(host, "later", prefer="respond-async", traceparent=client.parent)
+        assert accepted.status_code == 202
+        names = ("POST /score", "later /score", "cache", "queue", "run", "own")
+        spans = collector.trace(client.trace, *names)
+    server, later, run = spans["POST /score"], spans["later /score"], spans["run"]
+    assert (later.kind, later.parent) == ("consumer", server.id)
+    assert later.attributes == {
+        "scoring.request_id": accepted.headers["x-request-id"],
+        "http.response.status_code": 200,
+        **MODEL,
+    }
+    assert run.parent == later.id
+    assert server.attributes["http.response.status_code"] == 202
+
+
 @pytest.mark.parametrize(
     ("text", "status", "failed", "exceptions"),
     [("refuse", 400, False, []), ("raise", 500, True, ["ValueError"])],
