@@ -7,7 +7,9 @@ that a result made for other parts is never taken for its own.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,6 +24,9 @@ TABLES = {".csv": CSV, ".jsonl": LINES, ".ndjson": LINES, ".parquet": PARQUET}
 ROWS, BYTES = 10_000, 4 * 1024 * 1024
 """The most rows, and about the most bytes, of a part unless another size is asked for."""
 _LONGEST_LINE = 64 * 1024 * 1024
+# A field that is closed where its line ends; only a quote that begins one opens it.
+_FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))[^,]*+'
+_CLOSED = re.compile(rb"(?:\xef\xbb\xbf)?+%b(?:,%b)*+" % (_FIELD, _FIELD)).fullmatch
 
 
 class Part(NamedTuple):
@@ -60,15 +65,15 @@ class Part(NamedTuple):
 
     def records(self, body: bytes) -> list[bytes]:
         """The rows of its body, each with its end of line, blank lines left out."""
-        lines = body[len(self.head) :].splitlines(keepends=True)
         found: list[bytes] = []
-        inside = False
-        for line in lines:
+        quoted, inside = self.content_type.startswith(CSV), False
+        for line in _lines(io.BytesIO(body[len(self.head) :]), quoted):
             if inside:
                 found[-1] += line
             elif line.strip():
                 found.append(line)
-            inside ^= self.content_type.startswith(CSV) and line.count(b'"') % 2 == 1
+            if quoted and b'"' in line:
+                inside = not _CLOSED(b'"' + line if inside else line)
         return [each if each.endswith(b"\n") else each + b"\n" for each in found]
 
 
@@ -181,11 +186,11 @@ def _cuts(
     """Where parts begin and end, and their rows; a line end within quotes (RFC 4180) ends none."""
     begun = at = start
     count, inside = 0, False
-    for line in iter(partial(file.readline, _LONGEST_LINE), b""):
+    for line in _lines(file, quoted):
         at += len(line)
         is_row = inside or bool(line.strip())
-        if quoted and line.count(b'"') % 2:
-            inside = not inside
+        if quoted and b'"' in line:
+            inside = not _CLOSED(b'"' + line if inside else line)
         if inside:
             continue
         count += is_row
@@ -194,6 +199,27 @@ def _cuts(
             begun, count = at, 0
     if count or inside:
         yield begun, at, count + inside
+
+
+def _lines(file: BinaryIO, quoted: bool) -> Iterator[bytes]:
+    """Lines with their ends, which in CSV a carriage return alone is too, as pandas has it."""
+    rest = b""
+    for line in iter(partial(file.readline, _LONGEST_LINE), b""):
+        if not (quoted and (rest or not line.endswith(b"\n") or line.find(b"\r", 0, -2) >= 0)):
+            yield line
+            continue
+        found = (rest + line).splitlines(keepends=True)
+        # The next bytes may be more of the last line, or the line feed after its return.
+        is_whole = found[-1].endswith(b"\n") or len(found[-1]) >= _LONGEST_LINE
+        rest = b"" if is_whole else found.pop()
+        yield from found
+    if rest:
+        yield rest
+
+
+def head_end(body: bytes) -> int:
+    """Where the first record of a CSV ends."""
+    return next((end for _, end, _ in _cuts(io.BytesIO(body), 0, True, 1, _LONGEST_LINE)), 0)
 
 
 def _pyarrow() -> Any:
