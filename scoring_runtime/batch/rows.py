@@ -26,7 +26,7 @@ from ..values.content import Columns, Limits
 from ..values.json_results import encoder
 from ..values.named_outputs import named_outputs
 from .parts import Missing, Parts, missing
-from .plan import CSV, LINES, Part
+from .plan import CSV, LINES, Part, head_end
 
 # Calls for one part, and rows that fail one by one when none succeeds, until it is left as it is.
 _MOST_CALLS, _MOST_ALONE = 200, 20
@@ -162,11 +162,8 @@ def split_head(body: bytes, accept: str) -> tuple[bytes, bytes]:
     """The line of names of a CSV, and the rest."""
     if accept != CSV:
         return b"", body
-    first = next(iter(csv.reader(io.StringIO(body.decode(), newline=""))), [])
-    out = io.StringIO(newline="")
-    csv.writer(out).writerow(first)
-    head = out.getvalue().encode()
-    return body[: len(head)], body[len(head) :]
+    end = head_end(body)
+    return body[:end], body[end:]
 
 
 def nothing(head: bytes, accept: str) -> bytes:
@@ -181,6 +178,8 @@ def _lines(outcome: Outcome, accept: str) -> tuple[bytes, int]:
     """An answer in the format of the documents, and how many rows it has."""
     kind = outcome.content_type.partition(";")[0]
     body = outcome.body
+    if kind in (CSV, LINES) and not body.endswith(b"\n"):
+        body += b"\n"  # a script's own, before that of other rows
     if kind == accept == LINES:
         return body, body.count(b"\n")
     if kind == accept == CSV:

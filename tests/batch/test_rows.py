@@ -203,6 +203,33 @@ def test_rows_as_json_for_scripts_that_read_it(write_script: WriteScript, tmp_pa
     assert (tmp_path / "o.jsonl").read_text() == '{"first":1.5,"n":2}\n{"first":null,"n":2}\n'
 
 
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_scripts_own_csv_and_lines(end: str, write_script: WriteScript, tmp_path: Path) -> None:
+    """Whichever line ends it writes, with or without the last."""
+    script = write_script(
+        f"""
+        from azureml.contrib.services.aml_request import rawhttp
+        from azureml.contrib.services.aml_response import AMLResponse
+        def init(): pass
+        @rawhttp
+        def run(request):
+            rows = request.data.decode().splitlines()[1:]
+            lines = "csv" not in request.headers["accept"]
+            answer = AMLResponse("\\n".join(rows if lines else ["x,y", *rows]) + {end!r}, 200)
+            answer.headers["Content-Type"] = request.headers["accept"]
+            return answer
+        """
+    )
+    # All parts begin with the same character.
+    given = [f"5{n},0" for n in range(7)]
+    source = table(tmp_path / "rows.csv", given)
+    words = ("--entry-script", script, "--workers", "1", "--rows", "2", "--input", source)
+    summary(*words, "--output", tmp_path / "o.csv")
+    assert (tmp_path / "o.csv").read_text().splitlines() == ["x,y", *given]
+    summary(*words, "--output", tmp_path / "o.jsonl")
+    assert (tmp_path / "o.jsonl").read_text().splitlines() == given
+
+
 def test_a_parquet_file(tmp_path: Path) -> None:
     """Row groups in parts."""
     folder, source = model(tmp_path / "model"), tmp_path / "rows.parquet"
