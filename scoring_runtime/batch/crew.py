@@ -109,11 +109,8 @@ class Crew:
     def told(self, done: int, missing: Sequence[Missing]) -> None:
         """A worker has done more."""
         self._deaths = 0
-        tally, most = self.tally, self._threshold
-        tally.add(done, missing)
-        if most is not None and 0 <= most < (bad := tally.refused + tally.failed):
-            said = f"{bad} inputs have no result; {most} may have none (--error-threshold)."
-            self.end(EXIT_FAILED, said)
+        self.tally.add(done, missing)
+        self._hold_to_threshold()
 
     def end(self, code: int, why: str) -> None:
         """Tell all workers to end."""
@@ -122,6 +119,14 @@ class Crew:
         self._kill_at = self._kill_at or monotonic() + _PATIENCE_SECONDS
         for each in self._workers.values():
             each.terminate()
+
+    def _hold_to_threshold(self) -> None:
+        """End when more have no result than may have none, those of earlier runs included."""
+        tally, most = self.tally, self._threshold
+        bad = tally.refused + tally.failed + (0 if self._job.follow else tally.reasons[_EARLIER])
+        if most is not None and 0 <= most < bad:
+            said = f"{bad} inputs have no result; {most} may have none (--error-threshold)."
+            self.end(EXIT_FAILED, said)
 
     def _survey(self) -> None:
         """What there is, and what of it is done."""
@@ -153,6 +158,7 @@ class Crew:
             tally.reasons.clear()
             tally.add(tally.total - sum(each.rows for each in missing), missing)
             tally.errors = str(missing_file(job.target)) if missing else ""
+        self._hold_to_threshold()
 
     def _work(self) -> None:
         for number in range(self._job.settings.worker_count):

@@ -68,6 +68,8 @@ def test_what_cannot_be_scored_is_counted_now_and_later(script: Path, tmp_path: 
     assert (told["scored"], told["failed"], told["reasons"]) == (2, 1, {"RunFailed": 1})
     again = summary("--entry-script", script, *places, code=2)
     assert again["reasons"] == {"in an earlier run": 1}
+    for most, code in (("0", 4), ("1", 0)):
+        summary("--entry-script", script, *places, "--error-threshold", most, code=code)
 
 
 def test_follow_goes_on_until_it_is_stopped(script: Path, tmp_path: Path) -> None:
