@@ -126,7 +126,7 @@ def _of_mini_batches(settings: Settings, asked: Asked, begin: Begin, source: Pat
     if size or source.is_file():
         found = [source] if source.is_file() else _tables(source)
         parts = _numbered(
-            part
+            part if part.group < 0 else part._replace(content_type=PARQUET)
             for each in found
             for part in rows_of(each, asked.rows or 2**31, size or BYTES, header, str(each))
         )

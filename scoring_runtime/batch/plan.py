@@ -54,11 +54,13 @@ class Part(NamedTuple):
         return 0 if self.group >= 0 else len(self.head) + self.end - self.start
 
     def body(self) -> bytes:
-        """Its rows as CSV or JSON Lines; the paths of a mini batch, one a line."""
+        """Its rows by its content type; the paths of a mini batch with NUL between them."""
         if not self.content_type:
-            return "\n".join(self.paths).encode("utf-8", "surrogateescape")
+            return "\0".join(self.paths).encode("utf-8", "surrogateescape")
         if self.group >= 0:
-            return _json_lines(_row_group(self.paths[0], self.moment, self.group), self)
+            table = _row_group(self.paths[0], self.moment, self.group)
+            rows = table.slice(self.start, self.rows)
+            return _parquet(rows) if self.content_type == PARQUET else _json_lines(rows)
         with open(self.paths[0], "rb") as file:
             file.seek(self.start)
             return self.head + file.read(self.end - self.start)
@@ -255,8 +257,13 @@ def _row_group(path: str, moment: int, group: int) -> Any:
     return _pyarrow().parquet.ParquetFile(path).read_row_group(group)
 
 
-def _json_lines(table: Any, part: Part) -> bytes:
+def _json_lines(rows: Any) -> bytes:
     from ..values.json_results import encoder
 
-    rows = table.slice(part.start, part.rows).to_pylist()
-    return b"".join(map(b"%b\n".__mod__, map(encoder(), rows)))
+    return b"".join(map(b"%b\n".__mod__, map(encoder(), rows.to_pylist())))
+
+
+def _parquet(rows: Any) -> bytes:
+    out = io.BytesIO()
+    _pyarrow().parquet.write_table(rows, out)
+    return out.getvalue()
