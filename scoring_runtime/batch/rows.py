@@ -32,6 +32,7 @@ from .plan import CSV, LINES, Part, head_end
 _MOST_CALLS, _MOST_ALONE = 200, 20
 # Not the fault of a row.
 _OF_THE_HOST = ("RunTimeout", "NotAcceptable", "UnsupportedContentType", "UnknownModel")
+_EXACT = 2**53
 _json = encoder()
 
 
@@ -225,6 +226,14 @@ def _as_json(request: ScoringRequest, name: str, limits: Limits) -> ScoringReque
 def _typed(texts: Sequence[str]) -> Sequence[Any]:
     """Numbers if all are, an empty one missing; else the texts."""
     try:
-        return [float(each) if each.strip() else None for each in texts]
+        return [_number(each) if each.strip() else None for each in texts]
     except ValueError:
         return texts
+
+
+def _number(text: str) -> float:
+    """As in the formats; a whole number that a float would round keeps all its digits."""
+    if "_" in text:
+        raise ValueError(text)
+    number = float(text)
+    return int(text) if abs(number) >= _EXACT and text.strip().lstrip("+-").isdecimal() else number

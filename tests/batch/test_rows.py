@@ -230,6 +230,17 @@ def test_a_scripts_own_csv_and_lines(end: str, write_script: WriteScript, tmp_pa
     assert (tmp_path / "o.jsonl").read_text().splitlines() == given
 
 
+def test_rows_as_json_lose_no_digits(write_script: WriteScript, tmp_path: Path) -> None:
+    script = write_script(
+        "import json\ndef init(): pass\ndef run(data): return json.loads(data)['data']\n"
+    )
+    source = table(tmp_path / "rows.csv", ["9007199254740993,1_0", "-12345678901234567890,2"])
+    words = ("--entry-script", script, "--rows-as", "data", "--workers", "1", "--input", source)
+    summary(*words, "--output", tmp_path / "o.jsonl")
+    said = (tmp_path / "o.jsonl").read_text()
+    assert said == '[9007199254740993,"1_0"]\n[-12345678901234567890,"2"]\n'
+
+
 def test_a_parquet_file(tmp_path: Path) -> None:
     """Row groups in parts."""
     folder, source = model(tmp_path / "model"), tmp_path / "rows.parquet"
