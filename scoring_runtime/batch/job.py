@@ -104,8 +104,11 @@ def _of_table(settings: Settings, asked: Asked, begin: Begin, source: Path) -> J
             "file, whose name ends in .csv, .jsonl or .ndjson."
         )
     header = {"present": True, "absent": False}.get(asked.header)
-    parts = rows_of(source, asked.rows or ROWS, BYTES, header)
     said = {"accept": kind or "", "model": asked.model, "method": asked.method}
+    # What was begun with other options has parts of other names.
+    options = (asked.model, asked.method, asked.rows_as)
+    name = "\0".join((source.name, *options)) if any(options) else ""
+    parts = rows_of(source, asked.rows or ROWS, BYTES, header, name)
     return Job(
         replace(settings, blob_max_concurrent=2),
         f"{asked.input} to {asked.output}",

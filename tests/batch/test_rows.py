@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from sklearn.tree import DecisionTreeRegressor
 
+from scoring_runtime.batch.job import Asked, job_of
 from scoring_runtime.batch.plan import rows_of
 from scoring_runtime.messages import ScoringRequest
 from scoring_runtime.scoring.runtime import build
@@ -239,6 +240,14 @@ def test_rows_as_json_lose_no_digits(write_script: WriteScript, tmp_path: Path) 
     summary(*words, "--output", tmp_path / "o.jsonl")
     said = (tmp_path / "o.jsonl").read_text()
     assert said == '[9007199254740993,"1_0"]\n[-12345678901234567890,"2"]\n'
+
+
+def test_other_options_take_nothing_that_was_begun(script: Path, tmp_path: Path) -> None:
+    asked = Asked(str(table(tmp_path / "rows.csv", ["1,2"])), str(tmp_path / "o.csv"))
+    settings = Settings.from_environ({"ENTRY_SCRIPT": str(script)})
+    others = (asked._replace(method="x"), asked._replace(model="x"), asked._replace(rows_as="x"))
+    jobs = [job_of(settings, each, print) for each in (asked, *others)]
+    assert len({each.parts[0].name for each in jobs if each.parts}) == len(jobs)
 
 
 def test_a_parquet_file(tmp_path: Path) -> None:
