@@ -151,7 +151,7 @@ class Crew:
             stands = asyncio.run(standing(job))
             tally.total, tally.before = stands.inputs, stands.scored + stands.errors - tally.here
             tally.reasons[_EARLIER] = max(0, stands.errors - tally.refused - tally.failed)
-        elif tally.code == EXIT_OK and job.parts:
+        elif tally.code == EXIT_OK:
             join(self._parts, job.kind)
             missing = left_out(job.target)
             tally.scored = tally.refused = tally.failed = tally.before = 0

@@ -250,6 +250,19 @@ def test_other_options_take_nothing_that_was_begun(script: Path, tmp_path: Path)
     assert len({each.parts[0].name for each in jobs if each.parts}) == len(jobs)
 
 
+def test_an_input_that_has_no_rows_any_more_has_an_empty_output(
+    script: Path, tmp_path: Path
+) -> None:
+    source, target = table(tmp_path / "rows.csv", ["1,2"]), tmp_path / "o.csv"
+    words = ("--entry-script", script, "--workers", "1", "--input", source, "--output", target)
+    summary(*words)
+    source.write_text("")
+    for _ in range(2):
+        assert summary(*words)["total"] == 0
+        assert target.read_bytes() == b""
+    assert not [*tmp_path.glob("*.parts")]
+
+
 def test_a_parquet_file(tmp_path: Path) -> None:
     """Row groups in parts."""
     folder, source = model(tmp_path / "model"), tmp_path / "rows.parquet"
