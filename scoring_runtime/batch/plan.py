@@ -241,6 +241,9 @@ def _of_parquet(path: Path, stem: str, moment: int, most: int) -> Iterator[Part]
         about = arrow.parquet.ParquetFile(path).metadata
     except arrow.ArrowException as error:
         raise ConfigurationError(f"{path} is not a Parquet file: {error}") from None
+    names = about.schema.to_arrow_schema().names
+    if twice := next((each for each in names if names.count(each) > 1), None):
+        raise ConfigurationError(f"{path} has two columns {twice!r}; each needs its own name.")
     first = 1
     for group in range(about.num_row_groups):
         there = about.row_group(group).num_rows

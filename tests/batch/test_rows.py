@@ -14,6 +14,8 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.tree import DecisionTreeRegressor
 
@@ -299,6 +301,7 @@ def test_an_answer_with_other_rows_is_none(write_script: WriteScript, tmp_path: 
         (("--input", "rows.csv", "--output", "o.csv", "--rows", "0"), "a whole number from 1"),
         (("--input", "u.csv", "--output", "o.csv"), "u.csv is UTF-16. Allowed"),
         (("--input", "no.parquet", "--output", "o.csv"), "is not a Parquet file"),
+        (("--input", "twice.parquet", "--output", "o.csv"), "has two columns 'a'"),
         (("--output", "o.csv"), "the following arguments are required: --input"),
         (("--input", ".", "--output", "../o", "--mini-batch-size", "1tb"), "Allowed: a number of"),
         (("--input", ".", "--output", "./o", "--mini-batch-size", "1"), "lies in --input"),
@@ -310,6 +313,8 @@ def test_what_does_not_fit_is_said(
 ) -> None:
     table(tmp_path / "rows.csv", ["1,2"])
     (tmp_path / "rows.xls").touch()
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
     (tmp_path / "no.parquet").write_text("no")
     (tmp_path / "u.csv").write_text("a,b\n1,2\n", encoding="utf-16")
     done = subprocess.run(
