@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from time import monotonic
@@ -25,6 +25,7 @@ _LOOK_SECONDS = 0.2
 # What is in flight may end by itself for so long; then it is left to the next run.
 _PATIENCE_SECONDS = 3.0
 _MOST_DEATHS = 10
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EARLIER = "in an earlier run"
 
 
@@ -61,6 +62,17 @@ class Tally:
             else:
                 self.failed += each.rows
             self.reasons[each.reason or "NotScored"] += each.rows
+
+
+@contextmanager
+def kept_signals() -> Iterator[None]:
+    """Afterwards signals are handled as before."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Crew:
@@ -216,11 +228,10 @@ class Crew:
             done = "What is done stays; the same command goes on with the rest."
             is_told = self._job.follow and number == signal.SIGTERM  # its way to end
             self.end(EXIT_OK if is_told else EXIT_INTERRUPTED, f"Interrupted. {done}")
+            if not self._workers:  # they are elsewhere, and who waits for them is to wait no more
+                raise KeyboardInterrupt
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
+        with kept_signals(), suppress(KeyboardInterrupt):
+            for number in _SIGNALS:
+                signal.signal(number, stop)
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -246,7 +246,7 @@ def test_rows_as_json_lose_no_digits(write_script: WriteScript, tmp_path: Path) 
 
 def test_other_options_take_nothing_that_was_begun(script: Path, tmp_path: Path) -> None:
     asked = Asked(str(table(tmp_path / "rows.csv", ["1,2"])), str(tmp_path / "o.csv"))
-    settings = Settings.from_environ({"ENTRY_SCRIPT": str(script)})
+    settings = Settings.from_environ({"AZUREML_ENTRY_SCRIPT": str(script)})
     others = (asked._replace(method="x"), asked._replace(model="x"), asked._replace(rows_as="x"))
     jobs = [job_of(settings, each, print) for each in (asked, *others)]
     assert len({each.parts[0].name for each in jobs if each.parts}) == len(jobs)
