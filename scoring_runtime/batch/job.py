@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..settings.settings import Settings
 from ..triggers.blob_paths import BlobPaths, EveryFile, Template, blob_paths
 from . import mini_batch
-from .plan import BYTES, PARQUET, ROWS, TABLES, Part, mini_batches, rows_of
+from .plan import BYTES, PARQUET, ROWS, TABLES, Part, files_below, mini_batches, rows_of
 
 Begin = Callable[[Settings], object]
 """What a process does first, such as to begin its log."""
@@ -73,8 +73,16 @@ def job_of(settings: Settings, asked: Asked, begin: Begin) -> Job:
     """The job, its input looked at.
 
     Raises:
-        ConfigurationError: an option does not fit; the message names it and what is allowed.
+        ConfigurationError: an option does not fit; the message names it and what is allowed. Or
+            the input cannot be read.
     """
+    try:
+        return _job_of(settings, asked, begin)
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename} cannot be read: {error.strerror}.") from None
+
+
+def _job_of(settings: Settings, asked: Asked, begin: Begin) -> Job:
     # What a process cannot be sent is a mapping that cannot be changed.
     mappings = {"environ": dict(settings.environ), "sources": dict(settings.sources)}
     settings = replace(settings, triggers=("blob",), warnings=(), **mappings)  # type: ignore[arg-type]
@@ -168,7 +176,7 @@ def _numbered(parts: Any) -> list[Part]:
 
 
 def _tables(folder: Path) -> list[Path]:
-    found = [each for each in sorted(folder.rglob("*")) if each.suffix.lower() in TABLES]
+    found = [each for each in files_below(folder) if each.suffix.lower() in TABLES]
     if not found:
         raise ConfigurationError(f"{folder} has no tables. Allowed: {', '.join(TABLES)}.")
     return found

@@ -107,13 +107,26 @@ def rows_of(
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
 
 
+def files_below(folder: Path) -> list[Path]:
+    """The files of a folder and below, by name; hidden ones are left out.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+
+    def refused(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refused):
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        found += [Path(parent, each) for each in names if not each.startswith(".")]
+    return sorted(each for each in found if each.is_file())
+
+
 def mini_batches(folder: Path, count: int) -> list[Part]:
-    """The files of a folder and below, by name, so many in each part; hidden ones are left out."""
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    ]
+    """The files of a folder and below, so many in each part; raises OSError."""
+    found = files_below(folder)
     groups = [found[at : at + count] for at in range(0, len(found), count)]
     return [_of_files(group, at * count + 1) for at, group in enumerate(groups)]
 

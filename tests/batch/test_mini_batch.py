@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from scoring_runtime.batch.job import Asked, job_of
 from scoring_runtime.batch.mini_batch import size_of, takes_mini_batches
+from scoring_runtime.batch.plan import files_below
 from scoring_runtime.errors import ConfigurationError
+from scoring_runtime.settings.settings import Settings
 from tests.batch.jobs import batch, command, summary
 from tests.conftest import WriteScript
 from tests.hosts.standalone import clean_environ
@@ -143,6 +148,34 @@ def test_a_data_frame_of_a_tables_rows(
     assert told["scored"] == len(expected)
     lines = (tmp_path / "out" / "sums.txt").read_text().splitlines()
     assert lines == [f"{a} {b} {a + b}" for a, b in expected]
+
+
+def test_hidden_files_are_no_tables_either(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoints").mkdir()
+    for name in ("a.csv", ".b.csv", ".checkpoints/a.csv"):
+        (tmp_path / name).write_text("a\n1\n")
+    assert [each.name for each in files_below(tmp_path)] == ["a.csv"]
+
+
+@pytest.mark.parametrize("size", ["2", "1kb"])
+def test_a_folder_that_cannot_be_listed_is_said(
+    size: str, write_script: WriteScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none of its files is left out without a word."""
+    script, source = write_script(TABLE), files(tmp_path / "in", "a.csv")
+    below = files(source / "below", "b.csv")
+    list_it = os.scandir
+
+    def refusing(path: str) -> Any:  # whoever runs the tests may be root
+        if Path(path) == below:
+            raise PermissionError(13, "Permission denied", path)
+        return list_it(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    settings = Settings.from_environ({"AZUREML_ENTRY_SCRIPT": str(script)})
+    asked = Asked(str(source), str(tmp_path / "out"), mini_batch_size=size)
+    with pytest.raises(ConfigurationError, match=r"below cannot be read: Permission denied\.$"):
+        job_of(settings, asked, print)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
