@@ -161,7 +161,9 @@ class Crew:
         job, tally = self._job, self.tally
         if self._parts is None:
             stands = asyncio.run(standing(job))
-            tally.total, tally.before = stands.inputs, stands.scored + stands.errors - tally.here
+            # One that was changed meanwhile has been scored here twice.
+            tally.total = stands.inputs
+            tally.before = max(0, stands.scored + stands.errors - tally.here)
             tally.reasons[_EARLIER] = max(0, stands.errors - tally.refused - tally.failed)
         elif tally.code == EXIT_OK:
             join(self._parts, job.kind)

@@ -84,10 +84,14 @@ def test_follow_goes_on_until_it_is_stopped(script: Path, tmp_path: Path) -> Non
         until((tmp_path / "out" / "0.txt_out.json").exists)
         (tmp_path / "in" / "1.txt").write_text("n1")
         until((tmp_path / "out" / "1.txt_out.json").exists)
+        before = (tmp_path / "out" / "0.txt_out.json").read_bytes()
+        (tmp_path / "in" / "0.txt").write_text("another")
+        until(lambda: (tmp_path / "out" / "0.txt_out.json").read_bytes() != before)
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert json.loads(said)["scored"] == 2
+    found = json.loads(said)
+    assert (found["total"], found["scored"], found["before"]) == (2, 3, 0)
 
 
 @pytest.mark.parametrize("how", ["name", "url", "template"])
