@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from time import monotonic
@@ -25,6 +25,7 @@ _LOOK_SECONDS = 0.2
 # What is in flight may end by itself for so long; then it is left to the next run.
 _PATIENCE_SECONDS = 3.0
 _MOST_DEATHS = 10
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _EARLIER = "in an earlier run"
 
 
@@ -61,6 +62,17 @@ class Tally:
             else:
                 self.failed += each.rows
             self.reasons[each.reason or "NotScored"] += each.rows
+
+
+@contextmanager
+def kept_signals() -> Iterator[None]:
+    """Afterwards signals are handled as before."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Crew:
@@ -109,11 +121,8 @@ class Crew:
     def told(self, done: int, missing: Sequence[Missing]) -> None:
         """A worker has done more."""
         self._deaths = 0
-        tally, most = self.tally, self._threshold
-        tally.add(done, missing)
-        if most is not None and 0 <= most < (bad := tally.refused + tally.failed):
-            said = f"{bad} inputs have no result; {most} may have none (--error-threshold)."
-            self.end(EXIT_FAILED, said)
+        self.tally.add(done, missing)
+        self._hold_to_threshold()
 
     def end(self, code: int, why: str) -> None:
         """Tell all workers to end."""
@@ -122,6 +131,14 @@ class Crew:
         self._kill_at = self._kill_at or monotonic() + _PATIENCE_SECONDS
         for each in self._workers.values():
             each.terminate()
+
+    def _hold_to_threshold(self) -> None:
+        """End when more have no result than may have none, those of earlier runs included."""
+        tally, most = self.tally, self._threshold
+        bad = tally.refused + tally.failed + (0 if self._job.follow else tally.reasons[_EARLIER])
+        if most is not None and 0 <= most < bad:
+            said = f"{bad} inputs have no result; {most} may have none (--error-threshold)."
+            self.end(EXIT_FAILED, said)
 
     def _survey(self) -> None:
         """What there is, and what of it is done."""
@@ -144,15 +161,18 @@ class Crew:
         job, tally = self._job, self.tally
         if self._parts is None:
             stands = asyncio.run(standing(job))
-            tally.total, tally.before = stands.inputs, stands.scored + stands.errors - tally.here
+            # One that was changed meanwhile has been scored here twice.
+            tally.total = stands.inputs
+            tally.before = max(0, stands.scored + stands.errors - tally.here)
             tally.reasons[_EARLIER] = max(0, stands.errors - tally.refused - tally.failed)
-        elif tally.code == EXIT_OK and job.parts:
+        elif tally.code == EXIT_OK:
             join(self._parts, job.kind)
             missing = left_out(job.target)
             tally.scored = tally.refused = tally.failed = tally.before = 0
             tally.reasons.clear()
             tally.add(tally.total - sum(each.rows for each in missing), missing)
             tally.errors = str(missing_file(job.target)) if missing else ""
+        self._hold_to_threshold()
 
     def _work(self) -> None:
         for number in range(self._job.settings.worker_count):
@@ -210,11 +230,10 @@ class Crew:
             done = "What is done stays; the same command goes on with the rest."
             is_told = self._job.follow and number == signal.SIGTERM  # its way to end
             self.end(EXIT_OK if is_told else EXIT_INTERRUPTED, f"Interrupted. {done}")
+            if not self._workers:  # they are elsewhere, and who waits for them is to wait no more
+                raise KeyboardInterrupt
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
+        with kept_signals(), suppress(KeyboardInterrupt):
+            for number in _SIGNALS:
+                signal.signal(number, stop)
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

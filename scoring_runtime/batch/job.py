@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..settings.settings import Settings
 from ..triggers.blob_paths import BlobPaths, EveryFile, Template, blob_paths
 from . import mini_batch
-from .plan import BYTES, PARQUET, ROWS, TABLES, Part, mini_batches, rows_of
+from .plan import BYTES, PARQUET, ROWS, TABLES, Part, files_below, mini_batches, rows_of
 
 Begin = Callable[[Settings], object]
 """What a process does first, such as to begin its log."""
@@ -73,8 +73,16 @@ def job_of(settings: Settings, asked: Asked, begin: Begin) -> Job:
     """The job, its input looked at.
 
     Raises:
-        ConfigurationError: an option does not fit; the message names it and what is allowed.
+        ConfigurationError: an option does not fit; the message names it and what is allowed. Or
+            the input cannot be read.
     """
+    try:
+        return _job_of(settings, asked, begin)
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename} cannot be read: {error.strerror}.") from None
+
+
+def _job_of(settings: Settings, asked: Asked, begin: Begin) -> Job:
     # What a process cannot be sent is a mapping that cannot be changed.
     mappings = {"environ": dict(settings.environ), "sources": dict(settings.sources)}
     settings = replace(settings, triggers=("blob",), warnings=(), **mappings)  # type: ignore[arg-type]
@@ -104,8 +112,11 @@ def _of_table(settings: Settings, asked: Asked, begin: Begin, source: Path) -> J
             "file, whose name ends in .csv, .jsonl or .ndjson."
         )
     header = {"present": True, "absent": False}.get(asked.header)
-    parts = rows_of(source, asked.rows or ROWS, BYTES, header)
     said = {"accept": kind or "", "model": asked.model, "method": asked.method}
+    # What was begun with other options has parts of other names.
+    options = (asked.model, asked.method, asked.rows_as)
+    name = "\0".join((source.name, *options)) if any(options) else ""
+    parts = rows_of(source, asked.rows or ROWS, BYTES, header, name)
     return Job(
         replace(settings, blob_max_concurrent=2),
         f"{asked.input} to {asked.output}",
@@ -126,7 +137,7 @@ def _of_mini_batches(settings: Settings, asked: Asked, begin: Begin, source: Pat
     if size or source.is_file():
         found = [source] if source.is_file() else _tables(source)
         parts = _numbered(
-            part
+            part if part.group < 0 else part._replace(content_type=PARQUET)
             for each in found
             for part in rows_of(each, asked.rows or 2**31, size or BYTES, header, str(each))
         )
@@ -165,7 +176,7 @@ def _numbered(parts: Any) -> list[Part]:
 
 
 def _tables(folder: Path) -> list[Path]:
-    found = [each for each in sorted(folder.rglob("*")) if each.suffix.lower() in TABLES]
+    found = [each for each in files_below(folder) if each.suffix.lower() in TABLES]
     if not found:
         raise ConfigurationError(f"{folder} has no tables. Allowed: {', '.join(TABLES)}.")
     return found

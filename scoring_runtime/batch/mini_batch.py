@@ -12,6 +12,7 @@ import ast
 import asyncio
 import inspect
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from ..script.entry_script import EntryScript
 from ..settings.settings import Settings
 from ..triggers.outcomes import Outcome, Scoring, Verdict
 from .parts import Missing, Parts, missing
-from .plan import LINES
+from .plan import LINES, PARQUET
 
 OUTPUT = {"append_row": "parallel_run_step.txt", "summary_only": "parallel_run_step.summary.json"}
 """The file that says that all is done, by output action; ``append_row`` has the results in it."""
@@ -137,12 +138,16 @@ class MiniBatchScoring(Scoring):
 def _given(request: ScoringRequest) -> Any:
     kind = request.header(b"content-type")
     if kind == b"application/json":
-        return request.body.decode("utf-8", "surrogateescape").split("\n")
+        return request.body.decode("utf-8", "surrogateescape").split("\0")
     import pandas as pd
 
     body = io.BytesIO(request.body)
+    if kind.startswith(PARQUET.encode()):
+        return pd.read_parquet(body)
     if kind.startswith(LINES.encode()):
-        return pd.read_json(body, lines=True)
+        # As they are written: pandas.read_json makes numbers and dates of texts, and rounds.
+        lines = request.body.decode("utf-8-sig").split("\n")
+        return pd.DataFrame([json.loads(each) for each in lines if each.strip()])
     return pd.read_csv(body, header=None if b"header=absent" in kind else 0)
 
 

@@ -11,12 +11,13 @@ import asyncio
 import os
 import pickle
 import sys
+from functools import partial
 from typing import Any
 
-from ..errors import ConfigurationError, ScoringRuntimeError
-from .crew import EXIT_FAILED, Crew
+from ..errors import ConfigurationError
+from .crew import Crew, kept_signals
 from .job import Job
-from .work import score
+from .work import score, worked
 
 
 def hire(crew: Crew, job: Job) -> None:
@@ -34,7 +35,8 @@ def hire(crew: Crew, job: Job) -> None:
     count = job.settings.worker_count
     # By the packages of this process: tasks begin with those of the cluster.
     there = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
-    ray.init(ignore_reinit_error=True, runtime_env=there)
+    with kept_signals():  # Ray has a SIGTERM of its own
+        ray.init(ignore_reinit_error=True, runtime_env=there)
     numbers = ray.data.range(count, override_num_blocks=count)
     given: dict[str, Any] = {"fn_args": (pickle.dumps(job),), "batch_size": 1}
     given["compute"] = ray.data.TaskPoolStrategy(size=count)
@@ -42,22 +44,18 @@ def hire(crew: Crew, job: Job) -> None:
     for row in numbers.map_batches(function, **given).iter_rows():
         for message in pickle.loads(row["told"]):
             crew.told(*message)
-        if row["why"]:
-            crew.end(EXIT_FAILED, str(row["why"]))
+        if row["code"]:
+            crew.end(int(row["code"]), str(row["why"]))
 
 
 def scored_by_one(numbers: dict[str, Any], pickled: bytes) -> dict[str, list[Any]]:
     """A worker's part of the job; in a task of Ray."""
     job: Job = pickle.loads(pickled)
-    job.begin(job.settings)
     told: list[Any] = []
 
     def send(message: tuple[Any, ...]) -> None:
         told.extend([message[1:]] if message[0] == "told" else [])
 
-    why = ""
-    try:
-        asyncio.run(score(job, int(numbers["id"][0]), send, asyncio.Event()))
-    except ScoringRuntimeError as error:
-        why = str(error)
-    return {"told": [pickle.dumps(told)], "why": [why]}
+    with asyncio.Runner() as runner:
+        code, why = worked(job, partial(score, job, int(numbers["id"][0]), send), runner)
+    return {"told": [pickle.dumps(told)], "code": [code], "why": [why]}

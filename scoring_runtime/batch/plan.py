@@ -7,7 +7,9 @@ that a result made for other parts is never taken for its own.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,6 +24,9 @@ TABLES = {".csv": CSV, ".jsonl": LINES, ".ndjson": LINES, ".parquet": PARQUET}
 ROWS, BYTES = 10_000, 4 * 1024 * 1024
 """The most rows, and about the most bytes, of a part unless another size is asked for."""
 _LONGEST_LINE = 64 * 1024 * 1024
+# A field that is closed where its line ends; only a quote that begins one opens it.
+_FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))[^,]*+'
+_CLOSED = re.compile(rb"(?:\xef\xbb\xbf)?+%b(?:,%b)*+" % (_FIELD, _FIELD)).fullmatch
 
 
 class Part(NamedTuple):
@@ -49,26 +54,28 @@ class Part(NamedTuple):
         return 0 if self.group >= 0 else len(self.head) + self.end - self.start
 
     def body(self) -> bytes:
-        """Its rows as CSV or JSON Lines; the paths of a mini batch, one a line."""
+        """Its rows by its content type; the paths of a mini batch with NUL between them."""
         if not self.content_type:
-            return "\n".join(self.paths).encode("utf-8", "surrogateescape")
+            return "\0".join(self.paths).encode("utf-8", "surrogateescape")
         if self.group >= 0:
-            return _json_lines(_row_group(self.paths[0], self.moment, self.group), self)
+            table = _row_group(self.paths[0], self.moment, self.group)
+            rows = table.slice(self.start, self.rows)
+            return _parquet(rows) if self.content_type == PARQUET else _json_lines(rows)
         with open(self.paths[0], "rb") as file:
             file.seek(self.start)
             return self.head + file.read(self.end - self.start)
 
     def records(self, body: bytes) -> list[bytes]:
         """The rows of its body, each with its end of line, blank lines left out."""
-        lines = body[len(self.head) :].splitlines(keepends=True)
         found: list[bytes] = []
-        inside = False
-        for line in lines:
+        quoted, inside = self.content_type.startswith(CSV), False
+        for line in _lines(io.BytesIO(body[len(self.head) :]), quoted):
             if inside:
                 found[-1] += line
             elif line.strip():
                 found.append(line)
-            inside ^= self.content_type.startswith(CSV) and line.count(b'"') % 2 == 1
+            if quoted and b'"' in line:
+                inside = not _CLOSED(b'"' + line if inside else line)
         return [each if each.endswith(b"\n") else each + b"\n" for each in found]
 
 
@@ -100,13 +107,26 @@ def rows_of(
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
 
 
+def files_below(folder: Path) -> list[Path]:
+    """The files of a folder and below, by name; hidden ones are left out.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+
+    def refused(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder, onerror=refused):
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        found += [Path(parent, each) for each in names if not each.startswith(".")]
+    return sorted(each for each in found if each.is_file())
+
+
 def mini_batches(folder: Path, count: int) -> list[Part]:
-    """The files of a folder and below, by name, so many in each part; hidden ones are left out."""
-    found = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
-    ]
+    """The files of a folder and below, so many in each part; raises OSError."""
+    found = files_below(folder)
     groups = [found[at : at + count] for at in range(0, len(found), count)]
     return [_of_files(group, at * count + 1) for at, group in enumerate(groups)]
 
@@ -181,11 +201,11 @@ def _cuts(
     """Where parts begin and end, and their rows; a line end within quotes (RFC 4180) ends none."""
     begun = at = start
     count, inside = 0, False
-    for line in iter(partial(file.readline, _LONGEST_LINE), b""):
+    for line in _lines(file, quoted):
         at += len(line)
         is_row = inside or bool(line.strip())
-        if quoted and line.count(b'"') % 2:
-            inside = not inside
+        if quoted and b'"' in line:
+            inside = not _CLOSED(b'"' + line if inside else line)
         if inside:
             continue
         count += is_row
@@ -194,6 +214,27 @@ def _cuts(
             begun, count = at, 0
     if count or inside:
         yield begun, at, count + inside
+
+
+def _lines(file: BinaryIO, quoted: bool) -> Iterator[bytes]:
+    """Lines with their ends, which in CSV a carriage return alone is too, as pandas has it."""
+    rest = b""
+    for line in iter(partial(file.readline, _LONGEST_LINE), b""):
+        if not (quoted and (rest or not line.endswith(b"\n") or line.find(b"\r", 0, -2) >= 0)):
+            yield line
+            continue
+        found = (rest + line).splitlines(keepends=True)
+        # The next bytes may be more of the last line, or the line feed after its return.
+        is_whole = found[-1].endswith(b"\n") or len(found[-1]) >= _LONGEST_LINE
+        rest = b"" if is_whole else found.pop()
+        yield from found
+    if rest:
+        yield rest
+
+
+def head_end(body: bytes) -> int:
+    """Where the first record of a CSV ends."""
+    return next((end for _, end, _ in _cuts(io.BytesIO(body), 0, True, 1, _LONGEST_LINE)), 0)
 
 
 def _pyarrow() -> Any:
@@ -213,6 +254,9 @@ def _of_parquet(path: Path, stem: str, moment: int, most: int) -> Iterator[Part]
         about = arrow.parquet.ParquetFile(path).metadata
     except arrow.ArrowException as error:
         raise ConfigurationError(f"{path} is not a Parquet file: {error}") from None
+    names = about.schema.to_arrow_schema().names
+    if twice := next((each for each in names if names.count(each) > 1), None):
+        raise ConfigurationError(f"{path} has two columns {twice!r}; each needs its own name.")
     first = 1
     for group in range(about.num_row_groups):
         there = about.row_group(group).num_rows
@@ -229,8 +273,13 @@ def _row_group(path: str, moment: int, group: int) -> Any:
     return _pyarrow().parquet.ParquetFile(path).read_row_group(group)
 
 
-def _json_lines(table: Any, part: Part) -> bytes:
+def _json_lines(rows: Any) -> bytes:
     from ..values.json_results import encoder
 
-    rows = table.slice(part.start, part.rows).to_pylist()
-    return b"".join(map(b"%b\n".__mod__, map(encoder(), rows)))
+    return b"".join(map(b"%b\n".__mod__, map(encoder(), rows.to_pylist())))
+
+
+def _parquet(rows: Any) -> bytes:
+    out = io.BytesIO()
+    _pyarrow().parquet.write_table(rows, out)
+    return out.getvalue()

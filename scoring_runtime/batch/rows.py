@@ -26,12 +26,13 @@ from ..values.content import Columns, Limits
 from ..values.json_results import encoder
 from ..values.named_outputs import named_outputs
 from .parts import Missing, Parts, missing
-from .plan import CSV, LINES, Part
+from .plan import CSV, LINES, Part, head_end
 
 # Calls for one part, and rows that fail one by one when none succeeds, until it is left as it is.
 _MOST_CALLS, _MOST_ALONE = 200, 20
 # Not the fault of a row.
 _OF_THE_HOST = ("RunTimeout", "NotAcceptable", "UnsupportedContentType", "UnknownModel")
+_EXACT = 2**53
 _json = encoder()
 
 
@@ -162,11 +163,8 @@ def split_head(body: bytes, accept: str) -> tuple[bytes, bytes]:
     """The line of names of a CSV, and the rest."""
     if accept != CSV:
         return b"", body
-    first = next(iter(csv.reader(io.StringIO(body.decode(), newline=""))), [])
-    out = io.StringIO(newline="")
-    csv.writer(out).writerow(first)
-    head = out.getvalue().encode()
-    return body[: len(head)], body[len(head) :]
+    end = head_end(body)
+    return body[:end], body[end:]
 
 
 def nothing(head: bytes, accept: str) -> bytes:
@@ -181,6 +179,8 @@ def _lines(outcome: Outcome, accept: str) -> tuple[bytes, int]:
     """An answer in the format of the documents, and how many rows it has."""
     kind = outcome.content_type.partition(";")[0]
     body = outcome.body
+    if kind in (CSV, LINES) and not body.endswith(b"\n"):
+        body += b"\n"  # a script's own, before that of other rows
     if kind == accept == LINES:
         return body, body.count(b"\n")
     if kind == accept == CSV:
@@ -226,6 +226,14 @@ def _as_json(request: ScoringRequest, name: str, limits: Limits) -> ScoringReque
 def _typed(texts: Sequence[str]) -> Sequence[Any]:
     """Numbers if all are, an empty one missing; else the texts."""
     try:
-        return [float(each) if each.strip() else None for each in texts]
+        return [_number(each) if each.strip() else None for each in texts]
     except ValueError:
         return texts
+
+
+def _number(text: str) -> float:
+    """As in the formats; a whole number that a float would round keeps all its digits."""
+    if "_" in text:
+        raise ValueError(text)
+    number = float(text)
+    return int(text) if abs(number) >= _EXACT and text.strip().lstrip("+-").isdecimal() else number

@@ -38,18 +38,24 @@ def work(job: Job, number: int, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
     os.dup2(2, 1)  # standard output is for the summary
+    with asyncio.Runner() as runner:
+        pipe.send(("end", *worked(job, partial(score, job, number, pipe.send), runner)))
+    pipe.close()
+
+
+def worked(
+    job: Job, scoring: Callable[[asyncio.Event], Coroutine[Any, Any, None]], runner: asyncio.Runner
+) -> tuple[int, str]:
+    """Begin the process and score; the exit code, and why it is not 0."""
     job.begin(job.settings)
     sys.argv = [job.settings.entry_script or sys.argv[0], *job.arguments]
-    code, why = 0, ""
-    with asyncio.Runner() as runner:
-        try:
-            runner.run(_until_told(partial(score, job, number, pipe.send)))
-        except StartError as error:
-            code, why = 3, diagnosis(error, job.settings)
-        except ScoringRuntimeError as error:
-            code, why = 4, str(error)
-        pipe.send(("end", code, why))
-    pipe.close()
+    try:
+        runner.run(_until_told(scoring))
+    except StartError as error:
+        return 3, diagnosis(error, job.settings)
+    except ScoringRuntimeError as error:
+        return 4, str(error)
+    return 0, ""
 
 
 async def score(job: Job, number: int, send: Send, stopping: asyncio.Event) -> None:

@@ -68,6 +68,8 @@ def test_what_cannot_be_scored_is_counted_now_and_later(script: Path, tmp_path: 
     assert (told["scored"], told["failed"], told["reasons"]) == (2, 1, {"RunFailed": 1})
     again = summary("--entry-script", script, *places, code=2)
     assert again["reasons"] == {"in an earlier run": 1}
+    for most, code in (("0", 4), ("1", 0)):
+        summary("--entry-script", script, *places, "--error-threshold", most, code=code)
 
 
 def test_follow_goes_on_until_it_is_stopped(script: Path, tmp_path: Path) -> None:
@@ -82,10 +84,14 @@ def test_follow_goes_on_until_it_is_stopped(script: Path, tmp_path: Path) -> Non
         until((tmp_path / "out" / "0.txt_out.json").exists)
         (tmp_path / "in" / "1.txt").write_text("n1")
         until((tmp_path / "out" / "1.txt_out.json").exists)
+        before = (tmp_path / "out" / "0.txt_out.json").read_bytes()
+        (tmp_path / "in" / "0.txt").write_text("another")
+        until(lambda: (tmp_path / "out" / "0.txt_out.json").read_bytes() != before)
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert json.loads(said)["scored"] == 2
+    found = json.loads(said)
+    assert (found["total"], found["scored"], found["before"]) == (2, 3, 0)
 
 
 @pytest.mark.parametrize("how", ["name", "url", "template"])

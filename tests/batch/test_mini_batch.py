@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
+from scoring_runtime.batch.job import Asked, job_of
 from scoring_runtime.batch.mini_batch import size_of, takes_mini_batches
+from scoring_runtime.batch.plan import files_below
 from scoring_runtime.errors import ConfigurationError
-from tests.batch.jobs import batch, summary
+from scoring_runtime.settings.settings import Settings
+from tests.batch.jobs import batch, command, summary
 from tests.conftest import WriteScript
+from tests.hosts.standalone import clean_environ
 
 # As the documentation's scripts are: arguments by argparse, EntryScript, a list of paths.
 FILES = '''
@@ -72,7 +80,7 @@ def files(folder: Path, *names: str) -> Path:
 
 def test_a_list_of_paths(write_script: WriteScript, tmp_path: Path) -> None:
     """Rows are appended; what is not returned has failed, and may."""
-    script, source = write_script(FILES), files(tmp_path / "in", "a", "bb", "ccc", "dddd", "skip")
+    script, source = write_script(FILES), files(tmp_path / "i\nn", "a", "bb", "ccc", "dddd", "skip")
     target = tmp_path / "out"
     words = ("--entry-script", script, "--input", source, "--output", target, "--workers", "2")
     old = ("--mini_batch_size", "2", "--error_threshold", "1", "--", "--unit", "B")
@@ -96,6 +104,9 @@ def test_more_errors_than_the_threshold_end_the_job(
     old = ("--mini-batch-size", "2", "--run-max-try", "1", "--error-threshold")
     done = batch(*words, *old, "1", "--", "--unit", "B")
     assert done.returncode == 4 and "1 may have none" in done.stderr
+    # Again: those that had none before have none now.
+    done = batch(*words, *old, "1", "--", "--unit", "B")
+    assert done.returncode == 4 and "2 inputs have no result; 1 may" in done.stderr
     done = batch(*words, *old, "-1", "--", "--unit", "B")
     assert done.returncode == 0, done.stderr
     assert (target / "parallel_run_step.txt").read_text() == "z:1B\n"
@@ -137,6 +148,67 @@ def test_a_data_frame_of_a_tables_rows(
     assert told["scored"] == len(expected)
     lines = (tmp_path / "out" / "sums.txt").read_text().splitlines()
     assert lines == [f"{a} {b} {a + b}" for a, b in expected]
+
+
+def test_hidden_files_are_no_tables_either(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoints").mkdir()
+    for name in ("a.csv", ".b.csv", ".checkpoints/a.csv"):
+        (tmp_path / name).write_text("a\n1\n")
+    assert [each.name for each in files_below(tmp_path)] == ["a.csv"]
+
+
+@pytest.mark.parametrize("size", ["2", "1kb"])
+def test_a_folder_that_cannot_be_listed_is_said(
+    size: str, write_script: WriteScript, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And none of its files is left out without a word."""
+    script, source = write_script(TABLE), files(tmp_path / "in", "a.csv")
+    below = files(source / "below", "b.csv")
+    list_it = os.scandir
+
+    def refusing(path: str) -> Any:  # whoever runs the tests may be root
+        if Path(path) == below:
+            raise PermissionError(13, "Permission denied", path)
+        return list_it(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    settings = Settings.from_environ({"AZUREML_ENTRY_SCRIPT": str(script)})
+    asked = Asked(str(source), str(tmp_path / "out"), mini_batch_size=size)
+    with pytest.raises(ConfigurationError, match=r"below cannot be read: Permission denied\.$"):
+        job_of(settings, asked, print)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_values_of_a_data_frame_are_those_of_the_file(
+    kind: str, write_script: WriteScript, tmp_path: Path
+) -> None:
+    """Texts that look like numbers or dates stay texts, and numbers keep their last digits."""
+    given = pd.DataFrame(
+        {
+            "zip": ["00123", "7", "1e3"],
+            "date": ["2020-01-01", "x", ""],
+            "wait_time": [99999999, 2**60 + 1, 3],
+            "x": [0.1 + 0.2, 1e-7 / 3, 5.0],
+        }
+    )
+    source = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        given["at"] = [pd.Timestamp(1577836800123456789), pd.NaT, pd.Timestamp(0)]
+        given.to_parquet(source)
+    else:
+        lines = [json.dumps(each) for each in given.to_dict("records")]
+        source.write_text("\n\n".join(lines), encoding="utf-8-sig")
+    script = write_script(
+        """
+        def init(): pass
+        def run(mini_batch):
+            mini_batch.to_pickle("seen.pickle")
+            return mini_batch
+        """
+    )
+    words = command("--entry-script", script, "--workers", "1", "--input", source)
+    subprocess.run([*words, "--output", "out"], cwd=tmp_path, env=clean_environ(), check=True)
+    pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "seen.pickle"), given)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,28 @@ def test_the_parts_of_a_csv_are_its_records(
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        ("r.csv", "a,b\r1,2\r3,4\r5,6", ["1,2", "3,4", "5,6"]),
+        ("r.csv", "a,b\r\n1,2\r3,4\n5,6\r\n", ["1,2", "3,4", "5,6"]),
+        ("r.csv", 'a,b\n5" x,2\n,"4\n5"\n6","8\n9"', ['5" x,2', ',"4\n5"', '6","8\n9"']),
+        ("r.csv", '\ufeff"a\nb",c\n1,"2"\n"3,"",",4\n', ['1,"2"', '"3,"",",4']),
+        ("r.jsonl", '{"a":\r1}\n[2]\n', ['{"a":\r1}', "[2]"]),
+    ],
+)
+def test_rows_end_where_their_readers_end_them(
+    name: str, text: str, rows: list[str], tmp_path: Path
+) -> None:
+    """A carriage return ends a record of CSV and none of JSON; a quote within a text is one."""
+    path = tmp_path / name
+    path.write_text(text, newline="")
+    apart, [whole] = rows_of(path, 1, 2**20), rows_of(path, 100, 2**20)
+    found = [each.strip().decode() for each in whole.records(whole.body())]
+    assert found == rows
+    assert whole.rows == sum(each.rows for each in apart) == len(apart) == len(rows)
+
+
+@pytest.mark.parametrize(
     ("text", "kind", "bodies"),
     [
         ("a,b\n1,2\n\n3,4", "text/csv; header=present", [b"a,b\n1,2\n", b"a,b\n\n3,4"]),

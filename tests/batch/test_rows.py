@@ -14,9 +14,12 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.tree import DecisionTreeRegressor
 
+from scoring_runtime.batch.job import Asked, job_of
 from scoring_runtime.batch.plan import rows_of
 from scoring_runtime.messages import ScoringRequest
 from scoring_runtime.scoring.runtime import build
@@ -203,6 +206,65 @@ def test_rows_as_json_for_scripts_that_read_it(write_script: WriteScript, tmp_pa
     assert (tmp_path / "o.jsonl").read_text() == '{"first":1.5,"n":2}\n{"first":null,"n":2}\n'
 
 
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_scripts_own_csv_and_lines(end: str, write_script: WriteScript, tmp_path: Path) -> None:
+    """Whichever line ends it writes, with or without the last."""
+    script = write_script(
+        f"""
+        from azureml.contrib.services.aml_request import rawhttp
+        from azureml.contrib.services.aml_response import AMLResponse
+        def init(): pass
+        @rawhttp
+        def run(request):
+            rows = request.data.decode().splitlines()[1:]
+            lines = "csv" not in request.headers["accept"]
+            answer = AMLResponse("\\n".join(rows if lines else ["x,y", *rows]) + {end!r}, 200)
+            answer.headers["Content-Type"] = request.headers["accept"]
+            return answer
+        """
+    )
+    # All parts begin with the same character.
+    given = [f"5{n},0" for n in range(7)]
+    source = table(tmp_path / "rows.csv", given)
+    words = ("--entry-script", script, "--workers", "1", "--rows", "2", "--input", source)
+    summary(*words, "--output", tmp_path / "o.csv")
+    assert (tmp_path / "o.csv").read_text().splitlines() == ["x,y", *given]
+    summary(*words, "--output", tmp_path / "o.jsonl")
+    assert (tmp_path / "o.jsonl").read_text().splitlines() == given
+
+
+def test_rows_as_json_lose_no_digits(write_script: WriteScript, tmp_path: Path) -> None:
+    script = write_script(
+        "import json\ndef init(): pass\ndef run(data): return json.loads(data)['data']\n"
+    )
+    source = table(tmp_path / "rows.csv", ["9007199254740993,1_0", "-12345678901234567890,2"])
+    words = ("--entry-script", script, "--rows-as", "data", "--workers", "1", "--input", source)
+    summary(*words, "--output", tmp_path / "o.jsonl")
+    said = (tmp_path / "o.jsonl").read_text()
+    assert said == '[9007199254740993,"1_0"]\n[-12345678901234567890,"2"]\n'
+
+
+def test_other_options_take_nothing_that_was_begun(script: Path, tmp_path: Path) -> None:
+    asked = Asked(str(table(tmp_path / "rows.csv", ["1,2"])), str(tmp_path / "o.csv"))
+    settings = Settings.from_environ({"AZUREML_ENTRY_SCRIPT": str(script)})
+    others = (asked._replace(method="x"), asked._replace(model="x"), asked._replace(rows_as="x"))
+    jobs = [job_of(settings, each, print) for each in (asked, *others)]
+    assert len({each.parts[0].name for each in jobs if each.parts}) == len(jobs)
+
+
+def test_an_input_that_has_no_rows_any_more_has_an_empty_output(
+    script: Path, tmp_path: Path
+) -> None:
+    source, target = table(tmp_path / "rows.csv", ["1,2"]), tmp_path / "o.csv"
+    words = ("--entry-script", script, "--workers", "1", "--input", source, "--output", target)
+    summary(*words)
+    source.write_text("")
+    for _ in range(2):
+        assert summary(*words)["total"] == 0
+        assert target.read_bytes() == b""
+    assert not [*tmp_path.glob("*.parts")]
+
+
 def test_a_parquet_file(tmp_path: Path) -> None:
     """Row groups in parts."""
     folder, source = model(tmp_path / "model"), tmp_path / "rows.parquet"
@@ -239,6 +301,7 @@ def test_an_answer_with_other_rows_is_none(write_script: WriteScript, tmp_path: 
         (("--input", "rows.csv", "--output", "o.csv", "--rows", "0"), "a whole number from 1"),
         (("--input", "u.csv", "--output", "o.csv"), "u.csv is UTF-16. Allowed"),
         (("--input", "no.parquet", "--output", "o.csv"), "is not a Parquet file"),
+        (("--input", "twice.parquet", "--output", "o.csv"), "has two columns 'a'"),
         (("--output", "o.csv"), "the following arguments are required: --input"),
         (("--input", ".", "--output", "../o", "--mini-batch-size", "1tb"), "Allowed: a number of"),
         (("--input", ".", "--output", "./o", "--mini-batch-size", "1"), "lies in --input"),
@@ -250,6 +313,8 @@ def test_what_does_not_fit_is_said(
 ) -> None:
     table(tmp_path / "rows.csv", ["1,2"])
     (tmp_path / "rows.xls").touch()
+    twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
     (tmp_path / "no.parquet").write_text("no")
     (tmp_path / "u.csv").write_text("a,b\n1,2\n", encoding="utf-16")
     done = subprocess.run(

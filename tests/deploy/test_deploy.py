@@ -282,6 +282,8 @@ def test_the_pods_of_batches_are_nobodys_and_run_the_command(name: str) -> None:
     assert (options.input, options.output, options.error_threshold) == ("input", "output", -1)
     [said] = [each["data"] for each in batch_manifests(name) if each["kind"] == "ConfigMap"]
     known(said)
+    # Without a limit of its own a pod sees the node's processors, and auto is all of them.
+    assert said["WORKER_COUNT"] == container["resources"]["requests"]["cpu"]
     [policy] = [each for each in batch_manifests(name) if each["kind"] == "NetworkPolicy"]
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
 
