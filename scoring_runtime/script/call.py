@@ -107,9 +107,13 @@ class Invocation:
                 body = self._encode(result)
             else:
                 body, headers = write(result)
+        except InputError:
+            raise
         except ScoringRuntimeError as error:
             script_log.error("%s", error)
             raise
+        except Exception as error:  # of a generator that run() returned, read only now
+            raise run_failed(error) from error
         return ScoringResponse(200, body, headers, run_ms)
 
     def _raised(self, error: BaseException, started: float) -> ScoringResponse:

@@ -45,7 +45,8 @@ def encoder(nan: str = "null", *, strict: bool = False, numbers: bool = False) -
 
     By ``nan`` NaN and Infinity become ``null``, a ``string``, an ``error``, or stay ``raw``;
     ``strict`` writes spaces and ASCII escapes as ``json.dumps`` does; with ``numbers`` all arrays
-    hold numbers or booleans, never moments. ResultNotSerializable names the type and its path.
+    hold numbers or booleans, never moments. ResultNotSerializable names the type and its path;
+    what a generator raises while it is read goes through.
     """
     if strict:
         return partial(_spaced, nan=nan)
@@ -60,7 +61,8 @@ def _fast(result: Any, *, options: int = _OPTIONS) -> bytes:
     try:
         return orjson.dumps(result, _fast_step, options)
     except (TypeError, RecursionError):
-        return _careful(result, nan="null")
+        pass  # left, so that what an iterator raises has no other error before it
+    return _careful(result, nan="null")
 
 
 def _careful(result: Any, *, nan: str) -> bytes:
@@ -234,6 +236,8 @@ def _step_or_refuse(value: Any, path: str) -> Any:
     try:
         nearer = _one_step(value)
     except Exception as error:
+        if isinstance(value, Iterator):  # the script's own code failed, in there
+            raise
         raise _no_form(value, path) from error
     if nearer is value or (isinstance(nearer, complex) and not isinstance(nearer, float)):
         raise _no_form(value, path)
