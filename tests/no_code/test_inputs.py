@@ -188,6 +188,20 @@ def test_a_category_that_only_xgboost_refuses_is_refused():
         asked(serving(booster_of("xgboost", frame)[0]), body, CSV)
 
 
+@pytest.mark.parametrize("names", [["Malmö", "Oslo"], ["Köln", "Wien"]], ids=["cut", "shifted"])
+def test_categories_that_xgboost_keeps_wrongly_are_told_by_a_sample(names, tmp_path, caplog):
+    """XGBoost 3.1 and 3.2 count characters where they store bytes."""
+    frame = pd.DataFrame({"n": np.arange(12.0), "city": pd.Categorical(names * 6)})
+    model, expected = booster_of("xgboost", frame)
+    model.save_model(tmp_path / "model.json")
+    with pytest.raises(SchemaMismatch, match="The model refuses the input"):
+        asked(served(tmp_path), frame.to_csv(index=False).encode(), CSV)
+    assert "The categories of the column 'city' are not all ASCII" in caplog.text
+    frame.head(2).to_json(tmp_path / "sample_input.json", orient="table")
+    found = asked(served(tmp_path), frame.to_csv(index=False).encode(), CSV)
+    assert np.array(found, np.float32).tolist() == np.array(expected, np.float32).tolist()
+
+
 WITHOUT_PYARROW = """
 import sys
 sys.modules["pyarrow"] = None
