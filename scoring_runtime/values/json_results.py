@@ -37,6 +37,10 @@ class _Raw:
         self.text = text
 
 
+class _TwiceNamedError(TypeError):
+    """A table of which a part would be lost."""
+
+
 def encoder(nan: str = "null", *, strict: bool = False, numbers: bool = False) -> Encode:
     """The function that turns a result of ``run()`` into JSON bytes; ``None`` gives ``{}``.
 
@@ -116,6 +120,8 @@ def _by_its_own_method(value: Any) -> Any:
         if callable(convert) and not isinstance(value, type):
             return convert()
     if hasattr(value, "to_dict") and hasattr(value, "columns"):
+        if len({*value.columns}) < len(value.columns):
+            raise _TwiceNamedError("has columns of the same name, of which JSON would keep one.")
         return value.to_dict("records")
     if isinstance(value, Collection | Iterator):
         return list(value)
@@ -235,6 +241,8 @@ def _key(key: Any, path: str) -> str:
 def _step_or_refuse(value: Any, path: str) -> Any:
     try:
         nearer = _one_step(value)
+    except _TwiceNamedError as error:
+        raise ResultNotSerializable(f"{_where(path)} {error}") from None
     except Exception as error:
         if isinstance(value, Iterator):  # the script's own code failed, in there
             raise

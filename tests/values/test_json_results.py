@@ -468,6 +468,14 @@ def test_a_long_path_is_shortened_in_the_middle() -> None:
     assert len(message) < 450
 
 
+@pytest.mark.parametrize("way", EVERY_WAY)
+def test_a_table_with_columns_of_the_same_name_is_refused(way: str) -> None:
+    """pandas would leave all but one out."""
+    table = pd.DataFrame([[1, 2]], columns=["a", "a"])
+    with pytest.raises(ResultNotSerializable, match=r"result\['t'\] has columns of the same name"):
+        EVERY_WAY[way]({"t": table})
+
+
 # --- generators -----------------------------------------------------------------------------------
 
 
