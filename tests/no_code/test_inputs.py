@@ -25,7 +25,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction import DictVectorizer, FeatureHasher
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import BayesianRidge, LinearRegression, LogisticRegression
@@ -372,6 +372,13 @@ def test_a_table_goes_as_it_is_to_code_that_says_nothing_of_its_columns():
     service = serving(Own())
     assert asked(service, {"data": [{"b": True, "a": "x"}]}) == ["xbool"]
     assert asked(service, b"a,b\nx,1.5\n", CSV) == ["xfloat"]
+
+
+def test_a_table_that_code_of_such_a_kind_refuses_is_the_client_s_fault():
+    rows = [{"n": float(each), "city": "Graz"} for each in Y]
+    hashing = make_pipeline(FeatureHasher(8), LogisticRegression()).fit(rows, Y)
+    with pytest.raises(SchemaMismatch, match=r"refuses the input: .* No numbers are in: 'city'\.$"):
+        asked(serving(hashing), {"data": rows})
 
 
 def test_a_sample_that_is_none_is_named_and_left_alone(tmp_path, caplog):
