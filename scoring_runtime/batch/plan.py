@@ -65,6 +65,14 @@ class Part(NamedTuple):
             file.seek(self.start)
             return self.head + file.read(self.end - self.start)
 
+    @property
+    def names(self) -> list[str]:
+        """The keys of the first row of a JSON Lines file, which all its parts have in that order;
+        none where its rows are no objects, and of other files."""
+        if self.content_type != LINES or self.group >= 0:
+            return []
+        return _first_keys(self.paths[0], self.moment)
+
     def records(self, body: bytes) -> list[bytes]:
         """The rows of its body, each with its end of line, blank lines left out."""
         found: list[bytes] = []
@@ -265,6 +273,19 @@ def _of_parquet(path: Path, stem: str, moment: int, most: int) -> Iterator[Part]
             name = f"{stem}-{group:06}-{start:010}-{end:010}"
             yield Part(name, (str(path),), moment, first, end - start, LINES, start, end, group)
             first += end - start
+
+
+@lru_cache(maxsize=1)
+def _first_keys(path: str, moment: int) -> list[str]:
+    from ..values.body import parse_json
+
+    with open(path, "rb") as file:
+        lines = (line for line in iter(partial(file.readline, _LONGEST_LINE), b"") if line.strip())
+        try:
+            first = parse_json(next(lines, b"").removeprefix(b"\xef\xbb\xbf"))
+        except (ValueError, RecursionError):
+            return []  # which is said when the row is scored
+    return list(first) if isinstance(first, dict) else []
 
 
 @lru_cache(maxsize=1)

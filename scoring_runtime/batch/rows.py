@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..telemetry.logs import script_log
 from ..triggers.outcomes import Outcome, Scoring, Verdict, failed
 from ..values.body import parse_json
 from ..values.content import Columns, Limits
+from ..values.inputs import check_names
 from ..values.json_results import encoder
 from ..values.named_outputs import named_outputs
 from .parts import Missing, Parts, missing
@@ -109,7 +110,8 @@ class PartScoring(Scoring):
         """The outcome of so many rows, whose body has as many, in the format of the documents."""
         try:
             if self._name:
-                request = _as_json(request, self._name, self._limits)
+                names = self._parts.parts[what.partition("/")[2]].names
+                request = _as_json(request, self._name, self._limits, names)
             outcome = await super().__call__(request, what)
             if outcome.verdict is not Verdict.SCORED:
                 return outcome
@@ -207,11 +209,18 @@ def _rows(answer: Any) -> list[Any]:
     )
 
 
-def _as_json(request: ScoringRequest, name: str, limits: Limits) -> ScoringRequest:
-    """The rows as lists of values in a JSON object."""
+def _as_json(
+    request: ScoringRequest, name: str, limits: Limits, names: Sequence[str]
+) -> ScoringRequest:
+    """The rows as lists of values in a JSON object, in the order of ``names`` if there are any."""
     content = by_content_type.read(request, limits).content
     if isinstance(content, Columns):
-        columns: Sequence[Any] = [*content.columns.values()]
+        found: Mapping[str, Any] = content.columns
+        if names:
+            check_names(found, names, "column", names)
+            gone = [None] * len(next(iter(found.values()), ()))
+            found = {each: found.get(each, gone) for each in names}
+        columns: Sequence[Any] = [*found.values()]
         if not content.typed:
             columns = [*map(_typed, columns)]
         rows: Any = [list(row) for row in zip(*columns, strict=True)]

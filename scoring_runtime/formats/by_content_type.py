@@ -150,7 +150,9 @@ def _of_json(body: bytes, limits: Limits, own: OwnBodies | None) -> Asked:
 def read_json(value: Any, limits: Limits) -> Asked:
     """What a JSON value holds: V2, or data under one of the names that clients use."""
     if isinstance(value, list):
-        return Asked(Rows(value))
+        if not value or not isinstance(value[0], dict):
+            return Asked(Rows(value))
+        value = {"data": value}
     if not isinstance(value, dict):
         raise UndecodableInput("The body is neither a JSON object nor a list of rows.")
     if isinstance(value.get("inputs"), list) and open_inference().is_infer_request(value):

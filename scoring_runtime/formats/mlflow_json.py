@@ -35,7 +35,8 @@ def decode(value: Mapping[str, Any], limits: Limits = UNLIMITED) -> tuple[Conten
     ``dataframe_records``   list of objects → Columns; a key that is not there is a missing value
     ``instances``           rows → Rows; objects → Tensors
     ``inputs``              an array → Rows; an object → Tensors; objects → Columns
-    ``input_data, data``    any of these, told apart by their form
+    ``input_data, data``    any of these, told apart by their form; rows with ``columns`` beside
+                            them, as pandas writes them with ``orient="split"`` → Columns
     ======================  ==================================================================
 
     Other keys of the object, and ``index``, are ignored.
@@ -46,13 +47,23 @@ def decode(value: Mapping[str, Any], limits: Limits = UNLIMITED) -> tuple[Conten
         InputTooLarge: more rows, columns or values than ``limits`` allow.
     """
     kind = _kind(value)
-    content = _content(value[kind], kind, limits)
+    content = _content(data_with_columns(value, kind), kind, limits)
     parts = [content.values] if isinstance(content, Rows) else list(content[0].values())
     if not isinstance(content, Rows):
         check_columns(len(parts), limits, _INPUT)
     check_rows(max((len(e) for e in parts if isinstance(e, list)), default=0), limits, _INPUT)
     check_values(sum(map(_size, parts)), limits, _INPUT)
     return content, _params(value.get("params"))
+
+
+def data_with_columns(value: Mapping[str, Any], kind: str) -> Any:
+    """What ``value`` has under ``kind``: rows of ``data`` or ``input_data`` as a split table, where
+    ``columns`` beside them name their values."""
+    data = value[kind]
+    is_rows = isinstance(data, list) and not (data and isinstance(data[0], dict))
+    if kind in AZUREML_KINDS and "columns" in value and is_rows:
+        return {"columns": value["columns"], "data": data}
+    return data
 
 
 def _kind(value: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ModelUnusable
+from ..telemetry.logs import log
 
 # These get something else than the input: what other estimators say, or the target.
 _OF_OTHERS = ("final_estimator", "final_estimator_", "transformer", "transformer_", "calibrators")
@@ -277,8 +279,27 @@ def _of_xgboost(booster: Any) -> Iterator[Column]:
                 "pip install pyarrow."
             ) from error
         for name, values in found:
-            if values is not None:
-                yield _of_categories(name, values.to_pylist(), closed=True)
+            if values is not None and (known := _as_fitted(name, values)) is not None:
+                yield _of_categories(name, known, closed=True)
+
+
+def _as_fitted(column: str, values: Any) -> list[Any] | None:
+    """The categories that XGBoost keeps; None where they are not those it was fitted on: 3.1 and
+    3.2 count characters and store bytes (https://github.com/dmlc/xgboost/pull/12371)."""
+    wrong = sys.modules["xgboost"].__version__.startswith(("3.1.", "3.2."))
+    try:
+        found: list[Any] = values.to_pylist()
+        wrong = wrong and not all(str(each).isascii() for each in found)
+    except UnicodeDecodeError:
+        wrong = True
+    if not wrong:
+        return found
+    log.warning(
+        "The categories of the column %r are not all ASCII, which XGBoost 3.1 and 3.2 keep wrongly "
+        "in the model: only a sample beside the model that has them all tells them.",
+        column,
+    )
+    return None
 
 
 def _of_categories(name: str, values: Sequence[Any], *, closed: bool) -> Column:

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import ResultNotSerializable, SchemaMismatch, UndecodableInput, UnsupportedContentType
 from ..formats.by_content_type import JSON, Asked
 from ..formats.guarded_json import check_texts
-from ..formats.mlflow_json import AZUREML_KINDS, KINDS
+from ..formats.mlflow_json import AZUREML_KINDS, KINDS, data_with_columns
 from ..models.kinds import mlflow_versions
 from ..models.loading import load_mlflow, warn_of_versions
 from ..values.content import DATATYPES, Columns, Content, Limits, NoCodeModel, Rows, Spec
@@ -143,7 +143,8 @@ class MlflowModel(NoCodeModel):
     def _from_azureml(self, value: Any) -> dict[str, Any]:
         """``data`` and ``input_data`` of Azure ML's clients, and rows alone."""
         kind = next((each for each in AZUREML_KINDS if each in value), "")
-        data, rest = (value[kind], {"params": value.get("params")}) if kind else (value, {})
+        data: Any = data_with_columns(value, kind) if kind else value
+        rest = {"params": value.get("params")} if kind else {}
         if isinstance(data, dict) and "data" in data:
             return {"dataframe_split": data, **rest}
         if isinstance(data, list) and data and isinstance(data[0], dict):

@@ -121,7 +121,8 @@ class ScikitLearnModel(NoCodeModel):
         text = f"The model refuses the input: {(said or type(error).__name__).rstrip('.')}."
         if hasattr(given, "columns"):
             others = [n for n in given if given[n].dtype.kind not in "biuf"]
-            others = [name for name in others if self._table.columns[name].dtype is None]
+            known = self._table.columns if self._table else {}
+            others = [n for n in others if n not in known or known[n].dtype is None]
             gone = [name for name in given if given[name].isna().any()]
             text += f" No numbers are in: {listed(others)}." if others else ""
             text += f" Values are missing in: {listed(gone)}." if gone else ""

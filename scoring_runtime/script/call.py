@@ -107,9 +107,13 @@ class Invocation:
                 body = self._encode(result)
             else:
                 body, headers = write(result)
+        except InputError:
+            raise
         except ScoringRuntimeError as error:
             script_log.error("%s", error)
             raise
+        except Exception as error:  # of a generator that run() returned, read only now
+            raise run_failed(error) from error
         return ScoringResponse(200, body, headers, run_ms)
 
     def _raised(self, error: BaseException, started: float) -> ScoringResponse:
@@ -264,7 +268,8 @@ def _expected(parameter_type: Any) -> str:
         return f"a data frame as {orient} with the columns {columns}"
     if hasattr(sample, "dtype"):
         shape = ", ".join(["any", *map(str, sample.shape[1:])])
-        return f"an array of {sample.dtype} with the shape ({shape})"
+        kind = "text" if sample.dtype.kind in "US" else sample.dtype
+        return f"an array of {kind} with the shape ({shape})"
     return f"a value of type {type(sample).__name__} such as {reprlib.repr(_example(sample))}"
 
 

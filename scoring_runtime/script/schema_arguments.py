@@ -69,6 +69,7 @@ class SchemaArguments:
         self._plain = script.arguments
         declared = declarations(script.run)
         self._types = {name: each["param_type"] for name, each in declared.items()}
+        _leave_texts_whole(self._types)
         # The library asks whether an optional value is true, which no array or table answers.
         self._as_json = {
             name
@@ -290,6 +291,19 @@ def _main_parameter(types: Mapping[str, Any]) -> str:
 
 def _sample(parameter: Any) -> Any:
     return getattr(parameter, "sample_input", None)
+
+
+def _leave_texts_whole(types: Mapping[str, Any]) -> None:
+    """Text in an array may be longer than in its sample, at which numpy would cut it silently."""
+    for each in types.values():
+        sample = _sample(each)
+        if isinstance(sample, dict):
+            _leave_texts_whole(sample)
+        elif getattr(getattr(sample, "dtype", None), "kind", "") in ("U", "S"):
+            import numpy as np
+
+            any_length = {"dtype": np.dtype(sample.dtype.kind)}  # which the library converts to
+            each.sample_input = sample.view(type("Texts", (np.ndarray,), any_length))
 
 
 # --- what V2 clients are told ---------------------------------------------------------------------

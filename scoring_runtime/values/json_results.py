@@ -37,6 +37,10 @@ class _Raw:
         self.text = text
 
 
+class _TwiceNamedError(TypeError):
+    """A table of which a part would be lost."""
+
+
 def encoder(nan: str = "null", *, strict: bool = False, numbers: bool = False) -> Encode:
     """The function that turns a result of ``run()`` into JSON bytes; ``None`` gives ``{}``.
 
@@ -45,7 +49,8 @@ def encoder(nan: str = "null", *, strict: bool = False, numbers: bool = False) -
 
     By ``nan`` NaN and Infinity become ``null``, a ``string``, an ``error``, or stay ``raw``;
     ``strict`` writes spaces and ASCII escapes as ``json.dumps`` does; with ``numbers`` all arrays
-    hold numbers or booleans, never moments. ResultNotSerializable names the type and its path.
+    hold numbers or booleans, never moments. ResultNotSerializable names the type and its path;
+    what a generator raises while it is read goes through.
     """
     if strict:
         return partial(_spaced, nan=nan)
@@ -60,7 +65,8 @@ def _fast(result: Any, *, options: int = _OPTIONS) -> bytes:
     try:
         return orjson.dumps(result, _fast_step, options)
     except (TypeError, RecursionError):
-        return _careful(result, nan="null")
+        pass  # left, so that what an iterator raises has no other error before it
+    return _careful(result, nan="null")
 
 
 def _careful(result: Any, *, nan: str) -> bytes:
@@ -114,6 +120,8 @@ def _by_its_own_method(value: Any) -> Any:
         if callable(convert) and not isinstance(value, type):
             return convert()
     if hasattr(value, "to_dict") and hasattr(value, "columns"):
+        if len({*value.columns}) < len(value.columns):
+            raise _TwiceNamedError("has columns of the same name, of which JSON would keep one.")
         return value.to_dict("records")
     if isinstance(value, Collection | Iterator):
         return list(value)
@@ -233,7 +241,11 @@ def _key(key: Any, path: str) -> str:
 def _step_or_refuse(value: Any, path: str) -> Any:
     try:
         nearer = _one_step(value)
+    except _TwiceNamedError as error:
+        raise ResultNotSerializable(f"{_where(path)} {error}") from None
     except Exception as error:
+        if isinstance(value, Iterator):  # the script's own code failed, in there
+            raise
         raise _no_form(value, path) from error
     if nearer is value or (isinstance(nearer, complex) and not isinstance(nearer, float)):
         raise _no_form(value, path)

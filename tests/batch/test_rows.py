@@ -265,6 +265,26 @@ def test_an_input_that_has_no_rows_any_more_has_an_empty_output(
     assert not [*tmp_path.glob("*.parts")]
 
 
+@pytest.mark.parametrize("rows", ["1", "9"])
+def test_rows_as_json_have_the_order_of_the_file_s_first_row(
+    write_script: WriteScript, tmp_path: Path, rows: str
+) -> None:
+    script = write_script(
+        """
+        import json
+        def init(): pass
+        def run(data): return [f"{a} {b}" for a, b in json.loads(data)["data"]]
+        """
+    )
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"a": 1, "b": 2}\n{"b": 2, "a": 1}\n{"b": 2}\n{"c": 3}\n')
+    words = ("--entry-script", script, "--rows-as", "data", "--workers", "1", "--rows", rows)
+    target = tmp_path / "o.jsonl"
+    assert summary(*words, "--input", source, "--output", target, code=2)["refused"] == 1
+    assert target.read_text().splitlines() == ['"1 2"', '"1 2"', '"None 2"', "null"]
+    assert "Unknown columns: 'c'. Expected: 'a', 'b'." in Path(f"{target}.errors.jsonl").read_text()
+
+
 def test_a_parquet_file(tmp_path: Path) -> None:
     """Row groups in parts."""
     folder, source = model(tmp_path / "model"), tmp_path / "rows.parquet"

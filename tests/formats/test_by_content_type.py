@@ -309,6 +309,7 @@ def test_other_json_is_refused(body: bytes, error: type[Exception], message: str
 
 def test_a_list_is_rows_and_an_object_says_what_it_holds():
     assert read(JSON, b"[[1, 2]]").content == Rows([[1, 2]])
+    assert read(JSON, b'[{"a": 1}, {"a": 2}]').content == Columns({"a": [1, 2]})
     asked = read(JSON, b'{"instances": [[1]], "params": {"a": 2}, "method": "m"}')
     assert (asked.params, asked.method, asked.predictions) == ({"a": 2}, "m", True)
     assert read(JSON, b'{"input_data": [[1]]}').predictions is False

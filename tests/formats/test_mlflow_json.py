@@ -59,6 +59,11 @@ HOLDS: dict[str, tuple[Any, Content]] = {
     ),
     "data-records": ({"data": [{"a": 1}]}, Columns({"a": [1]})),
     "data-split": ({"data": {"columns": ["a"], "data": [[1]]}}, Columns({"a": [1]})),
+    "split-alone": (
+        {"columns": ["b", "a"], "index": [0], "data": [[1, "x"]]},
+        Columns({"b": [1], "a": ["x"]}),
+    ),
+    "azureml-columns": ({"input_data": [[1]], "columns": ["a"]}, Columns({"a": [1]})),
 }
 
 

@@ -25,7 +25,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction import DictVectorizer, FeatureHasher
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import BayesianRidge, LinearRegression, LogisticRegression
@@ -186,6 +186,20 @@ def test_a_category_that_only_xgboost_refuses_is_refused():
     assert asked(serving(model), body, CSV) == model.predict(row).tolist()
     with pytest.raises(SchemaMismatch, match=r"'its kind' has '777', .* it knows: '01010', '8010'"):
         asked(serving(booster_of("xgboost", frame)[0]), body, CSV)
+
+
+@pytest.mark.parametrize("names", [["Malmö", "Oslo"], ["Köln", "Wien"]], ids=["cut", "shifted"])
+def test_categories_that_xgboost_keeps_wrongly_are_told_by_a_sample(names, tmp_path, caplog):
+    """XGBoost 3.1 and 3.2 count characters where they store bytes."""
+    frame = pd.DataFrame({"n": np.arange(12.0), "city": pd.Categorical(names * 6)})
+    model, expected = booster_of("xgboost", frame)
+    model.save_model(tmp_path / "model.json")
+    with pytest.raises(SchemaMismatch, match="The model refuses the input"):
+        asked(served(tmp_path), frame.to_csv(index=False).encode(), CSV)
+    assert "The categories of the column 'city' are not all ASCII" in caplog.text
+    frame.head(2).to_json(tmp_path / "sample_input.json", orient="table")
+    found = asked(served(tmp_path), frame.to_csv(index=False).encode(), CSV)
+    assert np.array(found, np.float32).tolist() == np.array(expected, np.float32).tolist()
 
 
 WITHOUT_PYARROW = """
@@ -358,6 +372,13 @@ def test_a_table_goes_as_it_is_to_code_that_says_nothing_of_its_columns():
     service = serving(Own())
     assert asked(service, {"data": [{"b": True, "a": "x"}]}) == ["xbool"]
     assert asked(service, b"a,b\nx,1.5\n", CSV) == ["xfloat"]
+
+
+def test_a_table_that_code_of_such_a_kind_refuses_is_the_client_s_fault():
+    rows = [{"n": float(each), "city": "Graz"} for each in Y]
+    hashing = make_pipeline(FeatureHasher(8), LogisticRegression()).fit(rows, Y)
+    with pytest.raises(SchemaMismatch, match=r"refuses the input: .* No numbers are in: 'city'\.$"):
+        asked(serving(hashing), {"data": rows})
 
 
 def test_a_sample_that_is_none_is_named_and_left_alone(tmp_path, caplog):

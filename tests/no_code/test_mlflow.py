@@ -328,6 +328,7 @@ def v2(**tensors: list[Any]) -> dict[str, Any]:
 ROW = {"age": 0.1, "bmi": 2.5}
 FORMS: dict[str, tuple[Any, bytes]] = {
     "input_data": ({"input_data": {"columns": list(ROW), "data": [[0.1, 2.5]]}}, b""),
+    "split alone": ({"columns": list(ROW)[::-1], "data": [[2.5, 0.1]]}, b""),
     "data": ({"data": [ROW]}, b""),
     "data rows": ({"data": [[0.1, 2.5]]}, b""),
     "rows": ([[0.1, 2.5]], b""),

@@ -244,6 +244,7 @@ def test_the_standalone_image_says_how_it_is_run(images: ImageStore, standalone:
         "LANG": "C.UTF-8",
         "PYTHONPATH": "/var/azureml-app",
         "PYTHONUNBUFFERED": "1",
+        "SCORING_HOST": "0.0.0.0",
         "SCORING_TRIGGERS": "http,blob,service_bus",
         **TRICKY,
     }
@@ -392,6 +393,7 @@ def test_the_functions_image_holds_what_its_host_reads(images: ImageStore, funct
         "PYTHONPATH": f"{WWWROOT}/.python_packages/lib/site-packages",
         "PYTHONUNBUFFERED": "1",
         "PYTHON_ISOLATE_WORKER_DEPENDENCIES": "1",
+        "SCORING_HOST": "0.0.0.0",
         "SCORING_TRIGGERS": "http,blob,service_bus",
         **TRICKY,
     }

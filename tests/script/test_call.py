@@ -246,6 +246,20 @@ def test_a_result_without_a_json_form_names_type_and_path_also_in_the_log(script
     assert "result['rows'][1] is of type object" in record.getMessage()
 
 
+def test_what_a_generator_raises_is_what_run_raises(script, caplog):
+    """It is read only after run() has returned."""
+    loaded = script(
+        "return {'rows': (1 / n for n in json.loads(data)), 'first': map(checked, data)}",
+        before="import json\nfrom scoring_runtime import InputError\n"
+        "def checked(each):\n    raise InputError('no list of this kind')",
+    )
+    with pytest.raises(RunFailed):
+        loaded.ask(b"[1, 0]")
+    assert "ZeroDivisionError: division by zero" in caplog.text
+    with pytest.raises(InputError, match=r"^no list of this kind$"):
+        loaded.ask(b"[1, 2]")
+
+
 @pytest.mark.parametrize(
     ("made", "reason"),
     [

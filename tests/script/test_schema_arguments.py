@@ -215,7 +215,7 @@ F8 = np.array([[0.1, 2.0], [-3.5, 4e300], [1e-9, 0.0]])
 ARRAYS: dict[str, tuple[str, NDArray[Any]]] = {
     "1-D float64": ("Numpy(np.array([0.5, 1.5]))", F8[:, 0]),
     "1-D int64": ("Numpy(np.array([1, 2]))", np.array([1, -2, 2**53 - 1])),
-    "1-D text": ("Numpy(np.array(['aaaaa']))", np.array(["x", "yyy", "zäz"])),
+    "1-D text": ("Numpy(np.array(['a']))", np.array(["x", "yyy", "zäz"])),
     "1-D bool": ("Numpy(np.array([True]))", np.array([True, False, True])),
     "2-D float64": ("Numpy(np.array([[0.5, 1.5]]))", F8),
     "2-D float32": (
@@ -224,7 +224,7 @@ ARRAYS: dict[str, tuple[str, NDArray[Any]]] = {
     ),
     "2-D int64": ("Numpy(np.array([[1, 2]]))", np.array([[1, -2], [3, 2**53 - 1]])),
     "2-D of one column": ("Numpy(np.array([[1.0]]))", np.array([[1.5], [2.5]])),
-    "2-D text": ("Numpy(np.array([['aaaaa', 'b']]))", np.array([["x", "y"], ["zz", "ä"]])),
+    "2-D text": ("Numpy(np.array([['a', 'b']]))", np.array([["x", "y"], ["zz", "ä"]])),
     "3-D float64": ("Numpy(np.zeros((1, 2, 3)))", np.arange(24.0).reshape(4, 2, 3) / 7),
     "any shape": ("Numpy(np.zeros((1, 2)), enforce_shape=False)", np.arange(12.0).reshape(2, 6)),
     "any type, floats": ("Numpy(np.array([[1, 2]]), enforce_column_type=False)", F8),
@@ -267,6 +267,20 @@ def test_run_sees_the_array_that_it_sees_for_json_by_name(
     assert seen.tobytes() == named.tobytes()
     assert seen.flags.c_contiguous
     assert seen.flags.writeable
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_text_longer_than_the_sample_s_stays_whole(loaded: Callable[..., Loaded], nested: bool):
+    """numpy would cut it to the sample's length, and say nothing."""
+    declared, given = "Numpy(np.array(['ab']))", ["abcdef", "gh"]
+    if nested:
+        calls = loaded(script({"x": f"Python({{'t': {declared}}})"}))
+        assert calls.sees(as_json({"x": {"t": given}}))["t"].tolist() == given
+    else:
+        calls = loaded(script({"x": declared}))
+        assert calls.sees(as_json({"x": given})).tolist() == given
+        with pytest.raises(SchemaMismatch, match=r"an array of text with the shape \(any\)"):
+            calls(as_json({"x": [given]}))
 
 
 def test_integers_keep_all_their_digits(loaded: Callable[..., Loaded]):

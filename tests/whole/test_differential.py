@@ -310,6 +310,7 @@ ARRAYS = (
     "1", "null", '"x"', "{}", '{"a": 1}', "[[[1, 2, 3]]]", "[[1e400, 1, 2]]", "[[true, false, 1]]",
     "[[123456789012345678901234567890, 1, 2]]", "[[1.25, 1e-9, 2]]",
 )  # fmt: skip
+TEXTS = ('["a", "four"]', '["longer than the sample", "é"]', "[1, null]", "[]", '[["a"]]')
 FRAMES = (
     '[{"size": 1.5, "petals": 3, "name": "x"}]', "[]", "{}", "null", "1", '"x"',
     "[[1.5, 3, \"x\"]]",
@@ -438,6 +439,7 @@ COMPARISONS = {
         (*documents(), *queries(), *standard()),
         {"SERVICE_PATH_PREFIX": "/a/b/"},
     ),
+    "texts": Comparison("diff_texts.py", tuple(posts(TEXTS))),
     "pandas": Comparison("diff_pandas.py", (*documents(), *posts(FRAMES), *queries())),
     "output": Comparison(
         "diff_output.py",
@@ -606,6 +608,13 @@ DIFFERENCES = {
         "expected and got, instead of 500.",
         OUTCOME,
         lambda e: e.statuses == (500, 400) and b"does not fit its schema: " in e.ours.body,
+        strict=False,
+    ),
+    "Text in arrays": Difference(
+        "An array that `NumpyParameterType` declares by a sample of text holds text of any length, "
+        "instead of being cut to that of the sample.",
+        ("body",),
+        lambda e: e.statuses == (200, 200) and "longer" in e.case.name,
         strict=False,
     ),
     "Unreadable JSON": Difference(
