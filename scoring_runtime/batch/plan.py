@@ -23,6 +23,7 @@ TABLES = {".csv": CSV, ".jsonl": LINES, ".ndjson": LINES, ".parquet": PARQUET}
 """Content types of files that are read in parts, by their extension."""
 ROWS, BYTES = 10_000, 4 * 1024 * 1024
 """The most rows, and about the most bytes, of a part unless another size is asked for."""
+_SAMPLE_ROWS = 1000
 _LONGEST_LINE = 64 * 1024 * 1024
 # A field that is closed where its line ends; only a quote that begins one opens it.
 _FIELD = rb'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))[^,]*+'
@@ -72,6 +73,15 @@ class Part(NamedTuple):
         if self.content_type != LINES or self.group >= 0:
             return []
         return _first_keys(self.paths[0], self.moment)
+
+    def sample(self) -> bytes:
+        """The first rows of its CSV file, without the names."""
+        with open(self.paths[0], "rb") as file:
+            file.seek(len(self.head))
+            cuts = _cuts(file, len(self.head), True, _SAMPLE_ROWS, BYTES)
+            end = next((end for _, end, _ in cuts), len(self.head))
+            file.seek(len(self.head))
+            return file.read(end - len(self.head))
 
     def records(self, body: bytes) -> list[bytes]:
         """The rows of its body, each with its end of line, blank lines left out."""

@@ -10,8 +10,12 @@ import csv
 import io
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain, repeat, zip_longest
 from typing import Any
 
 from ..errors import ScoringRuntimeError, WrongBatchLength
@@ -34,6 +38,7 @@ _MOST_CALLS, _MOST_ALONE = 200, 20
 # Not the fault of a row.
 _OF_THE_HOST = ("RunTimeout", "NotAcceptable", "UnsupportedContentType", "UnknownModel")
 _EXACT = 2**53
+_CODE = re.compile(r"\s*0[0-9]+\s*").fullmatch
 _json = encoder()
 
 
@@ -110,8 +115,8 @@ class PartScoring(Scoring):
         """The outcome of so many rows, whose body has as many, in the format of the documents."""
         try:
             if self._name:
-                names = self._parts.parts[what.partition("/")[2]].names
-                request = _as_json(request, self._name, self._limits, names)
+                part = self._parts.parts[what.partition("/")[2]]
+                request = _as_json(request, self._name, self._limits, part)
             outcome = await super().__call__(request, what)
             if outcome.verdict is not Verdict.SCORED:
                 return outcome
@@ -209,20 +214,19 @@ def _rows(answer: Any) -> list[Any]:
     )
 
 
-def _as_json(
-    request: ScoringRequest, name: str, limits: Limits, names: Sequence[str]
-) -> ScoringRequest:
-    """The rows as lists of values in a JSON object, in the order of ``names`` if there are any."""
+def _as_json(request: ScoringRequest, name: str, limits: Limits, part: Part) -> ScoringRequest:
+    """The rows as lists of values in a JSON object, in the order that the part's file has."""
     content = by_content_type.read(request, limits).content
     if isinstance(content, Columns):
         found: Mapping[str, Any] = content.columns
-        if names:
+        if names := part.names:
             check_names(found, names, "column", names)
             gone = [None] * len(next(iter(found.values()), ()))
             found = {each: found.get(each, gone) for each in names}
         columns: Sequence[Any] = [*found.values()]
         if not content.typed:
-            columns = [*map(_typed, columns)]
+            numeric = _numeric(part._replace(name="", first=0, rows=0, start=0, end=0))
+            columns = [*map(_typed, columns, chain(numeric, repeat(False)))]
         rows: Any = [list(row) for row in zip(*columns, strict=True)]
     else:
         values = content[0]
@@ -232,17 +236,38 @@ def _as_json(
     return request._replace(body=json.dumps({name: rows}).encode(), headers=headers)
 
 
-def _typed(texts: Sequence[str]) -> Sequence[Any]:
-    """Numbers if all are, an empty one missing; else the texts."""
-    try:
-        return [_number(each) if each.strip() else None for each in texts]
-    except ValueError:
-        return texts
+@lru_cache(maxsize=8)
+def _numeric(part: Part) -> list[bool]:
+    """Which columns of a part's file are numbers: a row is not to depend on the others of its part.
+
+    Those where most of the first rows' values are, and none is a code such as 007.
+    """
+    rows: list[list[str]] = []
+    text = part.sample().decode("utf-8-sig", "replace")
+    with suppress(csv.Error):  # what cannot be read is refused where it is scored
+        rows += csv.reader(io.StringIO(text, newline=""))
+    return [*map(_are_numbers, zip_longest(*rows, fillvalue=""))]
 
 
-def _number(text: str) -> float:
+def _are_numbers(texts: Sequence[str]) -> bool:
+    there = [each for each in texts if each.strip()]
+    numbers = [each for each in there if not isinstance(_number(each), str)]
+    return len(numbers) * 2 >= len(there) and not any(map(_CODE, numbers))
+
+
+def _typed(texts: Sequence[str], numeric: bool) -> Sequence[Any]:
+    """Of a column of numbers what is one, an empty one missing; of others the texts."""
+    return [*map(_number, texts)] if numeric else texts
+
+
+def _number(text: str) -> float | str | None:
     """As in the formats; a whole number that a float would round keeps all its digits."""
+    if not text.strip():
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return text
     if "_" in text:
-        raise ValueError(text)
-    number = float(text)
+        return text
     return int(text) if abs(number) >= _EXACT and text.strip().lstrip("+-").isdecimal() else number

@@ -233,15 +233,38 @@ def test_a_scripts_own_csv_and_lines(end: str, write_script: WriteScript, tmp_pa
     assert (tmp_path / "o.jsonl").read_text().splitlines() == given
 
 
+AS_THEY_ARE = """
+import json
+def init(): pass
+def run(data): return json.loads(data)["data"]
+"""
+
+
 def test_rows_as_json_lose_no_digits(write_script: WriteScript, tmp_path: Path) -> None:
-    script = write_script(
-        "import json\ndef init(): pass\ndef run(data): return json.loads(data)['data']\n"
-    )
-    source = table(tmp_path / "rows.csv", ["9007199254740993,1_0", "-12345678901234567890,2"])
-    words = ("--entry-script", script, "--rows-as", "data", "--workers", "1", "--input", source)
-    summary(*words, "--output", tmp_path / "o.jsonl")
+    rows = ["9007199254740993,1_0", "-12345678901234567890,2", "3,x_1"]
+    source = table(tmp_path / "rows.csv", rows)
+    words = ("--entry-script", write_script(AS_THEY_ARE), "--rows-as", "data", "--workers", "1")
+    summary(*words, "--input", source, "--output", tmp_path / "o.jsonl")
     said = (tmp_path / "o.jsonl").read_text()
-    assert said == '[9007199254740993,"1_0"]\n[-12345678901234567890,"2"]\n'
+    assert said == '[9007199254740993,"1_0"]\n[-12345678901234567890,"2"]\n[3.0,"x_1"]\n'
+
+
+@pytest.mark.parametrize("rows", ["1", "2", "9"])
+def test_a_value_is_a_number_or_text_whatever_part_it_is_in(
+    write_script: WriteScript, tmp_path: Path, rows: str
+) -> None:
+    """By the column: with a code, mostly numbers, mostly texts, empty."""
+    source = tmp_path / "rows.csv"
+    source.write_text('id,n,text,no\n12,1,x,\n01,wrong,"y, z",\n3,,7,\n4,2.5,u,\n')
+    words = ("--entry-script", write_script(AS_THEY_ARE), "--rows-as", "data", "--workers", "1")
+    target = tmp_path / "o.jsonl"
+    summary(*words, "--rows", rows, "--input", source, "--output", target)
+    assert [*map(json.loads, target.read_text().splitlines())] == [
+        ["12", 1, "x", None],
+        ["01", "wrong", "y, z", None],
+        ["3", None, "7", None],
+        ["4", 2.5, "u", None],
+    ]
 
 
 def test_other_options_take_nothing_that_was_begun(script: Path, tmp_path: Path) -> None:
