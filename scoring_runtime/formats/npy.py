@@ -144,7 +144,8 @@ def _check_shape(shape: tuple[int, ...]) -> None:
         )
     if not shape:
         raise SchemaMismatch("The npy array is a single value; rows are expected, as in [n, k].")
-    if not 0 <= min(shape) <= max(shape) <= np.iinfo(np.int64).max:
+    is_bool = bool in map(type, shape)  # which numpy takes for a whole number
+    if is_bool or not 0 <= min(shape) <= max(shape) <= np.iinfo(np.int64).max:
         raise UndecodableInput("The shape in the npy header has a length that no array has.")
 
 

@@ -102,9 +102,9 @@ class MlflowModel(NoCodeModel):
     def call(self, given: Any, params: Any, method: str) -> Any:
         """What pyfunc gives.
 
-        A ``ValueError``, ``TypeError`` or ``LookupError`` of the model itself is taken as its
-        refusal of the data, as mlflow's server takes any error: scikit-learn refuses so NaN and
-        tables without rows, and pandas columns that are not there.
+        A ``ValueError``, ``TypeError``, ``LookupError`` or ``OverflowError`` of the model itself is
+        taken as its refusal of the data, as mlflow's server takes any error: scikit-learn refuses
+        so NaN and tables without rows, and pandas columns that are not there.
         """
         try:
             return self._pyfunc.predict(given, params=params)
@@ -240,7 +240,7 @@ def _is_refusal(error: Exception) -> bool:
 
     of_onnxruntime = type(error).__module__.startswith("onnxruntime.")  # which have no base class
     return of_onnxruntime or isinstance(
-        error, MlflowException | ValueError | TypeError | LookupError
+        error, MlflowException | ValueError | TypeError | LookupError | OverflowError
     )
 
 

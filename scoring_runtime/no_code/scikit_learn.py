@@ -78,7 +78,7 @@ class ScikitLearnModel(NoCodeModel):
 
         Raises:
             SchemaMismatch: the estimator raises ValueError or TypeError, as it does for NaN and
-                categories that it does not know.
+                categories that it does not know, or OverflowError for a whole number of 400 digits.
             InputTooLarge: the answer is sparse, and too large to be written.
         """
         method = method or "predict"
@@ -86,7 +86,7 @@ class ScikitLearnModel(NoCodeModel):
             _check_flags(params, self._defaults[method])
         try:
             result = self._calls[method](given, **params)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise self._refused(error, given) from error
         except AttributeError as error:
             # Of a value, as when a number is where text is expected: not of the model's own parts.

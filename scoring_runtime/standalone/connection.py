@@ -33,6 +33,10 @@ UNREAD = "An answer was not read by its client: the connection is ended"
 TOO_MANY_CONNECTIONS = (
     "There are too many connections (SCORING_MAX_CONNECTIONS, ulimit -n): one more is told 503"
 )
+_HANDSHAKES = (
+    "There are too many connections (SCORING_MAX_CONNECTIONS, ulimit -n): one whose handshake "
+    "stood still is ended"
+)
 
 
 class Shared:
@@ -91,6 +95,15 @@ class Shared:
             for each in sorted(waiting, key=lambda one: one.waits_since)[:surplus]:
                 each.shutdown()
         self.tally.flush(self.now)
+
+    def most_handshakes(self, connections: int) -> int:
+        """How many there may be beside the connections."""
+        return max(_SPARE, self.most_connections - connections)
+
+    def handshake_gave_way(self) -> None:
+        """One has been ended, so that another has room."""
+        self.tally.add(_HANDSHAKES)
+        self.refused["too_many"].add()
 
     def takes(self, connection: Connection, connections: int) -> bool:
         """Whether a new one is within the bound; above it, it has a place for a moment only."""

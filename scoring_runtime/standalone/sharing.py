@@ -4,12 +4,16 @@ The kernel wakes all that wait at a socket, and the loops of asyncio and libuv t
 queued there: whoever is first gets most. Here a worker takes the next connection only while no
 other has fewer, which it reads in memory that all of them see. The queue stays the kernel's: of a
 worker that ends, no connection is lost that it has not taken.
+
+With TLS a single worker does the same: a loop counts no connection whose handshake stands still.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
+import math
 import mmap
 import select
 import socket
@@ -19,6 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..telemetry.logs import log
+from .connection import HURRIED_SECONDS
 
 BACKLOG = 2048
 """How many connections wait until they are taken."""
@@ -27,6 +32,8 @@ _AGAIN_SECONDS = 0.001
 _PATIENCE_SECONDS = 0.05
 _FOR_OTHERS = 8
 _AFTER_AN_ERROR_SECONDS = 1.0
+# A handshake that has taken longer gives way where too many are being made.
+_STILL_SECONDS = 0.5
 _NOBODY = -1
 # Counted for a worker that is starting, so that no request waits for it while others have started.
 _STARTING = 1 << 30
@@ -89,7 +96,16 @@ class Load:
 
 
 class Listener:
-    """A listening socket of several workers; to uvicorn it is one of its servers."""
+    """A listening socket of several workers; to uvicorn it is one of its servers.
+
+    Args:
+        shared: listens.
+        protocol: makes one for a connection.
+        load: of this worker.
+        tls: options of the calls that make connections.
+        most: how many may be in their handshakes now.
+        gave_way: called when one is ended for another.
+    """
 
     def __init__(
         self,
@@ -97,14 +113,17 @@ class Listener:
         protocol: Callable[[], asyncio.Protocol],
         load: Load,
         tls: Mapping[str, Any] = MappingProxyType({}),
+        most: Callable[[], float] = lambda: math.inf,
+        gave_way: Callable[[], object] = int,
     ) -> None:
+        self._most, self._gave_way = most, gave_way
         self._socket, self._protocol, self._load, self._tls = shared, protocol, load, tls
         self._loop = asyncio.get_running_loop()
         self._poll = select.poll()
         self._poll.register(shared, select.POLLIN)
         self._others_since, self._for_others = 0.0, 0
         self._later: asyncio.TimerHandle | None = None
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._connecting: dict[asyncio.Task[None], tuple[socket.socket, float]] = {}
         self._loop.add_reader(shared, self._take)
 
     def close(self) -> None:
@@ -113,12 +132,21 @@ class Listener:
         if self._later is not None:
             self._later.cancel()
 
+    @property
+    def is_connecting(self) -> bool:
+        """Whether something that was taken has not become a connection yet."""
+        return bool(self._connecting)
+
     async def wait_closed(self) -> None:
-        """What was taken has become a connection."""
+        """What was taken has become a connection, or stood still and is ended."""
+        if self._connecting:
+            await asyncio.wait(self._connecting, timeout=HURRIED_SECONDS)
+        for taken, _ in self._connecting.values():
+            _end(taken)
         await asyncio.gather(*self._connecting)
 
     def _take(self) -> None:
-        while self._is_own_turn():
+        while self._has_room() and self._is_own_turn():
             try:
                 taken, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -130,9 +158,18 @@ class Listener:
                 return
             self._load.took()
             task = self._loop.create_task(self._connect(taken))
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            self._connecting[task] = taken, monotonic()
+            task.add_done_callback(self._connecting.pop)
         self._pause(_AGAIN_SECONDS)
+
+    def _has_room(self) -> bool:
+        """For one more; else the oldest handshake gives way if it stands still."""
+        if len(self._connecting) < self._most():
+            return True
+        taken, since = next(iter(self._connecting.values()))
+        if monotonic() - since > _STILL_SECONDS and _end(taken):
+            self._gave_way()
+        return False
 
     def _is_own_turn(self) -> bool:
         """Or that of others who do not come."""
@@ -170,3 +207,11 @@ class Listener:
             log.debug("A connection ended at once: %s", error)
             self._load.lost()
             taken.close()
+
+
+def _end(taken: socket.socket) -> bool:
+    """Have what waits for its client see its end; False if it has already."""
+    with contextlib.suppress(OSError):
+        taken.shutdown(socket.SHUT_RDWR)
+        return True
+    return False

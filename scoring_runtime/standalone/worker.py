@@ -32,7 +32,7 @@ from . import later, triggers
 from .connection import Shared
 from .http import GuardedProtocol, HttpProtocol, ProbeProtocol
 from .orders import Orders
-from .sharing import BACKLOG, Listener, Load
+from .sharing import BACKLOG, Listener, Load, counts_of
 from .supervisor import END_SIGNALS, EXIT_CANNOT_START, EXIT_OK, EXIT_STUCK, Supervision
 from .tls import tls_of
 from .wear import Wear
@@ -88,13 +88,14 @@ class Worker:
         if self._tls is not None:
             self._shared.scheme = "https"
         self._server = _Server(_server_config(settings))
+        self._server.shared = self._shared
         self._server.ports = [
             (partial(protocol, self._shared), self._tls.options if self._tls is not None else {}),
             (partial(ProbeProtocol, self._shared), {}),
         ]
-        if supervised is not None and settings.shares_sockets:
-            self._server.load = supervised.load
-            self._shared.lost = supervised.load.lost
+        self._server.load = self._load()
+        if self._server.load is not None:
+            self._shared.lost = self._server.load.lost
         metrics = self._runtime.metrics
         metrics.parts.add("connections")
         self._connections = metrics.number(CONNECTIONS)
@@ -102,6 +103,13 @@ class Worker:
         around = later.around(self._later, around)
         self._triggers = triggers.build(self._runtime, self._caching.score, around)
         self._exit_code = EXIT_OK
+
+    def _load(self) -> Load | None:
+        """None where a loop's own servers do: nobody else listens, and there are no handshakes."""
+        if self._supervised is not None and self._settings.shares_sockets:
+            return self._supervised.load
+        has_handshakes = self._tls is not None and sys.platform != "win32"
+        return Load(counts_of(1), 0) if has_handshakes else None
 
     def run(self) -> int:
         """Serve until a signal ends it; the exit code of the process."""
@@ -201,7 +209,7 @@ class Worker:
     def _has_retired(self, supervised: Supervision) -> bool:
         """Whether it has been replaced, and its last connection has ended."""
         if self._shared.retiring:
-            return not self._server.server_state.connections
+            return not (self._server.server_state.connections or self._server.is_connecting)
         if supervised.is_released:
             self._retire()
         elif self._wear is not None and not supervised.is_worn and (why := self._wear.why):
@@ -289,7 +297,8 @@ class _Server(uvicorn.Server):
     """Called at the first SIGTERM in place of an end, which it brings about itself."""
     _retired = False
     load: Load | None = None
-    """Set where other workers have the same sockets."""
+    """Set where other workers have the same sockets, or with TLS."""
+    shared: Shared
     ports: Sequence[tuple[Callable[..., asyncio.Protocol], Mapping[str, Any]]] = ()
     """For each socket what makes a protocol, of the server's state and the loop; and its TLS."""
 
@@ -306,9 +315,19 @@ class _Server(uvicorn.Server):
                 options = {"backlog": BACKLOG, **tls}
                 self.servers.append(await loop.create_server(protocol, sock=each, **options))
             else:
-                listener: Any = Listener(each, protocol, self.load, tls)
+                most = self._most_handshakes if tls else lambda: math.inf
+                gave_way = self.shared.handshake_gave_way
+                listener: Any = Listener(each, protocol, self.load, tls, most, gave_way)
                 self.servers.append(listener)
         self.started = True
+
+    def _most_handshakes(self) -> int:
+        return self.shared.most_handshakes(len(self.server_state.connections))
+
+    @property
+    def is_connecting(self) -> bool:
+        """Whether a connection is in its handshake, as far as that is known."""
+        return self.load is not None and any(each.is_connecting for each in self.servers)  # type: ignore[attr-defined]
 
     def retire(self) -> None:
         """Take no new connection; the others end with their next answer."""

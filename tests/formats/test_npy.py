@@ -124,6 +124,7 @@ BAD: dict[str, tuple[bytes, type[InputError], str]] = {
     "scalar": (saved(np.array(1.0)), SchemaMismatch, "a single value; rows are expected"),
     "list as shape": (claim("'<f8'", "[1]"), UndecodableInput, "shape is not valid: [1]"),
     "negative": (claim("'<f8'", "(-1,)"), UndecodableInput, "a length that no array has"),
+    "boolean": (claim("'<f8'", "(True,)", b"x" * 8), UndecodableInput, "length that no array has"),
     "a call": (claim("'<f8'", "(exit(),)"), UndecodableInput, "cannot be read"),
     "names": (body_of("{'descr': '<f8'}"), UndecodableInput, "does not contain the correct keys"),
     "unhashable": (body_of("{[]: 1}"), UndecodableInput, "header cannot be read"),

@@ -409,6 +409,13 @@ def test_columns_that_code_takes_for_moments_need_a_sample(caplog):
         asked(service, b"start,n\n2024-03-01T00:00:00,0\n", CSV)
 
 
+def test_a_whole_number_beyond_all_floats_is_the_clients_fault():
+    """A column of numbers may come as text too, so that it is the model that meets it."""
+    service = serving(LinearRegression().fit(pd.DataFrame({"a": [1.0, 2.0]}), [1.0, 2.0]))
+    with pytest.raises(SchemaMismatch, match="int too large to convert to float"):
+        asked(service, {"data": [[10**400]]})
+
+
 # --- at the start ---------------------------------------------------------------------------------
 
 

@@ -48,8 +48,9 @@ class SecureHost(StandaloneHost):
         authority: Authority,
         environ: Mapping[str, str],
         client: tuple[Path, Path] | None = None,
+        descriptors: int = 0,
     ) -> None:
-        super().__init__(script, environ=environ)
+        super().__init__(script, environ=environ, descriptors=descriptors)
         self.url = self.url.replace("http:", "https:")
         self.trust = ssl.create_default_context(cafile=str(authority.path))
         if client is not None:
@@ -128,7 +129,7 @@ def test_what_is_no_handshake_ends_soon_and_disturbs_nobody(
             assert ended_within(plain, 5)
         halves = [socket.create_connection(address) for _ in range(20)]
         for each in halves[::2]:
-            each.sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a hello
+            each.sendall(HELLO)
         began = time.monotonic()
         for _ in range(5):
             assert httpx.get(host.url, verify=host.trust, timeout=5).status_code == 200
@@ -139,6 +140,85 @@ def test_what_is_no_handshake_ends_soon_and_disturbs_nobody(
         assert httpx.get(host.url, verify=host.trust).status_code == 200
     assert host.process.returncode == 0
     assert "Traceback" not in host.log
+
+
+HELLO = b"\x16\x03\x01\x02\x00\x01"  # the beginning of one
+
+
+@WORKERS
+def test_handshakes_that_stand_still_shut_nobody_out(
+    write_script: WriteScript, authority: Authority, workers: str
+) -> None:
+    """They count as connections do, and the oldest gives way; the port of health answers too."""
+    health = {"SEPERATE_HEALTH_ENDPOINT": "true", "HEALTH_PORT": str(free_port())}
+    environ = {**tls(authority.issue("server")), **health, "WORKER_COUNT": workers}
+    environ |= {"SCORING_METRICS_OPEN": "true"}
+    probe = f"http://127.0.0.1:{health['HEALTH_PORT']}"
+    host = SecureHost(write_script(RAW), authority, environ, descriptors=300)
+    with host, contextlib.ExitStack() as stack:
+        for _ in range(300 * int(workers)):
+            half = stack.enter_context(socket.create_connection(("127.0.0.1", host.port)))
+            half.sendall(HELLO)
+        for _ in range(3):
+            assert httpx.get(host.url, verify=host.trust, timeout=5).status_code == 200
+            assert httpx.get(f"{probe}/health/live", timeout=5).status_code == 200
+        until(lambda: "one whose handshake stood still is ended" in host.log)
+        metrics = httpx.get(f"{probe}/metrics").text
+        assert re.search(r'refused_total\{reason="too_many"\} [1-9]', metrics)
+    assert host.log.count("There are too many connections") <= 2 * int(workers)
+    assert "could not be taken" not in host.log
+
+
+@WORKERS
+def test_sigterm_does_not_wait_for_handshakes_that_stand_still(
+    write_script: WriteScript, authority: Authority, workers: str
+) -> None:
+    """At most for as long as for requests that do."""
+    environ = {**tls(authority.issue("server")), "WORKER_COUNT": workers}
+    with (
+        SecureHost(write_script(RAW), authority, environ) as host,
+        socket.create_connection(("127.0.0.1", host.port)) as half,
+    ):
+        half.sendall(HELLO)
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert host.stop(timeout=30) == 0
+        assert time.monotonic() - began < 8
+
+
+def test_a_worker_that_is_replaced_waits_for_handshakes(
+    write_script: WriteScript, authority: Authority
+) -> None:
+    """The request that comes after one is answered."""
+    environ = {**tls(authority.issue("server")), "SCORING_MAX_REQUESTS": "1"}
+    with (
+        SecureHost(write_script(RAW), authority, environ) as host,
+        socket.create_connection(("127.0.0.1", host.port)) as wire,
+    ):
+        read, written = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = host.trust.wrap_bio(read, written, server_hostname="127.0.0.1")
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        hello = written.read()
+        wire.sendall(hello[:100])
+        assert httpx.post(f"{host.url}/score", verify=host.trust).status_code == 200
+        until(lambda: "Another worker is ready" in host.log)
+        time.sleep(1)
+        wire.sendall(hello[100:])
+        read.write(wire.recv(65536))
+        client.do_handshake()
+        wire.sendall(written.read())
+        time.sleep(0.5)
+        client.write(b"POST /score HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+        wire.sendall(written.read())
+        answer = b""
+        while not answer:
+            came = wire.recv(65536)
+            assert came, "ended without an answer"
+            read.write(came)
+            with contextlib.suppress(ssl.SSLWantReadError):  # tickets come first
+                answer = client.read(65536)
+        assert answer.startswith(b"HTTP/1.1 200")
 
 
 @WORKERS
