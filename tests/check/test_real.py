@@ -17,7 +17,7 @@ from tests.script.test_habits import DATES, HABITS, SIGNALS
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "tests/entry_scripts").glob("*.py"))
-TYPED = {"diff_numpy.py", "diff_pandas.py", "diff_standard.py", "parity_schema.py"}
+TYPED = {"diff_numpy.py", "diff_pandas.py", "diff_standard.py", "diff_texts.py", "parity_schema.py"}
 OLD_NAMES = """
 import json, logging, os
 from azureml.core import Run, Workspace
