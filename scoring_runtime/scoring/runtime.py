@@ -99,6 +99,7 @@ def started(
                 runner.run(result)
         except BaseException as error:
             raise EntryScriptFailed("User's init function failed") from error
+    asyncio.set_event_loop(runner.get_loop())  # which an asyncio.run() in init() has taken away
     entry_script.carry_by_value()
     script_log.info("Users's init has completed successfully")
     return script

@@ -197,6 +197,12 @@ async def test_what_waits_together_is_one_call_and_a_lone_request_waits_for_nobo
     assert [len(each) for each in calls] == [1, 8, 8, 4]
 
 
+async def test_an_async_run_is_awaited_after_an_init_that_ran_a_loop_of_its_own(serving):
+    source = "import asyncio\n" + UPPER.format(more="").replace("def run", "async def run")
+    runtime = await serving(source + "def init():\n    asyncio.run(asyncio.sleep(0))\n")
+    assert await answers(runtime, b"a", b"b") == [("A", 2), ("B", 2)]
+
+
 async def test_the_first_waits_for_others_only_when_told_to(serving):
     runtime = await serving(UPPER.format(more=", max_wait_ms=5000"))
     first = asyncio.create_task(answers(runtime, b"a"))
