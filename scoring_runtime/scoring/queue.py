@@ -22,6 +22,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from ..errors import NotBegun, NotServing, NotStarted, QueueFull, RunTimeout, Stopping
+from ..telemetry.logs import log
 from .batches import Batches
 from .quick import Quickness
 from .thread import (
@@ -312,7 +313,11 @@ class Scorer(Generic[_C]):
     def _serve_tasks(self, own_loop: AbstractEventLoop) -> None:
         self._async_loop = own_loop
         own_loop.call_soon(self._begin_tasks)
-        own_loop.run_forever()
+        while not self._ended:  # whatever ends the loop meanwhile is the script's doing
+            try:
+                own_loop.run_forever()
+            except BaseException:  # SystemExit, say, in a task that a call has left behind
+                log.exception("A task of the script's own has ended the loop that awaits run().")
 
     def _begin_tasks(self) -> None:
         while self._queue.waiting:

@@ -186,6 +186,27 @@ async def test_what_would_end_a_loop_is_an_error_of_its_caller_only(error, is_as
     assert await asyncio.wait_for(scorer.call(False), PATIENCE) == "served"
 
 
+@pytest.mark.parametrize("how", ["exit", "stop"])
+async def test_what_an_async_callee_does_to_its_loop_ends_no_service(how, scoring):
+    async def leave() -> None:
+        raise SystemExit(0)
+
+    async def run(ends: bool) -> str:
+        loop = asyncio.get_running_loop()
+        if ends and how == "stop":
+            loop.call_soon(loop.stop)
+        elif ends:
+            left.append(asyncio.create_task(leave()))
+        await asyncio.sleep(0.01)
+        return "served"
+
+    left: list[asyncio.Task[None]] = []
+    scorer = scoring(run)
+    for ends in (True, False):
+        assert await asyncio.wait_for(scorer.call(ends), PATIENCE) == "served"
+    assert all(isinstance(task.exception(), SystemExit) for task in left)
+
+
 async def test_an_async_callee_that_is_cancelled_from_inside_does_not_cancel_its_caller(scoring):
     async def run(_: object) -> None:
         raise asyncio.CancelledError
