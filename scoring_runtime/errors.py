@@ -111,7 +111,11 @@ class UnknownModel(InputError):
 
 
 class UnsupportedMethod(InputError):
-    """The HTTP method is not one that scores."""
+    """The HTTP method is not one that scores; ``allowed`` are those that do."""
+
+    def __init__(self, message: str, allowed: str = "POST") -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class InputTooLarge(InputError):

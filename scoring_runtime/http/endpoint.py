@@ -22,7 +22,7 @@ from ..values.body import query_pairs
 from ..values.wording import too_large
 from .changes import Change, ChangeRoutes
 from .cors import with_cors
-from .errors import INTERNAL, error_response, forget, message_response
+from .errors import INTERNAL, error_response, forget, message_response, not_allowed
 from .keys import Guard, guarding
 from .later import RESULTS, Later, NotHere
 from .messages import Handle, HttpRequest, Reply
@@ -130,7 +130,7 @@ class Endpoint:
         try:
             ids = ids_of(headers, self._new_id)
             if methods is not None and request.method not in methods:
-                response = message_response(405, _NOT_ALLOWED)
+                response = not_allowed(_NOT_ALLOWED, ", ".join(methods))
             elif methods is _READ and request.method == "OPTIONS":
                 response = ScoringResponse(200, b"", _ALLOW_HEADERS, -1)
             else:

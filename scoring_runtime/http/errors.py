@@ -29,7 +29,6 @@ _STATUS: tuple[tuple[type[ScoringRuntimeError], int], ...] = (
     (KeyTooWeak, 403),
     (InputTooLarge, 413),
     (UnsupportedContentType, 415),
-    (UnsupportedMethod, 405),
     (RequestIdTooLong, 431),
     (NoSuchDocument, 404),
     (InputNotFound, 404),
@@ -59,6 +58,8 @@ def told(error: Exception) -> ScoringResponse | None:
 
     Those are for operators: their texts name folders of this machine.
     """
+    if isinstance(error, UnsupportedMethod):
+        return not_allowed(str(error), error.allowed)
     for kind, status in _STATUS:
         if isinstance(error, kind):
             return message_response(status, str(error), failed=kind is RunError)
@@ -71,6 +72,12 @@ def forget(error: BaseException | None) -> None:
         before = error.__context__ if error.__cause__ is None else error.__cause__
         error.__traceback__ = error.__cause__ = error.__context__ = None
         error = before
+
+
+def not_allowed(message: str, allowed: str) -> ScoringResponse:
+    """405, and the header that says which methods are allowed (RFC 9110 §15.5.6)."""
+    response = message_response(405, message)
+    return response._replace(headers=(*response.headers, (b"allow", allowed.encode())))
 
 
 def message_response(status: int, message: str, *, failed: bool = False) -> ScoringResponse:

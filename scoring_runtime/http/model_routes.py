@@ -157,7 +157,8 @@ def _v2(route: Route, methods: tuple[str, ...]) -> Route:
         if request.method == "OPTIONS":
             return ScoringResponse(200, b"", ((b"allow", ", ".join(methods).encode()),), -1)
         if request.method not in methods:
-            raise UnsupportedMethod(f"Send it with {' or '.join(methods)}.")
+            message = f"Send it with {' or '.join(methods)}."
+            raise UnsupportedMethod(message, ", ".join(methods))
         return await route(request, ids)
 
     return answered

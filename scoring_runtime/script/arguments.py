@@ -102,7 +102,7 @@ def _text_arguments(name: str, settings: Settings) -> ToArguments:
             return {name: conversion.text(conversion.decoded_body(request, limit))}
         if request.method == "GET":
             return {name: conversion.query_text(request.query)}
-        raise UnsupportedMethod("Method not allowed")
+        raise UnsupportedMethod("Method not allowed", "OPTIONS, GET, POST")
 
     return arguments
 
@@ -135,7 +135,7 @@ def _named_values(request: ScoringRequest, limits: Limits) -> dict[str, Any]:
     if request.method == "GET":
         return conversion.query_values(request.query)
     if request.method != "POST":
-        raise UnsupportedMethod("Method not allowed")
+        raise UnsupportedMethod("Method not allowed", "OPTIONS, GET, POST")
     if not conversion.is_json_type(request.header(b"content-type")):
         raise UnsupportedContentType("Expects Content-Type to be application/json")
     body = conversion.decoded_body(request, limits.bytes)

@@ -151,6 +151,7 @@ async def test_routes(serving, method, path, status, body):
         assert answer.body == body
         assert answer.headers[b"content-type"] == b"text/html; charset=utf-8"
     elif status >= 400:
+        assert (status == 405) is (b"allow" in answer.headers)
         assert answer.message == (body or "Method not allowed")
     else:
         assert answer.json == body

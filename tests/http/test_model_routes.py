@@ -353,17 +353,17 @@ def test_head_is_get_without_the_body(path: str, served: Served):
 
 
 @pytest.mark.parametrize(
-    ("method", "path"),
+    ("method", "path", "allowed"),
     [
-        ("GET", INFER),
-        ("POST", "/v2/models/iris"),
-        ("POST", "/v2/health/live"),
-        ("POST", "/v2"),
+        ("GET", INFER, "POST"),
+        ("POST", "/v2/models/iris", "GET, HEAD"),
+        ("POST", "/v2/health/live", "GET, HEAD"),
+        ("POST", "/v2", "GET, HEAD"),
     ],
 )
-def test_a_wrong_method_is_405_with_an_error(method: str, path: str, served: Served):
+def test_a_wrong_method_is_405_with_an_error(method: str, path: str, allowed: str, served: Served):
     answer = httpx.request(method, served.url + path)
-    assert answer.status_code == 405
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
     assert list(answer.json()) == ["error"]
 
 

@@ -714,6 +714,11 @@ DIFFERENCES = {
             and e.peer.headers["content-type"] == ["text/html"]
         ),
     ),
+    "Allow on 405": Difference(
+        "A 405 says in `Allow` which methods there are.",
+        ("allow",),
+        lambda e: e.statuses == (405, 405) and "allow" not in e.peer.headers,
+    ),
     "CORS on 404 and 405": Difference(
         "Pages of allowed origins can read these errors as well.",
         ("access-control-allow-origin", "vary"),
