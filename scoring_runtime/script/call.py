@@ -29,6 +29,7 @@ JSON_HEADERS = OwnHeaders(
 )
 _PLAIN = frozenset({dict, list, str, int, float, bool, tuple, type(None)})
 _FAILED = b"x-ms-run-function-failed"
+_END: Any = object()
 
 
 class Invocation:
@@ -213,9 +214,12 @@ def close_stream(body: Iterator[bytes]) -> None:
 
 
 def next_chunk(body: Iterator[bytes]) -> bytes | None:
-    """The next part, None at the end; RunFailed when making it raised."""
+    """The next part, None at the end; RunFailed when making it raised, or it is no bytes."""
     try:
-        return next(body, None)
+        part = next(body, _END)
+        if part is not _END and not isinstance(part, bytes | bytearray | memoryview):
+            raise TypeError(f"a part of the answer is {_got(part)}; expected are text or bytes")
+        return None if part is _END else bytes(part)
     except InputError:
         raise
     except BaseException as error:

@@ -18,6 +18,7 @@ from scoring_runtime.errors import (
     UndecodableInput,
     UnsupportedMethod,
 )
+from scoring_runtime.script.call import joined_stream
 from scoring_runtime.telemetry.logs import request_id
 from tests.script.loaded import Loaded
 
@@ -213,6 +214,17 @@ def test_a_response_of_a_generator_is_a_stream_that_has_not_begun(script):
     assert isinstance(response.body, Iterator)
     assert loaded.module.made == []
     assert list(response.body) == [b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize("part", ["None", "1"])
+def test_a_part_of_a_stream_that_is_no_bytes_is_an_error_and_no_end(script, part, caplog):
+    loaded = script(
+        f"return AMLResponse((part for part in (b'a', {part}, b'b')), 200)",
+        before="from scoring_runtime import AMLResponse",
+    )
+    with pytest.raises(RunFailed):
+        joined_stream(loaded.ask().body)
+    assert f"{part}; expected are text or bytes" in caplog.text
 
 
 # --- results --------------------------------------------------------------------------------------
