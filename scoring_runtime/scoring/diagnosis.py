@@ -22,6 +22,7 @@ from ..settings.settings import Settings
 
 _RULE = "=" * 51
 _LONGEST_CAUSE = 1000
+_LONGEST_TRACEBACK = 12_000  # in characters; supervisors pass 64 kB of a screen on
 _LOOKED_AT, _LOOKED_AT_BYTES = 20, 100_000_000
 
 
@@ -78,7 +79,11 @@ def _traceback(cause: BaseException) -> str:
     shown.stack = traceback.StackSummary.from_list(
         [f for f in shown.stack if package not in f.filename and "importlib" not in f.filename]
     )
-    return "".join(shown.format()).rstrip()
+    text = masked("".join(shown.format()).rstrip())  # before the cut, which may go through a secret
+    left_out, half = len(text) - _LONGEST_TRACEBACK, _LONGEST_TRACEBACK // 2
+    if left_out <= 0:
+        return text
+    return f"{text[:half]}\n… {left_out} characters are left out here …\n{text[-half:]}"
 
 
 def _model_folder(settings: Settings) -> list[str]:

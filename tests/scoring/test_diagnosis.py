@@ -52,6 +52,22 @@ def without_marks(text: str) -> str:
 # --- whole screens --------------------------------------------------------------------------------
 
 
+def test_a_long_message_does_not_push_the_cause_off_the_screen(write_script: WriteScript) -> None:
+    """What is beyond 64 kB does not arrive, and the cause is the last line."""
+    script = write_script(
+        """
+        def init():
+            raise ValueError("first " + "x" * 100_000 + " last")
+
+        def run(data): ...
+        """
+    )
+    text, _ = shown(settings_for(script))
+    assert len(text) < 16_000
+    assert "ValueError: first xxx" in text and "xxx last\n" in text
+    assert text.splitlines()[-1].startswith("Cause: ValueError: first xxx")
+
+
 def test_init_raised(write_script: WriteScript, tmp_path: Path) -> None:
     """What failed, where in the script, the traceback of the user's part, the folder, the cause."""
     models = tmp_path / "models" / "iris" / "1"
