@@ -375,6 +375,8 @@ def _arguments(said: Mapping[str, Any], kind: type[Configuration]) -> dict[str, 
     sections = {name.partition(".")[0] for name in names if "." in name}
     found: dict[str, Any] = {}
     for key, value in said.items():
+        if key in sections and value is None:
+            continue  # as for any other argument: it says nothing
         inside = key in sections and isinstance(value, dict)
         flat = {f"{key}.{each}": v for each, v in value.items()} if inside else {key: value}
         for name, each in flat.items():
