@@ -19,7 +19,7 @@ from scoring_runtime.azureml import contrib, core, exceptions
 from scoring_runtime.azureml.contrib import functions
 from scoring_runtime.azureml.core.conda_dependencies import CondaDependencies
 from scoring_runtime.azureml.core.container_registry import ContainerRegistry
-from scoring_runtime.azureml.core.environment import Environment
+from scoring_runtime.azureml.core.environment import DEFAULT_CPU_IMAGE, Environment
 from scoring_runtime.azureml.core.inference_config import specification_of
 from scoring_runtime.azureml.core.model import InferenceConfig, Model, ModelPackage
 from scoring_runtime.azureml.core.model_package import create_package
@@ -405,6 +405,24 @@ def test_what_cannot_be_taken_of_a_configuration_is_said(folder: Path) -> None:
         "Nothing for a GPU was added: name a base image that has it.",
     )
     assert specification_of([], config, "standalone").environment.base_image == "python:3.12"
+
+
+def test_the_images_of_the_retired_service_are_not_taken(folder: Path) -> None:
+    runconfig = import_module("scoring_runtime.azureml.core.runconfig")
+    for address, image in (
+        ("", DEFAULT_CPU_IMAGE), ("", runconfig.DEFAULT_GPU_IMAGE),
+        ("viennaglobal.azurecr.io", "azureml/azureml_4f5c"),
+    ):  # fmt: skip
+        environment = Environment("e")
+        environment.docker.base_image = image
+        environment.docker.base_image_registry.address = address
+        made = specification_of(
+            [], InferenceConfig("score.py", environment=environment), "standalone"
+        )
+        assert made.environment.base_image == ""
+        name = f"{address}/{image}".lstrip("/")
+        note = f"The base image {name} of the retired service is not used."
+        assert note in made.environment.notes
 
 
 @pytest.mark.usefixtures("no_index")
