@@ -757,6 +757,12 @@ def test_a_conda_environment_is_not_read() -> None:
         Environment.from_existing_conda_environment("e", "mine")
 
 
+@pytest.mark.parametrize("name", ["from_dockerfile", "from_docker_build_context"])
+def test_a_dockerfile_is_not_built(name: str) -> None:
+    with pytest.raises(UserErrorException, match=r"take Environment\.from_docker_image"):
+        getattr(Environment, name)("e", "./Dockerfile", pip_requirements="r.txt")
+
+
 def test_an_environment_alone_is_no_image(ws: Workspace) -> None:
     """The message says what is."""
     with pytest.raises(WebserviceException, match=r"^An environment alone is not built into an"):

@@ -199,6 +199,13 @@ class Environment:
             UserErrorException,
         )
     )
+    from_dockerfile = from_docker_build_context = staticmethod(
+        refusing(
+            "A Dockerfile is not built here: build that image and take "
+            "Environment.from_docker_image, which takes its packages too.",
+            UserErrorException,
+        )
+    )
 
     def clone(self, new_name: str) -> Environment:
         """The same under another name, without a version."""
