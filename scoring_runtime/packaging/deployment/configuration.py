@@ -383,7 +383,8 @@ def _arguments(said: Mapping[str, Any], kind: type[Configuration]) -> dict[str, 
             if name not in known:
                 near = "".join(f" Did you mean {n}?" for n in get_close_matches(name, known, 1))
                 raise PackagingError(f"there is no {name!r} for {kind.compute_type}.{near}")
-            found[known[name]] = each
+            if each != "":  # which a form that is filled in has for what is not said
+                found[known[name]] = each
     return found
 
 
