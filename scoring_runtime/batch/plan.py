@@ -158,12 +158,19 @@ def changed(part: Part) -> int:
 
 
 def of_all(parts: Sequence[Part]) -> int:
-    """A moment that stands for all parts: that of their one file, else another for other files."""
-    latest = max((each.moment for each in parts), default=0)
-    if len({path for each in parts for path in each.paths}) <= 1:
-        return latest
-    said = "\n".join(each.name for each in parts).encode()
-    return latest - int.from_bytes(hashlib.sha256(said).digest()[:4]) % 1_000_000_000
+    """A moment that stands for all parts: less than a second before that of the newest file, and
+    another for other files, of which several may be of the same moment.
+
+    Of one table it is the same however it is cut: its size and the beginning of the names count.
+    """
+    if not parts:
+        return 0
+    latest = max(each.moment for each in parts)
+    said = "\n".join(each.name for each in parts)
+    if len({path for each in parts for path in each.paths}) == 1:
+        said = f"{parts[0].name.partition('-')[0]} {parts[-1].end}"
+    digest = hashlib.sha256(said.encode()).digest()
+    return latest - int.from_bytes(digest[:4]) % 1_000_000_000
 
 
 def _of_files(paths: list[Path], first: int) -> Part:

@@ -76,6 +76,9 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
         "(net, net:3); may be given several times"
     )
     _repeated(group, "--model", "NAME[:VERSION][=PATH]", model)
+    # Of every other command; an image's models have names, and a version.
+    hidden = argparse.SUPPRESS
+    group.add_argument("--model-dir", "--model_dir", action=_NoModelDir, help=hidden)
     place = f"where models without =PATH are registered (default: ./{DEFAULT_REGISTRY})"
     group.add_argument("--registry", metavar="FOLDER", help=place)
     script = "the script with init() and run(); some models score without (scikit-learn, ONNX, ...)"
@@ -84,6 +87,16 @@ def _add_inputs(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--source-dir", metavar="FOLDER", help=whole)
     config = "inferenceconfig.json, or a deployment's YAML, with script, folder and environment"
     group.add_argument("--inference-config", metavar="FILE", help=config)
+
+
+class _NoModelDir(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        place, folder = shlex.quote(f"NAME={values.rstrip('/') or '/'}/."), shlex.quote(values)
+        raise argparse.ArgumentError(
+            self,
+            f"models of a package have names: --model {place} for what lies in the folder, or, "
+            f"where models lie in it by NAME/VERSION, --registry {folder} --model NAME",
+        )
 
 
 def _add_environment(group: argparse._ArgumentGroup) -> None:

@@ -39,6 +39,12 @@ _INFER = Format(("The Open Inference Protocol",), "open_inference")
 BY_TYPE = {kind: each for each in _FORMATS for kind in each.content_types}
 SUPPORTED = (JSON, *(each.content_types[0] for each in _FORMATS))
 _READABLE = (*SUPPORTED, f"{OCTETS} with Inference-Header-Content-Length (V2)")
+_HINTS = {
+    "application/x-www-form-urlencoded": (
+        "curl sends it unless told otherwise: add -H 'Content-Type: application/json'"
+    ),
+    "application/vnd.apache.parquet": "scoring-runtime batch --input FILE reads it",
+}
 # The headers that decide how a body is read and answered, and the lines that decide nothing else.
 _DECIDING = {b"content-type", b"content-encoding", b"accept", INFER_HEADER_LENGTH}
 _USUAL = {
@@ -238,9 +244,11 @@ def _parameter(content_type: bytes, name: str) -> str:
     return str(parameters.get(name, "")).lower()
 
 
+def hint(kind: str) -> str:
+    """What to do with a content type that is not read, in brackets; empty if nothing."""
+    return f" ({_HINTS[kind]})" if kind in _HINTS else ""
+
+
 def _unsupported(said: bytes) -> str:
-    hint = ""
-    if _kind(said) == "application/x-www-form-urlencoded":
-        hint = " (curl sends it unless told otherwise: add -H 'Content-Type: application/json')"
     shown = said.decode("latin-1")[:100]
-    return f"Content-Type {shown} cannot be read{hint}. {supported()}"
+    return f"Content-Type {shown} cannot be read{hint(_kind(said))}. {supported()}"

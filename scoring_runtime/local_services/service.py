@@ -23,7 +23,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -287,15 +287,16 @@ def deploy(
     return service
 
 
-def find(root: Path, name: str) -> LocalService:
+def find(root: Path, name: str, others: Iterable[str] = ()) -> LocalService:
     """The service of this name.
 
     Raises:
-        LocalServiceError: there is none; the message lists those there are.
+        LocalServiceError: there is none; the message lists those there are, and ``others``.
     """
     folder = root / SERVICES / name
     if not (_NAME.fullmatch(name) and (folder / RECORD).exists()):
-        there = ", ".join(each.record.name for each in listing(root)) or "none"
+        names = sorted({*(each.record.name for each in listing(root)), *others})
+        there = ", ".join(names) or "none"
         raise LocalServiceError(f"There is no service {name!r} in {root}. There are: {there}.")
     return LocalService(folder, local_record.read(folder))
 

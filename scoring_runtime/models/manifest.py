@@ -311,7 +311,9 @@ def write(folder: Path, name: str, version: int, manifest: Manifest) -> None:
     document = {"name": name, "version": version, **manifest.document()}
     place = notes_file(folder)
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    beside = place.with_name(f".{place.name}.{os.getpid()}")  # as who reads it may do so now
+    beside.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    os.replace(beside, place)
 
 
 def read(folder: Path) -> Manifest | None:

@@ -46,11 +46,17 @@ class Model:
         version: int | str | None = None,
         *,
         id: str | None = None,
+        tags: Iterable[str | Sequence[str]] | None = None,
     ) -> None:
         if id is not None:
             name, _, of_id = id.partition(":")
             version = of_id or version
         root = folder_of(workspace)
+        if tags and version is None:
+            found = self.list(workspace, name, tags)
+            if not found:
+                raise ModelNotFound(f"No model{f' {name}' if name else ''} has the tags {tags!r}.")
+            name, version = found[-1].name, found[-1].version
         self._set(root, registry.details(root, name, version))
 
     def _set(self, root: Path, record: registry.Record) -> None:
@@ -173,6 +179,26 @@ class Model:
     def delete(self) -> None:
         """Delete this version from the registry; ModelNotFound if it is gone already."""
         registry.delete(self._root, self.name, self.version)
+
+    def update(
+        self, tags: Mapping[str, object] | None = None, description: str | None = None
+    ) -> None:
+        """Note these tags in place of those before, and this description."""
+        self._set(self._root, registry.note(self._record, tags=tags, description=description))
+
+    def add_tags(self, tags: Mapping[str, object]) -> None:
+        """Note these tags beside those that are there."""
+        self.update(tags={**self.tags, **tags})
+
+    def remove_tags(self, tags: str | Iterable[str]) -> None:
+        """Forget these tags."""
+        gone = [tags] if isinstance(tags, str) else [*tags]
+        self.update(tags={name: value for name, value in self.tags.items() if name not in gone})
+
+    def add_properties(self, properties: Mapping[str, object]) -> None:
+        """Note these properties beside those that are there."""
+        said = {**self.properties, **properties}
+        self._set(self._root, registry.note(self._record, properties=said))
 
     def __repr__(self) -> str:
         return f"Model(workspace={str(self._root)!r}, name={self.name!r}, version={self.version})"

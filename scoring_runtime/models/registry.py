@@ -23,13 +23,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelDamaged, RegistrationError
+from ..errors import ModelDamaged, ModelNotFound, RegistrationError
 from . import manifest
 from .folder import RegisteredModel, is_version_folder, registered, registered_model
 from .kinds import kind_of, libraries
 from .manifest import Manifest, Progress, check
 
-__all__ = ["Record", "check", "check_name", "delete", "details", "listing", "register", "to_delete"]
+__all__ = [
+    "Record", "check", "check_name", "delete", "details", "listing", "note", "register",
+    "to_delete",
+]  # fmt: skip
 
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_. -]{0,253}[A-Za-z0-9_.-])?")
 _TEMPORARY = ".tmp-"
@@ -148,6 +151,29 @@ def delete(
         with _translated(f"{name} version {model.version} cannot be deleted from {root}"):
             _delete(Path(root), model)
     return chosen
+
+
+def note(record: Record, **said: Any) -> Record:
+    """Note tags, properties or a description of a version anew; None stays as it was.
+
+    Raises:
+        ModelNotFound: it is gone.
+        ModelDamaged: what is noted of it cannot be read.
+        RegistrationError: nothing was noted of it, or the registry cannot be written.
+    """
+    new: dict[str, Any] = {
+        name: _texts(each) if isinstance(each, Mapping) else each
+        for name, each in said.items()
+        if each is not None
+    }
+    with _translated(f"{record.id} cannot be changed"):
+        if not record.path.exists():
+            raise ModelNotFound(f"{record.id} is not there any more.")
+        now = manifest.read(record.path)
+        if now is None:
+            raise RegistrationError(f"{record.path} was not registered: register it anew.")
+        manifest.write(record.path, record.name, record.version, replace(now, **new))
+    return _record(record)
 
 
 def to_delete(

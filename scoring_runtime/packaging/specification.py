@@ -37,6 +37,9 @@ ROOTS: Mapping[str, str] = {FUNCTIONS: "/home/site/wwwroot", STANDALONE: "/var/a
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 """Names of environment variables, and so of settings and build arguments."""
 
+RETIRED_IMAGE = re.compile(r"(?i)(mcr\.microsoft\.com/azureml(/|:|$)|viennaglobal\.azurecr\.io/).*")
+"""Names of images that have the retired service's own server."""
+
 # https://github.com/distribution/reference
 _IMAGE = re.compile(
     r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?/)?"

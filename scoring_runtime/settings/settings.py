@@ -32,6 +32,8 @@ _OWNERS = {
     "OTEL_TRACES_SAMPLER_ARG": "OTEL_TRACES_SAMPLER",
 }
 _UNIT = re.compile("_(MS|S|SEC|SECONDS|MINUTES|KB|MB|BYTES)$")
+# config.json of an Azure ML workspace, which lies beside many scripts.
+_OF_A_WORKSPACE = {"subscription_id", "resource_group", "workspace_name", "Id", "Scope", "folder"}
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -426,7 +428,7 @@ def _unknown(
     connections = [each.upper() for each in settings.connection_names]
     ours = [name for name in environ if name.upper().startswith(_PREFIXES) and "__" not in name]
     given = {
-        f"{path} has keys": [name for name in config if name not in known],
+        f"{path} has keys": [n for n in config if n not in known and n not in _OF_A_WORKSPACE],
         "The environment has names": [name for name in ours if name.upper() not in known],
     }
     warnings = []

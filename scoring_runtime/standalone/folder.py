@@ -242,8 +242,7 @@ class Folder:
         if self._paths.input.match(path.relative_to(self._input).as_posix()) is not None:
             return ""
         if isinstance(self._paths.input, EveryFile):
-            taking = f"BLOB_INPUT_PATH=input/{{blobname}}{path.suffix}"
-            return f"its type is read only when a setting says so, such as {taking}"
+            return self._paths.input.why_not(path.name)
         return f"BLOB_INPUT_PATH, which is {self._paths.input.text}, says which files are inputs"
 
     def _listed_inputs(self) -> tuple[list[Found], float | None]:

@@ -8,13 +8,15 @@ Source: https://learn.microsoft.com/azure/azure-functions/functions-bindings-sto
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 from string import Formatter
 from typing import NamedTuple
 
 from ..connections.named import blob_name
 from ..errors import ConfigurationError
+from ..formats.by_content_type import hint, is_known
 from ..settings.settings import Settings, environment_name
-from .outcomes import is_read
+from .outcomes import content_type_of, is_read
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
@@ -116,6 +118,14 @@ class EveryFile(Template):
         stem = name.removesuffix(".json")
         # What would be another file's name keeps its own.
         return {"blobname": name if is_read(stem, self._has_script) else stem}
+
+    def why_not(self, name: str) -> str:
+        """Why a file is none of them, and what takes it if anything does."""
+        kind = content_type_of("", name)
+        if not (self._has_script or is_known(kind.encode())):
+            return f"a model without a script cannot read {kind}{hint(kind)}"
+        taking = f"{self.setting}={self.container}/{{blobname}}{PurePosixPath(name).suffix}"
+        return f"its type is read only when a setting says so, such as {taking}"
 
 
 class Documents(NamedTuple):

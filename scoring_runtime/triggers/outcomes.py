@@ -14,6 +14,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from ..errors import InputError, NotBegun, NotServing, QueueFull, ScoringRuntimeError
+from ..formats.by_content_type import is_known
 from ..http.errors import INTERNAL, error_response, forget, message_response
 from ..messages import INFER_HEADER_LENGTH, Progress, Score, ScoringRequest, ScoringResponse
 from ..scoring.runtime import Runtime
@@ -43,8 +44,9 @@ EXTENSIONS = {
     ".jsonl": "application/jsonl",
     ".ndjson": "application/jsonl",
     ".npy": "application/x-npy",
+    ".parquet": "application/vnd.apache.parquet",
 }
-"""Content types of formats by the extension of a name; mimetypes knows few of them."""
+"""Content types by the extension of a name; mimetypes knows few of them."""
 READ_BY_SCRIPTS = ("image/", "audio/", "video/", "application/pdf", "application/xml", "text/xml")
 """Beginnings of the content types of files that a script may read, beside those of formats."""
 INPUT_KEY = "x_input_key"
@@ -277,7 +279,7 @@ def is_read(name: str, has_script: bool) -> bool:
     """Whether a file's extension names a type that a model reads, or a script may."""
     extension = PurePosixPath(name).suffix.lower()
     kind = mimetypes.guess_type(name.lower())[0] or ""
-    known = extension in EXTENSIONS or extension == ".json"
+    known = extension == ".json" or is_known(EXTENSIONS.get(extension, "").encode())
     return known or (has_script and (extension == ".txt" or kind.startswith(READ_BY_SCRIPTS)))
 
 

@@ -119,6 +119,9 @@ def test_services_are_found_by_their_kind(deploy: Deploy, ws: Workspace) -> None
     assert LocalWebservice.list(ws) == []
     with pytest.raises(WebserviceException, match=r"no service 'two' of the type ACI.*: one\."):
         AciWebservice(ws, "two")
+    for kind, name in ((Webservice, "gone"), (LocalWebservice, "two")):
+        with pytest.raises(WebserviceException, match=r"There are: one \(ACI\), two \(AKS\)\."):
+            kind(ws, name)
 
 
 def test_a_name_is_taken_once(deploy: Deploy) -> None:

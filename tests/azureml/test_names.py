@@ -19,7 +19,7 @@ from scoring_runtime.azureml import contrib, core, exceptions
 from scoring_runtime.azureml.contrib import functions
 from scoring_runtime.azureml.core.conda_dependencies import CondaDependencies
 from scoring_runtime.azureml.core.container_registry import ContainerRegistry
-from scoring_runtime.azureml.core.environment import Environment
+from scoring_runtime.azureml.core.environment import DEFAULT_CPU_IMAGE, Environment
 from scoring_runtime.azureml.core.inference_config import specification_of
 from scoring_runtime.azureml.core.model import InferenceConfig, Model, ModelPackage
 from scoring_runtime.azureml.core.model_package import create_package
@@ -407,6 +407,24 @@ def test_what_cannot_be_taken_of_a_configuration_is_said(folder: Path) -> None:
     assert specification_of([], config, "standalone").environment.base_image == "python:3.12"
 
 
+def test_the_images_of_the_retired_service_are_not_taken(folder: Path) -> None:
+    runconfig = import_module("scoring_runtime.azureml.core.runconfig")
+    for address, image in (
+        ("", DEFAULT_CPU_IMAGE), ("", runconfig.DEFAULT_GPU_IMAGE),
+        ("viennaglobal.azurecr.io", "azureml/azureml_4f5c"),
+    ):  # fmt: skip
+        environment = Environment("e")
+        environment.docker.base_image = image
+        environment.docker.base_image_registry.address = address
+        made = specification_of(
+            [], InferenceConfig("score.py", environment=environment), "standalone"
+        )
+        assert made.environment.base_image == ""
+        name = f"{address}/{image}".lstrip("/")
+        note = f"The base image {name} of the retired service is not used."
+        assert note in made.environment.notes
+
+
 @pytest.mark.usefixtures("no_index")
 @pytest.mark.parametrize("place", [None, "models"], ids=["hidden", "visible"])
 def test_a_workspace_in_the_source_folder_is_not_packaged_with_it(
@@ -737,6 +755,12 @@ def test_a_conda_environment_is_not_read() -> None:
     """The message says how to export it."""
     with pytest.raises(UserErrorException, match="conda env export -n NAME --from-history"):
         Environment.from_existing_conda_environment("e", "mine")
+
+
+@pytest.mark.parametrize("name", ["from_dockerfile", "from_docker_build_context"])
+def test_a_dockerfile_is_not_built(name: str) -> None:
+    with pytest.raises(UserErrorException, match=r"take Environment\.from_docker_image"):
+        getattr(Environment, name)("e", "./Dockerfile", pip_requirements="r.txt")
 
 
 def test_an_environment_alone_is_no_image(ws: Workspace) -> None:

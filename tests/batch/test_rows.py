@@ -40,6 +40,7 @@ def script(write_script: WriteScript) -> Path:
 
 
 def table(path: Path, lines: list[str]) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_text("a,b\n" + "".join(f"{line}\n" for line in lines))
     return path
 
@@ -273,6 +274,23 @@ def test_other_options_take_nothing_that_was_begun(script: Path, tmp_path: Path)
     others = (asked._replace(method="x"), asked._replace(model="x"), asked._replace(rows_as="x"))
     jobs = [job_of(settings, each, print) for each in (asked, *others)]
     assert len({each.parts[0].name for each in jobs if each.parts}) == len(jobs)
+
+
+def test_another_input_of_the_same_moment_is_not_taken_for_done(
+    script: Path, tmp_path: Path
+) -> None:
+    first, other = (table(tmp_path / n, [line]) for n, line in (("a.csv", "1,2"), ("b.csv", "3,4")))
+    longer = table(tmp_path / "below" / "a.csv", ["1,2", "5,6"])
+    for each in (first, other, longer):
+        os.utime(each, ns=(10**18, 10**18))
+    target = tmp_path / "o.jsonl"
+    words = ("--entry-script", script, "--workers", "1", "--output", target, "--input")
+    for source, total in ((first, [3.0]), (other, [7.0]), (longer, [3.0, 11.0])):
+        summary(*words, source)
+        assert [*map(json.loads, target.read_text().splitlines())] == total
+        made = target.stat().st_ino
+        summary(*words, source, "--rows", "1")
+        assert target.stat().st_ino == made  # there was nothing to do
 
 
 def test_an_input_that_has_no_rows_any_more_has_an_empty_output(

@@ -68,6 +68,20 @@ def package(here: Path, capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 SCRIPT = ("--entry-script", "score.py")
+
+
+@pytest.mark.parametrize("option", ["--model-dir", "--model_dir"])
+def test_the_model_dir_of_other_commands_is_told_its_options_here(
+    option: str, package: Command, here: Path
+) -> None:
+    (here / "a b").mkdir()
+    done = package(*SCRIPT, option, "a b/")
+    assert (done.code, done.out) == (1, "")
+    assert "--model 'NAME=a b/.' for what lies in the folder" in done.err
+    assert "--registry 'a b/' --model NAME\n" in done.err
+    assert "--model-dir" not in package("--help").out
+
+
 MODEL = ("--model", "net:2=net.bin")
 
 

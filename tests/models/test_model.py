@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,6 +120,8 @@ def filled(workspace: Path, file: Path, saved: Path) -> Path:
         ({"name": "iris", "version": 2}, "iris:2"),
         ({"id": "iris:3"}, "iris:3"),
         ({"id": "digits"}, "digits:1"),
+        ({"name": "iris", "tags": [["n", "3"]]}, "iris:3"),
+        ({"tags": ["m"]}, "digits:1"),
     ],
 )
 def test_one_model(arguments: dict[str, Any], id: str, filled: Path) -> None:
@@ -229,6 +232,29 @@ def test_download_to_where_nothing_can_be_written(filled: Path, file: Path) -> N
     """What the file system says."""
     with pytest.raises(RegistrationError, match=r"^iris:10 cannot be copied to \S+: \[Errno"):
         Model(filled, "iris").download(file)
+
+
+def test_what_is_noted_of_it_can_be_changed_and_nothing_else(filled: Path) -> None:
+    model = Model(filled, "iris", 3)
+    files = Model(filled, "iris", 3)._record.manifest.files
+    model.add_tags({"a": 1, "b": "2"})
+    model.remove_tags("n")
+    model.add_properties({"p": "q"})
+    model.update(description="of flowers")
+    for each in (model, Model(filled, "iris", 3)):
+        assert (each.tags, each.properties) == ({"a": "1", "b": "2"}, {"p": "q"})
+        assert (each.description, each._record.manifest.files) == ("of flowers", files)
+    model.update(tags={})
+    assert (Model(filled, "iris", 3).tags, model.description) == ({}, "of flowers")
+    model.download(filled.parent / "there")  # which compares its files
+    with pytest.raises(ModelNotFound, match=r"No model iris has the tags \['gone'\]\."):
+        Model(filled, "iris", tags=["gone"])
+    model.delete()
+    with pytest.raises(ModelNotFound, match=r"^iris:3 is not there any more\."):
+        model.add_tags({"a": "b"})
+    shutil.copytree(Model(filled, "iris", 4).path.parent, filled / "other" / "1")
+    with pytest.raises(RegistrationError, match=r"was not registered: register it anew\.$"):
+        Model(filled, "other").add_tags({"a": "b"})
 
 
 def test_delete(filled: Path) -> None:

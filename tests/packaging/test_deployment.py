@@ -638,7 +638,8 @@ def test_a_file_of_each_kind(tmp_path: Path) -> None:
         "computeType": "ACI",
         "containerResourceRequirements": {"cpu": 0.5, "memoryInGB": 1.0},
         "authEnabled": True, "sslEnabled": False, "appInsightsEnabled": False,
-        "dnsNameLabel": "net-1", "vnetName": None,
+        "dnsNameLabel": "net-1", "vnetName": None, "keys": None, "dataCollection": None,
+        "location": "", "description": "", "sslCertificate": "",
     }))  # fmt: skip
     assert read(path) == Aci(
         cpu_cores=0.5, memory_gb=1.0, auth_enabled=True, ssl_enabled=False,

@@ -454,6 +454,7 @@ def test_a_config_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> No
 def test_unknown_keys_only_warn(tmp_path: Path) -> None:
     """All of them in one sentence; keys of settings, the second names included, are not named."""
     known = {"SERVER_PORT": 1, "AML_MDC_STORAGE_ENABLED": "true"}
+    known |= {"subscription_id": "", "resource_group": "g", "workspace_name": "w"}  # a workspace's
     path = write_config(tmp_path, {"ZZZ": "1", "AAA": 2, **known})
     settings = Settings.from_environ({"AML_APP_ROOT": str(tmp_path), "OTHER": "x"})
     assert settings.warnings == (f"{path} has keys that are not settings: AAA, ZZZ.",)

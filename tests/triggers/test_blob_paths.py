@@ -8,6 +8,7 @@ from scoring_runtime.errors import ConfigurationError
 from scoring_runtime.settings.settings import Settings
 from scoring_runtime.triggers.blob_paths import (
     BlobPaths,
+    EveryFile,
     Template,
     blob_paths,
     error_path,
@@ -22,6 +23,27 @@ def template(text: str, setting: str = "BLOB_INPUT_PATH") -> Template:
 def paths(**settings: str) -> BlobPaths:
     environ = {f"BLOB_{name.upper()}_PATH": value for name, value in settings.items()}
     return blob_paths(Settings.from_environ(environ))
+
+
+# --- files of every type --------------------------------------------------------------------------
+
+
+def test_why_a_file_is_not_read() -> None:
+    """A setting is named only where it would help: a name that says no type is taken for JSON."""
+    setting = (
+        "its type is read only when a setting says so, such as BLOB_INPUT_PATH=input/{blobname}"
+    )
+    cannot = "a model without a script cannot read"
+    parquet = "application/vnd.apache.parquet (scoring-runtime batch --input FILE reads it)"
+    for has_script, name, why in (
+        (True, "a.parquet", f"{setting}.parquet"),
+        (True, "a.part", f"{setting}.part"),
+        (False, "a.part", f"{setting}.part"),
+        (False, "a.parquet", f"{cannot} {parquet}"),
+        (False, "a.png", f"{cannot} image/png"),
+    ):
+        assert EveryFile(has_script).match(name) is None
+        assert EveryFile(has_script).why_not(name) == why
 
 
 # --- matching -------------------------------------------------------------------------------------

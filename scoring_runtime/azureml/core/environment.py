@@ -16,7 +16,7 @@ from typing import Any
 
 from ...models.model import folder_of
 from ...packaging import specification
-from ...packaging.specification import FUNCTIONS, STANDALONE
+from ...packaging.specification import FUNCTIONS, RETIRED_IMAGE, STANDALONE
 from ..exceptions import (
     UserErrorException,
     WebserviceException,
@@ -26,6 +26,9 @@ from ..exceptions import (
 from .conda_dependencies import CONDA_FILE_NAME, CondaDependencies
 from .container_registry import ContainerRegistry
 
+DEFAULT_CPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04"
+DEFAULT_GPU_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.1-cudnn8-ubuntu20.04"
+"""Images of the retired service; the target's own is taken in place of them."""
 ENVIRONMENT_FILE_NAME = "azureml_environment.json"
 # What the names of curated environments say is in them → packages.
 _CURATED = {
@@ -101,10 +104,14 @@ class DockerSection:
         image, address = self.base_image, self.base_image_registry.address
         if not image:
             return packages
+        image = f"{address}/{image}" if address else image
+        if RETIRED_IMAGE.fullmatch(image):
+            note = f"The base image {image} of the retired service is not used."
+            return replace(packages, notes=(*packages.notes, note))
         if target == FUNCTIONS and "azure-functions" not in image:
             note = f"The base image {image} was not taken: it does not hold the Functions host."
             return replace(packages, notes=(*packages.notes, note))
-        return replace(packages, base_image=f"{address}/{image}" if address else image)
+        return replace(packages, base_image=image)
 
     def document(self) -> dict[str, Any]:
         """Without the password."""
@@ -189,6 +196,13 @@ class Environment:
         refusing(
             "A conda environment is not read here: export it with 'conda env export -n NAME "
             "--from-history' into a file and take Environment.from_conda_specification.",
+            UserErrorException,
+        )
+    )
+    from_dockerfile = from_docker_build_context = staticmethod(
+        refusing(
+            "A Dockerfile is not built here: build that image and take "
+            "Environment.from_docker_image, which takes its packages too.",
             UserErrorException,
         )
     )

@@ -43,7 +43,11 @@ MODULES: dict[str, dict[str, str]] = {
     "compute_target": {"ComputeTargetException": "..exceptions"},
     "dataset": {},
     "run": {},
-    "runconfig": {"CondaDependencies": ".conda_dependencies"},
+    "runconfig": {
+        "CondaDependencies": ".conda_dependencies",
+        "DEFAULT_CPU_IMAGE": ".environment",
+        "DEFAULT_GPU_IMAGE": ".environment",
+    },
     "script_run_config": {},
     "keyvault": {},
 }

@@ -31,6 +31,8 @@ class Model(model.Model):
     get_model_path = staticmethod(_translated(model.Model.get_model_path))
     download = _translated(model.Model.download)
     delete = _translated(model.Model.delete)
+    update = _translated(model.Model.update)
+    add_properties = _translated(model.Model.add_properties)
 
     @classmethod
     @_translated

@@ -84,7 +84,10 @@ class Webservice(Service):
     def __init__(self, workspace: object, name: str) -> None:
         self.workspace, self.name = workspace, name
         with as_webservice_exceptions():
-            self._service = find(model.folder_of(workspace).absolute(), name)
+            root = model.folder_of(workspace).absolute()
+            kinds = {each: deployed.kind_of(workspace, each) for each in deployed.names(workspace)}
+            others = (f"{each} ({kind.upper()})" for each, kind in kinds.items())
+            self._service = find(root, name, others)
 
     # --- what it is -------------------------------------------------------------------------------
 

@@ -375,13 +375,16 @@ def _arguments(said: Mapping[str, Any], kind: type[Configuration]) -> dict[str, 
     sections = {name.partition(".")[0] for name in names if "." in name}
     found: dict[str, Any] = {}
     for key, value in said.items():
+        if key in sections and value is None:
+            continue  # as for any other argument: it says nothing
         inside = key in sections and isinstance(value, dict)
         flat = {f"{key}.{each}": v for each, v in value.items()} if inside else {key: value}
         for name, each in flat.items():
             if name not in known:
                 near = "".join(f" Did you mean {n}?" for n in get_close_matches(name, known, 1))
                 raise PackagingError(f"there is no {name!r} for {kind.compute_type}.{near}")
-            found[known[name]] = each
+            if each != "":  # which a form that is filled in has for what is not said
+                found[known[name]] = each
     return found
 
 

@@ -11,14 +11,13 @@ of an environment of the new command line
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import PackagingError
-from ..specification import Environment
+from ..specification import RETIRED_IMAGE, Environment
 from .conda import from_conda, from_conda_document
 from .files import mapping, parse_yaml, read_text, shown, variables
 from .pip import merged
@@ -38,9 +37,6 @@ _NEW = {
     "image": "environment",
     "$schema": "document",
 }
-_RETIRED_IMAGE = re.compile(
-    r"(?i)(mcr\.microsoft\.com/azureml(/|:|$)|viennaglobal\.azurecr\.io/).*"
-)
 
 
 @dataclass(frozen=True)
@@ -234,7 +230,7 @@ def _base_image(value: object, where: str) -> Environment:
     if not value:
         return Environment()
     name = _text(value, where)
-    if _RETIRED_IMAGE.fullmatch(name):
+    if RETIRED_IMAGE.fullmatch(name):
         note = f"{where}: the image {name} of the retired service is not used."
         return Environment(notes=(note,))
     return Environment(base_image=name)
