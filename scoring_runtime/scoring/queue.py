@@ -313,7 +313,8 @@ class Scorer(Generic[_C]):
     def _serve_tasks(self, own_loop: AbstractEventLoop) -> None:
         self._async_loop = own_loop
         own_loop.call_soon(self._begin_tasks)
-        while not (self._ended or own_loop.is_closed()):  # whatever ends the loop meanwhile is the script's doing
+        # Whatever else ends the loop is the script's doing.
+        while not (self._ended or own_loop.is_closed()):
             try:
                 own_loop.run_forever()
             except BaseException:  # SystemExit, say, in a task that a call has left behind
