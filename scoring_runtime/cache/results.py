@@ -338,7 +338,8 @@ def _version_of(runtime: Runtime) -> Future[bytes]:
 
     def digest() -> bytes:
         try:
-            return fingerprint(settings.model_dir, code) + said
+            found = fingerprint(settings.model_dir, code, has_script=runtime.has_script)
+            return found + said
         except (OSError, ModelDamaged) as error:
             log.error("No results are kept: the files of model and code cannot be read: %s", error)
             return b""

@@ -492,7 +492,7 @@ async def test_what_is_for_one_only_is_not_kept(result: str, write_script: Write
 async def test_another_model_or_script_never_gets_the_old_result(
     server: RedisServer, write_script: WriteScript, tmp_path: Path
 ) -> None:
-    """Same Redis, same input: the file of the model, the script, a module beside it."""
+    """Same Redis, same input: the file of the model, the script, a module or model beside it."""
     model = tmp_path / "model"
     model.mkdir()
     (model / "m.txt").write_text("1")
@@ -512,6 +512,9 @@ async def test_another_model_or_script_never_gets_the_old_result(
     assert await state(script) == "miss"
     write_script("x = 1\n", "code/helper.py")
     assert [await state(script) for _ in range(2)] == ["miss", "hit"]
+    for content in (b"1", b"2"):
+        (script.parent / "model.pkl").write_bytes(content)
+        assert [await state(script) for _ in range(2)] == ["miss", "hit"]
 
 
 async def test_what_is_served_is_part_of_the_key(
