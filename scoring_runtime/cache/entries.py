@@ -32,21 +32,19 @@ class Kept(NamedTuple):
     age: int
 
 
-def key_of(
-    request: ScoringRequest, version: bytes, model: bytes = b"", *, in_order: bool = False
-) -> str:
+def key_of(request: ScoringRequest, version: bytes, model: bytes = b"") -> str:
     """The key of a request's result: 40 hexadecimal digits.
 
     It is made of ``version`` (what scores), the ``model`` that the request's resolves to, method,
     query, content type and encoding, Accept, the length of a V2 head, and the body; never of ids.
-    JSON bodies (up to 64 KiB) that differ only in white space or the order of names have the same
-    key, unless that order matters (``in_order``: it is the order of columns).
+    JSON bodies (up to 64 KiB) that differ only in white space have the same key; not in the order
+    of names, which is that of columns, and which run() may see.
     """
     digest = hashlib.blake2b(version, digest_size=20)
     kind, encoding = request.header(b"content-type"), request.header(b"content-encoding")
     body = request.body
     if not encoding and len(body) <= _LARGEST_READ and is_json_type(kind):
-        body = _canonical(body, in_order)
+        body = _canonical(body)
     accept = b",".join(value for name, value in request.headers if name == b"accept")
     if accept == b"*/*":  # which is what none means (RFC 9110 §12.5.1)
         accept = b""
@@ -97,18 +95,16 @@ def response_of(kept: Kept) -> ScoringResponse:
     return ScoringResponse(head["status"], kept.body, lines, head["run_ms"])
 
 
-def _canonical(body: bytes, in_order: bool) -> bytes:
+def _canonical(body: bytes) -> bytes:
     """What bodies that differ only in form have in common.
 
     Those with numbers, strings or names that orjson writes otherwise are left as they are: run()
     may see the difference.
     """
     with suppress(ValueError, TypeError):
-        value = orjson.loads(body)
-        whole = orjson.dumps(value, option=0 if in_order else orjson.OPT_SORT_KEYS)
-        bare = body.translate(None, _WHITE_SPACE)
+        whole = orjson.dumps(orjson.loads(body))
         # White space in strings is left out on both sides: what is read alike has as much there.
-        if bare == whole or bare == orjson.dumps(value).translate(None, _WHITE_SPACE):
+        if body.translate(None, _WHITE_SPACE) == whole.translate(None, _WHITE_SPACE):
             return whole
     return body
 

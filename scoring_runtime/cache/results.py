@@ -65,7 +65,7 @@ class Cache:
         self._score: Score = score or runtime.score
         self._timeout = runtime.settings.timeout_seconds or inf
         self._flights: dict[str, asyncio.Future[ScoringResponse]] = {}
-        self._in_order = not runtime.has_script
+        self._names_model = not runtime.has_script
         self._version = _version_of(runtime)
         self._what_scores = b""
         self._models: dict[str, bytes] = {}
@@ -90,9 +90,9 @@ class Cache:
             self.bypasses.add()
             return _with_cache_header(await self._score(request), b"bypass")
         until = monotonic() + self._timeout
-        wanted = request.model if self._in_order else ""
+        wanted = request.model if self._names_model else ""
         model = self._models.get(wanted) or self._resolved(wanted)
-        key = key_of(request, self._what_scores, model, in_order=self._in_order)
+        key = key_of(request, self._what_scores, model)
         directives = request.header(b"cache-control").lower()
         keep = b"no-store" not in directives
         if b"no-cache" in directives:
@@ -338,7 +338,8 @@ def _version_of(runtime: Runtime) -> Future[bytes]:
 
     def digest() -> bytes:
         try:
-            return fingerprint(settings.model_dir, code) + said
+            found = fingerprint(settings.model_dir, code, has_script=runtime.has_script)
+            return found + said
         except (OSError, ModelDamaged) as error:
             log.error("No results are kept: the files of model and code cannot be read: %s", error)
             return b""

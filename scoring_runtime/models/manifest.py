@@ -20,11 +20,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ModelDamaged, RegistrationError, ScoringRuntimeError
+from .kinds import SUFFIXES
 
 METADATA_FILE = ".scoring-model.json"
 """Where earlier releases kept the metadata, in the version's own folder."""
 
 SAMPLE_SUFFIXES = (".json", ".csv")
+_BESIDE_SCRIPTS = (
+    *SUFFIXES, ".ubj", ".model", ".bst", ".xgb", ".lgb", ".cbm",
+    ".h5", ".keras", ".pt", ".pth", ".safetensors", ".npy", ".npz",
+)  # fmt: skip
 _SUFFIX = ".scoring"
 _NAMED = 10
 _CHUNK_BYTES = 1 << 20
@@ -237,8 +242,9 @@ def digest(folder: Path) -> str:
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def fingerprint(model_dir: str, code: list[Path]) -> bytes:
-    """A digest of every file of the model and of the Python files in ``code`` and below.
+def fingerprint(model_dir: str, code: list[Path], *, has_script: bool = False) -> bytes:
+    """A digest of every file of the model and of the Python files in ``code`` and below; and of
+    the models beside a script, which it may load itself.
 
     It changes with any name or byte of them. Hidden folders, caches and virtual environments in
     ``code`` are left out.
@@ -247,10 +253,12 @@ def fingerprint(model_dir: str, code: list[Path]) -> bytes:
         OSError, ModelDamaged: a file cannot be read; a link leads to a folder that it is in itself.
     """
     digest = hashlib.sha256()
+    suffixes = (".py", *_BESIDE_SCRIPTS) if has_script else (".py",)
     files = [Path(model_dir)]
     if os.path.isdir(model_dir):
         files = sorted(path for _, path in files_below(files[0], ModelDamaged))
-    for path in [*files, *sorted({each for folder in code for each in python_files(folder)})]:
+    beside = {each for folder in code for each in python_files(folder, suffixes)}
+    for path in [*files, *sorted(beside)]:
         if path.is_file():
             name = str(path).encode("utf-8", "surrogateescape")
             digest.update(len(name).to_bytes(8, "big") + name + sha256_of(path))
@@ -263,9 +271,9 @@ def sha256_of(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def python_files(folder: Path) -> Iterator[Path]:
-    """The Python files in a folder and below, or that file; without caches, hidden folders and
-    virtual environments."""
+def python_files(folder: Path, suffixes: tuple[str, ...] = (".py",)) -> Iterator[Path]:
+    """The Python files in a folder and below, or those of ``suffixes``, or that file; without
+    caches, hidden folders and virtual environments."""
     if folder.is_file():
         yield folder
         return
@@ -273,7 +281,7 @@ def python_files(folder: Path) -> Iterator[Path]:
         folders[:] = [each for each in folders if not each.startswith((".", "__pycache__"))]
         if "pyvenv.cfg" in names or "site-packages" in folders or "node_modules" in folders:
             folders.clear()
-        yield from (Path(parent, name) for name in names if name.endswith(".py"))
+        yield from (Path(parent, name) for name in names if name.endswith(suffixes))
 
 
 def _may_be_there(name: str) -> bool:

@@ -264,6 +264,7 @@ class BlobTrigger:
             document = self._kept.get(found.name)
             if document is None or document.metadata["sourceetag"] != claim.etag:
                 document = await self._scored(found, documents, claim)
+                found = found._replace(etag=claim.etag)
             if document is not None:
                 await self._write(found, documents, claim, document)
                 done = True
@@ -277,6 +278,9 @@ class BlobTrigger:
         outcome = await self._outcome(found, claim, request_id)
         if outcome is None:
             return None
+        if claim.attempts:  # whoever removes the document wants as many tries again
+            with contextlib.suppress(InputTrouble, TriggerTrouble):
+                await claim.count(0)
         if outcome.verdict is Verdict.SCORED:
             return self._document(claim.etag, names.output, outcome, request_id)
         why = outcome.description.removesuffix(".")

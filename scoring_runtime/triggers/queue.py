@@ -36,6 +36,8 @@ _AGAIN_SECONDS = 0.5
 _LONGEST_PAUSE = 5.0
 _OUT_OF_REACH = 12
 _MOST_KEPT = 100
+# The broker takes 4,096 characters, the id among them; a reply_to may be longer.
+_LONGEST_DESCRIPTION = 3900
 
 
 class Sender(Protocol):
@@ -251,7 +253,8 @@ def _with_id(decided: Answer, request_id: str) -> Answer:
     """An error says by which id the log has it."""
     decided = decided._replace(request_id=request_id)
     if decided.settlement is Settlement.DEAD_LETTER:
-        decided = decided._replace(description=f"{decided.description} [{request_id}]")
+        description = decided.description[:_LONGEST_DESCRIPTION]
+        decided = decided._replace(description=f"{description} [{request_id}]")
     if decided.reply is not None and int(str(decided.reply.properties["status"])) >= 400:
         properties = {**decided.reply.properties, "request_id": request_id}
         decided = decided._replace(reply=decided.reply._replace(properties=properties))

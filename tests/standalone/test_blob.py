@@ -275,6 +275,20 @@ def test_a_document_deleted_by_hand_is_made_again(
     assert bench.runs(name) == 2
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_input_whose_error_document_is_deleted_has_all_its_tries_again(
+    benches: dict[str, Bench], kind: str
+):
+    """Two, as at first."""
+    bench = benches[kind]
+    bench.site.put("again.json", b"fail")
+    for runs in (2, 4):
+        until(lambda: bench.site.document("again.json.error"))
+        assert bench.runs("again.json") == runs
+        bench.site.delete_document("again.json.error")
+    until(lambda: bench.site.document("again.json.error"))
+
+
 def test_the_container_of_documents_deleted_by_hand_is_made_again_with_all_of_them(
     make_site: MakeSite, script: Path
 ):

@@ -625,9 +625,11 @@ def test_a_failed_run_is_delivered_again_and_answered_at_the_last_attempt(
     [
         ({"reply_to": "nowhere"}, "ReplyRefused", "'nowhere'"),
         ({"reply_to": "INPUT"}, "UndecodableInput", "reply_to is 'INPUT'"),
+        ({"reply_to": "$" + "q" * 5000}, "UndecodableInput", "qqqq [lost]"),
+        ({"reply_to": "r" * 5000}, "ReplyRefused", "rrrr [lost]"),
         ({"reply_to_session_id": "s" * 129}, "ReplyRefused", "session_id"),
     ],
-    ids=["no such queue", "the input queue", "session id too long"],
+    ids=["no such queue", "the input queue", "no queue, and long", "too long", "session id"],
 )
 def test_a_reply_that_can_never_be_sent_is_a_dead_letter_and_holds_nothing_up(
     named: dict[str, str], reason: str, described: str, plain: Place
@@ -641,7 +643,9 @@ def test_a_reply_that_can_never_be_sent_is_a_dead_letter_and_holds_nothing_up(
     assert reply.answers == f"next to {described}"
     assert letter.message_id == "lost"
     assert letter.application_properties["DeadLetterReason"] == reason
-    assert described in letter.application_properties["DeadLetterErrorDescription"]
+    said = letter.application_properties["DeadLetterErrorDescription"]
+    assert described in said
+    assert len(said) <= 4096  # which is all that the broker takes
 
 
 # --- other settings -------------------------------------------------------------------------------
