@@ -8,6 +8,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,8 @@ def test_using_what_means_nothing_here_says_what_takes_its_place(
 def test_a_workspace_without_a_cloud(ws: Workspace, folder: Path) -> None:
     """No clusters and no experiments; MLflow has a database; the datastore is a folder."""
     assert (ws.compute_targets, ws.experiments) == ({}, {})
-    with sqlite3.connect(ws.get_mlflow_tracking_uri().removeprefix("sqlite:///")) as database:
+    place = ws.get_mlflow_tracking_uri().removeprefix("sqlite:///")
+    with closing(sqlite3.connect(place)) as database:
         assert database.execute("select 1").fetchone() == (1,)
     store = ws.get_default_datastore()
     assert [*ws.datastores] == [store.name] == ["workspaceblobstore"]

@@ -17,6 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
+_USAGES = (
+    "digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
+    "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+)  # fmt: skip
 _LIFE = datetime.timedelta(days=2)
 
 
@@ -39,6 +43,12 @@ class Authority:
         self, name: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_authority: bool
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
+        own, signer = key.public_key(), self._key.public_key()
+        usage = dict.fromkeys(_USAGES, False) | {
+            "key_cert_sign": is_authority,
+            "crl_sign": is_authority,
+            "digital_signature": not is_authority,
+        }
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         return (
             x509.CertificateBuilder()
@@ -50,6 +60,12 @@ class Authority:
             .not_valid_after(now + _LIFE)
             .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
             .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            # Which Python 3.13 asks for (ssl.VERIFY_X509_STRICT).
+            .add_extension(x509.KeyUsage(**usage), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(own), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer), critical=False
+            )
             .sign(self._key, hashes.SHA256())
         )
 
