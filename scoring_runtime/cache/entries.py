@@ -103,8 +103,9 @@ def _canonical(body: bytes) -> bytes:
     """
     with suppress(ValueError, TypeError):
         whole = orjson.dumps(orjson.loads(body))
+        bare = body.translate(None, _WHITE_SPACE)
         # White space in strings is left out on both sides: what is read alike has as much there.
-        if body.translate(None, _WHITE_SPACE) == whole.translate(None, _WHITE_SPACE):
+        if bare == whole or bare == whole.translate(None, _WHITE_SPACE):
             return whole
     return body
 

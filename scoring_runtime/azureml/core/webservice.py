@@ -85,8 +85,8 @@ class Webservice(Service):
         self.workspace, self.name = workspace, name
         with as_webservice_exceptions():
             root = model.folder_of(workspace).absolute()
-            kinds = {each: deployed.kind_of(workspace, each) for each in deployed.names(workspace)}
-            others = (f"{each} ({kind.upper()})" for each, kind in kinds.items())
+            names = deployed.names(workspace)
+            others = (f"{each} ({deployed.kind_of(workspace, each).upper()})" for each in names)
             self._service = find(root, name, others)
 
     # --- what it is -------------------------------------------------------------------------------
